@@ -1,0 +1,255 @@
+//! One notification of a change, as the change stream gives it.
+
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+
+use crate::{
+    checkpoint::ClusterTime,
+    delta::Delta,
+    document_key::DocumentKey,
+    namespace::Namespace,
+    raw::{self, Malformed},
+    write_op::WriteOp,
+};
+
+/// One change in the local database. Parsed once, at the seam; nothing behind it looks at the
+/// stream's own form again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChangeEvent {
+    /// When it was committed.
+    pub cluster_time: ClusterTime,
+    /// The same as the server's wall clock, in milliseconds since 1970 (6.0+; else the cluster
+    /// time's second).
+    pub wall_ms: u64,
+    /// The collection's UUID (expanded events, 6.0+): tells a collection from a later one of the
+    /// same name.
+    pub collection: Option<CollectionId>,
+    /// What changed.
+    pub change: Change,
+}
+
+/// A collection's UUID, which a rename keeps and a new collection of the same name does not.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CollectionId(pub [u8; 16]);
+
+impl CollectionId {
+    /// Reads the UUID of an event or of `listCollections`.
+    pub fn from_raw(value: RawBsonRef<'_>) -> Option<Self> {
+        value.as_binary().and_then(|binary| binary.bytes.try_into().ok()).map(Self)
+    }
+}
+
+/// What changed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// One document.
+    Document { ns: Namespace, key: DocumentKey, op: WriteOp },
+    /// A collection as such.
+    Schema(SchemaChange),
+    /// Nothing that is replicated, such as an index build's progress. `kind` is the server's word.
+    Ignored { ns: Option<Namespace>, kind: String },
+}
+
+/// A change of a collection itself: a barrier in the queue.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SchemaChange {
+    /// `create`, with the options as `operationDescription` gives them.
+    Create { ns: Namespace, options: RawDocumentBuf },
+    /// `drop`.
+    Drop { ns: Namespace },
+    /// `rename`; with `dropTarget` a collection named `to` was replaced.
+    Rename { from: Namespace, to: Namespace, drop_target: bool },
+}
+
+impl SchemaChange {
+    /// The collection that the change is about; of a rename, the old name.
+    pub fn ns(&self) -> &Namespace {
+        match self {
+            SchemaChange::Create { ns, .. } | SchemaChange::Drop { ns } => ns,
+            SchemaChange::Rename { from, .. } => from,
+        }
+    }
+
+    /// Every collection whose ops must not pass the barrier.
+    pub fn namespaces(&self) -> Vec<Namespace> {
+        match self {
+            SchemaChange::Create { ns, .. } | SchemaChange::Drop { ns } => vec![ns.clone()],
+            SchemaChange::Rename { from, to, .. } => vec![from.clone(), to.clone()],
+        }
+    }
+
+    /// The server's word for it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            SchemaChange::Create { .. } => "create",
+            SchemaChange::Drop { .. } => "drop",
+            SchemaChange::Rename { .. } => "rename",
+        }
+    }
+}
+
+impl ChangeEvent {
+    /// Reads one event of a `$changeStream` with `showExpandedEvents` and `showRawUpdateDescription`;
+    /// a stream without them (5.0) parses too, its updates as `Refresh`.
+    ///
+    /// # Errors
+    /// [`Malformed`] when a field that every event has is missing or of another type. An event type
+    /// that is not known is no error: it is [`Change::Ignored`].
+    pub fn parse(event: &RawDocument) -> Result<Self, Malformed> {
+        let mut fields = Fields::default();
+        for element in event.iter_elements() {
+            let element = element?;
+            let name = element.key().as_str();
+            // The large ones are kept as bytes; `value()` does not copy.
+            match name {
+                "operationType" => fields.kind = element.value()?.as_str(),
+                "clusterTime" => fields.time = element.value()?.as_timestamp(),
+                "wallTime" => fields.wall = element.value()?.as_datetime(),
+                "collectionUUID" => fields.collection = CollectionId::from_raw(element.value()?),
+                "ns" => fields.ns = element.value()?.as_document(),
+                "to" => fields.to = element.value()?.as_document(),
+                "documentKey" => fields.key = element.value()?.as_document(),
+                "fullDocument" => fields.document = element.value()?.as_document(),
+                "rawUpdateDescription" => fields.update = element.value()?.as_document(),
+                "operationDescription" => fields.description = element.value()?.as_document(),
+                _ => {}
+            }
+        }
+        let time = fields.time.ok_or_else(|| missing("clusterTime"))?;
+        let cluster_time = ClusterTime::from(time);
+        let wall_ms = fields
+            .wall
+            .and_then(|wall| u64::try_from(wall.timestamp_millis()).ok())
+            .unwrap_or(cluster_time.millis());
+        Ok(Self { cluster_time, wall_ms, collection: fields.collection, change: fields.change()? })
+    }
+}
+
+#[derive(Default)]
+struct Fields<'a> {
+    kind: Option<&'a str>,
+    time: Option<bson::Timestamp>,
+    wall: Option<bson::DateTime>,
+    collection: Option<CollectionId>,
+    ns: Option<&'a RawDocument>,
+    to: Option<&'a RawDocument>,
+    key: Option<&'a RawDocument>,
+    document: Option<&'a RawDocument>,
+    update: Option<&'a RawDocument>,
+    description: Option<&'a RawDocument>,
+}
+
+impl<'a> Fields<'a> {
+    fn change(&self) -> Result<Change, Malformed> {
+        let kind = self.kind.ok_or_else(|| missing("operationType"))?;
+        let document = |op: WriteOp| -> Result<Change, Malformed> {
+            let key = DocumentKey::of(self.key.ok_or_else(|| missing("documentKey"))?)?;
+            Ok(Change::Document { ns: self.ns()?, key, op })
+        };
+        match kind {
+            // A missing full document (an event too large to show it) is not an empty one.
+            "insert" => document(self.full_document().map_or(WriteOp::Refresh, WriteOp::Insert)),
+            "replace" => document(self.full_document().map_or(WriteOp::Refresh, WriteOp::Replace)),
+            "update" => document(self.delta().map_or(WriteOp::Refresh, WriteOp::Update)),
+            "delete" => document(WriteOp::Delete),
+            "create" => {
+                let options = self.description.map_or_else(RawDocumentBuf::new, ToOwned::to_owned);
+                Ok(Change::Schema(SchemaChange::Create { ns: self.ns()?, options }))
+            }
+            "drop" => Ok(Change::Schema(SchemaChange::Drop { ns: self.ns()? })),
+            "rename" => {
+                let to = self.to.ok_or_else(|| missing("to"))?;
+                let drop_target =
+                    self.description.is_some_and(|description| matches!(description.get("dropTarget"), Ok(Some(_))));
+                let to = namespace(to)?;
+                Ok(Change::Schema(SchemaChange::Rename { from: self.ns()?, to, drop_target }))
+            }
+            kind => Ok(Change::Ignored { ns: self.ns().ok(), kind: kind.to_owned() }),
+        }
+    }
+
+    fn ns(&self) -> Result<Namespace, Malformed> {
+        namespace(self.ns.ok_or_else(|| missing("ns"))?)
+    }
+
+    fn full_document(&self) -> Option<RawDocumentBuf> {
+        self.document.map(ToOwned::to_owned)
+    }
+
+    fn delta(&self) -> Option<Delta> {
+        let update = self.update?;
+        if !matches!(update.get("$v"), Ok(Some(RawBsonRef::Int32(2)))) {
+            return None;
+        }
+        Delta::from_diff(raw::subdocument(update, "diff")?).ok()
+    }
+}
+
+fn namespace(doc: &RawDocument) -> Result<Namespace, Malformed> {
+    let part = |name: &'static str| doc.get_str(name).map_err(|_| missing(name));
+    Ok(Namespace::new(part("db")?, part("coll")?))
+}
+
+fn missing(name: &str) -> Malformed {
+    Malformed(format!("a change event without `{name}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Timestamp, rawdoc};
+
+    use super::*;
+
+    fn event(kind: &str, more: RawDocumentBuf) -> RawDocumentBuf {
+        let mut event = rawdoc! {
+            "_id": { "_data": "82" },
+            "operationType": kind,
+            "clusterTime": Timestamp { time: 7, increment: 1 },
+            "ns": { "db": "shop", "coll": "orders" },
+            "documentKey": { "_id": 1 },
+        };
+        for element in &more {
+            let (name, value) = element.unwrap();
+            event.append(name, value);
+        }
+        event
+    }
+
+    fn op(event: &RawDocument) -> WriteOp {
+        match ChangeEvent::parse(event).unwrap().change {
+            Change::Document { op, .. } => op,
+            other => panic!("{other:?} is about no document"),
+        }
+    }
+
+    #[test]
+    fn a_null_full_document_is_not_an_empty_document() {
+        for kind in ["insert", "replace"] {
+            assert_eq!(op(&event(kind, rawdoc! { "fullDocument": null })), WriteOp::Refresh);
+            assert_eq!(op(&event(kind, rawdoc! {})), WriteOp::Refresh);
+        }
+    }
+
+    #[test]
+    fn an_update_without_an_exact_diff_is_a_refresh() {
+        let described = rawdoc! { "updateDescription": { "updatedFields": { "a": 1 }, "removedFields": [], "truncatedArrays": [] } };
+
+        assert_eq!(op(&event("update", described)), WriteOp::Refresh);
+        assert_eq!(op(&event("update", rawdoc! { "rawUpdateDescription": { "$v": 3, "diff": {} } })), WriteOp::Refresh);
+    }
+
+    #[test]
+    fn an_update_carries_its_exact_diff() {
+        let raw = rawdoc! { "rawUpdateDescription": { "$v": 2, "diff": { "u": { "a": 1 } } } };
+
+        assert!(matches!(op(&event("update", raw)), WriteOp::Update(_)));
+    }
+
+    #[test]
+    fn an_unknown_event_is_ignored_and_a_broken_one_is_refused() {
+        let unknown = ChangeEvent::parse(&event("somethingNew", rawdoc! {})).unwrap();
+
+        assert!(matches!(unknown.change, Change::Ignored { .. }));
+        assert!(ChangeEvent::parse(&rawdoc! { "operationType": "insert" }).is_err());
+        assert!(ChangeEvent::parse(&rawdoc! { "operationType": 5, "clusterTime": Timestamp { time: 1, increment: 1 } }).is_err());
+    }
+}

@@ -1,0 +1,1 @@
+pub mod raw; pub mod namespace; pub mod document_key; pub mod checkpoint; pub mod write_op; pub mod delta; pub mod coalesce; pub mod event;

@@ -1,0 +1,286 @@
+//! Which collection: a [`Namespace`] names one, a [`NamespaceFilter`] chooses the replicated ones.
+//!
+//! The filter exists once and is used twice: as a `$match` on the server, so that what is not
+//! replicated never crosses the wire, and as [`NamespaceFilter::matches`] here, for the first copy.
+//! Both are made from the same regular expressions, so they cannot disagree.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use bson::{RawDocumentBuf, rawdoc};
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Database and collection, as `database.collection`; a collection's name may hold further dots.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Namespace {
+    full: Arc<str>,
+    dot: usize,
+}
+
+impl Namespace {
+    /// Joins a database and a collection. Neither is checked: the server is the judge of names.
+    pub fn new(db: &str, coll: &str) -> Self {
+        Self { full: format!("{db}.{coll}").into(), dot: db.len() }
+    }
+
+    /// The database, `shop` in `shop.orders`.
+    pub fn db(&self) -> &str {
+        &self.full[..self.dot]
+    }
+
+    /// The collection, `orders` in `shop.orders`.
+    pub fn coll(&self) -> &str {
+        &self.full[self.dot + 1..]
+    }
+
+    /// The whole name, `shop.orders`.
+    pub fn as_str(&self) -> &str {
+        &self.full
+    }
+
+    /// True for what MongoDB keeps for itself, and for Outrigger's own mark. None of it is ever
+    /// replicated, whatever the filter says.
+    pub fn is_internal(&self) -> bool {
+        is_internal_db(self.db())
+            || self.coll().starts_with("system.")
+            || self.as_str() == OWNERSHIP_NAMESPACE
+    }
+}
+
+/// Where the mark of ownership is kept in Atlas.
+pub const OWNERSHIP_NAMESPACE: &str = "outrigger.replicas";
+
+/// True for the databases that belong to the server itself.
+pub fn is_internal_db(db: &str) -> bool {
+    matches!(db, "admin" | "config" | "local")
+}
+
+/// A text that is no `database.collection`.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a namespace: write `database.collection`")]
+pub struct BadNamespace(String);
+
+impl FromStr for Namespace {
+    type Err = BadNamespace;
+
+    fn from_str(text: &str) -> Result<Self, BadNamespace> {
+        match text.split_once('.') {
+            Some((db, coll)) if !db.is_empty() && !coll.is_empty() => Ok(Self::new(db, coll)),
+            _ => Err(BadNamespace(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.full)
+    }
+}
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.full)
+    }
+}
+
+impl Serialize for Namespace {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.full)
+    }
+}
+
+impl<'de> Deserialize<'de> for Namespace {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A glob over namespaces, `shop.*` or `*.sessions`: `*` stands for any run of characters, `?` for
+/// one. The part before the first dot is matched against the database, the rest against the
+/// collection.
+#[derive(Clone, Debug)]
+struct Glob {
+    db: Regex,
+    coll: Regex,
+}
+
+/// A pattern of `namespaces.include` or `namespaces.exclude` that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{0}` is not a namespace pattern: write `shop.*` for a database, \
+     `*.sessions` for a collection in every database"
+)]
+pub struct BadPattern(String);
+
+impl Glob {
+    fn parse(pattern: &str) -> Result<Self, BadPattern> {
+        match pattern.split_once('.') {
+            Some((db, coll)) if !db.is_empty() && !coll.is_empty() => {
+                Ok(Self { db: regex_of_glob(db), coll: regex_of_glob(coll) })
+            }
+            _ => Err(BadPattern(pattern.to_owned())),
+        }
+    }
+
+    fn matches(&self, db: &str, coll: &str) -> bool {
+        self.db.is_match(db) && self.coll.is_match(coll)
+    }
+
+    fn to_match(&self, field: &str) -> RawDocumentBuf {
+        let mut doc = RawDocumentBuf::new();
+        append_regex(&mut doc, &format!("{field}.db"), &self.db);
+        append_regex(&mut doc, &format!("{field}.coll"), &self.coll);
+        doc
+    }
+}
+
+fn append_regex(doc: &mut RawDocumentBuf, name: &str, regex: &Regex) {
+    let name = <&bson::raw::CStr>::try_from(name).expect("a fixed field name holds no NUL");
+    let pattern =
+        bson::raw::CString::try_from(regex.as_str()).expect("a config string holds no NUL");
+    doc.append(
+        name,
+        bson::RawBson::RegularExpression(bson::Regex { pattern, options: bson::raw::cstr!("").into() }),
+    );
+}
+
+/// The one translation from glob to regular expression; the syntax is common to the server's PCRE
+/// and to the `regex` crate.
+fn regex_of_glob(glob: &str) -> Regex {
+    let mut pattern = String::from("(?s)^");
+    for c in glob.chars() {
+        match c {
+            '*' => pattern.push_str(".*"),
+            '?' => pattern.push('.'),
+            c => pattern.push_str(&regex::escape(c.encode_utf8(&mut [0; 4]))),
+        }
+    }
+    pattern.push('$');
+    Regex::new(&pattern).expect("an escaped glob is a valid regular expression")
+}
+
+/// Chooses the namespaces that are replicated: all that some `include` matches and no `exclude`
+/// does, without what is internal ([`Namespace::is_internal`]).
+#[derive(Clone, Debug)]
+pub struct NamespaceFilter {
+    include: Vec<Glob>,
+    exclude: Vec<Glob>,
+    fingerprint: String,
+}
+
+impl NamespaceFilter {
+    /// Builds the filter from glob patterns. An empty `include` means everything.
+    pub fn new(include: &[String], exclude: &[String]) -> Result<Self, BadPattern> {
+        let parse = |patterns: &[String]| -> Result<Vec<Glob>, BadPattern> {
+            patterns.iter().map(|pattern| Glob::parse(pattern)).collect()
+        };
+        let mut hasher = Sha256::new();
+        for (kind, patterns) in [("+", include), ("-", exclude)] {
+            let mut sorted: Vec<_> = patterns.iter().collect();
+            sorted.sort();
+            for pattern in sorted {
+                hasher.update(format!("{kind}{pattern}\n"));
+            }
+        }
+        let fingerprint = hasher.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
+        Ok(Self { include: parse(include)?, exclude: parse(exclude)?, fingerprint })
+    }
+
+    /// True when documents of `ns` are replicated.
+    pub fn matches(&self, ns: &Namespace) -> bool {
+        let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(ns.db(), ns.coll()));
+        !ns.is_internal() && (self.include.is_empty() || any(&self.include)) && !any(&self.exclude)
+    }
+
+    /// Changes exactly when the chosen namespaces may have changed (sha-256, shortened). A
+    /// checkpoint carries it: see [`Checkpoint`](crate::checkpoint::Checkpoint).
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The `$match` stage that makes the server apply this filter to change events. An event passes
+    /// when its own namespace, or the one it is renamed to, is chosen.
+    pub fn to_match_stage(&self) -> RawDocumentBuf {
+        let clause = |field: &str| {
+            let mut all = bson::RawArrayBuf::new();
+            if !self.include.is_empty() {
+                all.push(rawdoc! { "$or": alternatives(&self.include, field) });
+            }
+            if !self.exclude.is_empty() {
+                all.push(rawdoc! { "$nor": alternatives(&self.exclude, field) });
+            }
+            let coll = format!("{field}.coll");
+            let coll = <&bson::raw::CStr>::try_from(coll.as_str()).expect("fixed name");
+            let mut exists = RawDocumentBuf::new();
+            exists.append(coll, rawdoc! { "$exists": true });
+            all.push(exists);
+            rawdoc! { "$and": all }
+        };
+        let mut either = bson::RawArrayBuf::new();
+        either.push(clause("ns"));
+        either.push(clause("to"));
+        rawdoc! { "$match": { "$or": either } }
+    }
+}
+
+fn alternatives(globs: &[Glob], field: &str) -> bson::RawArrayBuf {
+    let mut array = bson::RawArrayBuf::new();
+    for glob in globs {
+        array.push(glob.to_match(field));
+    }
+    array
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(include: &[&str], exclude: &[&str]) -> NamespaceFilter {
+        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        NamespaceFilter::new(&own(include), &own(exclude)).unwrap()
+    }
+
+    #[test]
+    fn a_collection_name_may_hold_dots() {
+        let ns: Namespace = "shop.orders.2024".parse().unwrap();
+
+        assert_eq!((ns.db(), ns.coll()), ("shop", "orders.2024"));
+    }
+
+    #[test]
+    fn exclude_wins_over_include() {
+        let filter = filter(&["shop.*"], &["*.sessions"]);
+
+        assert!(filter.matches(&Namespace::new("shop", "orders")));
+        assert!(!filter.matches(&Namespace::new("shop", "sessions")));
+        assert!(!filter.matches(&Namespace::new("crm", "people")));
+    }
+
+    #[test]
+    fn a_glob_is_no_regular_expression() {
+        let filter = filter(&["a+b.(x)?"], &[]);
+
+        assert!(filter.matches(&Namespace::new("a+b", "(x)y")));
+        assert!(!filter.matches(&Namespace::new("aab", "xy")));
+    }
+
+    #[test]
+    fn internal_namespaces_never_match() {
+        let filter = filter(&[], &[]);
+
+        for ns in ["admin.x", "local.oplog.rs", "config.a", "shop.system.views", "outrigger.replicas"] {
+            assert!(!filter.matches(&ns.parse().unwrap()), "{ns}");
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_ignores_order_and_notices_change() {
+        assert_eq!(
+            filter(&["a.*", "b.*"], &[]).fingerprint(),
+            filter(&["b.*", "a.*"], &[]).fingerprint()
+        );
+        assert_ne!(filter(&["a.*"], &[]).fingerprint(), filter(&[], &["a.*"]).fingerprint());
+    }
+}
