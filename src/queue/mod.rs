@@ -1,0 +1,116 @@
+//! The durable, deduplicating queue between the local database and Atlas.
+//!
+//! ```text
+//! commit(ops, checkpoint) ─▶ pending ─▶ lease ─▶ settle ─▶ gone
+//!        one atomic batch       ▲                  │
+//!                               ├── unavailable ───┤   ready again, no attempt lost
+//!                               ├── retry ─────────┤   ready at its time
+//!                               │                  └─▶ dead letter ─▶ retry / discard / a later success
+//!                               └─────────────────────────┘
+//! ```
+//!
+//! One entry per document, in the order in which the documents first changed. What arrives for a
+//! document that waits is merged into its entry ([`coalesce`](crate::coalesce::coalesce)).
+//!
+//! # Invariants
+//!
+//! Each has a test of its name.
+//!
+//! - **I1** A checkpoint is durable only together with, or after, the ops before it: both are in one
+//!   sled batch on one tree.
+//! - **I2** At most one pending op per document, between two barriers of its namespace. An entry that
+//!   is leased is not changed: what arrives meanwhile is a new entry, which is not leased before the
+//!   first is settled, and merged with it if it comes back.
+//! - **I3** Settling removes exactly the version that was leased.
+//! - **I4** An op leaves only as applied or as a dead letter.
+//! - **I5** Replaying the stream from any older checkpoint ends with the same documents in Atlas.
+//! - **I6** Bytes carry a format version, and an unknown one is refused.
+//!
+//! # Assumptions
+//!
+//! - The oplog is the second copy of everything that is not durable here yet. So a commit has to be
+//!   atomic, not synced: after a crash token and ops are both there or both not, and what is missing
+//!   is read again. sled's background thread syncs about twice a second.
+//! - A sled batch on one tree is atomic across a crash (sled 0.34.7, `Tree::apply_batch`: the log is
+//!   cut before a batch that is not whole).
+//! - The directory belongs to one process; sled's file lock sees to it.
+//! - sled's tracker has open reports of corruption after a container was killed. So the queue is
+//!   rebuildable: [`Queue::open_or_rebuild`] moves a broken one aside, and its missing checkpoint
+//!   makes the agent compare everything.
+//!
+//! # Layout
+//!
+//! One tree. Keys are one byte of kind and a name:
+//!
+//! ```text
+//! e<seq>      entries            big-endian, so that byte order is the order of arrival
+//! d<seq>      dead letters       under the sequence number that the entry had
+//! m<name>     meta               format, checkpoint, state of the first copy
+//! ```
+//!
+//! Which entry holds a document is known in memory only, and rebuilt by one scan when the queue is
+//! opened: a second tree with random keys costs two thirds of sled's write rate.
+
+mod codec;
+mod commit;
+mod dead;
+mod entry;
+mod index;
+mod merge;
+mod open;
+mod schedule;
+mod settle;
+mod store;
+
+pub use codec::{CodecError, FORMAT_VERSION};
+pub use commit::Committed;
+pub use entry::{
+    Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Settlement, Work, body_json,
+};
+pub use open::{QueueOptions, Rebuilt};
+pub use store::Queue;
+
+/// Why the queue cannot do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueueError {
+    /// Another process, in practice a running agent, has the directory open.
+    #[error("the queue in `{path}` is in use by another process")]
+    InUse { path: String },
+    /// The directory cannot be made, read or written: permissions, a read-only or full disk.
+    #[error("the queue in `{path}` cannot be opened")]
+    Unusable { path: String, source: std::io::Error },
+    /// The files do not hold what was written: a damaged disk, a crash that sled did not survive, or
+    /// the queue of another version of Outrigger.
+    #[error("the queue is damaged")]
+    Damaged(#[from] CodecError),
+    /// sled found its own files damaged, or failed in a way that it does not explain.
+    #[error("the queue's storage failed: {0}")]
+    Storage(String),
+    /// The disk failed while writing. Retrying a failed write proves nothing, so the queue refuses
+    /// further ones until it is opened again.
+    #[error("the queue's disk failed while writing")]
+    Disk(#[source] std::io::Error),
+    /// Nothing of this id is in the queue or among the dead letters.
+    #[error("no entry with the id {0}")]
+    NotFound(uuid::Uuid),
+}
+
+impl QueueError {
+    /// True when the files themselves are bad, so that moving them aside and rebuilding helps.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, QueueError::Damaged(_) | QueueError::Storage(_))
+    }
+}
+
+impl From<sled::Error> for QueueError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) => QueueError::Disk(error),
+            other => QueueError::Storage(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! Which entry may be leased next: order, retries, barriers and holds. No I/O and no clock.
+//!
+//! Entries are met in order of sequence by a cursor that walks the store. What is behind the cursor
+//! and still there is in exactly one of these places:
+//!
+//! ```text
+//!            ┌─ leased                  a worker has it
+//! cursor ────┼─ ready                   came back, may go again
+//!            ├─ delayed                 waits for its retry
+//!            ├─ parked at a document    another entry of the document is leased
+//!            └─ parked at a namespace   behind a barrier, or the namespace is held
+//! ```
+//!
+//! A barrier is an entry too. It may go when nothing is left of its namespaces before it, and what
+//! stands behind it may go when it is gone. So per namespace only counts are kept, not lists.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+
+use crate::namespace::Namespace;
+
+#[derive(Default)]
+pub struct Schedule {
+    /// The first sequence number that has not been looked at.
+    pub cursor: u64,
+    ready: BTreeSet<u64>,
+    delayed: BTreeSet<(u64, u64)>,
+    leased: HashMap<u64, Lease>,
+    leased_documents: HashSet<u64>,
+    parked_at_document: HashMap<u64, Vec<u64>>,
+    parked_at_namespace: HashMap<Namespace, Vec<u64>>,
+    lines: HashMap<Namespace, Line>,
+    held: HashSet<Namespace>,
+    hold_all: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub version: u32,
+    /// The document's hash; `None` for a barrier.
+    pub document: Option<u64>,
+    /// The entry that arrived for the document meanwhile, if no barrier is between the two. It is
+    /// not the index's to know: the index knows the newest entry, which may stand behind a barrier.
+    pub successor: Option<u64>,
+}
+
+/// The entries of one namespace: so many before each barrier, so many behind the last.
+#[derive(Default)]
+struct Line {
+    barriers: VecDeque<Barrier>,
+    behind: u64,
+}
+
+struct Barrier {
+    seq: u64,
+    ahead: u64,
+}
+
+impl Schedule {
+    // --- what exists ---------------------------------------------------------------------------
+
+    /// A new entry, with the largest sequence number so far.
+    pub fn added(&mut self, ns: &Namespace) {
+        self.lines.entry(ns.clone()).or_default().behind += 1;
+    }
+
+    /// A new barrier, with the largest sequence number so far.
+    pub fn barrier_added(&mut self, namespaces: &[Namespace], seq: u64) {
+        for ns in namespaces {
+            let line = self.lines.entry(ns.clone()).or_default();
+            let ahead = std::mem::take(&mut line.behind);
+            line.barriers.push_back(Barrier { seq, ahead });
+        }
+    }
+
+    /// An entry is gone for good.
+    pub fn removed(&mut self, ns: &Namespace, seq: u64) {
+        let Some(line) = self.lines.get_mut(ns) else { return };
+        match line.barriers.iter_mut().find(|barrier| barrier.seq > seq) {
+            Some(barrier) => {
+                barrier.ahead -= 1;
+                if barrier.ahead == 0 {
+                    self.unpark_namespace(ns);
+                }
+            }
+            None => line.behind -= 1,
+        }
+        self.forget_empty(ns);
+    }
+
+    /// A barrier is gone for good.
+    pub fn barrier_removed(&mut self, namespaces: &[Namespace], seq: u64) {
+        for ns in namespaces {
+            if let Some(line) = self.lines.get_mut(ns)
+                && let Some(at) = line.barriers.iter().position(|barrier| barrier.seq == seq)
+            {
+                // Only a front barrier is ever leased; one that a person removes may stand anywhere.
+                let gone = line.barriers.remove(at).expect("position is within");
+                match line.barriers.get_mut(at) {
+                    Some(next) => next.ahead += gone.ahead,
+                    None => line.behind += gone.ahead,
+                }
+            }
+            self.unpark_namespace(ns);
+            self.forget_empty(ns);
+        }
+    }
+
+    fn forget_empty(&mut self, ns: &Namespace) {
+        if self.lines.get(ns).is_some_and(|line| line.behind == 0 && line.barriers.is_empty()) {
+            self.lines.remove(ns);
+        }
+    }
+
+    /// True when a barrier stands behind `seq`, so that a new op must not be merged into it.
+    pub fn is_closed(&self, ns: &Namespace, seq: u64) -> bool {
+        self.lines.get(ns).and_then(|line| line.barriers.back()).is_some_and(|last| last.seq > seq)
+    }
+
+    // --- holds ---------------------------------------------------------------------------------
+
+    /// Keeps the entries of a namespace from being leased, until [`release`](Self::release).
+    pub fn hold(&mut self, ns: &Namespace) {
+        self.held.insert(ns.clone());
+    }
+
+    pub fn release(&mut self, ns: &Namespace) {
+        self.held.remove(ns);
+        self.unpark_namespace(ns);
+    }
+
+    /// Holds every namespace that is not [released](Self::release_all) yet, known or not.
+    pub fn hold_all(&mut self) {
+        self.hold_all = true;
+    }
+
+    pub fn release_all(&mut self) {
+        self.hold_all = false;
+        self.held.clear();
+        for (_, parked) in self.parked_at_namespace.drain() {
+            self.ready.extend(parked);
+        }
+    }
+
+    // --- leasing -------------------------------------------------------------------------------
+
+    /// Moves what has become due to `ready`, and returns the lowest ready entry from `from` on.
+    pub fn next_ready(&mut self, from: u64, now_ms: u64) -> Option<u64> {
+        while let Some(&(due_ms, seq)) = self.delayed.first()
+            && due_ms <= now_ms
+        {
+            self.delayed.remove(&(due_ms, seq));
+            self.ready.insert(seq);
+        }
+        self.ready.range(from..).next().copied()
+    }
+
+    /// The next time at which a delayed entry is due.
+    pub fn next_due(&self) -> Option<u64> {
+        self.delayed.first().map(|&(due_ms, _)| due_ms)
+    }
+
+    /// True when the entry may be leased now. Otherwise it is parked where its obstacle will free it.
+    pub fn admit(&mut self, namespaces: &[Namespace], seq: u64, document: Option<u64>) -> bool {
+        self.ready.remove(&seq);
+        if let Some(ns) = namespaces.iter().find(|ns| self.is_blocked(ns, seq)) {
+            self.parked_at_namespace.entry(ns.clone()).or_default().push(seq);
+            return false;
+        }
+        if let Some(document) = document
+            && self.leased_documents.contains(&document)
+        {
+            self.parked_at_document.entry(document).or_default().push(seq);
+            return false;
+        }
+        true
+    }
+
+    fn is_blocked(&self, ns: &Namespace, seq: u64) -> bool {
+        if self.hold_all || self.held.contains(ns) {
+            return true;
+        }
+        match self.lines.get(ns).and_then(|line| line.barriers.front()) {
+            Some(barrier) if barrier.seq == seq => barrier.ahead > 0,
+            Some(barrier) => barrier.seq < seq,
+            None => false,
+        }
+    }
+
+    pub fn lease(&mut self, seq: u64, lease: Lease) {
+        if let Some(document) = lease.document {
+            self.leased_documents.insert(document);
+        }
+        self.leased.insert(seq, lease);
+    }
+
+    pub fn leased(&self, seq: u64) -> Option<Lease> {
+        self.leased.get(&seq).copied()
+    }
+
+    /// Remembers what has arrived for a leased document.
+    pub fn succeeded(&mut self, leased: u64, successor: u64) {
+        if let Some(lease) = self.leased.get_mut(&leased) {
+            lease.successor = Some(successor);
+        }
+    }
+
+    pub fn leased_len(&self) -> u64 {
+        self.leased.len() as u64
+    }
+
+    pub fn delayed_len(&self) -> u64 {
+        self.delayed.len() as u64
+    }
+
+    /// Ends a lease; where the entry goes from here is the caller's to say.
+    pub fn unlease(&mut self, seq: u64) {
+        if let Some(Lease { document: Some(document), .. }) = self.leased.remove(&seq) {
+            self.leased_documents.remove(&document);
+            if let Some(parked) = self.parked_at_document.remove(&document) {
+                self.ready.extend(parked);
+            }
+        }
+    }
+
+    /// The entry may go again, at once or at `due_ms`.
+    pub fn requeue(&mut self, seq: u64, due_ms: Option<u64>) {
+        match due_ms {
+            Some(due_ms) => {
+                self.delayed.insert((due_ms, seq));
+            }
+            None => {
+                self.ready.insert(seq);
+            }
+        }
+    }
+
+    /// The entry is gone: drops it from `ready`. Elsewhere it is skipped when it is met.
+    pub fn forget(&mut self, seq: u64) {
+        self.ready.remove(&seq);
+    }
+
+    fn unpark_namespace(&mut self, ns: &Namespace) {
+        if let Some(parked) = self.parked_at_namespace.remove(ns) {
+            self.ready.extend(parked);
+        }
+    }
+}

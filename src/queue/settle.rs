@@ -1,0 +1,215 @@
+//! Settling: each leased entry ends as applied, as a dead letter, or pending again.
+
+use sled::Batch as SledBatch;
+
+use super::{
+    Entry, Outcome, Queue, QueueError, Settlement, Work, codec,
+    index::DocumentName,
+    store::{State, dead_key, entry_key},
+};
+use crate::{dead_letter::DeadLetter, write_op::WriteOp};
+
+impl Queue {
+    /// Says how leased entries ended, in one atomic step. A settlement of what is not leased, or of
+    /// another version than the leased one, changes nothing (I3).
+    ///
+    /// # Errors
+    /// After an error the entries are leased still.
+    pub fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
+        let mut state = self.lock();
+        state.refuse_after_failure()?;
+        let mut batch = SledBatch::default();
+        let mut steps = Vec::with_capacity(settlements.len());
+        for settlement in settlements {
+            if state.schedule.leased(settlement.seq).map(|lease| lease.version)
+                != Some(settlement.version)
+            {
+                continue;
+            }
+            steps.push(self.settle_one(&state, settlement, &mut batch)?);
+        }
+        self.write(&mut state, batch)?;
+        for step in steps {
+            step.take(&mut state);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    fn settle_one(
+        &self,
+        state: &State,
+        settlement: &Settlement,
+        batch: &mut SledBatch,
+    ) -> Result<Step, QueueError> {
+        let seq = settlement.seq;
+        let value = self.entry_bytes(seq)?.expect("a leased entry is in the store (I4)");
+        let entry = codec::decode_entry(seq, &value)?;
+        let name = state.name_of(&entry.work);
+        let mut step = Step::new(seq, name.clone(), entry.work.clone(), value.len());
+        match &settlement.outcome {
+            Outcome::Applied => {
+                batch.remove(&entry_key(seq));
+                step.gone = true;
+                if let Some(dead) = name.as_ref().and_then(|name| state.dead.get(name)) {
+                    batch.remove(&dead_key(*dead));
+                    step.revived = name;
+                }
+            }
+            Outcome::Rejected { reason, now_ms } => {
+                batch.remove(&entry_key(seq));
+                step.gone = true;
+                // What arrived meanwhile was made on top of an op that never got through.
+                if let Some((newer, newer_bytes)) = self.successor(state, seq)? {
+                    self.widen(newer, newer_bytes, &mut step, batch);
+                }
+                if let Some(name) = name {
+                    if let Some(older) = state.dead.get(&name) {
+                        batch.remove(&dead_key(*older));
+                    }
+                    step.died = Some(name);
+                } else {
+                    step.barrier_died = true;
+                }
+                let letter = DeadLetter { reason: reason.clone(), died_ms: *now_ms, entry };
+                batch.insert(&dead_key(seq), codec::encode_dead_letter(&letter));
+            }
+            Outcome::Unavailable => {
+                self.give_back(state, entry, None, &mut step, batch)?;
+            }
+            Outcome::Retry { due_ms, error } => {
+                let mut entry = entry;
+                entry.attempts += 1;
+                entry.error = Some(error.clone());
+                self.give_back(state, entry, Some(*due_ms), &mut step, batch)?;
+            }
+            Outcome::Refresh { due_ms } => {
+                let mut entry = entry;
+                if let Work::Document { op, .. } = &mut entry.work {
+                    *op = WriteOp::Refresh;
+                }
+                self.give_back(state, entry, Some(*due_ms), &mut step, batch)?;
+            }
+        }
+        Ok(step)
+    }
+
+    /// Makes a leased entry pending again, merged with what has arrived for it meanwhile (I2).
+    fn give_back(
+        &self,
+        state: &State,
+        mut entry: Entry,
+        due_ms: Option<u64>,
+        step: &mut Step,
+        batch: &mut SledBatch,
+    ) -> Result<(), QueueError> {
+        step.due_ms = due_ms;
+        entry.due_ms = due_ms.unwrap_or(0);
+        if let Some((newer, newer_bytes)) = self.successor(state, entry.seq)? {
+            batch.remove(&entry_key(newer.seq));
+            step.absorbed = Some((newer.seq, newer_bytes));
+            entry.absorb(newer.into_later());
+        }
+        entry.version += 1;
+        let value = codec::encode_entry(&entry);
+        step.bytes_after = value.len();
+        batch.insert(&entry_key(entry.seq), value);
+        Ok(())
+    }
+
+    /// The pending entry that arrived for the document while this one was leased, if no barrier is
+    /// between the two.
+    fn successor(&self, state: &State, seq: u64) -> Result<Option<(Entry, usize)>, QueueError> {
+        let Some(successor) = state.schedule.leased(seq).and_then(|lease| lease.successor) else {
+            return Ok(None);
+        };
+        let value = self.entry_bytes(successor)?.expect("a successor waits for its lease to end");
+        Ok(Some((codec::decode_entry(successor, &value)?, value.len())))
+    }
+
+    /// Turns a delta into a `Refresh`: the state that it was made from is not in Atlas.
+    fn widen(&self, mut newer: Entry, bytes: usize, step: &mut Step, batch: &mut SledBatch) {
+        if let Work::Document { op: op @ WriteOp::Update(_), .. } = &mut newer.work {
+            *op = WriteOp::Refresh;
+            newer.version += 1;
+            let value = codec::encode_entry(&newer);
+            step.extra_bytes = value.len() as i64 - bytes as i64;
+            batch.insert(&entry_key(newer.seq), value);
+        }
+    }
+}
+
+/// What a settlement changes in memory, once it is in the store.
+struct Step {
+    seq: u64,
+    name: Option<DocumentName>,
+    work: Work,
+    bytes_before: usize,
+    bytes_after: usize,
+    extra_bytes: i64,
+    gone: bool,
+    due_ms: Option<u64>,
+    absorbed: Option<(u64, usize)>,
+    revived: Option<DocumentName>,
+    died: Option<DocumentName>,
+    barrier_died: bool,
+}
+
+impl Step {
+    fn new(seq: u64, name: Option<DocumentName>, work: Work, bytes_before: usize) -> Self {
+        Self {
+            seq,
+            name,
+            work,
+            bytes_before,
+            bytes_after: 0,
+            extra_bytes: 0,
+            gone: false,
+            due_ms: None,
+            absorbed: None,
+            revived: None,
+            died: None,
+            barrier_died: false,
+        }
+    }
+
+    fn take(self, state: &mut State) {
+        let delta = self.bytes_after as i64 + self.extra_bytes
+            - self.bytes_before as i64
+            - self.absorbed.map_or(0, |(_, bytes)| bytes as i64);
+        state.pending_bytes = state.pending_bytes.saturating_add_signed(delta);
+        state.schedule.unlease(self.seq);
+        if let Some((newer, _)) = self.absorbed {
+            let name = self.name.as_ref().expect("only documents are merged");
+            state.index.replace(name, newer, self.seq);
+            state.schedule.forget(newer);
+            state.schedule.removed(self.work.ns(), newer);
+            state.pending -= 1;
+        }
+        if self.gone {
+            state.pending -= 1;
+            match (&self.name, &self.work) {
+                (Some(name), work) => {
+                    state.index.remove(name, self.seq);
+                    state.schedule.removed(work.ns(), self.seq);
+                }
+                (None, Work::Schema(change)) => {
+                    state.schedule.barrier_removed(&change.namespaces(), self.seq);
+                }
+                (None, Work::Document { .. }) => unreachable!("every document has a name"),
+            }
+        } else {
+            state.schedule.requeue(self.seq, self.due_ms);
+        }
+        if let Some(name) = self.revived
+            && state.dead.remove(&name).is_some()
+        {
+            state.dead_len -= 1;
+        }
+        if let Some(name) = self.died {
+            state.dead_len += u64::from(state.dead.insert(name, self.seq).is_none());
+        }
+        state.dead_len += u64::from(self.barrier_died);
+    }
+}

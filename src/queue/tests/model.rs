@@ -1,0 +1,214 @@
+//! The queue against a model: a map of what the local database holds, and one of what Atlas holds.
+//!
+//! Whatever the order of commits, leases, outcomes and restarts: drained, the two are equal (I5).
+
+use std::collections::{BTreeMap, HashSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+type Documents = BTreeMap<i32, RawDocumentBuf>;
+
+#[derive(Clone, Debug)]
+enum Action {
+    /// Each changes one of a few documents, in a way that the model makes valid.
+    Commit(Vec<(i32, u8, i32)>),
+    Drop,
+    Lease(usize),
+    /// Settles everything that is leased, each with an outcome of its own.
+    Settle(Vec<u8>),
+    Restart,
+    /// Delivers all that was committed since some earlier point once more, as after a crash.
+    Replay(usize),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        6 => prop::collection::vec((0..6_i32, any::<u8>(), any::<i32>()), 1..12).prop_map(Action::Commit),
+        1 => Just(Action::Drop),
+        5 => (1..8_usize).prop_map(Action::Lease),
+        5 => prop::collection::vec(any::<u8>(), 8).prop_map(Action::Settle),
+        1 => Just(Action::Restart),
+        1 => (0..30_usize).prop_map(Action::Replay),
+    ]
+}
+
+struct Run {
+    dir: TempDir,
+    queue: Option<Queue>,
+    local: Documents,
+    atlas: Documents,
+    leased: Vec<Entry>,
+    history: Vec<Incoming>,
+    now_ms: u64,
+}
+
+impl Run {
+    fn queue(&self) -> &Queue {
+        self.queue.as_ref().expect("open")
+    }
+
+    fn step(&mut self, action: Action) {
+        match action {
+            Action::Commit(changes) => {
+                let incoming: Vec<_> =
+                    changes.into_iter().map(|(id, kind, v)| self.change_local(id, kind, v)).collect();
+                self.history.extend(incoming.clone());
+                self.queue().commit(incoming, None).unwrap();
+            }
+            Action::Drop => {
+                self.local.clear();
+                let drop = barrier(SchemaChange::Drop { ns: ns() });
+                self.history.push(drop.clone());
+                self.queue().commit(vec![drop], None).unwrap();
+            }
+            Action::Lease(n) => {
+                let batch = self.queue().lease(n, usize::MAX, self.now_ms).unwrap();
+                self.leased.extend(batch.entries);
+            }
+            Action::Settle(outcomes) => self.settle(&outcomes),
+            Action::Restart => {
+                self.leased.clear();
+                self.queue = None;
+                self.queue = Some(open(&self.dir));
+            }
+            Action::Replay(n) => {
+                let from = self.history.len().saturating_sub(n);
+                self.queue().commit(self.history[from..].to_vec(), None).unwrap();
+            }
+        }
+        self.check_invariants();
+    }
+
+    fn change_local(&mut self, id: i32, kind: u8, v: i32) -> Incoming {
+        let op = match (self.local.get_mut(&id), kind % 4) {
+            (None, _) => {
+                self.local.insert(id, doc(id, v));
+                WriteOp::Insert(doc(id, v))
+            }
+            (Some(_), 0) => {
+                self.local.remove(&id);
+                WriteOp::Delete
+            }
+            (Some(held), 1) => {
+                *held = doc(id, v);
+                WriteOp::Replace(doc(id, v))
+            }
+            (Some(held), _) => {
+                // Appends a field or moves it to the end, so that the order of fields counts.
+                let field = ["a", "b", "c"][(v.unsigned_abs() % 3) as usize];
+                let mut inserted = RawDocumentBuf::new();
+                inserted.append(<&bson::raw::CStr>::try_from(field).unwrap(), v);
+                let delta = Delta::from_diff(&rawdoc! { "i": inserted }).unwrap();
+                *held = delta.apply(held).unwrap();
+                WriteOp::Update(delta)
+            }
+        };
+        change(id, op)
+    }
+
+    fn settle(&mut self, outcomes: &[u8]) {
+        let mut settlements = Vec::new();
+        for (n, entry) in std::mem::take(&mut self.leased).into_iter().enumerate() {
+            let outcome = match outcomes[n % outcomes.len()] % 6 {
+                0 => Outcome::Unavailable,
+                1 => Outcome::Retry { due_ms: self.now_ms + 5, error: "again".into() },
+                // A write that reached Atlas and whose answer was lost.
+                2 => {
+                    self.write(&entry);
+                    Outcome::Unavailable
+                }
+                _ => {
+                    self.write(&entry);
+                    Outcome::Applied
+                }
+            };
+            settlements.push(Settlement { seq: entry.seq, version: entry.version, outcome });
+        }
+        self.now_ms += 1;
+        self.queue().settle(&settlements).unwrap();
+    }
+
+    /// What the worker does in `document` mode: an update is a read of the local document.
+    fn write(&mut self, entry: &Entry) {
+        let Work::Document { key, op, .. } = &entry.work else {
+            self.atlas.clear();
+            return;
+        };
+        let id = key.value().unwrap().as_i32().unwrap();
+        let local = self.local.get(&id).cloned();
+        match (op, local) {
+            (WriteOp::Insert(doc) | WriteOp::Replace(doc), _) => {
+                self.atlas.insert(id, doc.clone());
+            }
+            (WriteOp::Delete, _) | (WriteOp::Refresh, None) => {
+                self.atlas.remove(&id);
+            }
+            (WriteOp::Update(_) | WriteOp::Refresh, Some(doc)) => {
+                self.atlas.insert(id, doc);
+            }
+            (WriteOp::Update(_), None) => {}
+        }
+    }
+
+    fn check_invariants(&self) {
+        let entries: Vec<_> = self.queue().entries().map(Result::unwrap).collect();
+        let leased: HashSet<u64> = self.leased.iter().map(|entry| entry.seq).collect();
+        let mut waiting = HashSet::new();
+        for entry in &entries {
+            match &entry.work {
+                Work::Schema(_) => waiting.clear(),
+                Work::Document { key, .. } if !leased.contains(&entry.seq) => {
+                    assert!(waiting.insert(key.canonical()), "I2: two ops wait for {key}");
+                }
+                Work::Document { .. } => {}
+            }
+        }
+        let mut documents = HashSet::new();
+        for entry in &self.leased {
+            assert!(documents.insert(entry.work.document_id().to_string()), "leased twice");
+        }
+        assert_eq!(self.queue().pending().0, entries.len() as u64);
+        let bytes: usize = entries.iter().map(|entry| codec::encode_entry(entry).len()).sum();
+        assert_eq!(self.queue().pending().1, bytes as u64);
+    }
+
+    fn drain(&mut self) {
+        for _ in 0..1000 {
+            self.now_ms += 10;
+            let batch = self.queue().lease(100, usize::MAX, self.now_ms).unwrap();
+            self.leased.extend(batch.entries);
+            if self.leased.is_empty() {
+                break;
+            }
+            self.settle(&[3]);
+        }
+        assert_eq!(self.queue().pending(), (0, 0), "everything drains");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn i5_whatever_happens_the_drained_queue_has_made_both_sides_equal(
+        actions in prop::collection::vec(action(), 1..40)
+    ) {
+        let (dir, queue) = fresh();
+        let mut run = Run {
+            dir,
+            queue: Some(queue),
+            local: Documents::new(),
+            atlas: Documents::new(),
+            leased: Vec::new(),
+            history: Vec::new(),
+            now_ms: 0,
+        };
+        for action in actions {
+            run.step(action);
+        }
+        run.drain();
+        prop_assert_eq!(run.local, run.atlas);
+    }
+}
