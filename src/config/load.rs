@@ -1,0 +1,182 @@
+//! Reading the configuration, and saying exactly what is wrong with it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use toml::{Table, Value};
+
+use super::{Config, Uri, keys::KEYS};
+
+/// The reference file: every key at its default, with its explanation. `outrigger init` writes it.
+pub const REFERENCE: &str = include_str!("../../config.toml");
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file named by `--config` or a `*_file` key is not there or not readable.
+    #[error("cannot read `{path}`")]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    /// The file is no TOML.
+    #[error("`{path}` is not valid TOML: {message}")]
+    Syntax { path: PathBuf, message: String },
+    /// A key that does not exist, in practice a typing mistake.
+    #[error("unknown key `{key}`{}", did_you_mean(.nearest))]
+    UnknownKey { key: String, nearest: Option<&'static str> },
+    /// A value that a key does not accept.
+    #[error("`{key}` = {value}: {problem}; accepted: {accepts}")]
+    Value { key: String, value: String, problem: String, accepts: &'static str },
+    /// Values that do not go together.
+    #[error("`{key}`: {problem}")]
+    Invalid { key: &'static str, problem: String },
+    /// A connection string that is needed and not there.
+    #[error("no connection string for {what}: `{key}` is not set and the environment variable {variable} is empty")]
+    Missing { what: &'static str, key: &'static str, variable: &'static str },
+}
+
+fn did_you_mean(nearest: &Option<&'static str>) -> String {
+    nearest.map_or_else(String::new, |key| format!("; did you mean `{key}`?"))
+}
+
+impl ConfigError {
+    pub(super) fn invalid(key: &'static str, problem: String) -> Self {
+        ConfigError::Invalid { key, problem }
+    }
+}
+
+/// Defaults → `file`, if any → `env` → validation. `env` looks up an environment variable.
+///
+/// # Errors
+/// The first problem found, named by key, value and accepted range. Secrets are never repeated.
+pub fn load(
+    file: Option<&Path>,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<Config, ConfigError> {
+    let mut config = Config::default();
+    if let Some(path) = file {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
+            path: path.to_owned(),
+            // `message()` alone: the full form quotes the line, which may hold a secret.
+            message: error.message().to_owned(),
+        })?;
+        for (key, value) in flatten(table) {
+            set(&mut config, &key, &value, None)?;
+        }
+    }
+    read_environment(&mut config, &env)?;
+    read_uri_files(&mut config)?;
+    validate(&config)?;
+    Ok(config)
+}
+
+fn flatten(table: Table) -> BTreeMap<String, Value> {
+    let mut flat = BTreeMap::new();
+    for (section, value) in table {
+        match value {
+            Value::Table(keys) => {
+                flat.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
+            }
+            other => {
+                flat.insert(section, other);
+            }
+        }
+    }
+    flat
+}
+
+/// Sets a key; `shown_as` replaces its name in errors, for values that come from the environment.
+fn set(config: &mut Config, name: &str, value: &Value, shown_as: Option<&str>) -> Result<(), ConfigError> {
+    let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+        let nearest = KEYS
+            .iter()
+            .map(|key| (strsim::damerau_levenshtein(key.name, name), key.name))
+            .min()
+            .filter(|(distance, _)| *distance <= 4)
+            .map(|(_, nearest)| nearest);
+        return Err(ConfigError::UnknownKey { key: name.to_owned(), nearest });
+    };
+    (key.set)(config, value).map_err(|problem| ConfigError::Value {
+        key: shown_as.unwrap_or(name).to_owned(),
+        value: if name.contains("uri") || name.contains("url") || name.contains("webhook") {
+            "<not shown>".to_owned()
+        } else {
+            value.to_string()
+        },
+        problem,
+        accepts: key.accepts,
+    })
+}
+
+fn read_environment(
+    config: &mut Config,
+    env: &impl Fn(&str) -> Option<String>,
+) -> Result<(), ConfigError> {
+    let env = |name: &str| env(name).map(|value| value.trim().to_owned()).filter(|v| !v.is_empty());
+    if let Some(text) = env("MONGODB_LOCAL_URI") {
+        config.local.uri = Some(secret_uri("MONGODB_LOCAL_URI", &text)?);
+    }
+    if let Some(text) = env("MONGODB_ATLAS_URI") {
+        config.atlas.uri = Some(secret_uri("MONGODB_ATLAS_URI", &text)?);
+    }
+    for (variable, key) in [
+        ("SYNC_ENABLED", "sync.enabled"),
+        ("SYNC_QUEUE_MAX_SIZE", "queue.max_documents"),
+        ("SYNC_MAX_RETRIES", "worker.max_retries"),
+        ("SYNC_PERSIST_QUEUE", "queue.persist"),
+        ("SYNC_BATCH_SIZE", "worker.batch_size"),
+    ] {
+        if let Some(text) = env(variable) {
+            set(config, key, &Value::String(text), Some(variable))?;
+        }
+    }
+    if let Some(text) = env("SYNC_WORKER_INTERVAL") {
+        let value = Value::String(format!("{text}ms"));
+        set(config, "worker.interval", &value, Some("SYNC_WORKER_INTERVAL"))?;
+    }
+    if let Some(text) = env("SYNC_EXCLUDED_COLLECTIONS") {
+        // A bare name means the collection of that name in every database.
+        let listed = text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(|name| {
+            if name.contains('.') { name.to_owned() } else { format!("*.{name}") }
+        });
+        config.namespaces.exclude.extend(listed);
+    }
+    Ok(())
+}
+
+fn read_uri_files(config: &mut Config) -> Result<(), ConfigError> {
+    let local = (&mut config.local.uri, &config.local.uri_file, "local.uri_file");
+    let atlas = (&mut config.atlas.uri, &config.atlas.uri_file, "atlas.uri_file");
+    for (uri, file, key) in [local, atlas] {
+        let (None, Some(path)) = (&uri, file) else { continue };
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+        *uri = Some(secret_uri(key, &text)?);
+    }
+    Ok(())
+}
+
+fn secret_uri(key: &str, text: &str) -> Result<Uri, ConfigError> {
+    Uri::parse(text).map_err(|problem| ConfigError::Value {
+        key: key.to_owned(),
+        value: "<not shown>".to_owned(),
+        problem,
+        accepts: "a connection string",
+    })
+}
+
+/// What a single key cannot see.
+fn validate(config: &Config) -> Result<(), ConfigError> {
+    config.filter()?;
+    if config.breaker.open_for > config.breaker.open_for_max {
+        return Err(ConfigError::invalid(
+            "breaker.open_for",
+            "is longer than `breaker.open_for_max`".to_owned(),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! What Outrigger is told: defaults → file → environment → flags, then one check of everything.
+//!
+//! Every key stands once, in [`keys`]: its name, its accepted range, how it is read and how it is
+//! shown. `config.toml` at the root of the repository is the reference and equals
+//! [`Config::default`]; a test keeps it so.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use crate::namespace::NamespaceFilter;
+
+mod keys;
+mod load;
+pub mod units;
+mod uri;
+
+pub use load::{ConfigError, REFERENCE, load};
+pub use uri::Uri;
+
+/// Everything that can be configured. Field names are the keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub local: Local,
+    pub atlas: Atlas,
+    pub namespaces: Namespaces,
+    pub queue: Queue,
+    pub worker: Worker,
+    pub breaker: Breaker,
+    pub sync: Sync,
+    pub admin: Admin,
+    pub alerts: Alerts,
+    pub shutdown: Shutdown,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Local {
+    pub uri: Option<Uri>,
+    pub uri_file: Option<PathBuf>,
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Atlas {
+    pub uri: Option<Uri>,
+    pub uri_file: Option<PathBuf>,
+    pub allow_insecure: bool,
+    pub compressors: Vec<String>,
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+    /// 0: no limit.
+    pub max_ops_per_second: u64,
+    /// 0: no limit.
+    pub max_bytes_per_second: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Namespaces {
+    pub include: Vec<String>,
+    pub exclude: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Queue {
+    pub path: PathBuf,
+    pub max_bytes: u64,
+    pub max_documents: u64,
+    pub min_free_disk: u64,
+    pub persist: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Worker {
+    pub batch_size: usize,
+    pub lanes: usize,
+    pub interval: Duration,
+    pub max_retries: u32,
+    pub retry_delays: Vec<Duration>,
+    pub update_mode: UpdateMode,
+}
+
+/// How an update gets to Atlas; see [`worker`](crate::worker).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateMode {
+    /// Read the local document, replace the one in Atlas. Always exact.
+    Document,
+    /// Send the change itself where `$set`/`$unset` say it exactly, else as `document`.
+    Delta,
+    /// A delta where the document is large and the delta small, else as `document`.
+    Auto,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Breaker {
+    pub failure_threshold: u32,
+    pub open_for: Duration,
+    pub open_for_max: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sync {
+    pub enabled: bool,
+    pub parallel: usize,
+    /// Zero: never.
+    pub verify_every: Duration,
+    pub max_delete_ratio: f64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    pub listen: SocketAddr,
+    pub token_file: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alerts {
+    pub lag: Duration,
+    pub queue_size: u64,
+    pub error_rate: f64,
+    pub oplog_window: Duration,
+    pub webhook: Option<String>,
+    pub heartbeat_url: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shutdown {
+    pub drain_for: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            local: Local { uri: None, uri_file: None, timeout: seconds(30) },
+            atlas: Atlas {
+                uri: None,
+                uri_file: None,
+                allow_insecure: false,
+                compressors: ["zstd", "zlib", "snappy"].map(String::from).into(),
+                timeout: seconds(30),
+                max_ops_per_second: 0,
+                max_bytes_per_second: 0,
+            },
+            namespaces: Namespaces { include: vec![], exclude: vec![] },
+            queue: Queue {
+                path: "queue".into(),
+                max_bytes: 10 << 30,
+                max_documents: 10_000_000,
+                min_free_disk: 1 << 30,
+                persist: true,
+            },
+            worker: Worker {
+                batch_size: 1000,
+                lanes: 2,
+                interval: Duration::ZERO,
+                max_retries: 5,
+                retry_delays: [1, 5, 15, 30, 60].map(seconds).into(),
+                update_mode: UpdateMode::Document,
+            },
+            breaker: Breaker {
+                failure_threshold: 3,
+                open_for: seconds(1),
+                open_for_max: seconds(60),
+            },
+            sync: Sync {
+                enabled: true,
+                parallel: 4,
+                verify_every: Duration::ZERO,
+                max_delete_ratio: 0.2,
+            },
+            admin: Admin {
+                listen: SocketAddr::from(([127, 0, 0, 1], 8686)),
+                token_file: "outrigger.token".into(),
+            },
+            alerts: Alerts {
+                lag: seconds(30),
+                queue_size: 10_000,
+                error_rate: 0.05,
+                oplog_window: seconds(6 * 3600),
+                webhook: None,
+                heartbeat_url: None,
+            },
+            shutdown: Shutdown { drain_for: seconds(30) },
+            log: Log { level: "info".to_owned(), format: LogFormat::Text },
+        }
+    }
+}
+
+impl Config {
+    /// The namespaces that are replicated: those of `namespaces`, and without an `include`, those of
+    /// the database that `local.uri` names, else all.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a pattern that is none.
+    pub fn filter(&self) -> Result<NamespaceFilter, ConfigError> {
+        let named = self.local.uri.as_ref().and_then(Uri::database);
+        let include = match (self.namespaces.include.is_empty(), named) {
+            (true, Some(db)) if !crate::namespace::is_internal_db(db) => vec![format!("{db}.*")],
+            (true | false, _) => self.namespaces.include.clone(),
+        };
+        NamespaceFilter::new(&include, &self.namespaces.exclude)
+            .map_err(|error| ConfigError::invalid("namespaces.include", error.to_string()))
+    }
+
+    /// The connection string of the local database.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`] when there is none.
+    pub fn local_uri(&self) -> Result<&Uri, ConfigError> {
+        self.local.uri.as_ref().ok_or(ConfigError::Missing {
+            what: "the local database",
+            key: "local.uri_file",
+            variable: "MONGODB_LOCAL_URI",
+        })
+    }
+
+    /// The connection string of Atlas.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`] when there is none, and an invalid one when it would go without TLS
+    /// although `atlas.allow_insecure` is off.
+    pub fn atlas_uri(&self) -> Result<&Uri, ConfigError> {
+        let uri = self.atlas.uri.as_ref().ok_or(ConfigError::Missing {
+            what: "Atlas",
+            key: "atlas.uri_file",
+            variable: "MONGODB_ATLAS_URI",
+        })?;
+        if !self.atlas.allow_insecure && !uri.uses_tls() {
+            return Err(ConfigError::invalid(
+                "atlas.uri",
+                format!(
+                    "`{uri}` goes without TLS; use `mongodb+srv://` or add `tls=true`, or, for a test, \
+                     set `atlas.allow_insecure = true`"
+                ),
+            ));
+        }
+        Ok(uri)
+    }
+
+    /// Settings that this version reads but does not act on yet, so that nobody relies on them.
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        [
+            ("sync.verify_every", !self.sync.verify_every.is_zero()),
+            ("alerts.webhook", self.alerts.webhook.is_some()),
+            ("alerts.heartbeat_url", self.alerts.heartbeat_url.is_some()),
+            ("atlas.max_ops_per_second", self.atlas.max_ops_per_second > 0),
+            ("atlas.max_bytes_per_second", self.atlas.max_bytes_per_second > 0),
+        ]
+        .into_iter()
+        .filter_map(|(key, set)| set.then_some(key))
+        .collect()
+    }
+}

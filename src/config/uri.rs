@@ -1,0 +1,134 @@
+//! Connection strings, which hold passwords and therefore never print themselves.
+
+use std::fmt;
+
+/// A MongoDB connection string. `Display` and `Debug` show the scheme, the hosts and the database:
+/// neither the credentials nor the options, some of which are secrets too.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Uri(String);
+
+impl Uri {
+    /// Takes a connection string.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that do not repeat it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let rest = text
+            .strip_prefix("mongodb://")
+            .or_else(|| text.strip_prefix("mongodb+srv://"))
+            .ok_or("a connection string begins with `mongodb://` or `mongodb+srv://`")?;
+        let (location, options) = rest.split_once('?').unwrap_or((rest, ""));
+        if options.contains('@') && !location.contains('@') {
+            // A `?` in a password would otherwise make half of it look like the host.
+            return Err("an `@` follows the `?`; in a password, write `?` as %3F and `@` as %40".to_owned());
+        }
+        let uri = Self(text.to_owned());
+        if rest.is_empty() || uri.parts().hosts.is_empty() {
+            return Err("the connection string names no host".to_owned());
+        }
+        Ok(uri)
+    }
+
+    /// The whole string, for the driver alone.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// True when it holds a password, or anything else before an `@`.
+    pub fn has_credentials(&self) -> bool {
+        self.parts().has_credentials
+    }
+
+    /// The database that it names, if any.
+    pub fn database(&self) -> Option<&str> {
+        Some(self.parts().database).filter(|name| !name.is_empty())
+    }
+
+    /// True when the connection is encrypted: `mongodb+srv`, unless switched off, or `tls=true`.
+    pub fn uses_tls(&self) -> bool {
+        let options = self.0.split_once('?').map_or("", |(_, options)| options).to_ascii_lowercase();
+        let says = |value: &str| options.split('&').any(|option| {
+            option == format!("tls={value}") || option == format!("ssl={value}")
+        });
+        says("true") || (self.0.starts_with("mongodb+srv://") && !says("false"))
+    }
+
+    /// The words that must not appear in any output: user name, password, and the option values.
+    pub fn secrets(&self) -> Vec<&str> {
+        let rest = self.rest();
+        let authority_end = rest.find('/').unwrap_or(rest.len());
+        let mut secrets = Vec::new();
+        if let Some(at) = rest[..authority_end].rfind('@') {
+            secrets.extend(rest[..at].split(':'));
+        }
+        secrets
+    }
+
+    fn rest(&self) -> &str {
+        self.0.split_once("://").map_or("", |(_, rest)| rest)
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        let rest = self.rest();
+        // An unescaped `@` or `/` in a password is wrong, but must not print half of the password:
+        // everything up to the last `@` before the options is taken for credentials.
+        let before_options = rest.split('?').next().unwrap_or(rest);
+        let (has_credentials, location) = match before_options.rfind('@') {
+            Some(at) => (true, &before_options[at + 1..]),
+            None => (false, before_options),
+        };
+        let (hosts, database) = location.split_once('/').unwrap_or((location, ""));
+        Parts { has_credentials, hosts, database }
+    }
+}
+
+struct Parts<'a> {
+    has_credentials: bool,
+    hosts: &'a str,
+    database: &'a str,
+}
+
+impl fmt::Display for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.0.split_once("://").map_or("mongodb", |(scheme, _)| scheme);
+        let parts = self.parts();
+        write!(f, "{scheme}://{}", parts.hosts)?;
+        if !parts.database.is_empty() {
+            write!(f, "/{}", parts.database)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_never_shows_its_credentials_or_options() {
+        for (text, shown) in [
+            ("mongodb://ann:s3cret@db.example:27017/shop?tls=true", "mongodb://db.example:27017/shop"),
+            ("mongodb+srv://ann:s3cret@c.mongodb.net", "mongodb+srv://c.mongodb.net"),
+            ("mongodb://ann:s3/cret@h/db", "mongodb://h/db"),
+            ("mongodb://ann:s3@cret@h", "mongodb://h"),
+            ("mongodb://a,b,c/?replicaSet=rs&proxyPassword=s3cret", "mongodb://a,b,c"),
+        ] {
+            let uri = Uri::parse(text).unwrap();
+            assert_eq!((uri.to_string(), format!("{uri:?}")), (shown.to_owned(), shown.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_connection_string_is_refused_without_repeating_it() {
+        for text in ["", "s3cret", "http://s3cret", "mongodb://", "mongodb://ann:s3cret@", "mongodb://ann:s3?cret@h/db"] {
+            assert!(!Uri::parse(text).unwrap_err().contains("s3cret"));
+        }
+    }
+}
