@@ -23,17 +23,14 @@ impl DocumentKey {
     /// sharded cluster that one holds the shard key as well).
     ///
     /// # Errors
-    /// [`Malformed`] when there is no `_id`, or one that does not decode.
+    /// [`Malformed`] when there is no `_id`.
     pub fn of(doc: &RawDocument) -> Result<Self, Malformed> {
         for element in raw::elements(doc) {
             let element = element?;
             if element.name == "_id" {
                 let mut builder = raw::Builder::with_capacity(element.value.len() + 5);
                 builder.push(element.kind, "_id", element.value);
-                let key = Self(builder.finish());
-                // Checked once, here, so that `canonical` cannot fail later.
-                canonicalize(key.value()?, 0, &mut Vec::new())?;
-                return Ok(key);
+                return Ok(Self(builder.finish()));
             }
         }
         Err(Malformed("no `_id`".into()))
@@ -54,10 +51,11 @@ impl DocumentKey {
     /// Bytes that two keys share exactly when MongoDB holds their `_id`s for equal.
     pub fn canonical(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.0.as_bytes().len());
-        self.value()
-            .and_then(|value| canonicalize(value, 0, &mut out))
-            .expect("a key is checked when it is made");
-        out
+        match self.value().and_then(|value| canonicalize(value, 0, &mut out)) {
+            Ok(()) => out,
+            // A string that is no UTF-8, which old drivers could write: equal only to its own bytes.
+            Err(_) => [b"!", self.0.as_bytes()].concat(),
+        }
     }
 
     /// Rebuilds a key from [`filter`](Self::filter)'s bytes.
@@ -320,6 +318,16 @@ mod tests {
     #[test]
     fn a_document_without_an_id_is_refused() {
         assert!(DocumentKey::of(&bson::rawdoc! { "a": 1 }).is_err());
+    }
+
+    #[test]
+    fn an_id_that_is_no_utf8_is_a_key_all_the_same() {
+        let bytes = |last: u8| [&[18, 0, 0, 0, 2][..], b"_id\0", &[4, 0, 0, 0, b'a', 0xFF, last, 0, 0]].concat();
+        let key = |last| DocumentKey::of(&RawDocumentBuf::from_bytes(bytes(last)).unwrap()).unwrap();
+
+        assert_ne!(key(0xFE).canonical(), key(0xFD).canonical());
+        assert_eq!(key(0xFE).canonical(), key(0xFE).canonical());
+        assert_eq!(key(0xFE).to_json(), "<not valid UTF-8>");
     }
 
     #[test]

@@ -1,0 +1,243 @@
+//! Stops the worker from hammering an Atlas that is down.
+//!
+//! ```text
+//!            `threshold` failures in a row            wait is over
+//!   Closed ──────────────────────────────▶ Open ─────────────────────▶ HalfOpen
+//!     ▲                                     ▲                            │   │
+//!     │                                     └──────── probe failed ──────┘   │
+//!     └──────────────────────────────── probe succeeded ─────────────────────┘
+//! ```
+//!
+//! The breaker never sleeps and never reads a clock: the caller passes `now` in and does the
+//! waiting, so every transition can be tested in a line.
+//!
+//! Only *unavailable* and *denied* batches count as failures. A document that Atlas rejects proves
+//! that Atlas answers.
+
+use std::time::{Duration, Instant};
+
+/// When to open and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct BreakerPolicy {
+    pub failure_threshold: u32,
+    pub open_for: Duration,
+    pub open_for_max: Duration,
+}
+
+/// What the breaker knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Writes flow.
+    Closed { failures: u32 },
+    /// Writes wait until `until`. `trips` counts openings since the last success and sizes the wait.
+    Open { until: Instant, trips: u32 },
+    /// One probe is in flight; its outcome decides.
+    HalfOpen { trips: u32 },
+}
+
+/// The answer to "may we write to Atlas now?".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// Yes.
+    Proceed,
+    /// Yes, one small batch, whose outcome decides for all.
+    Probe,
+    /// Ask again after this time.
+    Wait(Duration),
+}
+
+/// A pure state machine around [`BreakerState`].
+#[derive(Debug)]
+pub struct CircuitBreaker {
+    policy: BreakerPolicy,
+    state: BreakerState,
+}
+
+/// How soon to ask again while another lane's probe is in flight.
+const PROBE_PATIENCE: Duration = Duration::from_millis(100);
+
+impl CircuitBreaker {
+    pub fn new(policy: BreakerPolicy) -> Self {
+        Self { policy, state: BreakerState::Closed { failures: 0 } }
+    }
+
+    pub fn state(&self) -> BreakerState {
+        self.state
+    }
+
+    /// `closed`, `open` or `half-open`.
+    pub fn name(&self) -> &'static str {
+        match self.state {
+            BreakerState::Closed { .. } => "closed",
+            BreakerState::Open { .. } => "open",
+            BreakerState::HalfOpen { .. } => "half-open",
+        }
+    }
+
+    /// May a batch be written at `now`? An answer of [`Permit::Probe`] must be followed by
+    /// [`succeeded`](Self::succeeded), [`failed`](Self::failed) or [`abandoned`](Self::abandoned).
+    pub fn permit(&mut self, now: Instant) -> Permit {
+        match self.state {
+            BreakerState::Closed { .. } => Permit::Proceed,
+            BreakerState::Open { until, .. } if now < until => Permit::Wait(until - now),
+            BreakerState::Open { trips, .. } => {
+                self.state = BreakerState::HalfOpen { trips };
+                Permit::Probe
+            }
+            BreakerState::HalfOpen { .. } => Permit::Wait(PROBE_PATIENCE),
+        }
+    }
+
+    /// Atlas answered.
+    pub fn succeeded(&mut self) {
+        self.state = match self.state {
+            BreakerState::Closed { .. } | BreakerState::HalfOpen { .. } => {
+                BreakerState::Closed { failures: 0 }
+            }
+            // A batch that was sent before the breaker opened; the probe decides, not this one.
+            BreakerState::Open { .. } => self.state,
+        };
+    }
+
+    /// Atlas did not answer. `random` is uniform in `[0, 1)` and shortens the wait by up to 20 %.
+    pub fn failed(&mut self, now: Instant, random: f64) {
+        self.state = match self.state {
+            BreakerState::Closed { failures } if failures + 1 < self.policy.failure_threshold => {
+                BreakerState::Closed { failures: failures + 1 }
+            }
+            BreakerState::Closed { .. } => self.open(now, 1, random),
+            BreakerState::HalfOpen { trips } => self.open(now, trips.saturating_add(1), random),
+            BreakerState::Open { .. } => self.state,
+        };
+    }
+
+    /// Atlas refused us: waiting for `failure_threshold` more refusals would teach nothing.
+    pub fn denied(&mut self, now: Instant, random: f64) {
+        self.state = match self.state {
+            BreakerState::Closed { .. } => self.open(now, 1, random),
+            BreakerState::HalfOpen { trips } => self.open(now, trips.saturating_add(1), random),
+            BreakerState::Open { .. } => self.state,
+        };
+    }
+
+    /// The probe was not sent after all: nothing was ready, or the local database was away.
+    pub fn abandoned(&mut self, now: Instant) {
+        self.state = match self.state {
+            BreakerState::HalfOpen { trips } => BreakerState::Open { until: now, trips },
+            BreakerState::Closed { .. } | BreakerState::Open { .. } => self.state,
+        };
+    }
+
+    fn open(&self, now: Instant, trips: u32, random: f64) -> BreakerState {
+        let doubled = self.policy.open_for.saturating_mul(1 << (trips - 1).min(20));
+        let wait = doubled.min(self.policy.open_for_max).mul_f64(1.0 - 0.2 * random);
+        BreakerState::Open { until: now + wait, trips }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: BreakerPolicy = BreakerPolicy {
+        failure_threshold: 3,
+        open_for: Duration::from_secs(1),
+        open_for_max: Duration::from_secs(60),
+    };
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn open_breaker(now: Instant) -> CircuitBreaker {
+        let mut breaker = CircuitBreaker::new(POLICY);
+        for _ in 0..3 {
+            breaker.failed(now, 0.0);
+        }
+        breaker
+    }
+
+    #[test]
+    fn it_opens_after_so_many_failures_in_a_row() {
+        let now = Instant::now();
+        let mut breaker = CircuitBreaker::new(POLICY);
+
+        breaker.failed(now, 0.0);
+        breaker.failed(now, 0.0);
+        breaker.succeeded();
+        breaker.failed(now, 0.0);
+        breaker.failed(now, 0.0);
+        assert_eq!(breaker.permit(now), Permit::Proceed);
+        breaker.failed(now, 0.0);
+
+        assert_eq!(breaker.permit(now), Permit::Wait(secs(1)));
+    }
+
+    #[test]
+    fn failed_probe_reopens_and_doubles_the_wait() {
+        let start = Instant::now();
+        let mut breaker = open_breaker(start);
+        assert_eq!(breaker.permit(start + secs(1)), Permit::Probe);
+
+        breaker.failed(start + secs(1), 0.0);
+
+        assert_eq!(breaker.permit(start + secs(1)), Permit::Wait(secs(2)));
+    }
+
+    #[test]
+    fn only_one_probe_is_in_flight_and_its_success_closes() {
+        let start = Instant::now();
+        let mut breaker = open_breaker(start);
+
+        assert_eq!(breaker.permit(start + secs(1)), Permit::Probe);
+        assert!(matches!(breaker.permit(start + secs(1)), Permit::Wait(_)));
+        breaker.succeeded();
+
+        assert_eq!(breaker.state(), BreakerState::Closed { failures: 0 });
+    }
+
+    #[test]
+    fn a_probe_that_was_not_sent_may_be_tried_again_at_once() {
+        let start = Instant::now();
+        let mut breaker = open_breaker(start);
+        assert_eq!(breaker.permit(start + secs(1)), Permit::Probe);
+
+        breaker.abandoned(start + secs(1));
+
+        assert_eq!(breaker.permit(start + secs(1)), Permit::Probe);
+    }
+
+    #[test]
+    fn a_success_from_before_the_outage_does_not_close_it() {
+        let start = Instant::now();
+        let mut breaker = open_breaker(start);
+
+        breaker.succeeded();
+
+        assert!(matches!(breaker.permit(start), Permit::Wait(_)));
+    }
+
+    #[test]
+    fn a_refusal_opens_at_once() {
+        let now = Instant::now();
+        let mut breaker = CircuitBreaker::new(POLICY);
+
+        breaker.denied(now, 0.0);
+
+        assert!(matches!(breaker.permit(now), Permit::Wait(_)));
+    }
+
+    #[test]
+    fn the_wait_grows_to_its_maximum_and_no_further() {
+        let mut now = Instant::now();
+        let mut breaker = open_breaker(now);
+
+        for _ in 0..100 {
+            now += secs(61);
+            assert_eq!(breaker.permit(now), Permit::Probe);
+            breaker.failed(now, 0.0);
+        }
+
+        assert_eq!(breaker.permit(now), Permit::Wait(secs(60)));
+    }
+}

@@ -1,0 +1,221 @@
+//! The driver, as both ends use it: a connected client whose every wait has an end.
+
+use std::time::Duration;
+
+use bson::{Document, RawDocument, RawDocumentBuf, doc};
+use futures_util::StreamExt;
+use mongodb::{
+    Client,
+    options::{ClientOptions, Compressor},
+    raw_batch_cursor::{RawBatch, RawBatchCursor},
+};
+
+use crate::config::Uri;
+
+/// A failed exchange with a server.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum MongoError {
+    /// The peer went silent: no answer and no reset. A half-open socket looks like this.
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    /// The driver's own account.
+    #[error("{}", describe(.0))]
+    Driver(mongodb::error::Error),
+    /// The connection string does not work. Its text, which may hold a password, is not repeated.
+    #[error("the connection string is not usable: {0}")]
+    BadUri(String),
+}
+
+impl From<mongodb::error::Error> for MongoError {
+    fn from(error: mongodb::error::Error) -> Self {
+        MongoError::Driver(error)
+    }
+}
+
+impl MongoError {
+    /// The server's error code, if a server answered with one.
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            MongoError::Driver(error) => match error.kind.as_ref() {
+                mongodb::error::ErrorKind::Command(command) => Some(command.code),
+                _ => None,
+            },
+            MongoError::Silent(_) | MongoError::BadUri(_) => None,
+        }
+    }
+}
+
+/// The driver's message without its wrapping, which repeats the labels and the whole topology.
+fn describe(error: &mongodb::error::Error) -> String {
+    match error.kind.as_ref() {
+        mongodb::error::ErrorKind::Command(command) => {
+            format!("{} ({} {})", command.message, command.code_name, command.code)
+        }
+        mongodb::error::ErrorKind::ServerSelection { message, .. } => message.clone(),
+        kind => kind.to_string(),
+    }
+}
+
+/// How a client connects.
+#[derive(Clone, Debug, Default)]
+pub struct Connect {
+    /// Longest wait for an answer; zero stands for 30 s.
+    pub timeout: Duration,
+    /// Compressors to offer, in this order.
+    pub compressors: Vec<String>,
+    /// Longest wait for a server that takes the command.
+    pub select_for: Duration,
+}
+
+/// One of the two ends.
+#[derive(Clone, Debug)]
+pub struct Mongo {
+    client: Client,
+    timeout: Duration,
+}
+
+impl Mongo {
+    /// Prepares a client. Connects lazily: a server that is away is no error here.
+    ///
+    /// # Errors
+    /// [`MongoError::BadUri`].
+    pub async fn connect(uri: &Uri, connect: &Connect) -> Result<Self, MongoError> {
+        let bad = |error: mongodb::error::Error| {
+            let mut message = describe(&error);
+            for secret in uri.secrets().into_iter().filter(|secret| !secret.is_empty()) {
+                message = message.replace(secret, "***");
+            }
+            MongoError::BadUri(message)
+        };
+        let mut options = ClientOptions::parse(uri.expose()).await.map_err(bad)?;
+        options.app_name.get_or_insert_with(|| "outrigger".to_owned());
+        options.server_selection_timeout = Some(connect.select_for);
+        options.connect_timeout.get_or_insert(connect.select_for);
+        if options.compressors.is_none() && !connect.compressors.is_empty() {
+            options.compressors = Some(
+                connect
+                    .compressors
+                    .iter()
+                    .filter_map(|name| match name.as_str() {
+                        "zstd" => Some(Compressor::Zstd { level: None }),
+                        "zlib" => Some(Compressor::Zlib { level: None }),
+                        "snappy" => Some(Compressor::Snappy),
+                        _ => None,
+                    })
+                    .collect(),
+            );
+        }
+        Ok(Self { client: Client::with_options(options).map_err(bad)?, timeout: connect.timeout })
+    }
+
+    /// Runs a command that answers with one document.
+    ///
+    /// # Errors
+    /// [`MongoError`]; an answer of `ok: 0` is one too.
+    pub async fn command(&self, db: &str, command: RawDocumentBuf) -> Result<Document, MongoError> {
+        let db = self.client.database(db);
+        self.bounded(async { Ok(db.run_raw_command(command).await?) }).await
+    }
+
+    /// Runs a command that opens a cursor. `await_ms` bounds the server's wait for more in a
+    /// tailable cursor; zero for any other.
+    ///
+    /// # Errors
+    /// [`MongoError`].
+    pub async fn cursor(
+        &self,
+        db: &str,
+        command: RawDocumentBuf,
+        await_for: Option<Duration>,
+    ) -> Result<BatchCursor, MongoError> {
+        let db = self.client.database(db);
+        let mut action = db.run_raw_cursor_command(command);
+        if let Some(await_for) = await_for {
+            action = action
+                .cursor_type(mongodb::options::CursorType::TailableAwait)
+                .max_time(await_for);
+        }
+        let cursor = self.bounded(async { Ok(action.batch().await?) }).await?;
+        Ok(BatchCursor { cursor, timeout: self.timeout })
+    }
+
+    async fn bounded<T>(
+        &self,
+        exchange: impl Future<Output = Result<T, MongoError>>,
+    ) -> Result<T, MongoError> {
+        tokio::time::timeout(self.timeout, exchange)
+            .await
+            .unwrap_or(Err(MongoError::Silent(self.timeout)))
+    }
+
+    /// `hello`: who answers and in which role.
+    pub async fn hello(&self) -> Result<Document, MongoError> {
+        self.command("admin", bson::rawdoc! { "hello": 1 }).await
+    }
+
+    /// The server's version, such as `6.0.5`.
+    pub async fn version(&self) -> Result<String, MongoError> {
+        let info = self.command("admin", bson::rawdoc! { "buildInfo": 1 }).await?;
+        Ok(info.get_str("version").unwrap_or("unknown").to_owned())
+    }
+
+    /// `listCollections` of one database: name, type, options, info.
+    pub async fn list_collections(&self, db: &str) -> Result<Vec<Document>, MongoError> {
+        let command = bson::rawdoc! { "listCollections": 1, "cursor": { "batchSize": 1000 } };
+        let mut cursor = self.cursor(db, command, None).await?;
+        let mut collections = Vec::new();
+        while let Some(batch) = cursor.next().await? {
+            for doc in documents(&batch)? {
+                collections.push(Document::try_from(doc).map_err(mongodb::error::Error::from)?);
+            }
+        }
+        Ok(collections)
+    }
+
+    /// Names of the databases that hold anything, without the server's own.
+    pub async fn list_databases(&self) -> Result<Vec<String>, MongoError> {
+        let command =
+            RawDocumentBuf::try_from(&doc! { "listDatabases": 1, "nameOnly": true }).expect("a literal");
+        let reply = self.command("admin", command).await?;
+        let names = reply.get_array("databases").map(Vec::as_slice).unwrap_or_default().iter();
+        Ok(names
+            .filter_map(|db| db.as_document()?.get_str("name").ok())
+            .filter(|name| !crate::namespace::is_internal_db(name))
+            .map(str::to_owned)
+            .collect())
+    }
+}
+
+/// A cursor that hands out the server's replies as they came.
+pub struct BatchCursor {
+    cursor: RawBatchCursor,
+    timeout: Duration,
+}
+
+impl BatchCursor {
+    /// The next reply, or `None` when the cursor is exhausted. An empty batch of a change stream is
+    /// a reply as well.
+    ///
+    /// # Errors
+    /// [`MongoError`]; [`MongoError::Silent`] after the client's timeout.
+    pub async fn next(&mut self) -> Result<Option<RawBatch>, MongoError> {
+        match tokio::time::timeout(self.timeout, self.cursor.next()).await {
+            Ok(reply) => Ok(reply.transpose()?),
+            Err(_) => Err(MongoError::Silent(self.timeout)),
+        }
+    }
+}
+
+/// The documents of a reply.
+pub fn documents(batch: &RawBatch) -> Result<Vec<&RawDocument>, MongoError> {
+    batch
+        .doc_slices()?
+        .into_iter()
+        .map(|value| {
+            let value = value.map_err(mongodb::error::Error::from)?;
+            value.as_document().ok_or_else(|| {
+                MongoError::Driver(mongodb::error::Error::custom("a batch holds what is no document"))
+            })
+        })
+        .collect()
+}
