@@ -1,2 +1,2 @@
 pub mod raw; pub mod namespace; pub mod document_key; pub mod checkpoint; pub mod write_op; pub mod delta; pub mod coalesce; pub mod event; pub mod queue; pub mod dead_letter;
-pub mod config; pub mod backoff; pub mod breaker; pub mod insert_mode; pub mod mongo;
+pub mod config; pub mod backoff; pub mod breaker; pub mod insert_mode; pub mod mongo; pub mod source; pub mod sink; pub mod horizon; pub mod metrics; pub mod status; pub mod shutdown; pub mod worker; pub mod tailer; pub mod sync_state; pub mod sync; pub mod report; pub mod logging; pub mod agent;

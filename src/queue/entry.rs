@@ -147,8 +147,9 @@ pub struct Settlement {
 pub enum Outcome {
     /// Atlas holds it. The entry goes, and so do the document's dead letters.
     Applied,
-    /// Atlas could not be asked. The entry is ready again and has lost no attempt.
-    Unavailable,
+    /// Atlas, or the local database, could not be asked. The entry is ready again at `due_ms` (0: at
+    /// once) and has lost no attempt.
+    Unavailable { due_ms: u64 },
     /// Atlas rejected it; try again at `due_ms`. Costs an attempt.
     Retry { due_ms: u64, error: String },
     /// Written as well as could be without the local database; read it again at `due_ms`.

@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use sled::Batch as SledBatch;
@@ -14,6 +14,10 @@ use super::{
     CodecError, Entry, Queue, QueueError, codec,
     store::{CHECKPOINT, DEAD, ENTRY, FORMAT, State, entry_key, seq_of},
 };
+
+/// How long to wait for another process that is just leaving, or for sled's own threads, which let go
+/// of the lock a moment after a queue is dropped.
+const LOCK_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// How to open a queue.
 #[derive(Clone, Debug)]
@@ -94,13 +98,15 @@ pub(super) fn open_sled(options: &QueueOptions) -> Result<sled::Db, QueueError> 
         .temporary(!options.persist)
         .cache_capacity(options.cache_bytes)
         .mode(sled::Mode::HighThroughput);
-    match guarded(|| config.open())? {
+    let mut opened = guarded(|| config.open())?;
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    while is_locked(&opened) && Instant::now() < give_up {
+        std::thread::sleep(Duration::from_millis(20));
+        opened = guarded(|| config.open())?;
+    }
+    match opened {
         Ok(db) => Ok(db),
-        // sled reports a lock that another process holds as an error of kind `Other` with this text
-        // (sled 0.34.7, `config.rs`, `try_lock`).
-        Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
-            Err(QueueError::InUse { path })
-        }
+        result if is_locked(&result) => Err(QueueError::InUse { path }),
         Err(sled::Error::Io(error)) => match error.kind() {
             std::io::ErrorKind::PermissionDenied
             | std::io::ErrorKind::ReadOnlyFilesystem
@@ -111,6 +117,12 @@ pub(super) fn open_sled(options: &QueueOptions) -> Result<sled::Db, QueueError> 
         },
         Err(error) => Err(QueueError::Storage(error.to_string())),
     }
+}
+
+/// sled reports a lock that another process holds as an I/O error with this text (sled 0.34.7,
+/// `config.rs`, `try_lock`).
+fn is_locked(opened: &Result<sled::Db, sled::Error>) -> bool {
+    matches!(opened, Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock"))
 }
 
 /// Runs `action` on files that may be damaged. sled 0.34 asserts where it should return: a panic in

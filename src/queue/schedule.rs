@@ -128,14 +128,14 @@ impl Schedule {
         self.unpark_namespace(ns);
     }
 
-    /// Holds every namespace that is not [released](Self::release_all) yet, known or not.
+    /// Holds every namespace, known or not, until [`release_all`](Self::release_all). Holds on single
+    /// ones are not touched by either.
     pub fn hold_all(&mut self) {
         self.hold_all = true;
     }
 
     pub fn release_all(&mut self) {
         self.hold_all = false;
-        self.held.clear();
         for (_, parked) in self.parked_at_namespace.drain() {
             self.ready.extend(parked);
         }

@@ -75,8 +75,9 @@ impl Queue {
                 let letter = DeadLetter { reason: reason.clone(), died_ms: *now_ms, entry };
                 batch.insert(&dead_key(seq), codec::encode_dead_letter(&letter));
             }
-            Outcome::Unavailable => {
-                self.give_back(state, entry, None, &mut step, batch)?;
+            Outcome::Unavailable { due_ms } => {
+                let due_ms = (*due_ms > 0).then_some(*due_ms);
+                self.give_back(state, entry, due_ms, &mut step, batch)?;
             }
             Outcome::Retry { due_ms, error } => {
                 let mut entry = entry;

@@ -121,10 +121,15 @@ impl Queue {
         self.changed.notify_waiters();
     }
 
-    /// Lets all entries go again.
+    /// Ends [`hold_all`](Self::hold_all). Namespaces that are held on their own stay so.
     pub fn release_all(&self) {
         self.lock().schedule.release_all();
         self.changed.notify_waiters();
+    }
+
+    /// True when a barrier of `ns` stands behind the entry `seq`.
+    pub fn has_barrier_behind(&self, ns: &Namespace, seq: u64) -> bool {
+        self.lock().schedule.is_closed(ns, seq)
     }
 
     /// Completes at the next commit, settlement or release. To miss none, make the future before
@@ -156,10 +161,7 @@ impl Queue {
     /// The queue in numbers.
     pub fn stats(&self) -> Result<QueueStats, QueueError> {
         let disk_bytes = self.db.size_on_disk()?;
-        let oldest = match self.db.scan_prefix([ENTRY]).next().transpose()? {
-            Some((key, value)) => Some(codec::decode_entry(seq_of(&key), &value)?.first_ms),
-            None => None,
-        };
+        let oldest = self.oldest_ms()?;
         let state = self.lock();
         Ok(QueueStats {
             pending: state.pending,
@@ -170,6 +172,17 @@ impl Queue {
             oldest_ms: oldest,
             disk_bytes,
         })
+    }
+
+    /// When the oldest pending change was made, milliseconds since 1970.
+    pub fn oldest_ms(&self) -> Result<Option<u64>, QueueError> {
+        let first = self.entries().next().transpose()?;
+        Ok(first.map(|entry| entry.first_ms))
+    }
+
+    /// The number of dead letters, without touching the disk.
+    pub fn dead_letters_len(&self) -> u64 {
+        self.lock().dead_len
     }
 
     /// Entries not yet in Atlas and their encoded bytes, without touching the disk.

@@ -139,7 +139,7 @@ fn i2_an_op_for_a_leased_document_waits_and_merges_if_the_first_comes_back() {
     queue.commit(vec![set(1, 3)], None).unwrap();
 
     assert_eq!(lease(&queue), [], "the document is being written");
-    settle(&queue, &first, &Outcome::Unavailable);
+    settle(&queue, &first, &Outcome::Unavailable { due_ms: 0 });
     let again = lease(&queue);
     assert_eq!(again.len(), 1);
     assert_eq!(op(&again[0]), &WriteOp::Insert(doc(1, 3)));
@@ -254,7 +254,7 @@ fn a_retry_waits_for_its_time_and_the_others_flow_on() {
     queue.commit(vec![insert(1, 1), insert(2, 1)], None).unwrap();
     let entries = lease(&queue);
     settle(&queue, &entries[..1], &Outcome::Retry { due_ms: 100, error: "no".into() });
-    settle(&queue, &entries[1..], &Outcome::Unavailable);
+    settle(&queue, &entries[1..], &Outcome::Unavailable { due_ms: 0 });
 
     assert_eq!(ids(&queue.lease(10, usize::MAX, 99).unwrap().entries), [2]);
     assert_eq!(queue.lease(10, usize::MAX, 99).unwrap().next_due_ms, Some(100));

@@ -112,12 +112,12 @@ impl Run {
         let mut settlements = Vec::new();
         for (n, entry) in std::mem::take(&mut self.leased).into_iter().enumerate() {
             let outcome = match outcomes[n % outcomes.len()] % 6 {
-                0 => Outcome::Unavailable,
+                0 => Outcome::Unavailable { due_ms: 0 },
                 1 => Outcome::Retry { due_ms: self.now_ms + 5, error: "again".into() },
                 // A write that reached Atlas and whose answer was lost.
                 2 => {
                     self.write(&entry);
-                    Outcome::Unavailable
+                    Outcome::Unavailable { due_ms: 0 }
                 }
                 _ => {
                     self.write(&entry);

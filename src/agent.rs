@@ -1,0 +1,406 @@
+//! The agent: builds the parts, starts the tasks, stops them in order.
+//!
+//! ```text
+//!             ┌───────── Reconciler ────────┐ (first copy; then Refresh by key)
+//!             │                             ▼
+//!  local ─▶ Source ─▶ Tailer ─▶ Queue ─▶ Worker × lanes ─▶ Sink ─▶ Atlas
+//!                                 ▲
+//!                         admin API, CLI
+//! ```
+//!
+//! A task that ends early takes the agent down with it: an agent that has quietly stopped reading is
+//! worse than one that has exited.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, task::JoinSet};
+
+use crate::{
+    backoff::RetrySchedule,
+    breaker::{BreakerPolicy, CircuitBreaker},
+    config::{Config, ConfigError},
+    horizon::Horizon,
+    mongo::{Connect, Mongo, MongoError},
+    queue::{Queue, QueueError, QueueOptions, Rebuilt},
+    shutdown::{Stop, blocking},
+    sink::AtlasSink,
+    source::{ChangeStreamSource, PIPELINE_VERSION, SourceError, SourceInfo, inspect, oplog_start, source_id},
+    status::{Phase, Status, now_ms},
+    sync::{Reconciler, SyncError},
+    sync_state::SyncState,
+    tailer::{Identity, QueueLimits, Tailer, TailerError},
+    worker::{Worker, WorkerOptions},
+};
+
+/// Documents whose reads are remembered one by one; see [`Horizon`].
+const HORIZON_DOCUMENTS: usize = 100_000;
+
+/// How often the figures that follow from others are brought up to date, and the summary is logged.
+const TICK: Duration = Duration::from_millis(250);
+const SUMMARY_TICKS: u64 = 240;
+
+/// Why the agent does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The local database cannot be reached, or cannot be replicated from.
+    #[error(transparent)]
+    Local(#[from] SourceError),
+    /// The connection string of Atlas makes no sense. That Atlas is away is no error.
+    #[error("Atlas cannot be used")]
+    Atlas(#[source] MongoError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The queue was filled from another database than the one that is configured now.
+    #[error("{problem}")]
+    OtherSource { problem: String },
+    #[error(transparent)]
+    Sync(#[from] SyncError),
+    /// The admin API cannot listen, or its token file cannot be used.
+    #[error("the admin API cannot be started on {listen}")]
+    Admin { listen: String, source: std::io::Error },
+    /// A bug: a task panicked.
+    #[error("a task of the agent failed: {0}")]
+    Task(String),
+}
+
+/// A prepared agent.
+pub struct Agent {
+    config: Config,
+    status: Arc<Status>,
+    queue: Arc<Queue>,
+    local: Mongo,
+    atlas: Mongo,
+    info: SourceInfo,
+    source_id: String,
+    adopt: bool,
+    stop: Stop,
+}
+
+/// What the admin API works with.
+#[derive(Clone)]
+pub struct Handles {
+    pub status: Arc<Status>,
+    pub queue: Arc<Queue>,
+    pub local: Mongo,
+    pub atlas: Mongo,
+    pub config: Arc<Config>,
+}
+
+impl Agent {
+    /// Connects, checks that the local database can be replicated from, and opens the queue. Atlas
+    /// may be away.
+    ///
+    /// # Errors
+    /// What the person who starts the agent must mend first.
+    pub async fn prepare(config: Config, adopt: bool) -> Result<Self, AgentError> {
+        let local = connect_local(&config).await?;
+        let atlas = connect_atlas(&config).await?;
+        let info = inspect(&local).await?;
+        let (source_id, is_exact) = source_id(&local, &info).await?;
+        if !is_exact {
+            tracing::warn!("the user may not read the replica set's id; another database of the same set name could not be told apart");
+        }
+        let options = queue_options(&config);
+        let (queue, rebuilt) = blocking(move || Queue::open_or_rebuild(&options)).await?;
+        if let Some(Rebuilt { moved_to, error }) = rebuilt {
+            let error = crate::report::one_line(&error);
+            tracing::error!(%error, moved_to = %moved_to.display(), "the queue could not be used and was moved aside; a new one is built and everything is compared");
+        }
+        let agent = Self {
+            status: Arc::default(),
+            queue: Arc::new(queue),
+            config,
+            local,
+            atlas,
+            info,
+            source_id,
+            adopt,
+            stop: Stop::default(),
+        };
+        agent.check_history()?;
+        Ok(agent)
+    }
+
+    /// The checkpoint must be of this database and of its past.
+    fn check_history(&self) -> Result<(), AgentError> {
+        let Some(checkpoint) = self.queue.checkpoint()? else { return Ok(()) };
+        if checkpoint.source_id != self.source_id {
+            return Err(AgentError::OtherSource {
+                problem: "the queue was filled from another database than the one that `local.uri` \
+                          names now (the replica set's id differs)"
+                    .to_owned(),
+            });
+        }
+        if self.info.now < checkpoint.cluster_time {
+            return Err(AgentError::OtherSource {
+                problem: "the local database is older than the queue's checkpoint: it was restored \
+                          from a backup"
+                    .to_owned(),
+            });
+        }
+        if checkpoint.pipeline != self.pipeline()? {
+            tracing::info!("the namespaces have changed; everything will be compared");
+            SyncState::demand(&self.queue)?;
+        }
+        Ok(())
+    }
+
+    fn pipeline(&self) -> Result<String, ConfigError> {
+        Ok(format!("{PIPELINE_VERSION}-{}", self.config.filter()?.fingerprint()))
+    }
+
+    /// For the admin API, or for an embedder that wants to look inside.
+    pub fn handles(&self) -> Handles {
+        Handles {
+            status: self.status.clone(),
+            queue: self.queue.clone(),
+            local: self.local.clone(),
+            atlas: self.atlas.clone(),
+            config: Arc::new(self.config.clone()),
+        }
+    }
+
+    /// Stops the agent from outside: cancel `drain`, and `leave` to hurry.
+    pub fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Replicates until `shutdown` completes or a task ends, then stops every task: reading first,
+    /// then, after `shutdown.drain_for` at the most, writing.
+    ///
+    /// # Errors
+    /// What ended a task.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+        let config = self.config.clone();
+        let filter = config.filter()?;
+        let source = Arc::new(ChangeStreamSource::new(self.local.clone(), filter.clone(), &self.info));
+        let sink = Arc::new(AtlasSink::new(self.atlas.clone()));
+        let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
+        let compare = Arc::new(Notify::new());
+        // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
+        self.queue.hold_all();
+        self.status.state().paused = self.queue.meta("paused")?.is_some();
+        let tailer = Tailer {
+            queue: self.queue.clone(),
+            source: source.clone(),
+            status: self.status.clone(),
+            filter: filter.clone(),
+            limits: QueueLimits {
+                max_bytes: config.queue.max_bytes,
+                max_documents: config.queue.max_documents,
+                min_free_disk: config.queue.min_free_disk,
+            },
+            identity: Identity { source_id: self.source_id.clone(), pipeline: self.pipeline()? },
+            disk: config.queue.path.clone(),
+            compare: compare.clone(),
+        };
+        if self.queue.checkpoint()?.is_none() {
+            tailer.take_position().await.map_err(from_tailer)?;
+        }
+        let reconciler = Reconciler {
+            queue: self.queue.clone(),
+            local: self.local.clone(),
+            atlas: self.atlas.clone(),
+            sink: sink.clone(),
+            status: self.status.clone(),
+            filter,
+            horizon: horizon.clone(),
+            parallel: config.sync.parallel,
+            max_delete_ratio: config.sync.max_delete_ratio,
+            source_id: self.source_id.clone(),
+            adopt: self.adopt,
+            demanded: compare,
+        };
+        let worker = Arc::new(Worker::new(
+            self.queue.clone(),
+            source,
+            sink,
+            self.status.clone(),
+            worker_options(&config),
+            CircuitBreaker::new(breaker_policy(&config)),
+            horizon,
+        ));
+        let mut tasks = JoinSet::new();
+        let stop = self.stop.clone();
+        tasks.spawn({
+            let stop = stop.clone();
+            async move { tailer.run(&stop).await.map_err(from_tailer) }
+        });
+        tasks.spawn({
+            let stop = stop.clone();
+            async move { reconciler.run(&stop).await.map_err(AgentError::from) }
+        });
+        for _ in 0..config.worker.lanes {
+            let (worker, stop) = (worker.clone(), stop.clone());
+            tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
+        }
+        let ticker = tokio::spawn(tick(self.handles()));
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(version, local = %config.local_uri()?, local_version = %self.info.version, atlas = %config.atlas_uri()?, "started");
+
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            Some(exit) = tasks.join_next() => settle(exit),
+        };
+        self.status.enter(if outcome.is_ok() { Phase::Stopping } else { Phase::Failed });
+        let outcome = outcome.and(stop_tasks(&stop, tasks, config.shutdown.drain_for).await);
+        ticker.abort();
+        let queue = self.queue.clone();
+        blocking(move || queue.flush()).await?;
+        let (pending, _) = self.queue.pending();
+        tracing::info!(pending, "stopped; what is pending will be written at the next start");
+        outcome
+    }
+}
+
+/// Stops reading, lets the worker drain, and after `drain_for`, or when `leave` is cancelled from
+/// outside, leaves.
+async fn stop_tasks(
+    stop: &Stop,
+    mut tasks: JoinSet<Result<(), AgentError>>,
+    drain_for: Duration,
+) -> Result<(), AgentError> {
+    let mut outcome = Ok(());
+    stop.drain.cancel();
+    let deadline = tokio::time::sleep(drain_for);
+    tokio::pin!(deadline);
+    loop {
+        tokio::select! {
+            exit = tasks.join_next() => match exit {
+                Some(exit) => outcome = outcome.and(settle(exit)),
+                None => return outcome,
+            },
+            () = &mut deadline, if !stop.leave.is_cancelled() => stop.leave.cancel(),
+            () = stop.leave.cancelled() => {
+                // A batch may be in flight to an Atlas that does not answer. It stays in the queue.
+                let grace = tokio::time::sleep(Duration::from_secs(1));
+                tokio::pin!(grace);
+                loop {
+                    tokio::select! {
+                        () = &mut grace => {
+                            tasks.shutdown().await;
+                            return outcome;
+                        }
+                        exit = tasks.join_next() => match exit {
+                            Some(exit) => outcome = outcome.and(settle(exit)),
+                            None => return outcome,
+                        },
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn settle(exit: Result<Result<(), AgentError>, tokio::task::JoinError>) -> Result<(), AgentError> {
+    match exit {
+        Ok(result) => result,
+        Err(error) => Err(AgentError::Task(error.to_string())),
+    }
+}
+
+fn from_tailer(error: TailerError) -> AgentError {
+    match error {
+        TailerError::Queue(error) => AgentError::Queue(error),
+        TailerError::Source(error) => AgentError::Local(error),
+    }
+}
+
+/// Keeps up to date what follows from other figures, and says once a minute how it goes.
+async fn tick(handles: Handles) {
+    let Handles { status, queue, local, .. } = handles;
+    let mut ticks = tokio::time::interval(TICK);
+    let mut before = (0, 0, 0);
+    for n in 0_u64.. {
+        ticks.tick().await;
+        let read_up_to = status.state().read_up_to;
+        let (pending, bytes) = queue.pending();
+        let is_copying = status.state().copy.is_some() || status.state().phase == Phase::Starting;
+        if pending == 0 && !is_copying && queue.dead_letters_len() == 0 && read_up_to.0 > 0 {
+            status.state().consistent_as_of = Some(read_up_to);
+        }
+        if n % SUMMARY_TICKS == 0 {
+            if let Ok(Some(start)) = oplog_start(&local).await {
+                let window = u64::from(read_up_to.seconds()).saturating_sub(u64::from(start.seconds()));
+                status.state().oplog_window_s = Some(window);
+            }
+            let metrics = &status.metrics;
+            let now = (metrics.events_read.get(), metrics.ops_coalesced.get(), metrics.writes_applied.get());
+            if n > 0 {
+                let breaker = status.state().breaker;
+                tracing::info!(
+                    events = now.0 - before.0, coalesced = now.1 - before.1, applied = now.2 - before.2,
+                    pending, bytes, breaker, lag_s = lag(&status, &queue).as_secs(), "the last minute"
+                );
+            }
+            before = now;
+        }
+    }
+}
+
+/// How far Atlas is behind the local database: the age of the oldest change that is not there yet.
+/// Changes that were not read yet are counted through the stream's silence.
+pub fn lag(status: &Status, queue: &Queue) -> Duration {
+    let now = now_ms();
+    let oldest = queue.oldest_ms().ok().flatten();
+    let unapplied = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
+    let heard = status.metrics.local_heard_ms.get();
+    // An answer is due every second; half a minute of slack is the driver's business, not lag.
+    let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
+    Duration::from_millis(unapplied.max(silence))
+}
+
+/// A client for the local database.
+///
+/// # Errors
+/// When there is no usable connection string.
+pub async fn connect_local(config: &Config) -> Result<Mongo, AgentError> {
+    let connect = Connect {
+        timeout: config.local.timeout,
+        compressors: Vec::new(),
+        select_for: Duration::from_secs(5).min(config.local.timeout),
+    };
+    Ok(Mongo::connect(config.local_uri()?, &connect).await.map_err(SourceError::from)?)
+}
+
+/// A client for Atlas.
+///
+/// # Errors
+/// When there is no usable connection string, or it would go without TLS against the configuration.
+pub async fn connect_atlas(config: &Config) -> Result<Mongo, AgentError> {
+    let connect = Connect {
+        timeout: config.atlas.timeout,
+        compressors: config.atlas.compressors.clone(),
+        select_for: Duration::from_secs(10).min(config.atlas.timeout),
+    };
+    Mongo::connect(config.atlas_uri()?, &connect).await.map_err(AgentError::Atlas)
+}
+
+/// How the configured queue is opened.
+pub fn queue_options(config: &Config) -> QueueOptions {
+    QueueOptions { persist: config.queue.persist, ..QueueOptions::new(&config.queue.path) }
+}
+
+fn worker_options(config: &Config) -> WorkerOptions {
+    let worker = &config.worker;
+    WorkerOptions {
+        batch_size: worker.batch_size,
+        interval: worker.interval,
+        retries: RetrySchedule::new(worker.retry_delays.clone(), worker.max_retries),
+        update_mode: worker.update_mode,
+    }
+}
+
+fn breaker_policy(config: &Config) -> BreakerPolicy {
+    BreakerPolicy {
+        failure_threshold: config.breaker.failure_threshold,
+        open_for: config.breaker.open_for,
+        open_for_max: config.breaker.open_for_max,
+    }
+}

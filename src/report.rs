@@ -1,0 +1,88 @@
+//! What a person sees when something is wrong: what happened, why, and what to do next.
+
+use std::{error::Error, fmt::Write};
+
+/// A failure as it leaves the program: a message, its causes, a hint, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    pub error: anyhow::Error,
+    pub hint: Option<String>,
+    pub exit: ExitCode,
+}
+
+/// The exit codes, which scripts rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitCode {
+    /// A problem was found: mismatch, unhealthy, refused.
+    Problem = 1,
+    /// Usage or configuration.
+    Usage = 2,
+    /// The local database is unreachable or unfit.
+    Local = 3,
+    /// Atlas is unreachable or denies access.
+    Atlas = 4,
+}
+
+impl Failure {
+    pub fn new(exit: ExitCode, error: impl Into<anyhow::Error>) -> Self {
+        Self { error: error.into(), hint: None, exit }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The three parts:
+    ///
+    /// ```text
+    /// error: what happened
+    ///   cause: why
+    ///
+    /// hint: what to do next
+    /// ```
+    pub fn render(&self) -> String {
+        let mut text = format!("error: {}\n", self.error);
+        let mut last = self.error.to_string();
+        for cause in self.error.chain().skip(1) {
+            let cause = cause.to_string();
+            // A transparent error repeats its cause.
+            if cause != last {
+                let _ = writeln!(text, "  cause: {cause}");
+            }
+            last = cause;
+        }
+        if let Some(hint) = &self.hint {
+            let _ = write!(text, "\nhint: {hint}\n");
+        }
+        text
+    }
+}
+
+/// An error and its causes in one line, for a log field.
+pub fn one_line(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let _ = write!(text, ": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_has_three_parts() {
+        let error = anyhow::anyhow!("connection refused").context("the local database is not available");
+        let failure = Failure::new(ExitCode::Local, error).hint("start it with `systemctl start mongod`");
+
+        assert_eq!(
+            failure.render(),
+            "error: the local database is not available\n  cause: connection refused\n\n\
+             hint: start it with `systemctl start mongod`\n"
+        );
+    }
+}

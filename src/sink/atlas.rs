@@ -1,0 +1,168 @@
+//! Atlas through the driver.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bson::{Document, RawDocumentBuf, rawdoc};
+
+use super::{
+    Sink, SinkError, Write, Written, classify,
+    command::{Command, Kind, commands},
+};
+use crate::{event::SchemaChange, mongo::Mongo, namespace::Namespace, raw};
+
+/// Atlas, or any replica set that stands in for it.
+pub struct AtlasSink {
+    mongo: Mongo,
+    /// A copy must take what the original took, so validation is bypassed, until we learn that the
+    /// user lacks the privilege `bypassDocumentValidation`.
+    bypass_validation: AtomicBool,
+}
+
+impl AtlasSink {
+    pub fn new(mongo: Mongo) -> Self {
+        Self { mongo, bypass_validation: AtomicBool::new(true) }
+    }
+
+    async fn send(&self, ns: &Namespace, command: &Command) -> Result<Document, SinkError> {
+        let bypass = self.bypass_validation.load(Ordering::Relaxed);
+        let reply = self.mongo.command(ns.db(), command.body(ns.coll(), bypass)).await;
+        match reply {
+            Err(error) if bypass && error.code() == Some(classify::UNAUTHORIZED) => {
+                self.bypass_validation.store(false, Ordering::Relaxed);
+                let reply = self.mongo.command(ns.db(), command.body(ns.coll(), false)).await;
+                reply.map_err(|error| classify::command_error(&error))
+            }
+            reply => reply.map_err(|error| classify::command_error(&error)),
+        }
+    }
+
+    async fn run(&self, db: &str, command: RawDocumentBuf, fine: i32) -> Result<(), SinkError> {
+        match self.mongo.command(db, command).await {
+            Ok(reply) => match reply.get_document("writeConcernError") {
+                Ok(error) => Err(classify::write_concern_error(error)),
+                Err(_) => Ok(()),
+            },
+            Err(error) if error.code() == Some(fine) => Ok(()),
+            Err(error) => Err(classify::command_error(&error)),
+        }
+    }
+}
+
+impl Sink for AtlasSink {
+    async fn write(&self, ns: &Namespace, writes: &[Write]) -> Result<Vec<Written>, SinkError> {
+        let mut outcomes = vec![Written::Applied { created: false }; writes.len()];
+        for command in commands(writes) {
+            let reply = self.send(ns, &command).await?;
+            read_reply(&reply, &command, writes, &mut outcomes)?;
+        }
+        Ok(outcomes)
+    }
+
+    async fn change_schema(&self, change: &SchemaChange) -> Result<(), SinkError> {
+        let majority = rawdoc! { "w": "majority" };
+        match change {
+            SchemaChange::Create { ns, options } => {
+                let command = create_command(ns, options, majority);
+                self.run(ns.db(), command, classify::NAMESPACE_EXISTS).await
+            }
+            SchemaChange::Drop { ns } => {
+                let command = rawdoc! { "drop": ns.coll(), "writeConcern": majority };
+                self.run(ns.db(), command, classify::NAMESPACE_NOT_FOUND).await
+            }
+            // Whatever stands in Atlas under the new name is not what the local database has there:
+            // everything before the rename has been applied. A source that is gone was renamed by
+            // an attempt whose answer was lost.
+            SchemaChange::Rename { from, to, .. } => {
+                let command = rawdoc! {
+                    "renameCollection": from.as_str(), "to": to.as_str(), "dropTarget": true,
+                    "writeConcern": majority,
+                };
+                self.run("admin", command, classify::NAMESPACE_NOT_FOUND).await
+            }
+        }
+    }
+}
+
+/// `create` with the options as the local server tells them, in a change event or in
+/// `listCollections`; the `_id` index is the new collection's own.
+pub fn create_command(
+    ns: &Namespace,
+    options: &bson::RawDocument,
+    write_concern: RawDocumentBuf,
+) -> RawDocumentBuf {
+    let mut command = raw::Builder::default();
+    let name = rawdoc! { "create": ns.coll() };
+    let options = raw::elements(options)
+        .flatten()
+        .filter(|element| !matches!(element.name, "idIndex" | "uuid" | "autoIndexId"));
+    for element in raw::elements(&name).flatten().chain(options) {
+        command.push(element.kind, element.name, element.value);
+    }
+    command.push(raw::kind::DOCUMENT, "writeConcern", write_concern.as_bytes());
+    command.finish()
+}
+
+fn read_reply(
+    reply: &Document,
+    command: &Command,
+    writes: &[Write],
+    outcomes: &mut [Written],
+) -> Result<(), SinkError> {
+    if let Ok(error) = reply.get_document("writeConcernError") {
+        return Err(classify::write_concern_error(error));
+    }
+    let index_of = |doc: &Document| doc.get_i32("index").ok().and_then(|n| usize::try_from(n).ok());
+    let failed = array(reply, "writeErrors");
+    if command.kind == Kind::Insert {
+        for &n in &command.writes {
+            outcomes[n] = Written::Applied { created: true };
+        }
+    }
+    for upserted in array(reply, "upserted") {
+        if let Some(&n) = index_of(upserted).and_then(|n| command.writes.get(n)) {
+            outcomes[n] = Written::Applied { created: true };
+        }
+    }
+    for error in &failed {
+        let Some(&n) = index_of(error).and_then(|n| command.writes.get(n)) else {
+            return Err(SinkError::Unavailable("a write error that names no write".to_owned()));
+        };
+        outcomes[n] = match (&writes[n], classify::write_error(error, command.kind == Kind::Insert)?) {
+            // Whatever keeps a change from being made, the whole document can still be written.
+            (Write::Change { .. }, _) => Written::Unmatched,
+            (_, written) => written,
+        };
+    }
+    mark_unmatched(reply, command, writes, outcomes, failed.len())
+}
+
+/// An update command answers with one count for all its statements. When not all matched, and
+/// changes are among them, it is not known which: all changes count as unmatched, since writing a
+/// whole document once more is harmless.
+fn mark_unmatched(
+    reply: &Document,
+    command: &Command,
+    writes: &[Write],
+    outcomes: &mut [Written],
+    failed: usize,
+) -> Result<(), SinkError> {
+    let matched = reply.get_i32("n").map_err(|_| {
+        SinkError::Unavailable("an answer without a count".to_owned())
+    })?;
+    let expected = command.writes.len() - failed;
+    if command.kind == Kind::Update && usize::try_from(matched).unwrap_or(0) < expected {
+        for &n in &command.writes {
+            if matches!(writes[n], Write::Change { .. }) {
+                outcomes[n] = Written::Unmatched;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn array<'a>(reply: &'a Document, name: &str) -> Vec<&'a Document> {
+    reply
+        .get_array(name)
+        .map(|array| array.iter().filter_map(bson::Bson::as_document).collect())
+        .unwrap_or_default()
+}

@@ -1,0 +1,81 @@
+//! Atlas: the one path by which anything is written there.
+//!
+//! [`Sink`] is the seam; production enters through [`AtlasSink`]. What an error means is decided in
+//! [`classify`] alone.
+
+use std::future::Future;
+
+use bson::RawDocumentBuf;
+
+use crate::{
+    delta::UpdateCommand, document_key::DocumentKey, event::SchemaChange, namespace::Namespace,
+};
+
+mod atlas;
+pub mod classify;
+mod command;
+
+pub use atlas::AtlasSink;
+
+/// One write to one document.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// A document that should not be there yet; see [`Written::AlreadyThere`].
+    Insert(RawDocumentBuf),
+    /// The document is to be exactly this, whether it is there or not.
+    Upsert { key: DocumentKey, document: RawDocumentBuf },
+    /// Change the document that is there; see [`Written::Unmatched`].
+    Change { key: DocumentKey, command: UpdateCommand },
+    /// Remove it; that it is not there is fine.
+    Delete(DocumentKey),
+}
+
+/// How one write ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Done. `created` is true when the document was not there before.
+    Applied { created: bool },
+    /// An insert found a document of that `_id`; nothing was changed.
+    AlreadyThere,
+    /// A change found no document, or not the one that it was made for; nothing was changed.
+    Unmatched,
+    /// Another document holds a value that a unique index reserves to one.
+    Conflict { reason: String },
+    /// Atlas will not take it.
+    Rejected { reason: String },
+}
+
+/// Where changes go.
+pub trait Sink: Send + Sync + 'static {
+    /// Writes to one namespace. The writes are to different documents and commute. The outcomes are
+    /// in the order of the writes.
+    ///
+    /// # Errors
+    /// When Atlas could not be asked, or would not answer: nothing is known of any write then.
+    fn write(
+        &self,
+        ns: &Namespace,
+        writes: &[Write],
+    ) -> impl Future<Output = Result<Vec<Written>, SinkError>> + Send;
+
+    /// Changes a collection. Applying a change twice is harmless.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); [`SinkError::Rejected`] when Atlas will not do it.
+    fn change_schema(&self, change: &SchemaChange) -> impl Future<Output = Result<(), SinkError>> + Send;
+}
+
+/// Why Atlas did not do what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SinkError {
+    /// Network, no primary, timeout, shutting down, throttled, over quota: the breaker's business.
+    #[error("Atlas is not available: {0}")]
+    Unavailable(String),
+    /// Authentication, privileges, TLS: waiting does not help, a person must.
+    #[error("Atlas refuses access: {0}")]
+    Denied(String),
+    /// The command itself was refused.
+    #[error("Atlas rejected the command: {0}")]
+    Rejected(String),
+}

@@ -1,0 +1,270 @@
+//! The cluster's change stream, read raw.
+//!
+//! One stream for all databases (`aggregate: 1` on `admin` with `allChangesForCluster`), so that the
+//! order of changes across collections is the server's own. The driver's typed events lack
+//! `operationDescription` and `collectionUUID`, and decode every document on the way; so the
+//! command is built here and its replies are read as raw BSON.
+//!
+//! An event may be larger than a reply can be (16 MiB): a large `_id` stands in it four times. The
+//! server then answers `BSONObjectTooLarge`, for ever, at that position. The stream gets past it
+//! with a *slim* one that leaves the contents out, so that each event it shows becomes a `Refresh`,
+//! and returns to the full one behind it. `$changeStreamSplitLargeEvent` would do the same, from
+//! 6.0.9 on; this works everywhere.
+
+use std::time::Duration;
+
+use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
+use mongodb::raw_batch_cursor::RawBatch;
+
+use super::{
+    EventBatch, EventStream, Page, Pages, Source, SourceError, StartFrom,
+    error_class::{BSON_OBJECT_TOO_LARGE, UNKNOWN_FIELD},
+    fitness::SourceInfo,
+};
+use crate::{
+    checkpoint::{ClusterTime, ResumeToken},
+    document_key::DocumentKey,
+    event::{ChangeEvent, CollectionId},
+    mongo::{BatchCursor, Mongo, MongoError, documents},
+    namespace::{Namespace, NamespaceFilter},
+    raw::Malformed,
+};
+
+/// Changes when the pipeline changes in a way that makes old tokens unusable. Part of the
+/// checkpoint's fingerprint, beside the filter's.
+pub const PIPELINE_VERSION: &str = "1";
+
+/// How long the server waits for news before it answers with an empty batch.
+const AWAIT: Duration = Duration::from_secs(1);
+
+/// The local database as production reads it.
+#[derive(Clone)]
+pub struct ChangeStreamSource {
+    mongo: Mongo,
+    filter: NamespaceFilter,
+    options: StreamOptions,
+}
+
+/// What the server can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StreamOptions {
+    /// 6.0+: schema changes, collection UUIDs, exact diffs.
+    Exact,
+    /// 6.0+ without the exact diffs; each update is a `Refresh`.
+    Expanded,
+    /// 5.0: neither.
+    Plain,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contents {
+    Full,
+    Slim,
+}
+
+impl ChangeStreamSource {
+    /// Reads from `mongo`, which [`inspect`](super::inspect) found to be `info`.
+    pub fn new(mongo: Mongo, filter: NamespaceFilter, info: &SourceInfo) -> Self {
+        let options = if info.major >= 6 { StreamOptions::Exact } else { StreamOptions::Plain };
+        Self { mongo, filter, options }
+    }
+
+    fn command(&self, from: &StartFrom, options: StreamOptions, contents: Contents) -> RawDocumentBuf {
+        let mut stage = rawdoc! { "allChangesForCluster": true };
+        match options {
+            StreamOptions::Exact => {
+                stage.append(bson::raw::cstr!("showExpandedEvents"), true);
+                stage.append(bson::raw::cstr!("showRawUpdateDescription"), true);
+            }
+            StreamOptions::Expanded => stage.append(bson::raw::cstr!("showExpandedEvents"), true),
+            StreamOptions::Plain => {}
+        }
+        match from {
+            StartFrom::Now => {}
+            // `startAfter` and not `resumeAfter`: it also accepts the token of an invalidation.
+            StartFrom::Token(token) => {
+                stage.append(bson::raw::cstr!("startAfter"), token.0.clone());
+            }
+            StartFrom::Time(time) => {
+                stage.append(bson::raw::cstr!("startAtOperationTime"), Timestamp::from(*time));
+            }
+        }
+        let mut pipeline = RawArrayBuf::new();
+        pipeline.push(rawdoc! { "$changeStream": stage });
+        pipeline.push(self.filter.to_match_stage());
+        let mut cursor = RawDocumentBuf::new();
+        if contents == Contents::Slim {
+            pipeline.push(rawdoc! { "$project": {
+                "fullDocument": 0, "updateDescription": 0, "rawUpdateDescription": 0,
+            } });
+            cursor.append(bson::raw::cstr!("batchSize"), 1);
+        }
+        rawdoc! { "aggregate": 1, "pipeline": pipeline, "cursor": cursor }
+    }
+
+    async fn open_cursor(
+        &self,
+        from: &StartFrom,
+        contents: Contents,
+    ) -> Result<(BatchCursor, StreamOptions), MongoError> {
+        let open = |options| {
+            self.mongo.cursor("admin", self.command(from, options, contents), Some(AWAIT))
+        };
+        match open(self.options).await {
+            // An option of the server that is not documented may go as it came: exactness does not
+            // depend on it, only the number of local reads does.
+            Err(error)
+                if error.code() == Some(UNKNOWN_FIELD) && self.options == StreamOptions::Exact =>
+            {
+                Ok((open(StreamOptions::Expanded).await?, StreamOptions::Expanded))
+            }
+            Err(error) => Err(error),
+            Ok(cursor) => Ok((cursor, self.options)),
+        }
+    }
+}
+
+impl Source for ChangeStreamSource {
+    type Stream = ChangeStream;
+    type Pages = FindPages;
+
+    async fn open(&self, from: &StartFrom) -> Result<ChangeStream, SourceError> {
+        let state = match self.open_cursor(from, Contents::Full).await {
+            Ok((cursor, _)) => State::Full(cursor),
+            Err(error) if error.code() == Some(BSON_OBJECT_TOO_LARGE) => {
+                State::Slim(self.open_cursor(from, Contents::Slim).await?.0)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(ChangeStream { source: self.clone(), state, position: from.clone() })
+    }
+
+    async fn read(
+        &self,
+        ns: &Namespace,
+        keys: &[&DocumentKey],
+        after: ClusterTime,
+    ) -> Result<FindPages, SourceError> {
+        let mut ids = RawArrayBuf::new();
+        for key in keys {
+            ids.push(key.value()?);
+        }
+        let mut concern = rawdoc! { "level": "majority" };
+        if after > ClusterTime::default() {
+            // Read at least as far as the change that is being written.
+            concern.append(bson::raw::cstr!("afterClusterTime"), Timestamp::from(after));
+        }
+        let command = rawdoc! {
+            "find": ns.coll(),
+            "filter": { "_id": { "$in": ids } },
+            "batchSize": i32::MAX,
+            "readConcern": concern,
+        };
+        let cursor = self.mongo.cursor(ns.db(), command, None).await?;
+        Ok(FindPages { cursor })
+    }
+
+    async fn collection_id(&self, ns: &Namespace) -> Result<Option<CollectionId>, SourceError> {
+        let command = rawdoc! {
+            "listCollections": 1,
+            "filter": { "name": ns.coll() },
+            "cursor": {},
+        };
+        let mut cursor = self.mongo.cursor(ns.db(), command, None).await?;
+        let Some(batch) = cursor.next().await? else { return Ok(None) };
+        Ok(documents(&batch)?.first().and_then(|collection| {
+            let info = crate::raw::subdocument(collection, "info")?;
+            info.get("uuid").ok().flatten().and_then(CollectionId::from_raw)
+        }))
+    }
+}
+
+/// An open change stream.
+pub struct ChangeStream {
+    source: ChangeStreamSource,
+    state: State,
+    /// Behind everything that was handed out.
+    position: StartFrom,
+}
+
+enum State {
+    Full(BatchCursor),
+    /// At an event that is too large to be shown.
+    Slim(BatchCursor),
+    /// Past it.
+    Past,
+}
+
+impl EventStream for ChangeStream {
+    async fn next(&mut self) -> Result<EventBatch, SourceError> {
+        loop {
+            let batch = match &mut self.state {
+                State::Full(cursor) => match cursor.next().await {
+                    Err(error) if error.code() == Some(BSON_OBJECT_TOO_LARGE) => {
+                        tracing::info!("an event is too large to be shown; its document is read instead");
+                        let slim = self.source.open_cursor(&self.position, Contents::Slim).await?;
+                        self.state = State::Slim(slim.0);
+                        continue;
+                    }
+                    reply => events_of(reply?)?,
+                },
+                State::Slim(cursor) => {
+                    let batch = events_of(cursor.next().await?)?;
+                    if !batch.events.is_empty() {
+                        self.state = State::Past;
+                    }
+                    batch
+                }
+                State::Past => {
+                    let stream = self.source.open(&self.position).await?;
+                    self.state = stream.state;
+                    continue;
+                }
+            };
+            self.position = StartFrom::Token(batch.token.clone());
+            return Ok(batch);
+        }
+    }
+}
+
+fn events_of(reply: Option<RawBatch>) -> Result<EventBatch, SourceError> {
+    let reply = reply.ok_or_else(|| {
+        // A cluster's stream has no end; the server closed the cursor, so that it is opened again.
+        MongoError::Driver(mongodb::error::Error::custom("the change stream ended"))
+    })?;
+    let raw_events = documents(&reply)?;
+    let mut events = Vec::with_capacity(raw_events.len());
+    for event in &raw_events {
+        events.push(ChangeEvent::parse(event)?);
+    }
+    let token = position_of(reply.as_raw_document(), raw_events.last().copied())?;
+    let cluster_time = token
+        .cluster_time()
+        .or_else(|| events.last().map(|event| event.cluster_time))
+        .unwrap_or_default();
+    Ok(EventBatch { events, token, cluster_time })
+}
+
+/// The `postBatchResumeToken`, which every reply of 4.0.7 and later carries.
+fn position_of(reply: &RawDocument, last: Option<&RawDocument>) -> Result<ResumeToken, Malformed> {
+    crate::raw::subdocument(reply, "cursor")
+        .and_then(|cursor| crate::raw::subdocument(cursor, "postBatchResumeToken"))
+        .or_else(|| crate::raw::subdocument(last?, "_id"))
+        .map(ResumeToken::from_raw)
+        .ok_or_else(|| Malformed("a reply without a resume token".to_owned()))
+}
+
+/// Documents of a `find`.
+pub struct FindPages {
+    cursor: BatchCursor,
+}
+
+impl Pages for FindPages {
+    async fn next(&mut self) -> Result<Option<Page>, SourceError> {
+        let Some(reply) = self.cursor.next().await? else { return Ok(None) };
+        let read_at = reply.as_raw_document().get_timestamp("operationTime").map(ClusterTime::from);
+        let documents = documents(&reply)?.into_iter().map(ToOwned::to_owned).collect();
+        // A server that does not tell the time of a read could have read anything up to now.
+        Ok(Some(Page { documents, read_at: read_at.unwrap_or(ClusterTime(u64::MAX)) }))
+    }
+}

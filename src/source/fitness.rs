@@ -1,0 +1,112 @@
+//! Whether a server can be replicated from, and which database it is.
+
+use bson::{Document, Timestamp, rawdoc};
+
+use super::SourceError;
+use crate::{
+    checkpoint::ClusterTime,
+    mongo::{Mongo, documents},
+};
+
+/// What Outrigger needs to know about the local server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceInfo {
+    pub version: String,
+    pub major: u32,
+    /// The replica set's name, or `mongos` for a sharded cluster's router.
+    pub set_name: String,
+    /// The time of the last majority-committed operation.
+    pub now: ClusterTime,
+}
+
+/// Asks the server what it is.
+///
+/// # Errors
+/// [`SourceError::Unfit`] for a standalone server or one before 5.0, with the way out as its hint;
+/// otherwise what keeps it from answering.
+pub async fn inspect(mongo: &Mongo) -> Result<SourceInfo, SourceError> {
+    let hello = mongo.hello().await?;
+    let version = mongo.version().await?;
+    let major = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+    if major < 5 {
+        return Err(SourceError::Unfit {
+            problem: format!("the local MongoDB is version {version}; Outrigger needs 5.0 or later"),
+            hint: "upgrade the local MongoDB; each major version is one step".to_owned(),
+        });
+    }
+    let is_router = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
+    let set_name = match hello.get_str("setName") {
+        Ok(name) => name.to_owned(),
+        Err(_) if is_router => "mongos".to_owned(),
+        Err(_) if hello.get_bool("isreplicaset").unwrap_or(false) => {
+            return Err(SourceError::Unfit {
+                problem: "the local MongoDB was started as a replica set that was never initiated".to_owned(),
+                hint: "run `rs.initiate()` once in mongosh; no data is moved".to_owned(),
+            });
+        }
+        Err(_) => return Err(standalone()),
+    };
+    let now = hello.get_timestamp("operationTime").map(ClusterTime::from).unwrap_or_default();
+    Ok(SourceInfo { version, major, set_name, now })
+}
+
+fn standalone() -> SourceError {
+    SourceError::Unfit {
+        problem: "the local MongoDB is a standalone server, which has no oplog: it keeps no record \
+                  of changes that could be followed"
+            .to_owned(),
+        hint: "make it a replica set of one member; no data is moved:\n  \
+               1. add `replication: {replSetName: rs0}` to mongod.conf and restart mongod\n  \
+               2. run `rs.initiate()` once in mongosh"
+            .to_owned(),
+    }
+}
+
+/// Tells this database from any other, also from a restored copy of itself: the replica set's id,
+/// which is drawn at random when a set is initiated.
+///
+/// Falls back to the set's name where the user may not read the configuration (the privilege is
+/// `replSetGetConfig` on the cluster); that tells less, and the second value says so.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn source_id(mongo: &Mongo, info: &SourceInfo) -> Result<(String, bool), SourceError> {
+    if info.set_name == "mongos" {
+        let command = rawdoc! { "find": "version", "limit": 1 };
+        let mut cursor = mongo.cursor("config", command, None).await?;
+        if let Some(batch) = cursor.next().await?
+            && let Some(version) = documents(&batch)?.first()
+            && let Ok(id) = version.get_object_id("clusterId")
+        {
+            return Ok((id.to_hex(), true));
+        }
+        return Ok(("mongos".to_owned(), false));
+    }
+    match mongo.command("admin", rawdoc! { "replSetGetConfig": 1 }).await.map_err(SourceError::from) {
+        Ok(reply) => Ok(match replica_set_id(&reply) {
+            Some(id) => (id, true),
+            None => (format!("set:{}", info.set_name), false),
+        }),
+        Err(SourceError::Denied(_)) => Ok((format!("set:{}", info.set_name), false)),
+        Err(error) => Err(error),
+    }
+}
+
+fn replica_set_id(reply: &Document) -> Option<String> {
+    let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
+    settings.get_object_id("replicaSetId").ok().map(|id| id.to_hex())
+}
+
+/// The time of the oldest entry in the oplog, where the user may read it (`read` on `local`).
+///
+/// # Errors
+/// When the server does not answer, or refuses.
+pub async fn oplog_start(mongo: &Mongo) -> Result<Option<ClusterTime>, SourceError> {
+    let command = rawdoc! {
+        "find": "oplog.rs", "sort": { "$natural": 1 }, "limit": 1, "projection": { "ts": 1 },
+    };
+    let mut cursor = mongo.cursor("local", command, None).await?;
+    let Some(batch) = cursor.next().await? else { return Ok(None) };
+    let first = documents(&batch)?.first().and_then(|entry| entry.get_timestamp("ts").ok());
+    Ok(first.map(|ts: Timestamp| ClusterTime::from(ts)))
+}

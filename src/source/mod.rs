@@ -1,0 +1,128 @@
+//! The local database: its change stream, and its documents read by key.
+//!
+//! [`Source`] is the seam. Production enters through [`ChangeStreamSource`]; an embedder or a test may
+//! bring its own. Nothing here ever writes (promise 1): the commands used are `hello`, `buildInfo`,
+//! `replSetGetConfig`, `listDatabases`, `listCollections`, `find` and `aggregate` with
+//! `$changeStream`.
+
+use std::future::Future;
+
+use bson::RawDocumentBuf;
+
+use crate::{
+    checkpoint::{ClusterTime, ResumeToken},
+    document_key::DocumentKey,
+    event::{ChangeEvent, CollectionId},
+    mongo::MongoError,
+    namespace::Namespace,
+};
+
+mod change_stream;
+mod error_class;
+mod fitness;
+
+pub use change_stream::{ChangeStream, ChangeStreamSource, PIPELINE_VERSION};
+pub use fitness::{SourceInfo, inspect, oplog_start, source_id};
+
+/// Where to begin reading.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StartFrom {
+    /// With the next change.
+    Now,
+    /// After the event of this token.
+    Token(ResumeToken),
+    /// With the first change at or after this time. Safe on the same database only.
+    Time(ClusterTime),
+}
+
+/// What one reply of the change stream held.
+#[derive(Clone, Debug)]
+pub struct EventBatch {
+    /// In the order in which they were committed. Empty when nothing happened.
+    pub events: Vec<ChangeEvent>,
+    /// The position behind the last event, or, of an empty batch, behind all that was looked at.
+    pub token: ResumeToken,
+    /// The time of that position.
+    pub cluster_time: ClusterTime,
+}
+
+/// Documents that were read by key.
+#[derive(Debug, Default)]
+pub struct Page {
+    pub documents: Vec<RawDocumentBuf>,
+    /// The state that they show is not older than the `after` that was asked for, and not younger
+    /// than this.
+    pub read_at: ClusterTime,
+}
+
+/// The local database.
+pub trait Source: Send + Sync + 'static {
+    type Stream: EventStream;
+    type Pages: Pages;
+
+    /// Opens the change stream.
+    fn open(&self, from: &StartFrom) -> impl Future<Output = Result<Self::Stream, SourceError>> + Send;
+
+    /// Reads documents by key, in a state not older than `after`. Keys without a document are
+    /// silently missing in what comes back.
+    fn read(
+        &self,
+        ns: &Namespace,
+        keys: &[&DocumentKey],
+        after: ClusterTime,
+    ) -> impl Future<Output = Result<Self::Pages, SourceError>> + Send;
+
+    /// The collection that has this name now, if any has.
+    fn collection_id(
+        &self,
+        ns: &Namespace,
+    ) -> impl Future<Output = Result<Option<CollectionId>, SourceError>> + Send;
+}
+
+/// An open change stream.
+pub trait EventStream: Send + 'static {
+    /// The next batch; an empty one about every second when nothing happens. Not safe to drop
+    /// half-way: reopen the stream from the last token instead.
+    fn next(&mut self) -> impl Future<Output = Result<EventBatch, SourceError>> + Send;
+}
+
+/// Documents, a bounded number of bytes at a time.
+pub trait Pages: Send {
+    /// The next page, or `None` after the last.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Page>, SourceError>> + Send;
+}
+
+/// Why the local database could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// Not reachable, no primary, shutting down, a cursor that was killed: try again.
+    #[error("the local database is not available")]
+    Unavailable(#[source] MongoError),
+    /// Wrong password, missing privilege, TLS that does not fit.
+    #[error("the local database refuses access")]
+    Denied(#[source] MongoError),
+    /// The oplog has rolled past the checkpoint, so events between the two are gone; or the token is
+    /// of another history. Only a comparison of everything can tell what they were.
+    #[error("the oplog no longer reaches back to the checkpoint")]
+    HistoryLost(#[source] MongoError),
+    /// An event that does not have the form of one.
+    #[error("the change stream sent what is not understood")]
+    Malformed(#[from] crate::raw::Malformed),
+    /// A server that cannot be replicated from: a standalone, or one that is too old.
+    #[error("{problem}")]
+    Unfit { problem: String, hint: String },
+    /// Anything else that the server said.
+    #[error("the local database failed")]
+    Failed(#[source] MongoError),
+}
+
+impl SourceError {
+    /// True when waiting and trying again is all there is to do.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            SourceError::Unavailable(_) | SourceError::Failed(_) | SourceError::Denied(_) => true,
+            SourceError::HistoryLost(_) | SourceError::Malformed(_) | SourceError::Unfit { .. } => false,
+        }
+    }
+}

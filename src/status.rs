@@ -1,0 +1,214 @@
+//! The agent's condition, as everything that shows it sees it.
+
+use std::{
+    sync::{Mutex, MutexGuard},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+
+use crate::{checkpoint::ClusterTime, config::units, metrics::Metrics};
+
+/// Overall condition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    #[default]
+    Starting,
+    /// The first copy, or the comparison that takes its place, is under way. Changes are read into
+    /// the queue meanwhile.
+    Copying,
+    Streaming,
+    /// Writing to Atlas was paused by a person. Reading into the queue goes on.
+    Paused,
+    Stopping,
+    Failed,
+}
+
+impl Phase {
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Copying => "copying",
+            Phase::Streaming => "streaming",
+            Phase::Paused => "paused",
+            Phase::Stopping => "stopping",
+            Phase::Failed => "failed",
+        }
+    }
+}
+
+/// Milliseconds since 1970. Everything that is stored or shown counts in these.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
+}
+
+/// Shared by all tasks: they write what they know, the admin API reads.
+#[derive(Debug, Default)]
+pub struct Status {
+    pub metrics: Metrics,
+    state: Mutex<State>,
+}
+
+/// What is known right now.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    pub phase: Phase,
+    /// `closed`, `open` or `half-open`.
+    pub breaker: &'static str,
+    /// What is wrong with one of the ends, while it is.
+    pub local_error: Option<String>,
+    pub atlas_error: Option<String>,
+    /// Why reading into the queue stands still, while it does.
+    pub reading_stopped: Option<String>,
+    /// Everything up to this time has been committed to the queue.
+    pub read_up_to: ClusterTime,
+    /// The latest source time at which the copy in Atlas equalled the local database.
+    pub consistent_as_of: Option<ClusterTime>,
+    /// The first copy: collections done and in all, and the one at work.
+    pub copy: Option<CopyProgress>,
+    pub paused: bool,
+    /// The local oplog's reach back before the checkpoint, in seconds, where it may be asked for.
+    pub oplog_window_s: Option<u64>,
+}
+
+/// How far the first copy is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CopyProgress {
+    pub collections_done: u64,
+    pub collections: u64,
+    pub current: Option<String>,
+}
+
+impl Status {
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Sets the phase; says so in the log when it is another.
+    pub fn enter(&self, phase: Phase) {
+        let before = std::mem::replace(&mut self.state().phase, phase);
+        if before != phase {
+            tracing::info!(phase = phase.name(), "phase changed");
+        }
+    }
+}
+
+/// Health, in the words of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Within the targets.
+    Healthy,
+    /// Between target and alert.
+    Degraded,
+    /// Past an alert, or nothing moves on the wire.
+    Unhealthy,
+}
+
+/// What health is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub lag_alert: Duration,
+    pub queue_alert: u64,
+    pub error_rate_alert: f64,
+}
+
+/// Targets (design: lag 5 s, queue 1,000, error rate 1 %).
+const LAG_TARGET: Duration = Duration::from_secs(5);
+const QUEUE_TARGET: u64 = 1_000;
+const ERROR_RATE_TARGET: f64 = 0.01;
+/// The stream answers every second when nothing happens; after this long it is not heard any more.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Figures that health follows from.
+#[derive(Clone, Copy, Debug)]
+pub struct Vitals {
+    pub phase: Phase,
+    pub lag: Duration,
+    pub queue_size: u64,
+    pub error_rate: f64,
+    /// Time since the local change stream answered.
+    pub local_silence: Duration,
+    pub breaker_open: bool,
+    pub reading_stopped: bool,
+}
+
+/// Judges health; the second value says what is wrong, a sentence each.
+pub fn judge(vitals: &Vitals, limits: &Limits) -> (Health, Vec<String>) {
+    let mut alerts = Vec::new();
+    let mut degraded = false;
+    if vitals.lag > limits.lag_alert {
+        alerts.push(format!("Atlas is {} behind", units::show_duration(vitals.lag)));
+    }
+    degraded |= vitals.lag > LAG_TARGET;
+    if vitals.queue_size > limits.queue_alert {
+        alerts.push(format!("{} documents wait in the queue", vitals.queue_size));
+    }
+    degraded |= vitals.queue_size > QUEUE_TARGET;
+    if vitals.error_rate > limits.error_rate_alert {
+        alerts.push(format!("{:.1}% of the writes fail", vitals.error_rate * 100.0));
+    }
+    degraded |= vitals.error_rate > ERROR_RATE_TARGET;
+    if vitals.local_silence > SILENCE {
+        alerts.push(format!(
+            "the local database has not answered for {}",
+            units::show_duration(Duration::from_secs(vitals.local_silence.as_secs()))
+        ));
+    }
+    if vitals.reading_stopped {
+        alerts.push("reading has stopped: the queue is at its limit".to_owned());
+    }
+    if vitals.phase == Phase::Failed {
+        alerts.push("the agent has failed".to_owned());
+    }
+    degraded |= vitals.breaker_open || matches!(vitals.phase, Phase::Starting | Phase::Copying | Phase::Paused | Phase::Stopping);
+    let health = match (alerts.is_empty(), degraded) {
+        (false, _) => Health::Unhealthy,
+        (true, true) => Health::Degraded,
+        (true, false) => Health::Healthy,
+    };
+    (health, alerts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { lag_alert: Duration::from_secs(30), queue_alert: 10_000, error_rate_alert: 0.05 };
+
+    fn vitals() -> Vitals {
+        Vitals {
+            phase: Phase::Streaming,
+            lag: Duration::ZERO,
+            queue_size: 0,
+            error_rate: 0.0,
+            local_silence: Duration::ZERO,
+            breaker_open: false,
+            reading_stopped: false,
+        }
+    }
+
+    #[test]
+    fn health_follows_the_targets_and_the_alerts() {
+        let health = |vitals: &Vitals| judge(vitals, &LIMITS).0;
+
+        assert_eq!(health(&vitals()), Health::Healthy);
+        assert_eq!(health(&Vitals { lag: Duration::from_secs(6), ..vitals() }), Health::Degraded);
+        assert_eq!(health(&Vitals { lag: Duration::from_secs(31), ..vitals() }), Health::Unhealthy);
+        assert_eq!(health(&Vitals { queue_size: 1_001, ..vitals() }), Health::Degraded);
+        assert_eq!(health(&Vitals { queue_size: 10_001, ..vitals() }), Health::Unhealthy);
+        assert_eq!(health(&Vitals { error_rate: 0.02, ..vitals() }), Health::Degraded);
+        assert_eq!(health(&Vitals { error_rate: 0.06, ..vitals() }), Health::Unhealthy);
+        assert_eq!(health(&Vitals { breaker_open: true, ..vitals() }), Health::Degraded);
+    }
+
+    #[test]
+    fn a_stream_that_is_silent_is_unhealthy_though_all_loops_are_alive() {
+        let frozen = Vitals { local_silence: Duration::from_secs(31), ..vitals() };
+
+        assert_eq!(judge(&frozen, &LIMITS).0, Health::Unhealthy);
+    }
+}

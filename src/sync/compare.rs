@@ -1,0 +1,183 @@
+//! The comparison of one collection: raw bytes against raw bytes, and a `Refresh` for each document
+//! that differs.
+//!
+//! Both directions go by key, a part at a time: what the local side has is looked up in Atlas, and
+//! what Atlas has is looked up locally. So no order over `_id`s of mixed types has to be shared by
+//! client and servers, and memory is bounded by a part.
+
+use std::{collections::HashMap, time::Duration};
+
+use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
+
+use super::{Reconciler, SyncError};
+use crate::{
+    checkpoint::ClusterTime,
+    document_key::DocumentKey,
+    mongo::{Mongo, MongoError, documents},
+    namespace::Namespace,
+    queue::{Incoming, Work},
+    shutdown::{Stop, blocking},
+    sink::Sink,
+    source::SourceError,
+    status::now_ms,
+    write_op::WriteOp,
+};
+
+/// Keys that are looked up at once.
+const PART: usize = 1_000;
+
+/// While so many entries wait, the comparison does too: a huge difference must not fill the queue.
+const QUEUE_MAX: u64 = 50_000;
+
+/// Fewer deletes than this are never a mass delete.
+const MASS_DELETE_MIN: u64 = 100;
+
+/// What a comparison found, in documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub missing: u64,
+    pub content: u64,
+    pub extra: u64,
+}
+
+impl<K: Sink> Reconciler<K> {
+    pub(super) async fn compare(&self, ns: &Namespace, stop: &Stop) -> Result<Found, SyncError> {
+        let mut found = Found::default();
+        let command = rawdoc! { "find": ns.coll(), "readConcern": { "level": "majority" } };
+        let cursor = self.local.cursor(ns.db(), command, None).await;
+        let mut cursor = cursor.map_err(SourceError::from)?;
+        while let Some(reply) = cursor.next().await.map_err(SourceError::from)? {
+            for part in documents(&reply).map_err(SourceError::from)?.chunks(PART) {
+                self.compare_part(ns, part, &mut found, stop).await?;
+            }
+        }
+        found.extra = self.find_extra(ns, stop).await?;
+        Ok(found)
+    }
+
+    async fn compare_part(
+        &self,
+        ns: &Namespace,
+        part: &[&RawDocument],
+        found: &mut Found,
+        stop: &Stop,
+    ) -> Result<(), SyncError> {
+        let keys = keys_of(part)?;
+        let there = look_up(&self.atlas, ns, &keys, false).await.map_err(|error| SyncError::atlas(&error))?;
+        let mut different = Vec::new();
+        for (key, document) in keys.into_iter().zip(part) {
+            match there.get(&key.canonical()) {
+                None => found.missing += 1,
+                Some(copy) if copy.as_bytes() != document.as_bytes() => found.content += 1,
+                Some(_) => continue,
+            }
+            different.push(key);
+        }
+        self.queue_refresh(ns, different, stop).await
+    }
+
+    /// Queues what only Atlas has, which deletes it. More than `sync.max_delete_ratio` of the
+    /// collection is left alone and said.
+    pub(super) async fn find_extra(&self, ns: &Namespace, stop: &Stop) -> Result<u64, SyncError> {
+        let (all, extra) = self.walk_extra(ns, None).await?;
+        let allowed = ((all as f64 * self.max_delete_ratio) as u64).max(MASS_DELETE_MIN);
+        if extra > allowed {
+            tracing::error!(
+                %ns, extra, documents = all,
+                "Atlas holds many documents that the local database does not; none of them is deleted"
+            );
+        } else if extra > 0 {
+            self.walk_extra(ns, Some(stop)).await?;
+        }
+        Ok(extra)
+    }
+
+    /// Counts what Atlas has and what of it only Atlas has; queues the latter if `queue_for` is given.
+    async fn walk_extra(&self, ns: &Namespace, queue_for: Option<&Stop>) -> Result<(u64, u64), SyncError> {
+        let atlas = |error: MongoError| SyncError::atlas(&error);
+        let command = rawdoc! {
+            "find": ns.coll(), "projection": { "_id": 1 }, "readConcern": { "level": "majority" },
+        };
+        let mut cursor = self.atlas.cursor(ns.db(), command, None).await.map_err(atlas)?;
+        let (mut all, mut extra) = (0, 0);
+        while let Some(reply) = cursor.next().await.map_err(atlas)? {
+            for part in documents(&reply).map_err(atlas)?.chunks(PART) {
+                all += part.len() as u64;
+                let keys = keys_of(part)?;
+                let here = look_up(&self.local, ns, &keys, true).await.map_err(SourceError::from)?;
+                let only_there: Vec<_> =
+                    keys.into_iter().filter(|key| !here.contains_key(&key.canonical())).collect();
+                extra += only_there.len() as u64;
+                if let Some(stop) = queue_for {
+                    self.queue_refresh(ns, only_there, stop).await?;
+                }
+            }
+        }
+        Ok((all, extra))
+    }
+
+    async fn queue_refresh(
+        &self,
+        ns: &Namespace,
+        keys: Vec<DocumentKey>,
+        stop: &Stop,
+    ) -> Result<(), SyncError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        while self.queue.pending().0 > QUEUE_MAX {
+            tokio::select! {
+                () = stop.drain.cancelled() => return Err(SyncError::Stopped),
+                () = stop.leave.cancelled() => return Err(SyncError::Stopped),
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            }
+        }
+        let incoming: Vec<_> = keys
+            .into_iter()
+            .map(|key| Incoming {
+                work: Work::Document { ns: ns.clone(), key, op: WriteOp::Refresh, collection: None },
+                // No time: any state of the document from now on will do.
+                cluster_time: ClusterTime::default(),
+                wall_ms: now_ms(),
+            })
+            .collect();
+        let queue = self.queue.clone();
+        blocking(move || queue.commit(incoming, None)).await?;
+        Ok(())
+    }
+}
+
+fn keys_of(documents: &[&RawDocument]) -> Result<Vec<DocumentKey>, SyncError> {
+    let keys: Result<Vec<_>, _> = documents.iter().map(|document| DocumentKey::of(document)).collect();
+    Ok(keys.map_err(SourceError::from)?)
+}
+
+/// The documents of these keys, by canonical key.
+async fn look_up(
+    mongo: &Mongo,
+    ns: &Namespace,
+    keys: &[DocumentKey],
+    keys_only: bool,
+) -> Result<HashMap<Vec<u8>, RawDocumentBuf>, MongoError> {
+    let malformed = |error: crate::raw::Malformed| {
+        MongoError::Driver(mongodb::error::Error::custom(error.to_string()))
+    };
+    let mut ids = RawArrayBuf::new();
+    for key in keys {
+        ids.push(key.value().map_err(malformed)?);
+    }
+    let projection = if keys_only { rawdoc! { "_id": 1 } } else { rawdoc! {} };
+    let command = rawdoc! {
+        "find": ns.coll(), "filter": { "_id": { "$in": ids } }, "projection": projection,
+        "batchSize": i32::MAX, "readConcern": { "level": "majority" },
+    };
+    let mut cursor = mongo.cursor(ns.db(), command, None).await?;
+    let mut found = HashMap::new();
+    while let Some(reply) = cursor.next().await? {
+        for document in documents(&reply)? {
+            let key = DocumentKey::of(document).map_err(malformed)?;
+            found.insert(key.canonical(), document.to_owned());
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,109 @@
+//! The plain copy of one collection into an empty one: read and write overlapped, raw throughout.
+
+use std::{sync::Arc, time::Duration};
+
+use bson::{RawDocumentBuf, rawdoc};
+use tokio::sync::{Mutex, mpsc};
+
+use super::{Reconciler, SyncError};
+use crate::{
+    backoff::OutageWait,
+    document_key::DocumentKey,
+    mongo::documents,
+    namespace::Namespace,
+    shutdown::Stop,
+    sink::{Sink, SinkError, Write, Written},
+    source::SourceError,
+    status::now_ms,
+};
+
+/// Most documents in one write, and how many such parts may wait for a writer. A part is at most one
+/// reply of the server, 16 MiB.
+const PART: usize = 2_000;
+const PARTS_WAITING: usize = 2;
+
+impl<K: Sink> Reconciler<K> {
+    /// Copies all documents of `ns` and returns their number. Where it is interrupted by Atlas it
+    /// waits and goes on; where it is interrupted by the local database it fails, and the next
+    /// attempt finds a collection that is no longer empty and compares it.
+    pub(super) async fn copy(&self, ns: &Namespace, stop: &Stop) -> Result<u64, SyncError> {
+        let command = rawdoc! { "find": ns.coll(), "readConcern": { "level": "majority" } };
+        let cursor = self.local.cursor(ns.db(), command, None).await;
+        let mut cursor = cursor.map_err(SourceError::from)?;
+        let (sender, receiver) = mpsc::channel::<Vec<Write>>(PARTS_WAITING);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let read = async move {
+            let mut copied = 0;
+            while let Some(reply) = cursor.next().await.map_err(SourceError::from)? {
+                let batch = documents(&reply).map_err(SourceError::from)?;
+                for part in batch.chunks(PART) {
+                    let writes: Vec<_> =
+                        part.iter().map(|document| Write::Insert((*document).to_owned())).collect();
+                    copied += writes.len() as u64;
+                    if sender.send(writes).await.is_err() {
+                        return Ok(copied); // The writers have failed and say why.
+                    }
+                }
+            }
+            Ok::<_, SyncError>(copied)
+        };
+        let writers: Vec<_> =
+            (0..self.parallel.max(1)).map(|_| self.write_parts(ns, receiver.clone(), stop)).collect();
+        // Only the writers hold it now: when they fail, the reader's next send fails too.
+        drop(receiver);
+        let (copied, written) = tokio::join!(read, futures_util::future::try_join_all(writers));
+        written?;
+        copied
+    }
+
+    async fn write_parts(
+        &self,
+        ns: &Namespace,
+        parts: Arc<Mutex<mpsc::Receiver<Vec<Write>>>>,
+        stop: &Stop,
+    ) -> Result<(), SyncError> {
+        loop {
+            let Some(mut writes) = parts.lock().await.recv().await else { return Ok(()) };
+            let count = writes.len() as u64;
+            let mut wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
+            while !writes.is_empty() {
+                match self.sink.write(ns, &writes).await {
+                    Ok(written) => writes = leftovers(ns, writes, &written)?,
+                    Err(error @ (SinkError::Unavailable(_) | SinkError::Denied(_))) => {
+                        self.status.state().atlas_error = Some(error.to_string());
+                        tokio::select! {
+                            () = stop.drain.cancelled() => return Err(SyncError::Stopped),
+                            () = stop.leave.cancelled() => return Err(SyncError::Stopped),
+                            () = tokio::time::sleep(wait.next_wait()) => {}
+                        }
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            self.status.state().atlas_error = None;
+            self.status.metrics.atlas_heard_ms.set(now_ms());
+            self.status.metrics.documents_copied.add(count);
+        }
+    }
+}
+
+/// Documents that were there already, from a part whose answer was lost: to be written over.
+fn leftovers(ns: &Namespace, writes: Vec<Write>, written: &[Written]) -> Result<Vec<Write>, SyncError> {
+    let mut again = Vec::new();
+    for (write, written) in writes.into_iter().zip(written) {
+        match (written, write) {
+            (Written::AlreadyThere, Write::Insert(document)) => again.push(upsert(document)?),
+            (Written::Conflict { reason } | Written::Rejected { reason }, _) => {
+                // Left to the comparison that follows at the next full sync; the others go on.
+                tracing::error!(%ns, error = %reason, "a document was not taken by the copy");
+            }
+            (_, _) => {}
+        }
+    }
+    Ok(again)
+}
+
+fn upsert(document: RawDocumentBuf) -> Result<Write, SyncError> {
+    let key = DocumentKey::of(&document).map_err(SourceError::from)?;
+    Ok(Write::Upsert { key, document })
+}

@@ -1,0 +1,314 @@
+//! From the change stream to the queue.
+//!
+//! ```text
+//!   stream.next() ─▶ room in the queue? ─▶ queue.commit(ops, checkpoint) ─┐
+//!        ▲               no: wait, read nothing; the oplog holds the rest │
+//!        └────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The next batch is fetched while the last one is being committed. A checkpoint is committed with
+//! the ops before it, and, when nothing happens, every few seconds by itself: so an idle namespace
+//! never ages out of the oplog, with no write to the local database.
+//!
+//! Whatever breaks the connection is met in the same way: open the stream again at the last
+//! committed position. Where the oplog no longer reaches back to it, the stream is opened anew
+//! first, and a comparison of everything is asked for then, so that no change falls between the two.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    backoff::OutageWait,
+    checkpoint::Checkpoint,
+    event::{Change, ChangeEvent, SchemaChange},
+    namespace::NamespaceFilter,
+    queue::{Incoming, Queue, QueueError, Work},
+    shutdown::{Stop, blocking},
+    source::{EventBatch, EventStream, Source, SourceError, StartFrom},
+    status::{Status, now_ms},
+    sync_state::SyncState,
+};
+
+/// How often a checkpoint is committed when nothing happens.
+const IDLE_CHECKPOINT: Duration = Duration::from_secs(5);
+
+/// How often the disk is looked at, and how long to wait when there is no room.
+const ROOM_CHECK: Duration = Duration::from_millis(500);
+
+/// At which fullness of the queue reading stops.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueLimits {
+    pub max_bytes: u64,
+    pub max_documents: u64,
+    pub min_free_disk: u64,
+}
+
+/// What makes a position usable: see [`Checkpoint`].
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub source_id: String,
+    pub pipeline: String,
+}
+
+/// Reads the source into the queue.
+pub struct Tailer<S> {
+    pub queue: Arc<Queue>,
+    pub source: Arc<S>,
+    pub status: Arc<Status>,
+    pub filter: NamespaceFilter,
+    pub limits: QueueLimits,
+    pub identity: Identity,
+    /// Where the queue's files are, whose disk must not fill.
+    pub disk: std::path::PathBuf,
+    /// Wakes the reconciler when everything must be compared.
+    pub compare: Arc<Notify>,
+}
+
+/// Why reading cannot go on at all.
+#[derive(Debug, thiserror::Error)]
+pub enum TailerError {
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+}
+
+impl<S: Source> Tailer<S> {
+    /// Takes the stream's position, before anything is copied: what changes from now on will be in
+    /// the stream. Leaves the note that everything is to be copied or compared.
+    ///
+    /// # Errors
+    /// When the source or the queue fails.
+    pub async fn take_position(&self) -> Result<(), TailerError> {
+        let mut stream = self.source.open(&StartFrom::Now).await?;
+        let batch = stream.next().await?;
+        // First the note, then the checkpoint: a crash between the two repeats this, and no crash
+        // can leave a checkpoint without the note.
+        let queue = self.queue.clone();
+        blocking(move || SyncState::demand(&queue)).await?;
+        self.commit(batch).await?;
+        self.compare.notify_one();
+        Ok(())
+    }
+
+    /// Reads until told to stop.
+    ///
+    /// # Errors
+    /// What waiting does not mend: the queue fails, or the source turns out to be unfit.
+    pub async fn run(&self, stop: &Stop) -> Result<(), TailerError> {
+        let mut wait = OutageWait::new(Duration::from_millis(250), Duration::from_secs(15));
+        let mut outage: Option<Instant> = None;
+        while !stop.is_draining() {
+            let result = tokio::select! {
+                () = stop.drain.cancelled() => return Ok(()),
+                () = stop.leave.cancelled() => return Ok(()),
+                result = self.follow(&mut wait, &mut outage) => result,
+            };
+            match result {
+                Ok(never) => match never {},
+                Err(TailerError::Source(SourceError::HistoryLost(error))) => {
+                    tracing::warn!(%error, "the oplog no longer reaches back to the checkpoint; everything will be compared");
+                    if let Err(error) = self.take_position().await {
+                        tracing::warn!(%error, "no new position yet");
+                        self.pause(stop, wait.next_wait()).await;
+                    }
+                }
+                Err(TailerError::Source(error)) if error.is_transient() => {
+                    let wait = wait.next_wait();
+                    self.status.state().local_error = Some(with_cause(&error));
+                    if outage.is_none() {
+                        outage = Some(Instant::now());
+                        let error = with_cause(&error);
+                        tracing::warn!(%error, "reading from the local database interrupted, reconnecting");
+                    }
+                    self.pause(stop, wait).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn pause(&self, stop: &Stop, wait: Duration) {
+        tokio::select! {
+            () = stop.drain.cancelled() => {}
+            () = stop.leave.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+
+    async fn follow(
+        &self,
+        wait: &mut OutageWait,
+        outage: &mut Option<Instant>,
+    ) -> Result<std::convert::Infallible, TailerError> {
+        let queue = self.queue.clone();
+        let checkpoint = blocking(move || queue.checkpoint()).await?;
+        let from = checkpoint.map_or(StartFrom::Now, |checkpoint| {
+            if checkpoint.pipeline == self.identity.pipeline {
+                StartFrom::Token(checkpoint.token)
+            } else {
+                StartFrom::Time(checkpoint.cluster_time)
+            }
+        });
+        let mut stream = self.source.open(&from).await?;
+        let mut batch = stream.next().await?;
+        if let Some(since) = outage.take() {
+            tracing::info!(elapsed_ms = since.elapsed().as_millis() as u64, "reading from the local database again");
+        }
+        self.status.state().local_error = None;
+        wait.reset();
+        let mut last_commit: Option<Instant> = None;
+        loop {
+            self.status.metrics.local_heard_ms.set(now_ms());
+            self.wait_for_room().await;
+            let is_due = !batch.events.is_empty()
+                || last_commit.is_none_or(|last| last.elapsed() >= IDLE_CHECKPOINT);
+            if is_due {
+                last_commit = Some(Instant::now());
+                let (committed, next) = tokio::join!(self.commit(batch), stream.next());
+                committed?;
+                batch = next?;
+            } else {
+                self.position_reached(batch.cluster_time);
+                batch = stream.next().await?;
+            }
+        }
+    }
+
+    /// One atomic step: the batch's ops and the position behind them.
+    async fn commit(&self, batch: EventBatch) -> Result<(), TailerError> {
+        let metrics = &self.status.metrics;
+        metrics.events_read.add(batch.events.len() as u64);
+        let mut must_compare = false;
+        let incoming: Vec<Incoming> = batch
+            .events
+            .into_iter()
+            .filter_map(|event| self.incoming(event, &mut must_compare))
+            .collect();
+        let checkpoint = Checkpoint {
+            token: batch.token,
+            cluster_time: batch.cluster_time,
+            source_id: self.identity.source_id.clone(),
+            pipeline: self.identity.pipeline.clone(),
+        };
+        let queue = self.queue.clone();
+        let committed = blocking(move || -> Result<_, QueueError> {
+            if must_compare {
+                SyncState::demand(&queue)?;
+            }
+            queue.commit(incoming, Some(&checkpoint))
+        })
+        .await?;
+        metrics.ops_coalesced.add(committed.coalesced);
+        if must_compare {
+            self.compare.notify_one();
+        }
+        self.position_reached(batch.cluster_time);
+        Ok(())
+    }
+
+    /// The position is published after its ops are committed, and the queue is looked at after the
+    /// position: an empty queue then proves that Atlas has everything up to it.
+    fn position_reached(&self, time: crate::checkpoint::ClusterTime) {
+        let mut state = self.status.state();
+        state.read_up_to = state.read_up_to.max(time);
+    }
+
+    /// What an event asks for, if anything. `must_compare` is set when the stream alone cannot tell.
+    fn incoming(&self, event: ChangeEvent, must_compare: &mut bool) -> Option<Incoming> {
+        let work = match event.change {
+            Change::Document { ns, key, op } if self.filter.matches(&ns) => {
+                Work::Document { ns, key, op, collection: event.collection }
+            }
+            Change::Document { .. } => return None,
+            Change::Schema(change) => Work::Schema(self.narrow(change, must_compare)?),
+            Change::Ignored { ns, kind } => {
+                // Indexes and validators are not replicated yet: say so rather than differ silently.
+                let ns = ns.map_or_else(String::new, |ns| ns.to_string());
+                tracing::warn!(%ns, op = %kind, "a change of this kind is not replicated");
+                return None;
+            }
+        };
+        Some(Incoming { work, cluster_time: event.cluster_time, wall_ms: event.wall_ms })
+    }
+
+    /// The part of a schema change that concerns replicated collections.
+    fn narrow(&self, change: SchemaChange, must_compare: &mut bool) -> Option<SchemaChange> {
+        let SchemaChange::Rename { from, to, drop_target } = change else {
+            let is_series = matches!(&change, SchemaChange::Create { options, .. }
+                if matches!(options.get("timeseries"), Ok(Some(_))));
+            if is_series {
+                tracing::warn!(ns = %change.ns(), "a time-series collection is not replicated");
+            }
+            return (self.filter.matches(change.ns()) && !is_series).then_some(change);
+        };
+        // Documents that were never copied may have come under the new name.
+        let copying = self.status.state().copy.is_some();
+        match (self.filter.matches(&from), self.filter.matches(&to)) {
+            (true, true) => {
+                *must_compare |= copying;
+                Some(SchemaChange::Rename { from, to, drop_target })
+            }
+            (true, false) => Some(SchemaChange::Drop { ns: from }),
+            (false, true) => {
+                *must_compare = true;
+                Some(SchemaChange::Drop { ns: to })
+            }
+            (false, false) => None,
+        }
+    }
+
+    async fn wait_for_room(&self) {
+        loop {
+            let Some(reason) = self.no_room() else {
+                let before = self.status.state().reading_stopped.take();
+                if before.is_some() {
+                    tracing::info!("there is room in the queue again; reading goes on");
+                }
+                return;
+            };
+            let before = self.status.state().reading_stopped.replace(reason.clone());
+            if before.is_none() {
+                tracing::error!(error = %reason, "reading has stopped; the oplog holds what follows");
+            }
+            // The stream is not read meanwhile, but the local database is not silent either.
+            self.status.metrics.local_heard_ms.set(now_ms());
+            tokio::time::sleep(ROOM_CHECK).await;
+        }
+    }
+
+    fn no_room(&self) -> Option<String> {
+        let (documents, bytes) = self.queue.pending();
+        if bytes >= self.limits.max_bytes {
+            return Some("the queue is at `queue.max_bytes`".to_owned());
+        }
+        if documents >= self.limits.max_documents {
+            return Some("the queue is at `queue.max_documents`".to_owned());
+        }
+        match free_disk(&self.disk) {
+            Some(free) if free < self.limits.min_free_disk => {
+                Some("the queue's disk has less than `queue.min_free_disk` left".to_owned())
+            }
+            Some(_) | None => None,
+        }
+    }
+}
+
+/// Bytes that are free for us on the disk of `path`.
+pub fn free_disk(path: &std::path::Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// An error and what caused it, in one line.
+fn with_cause(error: &SourceError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}

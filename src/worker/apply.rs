@@ -1,0 +1,340 @@
+//! One leased batch: sort it by namespace and kind, write it, say how each entry ended.
+
+use std::collections::HashMap;
+
+use super::{Verdict, Worker};
+use crate::{
+    checkpoint::ClusterTime,
+    config::UpdateMode,
+    document_key::DocumentKey,
+    event::{CollectionId, SchemaChange},
+    namespace::Namespace,
+    queue::{Entry, Outcome, Settlement, Work},
+    sink::{Sink, SinkError, Write, Written},
+    source::Source,
+    status::now_ms,
+    write_op::WriteOp,
+};
+
+/// An entry's document side, without its op, which has become a [`Write`].
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub seq: u64,
+    pub attempts: u32,
+    pub key: DocumentKey,
+    pub collection: Option<CollectionId>,
+    pub first_time: ClusterTime,
+    pub last_time: ClusterTime,
+}
+
+/// An entry whose document is to be read from the local database.
+#[derive(Clone, Debug)]
+pub(super) struct Unread {
+    pub item: Item,
+    /// What is held meanwhile: the delta, or `Refresh`.
+    pub op: WriteOp,
+}
+
+/// The batch cannot go on; what has no outcome yet goes back to the queue.
+pub(super) enum Halt {
+    Sink(SinkError),
+    /// The local database is away; everything that could be done without it is done.
+    Local,
+}
+
+impl From<SinkError> for Halt {
+    fn from(error: SinkError) -> Self {
+        Halt::Sink(error)
+    }
+}
+
+/// How the entries of a batch ended, by sequence number.
+#[derive(Default)]
+pub(super) struct Outcomes {
+    by_seq: HashMap<u64, Outcome>,
+    /// Atlas answered at least once.
+    answered: bool,
+}
+
+impl Outcomes {
+    pub fn insert(&mut self, seq: u64, outcome: Outcome) {
+        self.by_seq.insert(seq, outcome);
+    }
+
+    pub fn is_applied(&self, seq: u64) -> bool {
+        self.by_seq.get(&seq) == Some(&Outcome::Applied)
+    }
+}
+
+impl<S: Source, K: Sink> Worker<S, K> {
+    /// Writes the batch and returns one settlement for each entry.
+    pub(super) async fn apply(&self, entries: Vec<Entry>) -> (Vec<Settlement>, Verdict) {
+        let leased: Vec<_> = entries.iter().map(|entry| (entry.seq, entry.version)).collect();
+        let mut outcomes = Outcomes::default();
+        let mut by_namespace: Vec<(Namespace, Vec<Entry>)> = Vec::new();
+        let mut schema = Vec::new();
+        for entry in entries {
+            match &entry.work {
+                Work::Schema(change) => schema.push((entry.seq, entry.attempts, change.clone())),
+                Work::Document { ns, .. } => {
+                    match by_namespace.iter_mut().find(|(of, _)| of == ns) {
+                        Some((_, group)) => group.push(entry),
+                        None => by_namespace.push((ns.clone(), vec![entry])),
+                    }
+                }
+            }
+        }
+        let mut halted = None;
+        for (seq, attempts, change) in schema {
+            if let Err(halt) = self.apply_schema(seq, attempts, &change, &mut outcomes).await {
+                halted = Some(verdict_of(&halt));
+            }
+        }
+        for (ns, entries) in by_namespace {
+            match self.apply_namespace(&ns, entries, &mut outcomes).await {
+                Ok(()) => {}
+                Err(halt @ Halt::Sink(_)) => {
+                    halted = Some(verdict_of(&halt));
+                    break;
+                }
+                Err(halt @ Halt::Local) => halted = Some(verdict_of(&halt)),
+            }
+        }
+        let verdict = match halted {
+            Some(Verdict::NotAsked) | None if outcomes.answered => Verdict::Answered,
+            halted => halted.unwrap_or(Verdict::NotAsked),
+        };
+        let settlements = leased
+            .into_iter()
+            .map(|(seq, version)| {
+                let outcome = outcomes.by_seq.remove(&seq).unwrap_or(Outcome::Unavailable { due_ms: 0 });
+                Settlement { seq, version, outcome }
+            })
+            .collect();
+        (settlements, verdict)
+    }
+
+    async fn apply_schema(
+        &self,
+        seq: u64,
+        attempts: u32,
+        change: &SchemaChange,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Halt> {
+        let ns = change.ns();
+        let result = self.sink.change_schema(change).await;
+        outcomes.answered |= matches!(result, Ok(()) | Err(SinkError::Rejected(_)));
+        match result {
+            Ok(()) => {
+                tracing::info!(%ns, op = change.name(), "schema change applied");
+                outcomes.insert(seq, Outcome::Applied);
+            }
+            Err(SinkError::Rejected(reason)) => {
+                outcomes.insert(seq, self.rejected(ns, attempts, reason));
+            }
+            Err(error @ (SinkError::Unavailable(_) | SinkError::Denied(_))) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    async fn apply_namespace(
+        &self,
+        ns: &Namespace,
+        entries: Vec<Entry>,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Halt> {
+        let mut direct = Vec::with_capacity(entries.len());
+        let mut unread = Vec::new();
+        let traits = self.traits_of(ns, |_| {});
+        for entry in entries {
+            let (item, op) = split(entry);
+            match op {
+                WriteOp::Insert(document) if traits.insert_mode.use_upserts() => {
+                    direct.push((item.clone(), Write::Upsert { key: item.key, document }));
+                }
+                WriteOp::Insert(document) => direct.push((item, Write::Insert(document))),
+                WriteOp::Replace(document) => {
+                    direct.push((item.clone(), Write::Upsert { key: item.key, document }));
+                }
+                WriteOp::Delete => direct.push((item.clone(), Write::Delete(item.key))),
+                WriteOp::Update(delta) => {
+                    let command = match self.may_send(&item, delta.as_raw().as_bytes().len(), traits.document_bytes) {
+                        true => delta.to_command(),
+                        false => None,
+                    };
+                    match command {
+                        Some(command) => {
+                            direct.push((item.clone(), Write::Change { key: item.key, command }));
+                        }
+                        None => unread.push(Unread { item, op: WriteOp::Update(delta) }),
+                    }
+                }
+                WriteOp::Refresh => unread.push(Unread { item, op: WriteOp::Refresh }),
+            }
+        }
+        let unmatched = self.write_direct(ns, direct, outcomes).await?;
+        // What a change did not match is read and written whole.
+        unread.extend(unmatched.into_iter().map(|item| Unread { item, op: WriteOp::Refresh }));
+        if unread.is_empty() { Ok(()) } else { self.hydrate(ns, unread, outcomes).await }
+    }
+
+    /// May this delta go as it is?
+    fn may_send(&self, item: &Item, delta_bytes: usize, document_bytes: usize) -> bool {
+        let wanted = match self.options.update_mode {
+            UpdateMode::Document => false,
+            UpdateMode::Delta => true,
+            // Worth it where it saves most of a document that is not small.
+            UpdateMode::Auto => document_bytes >= 4096 && delta_bytes * 8 <= document_bytes,
+        };
+        wanted && self.horizon().is_exact(&item.key.canonical(), item.first_time)
+    }
+
+    /// Writes, and once more as upserts what was there already. Returns the changes that did not
+    /// match.
+    pub(super) async fn write_direct(
+        &self,
+        ns: &Namespace,
+        direct: Vec<(Item, Write)>,
+        outcomes: &mut Outcomes,
+    ) -> Result<Vec<Item>, Halt> {
+        if direct.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (items, writes): (Vec<_>, Vec<_>) = direct.into_iter().unzip();
+        let written = self.send(ns, &writes).await?;
+        outcomes.answered = true;
+        self.learn_traits(ns, &writes, &written);
+        let mut again = Vec::new();
+        let mut unmatched = Vec::new();
+        for ((item, write), written) in items.into_iter().zip(writes).zip(written) {
+            match (written, write) {
+                (Written::AlreadyThere, Write::Insert(document)) => {
+                    again.push((item.clone(), Write::Upsert { key: item.key, document }));
+                }
+                (Written::Unmatched, _) => unmatched.push(item),
+                (written, _) => self.end(ns, &item, written, outcomes),
+            }
+        }
+        if !again.is_empty() {
+            let (items, writes): (Vec<_>, Vec<_>) = again.into_iter().unzip();
+            let written = self.send(ns, &writes).await?;
+            for (item, written) in items.iter().zip(written) {
+                self.end(ns, item, written, outcomes);
+            }
+        }
+        Ok(unmatched)
+    }
+
+    /// Sends; where Atlas refuses a command as a whole, sends each write alone, so that one odd
+    /// document cannot take others with it.
+    async fn send(&self, ns: &Namespace, writes: &[Write]) -> Result<Vec<Written>, SinkError> {
+        match self.sink.write(ns, writes).await {
+            Err(SinkError::Rejected(reason)) if writes.len() == 1 => {
+                Ok(vec![Written::Rejected { reason }])
+            }
+            Err(SinkError::Rejected(_)) => {
+                let mut written = Vec::with_capacity(writes.len());
+                for write in writes {
+                    match self.sink.write(ns, std::slice::from_ref(write)).await {
+                        Err(SinkError::Rejected(reason)) => written.push(Written::Rejected { reason }),
+                        one => written.extend(one?),
+                    }
+                }
+                Ok(written)
+            }
+            result => result,
+        }
+    }
+
+    fn learn_traits(&self, ns: &Namespace, writes: &[Write], written: &[Written]) {
+        let (mut inserts, mut duplicates, mut upserts, mut created) = (0, 0, 0, 0);
+        let mut bytes = 0;
+        for (write, written) in writes.iter().zip(written) {
+            match write {
+                Write::Insert(document) => {
+                    inserts += 1;
+                    duplicates += usize::from(*written == Written::AlreadyThere);
+                    bytes += document.as_bytes().len();
+                }
+                Write::Upsert { document, .. } => {
+                    upserts += 1;
+                    created += usize::from(*written == Written::Applied { created: true });
+                    bytes += document.as_bytes().len();
+                }
+                Write::Change { .. } | Write::Delete(_) => {}
+            }
+        }
+        self.traits_of(ns, |traits| {
+            if inserts > 0 {
+                traits.insert_mode.inserted(inserts, duplicates);
+            }
+            if upserts > 0 {
+                traits.insert_mode.upserted(upserts, created);
+            }
+            if inserts + upserts > 0 {
+                let average = bytes / (inserts + upserts);
+                traits.document_bytes = match traits.document_bytes {
+                    0 => average,
+                    known => (known * 7 + average) / 8,
+                };
+            }
+        });
+    }
+
+    pub(super) fn end(&self, ns: &Namespace, item: &Item, written: Written, outcomes: &mut Outcomes) {
+        let outcome = match written {
+            Written::Applied { .. } => Outcome::Applied,
+            Written::Conflict { reason } | Written::Rejected { reason } => {
+                self.rejected(ns, item.attempts, reason)
+            }
+            Written::AlreadyThere | Written::Unmatched => {
+                unreachable!("only inserts and changes end so, and both are written once more")
+            }
+        };
+        if outcome == Outcome::Applied {
+            tracing::debug!(%ns, key = %item.key, "written");
+        }
+        outcomes.insert(item.seq, outcome);
+    }
+
+    /// The next attempt, or the end.
+    fn rejected(&self, ns: &Namespace, attempts: u32, reason: String) -> Outcome {
+        let attempt = attempts + 1;
+        match self.options.retries.after(attempt, fastrand::f64()) {
+            Some(wait) => {
+                let wait_ms = wait.as_millis() as u64;
+                tracing::debug!(%ns, attempt, wait_ms, error = %reason, "write rejected, tried again later");
+                Outcome::Retry { due_ms: now_ms() + wait_ms, error: reason }
+            }
+            None => {
+                tracing::error!(%ns, attempt, error = %reason, "write rejected, kept as a dead letter");
+                Outcome::Rejected { reason, now_ms: now_ms() }
+            }
+        }
+    }
+}
+
+fn split(entry: Entry) -> (Item, WriteOp) {
+    let Work::Document { key, op, collection, .. } = entry.work else {
+        unreachable!("barriers are leased alone and applied elsewhere")
+    };
+    let item = Item {
+        seq: entry.seq,
+        attempts: entry.attempts,
+        key,
+        collection,
+        first_time: entry.first_time,
+        last_time: entry.last_time,
+    };
+    (item, op)
+}
+
+fn verdict_of(halt: &Halt) -> Verdict {
+    match halt {
+        Halt::Sink(SinkError::Denied(error)) => Verdict::Denied(error.clone()),
+        Halt::Sink(SinkError::Unavailable(error) | SinkError::Rejected(error)) => {
+            Verdict::Unavailable(error.clone())
+        }
+        Halt::Local => Verdict::NotAsked,
+    }
+}

@@ -1,0 +1,180 @@
+//! Documents that are read from the local database when it is their turn.
+//!
+//! What is read is the document as it is now, which may be younger than the change that asked for
+//! it. That is right: the younger change is in the stream and will be written again. Two things are
+//! not right, and are guarded against here:
+//!
+//! - *A document that is not there* is no empty document. For a `Refresh` it means "delete". For an
+//!   update it means that its delete follows in the stream, so there is nothing to do.
+//! - *Another collection of the same name.* The one that the change was made in may have been renamed
+//!   away and a new one made in its place. So after each read the collection's UUID is compared with
+//!   the event's, and what differs is not written: the rename takes the entry along to the new name
+//!   ([`Queue::commit`](crate::queue::Queue::commit)), for which the entry waits.
+
+use std::collections::HashMap;
+
+use super::{
+    Worker,
+    apply::{Halt, Item, Outcomes, Unread},
+};
+use crate::{
+    checkpoint::ClusterTime,
+    document_key::DocumentKey,
+    namespace::Namespace,
+    queue::Outcome,
+    sink::{Sink, Write},
+    source::{Page, Pages, Source, SourceError},
+    status::now_ms,
+    write_op::WriteOp,
+};
+
+/// How long an entry waits for the local database, or for the rename that it must see.
+const LOCAL_WAIT_MS: u64 = 1_000;
+const BARRIER_WAIT_MS: u64 = 200;
+
+impl<S: Source, K: Sink> Worker<S, K> {
+    pub(super) async fn hydrate(
+        &self,
+        ns: &Namespace,
+        unread: Vec<Unread>,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Halt> {
+        let after = unread.iter().map(|unread| unread.item.last_time).max().unwrap_or_default();
+        let mut wanted: HashMap<Vec<u8>, Unread> =
+            unread.into_iter().map(|unread| (unread.item.key.canonical(), unread)).collect();
+        match self.read_pages(ns, after, &mut wanted, outcomes).await {
+            Ok(Ok(())) => self.write_missing(ns, wanted, outcomes).await,
+            Ok(Err(error)) => {
+                tracing::debug!(%ns, %error, "the local database cannot be read");
+                self.write_without_local(ns, wanted, outcomes).await?;
+                Err(Halt::Local)
+            }
+            Err(halt) => Err(halt),
+        }
+    }
+
+    /// Writes what is found, page by page, and takes it out of `wanted`. The inner error is the local
+    /// database's.
+    async fn read_pages(
+        &self,
+        ns: &Namespace,
+        after: ClusterTime,
+        wanted: &mut HashMap<Vec<u8>, Unread>,
+        outcomes: &mut Outcomes,
+    ) -> Result<Result<(), SourceError>, Halt> {
+        let pages = {
+            let keys: Vec<&DocumentKey> = wanted.values().map(|unread| &unread.item.key).collect();
+            self.source.read(ns, &keys, after).await
+        };
+        let mut pages = match pages {
+            Ok(pages) => pages,
+            Err(error) => return Ok(Err(error)),
+        };
+        loop {
+            let page = match pages.next().await {
+                Ok(page) => page,
+                Err(error) => return Ok(Err(error)),
+            };
+            // After the read, so that the collection that was read is the one that is compared.
+            match self.set_aside_strangers(ns, wanted, outcomes).await {
+                Ok(()) => {}
+                Err(error) => return Ok(Err(error)),
+            }
+            let Some(page) = page else { return Ok(Ok(())) };
+            let writes = self.writes_of(page, wanted);
+            self.status.metrics.local_reads.add(writes.len() as u64);
+            self.write_direct(ns, writes, outcomes).await?;
+        }
+    }
+
+    fn writes_of(&self, page: Page, wanted: &mut HashMap<Vec<u8>, Unread>) -> Vec<(Item, Write)> {
+        let mut horizon = self.horizon();
+        let mut writes = Vec::with_capacity(page.documents.len());
+        for document in page.documents {
+            let Ok(key) = DocumentKey::of(&document) else { continue };
+            let name = key.canonical();
+            // A collection whose collation folds case may return more than was asked for.
+            let Some(unread) = wanted.remove(&name) else { continue };
+            horizon.read(name.into(), page.read_at);
+            writes.push((unread.item, Write::Upsert { key, document }));
+        }
+        writes
+    }
+
+    /// Takes out what was queued for another collection of this name.
+    async fn set_aside_strangers(
+        &self,
+        ns: &Namespace,
+        wanted: &mut HashMap<Vec<u8>, Unread>,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), SourceError> {
+        if wanted.values().all(|unread| unread.item.collection.is_none()) {
+            return Ok(());
+        }
+        let current = self.source.collection_id(ns).await?;
+        wanted.retain(|_, unread| {
+            let stranger = unread.item.collection.is_some() && unread.item.collection != current;
+            if stranger {
+                let outcome = if self.queue.has_barrier_behind(ns, unread.item.seq) {
+                    // Dropped, or renamed with a `Refresh` under the new name.
+                    Outcome::Applied
+                } else {
+                    Outcome::Unavailable { due_ms: now_ms() + BARRIER_WAIT_MS }
+                };
+                outcomes.insert(unread.item.seq, outcome);
+            }
+            !stranger
+        });
+        Ok(())
+    }
+
+    async fn write_missing(
+        &self,
+        ns: &Namespace,
+        wanted: HashMap<Vec<u8>, Unread>,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Halt> {
+        let mut deletes = Vec::new();
+        for Unread { item, op } in wanted.into_values() {
+            match op {
+                WriteOp::Update(_) => {
+                    outcomes.insert(item.seq, Outcome::Applied);
+                }
+                _ => deletes.push((item.clone(), Write::Delete(item.key))),
+            }
+        }
+        self.write_direct(ns, deletes, outcomes).await?;
+        Ok(())
+    }
+
+    /// The local database is away, and the copy is all the more wanted: changes that can be sent as
+    /// such are sent, and read again when it is back. The rest waits.
+    async fn write_without_local(
+        &self,
+        ns: &Namespace,
+        wanted: HashMap<Vec<u8>, Unread>,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Halt> {
+        let due_ms = now_ms() + LOCAL_WAIT_MS;
+        let mut changes = Vec::new();
+        for Unread { item, op } in wanted.into_values() {
+            outcomes.insert(item.seq, Outcome::Unavailable { due_ms });
+            let command = match &op {
+                WriteOp::Update(delta) => delta.to_command(),
+                _ => None,
+            };
+            if let Some(command) = command {
+                changes.push((item.clone(), Write::Change { key: item.key, command }));
+            }
+        }
+        let sent: Vec<u64> = changes.iter().map(|(item, _)| item.seq).collect();
+        let mut written = Outcomes::default();
+        self.write_direct(ns, changes, &mut written).await?;
+        for seq in sent {
+            if written.is_applied(seq) {
+                outcomes.insert(seq, Outcome::Refresh { due_ms });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,276 @@
+//! From the queue to Atlas.
+//!
+//! ```text
+//!   breaker.permit(now) ─▶ queue.lease ─▶ apply ─▶ queue.settle ─┐
+//!          ▲                                                     │
+//!          └────────────── succeeded / failed ◀──────────────────┘
+//! ```
+//!
+//! Several lanes do this at the same time. A document is never in two of them: the queue leases at
+//! most one entry of a document, and what arrives for it meanwhile waits for the settlement. So the
+//! order of one document's writes is kept without tying a document to a lane, and a slow lane holds
+//! up nobody else's documents.
+//!
+//! How an update gets to Atlas (`worker.update_mode`): see [`apply`](self) and
+//! [`Horizon`](crate::horizon::Horizon).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    backoff::RetrySchedule,
+    breaker::{CircuitBreaker, Permit},
+    config::UpdateMode,
+    horizon::Horizon,
+    insert_mode::InsertMode,
+    namespace::Namespace,
+    queue::{Entry, Outcome, Queue, QueueError, Settlement, Work},
+    shutdown::{Stop, blocking},
+    sink::Sink,
+    source::Source,
+    status::{Status, now_ms},
+};
+
+mod apply;
+mod hydrate;
+
+/// Most documents of a probe: enough to prove that Atlas answers, small enough to lose little.
+const PROBE_OPS: usize = 10;
+
+/// Most bytes of one lease. Below what a command takes, with room for keys and envelopes.
+const LEASE_BYTES: usize = 12 << 20;
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    pub batch_size: usize,
+    /// Pause between two batches of a lane.
+    pub interval: Duration,
+    pub retries: RetrySchedule,
+    pub update_mode: UpdateMode,
+}
+
+/// Drains the queue into the sink. Shared by its lanes.
+pub struct Worker<S, K> {
+    queue: Arc<Queue>,
+    source: Arc<S>,
+    sink: Arc<K>,
+    status: Arc<Status>,
+    options: WorkerOptions,
+    breaker: Mutex<CircuitBreaker>,
+    horizon: Arc<Mutex<Horizon>>,
+    insert_modes: Mutex<HashMap<Namespace, Traits>>,
+    outage: Mutex<Option<Instant>>,
+}
+
+/// What is learned about a namespace.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traits {
+    insert_mode: InsertMode,
+    /// Moving average of its documents' size, for `auto`.
+    document_bytes: usize,
+}
+
+/// What a batch taught about the ends.
+#[derive(Clone, Debug, PartialEq)]
+enum Verdict {
+    /// Atlas answered.
+    Answered,
+    /// Atlas was not asked: the local database was away.
+    NotAsked,
+    Unavailable(String),
+    Denied(String),
+}
+
+impl<S: Source, K: Sink> Worker<S, K> {
+    /// A worker between `queue` and `sink`, which reads documents from `source` when it must.
+    pub fn new(
+        queue: Arc<Queue>,
+        source: Arc<S>,
+        sink: Arc<K>,
+        status: Arc<Status>,
+        options: WorkerOptions,
+        breaker: CircuitBreaker,
+        horizon: Arc<Mutex<Horizon>>,
+    ) -> Self {
+        status.state().breaker = breaker.name();
+        Self {
+            queue,
+            source,
+            sink,
+            status,
+            options,
+            breaker: Mutex::new(breaker),
+            horizon,
+            insert_modes: Mutex::default(),
+            outage: Mutex::default(),
+        }
+    }
+
+    /// Runs one lane until told to stop: on `drain` it ends when nothing is left that could be
+    /// written now, on `leave` after the batch in hand.
+    ///
+    /// # Errors
+    /// [`QueueError`] when the queue itself fails; nothing can be trusted then.
+    pub async fn run(&self, stop: &Stop) -> Result<(), QueueError> {
+        loop {
+            if stop.leave.is_cancelled() {
+                return Ok(());
+            }
+            let changed = self.queue.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.status.state().paused {
+                if stop.is_draining() {
+                    return Ok(());
+                }
+                self.wait(stop, changed, Duration::from_millis(200)).await;
+                continue;
+            }
+            let permit = self.breaker().permit(Instant::now());
+            let ops_max = match permit {
+                Permit::Proceed => self.options.batch_size,
+                Permit::Probe => self.options.batch_size.min(PROBE_OPS),
+                // Atlas is away. The queue keeps what waits: there is nothing to drain for.
+                Permit::Wait(_) if stop.is_draining() => return Ok(()),
+                Permit::Wait(wait) => {
+                    self.wait(stop, std::future::pending(), wait).await;
+                    continue;
+                }
+            };
+            let queue = self.queue.clone();
+            let batch = blocking(move || queue.lease(ops_max, LEASE_BYTES, now_ms())).await?;
+            if batch.entries.is_empty() {
+                if permit == Permit::Probe {
+                    self.breaker().abandoned(Instant::now());
+                }
+                if stop.is_draining() {
+                    return Ok(());
+                }
+                let due = batch.next_due_ms.map_or(1_000, |due| due.saturating_sub(now_ms()).max(1));
+                self.wait(stop, changed, Duration::from_millis(due.min(1_000))).await;
+                continue;
+            }
+            self.write(batch.entries).await?;
+            if !self.options.interval.is_zero() {
+                self.wait(stop, std::future::pending(), self.options.interval).await;
+            }
+        }
+    }
+
+    async fn wait(&self, stop: &Stop, until: impl Future<Output = ()>, at_most: Duration) {
+        tokio::select! {
+            () = stop.leave.cancelled() => {}
+            () = stop.drain.cancelled(), if !stop.drain.is_cancelled() => {}
+            () = until => {}
+            () = tokio::time::sleep(at_most) => {}
+        }
+    }
+
+    async fn write(&self, entries: Vec<Entry>) -> Result<(), QueueError> {
+        let started = Instant::now();
+        let is_schema = matches!(entries.first().map(|entry| &entry.work), Some(Work::Schema(_)));
+        if is_schema {
+            // A schema change must not be repeated once what follows it has been applied, so the
+            // queue is on the disk before it and after it.
+            self.flush().await?;
+        }
+        let (settlements, verdict) = self.apply(entries).await;
+        self.count(&settlements);
+        let queue = self.queue.clone();
+        blocking(move || queue.settle(&settlements)).await?;
+        if is_schema {
+            self.flush().await?;
+        }
+        self.learn(&verdict);
+        if verdict == Verdict::Answered {
+            let metrics = &self.status.metrics;
+            metrics.batches.add(1);
+            metrics.batch_micros.add(started.elapsed().as_micros() as u64);
+            metrics.atlas_heard_ms.set(now_ms());
+        }
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), QueueError> {
+        let queue = self.queue.clone();
+        blocking(move || queue.flush()).await
+    }
+
+    fn count(&self, settlements: &[Settlement]) {
+        let metrics = &self.status.metrics;
+        for settlement in settlements {
+            match &settlement.outcome {
+                Outcome::Applied => {
+                    metrics.writes_applied.add(1);
+                    metrics.last_applied_ms.set(now_ms());
+                }
+                Outcome::Retry { .. } => {
+                    metrics.writes_failed.add(1);
+                    metrics.retries.add(1);
+                }
+                Outcome::Rejected { .. } => {
+                    metrics.writes_failed.add(1);
+                    metrics.dead_letters.add(1);
+                }
+                Outcome::Unavailable { .. } | Outcome::Refresh { .. } => {}
+            }
+        }
+    }
+
+    /// Tells the breaker, and, when it changes, everybody.
+    fn learn(&self, verdict: &Verdict) {
+        let now = Instant::now();
+        let (before, after) = {
+            let mut breaker = self.breaker();
+            let before = breaker.name();
+            match verdict {
+                Verdict::Answered => breaker.succeeded(),
+                Verdict::NotAsked => breaker.abandoned(now),
+                Verdict::Unavailable(_) => breaker.failed(now, fastrand::f64()),
+                Verdict::Denied(_) => breaker.denied(now, fastrand::f64()),
+            }
+            (before, breaker.name())
+        };
+        let mut outage = self.outage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match (after, verdict) {
+            ("open", Verdict::Unavailable(error) | Verdict::Denied(error)) => {
+                if outage.is_none() {
+                    *outage = Some(now);
+                    self.status.metrics.breaker_openings.add(1);
+                    tracing::warn!(%error, breaker = after, "Atlas is away; changes wait in the queue");
+                }
+                self.status.state().atlas_error = Some(error.clone());
+            }
+            ("closed", Verdict::Answered) => {
+                if let Some(since) = outage.take() {
+                    let elapsed_ms = since.elapsed().as_millis() as u64;
+                    tracing::info!(elapsed_ms, breaker = after, "Atlas is back");
+                }
+                self.status.state().atlas_error = None;
+            }
+            _ => {}
+        }
+        if before != after {
+            self.status.state().breaker = after;
+        }
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
+        self.breaker.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn horizon(&self) -> MutexGuard<'_, Horizon> {
+        self.horizon.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn traits_of(&self, ns: &Namespace, learn: impl FnOnce(&mut Traits)) -> Traits {
+        let mut all = self.insert_modes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let of_namespace = all.entry(ns.clone()).or_default();
+        learn(of_namespace);
+        *of_namespace
+    }
+}
