@@ -19,6 +19,7 @@ use std::{
 use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{
+    admin,
     backoff::RetrySchedule,
     breaker::{BreakerPolicy, CircuitBreaker},
     config::{Config, ConfigError},
@@ -40,6 +41,7 @@ const HORIZON_DOCUMENTS: usize = 100_000;
 
 /// How often the figures that follow from others are brought up to date, and the summary is logged.
 const TICK: Duration = Duration::from_millis(250);
+const SAMPLE_TICKS: u64 = 20;
 const SUMMARY_TICKS: u64 = 240;
 
 /// Why the agent does not start, or ended.
@@ -155,6 +157,21 @@ impl Agent {
         Ok(format!("{PIPELINE_VERSION}-{}", self.config.filter()?.fingerprint()))
     }
 
+    /// Binds the admin API, so that a port that is taken is known before anything starts.
+    async fn serve_admin(&self) -> Result<impl Future<Output = ()> + use<>, AgentError> {
+        let listen = self.config.admin.listen;
+        let failed = |source| AgentError::Admin { listen: listen.to_string(), source };
+        let token = admin::read_or_make(&self.config.admin.token_file)
+            .map_err(|error| failed(std::io::Error::other(crate::report::one_line(&error))))?;
+        let listener = tokio::net::TcpListener::bind(listen).await.map_err(failed)?;
+        let handles = self.handles();
+        Ok(async move {
+            if let Err(error) = admin::serve(listener, handles, token).await {
+                tracing::error!(%error, "the admin API has stopped");
+            }
+        })
+    }
+
     /// For the admin API, or for an embedder that wants to look inside.
     pub fn handles(&self) -> Handles {
         Handles {
@@ -183,6 +200,7 @@ impl Agent {
         let sink = Arc::new(AtlasSink::new(self.atlas.clone()));
         let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
         let compare = Arc::new(Notify::new());
+        let admin = tokio::spawn(self.serve_admin().await?);
         // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
         self.queue.hold_all();
         self.status.state().paused = self.queue.meta("paused")?.is_some();
@@ -251,6 +269,7 @@ impl Agent {
         self.status.enter(if outcome.is_ok() { Phase::Stopping } else { Phase::Failed });
         let outcome = outcome.and(stop_tasks(&stop, tasks, config.shutdown.drain_for).await);
         ticker.abort();
+        admin.abort();
         let queue = self.queue.clone();
         blocking(move || queue.flush()).await?;
         let (pending, _) = self.queue.pending();
@@ -324,6 +343,9 @@ async fn tick(handles: Handles) {
         let is_copying = status.state().copy.is_some() || status.state().phase == Phase::Starting;
         if pending == 0 && !is_copying && queue.dead_letters_len() == 0 && read_up_to.0 > 0 {
             status.state().consistent_as_of = Some(read_up_to);
+        }
+        if n % SAMPLE_TICKS == 0 {
+            status.sample();
         }
         if n % SUMMARY_TICKS == 0 {
             if let Ok(Some(start)) = oplog_start(&local).await {

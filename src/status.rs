@@ -1,6 +1,7 @@
 //! The agent's condition, as everything that shows it sees it.
 
 use std::{
+    collections::VecDeque,
     sync::{Mutex, MutexGuard},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -68,6 +69,8 @@ pub struct State {
     /// The first copy: collections done and in all, and the one at work.
     pub copy: Option<CopyProgress>,
     pub paused: bool,
+    /// Writes applied and failed at recent moments, the oldest first; see [`Status::sample`].
+    pub samples: VecDeque<(u64, u64)>,
     /// The local oplog's reach back before the checkpoint, in seconds, where it may be asked for.
     pub oplog_window_s: Option<u64>,
 }
@@ -92,6 +95,29 @@ impl Status {
         if before != phase {
             tracing::info!(phase = phase.name(), "phase changed");
         }
+    }
+}
+
+/// Samples that the error rate looks back over: five minutes, one every five seconds.
+const SAMPLES: usize = 60;
+
+impl Status {
+    /// Takes a sample for [`error_rate`](Self::error_rate); called every five seconds.
+    pub fn sample(&self) {
+        let now = (self.metrics.writes_applied.get(), self.metrics.writes_failed.get());
+        let samples = &mut self.state().samples;
+        if samples.len() == SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back(now);
+    }
+
+    /// The share of the writes of the last five minutes that Atlas rejected.
+    pub fn error_rate(&self) -> f64 {
+        let first = self.state().samples.front().copied().unwrap_or_default();
+        let applied = self.metrics.writes_applied.get().saturating_sub(first.0);
+        let failed = self.metrics.writes_failed.get().saturating_sub(first.1);
+        failed as f64 / (applied + failed).max(1) as f64
     }
 }
 

@@ -1,0 +1,153 @@
+//! How the CLI gets at the queue: over a running agent's admin API, or, when none runs, directly.
+
+use std::{io::ErrorKind, net::TcpStream, process::ExitCode as Code, time::Duration};
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    admin::read_token,
+    agent::queue_options,
+    config::Config,
+    queue::Queue,
+    report::{ExitCode, Failure},
+};
+
+/// Longest wait for an agent on this machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub enum Access {
+    Agent(Client),
+    Queue(Box<Queue>),
+}
+
+impl Access {
+    /// Asks `admin.listen` first; opens the queue when nobody answers there.
+    pub fn open(config: &Config) -> Result<Self, Failure> {
+        if let Some(client) = Client::connect(config)? {
+            return Ok(Access::Agent(client));
+        }
+        if !config.queue.path.exists() {
+            let error = anyhow::anyhow!(
+                "no agent runs on {} and there is no queue in `{}`",
+                config.admin.listen,
+                config.queue.path.display()
+            );
+            return Err(Failure::new(ExitCode::Problem, error)
+                .hint("start one with `outrigger run`, or name its configuration with --config"));
+        }
+        Ok(Access::Queue(Box::new(Queue::open(&queue_options(config))?)))
+    }
+
+    pub fn set_paused(self, paused: bool) -> Result<Code, Failure> {
+        match self {
+            Access::Agent(client) => {
+                client.change("POST", if paused { "/api/sync/pause" } else { "/api/sync/resume" })?;
+            }
+            Access::Queue(queue) => {
+                queue.set_meta("paused", paused.then_some(&b"1"[..]))?;
+                queue.flush()?;
+            }
+        }
+        println!("{}", if paused { "paused: changes wait in the queue" } else { "resumed" });
+        Ok(Code::SUCCESS)
+    }
+
+    pub fn retry(self, id: Uuid) -> Result<Code, Failure> {
+        match self {
+            Access::Agent(client) => client.change("POST", &format!("/api/dead-letters/{id}/retry"))?,
+            Access::Queue(queue) => {
+                queue.retry_dead_letter(id)?;
+                queue.flush()?;
+            }
+        }
+        println!("queued again");
+        Ok(Code::SUCCESS)
+    }
+
+    pub fn discard(self, id: Uuid) -> Result<Code, Failure> {
+        match self {
+            Access::Agent(client) => client.change("DELETE", &format!("/api/dead-letters/{id}"))?,
+            Access::Queue(queue) => {
+                queue.discard_dead_letter(id)?;
+                queue.flush()?;
+            }
+        }
+        println!("discarded; the document differs in Atlas until it changes again");
+        Ok(Code::SUCCESS)
+    }
+}
+
+/// A client of the admin API.
+pub struct Client {
+    base: String,
+    http: ureq::Agent,
+    token: Option<String>,
+}
+
+impl Client {
+    /// `None` when nobody listens.
+    pub fn connect(config: &Config) -> Result<Option<Self>, Failure> {
+        let mut listen = config.admin.listen;
+        if listen.ip().is_unspecified() {
+            listen.set_ip([127, 0, 0, 1].into());
+        }
+        match TcpStream::connect_timeout(&listen, Duration::from_secs(2)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(None),
+            Err(error) => {
+                let error = anyhow::Error::new(error).context(format!("cannot reach {listen}"));
+                return Err(Failure::new(ExitCode::Problem, error).hint("check `admin.listen`"));
+            }
+        }
+        let http = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(PATIENCE))
+            .build()
+            .into();
+        let token = read_token(&config.admin.token_file).ok();
+        Ok(Some(Self { base: format!("http://{listen}"), http, token }))
+    }
+
+    pub fn get(&self, path: &str) -> Result<Value, Failure> {
+        let mut request = self.http.get(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        self.read(request.call())
+    }
+
+    fn change(&self, method: &str, path: &str) -> Result<(), Failure> {
+        let url = format!("{}{path}", self.base);
+        let bearer = format!("Bearer {}", self.token.as_deref().unwrap_or_default());
+        let response = match method {
+            "DELETE" => self.http.delete(url).header("Authorization", bearer).call(),
+            _ => self.http.post(url).header("Authorization", bearer).send_empty(),
+        };
+        self.read(response).map(|_| ())
+    }
+
+    fn read(
+        &self,
+        response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Value, Failure> {
+        let failed = |error: ureq::Error| {
+            let error = anyhow::Error::new(error).context("the agent does not answer as one");
+            Failure::new(ExitCode::Problem, error).hint("check what listens on `admin.listen`")
+        };
+        let mut response = response.map_err(failed)?;
+        let status = response.status();
+        let text = response.body_mut().read_to_string().map_err(failed)?;
+        let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        if status.is_success() {
+            return Ok(body);
+        }
+        let message = body["error"].as_str().unwrap_or("the agent refused").to_owned();
+        let mut failure = Failure::new(ExitCode::Problem, anyhow::anyhow!(message));
+        failure.hint = match (status.as_u16(), body["hint"].as_str()) {
+            (401, _) => Some("run this as the user who may read `admin.token_file`".to_owned()),
+            (_, hint) => hint.map(str::to_owned),
+        };
+        Err(failure)
+    }
+}

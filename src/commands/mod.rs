@@ -1,0 +1,152 @@
+//! One file for each subcommand. Results go to stdout, everything else to stderr.
+
+use std::{path::Path, process::ExitCode as Code};
+
+use crate::{
+    agent::AgentError,
+    cli::{Cli, Command, DeadCommand, QueueCommand},
+    config::{self, Config, ConfigError},
+    queue::QueueError,
+    report::{ExitCode, Failure},
+    sink::SinkError,
+    source::SourceError,
+    sync::SyncError,
+};
+
+mod access;
+mod check;
+mod dead;
+mod init;
+mod queue;
+mod run;
+mod show;
+mod status;
+
+/// Runs what was typed.
+///
+/// # Errors
+/// The failure as the person sees it.
+pub fn run(cli: Cli) -> Result<Code, Failure> {
+    if matches!(cli.command, Command::Init) {
+        return init::run();
+    }
+    let mut config = load(cli.config.as_deref())?;
+    if let Some(format) = cli.log_format {
+        config.log.format = format;
+    }
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Failure::new(ExitCode::Problem, error).hint("the system has no threads left"))?;
+    match cli.command {
+        Command::Init => unreachable!("handled above: it needs no configuration"),
+        Command::Check(output) => runtime.block_on(check::run(&config, output)),
+        Command::Run { adopt } => {
+            crate::logging::start(&config.log.level, config.log.format);
+            runtime.block_on(run::run(config, adopt))
+        }
+        Command::Status(output) => status::run(&config, output),
+        Command::Pause => access::Access::open(&config)?.set_paused(true),
+        Command::Resume => access::Access::open(&config)?.set_paused(false),
+        Command::Queue(QueueCommand::Stats(output)) => queue::stats(&config, output),
+        Command::Queue(QueueCommand::List(args)) => queue::list(&config, &args),
+        Command::Queue(QueueCommand::Show(args)) => queue::show(&config, &args),
+        Command::Dead(DeadCommand::List(args)) => dead::list(&config, &args),
+        Command::Dead(DeadCommand::Show(args)) => dead::show(&config, &args),
+        Command::Dead(DeadCommand::Retry { id }) => access::Access::open(&config)?.retry(id),
+        Command::Dead(DeadCommand::Discard { id }) => access::Access::open(&config)?.discard(id),
+    }
+}
+
+fn load(file: Option<&Path>) -> Result<Config, Failure> {
+    let default = Path::new("config.toml");
+    let file = file.or_else(|| default.exists().then_some(default));
+    Ok(config::load(file, |name| std::env::var(name).ok())?)
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let hint = match &error {
+            ConfigError::Missing { key, variable, .. } => {
+                format!("export {variable}, or put it into a file and name that in `{key}`")
+            }
+            ConfigError::Unreadable { .. } => "`outrigger init` writes a commented config.toml".to_owned(),
+            ConfigError::UnknownKey { .. } | ConfigError::Syntax { .. } => {
+                "compare with the reference: `outrigger init` writes it".to_owned()
+            }
+            ConfigError::Value { .. } | ConfigError::Invalid { .. } => {
+                "change the value in the configuration file or the environment".to_owned()
+            }
+        };
+        Failure::new(ExitCode::Usage, error).hint(hint)
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        let hint = match &error {
+            SourceError::Unfit { hint, .. } => hint.clone(),
+            SourceError::Denied(_) => {
+                "check user, password and `authSource` in the connection string, and that the user \
+                 has the role `readAnyDatabase`"
+                    .to_owned()
+            }
+            SourceError::Unavailable(_) | SourceError::Failed(_) => {
+                "start it (`systemctl start mongod`) or correct the address in MONGODB_LOCAL_URI".to_owned()
+            }
+            SourceError::HistoryLost(_) | SourceError::Malformed(_) => {
+                "restart the agent; if it happens again, report it".to_owned()
+            }
+        };
+        Failure::new(ExitCode::Local, error).hint(hint)
+    }
+}
+
+impl From<QueueError> for Failure {
+    fn from(error: QueueError) -> Self {
+        let hint = match &error {
+            QueueError::InUse { .. } => {
+                "stop the other agent, or give this one a `queue.path` of its own; a running agent is \
+                 asked over `admin.listen`"
+            }
+            QueueError::Unusable { .. } => "check owner and permissions of `queue.path`, and the disk",
+            QueueError::NotFound(_) => "list what there is with `queue list` or `dead list`",
+            QueueError::Damaged(_) | QueueError::Storage(_) => {
+                "`outrigger run` moves it aside and rebuilds it; nothing is lost"
+            }
+            QueueError::Disk(_) => "make room or mend the disk, then restart the agent; nothing is lost",
+        };
+        Failure::new(ExitCode::Problem, error).hint(hint)
+    }
+}
+
+impl From<AgentError> for Failure {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::Config(error) => error.into(),
+            AgentError::Local(error) => error.into(),
+            AgentError::Queue(error) => error.into(),
+            AgentError::Sync(SyncError::Source(error)) => error.into(),
+            AgentError::Sync(SyncError::Queue(error)) => error.into(),
+            AgentError::Sync(error @ SyncError::NotOwned { .. }) => {
+                Failure::new(ExitCode::Problem, error).hint(
+                    "if Atlas may be made equal to the local database, deletes included, start once \
+                     with `outrigger run --adopt`; otherwise name another target",
+                )
+            }
+            AgentError::Sync(SyncError::Sink(error @ SinkError::Denied(_))) => {
+                Failure::new(ExitCode::Atlas, error).hint("check the Atlas user and its roles")
+            }
+            AgentError::Sync(error) => Failure::new(ExitCode::Atlas, error),
+            AgentError::Atlas(error) => Failure::new(ExitCode::Atlas, error)
+                .hint("correct the connection string in MONGODB_ATLAS_URI"),
+            error @ AgentError::OtherSource { .. } => Failure::new(ExitCode::Problem, error).hint(
+                "if the local database is the one to replicate from now on, move `queue.path` aside \
+                 and start with `outrigger run --adopt`: everything is then compared",
+            ),
+            error @ AgentError::Admin { .. } => Failure::new(ExitCode::Problem, error)
+                .hint("set `admin.listen` and `admin.token_file` to what is free and writable"),
+            error @ AgentError::Task(_) => {
+                Failure::new(ExitCode::Problem, error).hint("this is a bug; please report it")
+            }
+        }
+    }
+}

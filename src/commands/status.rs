@@ -1,0 +1,97 @@
+//! `outrigger status`
+
+use std::{process::ExitCode as Code, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{access::Access, show};
+use crate::{
+    cli::Output,
+    config::{Config, units},
+    report::Failure,
+};
+
+/// Exit code 0 while health is `healthy` or `degraded`, 1 when it is `unhealthy` or no agent runs.
+pub fn run(config: &Config, output: Output) -> Result<Code, Failure> {
+    match Access::open(config)? {
+        Access::Agent(client) => {
+            let health = client.get("/api/sync/health")?;
+            if output.json {
+                show::json(&health);
+            } else {
+                print(&health);
+            }
+            let unhealthy = health["status"] == "unhealthy";
+            Ok(if unhealthy { Code::FAILURE } else { Code::SUCCESS })
+        }
+        Access::Queue(queue) => {
+            let stats = queue.stats()?;
+            if output.json {
+                show::json(&json!({ "status": "unhealthy", "phase": "not running", "queueSize": stats.pending, "deadLetters": stats.dead_letters }));
+            } else {
+                show::line("phase    not running  (start it with `outrigger run`)");
+                show::line(format!("queue    {}", documents(stats.pending)));
+                dead(stats.dead_letters);
+            }
+            Ok(Code::FAILURE)
+        }
+    }
+}
+
+fn print(health: &Value) {
+    let phase = health["phase"].as_str().unwrap_or("unknown");
+    let lag = ago(show::number(&health["syncLagMs"]));
+    show::line(format!("phase    {phase}, {lag} behind the local database"));
+    if let Some(copy) = health["copy"].as_object() {
+        let current = copy["current"].as_str().unwrap_or("");
+        show::line(format!(
+            "copy     {} of {} collections done, now {current}",
+            copy["collectionsDone"], copy["collections"]
+        ));
+    }
+    let waiting = documents(show::number(&health["queueSize"]));
+    match health["oldestPendingMs"].as_u64() {
+        Some(oldest) => show::line(format!("queue    {waiting} waiting, the oldest for {}", ago(oldest))),
+        None => show::line("queue    empty"),
+    }
+    let last = health["lastSync"].as_str().map_or_else(|| "none yet".to_owned(), |at| format!("last one {at}"));
+    match health["breaker"].as_str() {
+        Some("closed") => show::line(format!("atlas    writes flow; {last}")),
+        Some(breaker) => show::line(format!("atlas    away, changes wait (breaker {breaker}); {last}")),
+        None => {}
+    }
+    if let Some(at) = health["consistentAsOf"].as_str() {
+        show::line(format!("equal    as of {at}"));
+    }
+    dead(show::number(&health["deadLetters"]));
+    for (name, key) in [("local", "localError"), ("atlas", "atlasError")] {
+        if let Some(error) = health[key].as_str() {
+            show::line(format!("{name:<8} {error}"));
+        }
+    }
+    if let Some(window) = health["oplogWindowS"].as_u64() {
+        let window = units::show_duration(Duration::from_secs(window));
+        show::line(format!("oplog    reaches back {window} before the checkpoint"));
+    }
+    let status = health["status"].as_str().unwrap_or("unknown");
+    show::line(format!("health   {status}"));
+    for alert in health["alerts"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        show::line(format!("alert    {alert}"));
+    }
+}
+
+fn dead(letters: u64) {
+    match letters {
+        0 => show::line("dead     none"),
+        1 => show::line("dead     1 letter  (see `outrigger dead list`)"),
+        n => show::line(format!("dead     {n} letters  (see `outrigger dead list`)")),
+    }
+}
+
+fn documents(n: u64) -> String {
+    if n == 1 { "1 document".to_owned() } else { format!("{n} documents") }
+}
+
+fn ago(ms: u64) -> String {
+    units::show_duration(Duration::from_millis(ms))
+}
