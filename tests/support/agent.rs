@@ -1,0 +1,157 @@
+//! The real binary, as an operator runs it.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{eventually, free_port};
+
+/// Sends a signal by process id.
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status();
+    assert!(status.expect("kill runs").success());
+}
+
+/// An agent with a folder of its own: configuration, queue, token, log. Killed when dropped.
+pub struct Agent {
+    pub dir: TempDir,
+    pub admin_port: u16,
+    env: Vec<(String, String)>,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// Prepares an agent between two URIs; `config` is added to a configuration for tests.
+    pub fn new(local: &str, atlas: &str, config: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let admin_port = free_port();
+        let text = format!(
+            "[admin]\nlisten = \"127.0.0.1:{admin_port}\"\n[atlas]\nallow_insecure = true\ntimeout = \"5s\"\n\
+             [local]\ntimeout = \"5s\"\n[breaker]\nopen_for = \"200ms\"\nopen_for_max = \"1s\"\n{config}"
+        );
+        std::fs::write(dir.path().join("config.toml"), text).unwrap();
+        let env = [("MONGODB_LOCAL_URI", local), ("MONGODB_ATLAS_URI", atlas)];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        Self { dir, admin_port, env, child: None }
+    }
+
+    /// An agent that is started at once.
+    pub fn started(local: &str, atlas: &str) -> Self {
+        let mut agent = Self::new(local, atlas, "");
+        agent.start(&[]);
+        agent
+    }
+
+    /// The program, from the environment of the test that includes this file.
+    fn command(&self) -> Command {
+        let program = std::env::var_os("OUTRIGGER_BIN")
+            .map(PathBuf::from)
+            .unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_outrigger")));
+        let mut command = Command::new(program);
+        command.current_dir(self.dir.path()).envs(self.env.clone());
+        command
+    }
+
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    pub fn start(&mut self, args: &[&str]) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .unwrap();
+        let child = self.command().arg("run").args(args).stdout(Stdio::null()).stderr(log).spawn();
+        self.child = Some(child.expect("the agent starts"));
+    }
+
+    /// Everything that it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM, and the end of it.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        signal(child.id(), "TERM");
+        child.wait().unwrap()
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(self.id(), name);
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Waits for a process that ends by itself.
+    pub async fn ended(&mut self, patience: Duration) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        let mut status = None;
+        eventually("the agent's end", patience, async || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        status.unwrap()
+    }
+
+    /// Runs another command of the CLI.
+    pub fn cli(&self, args: &[&str]) -> Output {
+        self.command().args(args).output().unwrap()
+    }
+
+    /// Its JSON, if it answers.
+    pub fn cli_json(&self, args: &[&str]) -> Option<Value> {
+        let output = self.cli(&[args, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// The health that the agent itself tells.
+    pub fn health(&self) -> Option<Value> {
+        let url = format!("http://127.0.0.1:{}/api/sync/health", self.admin_port);
+        let text = ureq::get(url).call().ok()?.body_mut().read_to_string().ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Waits for the first copy to be done.
+    pub async fn streaming(&self) {
+        eventually("the phase `streaming`", Duration::from_secs(60), async || {
+            self.health().is_some_and(|health| health["phase"] == "streaming")
+        })
+        .await;
+    }
+
+    /// Waits until so many documents wait in the queue.
+    pub async fn queued(&self, at_least: u64) {
+        eventually("a filled queue", Duration::from_secs(60), async || {
+            self.health().is_some_and(|health| health["queueSize"].as_u64() >= Some(at_least))
+        })
+        .await;
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- the agent's log ---\n{}", self.log());
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Both sides, byte for byte.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use futures_util::TryStreamExt;
+use mongodb::{
+    Client,
+    bson::{RawDocumentBuf, doc},
+};
+use outrigger::document_key::DocumentKey;
+
+/// Collection → canonical `_id` → the document's bytes. Without what is not replicated.
+pub type Contents = BTreeMap<String, BTreeMap<Vec<u8>, RawDocumentBuf>>;
+
+/// Reads everything that a server holds.
+pub async fn contents(client: &Client) -> mongodb::error::Result<Contents> {
+    let mut contents = Contents::new();
+    for db in client.list_database_names().await? {
+        if matches!(db.as_str(), "admin" | "config" | "local" | "outrigger") {
+            continue;
+        }
+        for name in client.database(&db).list_collection_names().await? {
+            if name.starts_with("system.") {
+                continue;
+            }
+            let collection = client.database(&db).collection::<RawDocumentBuf>(&name);
+            let documents: Vec<_> = collection.find(doc! {}).await?.try_collect().await?;
+            let by_key = documents.into_iter().map(|document| {
+                (DocumentKey::of(&document).expect("an _id").canonical(), document)
+            });
+            contents.insert(format!("{db}.{name}"), by_key.collect());
+        }
+    }
+    Ok(contents)
+}
+
+/// The first few differences, in words; empty when both are equal.
+pub fn differences(local: &Contents, atlas: &Contents) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in local.keys().chain(atlas.keys()).collect::<std::collections::BTreeSet<_>>() {
+        match (local.get(name), atlas.get(name)) {
+            (Some(here), Some(there)) => {
+                for (key, document) in here {
+                    match there.get(key) {
+                        None => found.push(format!("{name}: missing in Atlas: {document:?}")),
+                        Some(copy) if copy.as_bytes() != document.as_bytes() => {
+                            found.push(format!("{name}: local {document:?}\n   but Atlas {copy:?}"));
+                        }
+                        Some(_) => {}
+                    }
+                }
+                for (key, copy) in there {
+                    if !here.contains_key(key) {
+                        found.push(format!("{name}: only in Atlas: {copy:?}"));
+                    }
+                }
+            }
+            (Some(here), None) if here.is_empty() => {}
+            (Some(_), None) => found.push(format!("{name}: collection missing in Atlas")),
+            (None, _) => found.push(format!("{name}: collection only in Atlas")),
+        }
+    }
+    found
+}
+
+/// Waits until Atlas equals the local database, byte for byte.
+///
+/// # Panics
+/// When it does not within `patience`; the message names the first differences.
+pub async fn converge(local: &Client, atlas: &Client, patience: Duration) {
+    let give_up = Instant::now() + patience;
+    loop {
+        let found = match (contents(local).await, contents(atlas).await) {
+            (Ok(here), Ok(there)) => differences(&here, &there),
+            (Err(error), _) | (_, Err(error)) => vec![format!("cannot be read: {error}")],
+        };
+        if found.is_empty() {
+            return;
+        }
+        assert!(
+            Instant::now() < give_up,
+            "{} differences after {patience:?}, the first:\n{}",
+            found.len(),
+            found.iter().take(5).cloned().collect::<Vec<_>>().join("\n")
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,41 @@
+//! What tests, benches and the demo share: real `mongod`s, the real agent, a proxy that breaks.
+//!
+//! Everything listens on 127.0.0.1 and ends with the value that holds it.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+pub mod agent;
+pub mod compare;
+pub mod mongod;
+pub mod proxy;
+pub mod workload;
+
+use std::time::{Duration, Instant};
+
+/// A port that is free right now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until `done` says so, at most `patience`.
+///
+/// # Panics
+/// When it does not: `what` was waited for.
+pub async fn eventually(what: &str, patience: Duration, mut done: impl AsyncFnMut() -> bool) {
+    let give_up = Instant::now() + patience;
+    while !done().await {
+        assert!(Instant::now() < give_up, "{what}: not within {patience:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The seed of a random test: `OUTRIGGER_SEED` or a new one, printed so that a failure can be
+/// repeated.
+pub fn seed() -> u64 {
+    let seed = std::env::var("OUTRIGGER_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(rand::random);
+    println!("OUTRIGGER_SEED={seed}");
+    seed
+}

@@ -1,0 +1,156 @@
+//! A real `mongod`, as a replica set of one.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+};
+use tempfile::TempDir;
+
+use super::{eventually, free_port};
+
+/// The program, as `scripts/mongod` finds or fetches it.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/mongod");
+        let output = Command::new(script).stderr(Stdio::inherit()).output().expect("scripts/mongod runs");
+        assert!(output.status.success(), "scripts/mongod found no mongod");
+        String::from_utf8(output.stdout).unwrap().trim().into()
+    })
+}
+
+/// A server process with its data in a folder of its own. Killed when dropped.
+pub struct Mongod {
+    pub port: u16,
+    dir: TempDir,
+    args: Vec<String>,
+    child: Option<Child>,
+    /// Connects past the replica set's discovery. Not bound to the agent's client in any way.
+    pub client: Client,
+}
+
+impl Mongod {
+    /// Starts a server that is a replica set of one, ready for writes.
+    pub async fn start() -> Self {
+        let server = Self::start_with(&["--replSet", "rs"]).await;
+        server.initiate().await;
+        server
+    }
+
+    /// Starts a server with these arguments, and waits until it answers.
+    pub async fn start_with(args: &[&str]) -> Self {
+        let port = free_port();
+        let client = Client::with_uri_str(format!(
+            "mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=30000"
+        ));
+        let mut server = Self {
+            port,
+            dir: TempDir::new().unwrap(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            child: None,
+            client: client.await.unwrap(),
+        };
+        server.resume().await;
+        server
+    }
+
+    pub async fn initiate(&self) {
+        let member = doc! { "_id": 0, "host": format!("127.0.0.1:{}", self.port) };
+        self.admin(doc! { "replSetInitiate": { "_id": "rs", "members": [member] } }).await;
+        self.wait_for_primary().await;
+    }
+
+    async fn wait_for_primary(&self) {
+        eventually("a primary", Duration::from_secs(60), async || {
+            let hello = self.client.database("admin").run_command(doc! { "hello": 1 }).await;
+            hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
+        })
+        .await;
+    }
+
+    /// Starts the process again, after [`kill`](Self::kill) or [`terminate`](Self::terminate).
+    pub async fn resume(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
+        let mut command = Command::new(program());
+        command
+            .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--oplogSize", "200"])
+            .args(["--wiredTigerCacheSizeGB", "0.5", "--setParameter", "enableTestCommands=1"])
+            .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
+            .args(["--port", &self.port.to_string()])
+            .args(&self.args)
+            .arg("--dbpath")
+            .arg(self.dir.path())
+            .stdout(log)
+            .stderr(Stdio::null());
+        self.child = Some(command.spawn().expect("mongod starts"));
+        let client = self.client.clone();
+        eventually("mongod", Duration::from_secs(60), async || {
+            client.database("admin").run_command(doc! { "hello": 1 }).await.is_ok()
+        })
+        .await;
+        if self.args.iter().any(|arg| arg == "--replSet") && self.is_initiated().await {
+            self.wait_for_primary().await;
+        }
+    }
+
+    async fn is_initiated(&self) -> bool {
+        let hello = self.client.database("admin").run_command(doc! { "hello": 1 }).await.unwrap();
+        hello.contains_key("setName")
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub fn terminate(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            super::agent::signal(child.id(), "TERM");
+            let _ = child.wait();
+        }
+    }
+
+    /// The process id, for a fault that needs it.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    pub fn uri(&self) -> String {
+        format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port)
+    }
+
+    /// Runs a command on `admin`.
+    pub async fn admin(&self, command: Document) -> Document {
+        self.client.database("admin").run_command(command).await.unwrap()
+    }
+
+    /// The total number of writes that the server was asked for: inserts, updates, deletes.
+    pub async fn writes(&self) -> i64 {
+        let status = self.admin(doc! { "serverStatus": 1 }).await;
+        let counters = status.get_document("opcounters").unwrap();
+        let count = |name| match counters.get(name) {
+            Some(mongodb::bson::Bson::Int32(n)) => i64::from(*n),
+            Some(mongodb::bson::Bson::Int64(n)) => *n,
+            other => panic!("{name}: {other:?}"),
+        };
+        count("insert") + count("update") + count("delete")
+    }
+}
+
+impl Drop for Mongod {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
