@@ -139,7 +139,9 @@ impl Agent {
                     .to_owned(),
             });
         }
-        if self.info.now < checkpoint.cluster_time {
+        // A new stream's position is one tick ahead of the last operation (server source: it starts at
+        // "last applied + 1").
+        if self.info.now.0 + 1 < checkpoint.cluster_time.0 {
             return Err(AgentError::OtherSource {
                 problem: "the local database is older than the queue's checkpoint: it was restored \
                           from a backup"
@@ -272,6 +274,7 @@ impl Agent {
         admin.abort();
         let queue = self.queue.clone();
         blocking(move || queue.flush()).await?;
+        tokio::join!(self.local.close(), self.atlas.close());
         let (pending, _) = self.queue.pending();
         tracing::info!(pending, "stopped; what is pending will be written at the next start");
         outcome

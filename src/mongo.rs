@@ -139,6 +139,12 @@ impl Mongo {
         Ok(BatchCursor { cursor, timeout: self.timeout })
     }
 
+    /// Closes all connections. Without it the driver's tasks complain while the runtime goes down.
+    pub async fn close(&self) {
+        let closing = self.client.clone().shutdown().immediate(true);
+        let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
+    }
+
     async fn bounded<T>(
         &self,
         exchange: impl Future<Output = Result<T, MongoError>>,

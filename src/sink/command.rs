@@ -123,13 +123,14 @@ fn change(key: &DocumentKey, command: &UpdateCommand) -> RawDocumentBuf {
     rawdoc! { "q": filter.finish(), "u": command.update.clone() }
 }
 
-/// True for a document that the server would change on its way in: in an insert and in a replacement
-/// it fills an empty timestamp at the top level with the current time. As a literal in a pipeline it
-/// is left alone. So is a document whose first field has a `$`, which would be an operator.
+/// True for a document that the server would not store as it is when it comes in an insert or a
+/// replacement: an empty timestamp at the top level is filled in with the current time, and a
+/// replacement of an existing document refuses `$`-prefixed names there (code 52). As a literal in a
+/// pipeline both are left alone.
 fn needs_literal(document: &RawDocument) -> bool {
-    raw::elements(document).flatten().enumerate().any(|(n, element)| {
-        (element.kind == kind::TIMESTAMP && element.name != "_id" && element.value == [0; 8])
-            || (n == 0 && element.name.starts_with('$'))
+    raw::elements(document).flatten().any(|element| {
+        element.name.starts_with('$')
+            || (element.kind == kind::TIMESTAMP && element.name != "_id" && element.value == [0; 8])
     })
 }
 
@@ -170,11 +171,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_timestamp_goes_as_a_literal() {
+    fn what_the_server_would_change_or_refuse_goes_as_a_literal() {
         let empty = Timestamp { time: 0, increment: 0 };
 
         assert!(needs_literal(&rawdoc! { "_id": 1, "at": empty }));
-        assert!(!needs_literal(&rawdoc! { "_id": empty, "n": { "at": empty } }));
+        assert!(needs_literal(&rawdoc! { "_id": 1, "$x": 1 }));
+        assert!(!needs_literal(&rawdoc! { "_id": empty, "o": { "$x": 1 }, "n": { "at": empty } }));
         assert_eq!(kind_of(&Write::Insert(rawdoc! { "_id": 1, "at": empty })), Kind::Update);
     }
 }
