@@ -28,7 +28,10 @@ use crate::{
     queue::{Queue, QueueError, QueueOptions, Rebuilt},
     shutdown::{Stop, blocking},
     sink::AtlasSink,
-    source::{ChangeStreamSource, PIPELINE_VERSION, SourceError, SourceInfo, inspect, oplog_start, source_id},
+    source::{
+        ChangeStreamSource, PIPELINE_VERSION, SourceError, SourceInfo, inspect, oplog_start,
+        source_id,
+    },
     status::{Phase, Status, now_ms},
     sync::{Reconciler, SyncError},
     sync_state::SyncState,
@@ -65,7 +68,10 @@ pub enum AgentError {
     Sync(#[from] SyncError),
     /// The admin API cannot listen, or its token file cannot be used.
     #[error("the admin API cannot be started on {listen}")]
-    Admin { listen: String, source: std::io::Error },
+    Admin {
+        listen: String,
+        source: std::io::Error,
+    },
     /// A bug: a task panicked.
     #[error("a task of the agent failed: {0}")]
     Task(String),
@@ -106,7 +112,9 @@ impl Agent {
         let info = inspect(&local).await?;
         let (source_id, is_exact) = source_id(&local, &info).await?;
         if !is_exact {
-            tracing::warn!("the user may not read the replica set's id; another database of the same set name could not be told apart");
+            tracing::warn!(
+                "the user may not read the replica set's id; another database of the same set name could not be told apart"
+            );
         }
         let options = queue_options(&config);
         let (queue, rebuilt) = blocking(move || Queue::open_or_rebuild(&options)).await?;
@@ -131,21 +139,25 @@ impl Agent {
 
     /// The checkpoint must be of this database and of its past.
     fn check_history(&self) -> Result<(), AgentError> {
-        let Some(checkpoint) = self.queue.checkpoint()? else { return Ok(()) };
+        let Some(checkpoint) = self.queue.checkpoint()? else {
+            return Ok(());
+        };
         if checkpoint.source_id != self.source_id {
             return Err(AgentError::OtherSource {
-                problem: "the queue was filled from another database than the one that `local.uri` \
+                problem:
+                    "the queue was filled from another database than the one that `local.uri` \
                           names now (the replica set's id differs)"
-                    .to_owned(),
+                        .to_owned(),
             });
         }
         // A new stream's position is one tick ahead of the last operation (server source: it starts at
         // "last applied + 1").
         if self.info.now.0 + 1 < checkpoint.cluster_time.0 {
             return Err(AgentError::OtherSource {
-                problem: "the local database is older than the queue's checkpoint: it was restored \
+                problem:
+                    "the local database is older than the queue's checkpoint: it was restored \
                           from a backup"
-                    .to_owned(),
+                        .to_owned(),
             });
         }
         if checkpoint.pipeline != self.pipeline()? {
@@ -156,16 +168,24 @@ impl Agent {
     }
 
     fn pipeline(&self) -> Result<String, ConfigError> {
-        Ok(format!("{PIPELINE_VERSION}-{}", self.config.filter()?.fingerprint()))
+        Ok(format!(
+            "{PIPELINE_VERSION}-{}",
+            self.config.filter()?.fingerprint()
+        ))
     }
 
     /// Binds the admin API, so that a port that is taken is known before anything starts.
     async fn serve_admin(&self) -> Result<impl Future<Output = ()> + use<>, AgentError> {
         let listen = self.config.admin.listen;
-        let failed = |source| AgentError::Admin { listen: listen.to_string(), source };
+        let failed = |source| AgentError::Admin {
+            listen: listen.to_string(),
+            source,
+        };
         let token = admin::read_or_make(&self.config.admin.token_file)
             .map_err(|error| failed(std::io::Error::other(crate::report::one_line(&error))))?;
-        let listener = tokio::net::TcpListener::bind(listen).await.map_err(failed)?;
+        let listener = tokio::net::TcpListener::bind(listen)
+            .await
+            .map_err(failed)?;
         let handles = self.handles();
         Ok(async move {
             if let Err(error) = admin::serve(listener, handles, token).await {
@@ -198,7 +218,11 @@ impl Agent {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         let config = self.config.clone();
         let filter = config.filter()?;
-        let source = Arc::new(ChangeStreamSource::new(self.local.clone(), filter.clone(), &self.info));
+        let source = Arc::new(ChangeStreamSource::new(
+            self.local.clone(),
+            filter.clone(),
+            &self.info,
+        ));
         let sink = Arc::new(AtlasSink::new(self.atlas.clone()));
         let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
         let compare = Arc::new(Notify::new());
@@ -216,7 +240,10 @@ impl Agent {
                 max_documents: config.queue.max_documents,
                 min_free_disk: config.queue.min_free_disk,
             },
-            identity: Identity { source_id: self.source_id.clone(), pipeline: self.pipeline()? },
+            identity: Identity {
+                source_id: self.source_id.clone(),
+                pipeline: self.pipeline()?,
+            },
             disk: config.queue.path.clone(),
             compare: compare.clone(),
         };
@@ -268,7 +295,11 @@ impl Agent {
             () = shutdown => Ok(()),
             Some(exit) = tasks.join_next() => settle(exit),
         };
-        self.status.enter(if outcome.is_ok() { Phase::Stopping } else { Phase::Failed });
+        self.status.enter(if outcome.is_ok() {
+            Phase::Stopping
+        } else {
+            Phase::Failed
+        });
         let outcome = outcome.and(stop_tasks(&stop, tasks, config.shutdown.drain_for).await);
         ticker.abort();
         admin.abort();
@@ -276,7 +307,10 @@ impl Agent {
         blocking(move || queue.flush()).await?;
         tokio::join!(self.local.close(), self.atlas.close());
         let (pending, _) = self.queue.pending();
-        tracing::info!(pending, "stopped; what is pending will be written at the next start");
+        tracing::info!(
+            pending,
+            "stopped; what is pending will be written at the next start"
+        );
         outcome
     }
 }
@@ -301,7 +335,7 @@ async fn stop_tasks(
             () = &mut deadline, if !stop.leave.is_cancelled() => stop.leave.cancel(),
             () = stop.leave.cancelled() => {
                 // A batch may be in flight to an Atlas that does not answer. It stays in the queue.
-                let grace = tokio::time::sleep(Duration::from_secs(1));
+                let grace = tokio::time::sleep(Duration::from_millis(300));
                 tokio::pin!(grace);
                 loop {
                     tokio::select! {
@@ -336,7 +370,12 @@ fn from_tailer(error: TailerError) -> AgentError {
 
 /// Keeps up to date what follows from other figures, and says once a minute how it goes.
 async fn tick(handles: Handles) {
-    let Handles { status, queue, local, .. } = handles;
+    let Handles {
+        status,
+        queue,
+        local,
+        ..
+    } = handles;
     let mut ticks = tokio::time::interval(TICK);
     let mut before = (0, 0, 0);
     for n in 0_u64.. {
@@ -352,16 +391,27 @@ async fn tick(handles: Handles) {
         }
         if n % SUMMARY_TICKS == 0 {
             if let Ok(Some(start)) = oplog_start(&local).await {
-                let window = u64::from(read_up_to.seconds()).saturating_sub(u64::from(start.seconds()));
+                let window =
+                    u64::from(read_up_to.seconds()).saturating_sub(u64::from(start.seconds()));
                 status.state().oplog_window_s = Some(window);
             }
             let metrics = &status.metrics;
-            let now = (metrics.events_read.get(), metrics.ops_coalesced.get(), metrics.writes_applied.get());
+            let now = (
+                metrics.events_read.get(),
+                metrics.ops_coalesced.get(),
+                metrics.writes_applied.get(),
+            );
             if n > 0 {
                 let breaker = status.state().breaker;
                 tracing::info!(
-                    events = now.0 - before.0, coalesced = now.1 - before.1, applied = now.2 - before.2,
-                    pending, bytes, breaker, lag_s = lag(&status, &queue).as_secs(), "the last minute"
+                    events = now.0 - before.0,
+                    coalesced = now.1 - before.1,
+                    applied = now.2 - before.2,
+                    pending,
+                    bytes,
+                    breaker,
+                    lag_s = lag(&status, &queue).as_secs(),
+                    "the last minute"
                 );
             }
             before = now;
@@ -377,7 +427,11 @@ pub fn lag(status: &Status, queue: &Queue) -> Duration {
     let unapplied = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
     let heard = status.metrics.local_heard_ms.get();
     // An answer is due every second; half a minute of slack is the driver's business, not lag.
-    let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
+    let silence = if heard == 0 {
+        0
+    } else {
+        now.saturating_sub(heard).saturating_sub(2_000)
+    };
     Duration::from_millis(unapplied.max(silence))
 }
 
@@ -391,7 +445,9 @@ pub async fn connect_local(config: &Config) -> Result<Mongo, AgentError> {
         compressors: Vec::new(),
         select_for: Duration::from_secs(5).min(config.local.timeout),
     };
-    Ok(Mongo::connect(config.local_uri()?, &connect).await.map_err(SourceError::from)?)
+    Ok(Mongo::connect(config.local_uri()?, &connect)
+        .await
+        .map_err(SourceError::from)?)
 }
 
 /// A client for Atlas.
@@ -404,12 +460,17 @@ pub async fn connect_atlas(config: &Config) -> Result<Mongo, AgentError> {
         compressors: config.atlas.compressors.clone(),
         select_for: Duration::from_secs(10).min(config.atlas.timeout),
     };
-    Mongo::connect(config.atlas_uri()?, &connect).await.map_err(AgentError::Atlas)
+    Mongo::connect(config.atlas_uri()?, &connect)
+        .await
+        .map_err(AgentError::Atlas)
 }
 
 /// How the configured queue is opened.
 pub fn queue_options(config: &Config) -> QueueOptions {
-    QueueOptions { persist: config.queue.persist, ..QueueOptions::new(&config.queue.path) }
+    QueueOptions {
+        persist: config.queue.persist,
+        ..QueueOptions::new(&config.queue.path)
+    }
 }
 
 fn worker_options(config: &Config) -> WorkerOptions {

@@ -109,7 +109,10 @@ impl Value<'_> {
     /// This value with `diff` applied to it.
     fn changed_by(&self, diff: &Node<'_>) -> Result<Value<'static>, Doubt> {
         let bytes = diff.apply_to_value(self.kind, &self.bytes)?;
-        Ok(Value { kind: self.kind, bytes: bytes.into() })
+        Ok(Value {
+            kind: self.kind,
+            bytes: bytes.into(),
+        })
     }
 }
 
@@ -178,7 +181,9 @@ impl<'a> Node<'a> {
 
     fn apply_to_value(&self, value_kind: u8, bytes: &[u8]) -> Result<Vec<u8>, Doubt> {
         match (self, value_kind) {
-            (Node::Object(diff), kind::DOCUMENT) => Ok(diff.apply(raw::nested(bytes)?)?.into_bytes()),
+            (Node::Object(diff), kind::DOCUMENT) => {
+                Ok(diff.apply(raw::nested(bytes)?)?.into_bytes())
+            }
             (Node::Array(diff), kind::ARRAY) => Ok(diff.apply(raw::nested(bytes)?)?.into_bytes()),
             (Node::Object(_) | Node::Array(_), _) => Err(Doubt("the diff is of another type")),
         }
@@ -207,7 +212,10 @@ impl<'a> ObjectDiff<'a> {
             }
             for element in raw::elements(body) {
                 let element = element?;
-                let value = Value { kind: element.kind, bytes: element.value.into() };
+                let value = Value {
+                    kind: element.kind,
+                    bytes: element.value.into(),
+                };
                 let change = match section.name {
                     "d" => Change::Delete,
                     "u" => Change::Update(value),
@@ -226,7 +234,11 @@ impl<'a> ObjectDiff<'a> {
 
     /// Field name → index in `fields`.
     fn positions(&self) -> std::collections::HashMap<&'a str, usize> {
-        self.fields.iter().enumerate().map(|(n, (name, _))| (*name, n)).collect()
+        self.fields
+            .iter()
+            .enumerate()
+            .map(|(n, (name, _))| (*name, n))
+            .collect()
     }
 
     fn apply(&self, before: &RawDocument) -> Result<RawDocumentBuf, Doubt> {
@@ -268,7 +280,8 @@ impl<'a> ObjectDiff<'a> {
     fn then(self, then: ObjectDiff<'a>) -> Result<ObjectDiff<'a>, Doubt> {
         use Change::{Delete, Insert, Update, Within};
         let positions = self.positions();
-        let mut kept: Vec<Option<(&'a str, Change<'a>)>> = self.fields.into_iter().map(Some).collect();
+        let mut kept: Vec<Option<(&'a str, Change<'a>)>> =
+            self.fields.into_iter().map(Some).collect();
         let mut appended = Vec::new();
         for (name, change) in then.fields {
             let slot = positions.get(name).copied();
@@ -281,7 +294,9 @@ impl<'a> ObjectDiff<'a> {
                 (Some(Delete), Delete | Update(_) | Within(_)) => {
                     return Err(Doubt("a removed field changes"));
                 }
-                (Some(Update(_) | Insert(_) | Within(_)), last @ (Delete | Insert(_))) => (last, None),
+                (Some(Update(_) | Insert(_) | Within(_)), last @ (Delete | Insert(_))) => {
+                    (last, None)
+                }
                 (Some(Update(_) | Within(_)), Update(value)) => (Update(value), None),
                 (Some(Update(value)), Within(diff)) => (Update(value.changed_by(&diff)?), None),
                 (Some(Within(first)), Within(diff)) => (Within(first.then(diff)?), None),
@@ -319,7 +334,11 @@ impl<'a> ObjectDiff<'a> {
         }
         for (name, change) in &self.fields {
             if let Change::Within(node) = change {
-                diff.push(kind::DOCUMENT, &format!("s{name}"), node.to_raw().as_bytes());
+                diff.push(
+                    kind::DOCUMENT,
+                    &format!("s{name}"),
+                    node.to_raw().as_bytes(),
+                );
             }
         }
         diff.finish()
@@ -332,20 +351,30 @@ impl<'a> ArrayDiff<'a> {
         for element in raw::elements(diff).skip(1) {
             let element = element?;
             if element.name == "l" && element.kind == kind::INT32 {
-                let bytes = element.value.try_into().map_err(|_| Doubt("malformed BSON"))?;
+                let bytes = element
+                    .value
+                    .try_into()
+                    .map_err(|_| Doubt("malformed BSON"))?;
                 let len = u32::try_from(i32::from_le_bytes(bytes))
                     .map_err(|_| Doubt("an array of negative length"))?;
                 parsed.truncate_to = Some(len);
                 continue;
             }
-            let (section, index) =
-                element.name.split_at_checked(1).ok_or(Doubt("unknown section in a diff"))?;
-            let index: u32 = index.parse().map_err(|_| Doubt("an array index that is no number"))?;
+            let (section, index) = element
+                .name
+                .split_at_checked(1)
+                .ok_or(Doubt("unknown section in a diff"))?;
+            let index: u32 = index
+                .parse()
+                .map_err(|_| Doubt("an array index that is no number"))?;
             if index > MAX_ARRAY_INDEX {
                 return Err(Doubt("an array index beyond any document"));
             }
             let item = match section {
-                "u" => Item::Set(Value { kind: element.kind, bytes: element.value.into() }),
+                "u" => Item::Set(Value {
+                    kind: element.kind,
+                    bytes: element.value.into(),
+                }),
                 "s" if element.kind == kind::DOCUMENT => {
                     Item::Within(Node::parse(raw::nested(element.value)?, depth + 1)?)
                 }
@@ -374,7 +403,11 @@ impl<'a> ArrayDiff<'a> {
                 None => after.push(element.kind, &name, element.value),
                 Some(Item::Set(value)) => after.push(value.kind, &name, &value.bytes),
                 Some(Item::Within(diff)) => {
-                    after.push(element.kind, &name, &diff.apply_to_value(element.kind, element.value)?);
+                    after.push(
+                        element.kind,
+                        &name,
+                        &diff.apply_to_value(element.kind, element.value)?,
+                    );
                 }
             }
             len += 1;
@@ -423,7 +456,11 @@ impl<'a> ArrayDiff<'a> {
             match item {
                 Item::Set(value) => diff.push(value.kind, &format!("u{index}"), &value.bytes),
                 Item::Within(node) => {
-                    diff.push(kind::DOCUMENT, &format!("s{index}"), node.to_raw().as_bytes());
+                    diff.push(
+                        kind::DOCUMENT,
+                        &format!("s{index}"),
+                        node.to_raw().as_bytes(),
+                    );
                 }
             }
         }

@@ -19,10 +19,18 @@ pub fn start(level: &str, format: LogFormat) {
     let _ = match format {
         LogFormat::Text => {
             let layer = fmt::layer().with_writer(std::io::stderr).with_target(false);
-            registry.with(layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).try_init()
+            registry
+                .with(layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())))
+                .try_init()
         }
         LogFormat::Json => registry
-            .with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_target(false))
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(std::io::stderr)
+                    .with_target(false),
+            )
             .try_init(),
     };
 }

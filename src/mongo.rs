@@ -45,11 +45,62 @@ impl MongoError {
     }
 }
 
+/// Codes that waiting helps with: the network, an election, a server that is stopping or overloaded.
+/// Names as in MongoDB's `error_codes.yml`. Common to both ends.
+pub const UNAVAILABLE: &[(i32, &str)] = &[
+    (6, "HostUnreachable"),
+    (7, "HostNotFound"),
+    (24, "LockTimeout"),
+    (43, "CursorNotFound"),
+    (46, "LockBusy"),
+    (50, "MaxTimeMSExpired"),
+    (64, "WriteConcernFailed"),
+    (89, "NetworkTimeout"),
+    (91, "ShutdownInProgress"),
+    (100, "UnsatisfiableWriteConcern"),
+    (112, "WriteConflict"),
+    (133, "FailedToSatisfyReadPreference"),
+    (134, "ReadConcernMajorityNotAvailableYet"),
+    (175, "QueryPlanKilled"),
+    (189, "PrimarySteppedDown"),
+    (202, "NetworkInterfaceExceededTimeLimit"),
+    (237, "CursorKilled"),
+    (262, "ExceededTimeLimit"),
+    (314, "ObjectIsBusy"),
+    (317, "ConnectionPoolExpired"),
+    (365, "TemporarilyUnavailable"),
+    (462, "IngressRequestRateLimitExceeded"),
+    (9001, "SocketException"),
+    (10107, "NotWritablePrimary"),
+    (11600, "InterruptedAtShutdown"),
+    (11601, "Interrupted"),
+    (11602, "InterruptedDueToReplStateChange"),
+    (13435, "NotPrimaryNoSecondaryOk"),
+    (13436, "NotPrimaryOrSecondary"),
+    (14031, "OutOfDiskSpace"),
+];
+
+/// Codes that a person must act upon: who we are, or what we may do. Common to both ends.
+pub const DENIED: &[(i32, &str)] = &[
+    (11, "UserNotFound"),
+    (13, "Unauthorized"),
+    (18, "AuthenticationFailed"),
+    (31, "RoleNotFound"),
+];
+
+/// True when `code` is in `list`.
+pub fn is_in(list: &[(i32, &str)], code: i32) -> bool {
+    list.iter().any(|(listed, _)| *listed == code)
+}
+
 /// The driver's message without its wrapping, which repeats the labels and the whole topology.
 fn describe(error: &mongodb::error::Error) -> String {
     match error.kind.as_ref() {
         mongodb::error::ErrorKind::Command(command) => {
-            format!("{} ({} {})", command.message, command.code_name, command.code)
+            format!(
+                "{} ({} {})",
+                command.message, command.code_name, command.code
+            )
         }
         mongodb::error::ErrorKind::ServerSelection { message, .. } => message.clone(),
         kind => kind.to_string(),
@@ -82,13 +133,19 @@ impl Mongo {
     pub async fn connect(uri: &Uri, connect: &Connect) -> Result<Self, MongoError> {
         let bad = |error: mongodb::error::Error| {
             let mut message = describe(&error);
-            for secret in uri.secrets().into_iter().filter(|secret| !secret.is_empty()) {
+            for secret in uri
+                .secrets()
+                .into_iter()
+                .filter(|secret| !secret.is_empty())
+            {
                 message = message.replace(secret, "***");
             }
             MongoError::BadUri(message)
         };
         let mut options = ClientOptions::parse(uri.expose()).await.map_err(bad)?;
-        options.app_name.get_or_insert_with(|| "outrigger".to_owned());
+        options
+            .app_name
+            .get_or_insert_with(|| "outrigger".to_owned());
         options.server_selection_timeout = Some(connect.select_for);
         options.connect_timeout.get_or_insert(connect.select_for);
         if options.compressors.is_none() && !connect.compressors.is_empty() {
@@ -105,7 +162,10 @@ impl Mongo {
                     .collect(),
             );
         }
-        Ok(Self { client: Client::with_options(options).map_err(bad)?, timeout: connect.timeout })
+        Ok(Self {
+            client: Client::with_options(options).map_err(bad)?,
+            timeout: connect.timeout,
+        })
     }
 
     /// Runs a command that answers with one document.
@@ -114,7 +174,8 @@ impl Mongo {
     /// [`MongoError`]; an answer of `ok: 0` is one too.
     pub async fn command(&self, db: &str, command: RawDocumentBuf) -> Result<Document, MongoError> {
         let db = self.client.database(db);
-        self.bounded(async { Ok(db.run_raw_command(command).await?) }).await
+        self.bounded(async { Ok(db.run_raw_command(command).await?) })
+            .await
     }
 
     /// Runs a command that opens a cursor. `await_ms` bounds the server's wait for more in a
@@ -136,13 +197,16 @@ impl Mongo {
                 .max_time(await_for);
         }
         let cursor = self.bounded(async { Ok(action.batch().await?) }).await?;
-        Ok(BatchCursor { cursor, timeout: self.timeout })
+        Ok(BatchCursor {
+            cursor,
+            timeout: self.timeout,
+        })
     }
 
     /// Closes all connections. Without it the driver's tasks complain while the runtime goes down.
     pub async fn close(&self) {
         let closing = self.client.clone().shutdown().immediate(true);
-        let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
+        let _ = tokio::time::timeout(Duration::from_millis(300), closing).await;
     }
 
     async fn bounded<T>(
@@ -161,7 +225,9 @@ impl Mongo {
 
     /// The server's version, such as `6.0.5`.
     pub async fn version(&self) -> Result<String, MongoError> {
-        let info = self.command("admin", bson::rawdoc! { "buildInfo": 1 }).await?;
+        let info = self
+            .command("admin", bson::rawdoc! { "buildInfo": 1 })
+            .await?;
         Ok(info.get_str("version").unwrap_or("unknown").to_owned())
     }
 
@@ -180,10 +246,14 @@ impl Mongo {
 
     /// Names of the databases that hold anything, without the server's own.
     pub async fn list_databases(&self) -> Result<Vec<String>, MongoError> {
-        let command =
-            RawDocumentBuf::try_from(&doc! { "listDatabases": 1, "nameOnly": true }).expect("a literal");
+        let command = RawDocumentBuf::try_from(&doc! { "listDatabases": 1, "nameOnly": true })
+            .expect("a literal");
         let reply = self.command("admin", command).await?;
-        let names = reply.get_array("databases").map(Vec::as_slice).unwrap_or_default().iter();
+        let names = reply
+            .get_array("databases")
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+            .iter();
         Ok(names
             .filter_map(|db| db.as_document()?.get_str("name").ok())
             .filter(|name| !crate::namespace::is_internal_db(name))
@@ -220,7 +290,9 @@ pub fn documents(batch: &RawBatch) -> Result<Vec<&RawDocument>, MongoError> {
         .map(|value| {
             let value = value.map_err(mongodb::error::Error::from)?;
             value.as_document().ok_or_else(|| {
-                MongoError::Driver(mongodb::error::Error::custom("a batch holds what is no document"))
+                MongoError::Driver(mongodb::error::Error::custom(
+                    "a batch holds what is no document",
+                ))
             })
         })
         .collect()

@@ -21,7 +21,10 @@ pub struct Namespace {
 impl Namespace {
     /// Joins a database and a collection. Neither is checked: the server is the judge of names.
     pub fn new(db: &str, coll: &str) -> Self {
-        Self { full: format!("{db}.{coll}").into(), dot: db.len() }
+        Self {
+            full: format!("{db}.{coll}").into(),
+            dot: db.len(),
+        }
     }
 
     /// The database, `shop` in `shop.orders`.
@@ -117,8 +120,11 @@ pub struct BadPattern(String);
 impl Glob {
     fn parse(pattern: &str) -> Result<Self, BadPattern> {
         match pattern.split_once('.') {
-            Some((db, coll)) if !db.is_empty() && !coll.is_empty() => {
-                Ok(Self { db: regex_of_glob(db), coll: regex_of_glob(coll) })
+            Some((db, coll)) if !db.is_empty() && !coll.is_empty() && !pattern.contains('\0') => {
+                Ok(Self {
+                    db: regex_of_glob(db),
+                    coll: regex_of_glob(coll),
+                })
             }
             _ => Err(BadPattern(pattern.to_owned())),
         }
@@ -130,20 +136,38 @@ impl Glob {
 
     fn to_match(&self, field: &str) -> RawDocumentBuf {
         let mut doc = RawDocumentBuf::new();
-        append_regex(&mut doc, &format!("{field}.db"), &self.db);
-        append_regex(&mut doc, &format!("{field}.coll"), &self.coll);
+        doc.append(&*name(field, "db"), server_regex(&self.db));
+        doc.append(&*name(field, "coll"), server_regex(&self.coll));
         doc
+    }
+
+    /// The two ways not to match.
+    fn to_mismatches(&self, field: &str) -> bson::RawArrayBuf {
+        let mut ways = bson::RawArrayBuf::new();
+        for (part, regex) in [("db", &self.db), ("coll", &self.coll)] {
+            let mut doc = RawDocumentBuf::new();
+            doc.append(&*name(field, part), rawdoc! { "$not": server_regex(regex) });
+            ways.push(doc);
+        }
+        ways
     }
 }
 
-fn append_regex(doc: &mut RawDocumentBuf, name: &str, regex: &Regex) {
-    let name = <&bson::raw::CStr>::try_from(name).expect("a fixed field name holds no NUL");
-    let pattern =
-        bson::raw::CString::try_from(regex.as_str()).expect("a config string holds no NUL");
-    doc.append(
-        name,
-        bson::RawBson::RegularExpression(bson::Regex { pattern, options: bson::raw::cstr!("").into() }),
-    );
+fn name(field: &str, part: &str) -> bson::raw::CString {
+    format!("{field}.{part}")
+        .try_into()
+        .expect("a fixed field name holds no NUL")
+}
+
+fn server_regex(regex: &Regex) -> bson::RawBson {
+    let pattern = regex
+        .as_str()
+        .try_into()
+        .expect("a pattern holds no NUL: it was checked");
+    bson::RawBson::RegularExpression(bson::Regex {
+        pattern,
+        options: bson::raw::cstr!("").into(),
+    })
 }
 
 /// The one translation from glob to regular expression; the syntax is common to the server's PCRE
@@ -174,7 +198,10 @@ impl NamespaceFilter {
     /// Builds the filter from glob patterns. An empty `include` means everything.
     pub fn new(include: &[String], exclude: &[String]) -> Result<Self, BadPattern> {
         let parse = |patterns: &[String]| -> Result<Vec<Glob>, BadPattern> {
-            patterns.iter().map(|pattern| Glob::parse(pattern)).collect()
+            patterns
+                .iter()
+                .map(|pattern| Glob::parse(pattern))
+                .collect()
         };
         let mut hasher = Sha256::new();
         for (kind, patterns) in [("+", include), ("-", exclude)] {
@@ -184,8 +211,17 @@ impl NamespaceFilter {
                 hasher.update(format!("{kind}{pattern}\n"));
             }
         }
-        let fingerprint = hasher.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
-        Ok(Self { include: parse(include)?, exclude: parse(exclude)?, fingerprint })
+        let fingerprint = hasher
+            .finalize()
+            .iter()
+            .take(8)
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        Ok(Self {
+            include: parse(include)?,
+            exclude: parse(exclude)?,
+            fingerprint,
+        })
     }
 
     /// True when documents of `ns` are replicated.
@@ -208,13 +244,13 @@ impl NamespaceFilter {
             if !self.include.is_empty() {
                 all.push(rawdoc! { "$or": alternatives(&self.include, field) });
             }
-            if !self.exclude.is_empty() {
-                all.push(rawdoc! { "$nor": alternatives(&self.exclude, field) });
+            // Not `$nor`: on 6.0.5 the optimizer of change streams rewrites it into an empty array
+            // and then fails ("$and/$or/$nor must be a nonempty array").
+            for glob in &self.exclude {
+                all.push(rawdoc! { "$or": glob.to_mismatches(field) });
             }
-            let coll = format!("{field}.coll");
-            let coll = <&bson::raw::CStr>::try_from(coll.as_str()).expect("fixed name");
             let mut exists = RawDocumentBuf::new();
-            exists.append(coll, rawdoc! { "$exists": true });
+            exists.append(&*name(field, "coll"), rawdoc! { "$exists": true });
             all.push(exists);
             rawdoc! { "$and": all }
         };
@@ -270,7 +306,13 @@ mod tests {
     fn internal_namespaces_never_match() {
         let filter = filter(&[], &[]);
 
-        for ns in ["admin.x", "local.oplog.rs", "config.a", "shop.system.views", "outrigger.replicas"] {
+        for ns in [
+            "admin.x",
+            "local.oplog.rs",
+            "config.a",
+            "shop.system.views",
+            "outrigger.replicas",
+        ] {
             assert!(!filter.matches(&ns.parse().unwrap()), "{ns}");
         }
     }
@@ -281,6 +323,9 @@ mod tests {
             filter(&["a.*", "b.*"], &[]).fingerprint(),
             filter(&["b.*", "a.*"], &[]).fingerprint()
         );
-        assert_ne!(filter(&["a.*"], &[]).fingerprint(), filter(&[], &["a.*"]).fingerprint());
+        assert_ne!(
+            filter(&["a.*"], &[]).fingerprint(),
+            filter(&[], &["a.*"]).fingerprint()
+        );
     }
 }

@@ -47,7 +47,9 @@ pub fn elements(doc: &RawDocument) -> impl Iterator<Item = Result<Element<'_>, M
         let name = element.key().as_str();
         let start = offset + 1 + name.len() + 1;
         let end = start + element.size();
-        let value = bytes.get(start..end).ok_or_else(|| Malformed("value runs past the end".into()))?;
+        let value = bytes
+            .get(start..end)
+            .ok_or_else(|| Malformed("value runs past the end".into()))?;
         let kind = bytes[offset];
         offset = end;
         Ok(Element { kind, name, value })
@@ -74,7 +76,10 @@ impl Builder {
 
     /// Appends an element. `name` comes from BSON or from a literal, so it holds no NUL.
     pub fn push(&mut self, kind: u8, name: &str, value: &[u8]) {
-        debug_assert!(!name.as_bytes().contains(&0), "a field name with NUL ends early");
+        debug_assert!(
+            !name.as_bytes().contains(&0),
+            "a field name with NUL ends early"
+        );
         self.bytes.push(kind);
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);
@@ -109,7 +114,8 @@ mod tests {
 
     #[test]
     fn a_document_rebuilt_from_its_elements_is_the_same_bytes() {
-        let doc = bson::rawdoc! { "_id": 1, "": "empty name", "n": { "a": [1, 2.5, null] }, "b": true };
+        let doc =
+            bson::rawdoc! { "_id": 1, "": "empty name", "n": { "a": [1, 2.5, null] }, "b": true };
 
         let mut builder = Builder::default();
         for element in elements(&doc) {

@@ -25,7 +25,11 @@ pub enum ExitCode {
 
 impl Failure {
     pub fn new(exit: ExitCode, error: impl Into<anyhow::Error>) -> Self {
-        Self { error: error.into(), hint: None, exit }
+        Self {
+            error: error.into(),
+            hint: None,
+            exit,
+        }
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -76,8 +80,10 @@ mod tests {
 
     #[test]
     fn a_failure_has_three_parts() {
-        let error = anyhow::anyhow!("connection refused").context("the local database is not available");
-        let failure = Failure::new(ExitCode::Local, error).hint("start it with `systemctl start mongod`");
+        let error =
+            anyhow::anyhow!("connection refused").context("the local database is not available");
+        let failure =
+            Failure::new(ExitCode::Local, error).hint("start it with `systemctl start mongod`");
 
         assert_eq!(
             failure.render(),

@@ -34,12 +34,18 @@ async fn connect(server: &Mongod) -> Mongo {
         select_for: std::time::Duration::from_secs(30),
         ..Connect::default()
     };
-    Mongo::connect(&Uri::parse(&server.uri()).unwrap(), &connect).await.unwrap()
+    Mongo::connect(&Uri::parse(&server.uri()).unwrap(), &connect)
+        .await
+        .unwrap()
 }
 
 async fn read(client: &Client, id: &Bson) -> RawDocumentBuf {
     let collection: Collection<RawDocumentBuf> = client.database("t").collection("c");
-    collection.find_one(doc! { "_id": { "$eq": id.clone() } }).await.unwrap().unwrap()
+    collection
+        .find_one(doc! { "_id": { "$eq": id.clone() } })
+        .await
+        .unwrap()
+        .unwrap()
 }
 
 /// Makes random updates and returns each with the document before and after it.
@@ -58,7 +64,11 @@ async fn make_updates(server: &Mongod, rng: &mut StdRng) -> Vec<Step> {
             let command = doc! { "update": "c", "updates": [{ "q": { "_id": id.clone() }, "u": update.clone() }] };
             let reply = db.run_command(command).await.unwrap();
             if reply.get_i32("nModified").unwrap() == 1 {
-                steps.push(Step { before, after: read(&server.client, &id).await, update });
+                steps.push(Step {
+                    before,
+                    after: read(&server.client, &id).await,
+                    update,
+                });
             }
         }
     }
@@ -74,7 +84,10 @@ async fn read_ops(
     while ops.len() < count {
         for event in stream.next().await.unwrap().events {
             match event.change {
-                Change::Document { op: WriteOp::Insert(_), .. } => {}
+                Change::Document {
+                    op: WriteOp::Insert(_),
+                    ..
+                } => {}
                 Change::Document { op, .. } => ops.push(op),
                 Change::Schema(_) | Change::Ignored { .. } => {}
             }
@@ -106,9 +119,13 @@ async fn a_delta_on_the_document_before_is_the_document_after() {
             WriteOp::Update(delta) => match delta.apply(&step.before) {
                 Ok(after) => {
                     assert_eq!(
-                        after.as_bytes(), step.after.as_bytes(),
+                        after.as_bytes(),
+                        step.after.as_bytes(),
                         "{:?}\nbefore {:?}\ndelta  {:?}\nours   {after:?}\nserver {:?}",
-                        step.update, step.before, delta.as_raw(), step.after
+                        step.update,
+                        step.before,
+                        delta.as_raw(),
+                        step.after
                     );
                     applied += 1;
                     commands.extend(delta.to_command().map(|command| (step, command)));
@@ -126,12 +143,18 @@ async fn a_delta_on_the_document_before_is_the_document_after() {
         100.0 * f64::from(refreshes) / f64::from(applied + refreshes).max(1.0)
     );
     assert!(applied > 500, "{applied} deltas prove little");
-    assert!(refreshes * 100 <= applied, "Refresh is no way out of the work");
+    assert!(
+        refreshes * 100 <= applied,
+        "Refresh is no way out of the work"
+    );
 
     let merged = check_merges(&chains);
     let sent = check_commands(&server, &commands).await;
     println!("{merged} merged deltas and {sent} commands are exact too");
-    assert!(merged > 100 && sent > 100, "{merged} merges and {sent} commands prove little");
+    assert!(
+        merged > 100 && sent > 100,
+        "{merged} merges and {sent} commands prove little"
+    );
 }
 
 /// Grows a chain of deltas of one document, from its first state to its last.
@@ -150,13 +173,21 @@ fn extend(chains: &mut Vec<(RawDocumentBuf, Delta, RawDocumentBuf)>, step: &Step
 fn check_merges(chains: &[(RawDocumentBuf, Delta, RawDocumentBuf)]) -> usize {
     for (before, merged, after) in chains {
         let ours = merged.apply(before).unwrap();
-        assert_eq!(ours.as_bytes(), after.as_bytes(), "{before:?}\n{:?}\n{after:?}", merged.as_raw());
+        assert_eq!(
+            ours.as_bytes(),
+            after.as_bytes(),
+            "{before:?}\n{:?}\n{after:?}",
+            merged.as_raw()
+        );
     }
     chains.len()
 }
 
 /// Where a delta has an update command, the command has its effect on a server.
-async fn check_commands(server: &Mongod, commands: &[(&Step, outrigger::delta::UpdateCommand)]) -> usize {
+async fn check_commands(
+    server: &Mongod,
+    commands: &[(&Step, outrigger::delta::UpdateCommand)],
+) -> usize {
     let db = server.client.database("scratch");
     let collection: Collection<RawDocumentBuf> = db.collection("c");
     let mut exact = 0;
@@ -174,7 +205,12 @@ async fn check_commands(server: &Mongod, commands: &[(&Step, outrigger::delta::U
         let result = collection.update_one(filter, update).await;
         if result.is_ok_and(|result| result.matched_count == 1) {
             let after = collection.find_one(doc! {}).await.unwrap().unwrap();
-            assert_eq!(after.as_bytes(), step.after.as_bytes(), "{command:?}\nfrom {:?}", step.before);
+            assert_eq!(
+                after.as_bytes(),
+                step.after.as_bytes(),
+                "{command:?}\nfrom {:?}",
+                step.before
+            );
             exact += 1;
         }
     }
@@ -183,6 +219,8 @@ async fn check_commands(server: &Mongod, commands: &[(&Step, outrigger::delta::U
 
 fn has_empty_timestamp(document: &RawDocumentBuf) -> bool {
     document.iter().flatten().any(|(_, value)| {
-        value.as_timestamp().is_some_and(|ts| ts.time == 0 && ts.increment == 0)
+        value
+            .as_timestamp()
+            .is_some_and(|ts| ts.time == 0 && ts.increment == 0)
     })
 }

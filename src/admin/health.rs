@@ -42,7 +42,12 @@ pub struct HealthReport {
 
 /// Puts the report together.
 pub fn report(handles: &Handles) -> HealthReport {
-    let Handles { status, queue, config, .. } = handles;
+    let Handles {
+        status,
+        queue,
+        config,
+        ..
+    } = handles;
     let state = status.state().clone();
     let now = now_ms();
     let lag = lag(status, queue);
@@ -54,7 +59,11 @@ pub fn report(handles: &Handles) -> HealthReport {
         lag,
         queue_size,
         error_rate,
-        local_silence: Duration::from_millis(if heard == 0 { 0 } else { now.saturating_sub(heard) }),
+        local_silence: Duration::from_millis(if heard == 0 {
+            0
+        } else {
+            now.saturating_sub(heard)
+        }),
         breaker_open: state.breaker != "closed",
         reading_stopped: state.reading_stopped.is_some(),
     };
@@ -82,13 +91,20 @@ pub fn report(handles: &Handles) -> HealthReport {
         last_sync: time(status.metrics.last_applied_ms.get()),
         phase: state.phase,
         breaker: state.breaker,
-        consistent_as_of: state.consistent_as_of.map(ClusterTime::millis).and_then(time),
+        consistent_as_of: state
+            .consistent_as_of
+            .map(ClusterTime::millis)
+            .and_then(time),
         alerts,
         local_error: state.local_error,
         atlas_error: state.atlas_error,
         copy: state.copy,
         dead_letters: queue.dead_letters_len(),
-        oldest_pending_ms: queue.oldest_ms().ok().flatten().map(|oldest| now.saturating_sub(oldest)),
+        oldest_pending_ms: queue
+            .oldest_ms()
+            .ok()
+            .flatten()
+            .map(|oldest| now.saturating_sub(oldest)),
         oplog_window_s: state.oplog_window_s,
     }
 }
@@ -109,7 +125,11 @@ pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, &'static str) 
     let replicating = matches!(state.phase, Phase::Streaming | Phase::Paused)
         && state.breaker == "closed"
         && state.local_error.is_none();
-    if replicating { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+    if replicating {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
 }
 
 /// `GET /api/sync/metrics`.

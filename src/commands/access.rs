@@ -36,26 +36,44 @@ impl Access {
             return Err(Failure::new(ExitCode::Problem, error)
                 .hint("start one with `outrigger run`, or name its configuration with --config"));
         }
-        Ok(Access::Queue(Box::new(Queue::open(&queue_options(config))?)))
+        Ok(Access::Queue(Box::new(Queue::open(&queue_options(
+            config,
+        ))?)))
     }
 
     pub fn set_paused(self, paused: bool) -> Result<Code, Failure> {
         match self {
             Access::Agent(client) => {
-                client.change("POST", if paused { "/api/sync/pause" } else { "/api/sync/resume" })?;
+                client.change(
+                    "POST",
+                    if paused {
+                        "/api/sync/pause"
+                    } else {
+                        "/api/sync/resume"
+                    },
+                )?;
             }
             Access::Queue(queue) => {
                 queue.set_meta("paused", paused.then_some(&b"1"[..]))?;
                 queue.flush()?;
             }
         }
-        println!("{}", if paused { "paused: changes wait in the queue" } else { "resumed" });
+        println!(
+            "{}",
+            if paused {
+                "paused: changes wait in the queue"
+            } else {
+                "resumed"
+            }
+        );
         Ok(Code::SUCCESS)
     }
 
     pub fn retry(self, id: Uuid) -> Result<Code, Failure> {
         match self {
-            Access::Agent(client) => client.change("POST", &format!("/api/dead-letters/{id}/retry"))?,
+            Access::Agent(client) => {
+                client.change("POST", &format!("/api/dead-letters/{id}/retry"))?
+            }
             Access::Queue(queue) => {
                 queue.retry_dead_letter(id)?;
                 queue.flush()?;
@@ -106,7 +124,11 @@ impl Client {
             .build()
             .into();
         let token = read_token(&config.admin.token_file).ok();
-        Ok(Some(Self { base: format!("http://{listen}"), http, token }))
+        Ok(Some(Self {
+            base: format!("http://{listen}"),
+            http,
+            token,
+        }))
     }
 
     pub fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -122,7 +144,11 @@ impl Client {
         let bearer = format!("Bearer {}", self.token.as_deref().unwrap_or_default());
         let response = match method {
             "DELETE" => self.http.delete(url).header("Authorization", bearer).call(),
-            _ => self.http.post(url).header("Authorization", bearer).send_empty(),
+            _ => self
+                .http
+                .post(url)
+                .header("Authorization", bearer)
+                .send_empty(),
         };
         self.read(response).map(|_| ())
     }
@@ -142,7 +168,10 @@ impl Client {
         if status.is_success() {
             return Ok(body);
         }
-        let message = body["error"].as_str().unwrap_or("the agent refused").to_owned();
+        let message = body["error"]
+            .as_str()
+            .unwrap_or("the agent refused")
+            .to_owned();
         let mut failure = Failure::new(ExitCode::Problem, anyhow::anyhow!(message));
         failure.hint = match (status.as_u16(), body["hint"].as_str()) {
             (401, _) => Some("run this as the user who may read `admin.token_file`".to_owned()),

@@ -13,7 +13,10 @@ use crate::{
     mongo::Mongo,
     report::{ExitCode, Failure, one_line},
     sink::{SinkError, classify::command_error},
-    source::{ChangeStreamSource, EventStream, Source, SourceError, StartFrom, inspect, oplog_start, source_id},
+    source::{
+        ChangeStreamSource, EventStream, Source, SourceError, StartFrom, inspect, oplog_start,
+        source_id,
+    },
     status::now_ms,
     sync::local_collections,
     tailer::free_disk,
@@ -44,19 +47,39 @@ const SKEW_MAX: Duration = Duration::from_secs(5);
 
 impl Lines {
     fn ok(&mut self, end: &'static str, text: impl Into<String>) {
-        self.0.push(Line { end, verdict: Verdict::Ok, text: text.into(), fix: None });
+        self.0.push(Line {
+            end,
+            verdict: Verdict::Ok,
+            text: text.into(),
+            fix: None,
+        });
     }
 
     fn warning(&mut self, end: &'static str, text: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Line { end, verdict: Verdict::Warning, text: text.into(), fix: Some(fix.into()) });
+        self.0.push(Line {
+            end,
+            verdict: Verdict::Warning,
+            text: text.into(),
+            fix: Some(fix.into()),
+        });
     }
 
     fn problem(&mut self, end: &'static str, text: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Line { end, verdict: Verdict::Problem, text: text.into(), fix: Some(fix.into()) });
+        self.0.push(Line {
+            end,
+            verdict: Verdict::Problem,
+            text: text.into(),
+            fix: Some(fix.into()),
+        });
     }
 
     fn failure(&mut self, end: &'static str, failure: Failure) {
-        let text = failure.error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        let text = failure
+            .error
+            .chain()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(": ");
         self.problem(end, text, failure.hint.unwrap_or_default());
     }
 }
@@ -85,7 +108,12 @@ pub async fn run(config: &Config, output: Output) -> Result<Code, Failure> {
             }
         }
     }
-    let has_problem = |end: &str| lines.0.iter().any(|line| line.verdict == Verdict::Problem && line.end == end);
+    let has_problem = |end: &str| {
+        lines
+            .0
+            .iter()
+            .any(|line| line.verdict == Verdict::Problem && line.end == end)
+    };
     Ok(match () {
         () if has_problem("local") => Code::from(ExitCode::Local as u8),
         () if has_problem("atlas") => Code::from(ExitCode::Atlas as u8),
@@ -103,7 +131,10 @@ async fn check_local(config: &Config, lines: &mut Lines) {
         Ok(info) => info,
         Err(error) => return lines.failure("local", error.into()),
     };
-    lines.ok("local", format!("MongoDB {}, replica set {}", info.version, info.set_name));
+    lines.ok(
+        "local",
+        format!("MongoDB {}, replica set {}", info.version, info.set_name),
+    );
     if info.major < 6 {
         lines.warning(
             "local",
@@ -162,13 +193,17 @@ async fn check_oplog(
                 lines.warning(
                     "local",
                     text,
-                    "fine for a young replica set; otherwise enlarge the oplog: an outage of the agent that lasts longer makes it compare everything",
+                    "enlarge the oplog: an outage of the agent that lasts longer makes it compare everything",
                 );
             } else {
                 lines.ok("local", text);
             }
         }
-        Ok(None) | Err(_) => lines.warning(
+        Ok(None) => lines.ok(
+            "local",
+            "its oplog still holds everything since the set was initiated",
+        ),
+        Err(_) => lines.warning(
             "local",
             "how far its oplog reaches back cannot be read",
             "grant the user the role read on the database `local`",
@@ -180,9 +215,16 @@ async fn check_collections(config: &Config, mongo: &Mongo, lines: &mut Lines) {
     let Ok(filter) = config.filter() else { return };
     match local_collections(mongo, &filter).await {
         Ok((replicated, left_out)) => {
-            lines.ok("local", format!("{} collections will be replicated", replicated.len()));
+            lines.ok(
+                "local",
+                format!("{} collections will be replicated", replicated.len()),
+            );
             for left in left_out {
-                lines.warning("local", format!("{} is not replicated: it is {}", left.ns, left.reason), "nothing to do if that is fine");
+                lines.warning(
+                    "local",
+                    format!("{} is not replicated: it is {}", left.ns, left.reason),
+                    "nothing to do if that is fine",
+                );
             }
         }
         Err(error) => lines.failure("local", error.into()),
@@ -200,14 +242,20 @@ async fn check_atlas(config: &Config, lines: &mut Lines) {
             let error = command_error(&error);
             let fix = match &error {
                 SinkError::Denied(_) => "check user and password, and TLS",
-                _ => "check the network, the address, and in Atlas the list of permitted IP addresses; the agent starts without Atlas and catches up",
+                _ => {
+                    "check the network, the address, and in Atlas the list of permitted IP addresses; the agent starts without Atlas and catches up"
+                }
             };
             return lines.problem("atlas", error.to_string(), fix);
         }
     };
     lines.ok("atlas", format!("MongoDB {version}"));
     if config.atlas.allow_insecure && !config.atlas_uri().is_ok_and(crate::config::Uri::uses_tls) {
-        lines.warning("atlas", "the connection is not encrypted", "set `atlas.allow_insecure = false` and use TLS");
+        lines.warning(
+            "atlas",
+            "the connection is not encrypted",
+            "set `atlas.allow_insecure = false` and use TLS",
+        );
     } else {
         lines.ok("atlas", "the connection is encrypted");
     }
@@ -216,32 +264,55 @@ async fn check_atlas(config: &Config, lines: &mut Lines) {
 }
 
 /// What the agent does in Atlas.
-const NEEDED: [&str; 6] = ["find", "insert", "update", "remove", "createCollection", "dropCollection"];
+const NEEDED: [&str; 6] = [
+    "find",
+    "insert",
+    "update",
+    "remove",
+    "createCollection",
+    "dropCollection",
+];
 
 async fn check_privileges(mongo: &Mongo, lines: &mut Lines) {
     let command = rawdoc! { "connectionStatus": 1, "showPrivileges": true };
     let reply = match mongo.command("admin", command).await {
         Ok(reply) => reply,
-        Err(error) => return lines.problem("atlas", command_error(&error).to_string(), "check the user"),
+        Err(error) => {
+            return lines.problem("atlas", command_error(&error).to_string(), "check the user");
+        }
     };
-    let Ok(auth) = reply.get_document("authInfo") else { return };
+    let Ok(auth) = reply.get_document("authInfo") else {
+        return;
+    };
     let list = |key: &str| -> Vec<&Document> {
-        auth.get_array(key).map(|all| all.iter().filter_map(|v| v.as_document()).collect()).unwrap_or_default()
+        auth.get_array(key)
+            .map(|all| all.iter().filter_map(|v| v.as_document()).collect())
+            .unwrap_or_default()
     };
     if list("authenticatedUsers").is_empty() {
-        return lines.warning("atlas", "no user is authenticated", "fine for a test without access control only");
+        return lines.warning(
+            "atlas",
+            "no user is authenticated",
+            "fine for a test without access control only",
+        );
     }
     let privileges = list("authenticatedUserPrivileges");
     let may = |action: &str| {
         privileges.iter().any(|privilege| {
-            privilege.get_array("actions").is_ok_and(|all| all.iter().any(|a| a.as_str() == Some(action)))
+            privilege
+                .get_array("actions")
+                .is_ok_and(|all| all.iter().any(|a| a.as_str() == Some(action)))
         })
     };
     let missing: Vec<_> = NEEDED.into_iter().filter(|action| !may(action)).collect();
     if missing.is_empty() {
         lines.ok("atlas", "the user may write");
     } else {
-        lines.problem("atlas", format!("the user may not {}", missing.join(", ")), "grant it the role readWriteAnyDatabase");
+        lines.problem(
+            "atlas",
+            format!("the user may not {}", missing.join(", ")),
+            "grant it the role readWriteAnyDatabase",
+        );
     }
     if !may("bypassDocumentValidation") {
         lines.warning(
@@ -253,12 +324,24 @@ async fn check_privileges(mongo: &Mongo, lines: &mut Lines) {
 }
 
 async fn check_skew(end: &'static str, mongo: &Mongo, lines: &mut Lines) {
-    let Ok(hello) = mongo.hello().await else { return };
-    let Ok(there) = hello.get_datetime("localTime") else { return };
-    let skew = Duration::from_millis(u64::try_from(there.timestamp_millis()).unwrap_or(0).abs_diff(now_ms()));
+    let Ok(hello) = mongo.hello().await else {
+        return;
+    };
+    let Ok(there) = hello.get_datetime("localTime") else {
+        return;
+    };
+    let skew = Duration::from_millis(
+        u64::try_from(there.timestamp_millis())
+            .unwrap_or(0)
+            .abs_diff(now_ms()),
+    );
     if skew > SKEW_MAX {
         let text = format!("its clock differs by {}", units::show_duration(skew));
-        lines.warning(end, text, "set both clocks by NTP; until then lag and times mislead");
+        lines.warning(
+            end,
+            text,
+            "set both clocks by NTP; until then lag and times mislead",
+        );
     } else {
         lines.ok(end, "its clock agrees with this machine's");
     }
@@ -266,15 +349,31 @@ async fn check_skew(end: &'static str, mongo: &Mongo, lines: &mut Lines) {
 
 fn check_here(config: &Config, lines: &mut Lines) {
     let path = &config.queue.path;
-    let parent = path.ancestors().find(|dir| dir.exists() && !dir.as_os_str().is_empty());
+    let parent = path
+        .ancestors()
+        .find(|dir| dir.exists() && !dir.as_os_str().is_empty());
     let parent = parent.unwrap_or(std::path::Path::new("."));
     match free_disk(parent) {
         Some(free) if free < config.queue.min_free_disk => lines.problem(
             "here",
-            format!("{} are free for the queue, less than `queue.min_free_disk`", units::show_bytes(free)),
+            format!(
+                "{} are free for the queue, less than `queue.min_free_disk`",
+                units::show_bytes(free)
+            ),
             "make room, or set `queue.path` to another disk",
         ),
-        Some(free) => lines.ok("here", format!("{} are free for the queue in `{}`", units::show_bytes(free), path.display())),
-        None => lines.problem("here", format!("`{}` cannot be looked at", parent.display()), "check `queue.path`"),
+        Some(free) => lines.ok(
+            "here",
+            format!(
+                "{} are free for the queue in `{}`",
+                units::show_bytes(free),
+                path.display()
+            ),
+        ),
+        None => lines.problem(
+            "here",
+            format!("`{}` cannot be looked at", parent.display()),
+            "check `queue.path`",
+        ),
     }
 }

@@ -34,8 +34,9 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
     if let Some(format) = cli.log_format {
         config.log.format = format;
     }
-    let runtime = tokio::runtime::Runtime::new()
-        .map_err(|error| Failure::new(ExitCode::Problem, error).hint("the system has no threads left"))?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| {
+        Failure::new(ExitCode::Problem, error).hint("the system has no threads left")
+    })?;
     match cli.command {
         Command::Init => unreachable!("handled above: it needs no configuration"),
         Command::Check(output) => runtime.block_on(check::run(&config, output)),
@@ -68,7 +69,9 @@ impl From<ConfigError> for Failure {
             ConfigError::Missing { key, variable, .. } => {
                 format!("export {variable}, or put it into a file and name that in `{key}`")
             }
-            ConfigError::Unreadable { .. } => "`outrigger init` writes a commented config.toml".to_owned(),
+            ConfigError::Unreadable { .. } => {
+                "`outrigger init` writes a commented config.toml".to_owned()
+            }
             ConfigError::UnknownKey { .. } | ConfigError::Syntax { .. } => {
                 "compare with the reference: `outrigger init` writes it".to_owned()
             }
@@ -89,8 +92,12 @@ impl From<SourceError> for Failure {
                  has the role `readAnyDatabase`"
                     .to_owned()
             }
-            SourceError::Unavailable(_) | SourceError::Failed(_) => {
-                "start it (`systemctl start mongod`) or correct the address in MONGODB_LOCAL_URI".to_owned()
+            SourceError::Failed(_) => {
+                "look the message up in the local server's log; the agent goes on trying".to_owned()
+            }
+            SourceError::Unavailable(_) => {
+                "start it (`systemctl start mongod`) or correct the address in MONGODB_LOCAL_URI"
+                    .to_owned()
             }
             SourceError::HistoryLost(_) | SourceError::Malformed(_) => {
                 "restart the agent; if it happens again, report it".to_owned()
@@ -107,12 +114,16 @@ impl From<QueueError> for Failure {
                 "stop the other agent, or give this one a `queue.path` of its own; a running agent is \
                  asked over `admin.listen`"
             }
-            QueueError::Unusable { .. } => "check owner and permissions of `queue.path`, and the disk",
+            QueueError::Unusable { .. } => {
+                "check owner and permissions of `queue.path`, and the disk"
+            }
             QueueError::NotFound(_) => "list what there is with `queue list` or `dead list`",
             QueueError::Damaged(_) | QueueError::Storage(_) => {
                 "`outrigger run` moves it aside and rebuilds it; nothing is lost"
             }
-            QueueError::Disk(_) => "make room or mend the disk, then restart the agent; nothing is lost",
+            QueueError::Disk(_) => {
+                "make room or mend the disk, then restart the agent; nothing is lost"
+            }
         };
         Failure::new(ExitCode::Problem, error).hint(hint)
     }

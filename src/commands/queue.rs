@@ -22,7 +22,11 @@ pub fn stats(config: &Config, output: Output) -> Result<Code, Failure> {
         show::json(&stats);
     } else {
         let size = |key: &str| units::show_bytes(show::number(&stats[key]));
-        show::line(format!("pending       {} documents, {}", stats["pending"], size("pendingBytes")));
+        show::line(format!(
+            "pending       {} documents, {}",
+            stats["pending"],
+            size("pendingBytes")
+        ));
         show::line(format!("in flight     {}", stats["leased"]));
         show::line(format!("waiting for a retry  {}", stats["delayed"]));
         show::line(format!("dead letters  {}", stats["deadLetters"]));
@@ -46,18 +50,40 @@ pub fn list(config: &Config, args: &ListArgs) -> Result<Code, Failure> {
             client.get(&format!("/api/queue?limit={}", args.limit))?["operations"].clone()
         }
         Access::Queue(queue) => {
-            json!(queue.list(args.limit)?.iter().map(EntrySummary::from).collect::<Vec<_>>())
+            json!(
+                queue
+                    .list(args.limit)?
+                    .iter()
+                    .map(EntrySummary::from)
+                    .collect::<Vec<_>>()
+            )
         }
     };
     if args.output.json {
         show::json(&operations);
         return Ok(Code::SUCCESS);
     }
-    let rows: Vec<_> = operations.as_array().into_iter().flatten().map(row).collect();
+    let rows: Vec<_> = operations
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(row)
+        .collect();
     if rows.is_empty() {
         show::line("nothing waits");
     } else {
-        show::table(&["ID", "TYPE", "COLLECTION", "DOCUMENT", "CHANGES", "RETRIES", "SINCE"], &rows);
+        show::table(
+            &[
+                "ID",
+                "TYPE",
+                "COLLECTION",
+                "DOCUMENT",
+                "CHANGES",
+                "RETRIES",
+                "SINCE",
+            ],
+            &rows,
+        );
     }
     Ok(Code::SUCCESS)
 }

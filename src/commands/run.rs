@@ -19,7 +19,12 @@ pub async fn run(config: Config, adopt: bool) -> Result<Code, Failure> {
     for key in config.without_effect() {
         tracing::warn!(key, "this setting has no effect yet");
     }
-    let failed = |error| Failure::new(ExitCode::Problem, anyhow::Error::new(error).context("no signal handler"));
+    let failed = |error| {
+        Failure::new(
+            ExitCode::Problem,
+            anyhow::Error::new(error).context("no signal handler"),
+        )
+    };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let agent = Agent::prepare(config.clone(), adopt).await?;

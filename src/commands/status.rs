@@ -22,12 +22,18 @@ pub fn run(config: &Config, output: Output) -> Result<Code, Failure> {
                 print(&health);
             }
             let unhealthy = health["status"] == "unhealthy";
-            Ok(if unhealthy { Code::FAILURE } else { Code::SUCCESS })
+            Ok(if unhealthy {
+                Code::FAILURE
+            } else {
+                Code::SUCCESS
+            })
         }
         Access::Queue(queue) => {
             let stats = queue.stats()?;
             if output.json {
-                show::json(&json!({ "status": "unhealthy", "phase": "not running", "queueSize": stats.pending, "deadLetters": stats.dead_letters }));
+                show::json(
+                    &json!({ "status": "unhealthy", "phase": "not running", "queueSize": stats.pending, "deadLetters": stats.dead_letters }),
+                );
             } else {
                 show::line("phase    not running  (start it with `outrigger run`)");
                 show::line(format!("queue    {}", documents(stats.pending)));
@@ -51,13 +57,20 @@ fn print(health: &Value) {
     }
     let waiting = documents(show::number(&health["queueSize"]));
     match health["oldestPendingMs"].as_u64() {
-        Some(oldest) => show::line(format!("queue    {waiting} waiting, the oldest for {}", ago(oldest))),
+        Some(oldest) => show::line(format!(
+            "queue    {waiting} waiting, the oldest for {}",
+            ago(oldest)
+        )),
         None => show::line("queue    empty"),
     }
-    let last = health["lastSync"].as_str().map_or_else(|| "none yet".to_owned(), |at| format!("last one {at}"));
+    let last = health["lastSync"]
+        .as_str()
+        .map_or_else(|| "none yet".to_owned(), |at| format!("last one {at}"));
     match health["breaker"].as_str() {
         Some("closed") => show::line(format!("atlas    writes flow; {last}")),
-        Some(breaker) => show::line(format!("atlas    away, changes wait (breaker {breaker}); {last}")),
+        Some(breaker) => show::line(format!(
+            "atlas    away, changes wait (breaker {breaker}); {last}"
+        )),
         None => {}
     }
     if let Some(at) = health["consistentAsOf"].as_str() {
@@ -71,11 +84,18 @@ fn print(health: &Value) {
     }
     if let Some(window) = health["oplogWindowS"].as_u64() {
         let window = units::show_duration(Duration::from_secs(window));
-        show::line(format!("oplog    reaches back {window} before the checkpoint"));
+        show::line(format!(
+            "oplog    reaches back {window} before the checkpoint"
+        ));
     }
     let status = health["status"].as_str().unwrap_or("unknown");
     show::line(format!("health   {status}"));
-    for alert in health["alerts"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for alert in health["alerts"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
         show::line(format!("alert    {alert}"));
     }
 }
@@ -89,7 +109,11 @@ fn dead(letters: u64) {
 }
 
 fn documents(n: u64) -> String {
-    if n == 1 { "1 document".to_owned() } else { format!("{n} documents") }
+    if n == 1 {
+        "1 document".to_owned()
+    } else {
+        format!("{n} documents")
+    }
 }
 
 fn ago(ms: u64) -> String {

@@ -19,22 +19,39 @@ pub const REFERENCE: &str = include_str!("../../config.toml");
 pub enum ConfigError {
     /// The file named by `--config` or a `*_file` key is not there or not readable.
     #[error("cannot read `{path}`")]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    Unreadable {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     /// The file is no TOML.
     #[error("`{path}` is not valid TOML: {message}")]
     Syntax { path: PathBuf, message: String },
     /// A key that does not exist, in practice a typing mistake.
     #[error("unknown key `{key}`{}", did_you_mean(.nearest))]
-    UnknownKey { key: String, nearest: Option<&'static str> },
+    UnknownKey {
+        key: String,
+        nearest: Option<&'static str>,
+    },
     /// A value that a key does not accept.
     #[error("`{key}` = {value}: {problem}; accepted: {accepts}")]
-    Value { key: String, value: String, problem: String, accepts: &'static str },
+    Value {
+        key: String,
+        value: String,
+        problem: String,
+        accepts: &'static str,
+    },
     /// Values that do not go together.
     #[error("`{key}`: {problem}")]
     Invalid { key: &'static str, problem: String },
     /// A connection string that is needed and not there.
-    #[error("no connection string for {what}: `{key}` is not set and the environment variable {variable} is empty")]
-    Missing { what: &'static str, key: &'static str, variable: &'static str },
+    #[error(
+        "no connection string for {what}: `{key}` is not set and the environment variable {variable} is empty"
+    )]
+    Missing {
+        what: &'static str,
+        key: &'static str,
+        variable: &'static str,
+    },
 }
 
 fn did_you_mean(nearest: &Option<&'static str>) -> String {
@@ -57,13 +74,17 @@ pub fn load(
 ) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     if let Some(path) = file {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
             path: path.to_owned(),
-            // `message()` alone: the full form quotes the line, which may hold a secret.
-            message: error.message().to_owned(),
+            source,
         })?;
+        let table: Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| ConfigError::Syntax {
+                path: path.to_owned(),
+                // `message()` alone: the full form quotes the line, which may hold a secret.
+                message: error.message().to_owned(),
+            })?;
         for (key, value) in flatten(table) {
             set(&mut config, &key, &value, None)?;
         }
@@ -79,7 +100,10 @@ fn flatten(table: Table) -> BTreeMap<String, Value> {
     for (section, value) in table {
         match value {
             Value::Table(keys) => {
-                flat.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
+                flat.extend(
+                    keys.into_iter()
+                        .map(|(key, value)| (format!("{section}.{key}"), value)),
+                );
             }
             other => {
                 flat.insert(section, other);
@@ -90,7 +114,12 @@ fn flatten(table: Table) -> BTreeMap<String, Value> {
 }
 
 /// Sets a key; `shown_as` replaces its name in errors, for values that come from the environment.
-fn set(config: &mut Config, name: &str, value: &Value, shown_as: Option<&str>) -> Result<(), ConfigError> {
+fn set(
+    config: &mut Config,
+    name: &str,
+    value: &Value,
+    shown_as: Option<&str>,
+) -> Result<(), ConfigError> {
     let Some(key) = KEYS.iter().find(|key| key.name == name) else {
         let nearest = KEYS
             .iter()
@@ -98,7 +127,10 @@ fn set(config: &mut Config, name: &str, value: &Value, shown_as: Option<&str>) -
             .min()
             .filter(|(distance, _)| *distance <= 4)
             .map(|(_, nearest)| nearest);
-        return Err(ConfigError::UnknownKey { key: name.to_owned(), nearest });
+        return Err(ConfigError::UnknownKey {
+            key: name.to_owned(),
+            nearest,
+        });
     };
     (key.set)(config, value).map_err(|problem| ConfigError::Value {
         key: shown_as.unwrap_or(name).to_owned(),
@@ -116,7 +148,11 @@ fn read_environment(
     config: &mut Config,
     env: &impl Fn(&str) -> Option<String>,
 ) -> Result<(), ConfigError> {
-    let env = |name: &str| env(name).map(|value| value.trim().to_owned()).filter(|v| !v.is_empty());
+    let env = |name: &str| {
+        env(name)
+            .map(|value| value.trim().to_owned())
+            .filter(|v| !v.is_empty())
+    };
     if let Some(text) = env("MONGODB_LOCAL_URI") {
         config.local.uri = Some(secret_uri("MONGODB_LOCAL_URI", &text)?);
     }
@@ -136,25 +172,50 @@ fn read_environment(
     }
     if let Some(text) = env("SYNC_WORKER_INTERVAL") {
         let value = Value::String(format!("{text}ms"));
-        set(config, "worker.interval", &value, Some("SYNC_WORKER_INTERVAL"))?;
+        set(
+            config,
+            "worker.interval",
+            &value,
+            Some("SYNC_WORKER_INTERVAL"),
+        )?;
     }
     if let Some(text) = env("SYNC_EXCLUDED_COLLECTIONS") {
         // A bare name means the collection of that name in every database.
-        let listed = text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(|name| {
-            if name.contains('.') { name.to_owned() } else { format!("*.{name}") }
-        });
+        let listed = text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(|name| {
+                if name.contains('.') {
+                    name.to_owned()
+                } else {
+                    format!("*.{name}")
+                }
+            });
         config.namespaces.exclude.extend(listed);
     }
     Ok(())
 }
 
 fn read_uri_files(config: &mut Config) -> Result<(), ConfigError> {
-    let local = (&mut config.local.uri, &config.local.uri_file, "local.uri_file");
-    let atlas = (&mut config.atlas.uri, &config.atlas.uri_file, "atlas.uri_file");
+    let local = (
+        &mut config.local.uri,
+        &config.local.uri_file,
+        "local.uri_file",
+    );
+    let atlas = (
+        &mut config.atlas.uri,
+        &config.atlas.uri_file,
+        "atlas.uri_file",
+    );
     for (uri, file, key) in [local, atlas] {
-        let (None, Some(path)) = (&uri, file) else { continue };
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+        let (None, Some(path)) = (&uri, file) else {
+            continue;
+        };
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.clone(),
+            source,
+        })?;
         *uri = Some(secret_uri(key, &text)?);
     }
     Ok(())

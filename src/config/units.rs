@@ -19,10 +19,18 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         "MiB" => 1024.0 * 1024.0,
         "GiB" => 1024.0 * 1024.0 * 1024.0,
         "TiB" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => return Err(format!("unknown unit `{unit}`; write a size such as `16MiB`")),
+        _ => {
+            return Err(format!(
+                "unknown unit `{unit}`; write a size such as `16MiB`"
+            ));
+        }
     };
     let bytes = number * factor;
-    if bytes < 9e15 { Ok(bytes.round() as u64) } else { Err("larger than any disk".to_owned()) }
+    if bytes < 9e15 {
+        Ok(bytes.round() as u64)
+    } else {
+        Err("larger than any disk".to_owned())
+    }
 }
 
 /// A duration from `1.5s`, `500ms`, `2m`, `1h`, `7d`. A unit is required, except for `0`.
@@ -38,7 +46,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "m" | "min" => number * 60.0,
         "h" => number * 3600.0,
         "d" => number * 86_400.0,
-        _ => return Err(format!("unknown unit `{unit}`; write a duration such as `1.5s` or `10m`")),
+        _ => {
+            return Err(format!(
+                "unknown unit `{unit}`; write a duration such as `1.5s` or `10m`"
+            ));
+        }
     };
     Duration::try_from_secs_f64(seconds).map_err(|_| "longer than any duration".to_owned())
 }
@@ -54,8 +66,12 @@ fn split(text: &str) -> Result<(f64, &str), String> {
 
 /// `10GiB` for 10737418240: the largest binary unit that shows the size exactly enough.
 pub fn show_bytes(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 4] =
-        [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    const UNITS: [(&str, u64); 4] = [
+        ("TiB", 1 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+    ];
     for (unit, size) in UNITS {
         if bytes >= size {
             let value = bytes as f64 / size as f64;

@@ -21,7 +21,9 @@ impl Uri {
         let (location, options) = rest.split_once('?').unwrap_or((rest, ""));
         if options.contains('@') && !location.contains('@') {
             // A `?` in a password would otherwise make half of it look like the host.
-            return Err("an `@` follows the `?`; in a password, write `?` as %3F and `@` as %40".to_owned());
+            return Err(
+                "an `@` follows the `?`; in a password, write `?` as %3F and `@` as %40".to_owned(),
+            );
         }
         let uri = Self(text.to_owned());
         if rest.is_empty() || uri.parts().hosts.is_empty() {
@@ -47,10 +49,16 @@ impl Uri {
 
     /// True when the connection is encrypted: `mongodb+srv`, unless switched off, or `tls=true`.
     pub fn uses_tls(&self) -> bool {
-        let options = self.0.split_once('?').map_or("", |(_, options)| options).to_ascii_lowercase();
-        let says = |value: &str| options.split('&').any(|option| {
-            option == format!("tls={value}") || option == format!("ssl={value}")
-        });
+        let options = self
+            .0
+            .split_once('?')
+            .map_or("", |(_, options)| options)
+            .to_ascii_lowercase();
+        let says = |value: &str| {
+            options
+                .split('&')
+                .any(|option| option == format!("tls={value}") || option == format!("ssl={value}"))
+        };
         says("true") || (self.0.starts_with("mongodb+srv://") && !says("false"))
     }
 
@@ -79,7 +87,11 @@ impl Uri {
             None => (false, before_options),
         };
         let (hosts, database) = location.split_once('/').unwrap_or((location, ""));
-        Parts { has_credentials, hosts, database }
+        Parts {
+            has_credentials,
+            hosts,
+            database,
+        }
     }
 }
 
@@ -91,7 +103,10 @@ struct Parts<'a> {
 
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = self.0.split_once("://").map_or("mongodb", |(scheme, _)| scheme);
+        let scheme = self
+            .0
+            .split_once("://")
+            .map_or("mongodb", |(scheme, _)| scheme);
         let parts = self.parts();
         write!(f, "{scheme}://{}", parts.hosts)?;
         if !parts.database.is_empty() {
@@ -114,20 +129,39 @@ mod tests {
     #[test]
     fn a_uri_never_shows_its_credentials_or_options() {
         for (text, shown) in [
-            ("mongodb://ann:s3cret@db.example:27017/shop?tls=true", "mongodb://db.example:27017/shop"),
-            ("mongodb+srv://ann:s3cret@c.mongodb.net", "mongodb+srv://c.mongodb.net"),
+            (
+                "mongodb://ann:s3cret@db.example:27017/shop?tls=true",
+                "mongodb://db.example:27017/shop",
+            ),
+            (
+                "mongodb+srv://ann:s3cret@c.mongodb.net",
+                "mongodb+srv://c.mongodb.net",
+            ),
             ("mongodb://ann:s3/cret@h/db", "mongodb://h/db"),
             ("mongodb://ann:s3@cret@h", "mongodb://h"),
-            ("mongodb://a,b,c/?replicaSet=rs&proxyPassword=s3cret", "mongodb://a,b,c"),
+            (
+                "mongodb://a,b,c/?replicaSet=rs&proxyPassword=s3cret",
+                "mongodb://a,b,c",
+            ),
         ] {
             let uri = Uri::parse(text).unwrap();
-            assert_eq!((uri.to_string(), format!("{uri:?}")), (shown.to_owned(), shown.to_owned()));
+            assert_eq!(
+                (uri.to_string(), format!("{uri:?}")),
+                (shown.to_owned(), shown.to_owned())
+            );
         }
     }
 
     #[test]
     fn what_is_no_connection_string_is_refused_without_repeating_it() {
-        for text in ["", "s3cret", "http://s3cret", "mongodb://", "mongodb://ann:s3cret@", "mongodb://ann:s3?cret@h/db"] {
+        for text in [
+            "",
+            "s3cret",
+            "http://s3cret",
+            "mongodb://",
+            "mongodb://ann:s3cret@",
+            "mongodb://ann:s3?cret@h/db",
+        ] {
             assert!(!Uri::parse(text).unwrap_err().contains("s3cret"));
         }
     }

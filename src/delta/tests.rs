@@ -12,9 +12,13 @@ fn delta(diff: RawDocumentBuf) -> Delta {
 fn fields_change_in_place_go_and_are_appended() {
     let before = rawdoc! { "_id": 1, "a": 1, "b": 2, "c": 3 };
 
-    let after = delta(rawdoc! { "d": { "b": false }, "u": { "a": "x" }, "i": { "z": 9 } }).apply(&before);
+    let after =
+        delta(rawdoc! { "d": { "b": false }, "u": { "a": "x" }, "i": { "z": 9 } }).apply(&before);
 
-    assert_eq!(after.unwrap(), rawdoc! { "_id": 1, "a": "x", "c": 3, "z": 9 });
+    assert_eq!(
+        after.unwrap(),
+        rawdoc! { "_id": 1, "a": "x", "c": 3, "z": 9 }
+    );
 }
 
 #[test]
@@ -31,7 +35,9 @@ fn an_insert_of_a_present_field_moves_it_to_the_end() {
 fn names_with_dots_and_dollars_and_none_at_all_are_only_names() {
     let before = rawdoc! { "_id": 1, "a.b": 1, "$x": { "": 1 } };
 
-    let after = delta(rawdoc! { "u": { "a.b": 2 }, "s$x": { "u": { "": 3 } } }).apply(&before).unwrap();
+    let after = delta(rawdoc! { "u": { "a.b": 2 }, "s$x": { "u": { "": 3 } } })
+        .apply(&before)
+        .unwrap();
 
     assert_eq!(after, rawdoc! { "_id": 1, "a.b": 2, "$x": { "": 3 } });
 }
@@ -40,11 +46,15 @@ fn names_with_dots_and_dollars_and_none_at_all_are_only_names() {
 fn an_array_is_truncated_changed_and_grown() {
     let before = rawdoc! { "_id": 1, "a": [1, { "n": 1 }, 3, 4] };
 
-    let after = delta(rawdoc! { "sa": { "a": true, "l": 2, "s1": { "u": { "n": 2 } }, "u3": "new" } })
-        .apply(&before)
-        .unwrap();
+    let after =
+        delta(rawdoc! { "sa": { "a": true, "l": 2, "s1": { "u": { "n": 2 } }, "u3": "new" } })
+            .apply(&before)
+            .unwrap();
 
-    assert_eq!(after, rawdoc! { "_id": 1, "a": [1, { "n": 2 }, null, "new"] });
+    assert_eq!(
+        after,
+        rawdoc! { "_id": 1, "a": [1, { "n": 2 }, null, "new"] }
+    );
 }
 
 #[test]
@@ -52,7 +62,11 @@ fn a_truncation_of_what_is_not_held_whole_never_wipes_it() {
     let truncate = delta(rawdoc! { "sa": { "a": true, "l": 2 } });
 
     assert!(truncate.apply(&rawdoc! { "_id": 1 }).is_err());
-    assert!(truncate.apply(&rawdoc! { "_id": 1, "a": { "not": "an array" } }).is_err());
+    assert!(
+        truncate
+            .apply(&rawdoc! { "_id": 1, "a": { "not": "an array" } })
+            .is_err()
+    );
     assert!(truncate.apply(&rawdoc! { "_id": 1, "a": [1] }).is_err());
     assert_eq!(truncate.to_command(), None);
 }
@@ -108,7 +122,11 @@ fn merged_deltas_have_the_effect_of_both() {
     for step in steps {
         let step = delta(step);
         stepwise = step.apply(&stepwise).unwrap();
-        merged = Some(merged.map_or(Ok(step.clone()), |merged| merged.then(&step)).unwrap());
+        merged = Some(
+            merged
+                .map_or(Ok(step.clone()), |merged| merged.then(&step))
+                .unwrap(),
+        );
     }
 
     assert_eq!(merged.unwrap().apply(&before).unwrap(), stepwise);
@@ -116,9 +134,14 @@ fn merged_deltas_have_the_effect_of_both() {
 
 #[test]
 fn a_field_that_was_born_and_removed_meanwhile_leaves_nothing() {
-    let merged = delta(rawdoc! { "i": { "t": 1 } }).then(&delta(rawdoc! { "d": { "t": false } })).unwrap();
+    let merged = delta(rawdoc! { "i": { "t": 1 } })
+        .then(&delta(rawdoc! { "d": { "t": false } }))
+        .unwrap();
 
-    assert_eq!(merged.apply(&rawdoc! { "_id": 1 }).unwrap(), rawdoc! { "_id": 1 });
+    assert_eq!(
+        merged.apply(&rawdoc! { "_id": 1 }).unwrap(),
+        rawdoc! { "_id": 1 }
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sled::Batch as SledBatch;
+use sled::IVec;
 use uuid::Uuid;
 
 use super::{
@@ -43,7 +43,8 @@ impl Queue {
             if let Work::Schema(SchemaChange::Rename { from, to, .. }) = &incoming.work {
                 // What must still be read locally has moved to the new name.
                 let moved = staged.unread(self, from)?;
-                let (from_time, wall_ms, to) = (incoming.cluster_time, incoming.wall_ms, to.clone());
+                let (from_time, wall_ms, to) =
+                    (incoming.cluster_time, incoming.wall_ms, to.clone());
                 staged.add(self, &state, incoming)?;
                 for key in moved {
                     let work = Work::Document {
@@ -52,23 +53,37 @@ impl Queue {
                         op: WriteOp::Refresh,
                         collection: None,
                     };
-                    staged.add(self, &state, Incoming { work, cluster_time: from_time, wall_ms })?;
+                    staged.add(
+                        self,
+                        &state,
+                        Incoming {
+                            work,
+                            cluster_time: from_time,
+                            wall_ms,
+                        },
+                    )?;
                 }
             } else {
                 staged.add(self, &state, incoming)?;
             }
         }
-        let mut batch = SledBatch::default();
+        let mut edit = state.edit();
         let mut bytes_added = 0_i64;
         for slot in &staged.slots {
             let value = codec::encode_entry(&slot.entry);
-            bytes_added += value.len() as i64 - slot.bytes_before as i64;
-            batch.insert(&entry_key(slot.entry.seq), value);
+            let before = slot.before.as_deref();
+            bytes_added += value.len() as i64 - before.map_or(0, <[u8]>::len) as i64;
+            edit.put(&entry_key(slot.entry.seq), value, before);
         }
         if let Some(checkpoint) = checkpoint {
-            batch.insert(CHECKPOINT, codec::encode_checkpoint(checkpoint));
+            let before = self.db.get(CHECKPOINT)?;
+            edit.put(
+                CHECKPOINT,
+                codec::encode_checkpoint(checkpoint),
+                before.as_deref(),
+            );
         }
-        self.write(&mut state, batch)?;
+        self.write(&mut state, edit)?;
 
         state.next_seq = staged.next_seq;
         state.pending_bytes = state.pending_bytes.saturating_add_signed(bytes_added);
@@ -108,7 +123,8 @@ struct Slot {
     previous: Option<u64>,
     /// The leased entry of the document that this one could have been merged into.
     succeeds: Option<u64>,
-    bytes_before: usize,
+    /// The stored value that this entry replaces.
+    before: Option<IVec>,
 }
 
 impl Staged {
@@ -122,16 +138,26 @@ impl Staged {
         }
     }
 
-    fn add(&mut self, queue: &Queue, state: &State, mut incoming: Incoming) -> Result<(), QueueError> {
+    fn add(
+        &mut self,
+        queue: &Queue,
+        state: &State,
+        mut incoming: Incoming,
+    ) -> Result<(), QueueError> {
         let Some(name) = state.name_of(&incoming.work) else {
-            let Work::Schema(change) = &incoming.work else { unreachable!("only barriers are nameless") };
+            let Work::Schema(change) = &incoming.work else {
+                unreachable!("only barriers are nameless")
+            };
             for ns in change.namespaces() {
                 self.closed.insert(ns, self.next_seq);
             }
             self.push(incoming, None, None, None);
             return Ok(());
         };
-        if let Work::Document { op: op @ WriteOp::Update(_), .. } = &mut incoming.work
+        if let Work::Document {
+            op: op @ WriteOp::Update(_),
+            ..
+        } = &mut incoming.work
             && state.dead.contains_key(&name)
         {
             // The state that this delta was made from never reached Atlas.
@@ -167,31 +193,37 @@ impl Staged {
         name: &DocumentName,
     ) -> Result<Option<usize>, QueueError> {
         let mut found = None;
-        state.index.find(name, |seq| -> Result<bool, QueueError> {
-            let Some(value) = queue.entry_bytes(seq)? else { return Ok(false) };
-            let entry = codec::decode_entry(seq, &value)?;
-            let is_it = state.name_of(&entry.work).as_ref() == Some(name);
-            if is_it {
-                found = Some((entry, value.len()));
-            }
-            Ok(is_it)
-        })?
-        .map_or(Ok(()), |seq| -> Result<(), QueueError> {
-            if found.is_none()
-                && let Some(value) = queue.entry_bytes(seq)?
-            {
-                found = Some((codec::decode_entry(seq, &value)?, value.len()));
-            }
-            Ok(())
-        })?;
-        let Some((entry, bytes_before)) = found else { return Ok(None) };
+        state
+            .index
+            .find(name, |seq| -> Result<bool, QueueError> {
+                let Some(value) = queue.entry_bytes(seq)? else {
+                    return Ok(false);
+                };
+                let entry = codec::decode_entry(seq, &value)?;
+                let is_it = state.name_of(&entry.work).as_ref() == Some(name);
+                if is_it {
+                    found = Some((entry, value));
+                }
+                Ok(is_it)
+            })?
+            .map_or(Ok(()), |seq| -> Result<(), QueueError> {
+                if found.is_none()
+                    && let Some(value) = queue.entry_bytes(seq)?
+                {
+                    found = Some((codec::decode_entry(seq, &value)?, value));
+                }
+                Ok(())
+            })?;
+        let Some((entry, before)) = found else {
+            return Ok(None);
+        };
         self.slots.push(Slot {
             entry,
             name: Some(name.clone()),
             is_new: false,
             previous: None,
             succeeds: None,
-            bytes_before,
+            before: Some(before),
         });
         self.by_name.insert(name.clone(), self.slots.len() - 1);
         Ok(Some(self.slots.len() - 1))
@@ -229,19 +261,25 @@ impl Staged {
         if let Some(name) = &name {
             self.by_name.insert(name.clone(), self.slots.len());
         }
-        self.slots.push(Slot { entry, name, is_new: true, previous, succeeds, bytes_before: 0 });
+        self.slots.push(Slot {
+            entry,
+            name,
+            is_new: true,
+            previous,
+            succeeds,
+            before: None,
+        });
     }
 
     /// Keys of the entries of `ns`, stored or staged, whose document is still to be read locally.
-    fn unread(
-        &self,
-        queue: &Queue,
-        ns: &Namespace,
-    ) -> Result<Vec<DocumentKey>, QueueError> {
+    fn unread(&self, queue: &Queue, ns: &Namespace) -> Result<Vec<DocumentKey>, QueueError> {
         let unread = |entry: &Entry| match &entry.work {
-            Work::Document { ns: of, key, op: WriteOp::Update(_) | WriteOp::Refresh, .. } if of == ns => {
-                Some(key.clone())
-            }
+            Work::Document {
+                ns: of,
+                key,
+                op: WriteOp::Update(_) | WriteOp::Refresh,
+                ..
+            } if of == ns => Some(key.clone()),
             Work::Document { .. } | Work::Schema(_) => None,
         };
         let mut keys = Vec::new();

@@ -1,11 +1,10 @@
 //! The dead letters: list, show, retry, discard.
 
-use sled::Batch as SledBatch;
 use uuid::Uuid;
 
 use super::{
     Incoming, Queue, QueueError, Work, codec,
-    store::{DEAD, dead_key, seq_of},
+    store::{DEAD, seq_of},
 };
 use crate::{dead_letter::DeadLetter, write_op::WriteOp};
 
@@ -39,15 +38,25 @@ impl Queue {
         let letter = self.dead_letter(id)?;
         let (cluster_time, wall_ms) = (letter.entry.last_time, letter.entry.last_ms);
         let work = match letter.entry.work {
-            Work::Document { ns, key, .. } => {
-                Work::Document { ns, key, op: WriteOp::Refresh, collection: None }
-            }
+            Work::Document { ns, key, .. } => Work::Document {
+                ns,
+                key,
+                op: WriteOp::Refresh,
+                collection: None,
+            },
             schema @ Work::Schema(_) => {
                 self.discard_dead_letter(id)?;
                 schema
             }
         };
-        self.commit(vec![Incoming { work, cluster_time, wall_ms }], None)?;
+        self.commit(
+            vec![Incoming {
+                work,
+                cluster_time,
+                wall_ms,
+            }],
+            None,
+        )?;
         Ok(())
     }
 
@@ -56,9 +65,9 @@ impl Queue {
     pub fn discard_dead_letter(&self, id: Uuid) -> Result<(), QueueError> {
         let letter = self.dead_letter(id)?;
         let mut state = self.lock();
-        let mut batch = SledBatch::default();
-        batch.remove(&dead_key(letter.entry.seq));
-        self.write(&mut state, batch)?;
+        let mut edit = state.edit();
+        self.remove_dead(letter.entry.seq, &mut edit)?;
+        self.write(&mut state, edit)?;
         if let Some(name) = state.name_of(&letter.entry.work) {
             state.dead.remove(&name);
         }

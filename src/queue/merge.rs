@@ -12,7 +12,8 @@ impl Entry {
         let pending = std::mem::replace(op, WriteOp::Refresh);
         // Another collection of the same name, though no barrier told of it: what waits was made for
         // the old one, so only what needs nothing from it may stand.
-        let same = collection.is_none() || later.collection.is_none() || *collection == later.collection;
+        let same =
+            collection.is_none() || later.collection.is_none() || *collection == later.collection;
         *op = match (same, later.op) {
             (true, arriving) => coalesce(pending, arriving),
             (false, WriteOp::Insert(doc) | WriteOp::Replace(doc)) => WriteOp::Replace(doc),
@@ -55,6 +56,12 @@ impl From<Incoming> for Later {
         let Work::Document { op, collection, .. } = incoming.work else {
             unreachable!("barriers are never merged")
         };
-        Later { op, collection, time: incoming.cluster_time, wall_ms: incoming.wall_ms, changes: 1 }
+        Later {
+            op,
+            collection,
+            time: incoming.cluster_time,
+            wall_ms: incoming.wall_ms,
+            changes: 1,
+        }
     }
 }

@@ -45,7 +45,7 @@
 //! ```text
 //! e<seq>      entries            big-endian, so that byte order is the order of arrival
 //! d<seq>      dead letters       under the sequence number that the entry had
-//! m<name>     meta               format, checkpoint, state of the first copy
+//! m<name>     meta               format, seal, checkpoint, state of the first copy
 //! ```
 //!
 //! Which entry holds a document is known in memory only, and rebuilt by one scan when the queue is
@@ -54,6 +54,7 @@
 mod codec;
 mod commit;
 mod dead;
+mod edit;
 mod entry;
 mod index;
 mod merge;
@@ -79,7 +80,10 @@ pub enum QueueError {
     InUse { path: String },
     /// The directory cannot be made, read or written: permissions, a read-only or full disk.
     #[error("the queue in `{path}` cannot be opened")]
-    Unusable { path: String, source: std::io::Error },
+    Unusable {
+        path: String,
+        source: std::io::Error,
+    },
     /// The files do not hold what was written: a damaged disk, a crash that sled did not survive, or
     /// the queue of another version of Outrigger.
     #[error("the queue is damaged")]

@@ -8,11 +8,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use sled::Batch as SledBatch;
+use sled::IVec;
 
 use super::{
     CodecError, Entry, Queue, QueueError, codec,
-    store::{CHECKPOINT, DEAD, ENTRY, FORMAT, State, entry_key, seq_of},
+    edit::{Edit, SEAL, fingerprint},
+    store::{CHECKPOINT, DEAD, ENTRY, FORMAT, META, State, entry_key, seq_of},
 };
 
 /// How long to wait for another process that is just leaving, or for sled's own threads, which let go
@@ -33,7 +34,11 @@ pub struct QueueOptions {
 impl QueueOptions {
     /// A persistent queue in `path` with a cache of 64 MiB.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), persist: true, cache_bytes: 64 << 20 }
+        Self {
+            path: path.into(),
+            persist: true,
+            cache_bytes: 64 << 20,
+        }
     }
 }
 
@@ -69,7 +74,9 @@ impl Queue {
 }
 
 fn free_name_beside(path: &Path) -> PathBuf {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |age| age.as_secs());
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     (0..)
         .map(|n| match n {
@@ -83,7 +90,10 @@ fn free_name_beside(path: &Path) -> PathBuf {
 /// Opens sled in `options.path`.
 pub(super) fn open_sled(options: &QueueOptions) -> Result<sled::Db, QueueError> {
     let path = options.path.display().to_string();
-    let unusable = |source| QueueError::Unusable { path: path.clone(), source };
+    let unusable = |source| QueueError::Unusable {
+        path: path.clone(),
+        source,
+    };
     if !options.path.exists() {
         fs::DirBuilder::new()
             .recursive(true)
@@ -138,31 +148,50 @@ pub(super) fn guarded<T>(action: impl FnOnce() -> T) -> Result<T, QueueError> {
     })
 }
 
-/// Reads the whole queue once.
-pub(super) fn load(db: &sled::Db) -> Result<State, QueueError> {
+/// The file beside sled's own that says that a queue was made here.
+const MADE: &str = "outrigger";
+
+/// Reads the whole queue once: checks every value and the seal, and rebuilds what is in memory only.
+pub(super) fn load(db: &sled::Db, path: &Path) -> Result<State, QueueError> {
+    let made = path.join(MADE);
     match db.get(FORMAT)? {
         Some(version) if *version == [codec::FORMAT_VERSION] => {}
         Some(version) => {
             let version = version.first().copied().unwrap_or(0);
             return Err(CodecError::UnknownVersion(version).into());
         }
-        None if db.is_empty() => {
-            db.insert(FORMAT, &[codec::FORMAT_VERSION])?;
+        // sled takes a file that makes no sense for a new one.
+        None if made.exists() || !db.is_empty() => {
+            return Err(CodecError::Damaged("nothing of the queue can be read".into()).into());
         }
-        None => return Err(CodecError::Damaged("no format version".into()).into()),
+        None => {
+            db.insert(FORMAT, &[codec::FORMAT_VERSION])?;
+            db.insert(SEAL, &0_u64.to_be_bytes())?;
+            db.flush()?;
+            fs::write(&made, "").map_err(QueueError::Disk)?;
+        }
     }
-    if let Some(value) = db.get(CHECKPOINT)? {
-        codec::decode_checkpoint(&value)?;
-    }
+    let mut sum = 0_u64;
     let mut state = State::default();
-    let mut merged = SledBatch::default();
+    for item in db.scan_prefix([META]) {
+        let (key, value) = item?;
+        match &*key {
+            SEAL | FORMAT => continue,
+            CHECKPOINT => drop(codec::decode_checkpoint(&value)?),
+            _ => {}
+        }
+        sum = sum.wrapping_add(fingerprint(&key, &value));
+    }
+    let mut reborn = Vec::new();
     for item in db.scan_prefix([ENTRY]) {
         let (key, value) = item?;
+        sum = sum.wrapping_add(fingerprint(&key, &value));
         let entry = codec::decode_entry(seq_of(&key), &value)?;
-        state.restore(db, entry, value.len(), &mut merged)?;
+        reborn.extend(state.restore(db, entry, value)?);
     }
     for item in db.scan_prefix([DEAD]) {
         let (key, value) = item?;
+        sum = sum.wrapping_add(fingerprint(&key, &value));
         let letter = codec::decode_dead_letter(seq_of(&key), &value)?;
         if let Some(name) = state.name_of(&letter.entry.work) {
             state.dead.insert(name, seq_of(&key));
@@ -170,8 +199,34 @@ pub(super) fn load(db: &sled::Db) -> Result<State, QueueError> {
         state.dead_len += 1;
         state.next_seq = state.next_seq.max(seq_of(&key) + 1);
     }
-    db.apply_batch(merged)?;
+    if db.get(SEAL)?.as_deref() != Some(&sum.to_be_bytes()) {
+        return Err(CodecError::Damaged("the seal does not fit the entries".into()).into());
+    }
+    let mut edit = Edit::of(sum);
+    for Merged {
+        first,
+        first_value,
+        second,
+        second_value,
+    } in reborn
+    {
+        let encoded = codec::encode_entry(&first);
+        state.pending_bytes = state.pending_bytes + encoded.len() as u64 - first_value.len() as u64;
+        edit.put(&entry_key(first.seq), encoded, Some(&first_value));
+        edit.remove(&entry_key(second), Some(&second_value));
+    }
+    let (batch, seal) = edit.finish();
+    db.apply_batch(batch)?;
+    state.seal = seal;
     Ok(state)
+}
+
+/// Two entries of one document that a restart makes one.
+struct Merged {
+    first: Entry,
+    first_value: IVec,
+    second: u64,
+    second_value: IVec,
 }
 
 impl State {
@@ -179,40 +234,45 @@ impl State {
         &mut self,
         db: &sled::Db,
         entry: Entry,
-        bytes: usize,
-        merged: &mut SledBatch,
-    ) -> Result<(), QueueError> {
+        value: IVec,
+    ) -> Result<Option<Merged>, QueueError> {
         let seq = entry.seq;
         self.next_seq = seq + 1;
         let name = self.name_of(&entry.work);
         let mut previous = None;
-        // The process ended while the document's first entry was leased: merge the two now (I2).
-        if let Some(name) = &name
-            && let Some(first) = self.index.find(name, |seq| -> Result<bool, QueueError> {
-                let Some(value) = db.get(entry_key(seq))? else { return Ok(false) };
-                Ok(self.name_of(&codec::decode_entry(seq, &value)?.work).as_ref() == Some(name))
-            })?
-        {
-            previous = Some(first);
+        if let Some(name) = &name {
+            previous = self.index.find(name, |seq| -> Result<bool, QueueError> {
+                let Some(value) = db.get(entry_key(seq))? else {
+                    return Ok(false);
+                };
+                Ok(self
+                    .name_of(&codec::decode_entry(seq, &value)?.work)
+                    .as_ref()
+                    == Some(name))
+            })?;
         }
+        // The process ended while the document's first entry was leased: the two become one (I2).
         if let Some(first) = previous
             && !self.schedule.is_closed(entry.work.ns(), first)
         {
-            let value = db.get(entry_key(first))?.expect("the index names entries that exist");
-            let mut older = codec::decode_entry(first, &value)?;
-            older.absorb(entry.into_later());
-            let encoded = codec::encode_entry(&older);
-            self.pending_bytes = self.pending_bytes + encoded.len() as u64 - value.len() as u64;
-            merged.insert(&entry_key(first), encoded);
-            merged.remove(&entry_key(seq));
-            return Ok(());
+            let first_value = db
+                .get(entry_key(first))?
+                .expect("the index names entries that exist");
+            let mut merged = codec::decode_entry(first, &first_value)?;
+            merged.absorb(entry.into_later());
+            return Ok(Some(Merged {
+                first: merged,
+                first_value,
+                second: seq,
+                second_value: value,
+            }));
         }
         self.pending += 1;
-        self.pending_bytes += bytes as u64;
+        self.pending_bytes += value.len() as u64;
         self.appeared(name.as_ref(), &entry.work, seq);
         if let Some(name) = &name {
             self.index.set(name, previous, seq);
         }
-        Ok(())
+        Ok(None)
     }
 }

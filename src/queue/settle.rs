@@ -1,9 +1,10 @@
 //! Settling: each leased entry ends as applied, as a dead letter, or pending again.
 
-use sled::Batch as SledBatch;
+use sled::IVec;
 
 use super::{
     Entry, Outcome, Queue, QueueError, Settlement, Work, codec,
+    edit::Edit,
     index::DocumentName,
     store::{State, dead_key, entry_key},
 };
@@ -18,17 +19,20 @@ impl Queue {
     pub fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
         let mut state = self.lock();
         state.refuse_after_failure()?;
-        let mut batch = SledBatch::default();
+        let mut edit = state.edit();
         let mut steps = Vec::with_capacity(settlements.len());
         for settlement in settlements {
-            if state.schedule.leased(settlement.seq).map(|lease| lease.version)
+            if state
+                .schedule
+                .leased(settlement.seq)
+                .map(|lease| lease.version)
                 != Some(settlement.version)
             {
                 continue;
             }
-            steps.push(self.settle_one(&state, settlement, &mut batch)?);
+            steps.push(self.settle_one(&state, settlement, &mut edit)?);
         }
-        self.write(&mut state, batch)?;
+        self.write(&mut state, edit)?;
         for step in steps {
             step.take(&mut state);
         }
@@ -41,56 +45,62 @@ impl Queue {
         &self,
         state: &State,
         settlement: &Settlement,
-        batch: &mut SledBatch,
+        edit: &mut Edit,
     ) -> Result<Step, QueueError> {
         let seq = settlement.seq;
-        let value = self.entry_bytes(seq)?.expect("a leased entry is in the store (I4)");
+        let value = self
+            .entry_bytes(seq)?
+            .expect("a leased entry is in the store (I4)");
         let entry = codec::decode_entry(seq, &value)?;
         let name = state.name_of(&entry.work);
         let mut step = Step::new(seq, name.clone(), entry.work.clone(), value.len());
         match &settlement.outcome {
             Outcome::Applied => {
-                batch.remove(&entry_key(seq));
+                edit.remove(&entry_key(seq), Some(&value));
                 step.gone = true;
                 if let Some(dead) = name.as_ref().and_then(|name| state.dead.get(name)) {
-                    batch.remove(&dead_key(*dead));
+                    self.remove_dead(*dead, edit)?;
                     step.revived = name;
                 }
             }
             Outcome::Rejected { reason, now_ms } => {
-                batch.remove(&entry_key(seq));
+                edit.remove(&entry_key(seq), Some(&value));
                 step.gone = true;
                 // What arrived meanwhile was made on top of an op that never got through.
-                if let Some((newer, newer_bytes)) = self.successor(state, seq)? {
-                    self.widen(newer, newer_bytes, &mut step, batch);
+                if let Some((newer, newer_value)) = self.successor(state, seq)? {
+                    self.widen(newer, &newer_value, &mut step, edit);
                 }
                 if let Some(name) = name {
                     if let Some(older) = state.dead.get(&name) {
-                        batch.remove(&dead_key(*older));
+                        self.remove_dead(*older, edit)?;
                     }
                     step.died = Some(name);
                 } else {
                     step.barrier_died = true;
                 }
-                let letter = DeadLetter { reason: reason.clone(), died_ms: *now_ms, entry };
-                batch.insert(&dead_key(seq), codec::encode_dead_letter(&letter));
+                let letter = DeadLetter {
+                    reason: reason.clone(),
+                    died_ms: *now_ms,
+                    entry,
+                };
+                edit.put(&dead_key(seq), codec::encode_dead_letter(&letter), None);
             }
             Outcome::Unavailable { due_ms } => {
                 let due_ms = (*due_ms > 0).then_some(*due_ms);
-                self.give_back(state, entry, due_ms, &mut step, batch)?;
+                self.give_back(state, (entry, &value), due_ms, &mut step, edit)?;
             }
             Outcome::Retry { due_ms, error } => {
                 let mut entry = entry;
                 entry.attempts += 1;
                 entry.error = Some(error.clone());
-                self.give_back(state, entry, Some(*due_ms), &mut step, batch)?;
+                self.give_back(state, (entry, &value), Some(*due_ms), &mut step, edit)?;
             }
             Outcome::Refresh { due_ms } => {
                 let mut entry = entry;
                 if let Work::Document { op, .. } = &mut entry.work {
                     *op = WriteOp::Refresh;
                 }
-                self.give_back(state, entry, Some(*due_ms), &mut step, batch)?;
+                self.give_back(state, (entry, &value), Some(*due_ms), &mut step, edit)?;
             }
         }
         Ok(step)
@@ -100,43 +110,55 @@ impl Queue {
     fn give_back(
         &self,
         state: &State,
-        mut entry: Entry,
+        (mut entry, value): (Entry, &[u8]),
         due_ms: Option<u64>,
         step: &mut Step,
-        batch: &mut SledBatch,
+        edit: &mut Edit,
     ) -> Result<(), QueueError> {
         step.due_ms = due_ms;
         entry.due_ms = due_ms.unwrap_or(0);
-        if let Some((newer, newer_bytes)) = self.successor(state, entry.seq)? {
-            batch.remove(&entry_key(newer.seq));
-            step.absorbed = Some((newer.seq, newer_bytes));
+        if let Some((newer, newer_value)) = self.successor(state, entry.seq)? {
+            edit.remove(&entry_key(newer.seq), Some(&newer_value));
+            step.absorbed = Some((newer.seq, newer_value.len()));
             entry.absorb(newer.into_later());
         }
         entry.version += 1;
-        let value = codec::encode_entry(&entry);
-        step.bytes_after = value.len();
-        batch.insert(&entry_key(entry.seq), value);
+        let encoded = codec::encode_entry(&entry);
+        step.bytes_after = encoded.len();
+        edit.put(&entry_key(entry.seq), encoded, Some(value));
         Ok(())
     }
 
     /// The pending entry that arrived for the document while this one was leased, if no barrier is
     /// between the two.
-    fn successor(&self, state: &State, seq: u64) -> Result<Option<(Entry, usize)>, QueueError> {
+    fn successor(&self, state: &State, seq: u64) -> Result<Option<(Entry, IVec)>, QueueError> {
         let Some(successor) = state.schedule.leased(seq).and_then(|lease| lease.successor) else {
             return Ok(None);
         };
-        let value = self.entry_bytes(successor)?.expect("a successor waits for its lease to end");
-        Ok(Some((codec::decode_entry(successor, &value)?, value.len())))
+        let value = self
+            .entry_bytes(successor)?
+            .expect("a successor waits for its lease to end");
+        Ok(Some((codec::decode_entry(successor, &value)?, value)))
+    }
+
+    pub(super) fn remove_dead(&self, seq: u64, edit: &mut Edit) -> Result<(), QueueError> {
+        let value = self.db.get(dead_key(seq))?;
+        edit.remove(&dead_key(seq), value.as_deref());
+        Ok(())
     }
 
     /// Turns a delta into a `Refresh`: the state that it was made from is not in Atlas.
-    fn widen(&self, mut newer: Entry, bytes: usize, step: &mut Step, batch: &mut SledBatch) {
-        if let Work::Document { op: op @ WriteOp::Update(_), .. } = &mut newer.work {
+    fn widen(&self, mut newer: Entry, before: &[u8], step: &mut Step, edit: &mut Edit) {
+        if let Work::Document {
+            op: op @ WriteOp::Update(_),
+            ..
+        } = &mut newer.work
+        {
             *op = WriteOp::Refresh;
             newer.version += 1;
             let value = codec::encode_entry(&newer);
-            step.extra_bytes = value.len() as i64 - bytes as i64;
-            batch.insert(&entry_key(newer.seq), value);
+            step.extra_bytes = value.len() as i64 - before.len() as i64;
+            edit.put(&entry_key(newer.seq), value, Some(before));
         }
     }
 }
@@ -196,7 +218,9 @@ impl Step {
                     state.schedule.removed(work.ns(), self.seq);
                 }
                 (None, Work::Schema(change)) => {
-                    state.schedule.barrier_removed(&change.namespaces(), self.seq);
+                    state
+                        .schedule
+                        .barrier_removed(&change.namespaces(), self.seq);
                 }
                 (None, Work::Document { .. }) => unreachable!("every document has a name"),
             }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Batch, Entry, QueueError, QueueOptions, QueueStats, Work, codec,
+    edit::Edit,
     index::{DocumentName, Index},
     open::{guarded, load, open_sled},
     schedule::{Lease, Schedule},
@@ -36,13 +37,15 @@ pub(super) struct State {
     /// Documents that have a dead letter, and where it is.
     pub(super) dead: HashMap<DocumentName, u64>,
     pub(super) dead_len: u64,
+    /// See [`Edit`].
+    pub(super) seal: u64,
     /// Set by the first failed write; see [`QueueError::Disk`].
     failed: bool,
 }
 
 pub(super) const ENTRY: u8 = b'e';
 pub(super) const DEAD: u8 = b'd';
-const META: u8 = b'm';
+pub(super) const META: u8 = b'm';
 pub(super) const CHECKPOINT: &[u8] = b"mcheckpoint";
 pub(super) const FORMAT: &[u8] = b"mformat";
 
@@ -57,8 +60,12 @@ impl Queue {
     /// [`is_damage`](QueueError::is_damage) holds.
     pub fn open(options: &QueueOptions) -> Result<Queue, QueueError> {
         let db = open_sled(options)?;
-        let state = guarded(|| load(&db))??;
-        Ok(Queue { db, state: Mutex::new(state), changed: Notify::new() })
+        let state = guarded(|| load(&db, &options.path))??;
+        Ok(Queue {
+            db,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        })
     }
 
     /// Takes up to `ops_max` entries of up to `bytes_max` bytes in all (one entry is taken whatever
@@ -66,7 +73,12 @@ impl Queue {
     ///
     /// # Errors
     /// [`QueueError::Damaged`] where an entry no longer decodes.
-    pub fn lease(&self, ops_max: usize, bytes_max: usize, now_ms: u64) -> Result<Batch, QueueError> {
+    pub fn lease(
+        &self,
+        ops_max: usize,
+        bytes_max: usize,
+        now_ms: u64,
+    ) -> Result<Batch, QueueError> {
         let mut state = self.lock();
         let mut batch = Batch::default();
         let mut bytes = 0;
@@ -95,7 +107,14 @@ impl Queue {
                 state.schedule.requeue(seq, None);
                 break;
             }
-            state.schedule.lease(seq, Lease { version: entry.version, document, successor: None });
+            state.schedule.lease(
+                seq,
+                Lease {
+                    version: entry.version,
+                    document,
+                    successor: None,
+                },
+            );
             bytes += value.len();
             batch.entries.push(entry);
             if is_barrier {
@@ -141,7 +160,9 @@ impl Queue {
     /// The checkpoint of the last commit that had one.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, QueueError> {
         let value = self.db.get(CHECKPOINT)?;
-        Ok(value.map(|value| codec::decode_checkpoint(&value)).transpose()?)
+        Ok(value
+            .map(|value| codec::decode_checkpoint(&value))
+            .transpose()?)
     }
 
     /// A small value kept beside the queue, such as the state of the first copy.
@@ -151,11 +172,15 @@ impl Queue {
 
     /// Sets, or with `None` removes, a small value kept beside the queue.
     pub fn set_meta(&self, name: &str, value: Option<&[u8]>) -> Result<(), QueueError> {
+        let mut state = self.lock();
+        let key = meta_key(name);
+        let before = self.db.get(&key)?;
+        let mut edit = state.edit();
         match value {
-            Some(value) => self.db.insert(meta_key(name), value)?,
-            None => self.db.remove(meta_key(name))?,
-        };
-        Ok(())
+            Some(value) => edit.put(&key, value.to_vec(), before.as_deref()),
+            None => edit.remove(&key, before.as_deref()),
+        }
+        self.write(&mut state, edit)
     }
 
     /// The queue in numbers.
@@ -223,9 +248,13 @@ impl Queue {
         Ok(())
     }
 
-    pub(super) fn write(&self, state: &mut State, batch: sled::Batch) -> Result<(), QueueError> {
+    pub(super) fn write(&self, state: &mut State, edit: Edit) -> Result<(), QueueError> {
+        let (batch, seal) = edit.finish();
         match guarded(|| self.db.apply_batch(batch)) {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                state.seal = seal;
+                Ok(())
+            }
             Ok(Err(error)) => {
                 state.failed = true;
                 Err(error.into())
@@ -242,7 +271,9 @@ impl Queue {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("the queue's lock is never held across a panic of ours")
+        self.state
+            .lock()
+            .expect("the queue's lock is never held across a panic of ours")
     }
 }
 
@@ -252,6 +283,10 @@ impl State {
             Work::Document { ns, key, .. } => Some(self.index.name_of(ns, key)),
             Work::Schema(_) => None,
         }
+    }
+
+    pub(super) fn edit(&self) -> Edit {
+        Edit::of(self.seal)
     }
 
     pub(super) fn refuse_after_failure(&self) -> Result<(), QueueError> {
@@ -280,7 +315,11 @@ struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     fn new(queue: &'a Queue, now_ms: u64) -> Self {
-        Self { queue, ahead: None, now_ms }
+        Self {
+            queue,
+            ahead: None,
+            now_ms,
+        }
     }
 
     fn next(&mut self, state: &mut State) -> Result<Option<(u64, IVec)>, QueueError> {
@@ -330,7 +369,9 @@ fn numbered(kind: u8, seq: u64) -> [u8; 9] {
 }
 
 pub(super) fn seq_of(key: &[u8]) -> u64 {
-    key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
+    key.get(1..9)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, u64::from_be_bytes)
 }
 
 fn meta_key(name: &str) -> Vec<u8> {

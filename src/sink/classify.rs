@@ -1,51 +1,13 @@
 //! What an error of Atlas means, decided here and nowhere else.
 //!
-//! Codes by their names in MongoDB's `error_codes.yml`; what is not listed is *rejected*, so that an
+//! The codes that both ends share are listed by name in [`mongo`](crate::mongo); what is not listed is *rejected*, so that an
 //! error nobody thought of ends as a dead letter with its text and not as a wait without end.
 
 use bson::Document;
 use mongodb::error::ErrorKind;
 
 use super::{SinkError, Written};
-use crate::mongo::MongoError;
-
-/// Waiting helps: the network, an election, a server that is stopping or overloaded.
-const UNAVAILABLE: &[(i32, &str)] = &[
-    (6, "HostUnreachable"),
-    (7, "HostNotFound"),
-    (24, "LockTimeout"),
-    (43, "CursorNotFound"),
-    (46, "LockBusy"),
-    (50, "MaxTimeMSExpired"),
-    (64, "WriteConcernFailed"),
-    (89, "NetworkTimeout"),
-    (91, "ShutdownInProgress"),
-    (100, "UnsatisfiableWriteConcern"),
-    (112, "WriteConflict"),
-    (133, "FailedToSatisfyReadPreference"),
-    (134, "ReadConcernMajorityNotAvailableYet"),
-    (175, "QueryPlanKilled"),
-    (189, "PrimarySteppedDown"),
-    (202, "NetworkInterfaceExceededTimeLimit"),
-    (237, "CursorKilled"),
-    (262, "ExceededTimeLimit"),
-    (314, "ObjectIsBusy"),
-    (317, "ConnectionPoolExpired"),
-    (365, "TemporarilyUnavailable"),
-    (462, "IngressRequestRateLimitExceeded"),
-    (9001, "SocketException"),
-    (10107, "NotWritablePrimary"),
-    (11600, "InterruptedAtShutdown"),
-    (11601, "Interrupted"),
-    (11602, "InterruptedDueToReplStateChange"),
-    (13435, "NotPrimaryNoSecondaryOk"),
-    (13436, "NotPrimaryOrSecondary"),
-    (14031, "OutOfDiskSpace"),
-];
-
-/// A person must act: who we are, or what we may do.
-const DENIED: &[(i32, &str)] =
-    &[(11, "UserNotFound"), (13, "Unauthorized"), (18, "AuthenticationFailed"), (31, "RoleNotFound")];
+use crate::mongo::{DENIED, MongoError, UNAVAILABLE, is_in};
 
 /// `AtlasError`: the cloud's own code, for a quota that is used up as well as for a bad password.
 const ATLAS_ERROR: i32 = 8000;
@@ -71,7 +33,9 @@ pub fn command_error(error: &MongoError) -> SinkError {
             driver.contains_label("RetryableWriteError")
                 || driver.contains_label("TransientTransactionError")
         }),
-        ErrorKind::Authentication { .. } | ErrorKind::InvalidTlsConfig { .. } => SinkError::Denied(text),
+        ErrorKind::Authentication { .. } | ErrorKind::InvalidTlsConfig { .. } => {
+            SinkError::Denied(text)
+        }
         // What the driver says of a server that it cannot select names the cause in its text only.
         ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) if is_tls_refusal(&text) => {
             SinkError::Denied(text)
@@ -86,7 +50,6 @@ pub fn command_error(error: &MongoError) -> SinkError {
 }
 
 fn by_code(code: i32, text: String, has_retry_label: impl Fn() -> bool) -> SinkError {
-    let is_in = |list: &[(i32, &str)]| list.iter().any(|(listed, _)| *listed == code);
     if code == ATLAS_ERROR {
         return if text.to_ascii_lowercase().contains("auth") {
             SinkError::Denied(text)
@@ -94,9 +57,9 @@ fn by_code(code: i32, text: String, has_retry_label: impl Fn() -> bool) -> SinkE
             SinkError::Unavailable(text)
         };
     }
-    if is_in(DENIED) {
+    if is_in(DENIED, code) {
         SinkError::Denied(text)
-    } else if is_in(UNAVAILABLE) || has_retry_label() {
+    } else if is_in(UNAVAILABLE, code) || has_retry_label() {
         SinkError::Unavailable(text)
     } else {
         SinkError::Rejected(text)
@@ -105,7 +68,9 @@ fn by_code(code: i32, text: String, has_retry_label: impl Fn() -> bool) -> SinkE
 
 fn is_tls_refusal(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    text.contains("certificate") || text.contains("handshake failure") || text.contains("authentication failed")
+    text.contains("certificate")
+        || text.contains("handshake failure")
+        || text.contains("authentication failed")
 }
 
 /// What one element of a reply's `writeErrors` means: for the write alone, or, as an error, for the
@@ -115,15 +80,18 @@ pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkErr
     let message = error.get_str("errmsg").unwrap_or("no message");
     if code == DUPLICATE_KEY {
         let pattern = error.get_document("keyPattern").ok();
-        let is_id = pattern.is_some_and(|pattern| pattern.len() == 1 && pattern.contains_key("_id"));
+        let is_id =
+            pattern.is_some_and(|pattern| pattern.len() == 1 && pattern.contains_key("_id"));
         if is_id && is_insert {
             return Ok(Written::AlreadyThere);
         }
-        let index = pattern.map_or_else(|| "unknown".to_owned(), |pattern| {
-            pattern.keys().cloned().collect::<Vec<_>>().join(", ")
-        });
+        let index = pattern.map_or_else(
+            || "unknown".to_owned(),
+            |pattern| pattern.keys().cloned().collect::<Vec<_>>().join(", "),
+        );
         // Not the server's message: it repeats the values.
-        let reason = format!("another document holds the same value in the unique index on ({index})");
+        let reason =
+            format!("another document holds the same value in the unique index on ({index})");
         return Ok(Written::Conflict { reason });
     }
     match by_code(code, format!("{message} ({code})"), || false) {
@@ -160,10 +128,16 @@ mod tests {
     fn a_stepdown_within_a_batch_is_no_documents_fault() {
         for (code, _) in UNAVAILABLE {
             let error = doc! { "index": 0, "code": *code, "errmsg": "x" };
-            assert!(matches!(write_error(&error, true), Err(SinkError::Unavailable(_))));
+            assert!(matches!(
+                write_error(&error, true),
+                Err(SinkError::Unavailable(_))
+            ));
         }
         let error = doc! { "code": 13, "errmsg": "not authorized" };
-        assert!(matches!(write_error(&error, true), Err(SinkError::Denied(_))));
+        assert!(matches!(
+            write_error(&error, true),
+            Err(SinkError::Denied(_))
+        ));
     }
 
     #[test]
@@ -173,7 +147,9 @@ mod tests {
 
         assert_eq!(write_error(&id, true), Ok(Written::AlreadyThere));
         match write_error(&unique, true) {
-            Ok(Written::Conflict { reason }) => assert!(reason.contains("email") && !reason.contains("s3cret")),
+            Ok(Written::Conflict { reason }) => {
+                assert!(reason.contains("email") && !reason.contains("s3cret"))
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -182,6 +158,9 @@ mod tests {
     fn what_nobody_thought_of_is_rejected() {
         let error = doc! { "code": 121, "errmsg": "Document failed validation" };
 
-        assert!(matches!(write_error(&error, false), Ok(Written::Rejected { .. })));
+        assert!(matches!(
+            write_error(&error, false),
+            Ok(Written::Rejected { .. })
+        ));
     }
 }

@@ -23,9 +23,15 @@ pub enum Write {
     /// A document that should not be there yet; see [`Written::AlreadyThere`].
     Insert(RawDocumentBuf),
     /// The document is to be exactly this, whether it is there or not.
-    Upsert { key: DocumentKey, document: RawDocumentBuf },
+    Upsert {
+        key: DocumentKey,
+        document: RawDocumentBuf,
+    },
     /// Change the document that is there; see [`Written::Unmatched`].
-    Change { key: DocumentKey, command: UpdateCommand },
+    Change {
+        key: DocumentKey,
+        command: UpdateCommand,
+    },
     /// Remove it; that it is not there is fine.
     Delete(DocumentKey),
 }
@@ -62,7 +68,10 @@ pub trait Sink: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`write`](Self::write); [`SinkError::Rejected`] when Atlas will not do it.
-    fn change_schema(&self, change: &SchemaChange) -> impl Future<Output = Result<(), SinkError>> + Send;
+    fn change_schema(
+        &self,
+        change: &SchemaChange,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send;
 }
 
 /// Why Atlas did not do what it was asked to.

@@ -3,7 +3,7 @@
 use mongodb::error::ErrorKind;
 
 use super::SourceError;
-use crate::mongo::MongoError;
+use crate::mongo::{DENIED, MongoError, UNAVAILABLE, is_in};
 
 /// `BSONObjectTooLarge`: an event that does not fit a reply.
 pub const BSON_OBJECT_TOO_LARGE: i32 = 10334;
@@ -11,8 +11,6 @@ pub const BSON_OBJECT_TOO_LARGE: i32 = 10334;
 pub const UNKNOWN_FIELD: i32 = 40415;
 
 mod code {
-    pub const UNAUTHORIZED: i32 = 13;
-    pub const AUTHENTICATION_FAILED: i32 = 18;
     pub const CAPPED_POSITION_LOST: i32 = 136;
     pub const INVALID_RESUME_TOKEN: i32 = 260;
     pub const CHANGE_STREAM_FATAL_ERROR: i32 = 280;
@@ -34,8 +32,9 @@ impl From<MongoError> for SourceError {
                 | code::CHANGE_STREAM_FATAL_ERROR
                 | code::CHANGE_STREAM_HISTORY_LOST
                 | BSON_OBJECT_TOO_LARGE => SourceError::HistoryLost(error),
-                code::UNAUTHORIZED | code::AUTHENTICATION_FAILED => SourceError::Denied(error),
-                _ => SourceError::Unavailable(error),
+                listed if is_in(DENIED, listed) => SourceError::Denied(error),
+                listed if is_in(UNAVAILABLE, listed) => SourceError::Unavailable(error),
+                _ => SourceError::Failed(error),
             },
             ErrorKind::Authentication { .. } | ErrorKind::InvalidTlsConfig { .. } => {
                 SourceError::Denied(error)

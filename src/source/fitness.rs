@@ -27,10 +27,16 @@ pub struct SourceInfo {
 pub async fn inspect(mongo: &Mongo) -> Result<SourceInfo, SourceError> {
     let hello = mongo.hello().await?;
     let version = mongo.version().await?;
-    let major = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+    let major = version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse().ok())
+        .unwrap_or(0);
     if major < 5 {
         return Err(SourceError::Unfit {
-            problem: format!("the local MongoDB is version {version}; Outrigger needs 5.0 or later"),
+            problem: format!(
+                "the local MongoDB is version {version}; Outrigger needs 5.0 or later"
+            ),
             hint: "upgrade the local MongoDB; each major version is one step".to_owned(),
         });
     }
@@ -40,21 +46,31 @@ pub async fn inspect(mongo: &Mongo) -> Result<SourceInfo, SourceError> {
         Err(_) if is_router => "mongos".to_owned(),
         Err(_) if hello.get_bool("isreplicaset").unwrap_or(false) => {
             return Err(SourceError::Unfit {
-                problem: "the local MongoDB was started as a replica set that was never initiated".to_owned(),
+                problem: "the local MongoDB was started as a replica set that was never initiated"
+                    .to_owned(),
                 hint: "run `rs.initiate()` once in mongosh; no data is moved".to_owned(),
             });
         }
         Err(_) => return Err(standalone()),
     };
-    let now = hello.get_timestamp("operationTime").map(ClusterTime::from).unwrap_or_default();
-    Ok(SourceInfo { version, major, set_name, now })
+    let now = hello
+        .get_timestamp("operationTime")
+        .map(ClusterTime::from)
+        .unwrap_or_default();
+    Ok(SourceInfo {
+        version,
+        major,
+        set_name,
+        now,
+    })
 }
 
 fn standalone() -> SourceError {
     SourceError::Unfit {
-        problem: "the local MongoDB is a standalone server, which has no oplog: it keeps no record \
+        problem:
+            "the local MongoDB is a standalone server, which has no oplog: it keeps no record \
                   of changes that could be followed"
-            .to_owned(),
+                .to_owned(),
         hint: "make it a replica set of one member; no data is moved:\n  \
                1. add `replication: {replSetName: rs0}` to mongod.conf and restart mongod\n  \
                2. run `rs.initiate()` once in mongosh"
@@ -82,7 +98,11 @@ pub async fn source_id(mongo: &Mongo, info: &SourceInfo) -> Result<(String, bool
         }
         return Ok(("mongos".to_owned(), false));
     }
-    match mongo.command("admin", rawdoc! { "replSetGetConfig": 1 }).await.map_err(SourceError::from) {
+    match mongo
+        .command("admin", rawdoc! { "replSetGetConfig": 1 })
+        .await
+        .map_err(SourceError::from)
+    {
         Ok(reply) => Ok(match replica_set_id(&reply) {
             Some(id) => (id, true),
             None => (format!("set:{}", info.set_name), false),
@@ -93,20 +113,40 @@ pub async fn source_id(mongo: &Mongo, info: &SourceInfo) -> Result<(String, bool
 }
 
 fn replica_set_id(reply: &Document) -> Option<String> {
-    let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
-    settings.get_object_id("replicaSetId").ok().map(|id| id.to_hex())
+    let settings = reply
+        .get_document("config")
+        .ok()?
+        .get_document("settings")
+        .ok()?;
+    settings
+        .get_object_id("replicaSetId")
+        .ok()
+        .map(|id| id.to_hex())
 }
 
-/// The time of the oldest entry in the oplog, where the user may read it (`read` on `local`).
+/// The time of the oldest entry in the oplog, where the user may read it (`read` on `local`). `None`
+/// while the oplog still holds everything since the replica set was initiated: nothing can be lost
+/// then, however young it is.
 ///
 /// # Errors
 /// When the server does not answer, or refuses.
 pub async fn oplog_start(mongo: &Mongo) -> Result<Option<ClusterTime>, SourceError> {
     let command = rawdoc! {
-        "find": "oplog.rs", "sort": { "$natural": 1 }, "limit": 1, "projection": { "ts": 1 },
+        "find": "oplog.rs", "sort": { "$natural": 1 }, "limit": 1, "projection": { "ts": 1, "o.msg": 1 },
     };
     let mut cursor = mongo.cursor("local", command, None).await?;
-    let Some(batch) = cursor.next().await? else { return Ok(None) };
-    let first = documents(&batch)?.first().and_then(|entry| entry.get_timestamp("ts").ok());
-    Ok(first.map(|ts: Timestamp| ClusterTime::from(ts)))
+    let Some(batch) = cursor.next().await? else {
+        return Ok(None);
+    };
+    let entries = documents(&batch)?;
+    let Some(first) = entries.first() else {
+        return Ok(None);
+    };
+    let is_whole = crate::raw::subdocument(first, "o")
+        .is_some_and(|o| o.get_str("msg").is_ok_and(|msg| msg == "initiating set"));
+    Ok(first
+        .get_timestamp("ts")
+        .ok()
+        .filter(|_| !is_whole)
+        .map(|ts: Timestamp| ClusterTime::from(ts)))
 }

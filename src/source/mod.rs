@@ -61,7 +61,10 @@ pub trait Source: Send + Sync + 'static {
     type Pages: Pages;
 
     /// Opens the change stream.
-    fn open(&self, from: &StartFrom) -> impl Future<Output = Result<Self::Stream, SourceError>> + Send;
+    fn open(
+        &self,
+        from: &StartFrom,
+    ) -> impl Future<Output = Result<Self::Stream, SourceError>> + Send;
 
     /// Reads documents by key, in a state not older than `after`. Keys without a document are
     /// silently missing in what comes back.
@@ -113,7 +116,7 @@ pub enum SourceError {
     #[error("{problem}")]
     Unfit { problem: String, hint: String },
     /// Anything else that the server said.
-    #[error("the local database failed")]
+    #[error("the local database answered with an error")]
     Failed(#[source] MongoError),
 }
 
@@ -122,7 +125,9 @@ impl SourceError {
     pub fn is_transient(&self) -> bool {
         match self {
             SourceError::Unavailable(_) | SourceError::Failed(_) | SourceError::Denied(_) => true,
-            SourceError::HistoryLost(_) | SourceError::Malformed(_) | SourceError::Unfit { .. } => false,
+            SourceError::HistoryLost(_) | SourceError::Malformed(_) | SourceError::Unfit { .. } => {
+                false
+            }
         }
     }
 }

@@ -35,21 +35,38 @@ pub async fn local_collections(
     let mut left_out = Vec::new();
     for db in mongo.list_databases().await? {
         for collection in mongo.list_collections(&db).await? {
-            let Ok(name) = collection.get_str("name") else { continue };
+            let Ok(name) = collection.get_str("name") else {
+                continue;
+            };
             let ns = Namespace::new(&db, name);
             if !filter.matches(&ns) {
                 continue;
             }
             match collection.get_str("type").unwrap_or("collection") {
                 "collection" => {
-                    let options = collection.get_document("options").cloned().unwrap_or_default();
-                    replicated.push(Collection { ns, options: raw(&options) });
+                    let options = collection
+                        .get_document("options")
+                        .cloned()
+                        .unwrap_or_default();
+                    replicated.push(Collection {
+                        ns,
+                        options: raw(&options),
+                    });
                 }
                 "timeseries" => {
-                    left_out.push(LeftOut { ns, reason: "a time-series collection" });
+                    left_out.push(LeftOut {
+                        ns,
+                        reason: "a time-series collection",
+                    });
                 }
-                "view" => left_out.push(LeftOut { ns, reason: "a view" }),
-                _ => left_out.push(LeftOut { ns, reason: "a kind of collection that is not known" }),
+                "view" => left_out.push(LeftOut {
+                    ns,
+                    reason: "a view",
+                }),
+                _ => left_out.push(LeftOut {
+                    ns,
+                    reason: "a kind of collection that is not known",
+                }),
             }
         }
     }

@@ -63,7 +63,9 @@ impl<K: Sink> Reconciler<K> {
         stop: &Stop,
     ) -> Result<(), SyncError> {
         let keys = keys_of(part)?;
-        let there = look_up(&self.atlas, ns, &keys, false).await.map_err(|error| SyncError::atlas(&error))?;
+        let there = look_up(&self.atlas, ns, &keys, false)
+            .await
+            .map_err(|error| SyncError::atlas(&error))?;
         let mut different = Vec::new();
         for (key, document) in keys.into_iter().zip(part) {
             match there.get(&key.canonical()) {
@@ -93,20 +95,32 @@ impl<K: Sink> Reconciler<K> {
     }
 
     /// Counts what Atlas has and what of it only Atlas has; queues the latter if `queue_for` is given.
-    async fn walk_extra(&self, ns: &Namespace, queue_for: Option<&Stop>) -> Result<(u64, u64), SyncError> {
+    async fn walk_extra(
+        &self,
+        ns: &Namespace,
+        queue_for: Option<&Stop>,
+    ) -> Result<(u64, u64), SyncError> {
         let atlas = |error: MongoError| SyncError::atlas(&error);
         let command = rawdoc! {
             "find": ns.coll(), "projection": { "_id": 1 }, "readConcern": { "level": "majority" },
         };
-        let mut cursor = self.atlas.cursor(ns.db(), command, None).await.map_err(atlas)?;
+        let mut cursor = self
+            .atlas
+            .cursor(ns.db(), command, None)
+            .await
+            .map_err(atlas)?;
         let (mut all, mut extra) = (0, 0);
         while let Some(reply) = cursor.next().await.map_err(atlas)? {
             for part in documents(&reply).map_err(atlas)?.chunks(PART) {
                 all += part.len() as u64;
                 let keys = keys_of(part)?;
-                let here = look_up(&self.local, ns, &keys, true).await.map_err(SourceError::from)?;
-                let only_there: Vec<_> =
-                    keys.into_iter().filter(|key| !here.contains_key(&key.canonical())).collect();
+                let here = look_up(&self.local, ns, &keys, true)
+                    .await
+                    .map_err(SourceError::from)?;
+                let only_there: Vec<_> = keys
+                    .into_iter()
+                    .filter(|key| !here.contains_key(&key.canonical()))
+                    .collect();
                 extra += only_there.len() as u64;
                 if let Some(stop) = queue_for {
                     self.queue_refresh(ns, only_there, stop).await?;
@@ -135,7 +149,12 @@ impl<K: Sink> Reconciler<K> {
         let incoming: Vec<_> = keys
             .into_iter()
             .map(|key| Incoming {
-                work: Work::Document { ns: ns.clone(), key, op: WriteOp::Refresh, collection: None },
+                work: Work::Document {
+                    ns: ns.clone(),
+                    key,
+                    op: WriteOp::Refresh,
+                    collection: None,
+                },
                 // No time: any state of the document from now on will do.
                 cluster_time: ClusterTime::default(),
                 wall_ms: now_ms(),
@@ -148,7 +167,10 @@ impl<K: Sink> Reconciler<K> {
 }
 
 fn keys_of(documents: &[&RawDocument]) -> Result<Vec<DocumentKey>, SyncError> {
-    let keys: Result<Vec<_>, _> = documents.iter().map(|document| DocumentKey::of(document)).collect();
+    let keys: Result<Vec<_>, _> = documents
+        .iter()
+        .map(|document| DocumentKey::of(document))
+        .collect();
     Ok(keys.map_err(SourceError::from)?)
 }
 
@@ -166,7 +188,11 @@ async fn look_up(
     for key in keys {
         ids.push(key.value().map_err(malformed)?);
     }
-    let projection = if keys_only { rawdoc! { "_id": 1 } } else { rawdoc! {} };
+    let projection = if keys_only {
+        rawdoc! { "_id": 1 }
+    } else {
+        rawdoc! {}
+    };
     let command = rawdoc! {
         "find": ns.coll(), "filter": { "_id": { "$in": ids } }, "projection": projection,
         "batchSize": i32::MAX, "readConcern": { "level": "majority" },

@@ -37,8 +37,10 @@ impl<K: Sink> Reconciler<K> {
             while let Some(reply) = cursor.next().await.map_err(SourceError::from)? {
                 let batch = documents(&reply).map_err(SourceError::from)?;
                 for part in batch.chunks(PART) {
-                    let writes: Vec<_> =
-                        part.iter().map(|document| Write::Insert((*document).to_owned())).collect();
+                    let writes: Vec<_> = part
+                        .iter()
+                        .map(|document| Write::Insert((*document).to_owned()))
+                        .collect();
                     copied += writes.len() as u64;
                     if sender.send(writes).await.is_err() {
                         return Ok(copied); // The writers have failed and say why.
@@ -47,8 +49,9 @@ impl<K: Sink> Reconciler<K> {
             }
             Ok::<_, SyncError>(copied)
         };
-        let writers: Vec<_> =
-            (0..self.parallel.max(1)).map(|_| self.write_parts(ns, receiver.clone(), stop)).collect();
+        let writers: Vec<_> = (0..self.parallel.max(1))
+            .map(|_| self.write_parts(ns, receiver.clone(), stop))
+            .collect();
         // Only the writers hold it now: when they fail, the reader's next send fails too.
         drop(receiver);
         let (copied, written) = tokio::join!(read, futures_util::future::try_join_all(writers));
@@ -63,7 +66,9 @@ impl<K: Sink> Reconciler<K> {
         stop: &Stop,
     ) -> Result<(), SyncError> {
         loop {
-            let Some(mut writes) = parts.lock().await.recv().await else { return Ok(()) };
+            let Some(mut writes) = parts.lock().await.recv().await else {
+                return Ok(());
+            };
             let count = writes.len() as u64;
             let mut wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
             while !writes.is_empty() {
@@ -88,7 +93,11 @@ impl<K: Sink> Reconciler<K> {
 }
 
 /// Documents that were there already, from a part whose answer was lost: to be written over.
-fn leftovers(ns: &Namespace, writes: Vec<Write>, written: &[Written]) -> Result<Vec<Write>, SyncError> {
+fn leftovers(
+    ns: &Namespace,
+    writes: Vec<Write>,
+    written: &[Written],
+) -> Result<Vec<Write>, SyncError> {
     let mut again = Vec::new();
     for (write, written) in writes.into_iter().zip(written) {
         match (written, write) {

@@ -35,7 +35,10 @@ pub async fn claim(
     adopt: bool,
 ) -> Result<Claim, SyncError> {
     let found = is_marked(atlas, source_id).await?;
-    if !found && !adopt && let Some(ns) = first_with_data(atlas, filter).await? {
+    if !found
+        && !adopt
+        && let Some(ns) = first_with_data(atlas, filter).await?
+    {
         return Err(SyncError::NotOwned {
             problem: format!(
                 "Atlas already holds data in `{ns}` and carries no mark of this source, so it may be \
@@ -52,7 +55,11 @@ async fn is_marked(atlas: &Mongo, source_id: &str) -> Result<bool, SyncError> {
     has_any(atlas, DB, command).await
 }
 
-async fn has_any(atlas: &Mongo, db: &str, command: bson::RawDocumentBuf) -> Result<bool, SyncError> {
+async fn has_any(
+    atlas: &Mongo,
+    db: &str,
+    command: bson::RawDocumentBuf,
+) -> Result<bool, SyncError> {
     let failed = |error| SyncError::atlas(&error);
     let mut cursor = atlas.cursor(db, command, None).await.map_err(failed)?;
     match cursor.next().await.map_err(failed)? {
@@ -65,14 +72,17 @@ async fn first_with_data(
     atlas: &Mongo,
     filter: &NamespaceFilter,
 ) -> Result<Option<crate::namespace::Namespace>, SyncError> {
-    let (collections, _) = local_collections(atlas, filter).await.map_err(|error| match error {
-        SourceError::Unavailable(error) | SourceError::Denied(error) | SourceError::Failed(error) => {
-            SyncError::atlas(&error)
-        }
-        other => SyncError::Source(other),
-    })?;
+    let (collections, _) = local_collections(atlas, filter)
+        .await
+        .map_err(|error| match error {
+            SourceError::Unavailable(error)
+            | SourceError::Denied(error)
+            | SourceError::Failed(error) => SyncError::atlas(&error),
+            other => SyncError::Source(other),
+        })?;
     for collection in collections {
-        let command = rawdoc! { "find": collection.ns.coll(), "limit": 1, "projection": { "_id": 1 } };
+        let command =
+            rawdoc! { "find": collection.ns.coll(), "limit": 1, "projection": { "_id": 1 } };
         if has_any(atlas, collection.ns.db(), command).await? {
             return Ok(Some(collection.ns));
         }
@@ -93,7 +103,10 @@ async fn mark(atlas: &Mongo, source_id: &str) -> Result<(), SyncError> {
     let command = rawdoc! {
         "update": COLLECTION, "updates": updates, "writeConcern": { "w": "majority" },
     };
-    let reply = atlas.command(DB, command).await.map_err(|error| SyncError::atlas(&error))?;
+    let reply = atlas
+        .command(DB, command)
+        .await
+        .map_err(|error| SyncError::atlas(&error))?;
     match reply.get_array("writeErrors") {
         Ok(_) => Err(SyncError::Sink(crate::sink::SinkError::Rejected(
             "the mark of ownership was not taken".to_owned(),

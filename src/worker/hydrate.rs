@@ -39,9 +39,15 @@ impl<S: Source, K: Sink> Worker<S, K> {
         unread: Vec<Unread>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
-        let after = unread.iter().map(|unread| unread.item.last_time).max().unwrap_or_default();
-        let mut wanted: HashMap<Vec<u8>, Unread> =
-            unread.into_iter().map(|unread| (unread.item.key.canonical(), unread)).collect();
+        let after = unread
+            .iter()
+            .map(|unread| unread.item.last_time)
+            .max()
+            .unwrap_or_default();
+        let mut wanted: HashMap<Vec<u8>, Unread> = unread
+            .into_iter()
+            .map(|unread| (unread.item.key.canonical(), unread))
+            .collect();
         match self.read_pages(ns, after, &mut wanted, outcomes).await {
             Ok(Ok(())) => self.write_missing(ns, wanted, outcomes).await,
             Ok(Err(error)) => {
@@ -91,10 +97,14 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let mut horizon = self.horizon();
         let mut writes = Vec::with_capacity(page.documents.len());
         for document in page.documents {
-            let Ok(key) = DocumentKey::of(&document) else { continue };
+            let Ok(key) = DocumentKey::of(&document) else {
+                continue;
+            };
             let name = key.canonical();
             // A collection whose collation folds case may return more than was asked for.
-            let Some(unread) = wanted.remove(&name) else { continue };
+            let Some(unread) = wanted.remove(&name) else {
+                continue;
+            };
             horizon.read(name.into(), page.read_at);
             writes.push((unread.item, Write::Upsert { key, document }));
         }
@@ -108,7 +118,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
         wanted: &mut HashMap<Vec<u8>, Unread>,
         outcomes: &mut Outcomes,
     ) -> Result<(), SourceError> {
-        if wanted.values().all(|unread| unread.item.collection.is_none()) {
+        if wanted
+            .values()
+            .all(|unread| unread.item.collection.is_none())
+        {
             return Ok(());
         }
         let current = self.source.collection_id(ns).await?;
@@ -119,7 +132,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
                     // Dropped, or renamed with a `Refresh` under the new name.
                     Outcome::Applied
                 } else {
-                    Outcome::Unavailable { due_ms: now_ms() + BARRIER_WAIT_MS }
+                    Outcome::Unavailable {
+                        due_ms: now_ms() + BARRIER_WAIT_MS,
+                    }
                 };
                 outcomes.insert(unread.item.seq, outcome);
             }
@@ -164,7 +179,13 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 _ => None,
             };
             if let Some(command) = command {
-                changes.push((item.clone(), Write::Change { key: item.key, command }));
+                changes.push((
+                    item.clone(),
+                    Write::Change {
+                        key: item.key,
+                        command,
+                    },
+                ));
             }
         }
         let sent: Vec<u64> = changes.iter().map(|(item, _)| item.seq).collect();

@@ -29,7 +29,10 @@ pub async fn contents(client: &Client) -> mongodb::error::Result<Contents> {
             let collection = client.database(&db).collection::<RawDocumentBuf>(&name);
             let documents: Vec<_> = collection.find(doc! {}).await?.try_collect().await?;
             let by_key = documents.into_iter().map(|document| {
-                (DocumentKey::of(&document).expect("an _id").canonical(), document)
+                (
+                    DocumentKey::of(&document).expect("an _id").canonical(),
+                    document,
+                )
             });
             contents.insert(format!("{db}.{name}"), by_key.collect());
         }
@@ -40,14 +43,19 @@ pub async fn contents(client: &Client) -> mongodb::error::Result<Contents> {
 /// The first few differences, in words; empty when both are equal.
 pub fn differences(local: &Contents, atlas: &Contents) -> Vec<String> {
     let mut found = Vec::new();
-    for name in local.keys().chain(atlas.keys()).collect::<std::collections::BTreeSet<_>>() {
+    for name in local
+        .keys()
+        .chain(atlas.keys())
+        .collect::<std::collections::BTreeSet<_>>()
+    {
         match (local.get(name), atlas.get(name)) {
             (Some(here), Some(there)) => {
                 for (key, document) in here {
                     match there.get(key) {
                         None => found.push(format!("{name}: missing in Atlas: {document:?}")),
                         Some(copy) if copy.as_bytes() != document.as_bytes() => {
-                            found.push(format!("{name}: local {document:?}\n   but Atlas {copy:?}"));
+                            found
+                                .push(format!("{name}: local {document:?}\n   but Atlas {copy:?}"));
                         }
                         Some(_) => {}
                     }

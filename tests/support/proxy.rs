@@ -41,7 +41,12 @@ impl Proxy {
         let line = Arc::new(AtomicU8::new(Line::Up as u8));
         let changed = Arc::new(Notify::new());
         let task = tokio::spawn(accept(listener, target, line.clone(), changed.clone()));
-        Self { port, line, changed, task }
+        Self {
+            port,
+            line,
+            changed,
+            task,
+        }
     }
 
     pub fn set(&self, line: Line) {
@@ -65,7 +70,9 @@ async fn accept(listener: TcpListener, target: u16, line: Arc<AtomicU8>, changed
         if line.load(Ordering::SeqCst) == Line::Cut as u8 {
             continue; // Dropped, so reset.
         }
-        let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else { continue };
+        let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else {
+            continue;
+        };
         let (client_read, client_write) = client.into_split();
         let (server_read, server_write) = server.into_split();
         let (line, changed) = (line.clone(), changed.clone());

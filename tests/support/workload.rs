@@ -18,16 +18,30 @@ pub fn id(rng: &mut StdRng) -> Bson {
         4 => Bson::Decimal128(format!("{n}.50").parse::<Decimal128>().unwrap()),
         5 => Bson::String(format!("s{n}")),
         6 => Bson::Document(doc! { "a": n, "b": { "c": "x" } }),
-        7 => Bson::Document(doc! { "b": { "c": Regex { pattern: "x".try_into().unwrap(), options: "i".try_into().unwrap() } }, "a": f64::from(n) }),
+        7 => Bson::Document(
+            doc! { "b": { "c": Regex { pattern: "x".try_into().unwrap(), options: "i".try_into().unwrap() } }, "a": f64::from(n) },
+        ),
         8 => Bson::ObjectId(ObjectId::from_bytes([n as u8; 12])),
-        9 => Bson::Binary(mongodb::bson::Binary { subtype: BinarySubtype::Generic, bytes: vec![n as u8; 3] }),
+        9 => Bson::Binary(mongodb::bson::Binary {
+            subtype: BinarySubtype::Generic,
+            bytes: vec![n as u8; 3],
+        }),
         10 => Bson::DateTime(mongodb::bson::DateTime::from_millis(n.into())),
-        11 => Bson::Timestamp(Timestamp { time: n as u32, increment: 1 }),
+        11 => Bson::Timestamp(Timestamp {
+            time: n as u32,
+            increment: 1,
+        }),
         12 => Bson::Boolean(n % 2 == 0),
-        _ => [Bson::Null, Bson::Double(f64::NAN), Bson::MinKey, Bson::MaxKey, Bson::Double(f64::INFINITY)]
-            .choose(rng)
-            .unwrap()
-            .clone(),
+        _ => [
+            Bson::Null,
+            Bson::Double(f64::NAN),
+            Bson::MinKey,
+            Bson::MaxKey,
+            Bson::Double(f64::INFINITY),
+        ]
+        .choose(rng)
+        .unwrap()
+        .clone(),
     }
 }
 
@@ -41,23 +55,51 @@ pub fn value(rng: &mut StdRng, depth: u32) -> Bson {
         4 => Bson::Boolean(rng.random()),
         5 => Bson::Null,
         6 => Bson::Decimal128("1.10".parse().unwrap()),
-        7 => Bson::DateTime(mongodb::bson::DateTime::from_millis(rng.random_range(0..1 << 40))),
-        8 => Bson::Timestamp(Timestamp { time: rng.random_range(0..2), increment: 0 }),
+        7 => Bson::DateTime(mongodb::bson::DateTime::from_millis(
+            rng.random_range(0..1 << 40),
+        )),
+        8 => Bson::Timestamp(Timestamp {
+            time: rng.random_range(0..2),
+            increment: 0,
+        }),
         9 | 10 => Bson::Document(fields(rng, depth - 1)),
-        _ => Bson::Array((0..rng.random_range(0..5)).map(|_| value(rng, depth - 1)).collect()),
+        _ => Bson::Array(
+            (0..rng.random_range(0..5))
+                .map(|_| value(rng, depth - 1))
+                .collect(),
+        ),
     }
 }
 
 /// Names that collide often; some hold dots and dollars, or nothing, or are numbers.
 pub fn field(rng: &mut StdRng) -> String {
-    let names = ["a", "b", "c", "d", "arr", "o", "0", "1", "a.b", "$x", "", "ünïcode"];
+    let names = [
+        "a",
+        "b",
+        "c",
+        "d",
+        "arr",
+        "o",
+        "0",
+        "1",
+        "a.b",
+        "$x",
+        "",
+        "ünïcode",
+    ];
     let likely = ["a", "b", "c", "d", "arr", "o"];
-    let name = if rng.random_bool(0.85) { likely.choose(rng) } else { names.choose(rng) };
+    let name = if rng.random_bool(0.85) {
+        likely.choose(rng)
+    } else {
+        names.choose(rng)
+    };
     (*name.unwrap()).to_owned()
 }
 
 fn fields(rng: &mut StdRng, depth: u32) -> Document {
-    (0..rng.random_range(0..5)).map(|_| (field(rng), value(rng, depth))).collect()
+    (0..rng.random_range(0..5))
+        .map(|_| (field(rng), value(rng, depth)))
+        .collect()
 }
 
 /// A document without an `_id`; `arr` is mostly an array and `o` mostly an object.
@@ -75,45 +117,75 @@ pub fn document(rng: &mut StdRng) -> Document {
 
 /// A path into such a document.
 fn path(rng: &mut StdRng) -> String {
-    let plain = ["a", "b", "c", "d", "o.a", "o.b", "o.c", "o.d.a", "arr.0", "arr.1", "arr.2.a", "arr.7", "o.0"];
+    let plain = [
+        "a", "b", "c", "d", "o.a", "o.b", "o.c", "o.d.a", "arr.0", "arr.1", "arr.2.a", "arr.7",
+        "o.0",
+    ];
     (*plain.choose(rng).unwrap()).to_owned()
 }
 
 /// One update, as `u` of an update statement. Some will be refused by the server.
 pub fn update(rng: &mut StdRng) -> Bson {
-    let operator = |name: &str, path: String, value: Bson| Bson::Document(doc! { name: { path: value } });
+    let operator =
+        |name: &str, path: String, value: Bson| Bson::Document(doc! { name: { path: value } });
     match rng.random_range(0..20) {
         0..4 => operator("$set", path(rng), value(rng, 2)),
-        4 => Bson::Document(doc! { "$set": { path(rng): value(rng, 1), path(rng): value(rng, 1), "z": 1, "y": 2 } }),
+        4 => Bson::Document(
+            doc! { "$set": { path(rng): value(rng, 1), path(rng): value(rng, 1), "z": 1, "y": 2 } },
+        ),
         5 | 6 => operator("$unset", path(rng), Bson::Int32(1)),
         7 => operator("$inc", path(rng), Bson::Int32(1)),
         8 | 9 => operator("$push", "arr".into(), value(rng, 1)),
         10 => {
             let each: Vec<Bson> = (0..3).map(|_| value(rng, 1)).collect();
             let slice = rng.random_range(-4..5);
-            operator("$push", "arr".into(), Bson::Document(doc! { "$each": each, "$slice": slice }))
+            operator(
+                "$push",
+                "arr".into(),
+                Bson::Document(doc! { "$each": each, "$slice": slice }),
+            )
         }
         11 => {
             let at = rng.random_range(0..3);
-            operator("$push", "arr".into(), Bson::Document(doc! { "$each": [value(rng, 1)], "$position": at }))
+            operator(
+                "$push",
+                "arr".into(),
+                Bson::Document(doc! { "$each": [value(rng, 1)], "$position": at }),
+            )
         }
-        12 => operator("$pop", "arr".into(), Bson::Int32(if rng.random() { 1 } else { -1 })),
+        12 => operator(
+            "$pop",
+            "arr".into(),
+            Bson::Int32(if rng.random() { 1 } else { -1 }),
+        ),
         13 => operator("$pull", "arr".into(), Bson::Document(doc! { "$gte": 0 })),
-        14 => operator("$rename", path(rng), Bson::String(["a", "b", "n", "o.n"].choose(rng).unwrap().to_string())),
+        14 => operator(
+            "$rename",
+            path(rng),
+            Bson::String(["a", "b", "n", "o.n"].choose(rng).unwrap().to_string()),
+        ),
         15 => operator("$set", "arr.$[].a".into(), value(rng, 1)),
-        16 => Bson::Array(vec![Bson::Document(doc! { "$unset": field_for_pipeline(rng) })]),
+        16 => Bson::Array(vec![Bson::Document(
+            doc! { "$unset": field_for_pipeline(rng) },
+        )]),
         17 => Bson::Array(vec![
             Bson::Document(doc! { "$unset": field_for_pipeline(rng) }),
-            Bson::Document(doc! { "$set": { field_for_pipeline(rng): value(rng, 1), "moved": "$a" } }),
+            Bson::Document(
+                doc! { "$set": { field_for_pipeline(rng): value(rng, 1), "moved": "$a" } },
+            ),
         ]),
         18 => {
             // Moves fields to the end, changed and unchanged: what an `updateDescription` hides.
             let moved = doc! { "$arrayToObject": { "$reverseArray": { "$objectToArray": "$o" } } };
-            Bson::Array(vec![Bson::Document(doc! { "$set": { "o": moved, "b": value(rng, 1) } })])
+            Bson::Array(vec![Bson::Document(
+                doc! { "$set": { "o": moved, "b": value(rng, 1) } },
+            )])
         }
-        _ => Bson::Array(vec![Bson::Document(doc! { "$replaceWith": { "$mergeObjects": [
-            { "_id": "$_id", field_for_pipeline(rng): value(rng, 1) }, "$$ROOT", { "c": "$d" }
-        ] } })]),
+        _ => Bson::Array(vec![Bson::Document(
+            doc! { "$replaceWith": { "$mergeObjects": [
+                { "_id": "$_id", field_for_pipeline(rng): value(rng, 1) }, "$$ROOT", { "c": "$d" }
+            ] } },
+        )]),
     }
 }
 
@@ -122,23 +194,43 @@ fn field_for_pipeline(rng: &mut StdRng) -> String {
 }
 
 /// Makes one random change to a random document; what the server refuses changes nothing.
-pub async fn change(collection: &Collection<Document>, rng: &mut StdRng) -> mongodb::error::Result<()> {
+pub async fn change(
+    collection: &Collection<Document>,
+    rng: &mut StdRng,
+) -> mongodb::error::Result<()> {
     let filter = doc! { "_id": { "$eq": id(rng) } };
     let result = match rng.random_range(0..10) {
         0..3 => {
             let mut document = document(rng);
-            document.insert("_id", filter.get_document("_id").unwrap().get("$eq").unwrap().clone());
+            document.insert(
+                "_id",
+                filter
+                    .get_document("_id")
+                    .unwrap()
+                    .get("$eq")
+                    .unwrap()
+                    .clone(),
+            );
             collection.insert_one(document).await.map(|_| ())
         }
         3 => collection.delete_one(filter).await.map(|_| ()),
         4 => {
-            let id = filter.get_document("_id").unwrap().get("$eq").unwrap().clone();
+            let id = filter
+                .get_document("_id")
+                .unwrap()
+                .get("$eq")
+                .unwrap()
+                .clone();
             let delete = collection.delete_one(filter).await;
             let mut document = document(rng);
             document.insert("_id", id);
             delete.and(collection.insert_one(document).await.map(|_| ()))
         }
-        5 => collection.replace_one(filter, document(rng)).upsert(true).await.map(|_| ()),
+        5 => collection
+            .replace_one(filter, document(rng))
+            .upsert(true)
+            .await
+            .map(|_| ()),
         _ => {
             let update = update(rng);
             let command = doc! {
@@ -160,7 +252,10 @@ pub fn is_refusal(error: &mongodb::error::Error) -> bool {
     use mongodb::error::ErrorKind;
     matches!(
         error.kind.as_ref(),
-        ErrorKind::Command(_) | ErrorKind::Write(_) | ErrorKind::InsertMany(_) | ErrorKind::BsonSerialization(_)
+        ErrorKind::Command(_)
+            | ErrorKind::Write(_)
+            | ErrorKind::InsertMany(_)
+            | ErrorKind::BsonSerialization(_)
             | ErrorKind::InvalidArgument { .. }
     )
 }

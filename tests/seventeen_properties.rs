@@ -1,0 +1,367 @@
+//! Those of the specification's seventeen properties that the main job reaches, each by its name.
+//! Properties 1, 5 and 10 are in `the_application_never_notices.rs`, 4 is with the schedule in
+//! `src/backoff.rs`.
+
+mod support;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use mongodb::{
+    Collection,
+    bson::{Document, doc},
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde_json::Value;
+use support::{
+    agent::Agent,
+    compare::converge,
+    eventually,
+    mongod::Mongod,
+    proxy::{Line, Proxy},
+    seed,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Both ends, a line to Atlas that can be cut, and an agent between them.
+struct Stage {
+    local: Mongod,
+    atlas: Mongod,
+    line: Proxy,
+    agent: Agent,
+    orders: Collection<Document>,
+}
+
+impl Stage {
+    async fn set(config: &str) -> Self {
+        let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+        let line = Proxy::to(atlas.port).await;
+        let orders: Collection<Document> = local.client.database("shop").collection("orders");
+        // Made beforehand, so that its creation is no entry of the queue.
+        local
+            .client
+            .database("shop")
+            .create_collection("orders")
+            .await
+            .unwrap();
+        let mut agent = Agent::new(&local.uri(), &line.uri(), config);
+        agent.start(&[]);
+        agent.streaming().await;
+        Self {
+            local,
+            atlas,
+            line,
+            agent,
+            orders,
+        }
+    }
+
+    fn queue(&self) -> Vec<Value> {
+        let list = self
+            .agent
+            .cli_json(&["queue", "list", "--limit", "10000"])
+            .unwrap();
+        list.as_array().unwrap().clone()
+    }
+
+    async fn waits(&self, entries: usize) {
+        eventually("the queue's length", PATIENCE, async || {
+            self.queue().len() == entries
+        })
+        .await;
+    }
+
+    async fn converge(&self) {
+        converge(&self.local.client, &self.atlas.client, PATIENCE).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn property_02_and_03_every_change_enters_the_queue_in_the_order_of_first_change() {
+    let stage = Stage::set("").await;
+    let mut rng = StdRng::seed_from_u64(seed());
+    stage
+        .orders
+        .insert_many((0..300).map(|id| doc! { "_id": id }))
+        .await
+        .unwrap();
+    stage.converge().await;
+    stage.line.set(Line::Cut);
+    let mut first_changed = Vec::new();
+    let mut changes: BTreeMap<i64, u64> = BTreeMap::new();
+
+    for n in 0..300 {
+        let id = rng.random_range(0..150_i64) + 150 * (n % 3);
+        match n % 3 {
+            // Inserts and deletes work on documents of their own, so that every one takes effect.
+            0 if !changes.contains_key(&(1000 + id)) => {
+                stage
+                    .orders
+                    .insert_one(doc! { "_id": 1000 + id })
+                    .await
+                    .unwrap();
+                changes.insert(1000 + id, 1);
+                first_changed.push(1000 + id);
+            }
+            1 => {
+                stage
+                    .orders
+                    .update_one(doc! { "_id": id % 150 }, doc! { "$set": { "n": n } })
+                    .await
+                    .unwrap();
+                let count = changes.entry(id % 150).or_default();
+                if *count == 0 {
+                    first_changed.push(id % 150);
+                }
+                *count += 1;
+            }
+            2 if !changes.contains_key(&(150 + id % 150)) => {
+                stage
+                    .orders
+                    .delete_one(doc! { "_id": 150 + id % 150 })
+                    .await
+                    .unwrap();
+                changes.insert(150 + id % 150, 1);
+                first_changed.push(150 + id % 150);
+            }
+            _ => {}
+        }
+    }
+    stage.waits(changes.len()).await;
+    let total: u64 = changes.values().sum();
+    eventually("all changes", PATIENCE, async || {
+        stage
+            .queue()
+            .iter()
+            .map(|op| op["changes"].as_u64().unwrap())
+            .sum::<u64>()
+            == total
+    })
+    .await;
+
+    let queued: Vec<_> = stage
+        .queue()
+        .iter()
+        .map(|op| op["documentId"].as_i64().unwrap())
+        .collect();
+    assert_eq!(queued, first_changed);
+    assert!(total >= 100, "{total} changes");
+    stage.line.set(Line::Up);
+    stage.converge().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn property_11_excluded_collections_and_limits_are_respected() {
+    let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let mut agent = Agent::new(
+        &local.uri(),
+        &atlas.uri(),
+        "[namespaces]\ninclude = [\"shop.*\"]\nexclude = [\"shop.tmp_*\"]\n[worker]\nbatch_size = 7\nlanes = 1\n",
+    );
+    agent.set_env("SYNC_EXCLUDED_COLLECTIONS", "sessions");
+    let insert = async |n: i32| {
+        for name in ["shop.orders", "shop.sessions", "shop.tmp_1", "crm.people"] {
+            let (db, collection) = name.split_once('.').unwrap();
+            let collection = local.client.database(db).collection::<Document>(collection);
+            collection
+                .insert_many((0..50).map(|m| doc! { "_id": n * 100 + m }))
+                .await
+                .unwrap();
+        }
+    };
+    insert(0).await;
+
+    agent.start(&[]);
+    agent.streaming().await;
+    insert(1).await;
+
+    let orders = |server: &Mongod| {
+        server
+            .client
+            .database("shop")
+            .collection::<Document>("orders")
+    };
+    eventually("the orders", PATIENCE, async || {
+        orders(&atlas).count_documents(doc! {}).await.unwrap() == 100
+    })
+    .await;
+    assert_eq!(
+        atlas
+            .client
+            .database("shop")
+            .list_collection_names()
+            .await
+            .unwrap(),
+        ["orders"]
+    );
+    assert!(
+        !atlas
+            .client
+            .list_database_names()
+            .await
+            .unwrap()
+            .contains(&"crm".to_owned())
+    );
+    let url = format!("http://127.0.0.1:{}/api/sync/metrics", agent.admin_port);
+    let metrics: Value = serde_json::from_str(
+        &ureq::get(url)
+            .call()
+            .unwrap()
+            .body_mut()
+            .read_to_string()
+            .unwrap(),
+    )
+    .unwrap();
+    assert!(
+        metrics["batches"].as_u64().unwrap() >= 8,
+        "50 documents in batches of 7: {metrics}"
+    );
+    assert_eq!(
+        metrics["totalOperations"], 50,
+        "the filter is the server's: {metrics}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn property_12_what_is_queued_while_atlas_is_away_is_delivered_and_survives_a_restart() {
+    let mut stage = Stage::set("").await;
+    stage.line.set(Line::Cut);
+    stage
+        .orders
+        .insert_many((0..120).map(|id| doc! { "_id": id, "v": id }))
+        .await
+        .unwrap();
+    stage.waits(120).await;
+
+    assert!(stage.agent.stop().success());
+    let while_stopped = stage.agent.cli_json(&["queue", "stats"]).unwrap();
+    assert_eq!(while_stopped["pending"], 120);
+    stage.agent.start(&[]);
+    stage.waits(120).await;
+    assert_eq!(
+        stage
+            .atlas
+            .client
+            .database("shop")
+            .collection::<Document>("orders")
+            .count_documents(doc! {})
+            .await
+            .unwrap(),
+        0
+    );
+    stage.line.set(Line::Up);
+
+    stage.converge().await;
+}
+
+/// The stream is replayed from an old checkpoint: the queue of an earlier moment is put back.
+#[tokio::test(flavor = "multi_thread")]
+async fn property_13_14_and_15_repeated_inserts_updates_and_deletes_end_as_if_made_once() {
+    let mut stage = Stage::set("").await;
+    stage
+        .orders
+        .insert_many((0..100).map(|id| doc! { "_id": id, "v": 0 }))
+        .await
+        .unwrap();
+    stage.converge().await;
+    assert!(stage.agent.stop().success());
+    let queue = stage.agent.dir.path().join("queue");
+    let earlier = stage.agent.dir.path().join("earlier");
+    copy_dir(&queue, &earlier);
+    stage.agent.start(&[]);
+    let mut rng = StdRng::seed_from_u64(seed());
+    for n in 0..150 {
+        let id = rng.random_range(0..200);
+        match n % 3 {
+            0 => drop(stage.orders.insert_one(doc! { "_id": id, "born": n }).await),
+            1 => drop(
+                stage
+                    .orders
+                    .update_one(
+                        doc! { "_id": id },
+                        doc! { "$inc": { "v": 1 }, "$push": { "log": n } },
+                    )
+                    .await
+                    .unwrap(),
+            ),
+            _ => drop(stage.orders.delete_one(doc! { "_id": id }).await.unwrap()),
+        }
+    }
+    stage.converge().await;
+    assert!(stage.agent.stop().success());
+
+    std::fs::remove_dir_all(&queue).unwrap();
+    std::fs::rename(&earlier, &queue).unwrap();
+    stage.agent.start(&[]);
+    stage
+        .orders
+        .insert_one(doc! { "_id": "the end" })
+        .await
+        .unwrap();
+
+    stage.converge().await;
+    let health = stage.agent.health().unwrap();
+    assert_eq!(
+        (&health["deadLetters"], &health["errorRate"]),
+        (&Value::from(0), &Value::from("0.0%")),
+        "no duplicate-key error"
+    );
+}
+
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn property_16_and_17_a_second_op_is_recognized_and_merged_into_one_write_with_the_latest_data()
+ {
+    let stage = Stage::set("").await;
+    let mut rng = StdRng::seed_from_u64(seed());
+    stage
+        .orders
+        .insert_many((0..20).map(|id| doc! { "_id": id, "v": 0 }))
+        .await
+        .unwrap();
+    stage.converge().await;
+    let writes_before = stage.atlas.writes().await;
+    stage.line.set(Line::Cut);
+
+    let mut touched = std::collections::BTreeSet::new();
+    for n in 1..=200 {
+        let id = rng.random_range(0..20);
+        stage
+            .orders
+            .update_one(doc! { "_id": id }, doc! { "$set": { "v": n } })
+            .await
+            .unwrap();
+        touched.insert(id);
+    }
+    eventually("all changes", PATIENCE, async || {
+        stage
+            .queue()
+            .iter()
+            .map(|op| op["changes"].as_u64().unwrap())
+            .sum::<u64>()
+            == 200
+    })
+    .await;
+    // A second op is recognized; one for a document that is in a failing write joins it afterwards.
+    stage.waits(touched.len()).await;
+    stage.line.set(Line::Up);
+
+    stage.converge().await;
+    assert_eq!(
+        stage.atlas.writes().await - writes_before,
+        touched.len() as i64,
+        "one write each"
+    );
+}
