@@ -68,10 +68,7 @@ pub enum AgentError {
     Sync(#[from] SyncError),
     /// The admin API cannot listen, or its token file cannot be used.
     #[error("the admin API cannot be started on {listen}")]
-    Admin {
-        listen: String,
-        source: std::io::Error,
-    },
+    Admin { listen: String, source: std::io::Error },
     /// A bug: a task panicked.
     #[error("a task of the agent failed: {0}")]
     Task(String),
@@ -168,24 +165,16 @@ impl Agent {
     }
 
     fn pipeline(&self) -> Result<String, ConfigError> {
-        Ok(format!(
-            "{PIPELINE_VERSION}-{}",
-            self.config.filter()?.fingerprint()
-        ))
+        Ok(format!("{PIPELINE_VERSION}-{}", self.config.filter()?.fingerprint()))
     }
 
     /// Binds the admin API, so that a port that is taken is known before anything starts.
     async fn serve_admin(&self) -> Result<impl Future<Output = ()> + use<>, AgentError> {
         let listen = self.config.admin.listen;
-        let failed = |source| AgentError::Admin {
-            listen: listen.to_string(),
-            source,
-        };
+        let failed = |source| AgentError::Admin { listen: listen.to_string(), source };
         let token = admin::read_or_make(&self.config.admin.token_file)
             .map_err(|error| failed(std::io::Error::other(crate::report::one_line(&error))))?;
-        let listener = tokio::net::TcpListener::bind(listen)
-            .await
-            .map_err(failed)?;
+        let listener = tokio::net::TcpListener::bind(listen).await.map_err(failed)?;
         let handles = self.handles();
         Ok(async move {
             if let Err(error) = admin::serve(listener, handles, token).await {
@@ -218,11 +207,8 @@ impl Agent {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         let config = self.config.clone();
         let filter = config.filter()?;
-        let source = Arc::new(ChangeStreamSource::new(
-            self.local.clone(),
-            filter.clone(),
-            &self.info,
-        ));
+        let source =
+            Arc::new(ChangeStreamSource::new(self.local.clone(), filter.clone(), &self.info));
         let sink = Arc::new(AtlasSink::new(self.atlas.clone()));
         let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
         let compare = Arc::new(Notify::new());
@@ -240,10 +226,7 @@ impl Agent {
                 max_documents: config.queue.max_documents,
                 min_free_disk: config.queue.min_free_disk,
             },
-            identity: Identity {
-                source_id: self.source_id.clone(),
-                pipeline: self.pipeline()?,
-            },
+            identity: Identity { source_id: self.source_id.clone(), pipeline: self.pipeline()? },
             disk: config.queue.path.clone(),
             compare: compare.clone(),
         };
@@ -295,11 +278,7 @@ impl Agent {
             () = shutdown => Ok(()),
             Some(exit) = tasks.join_next() => settle(exit),
         };
-        self.status.enter(if outcome.is_ok() {
-            Phase::Stopping
-        } else {
-            Phase::Failed
-        });
+        self.status.enter(if outcome.is_ok() { Phase::Stopping } else { Phase::Failed });
         let outcome = outcome.and(stop_tasks(&stop, tasks, config.shutdown.drain_for).await);
         ticker.abort();
         admin.abort();
@@ -307,10 +286,7 @@ impl Agent {
         blocking(move || queue.flush()).await?;
         tokio::join!(self.local.close(), self.atlas.close());
         let (pending, _) = self.queue.pending();
-        tracing::info!(
-            pending,
-            "stopped; what is pending will be written at the next start"
-        );
+        tracing::info!(pending, "stopped; what is pending will be written at the next start");
         outcome
     }
 }
@@ -370,12 +346,7 @@ fn from_tailer(error: TailerError) -> AgentError {
 
 /// Keeps up to date what follows from other figures, and says once a minute how it goes.
 async fn tick(handles: Handles) {
-    let Handles {
-        status,
-        queue,
-        local,
-        ..
-    } = handles;
+    let Handles { status, queue, local, .. } = handles;
     let mut ticks = tokio::time::interval(TICK);
     let mut before = (0, 0, 0);
     for n in 0_u64.. {
@@ -427,11 +398,7 @@ pub fn lag(status: &Status, queue: &Queue) -> Duration {
     let unapplied = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
     let heard = status.metrics.local_heard_ms.get();
     // An answer is due every second; half a minute of slack is the driver's business, not lag.
-    let silence = if heard == 0 {
-        0
-    } else {
-        now.saturating_sub(heard).saturating_sub(2_000)
-    };
+    let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
     Duration::from_millis(unapplied.max(silence))
 }
 
@@ -445,9 +412,7 @@ pub async fn connect_local(config: &Config) -> Result<Mongo, AgentError> {
         compressors: Vec::new(),
         select_for: Duration::from_secs(5).min(config.local.timeout),
     };
-    Ok(Mongo::connect(config.local_uri()?, &connect)
-        .await
-        .map_err(SourceError::from)?)
+    Ok(Mongo::connect(config.local_uri()?, &connect).await.map_err(SourceError::from)?)
 }
 
 /// A client for Atlas.
@@ -460,17 +425,12 @@ pub async fn connect_atlas(config: &Config) -> Result<Mongo, AgentError> {
         compressors: config.atlas.compressors.clone(),
         select_for: Duration::from_secs(10).min(config.atlas.timeout),
     };
-    Mongo::connect(config.atlas_uri()?, &connect)
-        .await
-        .map_err(AgentError::Atlas)
+    Mongo::connect(config.atlas_uri()?, &connect).await.map_err(AgentError::Atlas)
 }
 
 /// How the configured queue is opened.
 pub fn queue_options(config: &Config) -> QueueOptions {
-    QueueOptions {
-        persist: config.queue.persist,
-        ..QueueOptions::new(&config.queue.path)
-    }
+    QueueOptions { persist: config.queue.persist, ..QueueOptions::new(&config.queue.path) }
 }
 
 fn worker_options(config: &Config) -> WorkerOptions {

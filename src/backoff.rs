@@ -23,20 +23,13 @@ impl RetrySchedule {
     /// `delays` is not empty; its last one repeats. After `max_retries` the op is given up.
     pub fn new(delays: Vec<Duration>, max_retries: u32) -> Self {
         assert!(!delays.is_empty(), "a schedule has at least one delay");
-        Self {
-            delays,
-            max_retries,
-        }
+        Self { delays, max_retries }
     }
 
     /// The wait after the attempt number `failed` (from 1), or `None` when the op is given up.
     /// `random` is uniform in `[0, 1)` and spreads the wait by ±10 %.
     pub fn after(&self, failed: u32, random: f64) -> Option<Duration> {
-        let mut waits = Waits {
-            schedule: self,
-            next: failed.saturating_sub(1),
-            random,
-        };
+        let mut waits = Waits { schedule: self, next: failed.saturating_sub(1), random };
         waits.next_backoff()
     }
 }
@@ -105,10 +98,7 @@ mod tests {
         for (attempt, seconds) in [(1, 1.0), (2, 5.0), (3, 15.0), (4, 30.0), (5, 60.0)] {
             for random in [0.0, 0.5, 0.999] {
                 let wait = schedule().after(attempt, random).unwrap().as_secs_f64();
-                assert!(
-                    (wait - seconds).abs() <= seconds * JITTER + 1e-9,
-                    "{attempt}: {wait}"
-                );
+                assert!((wait - seconds).abs() <= seconds * JITTER + 1e-9, "{attempt}: {wait}");
             }
         }
         assert_eq!(schedule().after(6, 0.5), None);

@@ -58,10 +58,7 @@ const PROBE_PATIENCE: Duration = Duration::from_millis(100);
 
 impl CircuitBreaker {
     pub fn new(policy: BreakerPolicy) -> Self {
-        Self {
-            policy,
-            state: BreakerState::Closed { failures: 0 },
-        }
+        Self { policy, state: BreakerState::Closed { failures: 0 } }
     }
 
     pub fn state(&self) -> BreakerState {
@@ -106,9 +103,7 @@ impl CircuitBreaker {
     pub fn failed(&mut self, now: Instant, random: f64) {
         self.state = match self.state {
             BreakerState::Closed { failures } if failures + 1 < self.policy.failure_threshold => {
-                BreakerState::Closed {
-                    failures: failures + 1,
-                }
+                BreakerState::Closed { failures: failures + 1 }
             }
             BreakerState::Closed { .. } => self.open(now, 1, random),
             BreakerState::HalfOpen { trips } => self.open(now, trips.saturating_add(1), random),
@@ -134,17 +129,9 @@ impl CircuitBreaker {
     }
 
     fn open(&self, now: Instant, trips: u32, random: f64) -> BreakerState {
-        let doubled = self
-            .policy
-            .open_for
-            .saturating_mul(1 << (trips - 1).min(20));
-        let wait = doubled
-            .min(self.policy.open_for_max)
-            .mul_f64(1.0 - 0.2 * random);
-        BreakerState::Open {
-            until: now + wait,
-            trips,
-        }
+        let doubled = self.policy.open_for.saturating_mul(1 << (trips - 1).min(20));
+        let wait = doubled.min(self.policy.open_for_max).mul_f64(1.0 - 0.2 * random);
+        BreakerState::Open { until: now + wait, trips }
     }
 }
 

@@ -29,10 +29,7 @@ impl From<Timestamp> for ClusterTime {
 
 impl From<ClusterTime> for Timestamp {
     fn from(time: ClusterTime) -> Self {
-        Timestamp {
-            time: time.seconds(),
-            increment: time.0 as u32,
-        }
+        Timestamp { time: time.seconds(), increment: time.0 as u32 }
     }
 }
 
@@ -93,29 +90,13 @@ mod tests {
 
         let time = token.cluster_time().unwrap();
 
-        assert_eq!(
-            Timestamp::from(time),
-            Timestamp {
-                time: 1_795_206_791,
-                increment: 5
-            }
-        );
+        assert_eq!(Timestamp::from(time), Timestamp { time: 1_795_206_791, increment: 5 });
     }
 
     #[test]
     fn a_token_of_unknown_form_has_no_time() {
-        for data in [
-            "",
-            "82",
-            "826B",
-            "83FF00000000000000AA",
-            "82zzzzzzzzzzzzzzzz",
-        ] {
-            assert_eq!(
-                ResumeToken(rawdoc! { "_data": data }).cluster_time(),
-                None,
-                "{data}"
-            );
+        for data in ["", "82", "826B", "83FF00000000000000AA", "82zzzzzzzzzzzzzzzz"] {
+            assert_eq!(ResumeToken(rawdoc! { "_data": data }).cluster_time(), None, "{data}");
         }
     }
 }

@@ -66,14 +66,8 @@ mod tests {
 
     #[test]
     fn an_update_is_applied_to_the_document_that_waits() {
-        assert_eq!(
-            coalesce(WriteOp::Insert(doc(1)), set_v(2)),
-            WriteOp::Insert(doc(2))
-        );
-        assert_eq!(
-            coalesce(WriteOp::Replace(doc(1)), set_v(2)),
-            WriteOp::Replace(doc(2))
-        );
+        assert_eq!(coalesce(WriteOp::Insert(doc(1)), set_v(2)), WriteOp::Insert(doc(2)));
+        assert_eq!(coalesce(WriteOp::Replace(doc(1)), set_v(2)), WriteOp::Replace(doc(2)));
     }
 
     #[test]
@@ -92,10 +86,7 @@ mod tests {
     fn a_deleted_document_that_is_inserted_again_comes_back() {
         let deleted = coalesce(WriteOp::Insert(doc(1)), WriteOp::Delete);
 
-        assert_eq!(
-            coalesce(deleted, WriteOp::Insert(doc(2))),
-            WriteOp::Replace(doc(2))
-        );
+        assert_eq!(coalesce(deleted, WriteOp::Insert(doc(2))), WriteOp::Replace(doc(2)));
     }
 
     #[test]
@@ -105,12 +96,7 @@ mod tests {
 
     #[test]
     fn a_refresh_absorbs_everything() {
-        for op in [
-            WriteOp::Insert(doc(1)),
-            WriteOp::Replace(doc(1)),
-            set_v(1),
-            WriteOp::Delete,
-        ] {
+        for op in [WriteOp::Insert(doc(1)), WriteOp::Replace(doc(1)), set_v(1), WriteOp::Delete] {
             assert_eq!(coalesce(WriteOp::Refresh, op.clone()), WriteOp::Refresh);
             assert_eq!(coalesce(op, WriteOp::Refresh), WriteOp::Refresh);
         }

@@ -109,10 +109,7 @@ impl Value<'_> {
     /// This value with `diff` applied to it.
     fn changed_by(&self, diff: &Node<'_>) -> Result<Value<'static>, Doubt> {
         let bytes = diff.apply_to_value(self.kind, &self.bytes)?;
-        Ok(Value {
-            kind: self.kind,
-            bytes: bytes.into(),
-        })
+        Ok(Value { kind: self.kind, bytes: bytes.into() })
     }
 }
 
@@ -212,10 +209,7 @@ impl<'a> ObjectDiff<'a> {
             }
             for element in raw::elements(body) {
                 let element = element?;
-                let value = Value {
-                    kind: element.kind,
-                    bytes: element.value.into(),
-                };
+                let value = Value { kind: element.kind, bytes: element.value.into() };
                 let change = match section.name {
                     "d" => Change::Delete,
                     "u" => Change::Update(value),
@@ -234,11 +228,7 @@ impl<'a> ObjectDiff<'a> {
 
     /// Field name → index in `fields`.
     fn positions(&self) -> std::collections::HashMap<&'a str, usize> {
-        self.fields
-            .iter()
-            .enumerate()
-            .map(|(n, (name, _))| (*name, n))
-            .collect()
+        self.fields.iter().enumerate().map(|(n, (name, _))| (*name, n)).collect()
     }
 
     fn apply(&self, before: &RawDocument) -> Result<RawDocumentBuf, Doubt> {
@@ -334,11 +324,7 @@ impl<'a> ObjectDiff<'a> {
         }
         for (name, change) in &self.fields {
             if let Change::Within(node) = change {
-                diff.push(
-                    kind::DOCUMENT,
-                    &format!("s{name}"),
-                    node.to_raw().as_bytes(),
-                );
+                diff.push(kind::DOCUMENT, &format!("s{name}"), node.to_raw().as_bytes());
             }
         }
         diff.finish()
@@ -351,30 +337,21 @@ impl<'a> ArrayDiff<'a> {
         for element in raw::elements(diff).skip(1) {
             let element = element?;
             if element.name == "l" && element.kind == kind::INT32 {
-                let bytes = element
-                    .value
-                    .try_into()
-                    .map_err(|_| Doubt("malformed BSON"))?;
+                let bytes = element.value.try_into().map_err(|_| Doubt("malformed BSON"))?;
                 let len = u32::try_from(i32::from_le_bytes(bytes))
                     .map_err(|_| Doubt("an array of negative length"))?;
                 parsed.truncate_to = Some(len);
                 continue;
             }
-            let (section, index) = element
-                .name
-                .split_at_checked(1)
-                .ok_or(Doubt("unknown section in a diff"))?;
-            let index: u32 = index
-                .parse()
-                .map_err(|_| Doubt("an array index that is no number"))?;
+            let (section, index) =
+                element.name.split_at_checked(1).ok_or(Doubt("unknown section in a diff"))?;
+            let index: u32 =
+                index.parse().map_err(|_| Doubt("an array index that is no number"))?;
             if index > MAX_ARRAY_INDEX {
                 return Err(Doubt("an array index beyond any document"));
             }
             let item = match section {
-                "u" => Item::Set(Value {
-                    kind: element.kind,
-                    bytes: element.value.into(),
-                }),
+                "u" => Item::Set(Value { kind: element.kind, bytes: element.value.into() }),
                 "s" if element.kind == kind::DOCUMENT => {
                     Item::Within(Node::parse(raw::nested(element.value)?, depth + 1)?)
                 }
@@ -456,11 +433,7 @@ impl<'a> ArrayDiff<'a> {
             match item {
                 Item::Set(value) => diff.push(value.kind, &format!("u{index}"), &value.bytes),
                 Item::Within(node) => {
-                    diff.push(
-                        kind::DOCUMENT,
-                        &format!("s{index}"),
-                        node.to_raw().as_bytes(),
-                    );
+                    diff.push(kind::DOCUMENT, &format!("s{index}"), node.to_raw().as_bytes());
                 }
             }
         }

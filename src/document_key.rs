@@ -45,18 +45,13 @@ impl DocumentKey {
 
     /// The `_id` alone.
     pub fn value(&self) -> Result<RawBsonRef<'_>, Malformed> {
-        self.0
-            .get("_id")?
-            .ok_or_else(|| Malformed("no `_id`".into()))
+        self.0.get("_id")?.ok_or_else(|| Malformed("no `_id`".into()))
     }
 
     /// Bytes that two keys share exactly when MongoDB holds their `_id`s for equal.
     pub fn canonical(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.0.as_bytes().len());
-        match self
-            .value()
-            .and_then(|value| canonicalize(value, 0, &mut out))
-        {
+        match self.value().and_then(|value| canonicalize(value, 0, &mut out)) {
             Ok(()) => out,
             // A string that is no UTF-8, which old drivers could write: equal only to its own bytes.
             Err(_) => [b"!", self.0.as_bytes()].concat(),
@@ -74,9 +69,9 @@ impl DocumentKey {
     /// The `_id` as relaxed extended JSON, as shown to a person and in the API.
     pub fn to_json(&self) -> serde_json::Value {
         match bson::Document::try_from(self.filter()) {
-            Ok(mut doc) => doc
-                .remove("_id")
-                .map_or(serde_json::Value::Null, |id| id.into_relaxed_extjson()),
+            Ok(mut doc) => {
+                doc.remove("_id").map_or(serde_json::Value::Null, bson::Bson::into_relaxed_extjson)
+            }
             Err(_) => serde_json::Value::String("<not valid UTF-8>".into()),
         }
     }
@@ -179,16 +174,9 @@ fn tagged(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
 #[derive(Debug, PartialEq)]
 enum Number {
     Nan,
-    Infinite {
-        negative: bool,
-    },
+    Infinite { negative: bool },
     Integer(i64),
-    Other {
-        negative: bool,
-        n: u128,
-        twos: i32,
-        fives: i32,
-    },
+    Other { negative: bool, n: u128, twos: i32, fives: i32 },
 }
 
 impl Number {
@@ -200,12 +188,7 @@ impl Number {
                 out.push(b'i');
                 out.extend_from_slice(&v.to_be_bytes());
             }
-            Number::Other {
-                negative,
-                n,
-                twos,
-                fives,
-            } => {
+            Number::Other { negative, n, twos, fives } => {
                 out.extend_from_slice(&[b'#', negative.into()]);
                 out.extend_from_slice(&n.to_be_bytes());
                 out.extend_from_slice(&twos.to_be_bytes());
@@ -239,12 +222,7 @@ impl Number {
                 return Number::Integer(integer);
             }
         }
-        Number::Other {
-            negative,
-            n,
-            twos,
-            fives,
-        }
+        Number::Other { negative, n, twos, fives }
     }
 }
 
@@ -259,11 +237,8 @@ impl From<f64> for Number {
         let bits = v.to_bits();
         let exponent = ((bits >> 52) & 0x7FF) as i32;
         let fraction = bits & ((1 << 52) - 1);
-        let (mantissa, exponent) = if exponent == 0 {
-            (fraction, -1074)
-        } else {
-            (fraction | 1 << 52, exponent - 1075)
-        };
+        let (mantissa, exponent) =
+            if exponent == 0 { (fraction, -1074) } else { (fraction | 1 << 52, exponent - 1075) };
         Number::new(v.is_sign_negative(), mantissa.into(), exponent, 0)
     }
 }
@@ -311,27 +286,17 @@ mod tests {
     #[test]
     fn ids_that_mongodb_holds_for_equal_are_one_document() {
         let one = key(1_i32).canonical();
-        for same in [
-            key(1_i64),
-            key(1.0),
-            key(decimal("1")),
-            key(decimal("1.000")),
-            key(decimal("10E-1")),
-        ] {
+        for same in
+            [key(1_i64), key(1.0), key(decimal("1")), key(decimal("1.000")), key(decimal("10E-1"))]
+        {
             assert_eq!(same.canonical(), one, "{same}");
         }
         assert_eq!(key(f64::NAN).canonical(), key(decimal("NaN")).canonical());
         assert_eq!(key(-0.0).canonical(), key(0).canonical());
         assert_eq!(key(0.5).canonical(), key(decimal("0.5")).canonical());
-        assert_eq!(
-            key(doc! { "a": 1 }).canonical(),
-            key(doc! { "a": 1.0 }).canonical()
-        );
+        assert_eq!(key(doc! { "a": 1 }).canonical(), key(doc! { "a": 1.0 }).canonical());
         assert_eq!(key(1e300).canonical(), key(1e300).canonical());
-        assert_eq!(
-            key(f64::INFINITY).canonical(),
-            key(decimal("Infinity")).canonical()
-        );
+        assert_eq!(key(f64::INFINITY).canonical(), key(decimal("Infinity")).canonical());
         assert_eq!(key(i64::MIN).canonical(), key(i64::MIN as f64).canonical());
     }
 
@@ -362,12 +327,7 @@ mod tests {
     #[test]
     fn an_id_that_is_no_utf8_is_a_key_all_the_same() {
         let bytes = |last: u8| {
-            [
-                &[18, 0, 0, 0, 2][..],
-                b"_id\0",
-                &[4, 0, 0, 0, b'a', 0xFF, last, 0, 0],
-            ]
-            .concat()
+            [&[18, 0, 0, 0, 2][..], b"_id\0", &[4, 0, 0, 0, b'a', 0xFF, last, 0, 0]].concat()
         };
         let key =
             |last| DocumentKey::of(&RawDocumentBuf::from_bytes(bytes(last)).unwrap()).unwrap();
@@ -381,10 +341,7 @@ mod tests {
     fn the_shard_key_is_no_part_of_the_key() {
         let key = DocumentKey::of(&bson::rawdoc! { "region": "eu", "_id": 7 }).unwrap();
 
-        assert_eq!(
-            key.filter().as_bytes(),
-            bson::rawdoc! { "_id": 7 }.as_bytes()
-        );
+        assert_eq!(key.filter().as_bytes(), bson::rawdoc! { "_id": 7 }.as_bytes());
     }
 
     proptest! {

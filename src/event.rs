@@ -34,10 +34,7 @@ pub struct CollectionId(pub [u8; 16]);
 impl CollectionId {
     /// Reads the UUID of an event or of `listCollections`.
     pub fn from_raw(value: RawBsonRef<'_>) -> Option<Self> {
-        value
-            .as_binary()
-            .and_then(|binary| binary.bytes.try_into().ok())
-            .map(Self)
+        value.as_binary().and_then(|binary| binary.bytes.try_into().ok()).map(Self)
     }
 }
 
@@ -45,11 +42,7 @@ impl CollectionId {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// One document.
-    Document {
-        ns: Namespace,
-        key: DocumentKey,
-        op: WriteOp,
-    },
+    Document { ns: Namespace, key: DocumentKey, op: WriteOp },
     /// A collection as such.
     Schema(SchemaChange),
     /// Nothing that is replicated, such as an index build's progress. `kind` is the server's word.
@@ -60,18 +53,11 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq)]
 pub enum SchemaChange {
     /// `create`, with the options as `operationDescription` gives them.
-    Create {
-        ns: Namespace,
-        options: RawDocumentBuf,
-    },
+    Create { ns: Namespace, options: RawDocumentBuf },
     /// `drop`.
     Drop { ns: Namespace },
     /// `rename`; with `dropTarget` a collection named `to` was replaced.
-    Rename {
-        from: Namespace,
-        to: Namespace,
-        drop_target: bool,
-    },
+    Rename { from: Namespace, to: Namespace, drop_target: bool },
 }
 
 impl SchemaChange {
@@ -134,12 +120,7 @@ impl ChangeEvent {
             .wall
             .and_then(|wall| u64::try_from(wall.timestamp_millis()).ok())
             .unwrap_or(cluster_time.millis());
-        Ok(Self {
-            cluster_time,
-            wall_ms,
-            collection: fields.collection,
-            change: fields.change()?,
-        })
+        Ok(Self { cluster_time, wall_ms, collection: fields.collection, change: fields.change()? })
     }
 }
 
@@ -157,37 +138,22 @@ struct Fields<'a> {
     description: Option<&'a RawDocument>,
 }
 
-impl<'a> Fields<'a> {
+impl Fields<'_> {
     fn change(&self) -> Result<Change, Malformed> {
         let kind = self.kind.ok_or_else(|| missing("operationType"))?;
         let document = |op: WriteOp| -> Result<Change, Malformed> {
             let key = DocumentKey::of(self.key.ok_or_else(|| missing("documentKey"))?)?;
-            Ok(Change::Document {
-                ns: self.ns()?,
-                key,
-                op,
-            })
+            Ok(Change::Document { ns: self.ns()?, key, op })
         };
         match kind {
             // A missing full document (an event too large to show it) is not an empty one.
-            "insert" => document(
-                self.full_document()
-                    .map_or(WriteOp::Refresh, WriteOp::Insert),
-            ),
-            "replace" => document(
-                self.full_document()
-                    .map_or(WriteOp::Refresh, WriteOp::Replace),
-            ),
+            "insert" => document(self.full_document().map_or(WriteOp::Refresh, WriteOp::Insert)),
+            "replace" => document(self.full_document().map_or(WriteOp::Refresh, WriteOp::Replace)),
             "update" => document(self.delta().map_or(WriteOp::Refresh, WriteOp::Update)),
             "delete" => document(WriteOp::Delete),
             "create" => {
-                let options = self
-                    .description
-                    .map_or_else(RawDocumentBuf::new, ToOwned::to_owned);
-                Ok(Change::Schema(SchemaChange::Create {
-                    ns: self.ns()?,
-                    options,
-                }))
+                let options = self.description.map_or_else(RawDocumentBuf::new, ToOwned::to_owned);
+                Ok(Change::Schema(SchemaChange::Create { ns: self.ns()?, options }))
             }
             "drop" => Ok(Change::Schema(SchemaChange::Drop { ns: self.ns()? })),
             "rename" => {
@@ -196,16 +162,9 @@ impl<'a> Fields<'a> {
                     matches!(description.get("dropTarget"), Ok(Some(_)))
                 });
                 let to = namespace(to)?;
-                Ok(Change::Schema(SchemaChange::Rename {
-                    from: self.ns()?,
-                    to,
-                    drop_target,
-                }))
+                Ok(Change::Schema(SchemaChange::Rename { from: self.ns()?, to, drop_target }))
             }
-            kind => Ok(Change::Ignored {
-                ns: self.ns().ok(),
-                kind: kind.to_owned(),
-            }),
+            kind => Ok(Change::Ignored { ns: self.ns().ok(), kind: kind.to_owned() }),
         }
     }
 
@@ -266,10 +225,7 @@ mod tests {
     #[test]
     fn a_null_full_document_is_not_an_empty_document() {
         for kind in ["insert", "replace"] {
-            assert_eq!(
-                op(&event(kind, rawdoc! { "fullDocument": null })),
-                WriteOp::Refresh
-            );
+            assert_eq!(op(&event(kind, rawdoc! { "fullDocument": null })), WriteOp::Refresh);
             assert_eq!(op(&event(kind, rawdoc! {})), WriteOp::Refresh);
         }
     }
@@ -280,10 +236,7 @@ mod tests {
 
         assert_eq!(op(&event("update", described)), WriteOp::Refresh);
         assert_eq!(
-            op(&event(
-                "update",
-                rawdoc! { "rawUpdateDescription": { "$v": 3, "diff": {} } }
-            )),
+            op(&event("update", rawdoc! { "rawUpdateDescription": { "$v": 3, "diff": {} } })),
             WriteOp::Refresh
         );
     }

@@ -22,22 +22,14 @@ impl Horizon {
     /// `floor` is the local database's time when the agent started: what came before may have been
     /// written by an earlier run.
     pub fn new(floor: ClusterTime, capacity: usize) -> Self {
-        Self {
-            floor,
-            read_at: HashMap::new(),
-            capacity,
-        }
+        Self { floor, read_at: HashMap::new(), capacity }
     }
 
     /// The document was read at a time not later than `at`.
     pub fn read(&mut self, document: Box<[u8]>, at: ClusterTime) {
         if self.read_at.len() >= self.capacity {
             // What is forgotten must be assumed of all.
-            self.floor = self
-                .read_at
-                .drain()
-                .map(|(_, at)| at)
-                .fold(self.floor, ClusterTime::max);
+            self.floor = self.read_at.drain().map(|(_, at)| at).fold(self.floor, ClusterTime::max);
         }
         let known = self.read_at.entry(document).or_default();
         *known = at.max(*known);
@@ -66,10 +58,7 @@ mod tests {
         assert!(!horizon.is_exact(b"a", ClusterTime(20)));
         assert!(horizon.is_exact(b"a", ClusterTime(21)));
         assert!(horizon.is_exact(b"b", ClusterTime(11)));
-        assert!(
-            !horizon.is_exact(b"b", ClusterTime(10)),
-            "it may be a replay"
-        );
+        assert!(!horizon.is_exact(b"b", ClusterTime(10)), "it may be a replay");
     }
 
     #[test]

@@ -30,11 +30,8 @@ impl InsertMode {
 
     /// Learns from a batch of `upserts` of which `created` were not there before.
     pub fn upserted(&mut self, upserts: usize, created: usize) {
-        self.upserts_left = if created * 2 > upserts {
-            0
-        } else {
-            self.upserts_left.saturating_sub(1)
-        };
+        self.upserts_left =
+            if created * 2 > upserts { 0 } else { self.upserts_left.saturating_sub(1) };
     }
 }
 

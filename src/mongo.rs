@@ -97,10 +97,7 @@ pub fn is_in(list: &[(i32, &str)], code: i32) -> bool {
 fn describe(error: &mongodb::error::Error) -> String {
     match error.kind.as_ref() {
         mongodb::error::ErrorKind::Command(command) => {
-            format!(
-                "{} ({} {})",
-                command.message, command.code_name, command.code
-            )
+            format!("{} ({} {})", command.message, command.code_name, command.code)
         }
         mongodb::error::ErrorKind::ServerSelection { message, .. } => message.clone(),
         kind => kind.to_string(),
@@ -133,19 +130,13 @@ impl Mongo {
     pub async fn connect(uri: &Uri, connect: &Connect) -> Result<Self, MongoError> {
         let bad = |error: mongodb::error::Error| {
             let mut message = describe(&error);
-            for secret in uri
-                .secrets()
-                .into_iter()
-                .filter(|secret| !secret.is_empty())
-            {
+            for secret in uri.secrets().into_iter().filter(|secret| !secret.is_empty()) {
                 message = message.replace(secret, "***");
             }
             MongoError::BadUri(message)
         };
         let mut options = ClientOptions::parse(uri.expose()).await.map_err(bad)?;
-        options
-            .app_name
-            .get_or_insert_with(|| "outrigger".to_owned());
+        options.app_name.get_or_insert_with(|| "outrigger".to_owned());
         options.server_selection_timeout = Some(connect.select_for);
         options.connect_timeout.get_or_insert(connect.select_for);
         if options.compressors.is_none() && !connect.compressors.is_empty() {
@@ -162,10 +153,7 @@ impl Mongo {
                     .collect(),
             );
         }
-        Ok(Self {
-            client: Client::with_options(options).map_err(bad)?,
-            timeout: connect.timeout,
-        })
+        Ok(Self { client: Client::with_options(options).map_err(bad)?, timeout: connect.timeout })
     }
 
     /// Runs a command that answers with one document.
@@ -174,8 +162,7 @@ impl Mongo {
     /// [`MongoError`]; an answer of `ok: 0` is one too.
     pub async fn command(&self, db: &str, command: RawDocumentBuf) -> Result<Document, MongoError> {
         let db = self.client.database(db);
-        self.bounded(async { Ok(db.run_raw_command(command).await?) })
-            .await
+        self.bounded(async { Ok(db.run_raw_command(command).await?) }).await
     }
 
     /// Runs a command that opens a cursor. `await_ms` bounds the server's wait for more in a
@@ -192,15 +179,11 @@ impl Mongo {
         let db = self.client.database(db);
         let mut action = db.run_raw_cursor_command(command);
         if let Some(await_for) = await_for {
-            action = action
-                .cursor_type(mongodb::options::CursorType::TailableAwait)
-                .max_time(await_for);
+            action =
+                action.cursor_type(mongodb::options::CursorType::TailableAwait).max_time(await_for);
         }
         let cursor = self.bounded(async { Ok(action.batch().await?) }).await?;
-        Ok(BatchCursor {
-            cursor,
-            timeout: self.timeout,
-        })
+        Ok(BatchCursor { cursor, timeout: self.timeout })
     }
 
     /// Closes all connections. Without it the driver's tasks complain while the runtime goes down.
@@ -225,9 +208,7 @@ impl Mongo {
 
     /// The server's version, such as `6.0.5`.
     pub async fn version(&self) -> Result<String, MongoError> {
-        let info = self
-            .command("admin", bson::rawdoc! { "buildInfo": 1 })
-            .await?;
+        let info = self.command("admin", bson::rawdoc! { "buildInfo": 1 }).await?;
         Ok(info.get_str("version").unwrap_or("unknown").to_owned())
     }
 
@@ -249,11 +230,7 @@ impl Mongo {
         let command = RawDocumentBuf::try_from(&doc! { "listDatabases": 1, "nameOnly": true })
             .expect("a literal");
         let reply = self.command("admin", command).await?;
-        let names = reply
-            .get_array("databases")
-            .map(Vec::as_slice)
-            .unwrap_or_default()
-            .iter();
+        let names = reply.get_array("databases").map(Vec::as_slice).unwrap_or_default().iter();
         Ok(names
             .filter_map(|db| db.as_document()?.get_str("name").ok())
             .filter(|name| !crate::namespace::is_internal_db(name))

@@ -21,10 +21,7 @@ pub struct Namespace {
 impl Namespace {
     /// Joins a database and a collection. Neither is checked: the server is the judge of names.
     pub fn new(db: &str, coll: &str) -> Self {
-        Self {
-            full: format!("{db}.{coll}").into(),
-            dot: db.len(),
-        }
+        Self { full: format!("{db}.{coll}").into(), dot: db.len() }
     }
 
     /// The database, `shop` in `shop.orders`.
@@ -121,10 +118,7 @@ impl Glob {
     fn parse(pattern: &str) -> Result<Self, BadPattern> {
         match pattern.split_once('.') {
             Some((db, coll)) if !db.is_empty() && !coll.is_empty() && !pattern.contains('\0') => {
-                Ok(Self {
-                    db: regex_of_glob(db),
-                    coll: regex_of_glob(coll),
-                })
+                Ok(Self { db: regex_of_glob(db), coll: regex_of_glob(coll) })
             }
             _ => Err(BadPattern(pattern.to_owned())),
         }
@@ -154,20 +148,12 @@ impl Glob {
 }
 
 fn name(field: &str, part: &str) -> bson::raw::CString {
-    format!("{field}.{part}")
-        .try_into()
-        .expect("a fixed field name holds no NUL")
+    format!("{field}.{part}").try_into().expect("a fixed field name holds no NUL")
 }
 
 fn server_regex(regex: &Regex) -> bson::RawBson {
-    let pattern = regex
-        .as_str()
-        .try_into()
-        .expect("a pattern holds no NUL: it was checked");
-    bson::RawBson::RegularExpression(bson::Regex {
-        pattern,
-        options: bson::raw::cstr!("").into(),
-    })
+    let pattern = regex.as_str().try_into().expect("a pattern holds no NUL: it was checked");
+    bson::RawBson::RegularExpression(bson::Regex { pattern, options: bson::raw::cstr!("").into() })
 }
 
 /// The one translation from glob to regular expression; the syntax is common to the server's PCRE
@@ -198,10 +184,7 @@ impl NamespaceFilter {
     /// Builds the filter from glob patterns. An empty `include` means everything.
     pub fn new(include: &[String], exclude: &[String]) -> Result<Self, BadPattern> {
         let parse = |patterns: &[String]| -> Result<Vec<Glob>, BadPattern> {
-            patterns
-                .iter()
-                .map(|pattern| Glob::parse(pattern))
-                .collect()
+            patterns.iter().map(|pattern| Glob::parse(pattern)).collect()
         };
         let mut hasher = Sha256::new();
         for (kind, patterns) in [("+", include), ("-", exclude)] {
@@ -211,17 +194,12 @@ impl NamespaceFilter {
                 hasher.update(format!("{kind}{pattern}\n"));
             }
         }
-        let fingerprint = hasher
-            .finalize()
-            .iter()
-            .take(8)
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        Ok(Self {
-            include: parse(include)?,
-            exclude: parse(exclude)?,
-            fingerprint,
-        })
+        let digest = hasher.finalize();
+        let fingerprint = uuid::Uuid::from_slice(&digest[..16]).map_or_else(
+            |_| unreachable!("sha-256 has more than 16 bytes"),
+            |shortened| shortened.simple().to_string(),
+        );
+        Ok(Self { include: parse(include)?, exclude: parse(exclude)?, fingerprint })
     }
 
     /// True when documents of `ns` are replicated.
@@ -306,13 +284,9 @@ mod tests {
     fn internal_namespaces_never_match() {
         let filter = filter(&[], &[]);
 
-        for ns in [
-            "admin.x",
-            "local.oplog.rs",
-            "config.a",
-            "shop.system.views",
-            "outrigger.replicas",
-        ] {
+        for ns in
+            ["admin.x", "local.oplog.rs", "config.a", "shop.system.views", "outrigger.replicas"]
+        {
             assert!(!filter.matches(&ns.parse().unwrap()), "{ns}");
         }
     }
@@ -323,9 +297,6 @@ mod tests {
             filter(&["a.*", "b.*"], &[]).fingerprint(),
             filter(&["b.*", "a.*"], &[]).fingerprint()
         );
-        assert_ne!(
-            filter(&["a.*"], &[]).fingerprint(),
-            filter(&[], &["a.*"]).fingerprint()
-        );
+        assert_ne!(filter(&["a.*"], &[]).fingerprint(), filter(&[], &["a.*"]).fingerprint());
     }
 }

@@ -47,9 +47,8 @@ pub fn elements(doc: &RawDocument) -> impl Iterator<Item = Result<Element<'_>, M
         let name = element.key().as_str();
         let start = offset + 1 + name.len() + 1;
         let end = start + element.size();
-        let value = bytes
-            .get(start..end)
-            .ok_or_else(|| Malformed("value runs past the end".into()))?;
+        let value =
+            bytes.get(start..end).ok_or_else(|| Malformed("value runs past the end".into()))?;
         let kind = bytes[offset];
         offset = end;
         Ok(Element { kind, name, value })
@@ -76,10 +75,7 @@ impl Builder {
 
     /// Appends an element. `name` comes from BSON or from a literal, so it holds no NUL.
     pub fn push(&mut self, kind: u8, name: &str, value: &[u8]) {
-        debug_assert!(
-            !name.as_bytes().contains(&0),
-            "a field name with NUL ends early"
-        );
+        debug_assert!(!name.as_bytes().contains(&0), "a field name with NUL ends early");
         self.bytes.push(kind);
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);

@@ -25,13 +25,10 @@ pub enum ExitCode {
 
 impl Failure {
     pub fn new(exit: ExitCode, error: impl Into<anyhow::Error>) -> Self {
-        Self {
-            error: error.into(),
-            hint: None,
-            exit,
-        }
+        Self { error: error.into(), hint: None, exit }
     }
 
+    #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

@@ -41,9 +41,7 @@ impl Phase {
 
 /// Milliseconds since 1970. Everything that is stored or shown counts in these.
 pub fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |age| age.as_millis() as u64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
 }
 
 /// Shared by all tasks: they write what they know, the admin API reads.
@@ -88,9 +86,7 @@ pub struct CopyProgress {
 
 impl Status {
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Sets the phase; says so in the log when it is another.
@@ -108,10 +104,7 @@ const SAMPLES: usize = 60;
 impl Status {
     /// Takes a sample for [`error_rate`](Self::error_rate); called every five seconds.
     pub fn sample(&self) {
-        let now = (
-            self.metrics.writes_applied.get(),
-            self.metrics.writes_failed.get(),
-        );
+        let now = (self.metrics.writes_applied.get(), self.metrics.writes_failed.get());
         let samples = &mut self.state().samples;
         if samples.len() == SAMPLES {
             samples.pop_front();
@@ -173,10 +166,7 @@ pub fn judge(vitals: &Vitals, limits: &Limits) -> (Health, Vec<String>) {
     let mut alerts = Vec::new();
     let mut degraded = false;
     if vitals.lag > limits.lag_alert {
-        alerts.push(format!(
-            "Atlas is {} behind",
-            units::show_duration(vitals.lag)
-        ));
+        alerts.push(format!("Atlas is {} behind", units::show_duration(vitals.lag)));
     }
     degraded |= vitals.lag > LAG_TARGET;
     if vitals.queue_size > limits.queue_alert {
@@ -184,10 +174,7 @@ pub fn judge(vitals: &Vitals, limits: &Limits) -> (Health, Vec<String>) {
     }
     degraded |= vitals.queue_size > QUEUE_TARGET;
     if vitals.error_rate > limits.error_rate_alert {
-        alerts.push(format!(
-            "{:.1}% of the writes fail",
-            vitals.error_rate * 100.0
-        ));
+        alerts.push(format!("{:.1}% of the writes fail", vitals.error_rate * 100.0));
     }
     degraded |= vitals.error_rate > ERROR_RATE_TARGET;
     if vitals.local_silence > SILENCE {
@@ -219,11 +206,8 @@ pub fn judge(vitals: &Vitals, limits: &Limits) -> (Health, Vec<String>) {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        lag_alert: Duration::from_secs(30),
-        queue_alert: 10_000,
-        error_rate_alert: 0.05,
-    };
+    const LIMITS: Limits =
+        Limits { lag_alert: Duration::from_secs(30), queue_alert: 10_000, error_rate_alert: 0.05 };
 
     fn vitals() -> Vitals {
         Vitals {
@@ -242,63 +226,18 @@ mod tests {
         let health = |vitals: &Vitals| judge(vitals, &LIMITS).0;
 
         assert_eq!(health(&vitals()), Health::Healthy);
-        assert_eq!(
-            health(&Vitals {
-                lag: Duration::from_secs(6),
-                ..vitals()
-            }),
-            Health::Degraded
-        );
-        assert_eq!(
-            health(&Vitals {
-                lag: Duration::from_secs(31),
-                ..vitals()
-            }),
-            Health::Unhealthy
-        );
-        assert_eq!(
-            health(&Vitals {
-                queue_size: 1_001,
-                ..vitals()
-            }),
-            Health::Degraded
-        );
-        assert_eq!(
-            health(&Vitals {
-                queue_size: 10_001,
-                ..vitals()
-            }),
-            Health::Unhealthy
-        );
-        assert_eq!(
-            health(&Vitals {
-                error_rate: 0.02,
-                ..vitals()
-            }),
-            Health::Degraded
-        );
-        assert_eq!(
-            health(&Vitals {
-                error_rate: 0.06,
-                ..vitals()
-            }),
-            Health::Unhealthy
-        );
-        assert_eq!(
-            health(&Vitals {
-                breaker_open: true,
-                ..vitals()
-            }),
-            Health::Degraded
-        );
+        assert_eq!(health(&Vitals { lag: Duration::from_secs(6), ..vitals() }), Health::Degraded);
+        assert_eq!(health(&Vitals { lag: Duration::from_secs(31), ..vitals() }), Health::Unhealthy);
+        assert_eq!(health(&Vitals { queue_size: 1_001, ..vitals() }), Health::Degraded);
+        assert_eq!(health(&Vitals { queue_size: 10_001, ..vitals() }), Health::Unhealthy);
+        assert_eq!(health(&Vitals { error_rate: 0.02, ..vitals() }), Health::Degraded);
+        assert_eq!(health(&Vitals { error_rate: 0.06, ..vitals() }), Health::Unhealthy);
+        assert_eq!(health(&Vitals { breaker_open: true, ..vitals() }), Health::Degraded);
     }
 
     #[test]
     fn a_stream_that_is_silent_is_unhealthy_though_all_loops_are_alive() {
-        let frozen = Vitals {
-            local_silence: Duration::from_secs(31),
-            ..vitals()
-        };
+        let frozen = Vitals { local_silence: Duration::from_secs(31), ..vitals() };
 
         assert_eq!(judge(&frozen, &LIMITS).0, Health::Unhealthy);
     }

@@ -41,11 +41,7 @@ impl SyncState {
     /// When the queue cannot be written.
     pub fn demand(queue: &Queue) -> Result<(), QueueError> {
         let last = Self::load(queue)?.unwrap_or_default().demand;
-        Self {
-            demand: last + 1,
-            done: BTreeSet::new(),
-        }
-        .save(queue)
+        Self { demand: last + 1, done: BTreeSet::new() }.save(queue)
     }
 
     /// Notes that a collection is done, unless everything was demanded again meanwhile.
@@ -54,11 +50,7 @@ impl SyncState {
     /// When the queue cannot be read or written.
     pub fn finished(&mut self, queue: &Queue, ns: &Namespace) -> Result<(), QueueError> {
         self.done.insert(ns.clone());
-        if self.is_current(queue)? {
-            self.save(queue)
-        } else {
-            Ok(())
-        }
+        if self.is_current(queue)? { self.save(queue) } else { Ok(()) }
     }
 
     /// Ends the sync. False when everything was demanded again meanwhile, so that it must go on.

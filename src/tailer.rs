@@ -225,12 +225,9 @@ impl<S: Source> Tailer<S> {
     /// What an event asks for, if anything. `must_compare` is set when the stream alone cannot tell.
     fn incoming(&self, event: ChangeEvent, must_compare: &mut bool) -> Option<Incoming> {
         let work = match event.change {
-            Change::Document { ns, key, op } if self.filter.matches(&ns) => Work::Document {
-                ns,
-                key,
-                op,
-                collection: event.collection,
-            },
+            Change::Document { ns, key, op } if self.filter.matches(&ns) => {
+                Work::Document { ns, key, op, collection: event.collection }
+            }
             Change::Document { .. } => return None,
             Change::Schema(change) => Work::Schema(self.narrow(change, must_compare)?),
             Change::Ignored { ns, kind } => {
@@ -240,21 +237,12 @@ impl<S: Source> Tailer<S> {
                 return None;
             }
         };
-        Some(Incoming {
-            work,
-            cluster_time: event.cluster_time,
-            wall_ms: event.wall_ms,
-        })
+        Some(Incoming { work, cluster_time: event.cluster_time, wall_ms: event.wall_ms })
     }
 
     /// The part of a schema change that concerns replicated collections.
     fn narrow(&self, change: SchemaChange, must_compare: &mut bool) -> Option<SchemaChange> {
-        let SchemaChange::Rename {
-            from,
-            to,
-            drop_target,
-        } = change
-        else {
+        let SchemaChange::Rename { from, to, drop_target } = change else {
             let is_series = matches!(&change, SchemaChange::Create { options, .. }
                 if matches!(options.get("timeseries"), Ok(Some(_))));
             if is_series {
@@ -267,11 +255,7 @@ impl<S: Source> Tailer<S> {
         match (self.filter.matches(&from), self.filter.matches(&to)) {
             (true, true) => {
                 *must_compare |= copying;
-                Some(SchemaChange::Rename {
-                    from,
-                    to,
-                    drop_target,
-                })
+                Some(SchemaChange::Rename { from, to, drop_target })
             }
             (true, false) => Some(SchemaChange::Drop { ns: from }),
             (false, true) => {

@@ -27,26 +27,19 @@ impl Api {
         Self {
             base: format!("http://127.0.0.1:{}", agent.admin_port),
             token: std::fs::read_to_string(agent.dir.path().join("outrigger.token")).unwrap(),
-            http: ureq::Agent::config_builder()
-                .http_status_as_error(false)
-                .build()
-                .into(),
+            http: ureq::Agent::config_builder().http_status_as_error(false).build().into(),
         }
     }
 
     fn call(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, Value) {
-        let mut request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base));
+        let mut request =
+            ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let mut response = self.http.run(request.body(()).unwrap()).unwrap();
         let text = response.body_mut().read_to_string().unwrap();
-        (
-            response.status().as_u16(),
-            serde_json::from_str(&text).unwrap_or(Value::String(text)),
-        )
+        (response.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
     fn get(&self, path: &str) -> (u16, Value) {
@@ -63,18 +56,13 @@ impl Api {
 async fn the_api_tells_the_state_and_guards_what_changes_it() {
     let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
     let line = Proxy::to(atlas.port).await;
-    let orders = local
-        .client
-        .database("shop")
-        .collection::<Document>("orders");
+    let orders = local.client.database("shop").collection::<Document>("orders");
     orders.insert_one(doc! { "_id": 0 }).await.unwrap();
     let agent = Agent::started(&local.uri(), &line.uri());
     agent.streaming().await;
     let api = Api::of(&agent);
-    eventually("health", PATIENCE, async || {
-        api.get("/api/sync/health").1["status"] == "healthy"
-    })
-    .await;
+    eventually("health", PATIENCE, async || api.get("/api/sync/health").1["status"] == "healthy")
+        .await;
     assert_eq!(api.get("/healthz").0, 200);
     assert_eq!(api.get("/readyz").0, 200);
     let (_, health) = api.get("/api/sync/health");
@@ -99,46 +87,22 @@ async fn the_api_tells_the_state_and_guards_what_changes_it() {
     );
 
     line.set(Line::Cut);
-    orders
-        .insert_one(doc! { "_id": 1, "secret": "of a customer" })
-        .await
-        .unwrap();
+    orders.insert_one(doc! { "_id": 1, "secret": "of a customer" }).await.unwrap();
     agent.queued(1).await;
     eventually("not ready", PATIENCE, async || api.get("/readyz").0 == 503).await;
     let (_, queue) = api.get("/api/queue");
     assert_eq!(queue["operations"][0]["documentId"], 1);
-    assert!(
-        !queue.to_string().contains("of a customer"),
-        "a list shows no document"
-    );
-    let item = format!(
-        "/api/queue/{}",
-        queue["operations"][0]["id"].as_str().unwrap()
-    );
+    assert!(!queue.to_string().contains("of a customer"), "a list shows no document");
+    let item = format!("/api/queue/{}", queue["operations"][0]["id"].as_str().unwrap());
     assert_eq!(api.get(&item).0, 401, "a document needs the token");
-    assert_eq!(
-        api.with_token("GET", &item).1["data"]["secret"],
-        "of a customer"
-    );
+    assert_eq!(api.with_token("GET", &item).1["data"]["secret"], "of a customer");
 
     assert_eq!(api.call("POST", "/api/sync/pause", &[]).0, 401);
-    assert_eq!(
-        api.call(
-            "POST",
-            "/api/sync/pause",
-            &[("Authorization", "Bearer wrong")]
-        )
-        .0,
-        401
-    );
+    assert_eq!(api.call("POST", "/api/sync/pause", &[("Authorization", "Bearer wrong")]).0, 401);
     assert_eq!(api.with_token("POST", "/api/sync/pause").0, 200);
     line.set(Line::Up);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(
-        agent.health().unwrap()["queueSize"],
-        1,
-        "paused, nothing is written"
-    );
+    assert_eq!(agent.health().unwrap()["queueSize"], 1, "paused, nothing is written");
     assert_eq!(api.with_token("POST", "/api/sync/resume").0, 200);
     converge(&local.client, &atlas.client, PATIENCE).await;
 }
@@ -150,23 +114,14 @@ async fn foreign_names_and_bad_requests_are_refused_with_a_reason() {
     agent.streaming().await;
     let api = Api::of(&agent);
 
-    for headers in [
-        ("Host", "evil.example"),
-        ("Origin", "http://evil.example"),
-        ("Origin", "null"),
-    ] {
+    for headers in [("Host", "evil.example"), ("Origin", "http://evil.example"), ("Origin", "null")]
+    {
         let (status, problem) = api.call("GET", "/api/sync/health", &[headers]);
         assert_eq!(status, 403, "{headers:?}");
-        assert!(
-            problem["error"].is_string() && problem["hint"].is_string(),
-            "{problem}"
-        );
+        assert!(problem["error"].is_string() && problem["hint"].is_string(), "{problem}");
     }
     let own = format!("http://127.0.0.1:{}", agent.admin_port);
-    assert_eq!(
-        api.call("GET", "/api/sync/health", &[("Origin", &own)]).0,
-        200
-    );
+    assert_eq!(api.call("GET", "/api/sync/health", &[("Origin", &own)]).0, 200);
     assert_eq!(api.get("/nowhere").0, 404);
     assert_eq!(api.with_token("DELETE", "/api/sync/health").0, 405);
     assert_eq!(api.get("/api/queue?limit=many").0, 400);
@@ -179,10 +134,7 @@ async fn foreign_names_and_bad_requests_are_refused_with_a_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_survives_a_restart_and_files_are_their_owners_only() {
     let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
-    let orders = local
-        .client
-        .database("shop")
-        .collection::<Document>("orders");
+    let orders = local.client.database("shop").collection::<Document>("orders");
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
     assert!(agent.cli(&["pause"]).status.success());
@@ -197,11 +149,7 @@ async fn a_pause_survives_a_restart_and_files_are_their_owners_only() {
     assert!(agent.cli(&["resume"]).status.success());
     converge(&local.client, &atlas.client, PATIENCE).await;
     let mode = |name: &str| {
-        std::fs::metadata(agent.dir.path().join(name))
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o777
+        std::fs::metadata(agent.dir.path().join(name)).unwrap().permissions().mode() & 0o777
     };
     assert_eq!((mode("queue"), mode("outrigger.token")), (0o700, 0o600));
 }
@@ -214,10 +162,7 @@ async fn the_cli_works_beside_a_running_agent_and_without_one() {
 
     let beside = agent.cli(&["status"]);
     let text = String::from_utf8_lossy(&beside.stdout).into_owned();
-    assert!(
-        beside.status.success() && text.contains("streaming"),
-        "{text}"
-    );
+    assert!(beside.status.success() && text.contains("streaming"), "{text}");
     assert!(agent.cli(&["queue", "list"]).status.success());
     assert!(agent.stop().success());
 

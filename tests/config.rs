@@ -1,6 +1,6 @@
 //! The configuration: the reference file, precedence, and errors that name key, value and range.
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use outrigger::config::{Config, ConfigError, REFERENCE, load};
 use tempfile::TempDir;
@@ -9,10 +9,8 @@ fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("config.toml");
     std::fs::write(&path, text).unwrap();
-    let env: HashMap<String, String> = env
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect();
+    let env: HashMap<String, String> =
+        env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     load(Some(&path), |name| env.get(name).cloned())
 }
 
@@ -48,14 +46,8 @@ fn the_reference_file_shows_every_key() {
 
     assert!(config.local.uri.is_some() && config.atlas.uri.is_some());
     assert!(config.alerts.webhook.is_some() && config.alerts.heartbeat_url.is_some());
-    let shown = REFERENCE
-        .lines()
-        .filter(|line| line.contains(" = "))
-        .count();
-    assert_eq!(
-        shown, 41,
-        "a key is missing in config.toml, or this count is old"
-    );
+    let shown = REFERENCE.lines().filter(|line| line.contains(" = ")).count();
+    assert_eq!(shown, 41, "a key is missing in config.toml, or this count is old");
 }
 
 #[test]
@@ -74,19 +66,13 @@ fn the_environment_wins_over_the_file() {
     )
     .unwrap();
 
-    assert_eq!(
-        (config.worker.batch_size, config.worker.max_retries),
-        (9, 2)
-    );
+    assert_eq!((config.worker.batch_size, config.worker.max_retries), (9, 2));
     assert_eq!(config.worker.interval, Duration::from_millis(250));
     assert_eq!(config.queue.max_documents, 1234);
     assert!(!config.queue.persist && !config.sync.enabled);
     assert_eq!(config.namespaces.exclude, ["a.b", "*.sessions", "shop.tmp"]);
     let filter = config.filter().unwrap();
-    assert!(
-        filter.matches(&"shop.orders".parse().unwrap()),
-        "the URI names the database"
-    );
+    assert!(filter.matches(&"shop.orders".parse().unwrap()), "the URI names the database");
     assert!(!filter.matches(&"shop.sessions".parse().unwrap()));
     assert!(!filter.matches(&"crm.people".parse().unwrap()));
 }
@@ -102,16 +88,11 @@ fn an_unknown_key_names_the_nearest() {
 
 #[test]
 fn a_bad_value_names_key_value_and_range() {
-    assert_eq!(
-        error("[worker]\nlanes = 0"),
-        "`worker.lanes` = 0: out of range; accepted: 1 to 64"
-    );
+    assert_eq!(error("[worker]\nlanes = 0"), "`worker.lanes` = 0: out of range; accepted: 1 to 64");
     assert!(error("[queue]\nmax_bytes = \"5 parsecs\"").contains("`queue.max_bytes`"));
     assert!(error("[namespaces]\ninclude = [\"shop\"]").contains("write `shop.*`"));
     assert!(error("[breaker]\nopen_for = \"50s\"\nopen_for_max = \"2s\"").contains("open_for_max"));
-    let env = load_text("", &[("SYNC_BATCH_SIZE", "many")])
-        .unwrap_err()
-        .to_string();
+    let env = load_text("", &[("SYNC_BATCH_SIZE", "many")]).unwrap_err().to_string();
     assert!(env.contains("SYNC_BATCH_SIZE"), "{env}");
 }
 
@@ -128,11 +109,8 @@ fn no_error_and_no_debug_output_shows_a_secret() {
     }
     let env = load_text("", &[("MONGODB_ATLAS_URI", "mongo://ann:s3cret@h")]).unwrap_err();
     assert!(!format!("{env} {env:?}").contains("s3cret"));
-    let config = load_text(
-        "",
-        &[("MONGODB_ATLAS_URI", "mongodb://ann:s3cret@h/?tls=true")],
-    )
-    .unwrap();
+    let config =
+        load_text("", &[("MONGODB_ATLAS_URI", "mongodb://ann:s3cret@h/?tls=true")]).unwrap();
     assert!(!format!("{config:?}").contains("s3cret"));
 }
 
@@ -142,16 +120,13 @@ fn a_connection_string_may_come_from_a_file() {
     let file = dir.path().join("atlas.uri");
     std::fs::write(&file, "mongodb://ann:s3cret@h/?tls=true\n").unwrap();
 
-    let config = load_text(
-        &format!("[atlas]\nuri_file = {:?}", file.display().to_string()),
-        &[],
-    )
-    .unwrap();
+    let config =
+        load_text(&format!("[atlas]\nuri_file = {:?}", file.display().to_string()), &[]).unwrap();
     let missing = load_text("[atlas]\nuri_file = \"/nowhere\"", &[]).unwrap_err();
 
     assert!(config.atlas_uri().unwrap().has_credentials());
     assert!(
-        matches!(missing, ConfigError::Unreadable { path, .. } if path == PathBuf::from("/nowhere"))
+        matches!(missing, ConfigError::Unreadable { path, .. } if path == Path::new("/nowhere"))
     );
 }
 
@@ -160,23 +135,9 @@ fn atlas_without_tls_is_refused_unless_allowed() {
     let uri = ("MONGODB_ATLAS_URI", "mongodb://h:27017");
 
     assert!(load_text("", &[uri]).unwrap().atlas_uri().is_err());
-    assert!(
-        load_text("[atlas]\nallow_insecure = true", &[uri])
-            .unwrap()
-            .atlas_uri()
-            .is_ok()
-    );
-    for tls in [
-        "mongodb+srv://h",
-        "mongodb://h/?tls=true",
-        "mongodb://h/?ssl=true",
-    ] {
-        assert!(
-            load_text("", &[("MONGODB_ATLAS_URI", tls)])
-                .unwrap()
-                .atlas_uri()
-                .is_ok()
-        );
+    assert!(load_text("[atlas]\nallow_insecure = true", &[uri]).unwrap().atlas_uri().is_ok());
+    for tls in ["mongodb+srv://h", "mongodb://h/?tls=true", "mongodb://h/?ssl=true"] {
+        assert!(load_text("", &[("MONGODB_ATLAS_URI", tls)]).unwrap().atlas_uri().is_ok());
     }
     let off = ("MONGODB_ATLAS_URI", "mongodb+srv://h/?tls=false");
     assert!(load_text("", &[off]).unwrap().atlas_uri().is_err());

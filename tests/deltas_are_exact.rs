@@ -34,18 +34,12 @@ async fn connect(server: &Mongod) -> Mongo {
         select_for: std::time::Duration::from_secs(30),
         ..Connect::default()
     };
-    Mongo::connect(&Uri::parse(&server.uri()).unwrap(), &connect)
-        .await
-        .unwrap()
+    Mongo::connect(&Uri::parse(&server.uri()).unwrap(), &connect).await.unwrap()
 }
 
 async fn read(client: &Client, id: &Bson) -> RawDocumentBuf {
     let collection: Collection<RawDocumentBuf> = client.database("t").collection("c");
-    collection
-        .find_one(doc! { "_id": { "$eq": id.clone() } })
-        .await
-        .unwrap()
-        .unwrap()
+    collection.find_one(doc! { "_id": { "$eq": id.clone() } }).await.unwrap().unwrap()
 }
 
 /// Makes random updates and returns each with the document before and after it.
@@ -64,11 +58,7 @@ async fn make_updates(server: &Mongod, rng: &mut StdRng) -> Vec<Step> {
             let command = doc! { "update": "c", "updates": [{ "q": { "_id": id.clone() }, "u": update.clone() }] };
             let reply = db.run_command(command).await.unwrap();
             if reply.get_i32("nModified").unwrap() == 1 {
-                steps.push(Step {
-                    before,
-                    after: read(&server.client, &id).await,
-                    update,
-                });
+                steps.push(Step { before, after: read(&server.client, &id).await, update });
             }
         }
     }
@@ -84,10 +74,7 @@ async fn read_ops(
     while ops.len() < count {
         for event in stream.next().await.unwrap().events {
             match event.change {
-                Change::Document {
-                    op: WriteOp::Insert(_),
-                    ..
-                } => {}
+                Change::Document { op: WriteOp::Insert(_), .. } => {}
                 Change::Document { op, .. } => ops.push(op),
                 Change::Schema(_) | Change::Ignored { .. } => {}
             }
@@ -143,18 +130,12 @@ async fn a_delta_on_the_document_before_is_the_document_after() {
         100.0 * f64::from(refreshes) / f64::from(applied + refreshes).max(1.0)
     );
     assert!(applied > 500, "{applied} deltas prove little");
-    assert!(
-        refreshes * 100 <= applied,
-        "Refresh is no way out of the work"
-    );
+    assert!(refreshes * 100 <= applied, "Refresh is no way out of the work");
 
     let merged = check_merges(&chains);
     let sent = check_commands(&server, &commands).await;
     println!("{merged} merged deltas and {sent} commands are exact too");
-    assert!(
-        merged > 100 && sent > 100,
-        "{merged} merges and {sent} commands prove little"
-    );
+    assert!(merged > 100 && sent > 100, "{merged} merges and {sent} commands prove little");
 }
 
 /// Grows a chain of deltas of one document, from its first state to its last.
@@ -218,9 +199,8 @@ async fn check_commands(
 }
 
 fn has_empty_timestamp(document: &RawDocumentBuf) -> bool {
-    document.iter().flatten().any(|(_, value)| {
-        value
-            .as_timestamp()
-            .is_some_and(|ts| ts.time == 0 && ts.increment == 0)
-    })
+    document
+        .iter()
+        .flatten()
+        .any(|(_, value)| value.as_timestamp().is_some_and(|ts| ts.time == 0 && ts.increment == 0))
 }

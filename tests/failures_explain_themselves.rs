@@ -18,10 +18,7 @@ fn nowhere() -> String {
 /// Exit code, and that what went to stderr has the three parts.
 fn told(output: &Output) -> (Option<i32>, String) {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        text.contains("error: ") && text.contains("\nhint: "),
-        "{text}"
-    );
+    assert!(text.contains("error: ") && text.contains("\nhint: "), "{text}");
     (output.status.code(), text)
 }
 
@@ -74,10 +71,7 @@ async fn bad_configuration_and_usage_exit_2() {
     assert!(text.contains("MONGODB_LOCAL_URI"), "{text}");
 
     assert_eq!(agent.cli(&["frobnicate"]).status.code(), Some(2));
-    assert_eq!(
-        agent.cli(&["queue", "show", "no-id"]).status.code(),
-        Some(2)
-    );
+    assert_eq!(agent.cli(&["queue", "show", "no-id"]).status.code(), Some(2));
 }
 
 #[tokio::test]
@@ -92,22 +86,14 @@ async fn an_atlas_without_tls_is_refused() {
     let (code, text) = told(&agent.cli(&["run"]));
 
     assert_eq!(code, Some(2));
-    assert!(
-        text.contains("without TLS") && !text.contains("s3cret"),
-        "{text}"
-    );
+    assert!(text.contains("without TLS") && !text.contains("s3cret"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_says_for_each_point_how_it_is_and_exits_with_the_end_that_is_at_fault() {
     let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
     let series = doc! { "create": "series", "timeseries": { "timeField": "t" } };
-    local
-        .client
-        .database("shop")
-        .run_command(series)
-        .await
-        .unwrap();
+    local.client.database("shop").run_command(series).await.unwrap();
     let fine = Agent::new(&local.uri(), &atlas.uri(), "");
     let no_local = Agent::new(&nowhere(), &atlas.uri(), "");
     let no_atlas = Agent::new(&local.uri(), &nowhere(), "");
@@ -120,14 +106,7 @@ async fn check_says_for_each_point_how_it_is_and_exits_with_the_end_that_is_at_f
         "{text}"
     );
     let lines = fine.cli_json(&["check"]).unwrap();
-    assert!(
-        lines
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|line| line["verdict"] != "problem"),
-        "{lines}"
-    );
+    assert!(lines.as_array().unwrap().iter().all(|line| line["verdict"] != "problem"), "{lines}");
     assert_eq!(no_local.cli(&["check"]).status.code(), Some(3));
     assert_eq!(no_atlas.cli(&["check"]).status.code(), Some(4));
 }
@@ -136,19 +115,12 @@ async fn check_says_for_each_point_how_it_is_and_exits_with_the_end_that_is_at_f
 async fn init_writes_the_reference_once() {
     let agent = Agent::new(&nowhere(), &nowhere(), "");
     let config = agent.dir.path().join("config.toml");
-    assert_eq!(
-        agent.cli(&["init"]).status.code(),
-        Some(1),
-        "never over an existing file"
-    );
+    assert_eq!(agent.cli(&["init"]).status.code(), Some(1), "never over an existing file");
     std::fs::remove_file(&config).unwrap();
 
     assert_eq!(agent.cli(&["init"]).status.code(), Some(0));
 
-    assert_eq!(
-        std::fs::read_to_string(config).unwrap(),
-        outrigger::config::REFERENCE
-    );
+    assert_eq!(std::fs::read_to_string(config).unwrap(), outrigger::config::REFERENCE);
 }
 
 #[tokio::test]
@@ -167,16 +139,8 @@ async fn replication_that_is_switched_off_does_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_atlas_rejects_becomes_a_dead_letter_and_the_others_flow_on() {
     let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
-    let orders = |server: &Mongod| {
-        server
-            .client
-            .database("shop")
-            .collection::<Document>("orders")
-    };
-    orders(&local)
-        .insert_one(doc! { "_id": 0, "email": "zero" })
-        .await
-        .unwrap();
+    let orders = |server: &Mongod| server.client.database("shop").collection::<Document>("orders");
+    orders(&local).insert_one(doc! { "_id": 0, "email": "zero" }).await.unwrap();
     let mut agent = Agent::new(
         &local.uri(),
         &atlas.uri(),
@@ -185,31 +149,17 @@ async fn a_document_that_atlas_rejects_becomes_a_dead_letter_and_the_others_flow
     agent.start(&[]);
     agent.streaming().await;
     let index = doc! { "createIndexes": "orders", "indexes": [{ "key": { "email": 1 }, "name": "email", "unique": true }] };
-    atlas
-        .client
-        .database("shop")
-        .run_command(index)
-        .await
-        .unwrap();
+    atlas.client.database("shop").run_command(index).await.unwrap();
 
     orders(&local)
-        .insert_many([
-            doc! { "_id": 1, "email": "zero" },
-            doc! { "_id": 2, "email": "two" },
-        ])
+        .insert_many([doc! { "_id": 1, "email": "zero" }, doc! { "_id": 2, "email": "two" }])
         .await
         .unwrap();
 
-    eventually("a dead letter", PATIENCE, async || {
-        agent.health().unwrap()["deadLetters"] == 1
-    })
-    .await;
+    eventually("a dead letter", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 1)
+        .await;
     assert!(
-        orders(&atlas)
-            .find_one(doc! { "_id": 2 })
-            .await
-            .unwrap()
-            .is_some(),
+        orders(&atlas).find_one(doc! { "_id": 2 }).await.unwrap().is_some(),
         "the others flow on"
     );
     let list = agent.cli_json(&["dead", "list"]).unwrap();
@@ -218,13 +168,7 @@ async fn a_document_that_atlas_rejects_becomes_a_dead_letter_and_the_others_flow
         (&Value::from(1), &Value::from(2)),
         "{list}"
     );
-    assert!(
-        list[0]["reason"]
-            .as_str()
-            .unwrap()
-            .contains("unique index on (email)"),
-        "{list}"
-    );
+    assert!(list[0]["reason"].as_str().unwrap().contains("unique index on (email)"), "{list}");
     let id = list[0]["id"].as_str().unwrap();
     let shown = agent.cli_json(&["dead", "show", id]).unwrap();
     assert_eq!(shown["data"]["email"], "zero");
@@ -235,8 +179,6 @@ async fn a_document_that_atlas_rejects_becomes_a_dead_letter_and_the_others_flow
         .await
         .unwrap();
     converge(&local.client, &atlas.client, PATIENCE).await;
-    eventually("no dead letter", PATIENCE, async || {
-        agent.health().unwrap()["deadLetters"] == 0
-    })
-    .await;
+    eventually("no dead letter", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 0)
+        .await;
 }

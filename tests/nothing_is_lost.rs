@@ -37,9 +37,7 @@ async fn fifty_kills_at_random_moments_under_load_lose_nothing() {
     let (local, atlas) = pair().await;
     let collections = workload::collections(&local.client);
     for _ in 0..500 {
-        workload::change(&collections[rng.random_range(0..3)], &mut rng)
-            .await
-            .unwrap();
+        workload::change(&collections[rng.random_range(0..3)], &mut rng).await.unwrap();
     }
     let stop = tokio_util::sync::CancellationToken::new();
     let load = tokio::spawn({
@@ -48,9 +46,7 @@ async fn fifty_kills_at_random_moments_under_load_lose_nothing() {
         async move {
             let mut changes = 0;
             while !stop.is_cancelled() {
-                workload::change(&collections[rng.random_range(0..3)], &mut rng)
-                    .await
-                    .unwrap();
+                workload::change(&collections[rng.random_range(0..3)], &mut rng).await.unwrap();
                 changes += 1;
                 if changes % 50 == 0 {
                     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -67,11 +63,7 @@ async fn fifty_kills_at_random_moments_under_load_lose_nothing() {
 
     for _ in 0..50 {
         agent.start(&[]);
-        let alive = if rng.random_bool(0.3) {
-            100..400
-        } else {
-            400..1200
-        };
+        let alive = if rng.random_bool(0.3) { 100..400 } else { 400..1200 };
         tokio::time::sleep(Duration::from_millis(rng.random_range(alive))).await;
         agent.kill();
     }
@@ -82,14 +74,8 @@ async fn fifty_kills_at_random_moments_under_load_lose_nothing() {
     converge(&local.client, &atlas.client, PATIENCE).await;
     agent.streaming().await;
     println!("{changes} changes, 50 kills");
-    assert!(
-        changes > 1_000,
-        "the load was too small to prove anything: {changes} changes"
-    );
-    assert!(
-        !agent.log().contains("moved aside"),
-        "the queue survives kills"
-    );
+    assert!(changes > 1_000, "the load was too small to prove anything: {changes} changes");
+    assert!(!agent.log().contains("moved aside"), "the queue survives kills");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,16 +84,11 @@ async fn atlas_away_at_the_start_is_caught_up_with() {
     orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
     atlas.terminate();
     let agent = Agent::started(&local.uri(), &atlas.uri());
-    eventually("an agent that runs without Atlas", PATIENCE, async || {
-        agent.health().is_some()
-    })
-    .await;
+    eventually("an agent that runs without Atlas", PATIENCE, async || agent.health().is_some())
+        .await;
 
     orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
-    orders(&local)
-        .update_one(doc! { "_id": 1 }, doc! { "$set": { "n": 1 } })
-        .await
-        .unwrap();
+    orders(&local).update_one(doc! { "_id": 1 }, doc! { "$set": { "n": 1 } }).await.unwrap();
     agent.queued(2).await;
     atlas.resume().await;
 
@@ -123,10 +104,7 @@ async fn an_outage_of_atlas_costs_no_op_a_retry_and_makes_no_dead_letter() {
     agent.streaming().await;
 
     line.set(Line::Cut);
-    orders(&local)
-        .insert_many((0..100).map(|n| doc! { "_id": n }))
-        .await
-        .unwrap();
+    orders(&local).insert_many((0..100).map(|n| doc! { "_id": n })).await.unwrap();
     agent.queued(100).await;
     eventually("an open breaker", PATIENCE, async || {
         agent.health().unwrap()["breaker"] != "closed"
@@ -134,16 +112,8 @@ async fn an_outage_of_atlas_costs_no_op_a_retry_and_makes_no_dead_letter() {
     .await;
     // Through many probes of the breaker.
     tokio::time::sleep(Duration::from_secs(4)).await;
-    let list = agent
-        .cli_json(&["queue", "list", "--limit", "1000"])
-        .unwrap();
-    assert!(
-        list.as_array()
-            .unwrap()
-            .iter()
-            .all(|op| op["retryCount"] == 0),
-        "{list}"
-    );
+    let list = agent.cli_json(&["queue", "list", "--limit", "1000"]).unwrap();
+    assert!(list.as_array().unwrap().iter().all(|op| op["retryCount"] == 0), "{list}");
     line.set(Line::Up);
 
     converge(&local.client, &atlas.client, PATIENCE).await;
@@ -159,10 +129,7 @@ async fn a_peer_that_goes_silent_is_noticed_on_either_side() {
 
     for (n, line) in [&local_line, &atlas_line].into_iter().enumerate() {
         line.set(Line::Silent);
-        orders(&local)
-            .insert_one(doc! { "_id": n as i32 })
-            .await
-            .unwrap();
+        orders(&local).insert_one(doc! { "_id": n as i32 }).await.unwrap();
         // Longer than the timeout of 5 s, so that the connections are given up and not only slow.
         tokio::time::sleep(Duration::from_secs(7)).await;
         line.set(Line::Up);
@@ -173,27 +140,18 @@ async fn a_peer_that_goes_silent_is_noticed_on_either_side() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_queue_is_rebuilt_by_comparing_everything() {
     let (local, atlas) = pair().await;
-    orders(&local)
-        .insert_many((0..500).map(|n| doc! { "_id": n, "v": 1 }))
-        .await
-        .unwrap();
+    orders(&local).insert_many((0..500).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
     converge(&local.client, &atlas.client, PATIENCE).await;
     assert!(agent.stop().success());
 
-    orders(&local)
-        .delete_many(doc! { "_id": { "$lt": 50 } })
-        .await
-        .unwrap();
+    orders(&local).delete_many(doc! { "_id": { "$lt": 50 } }).await.unwrap();
     orders(&local)
         .update_many(doc! { "_id": { "$gte": 400 } }, doc! { "$set": { "v": 2 } })
         .await
         .unwrap();
-    orders(&local)
-        .insert_many((1000..1100).map(|n| doc! { "_id": n }))
-        .await
-        .unwrap();
+    orders(&local).insert_many((1000..1100).map(|n| doc! { "_id": n })).await.unwrap();
     std::fs::remove_dir_all(agent.dir.path().join("queue")).unwrap();
     agent.start(&[]);
 
@@ -211,7 +169,9 @@ async fn a_damaged_queue_is_moved_aside_and_rebuilt() {
     orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
     let db = agent.dir.path().join("queue/db");
     let mut bytes = std::fs::read(&db).unwrap();
-    bytes.iter_mut().for_each(|byte| *byte ^= 0xA5);
+    for byte in &mut bytes {
+        *byte ^= 0xA5;
+    }
     std::fs::write(&db, &bytes).unwrap();
 
     agent.start(&[]);
@@ -221,38 +181,21 @@ async fn a_damaged_queue_is_moved_aside_and_rebuilt() {
     let kept = std::fs::read_dir(agent.dir.path())
         .unwrap()
         .flatten()
-        .find(|entry| {
-            entry
-                .file_name()
-                .to_string_lossy()
-                .starts_with("queue.broken-")
-        });
-    assert!(
-        kept.unwrap().path().join("db").exists(),
-        "nothing was deleted"
-    );
+        .find(|entry| entry.file_name().to_string_lossy().starts_with("queue.broken-"));
+    assert!(kept.unwrap().path().join("db").exists(), "nothing was deleted");
 }
 
 /// Each of these codes says that the position is lost; the server is made to answer it once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_history_leads_to_a_new_position_and_a_comparison() {
     let (local, atlas) = pair().await;
-    orders(&local)
-        .insert_many((0..100).map(|n| doc! { "_id": n }))
-        .await
-        .unwrap();
+    orders(&local).insert_many((0..100).map(|n| doc! { "_id": n })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
     for (n, code) in [286, 136, 280, 260].into_iter().enumerate() {
         assert!(agent.stop().success());
-        orders(&local)
-            .delete_one(doc! { "_id": n as i32 })
-            .await
-            .unwrap();
-        orders(&local)
-            .insert_one(doc! { "_id": 1000 + n as i32 })
-            .await
-            .unwrap();
+        orders(&local).delete_one(doc! { "_id": n as i32 }).await.unwrap();
+        orders(&local).insert_one(doc! { "_id": 1000 + n as i32 }).await.unwrap();
         local
             .admin(doc! {
                 "configureFailPoint": "failCommand", "mode": { "times": 1 },
@@ -264,11 +207,7 @@ async fn a_lost_history_leads_to_a_new_position_and_a_comparison() {
         converge(&local.client, &atlas.client, PATIENCE).await;
         agent.streaming().await;
     }
-    assert_eq!(
-        agent.log().matches("no longer reaches back").count(),
-        4,
-        "it says so"
-    );
+    assert_eq!(agent.log().matches("no longer reaches back").count(), 4, "it says so");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,11 +225,7 @@ async fn another_local_database_is_refused_with_the_way_out() {
 
     assert_eq!(status.code(), Some(1));
     assert!(agent.log().contains("another database"), "{}", agent.log());
-    assert_eq!(
-        orders(&atlas).count_documents(doc! {}).await.unwrap(),
-        1,
-        "the copy is untouched"
-    );
+    assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 1, "the copy is untouched");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,16 +238,11 @@ async fn a_full_queue_stops_reading_and_loses_nothing() {
     line.set(Line::Cut);
 
     for n in 0..60 {
-        orders(&local)
-            .insert_many((0..20).map(|m| doc! { "_id": n * 20 + m }))
-            .await
-            .unwrap();
+        orders(&local).insert_many((0..20).map(|m| doc! { "_id": n * 20 + m })).await.unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     eventually("an alert", PATIENCE, async || {
-        agent
-            .health()
-            .is_some_and(|health| health["alerts"].to_string().contains("max_documents"))
+        agent.health().is_some_and(|health| health["alerts"].to_string().contains("max_documents"))
     })
     .await;
     assert_eq!(agent.health().unwrap()["status"], "unhealthy");
@@ -329,10 +259,7 @@ async fn a_second_signal_leaves_at_once_and_the_queue_keeps_what_waits() {
     let mut agent = Agent::started(&local.uri(), &line.uri());
     agent.streaming().await;
     line.set(Line::Silent);
-    orders(&local)
-        .insert_many((0..10).map(|n| doc! { "_id": n }))
-        .await
-        .unwrap();
+    orders(&local).insert_many((0..10).map(|n| doc! { "_id": n })).await.unwrap();
     agent.queued(10).await;
 
     agent.signal("TERM");
@@ -342,10 +269,7 @@ async fn a_second_signal_leaves_at_once_and_the_queue_keeps_what_waits() {
 
     assert_eq!(status.code(), Some(0));
     let stats = agent.cli_json(&["queue", "stats"]).unwrap();
-    assert_eq!(
-        stats["pending"], 11,
-        "the collection and its ten documents: {stats}"
-    );
+    assert_eq!(stats["pending"], 11, "the collection and its ten documents: {stats}");
     line.set(Line::Up);
     agent.start(&[]);
     converge(&local.client, &atlas.client, PATIENCE).await;

@@ -38,37 +38,20 @@ impl Stage {
         let line = Proxy::to(atlas.port).await;
         let orders: Collection<Document> = local.client.database("shop").collection("orders");
         // Made beforehand, so that its creation is no entry of the queue.
-        local
-            .client
-            .database("shop")
-            .create_collection("orders")
-            .await
-            .unwrap();
+        local.client.database("shop").create_collection("orders").await.unwrap();
         let mut agent = Agent::new(&local.uri(), &line.uri(), config);
         agent.start(&[]);
         agent.streaming().await;
-        Self {
-            local,
-            atlas,
-            line,
-            agent,
-            orders,
-        }
+        Self { local, atlas, line, agent, orders }
     }
 
     fn queue(&self) -> Vec<Value> {
-        let list = self
-            .agent
-            .cli_json(&["queue", "list", "--limit", "10000"])
-            .unwrap();
+        let list = self.agent.cli_json(&["queue", "list", "--limit", "10000"]).unwrap();
         list.as_array().unwrap().clone()
     }
 
     async fn waits(&self, entries: usize) {
-        eventually("the queue's length", PATIENCE, async || {
-            self.queue().len() == entries
-        })
-        .await;
+        eventually("the queue's length", PATIENCE, async || self.queue().len() == entries).await;
     }
 
     async fn converge(&self) {
@@ -80,11 +63,7 @@ impl Stage {
 async fn property_02_and_03_every_change_enters_the_queue_in_the_order_of_first_change() {
     let stage = Stage::set("").await;
     let mut rng = StdRng::seed_from_u64(seed());
-    stage
-        .orders
-        .insert_many((0..300).map(|id| doc! { "_id": id }))
-        .await
-        .unwrap();
+    stage.orders.insert_many((0..300).map(|id| doc! { "_id": id })).await.unwrap();
     stage.converge().await;
     stage.line.set(Line::Cut);
     let mut first_changed = Vec::new();
@@ -95,11 +74,7 @@ async fn property_02_and_03_every_change_enters_the_queue_in_the_order_of_first_
         match n % 3 {
             // Inserts and deletes work on documents of their own, so that every one takes effect.
             0 if !changes.contains_key(&(1000 + id)) => {
-                stage
-                    .orders
-                    .insert_one(doc! { "_id": 1000 + id })
-                    .await
-                    .unwrap();
+                stage.orders.insert_one(doc! { "_id": 1000 + id }).await.unwrap();
                 changes.insert(1000 + id, 1);
                 first_changed.push(1000 + id);
             }
@@ -116,11 +91,7 @@ async fn property_02_and_03_every_change_enters_the_queue_in_the_order_of_first_
                 *count += 1;
             }
             2 if !changes.contains_key(&(150 + id % 150)) => {
-                stage
-                    .orders
-                    .delete_one(doc! { "_id": 150 + id % 150 })
-                    .await
-                    .unwrap();
+                stage.orders.delete_one(doc! { "_id": 150 + id % 150 }).await.unwrap();
                 changes.insert(150 + id % 150, 1);
                 first_changed.push(150 + id % 150);
             }
@@ -130,20 +101,12 @@ async fn property_02_and_03_every_change_enters_the_queue_in_the_order_of_first_
     stage.waits(changes.len()).await;
     let total: u64 = changes.values().sum();
     eventually("all changes", PATIENCE, async || {
-        stage
-            .queue()
-            .iter()
-            .map(|op| op["changes"].as_u64().unwrap())
-            .sum::<u64>()
-            == total
+        stage.queue().iter().map(|op| op["changes"].as_u64().unwrap()).sum::<u64>() == total
     })
     .await;
 
-    let queued: Vec<_> = stage
-        .queue()
-        .iter()
-        .map(|op| op["documentId"].as_i64().unwrap())
-        .collect();
+    let queued: Vec<_> =
+        stage.queue().iter().map(|op| op["documentId"].as_i64().unwrap()).collect();
     assert_eq!(queued, first_changed);
     assert!(total >= 100, "{total} changes");
     stage.line.set(Line::Up);
@@ -163,10 +126,7 @@ async fn property_11_excluded_collections_and_limits_are_respected() {
         for name in ["shop.orders", "shop.sessions", "shop.tmp_1", "crm.people"] {
             let (db, collection) = name.split_once('.').unwrap();
             let collection = local.client.database(db).collection::<Document>(collection);
-            collection
-                .insert_many((0..50).map(|m| doc! { "_id": n * 100 + m }))
-                .await
-                .unwrap();
+            collection.insert_many((0..50).map(|m| doc! { "_id": n * 100 + m })).await.unwrap();
         }
     };
     insert(0).await;
@@ -175,62 +135,26 @@ async fn property_11_excluded_collections_and_limits_are_respected() {
     agent.streaming().await;
     insert(1).await;
 
-    let orders = |server: &Mongod| {
-        server
-            .client
-            .database("shop")
-            .collection::<Document>("orders")
-    };
+    let orders = |server: &Mongod| server.client.database("shop").collection::<Document>("orders");
     eventually("the orders", PATIENCE, async || {
         orders(&atlas).count_documents(doc! {}).await.unwrap() == 100
     })
     .await;
-    assert_eq!(
-        atlas
-            .client
-            .database("shop")
-            .list_collection_names()
-            .await
-            .unwrap(),
-        ["orders"]
-    );
-    assert!(
-        !atlas
-            .client
-            .list_database_names()
-            .await
-            .unwrap()
-            .contains(&"crm".to_owned())
-    );
+    assert_eq!(atlas.client.database("shop").list_collection_names().await.unwrap(), ["orders"]);
+    assert!(!atlas.client.list_database_names().await.unwrap().contains(&"crm".to_owned()));
     let url = format!("http://127.0.0.1:{}/api/sync/metrics", agent.admin_port);
-    let metrics: Value = serde_json::from_str(
-        &ureq::get(url)
-            .call()
-            .unwrap()
-            .body_mut()
-            .read_to_string()
-            .unwrap(),
-    )
-    .unwrap();
-    assert!(
-        metrics["batches"].as_u64().unwrap() >= 8,
-        "50 documents in batches of 7: {metrics}"
-    );
-    assert_eq!(
-        metrics["totalOperations"], 50,
-        "the filter is the server's: {metrics}"
-    );
+    let metrics: Value =
+        serde_json::from_str(&ureq::get(url).call().unwrap().body_mut().read_to_string().unwrap())
+            .unwrap();
+    assert!(metrics["batches"].as_u64().unwrap() >= 8, "50 documents in batches of 7: {metrics}");
+    assert_eq!(metrics["totalOperations"], 50, "the filter is the server's: {metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn property_12_what_is_queued_while_atlas_is_away_is_delivered_and_survives_a_restart() {
     let mut stage = Stage::set("").await;
     stage.line.set(Line::Cut);
-    stage
-        .orders
-        .insert_many((0..120).map(|id| doc! { "_id": id, "v": id }))
-        .await
-        .unwrap();
+    stage.orders.insert_many((0..120).map(|id| doc! { "_id": id, "v": id })).await.unwrap();
     stage.waits(120).await;
 
     assert!(stage.agent.stop().success());
@@ -258,11 +182,7 @@ async fn property_12_what_is_queued_while_atlas_is_away_is_delivered_and_survive
 #[tokio::test(flavor = "multi_thread")]
 async fn property_13_14_and_15_repeated_inserts_updates_and_deletes_end_as_if_made_once() {
     let mut stage = Stage::set("").await;
-    stage
-        .orders
-        .insert_many((0..100).map(|id| doc! { "_id": id, "v": 0 }))
-        .await
-        .unwrap();
+    stage.orders.insert_many((0..100).map(|id| doc! { "_id": id, "v": 0 })).await.unwrap();
     stage.converge().await;
     assert!(stage.agent.stop().success());
     let queue = stage.agent.dir.path().join("queue");
@@ -293,11 +213,7 @@ async fn property_13_14_and_15_repeated_inserts_updates_and_deletes_end_as_if_ma
     std::fs::remove_dir_all(&queue).unwrap();
     std::fs::rename(&earlier, &queue).unwrap();
     stage.agent.start(&[]);
-    stage
-        .orders
-        .insert_one(doc! { "_id": "the end" })
-        .await
-        .unwrap();
+    stage.orders.insert_one(doc! { "_id": "the end" }).await.unwrap();
 
     stage.converge().await;
     let health = stage.agent.health().unwrap();
@@ -326,11 +242,7 @@ async fn property_16_and_17_a_second_op_is_recognized_and_merged_into_one_write_
  {
     let stage = Stage::set("").await;
     let mut rng = StdRng::seed_from_u64(seed());
-    stage
-        .orders
-        .insert_many((0..20).map(|id| doc! { "_id": id, "v": 0 }))
-        .await
-        .unwrap();
+    stage.orders.insert_many((0..20).map(|id| doc! { "_id": id, "v": 0 })).await.unwrap();
     stage.converge().await;
     let writes_before = stage.atlas.writes().await;
     stage.line.set(Line::Cut);
@@ -338,20 +250,11 @@ async fn property_16_and_17_a_second_op_is_recognized_and_merged_into_one_write_
     let mut touched = std::collections::BTreeSet::new();
     for n in 1..=200 {
         let id = rng.random_range(0..20);
-        stage
-            .orders
-            .update_one(doc! { "_id": id }, doc! { "$set": { "v": n } })
-            .await
-            .unwrap();
+        stage.orders.update_one(doc! { "_id": id }, doc! { "$set": { "v": n } }).await.unwrap();
         touched.insert(id);
     }
     eventually("all changes", PATIENCE, async || {
-        stage
-            .queue()
-            .iter()
-            .map(|op| op["changes"].as_u64().unwrap())
-            .sum::<u64>()
-            == 200
+        stage.queue().iter().map(|op| op["changes"].as_u64().unwrap()).sum::<u64>() == 200
     })
     .await;
     // A second op is recognized; one for a document that is in a failing write joins it afterwards.
@@ -359,9 +262,5 @@ async fn property_16_and_17_a_second_op_is_recognized_and_merged_into_one_write_
     stage.line.set(Line::Up);
 
     stage.converge().await;
-    assert_eq!(
-        stage.atlas.writes().await - writes_before,
-        touched.len() as i64,
-        "one write each"
-    );
+    assert_eq!(stage.atlas.writes().await - writes_before, touched.len() as i64, "one write each");
 }

@@ -26,13 +26,7 @@ async fn the_agent_needs_no_right_to_write_locally() {
     let key_file = dir.path().join("key");
     std::fs::write(&key_file, "c2VjcmV0IG9mIHRoZSByZXBsaWNhIHNldA==").unwrap();
     std::fs::set_permissions(&key_file, PermissionsExt::from_mode(0o600)).unwrap();
-    let args = [
-        "--replSet",
-        "rs",
-        "--auth",
-        "--keyFile",
-        key_file.to_str().unwrap(),
-    ];
+    let args = ["--replSet", "rs", "--auth", "--keyFile", key_file.to_str().unwrap()];
     let (local, atlas) = tokio::join!(Mongod::start_with(&args), Mongod::start());
     local.initiate().await;
     let admin = local.client.database("admin");
@@ -40,10 +34,7 @@ async fn the_agent_needs_no_right_to_write_locally() {
         |name: &str, roles: Vec<&str>| doc! { "createUser": name, "pwd": "s3cret", "roles": roles };
     admin.run_command(user("root", vec!["root"])).await.unwrap();
     let uri = |name: &str| {
-        format!(
-            "mongodb://{name}:s3cret@127.0.0.1:{}/?directConnection=true",
-            local.port
-        )
+        format!("mongodb://{name}:s3cret@127.0.0.1:{}/?directConnection=true", local.port)
     };
     let root = Client::with_uri_str(uri("root")).await.unwrap();
     root.database("admin")
@@ -51,26 +42,15 @@ async fn the_agent_needs_no_right_to_write_locally() {
         .await
         .unwrap();
     let orders = root.database("shop").collection::<Document>("orders");
-    orders
-        .insert_many((0..50).map(|n| doc! { "_id": n }))
-        .await
-        .unwrap();
+    orders.insert_many((0..50).map(|n| doc! { "_id": n })).await.unwrap();
 
     let agent = Agent::started(&uri("reader"), &atlas.uri());
     agent.streaming().await;
-    orders
-        .update_many(doc! {}, doc! { "$set": { "n": 1 } })
-        .await
-        .unwrap();
+    orders.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.unwrap();
     orders.delete_one(doc! { "_id": 3 }).await.unwrap();
 
     converge(&root, &atlas.client, PATIENCE).await;
-    let output = format!(
-        "{}{:?}{:?}",
-        agent.log(),
-        agent.health(),
-        agent.cli(&["check"])
-    );
+    let output = format!("{}{:?}{:?}", agent.log(), agent.health(), agent.cli(&["check"]));
     assert!(!output.contains("s3cret"), "no output shows the password");
 }
 
@@ -78,19 +58,11 @@ async fn the_agent_needs_no_right_to_write_locally() {
 async fn property_01_the_local_database_serves_every_operation_whatever_the_state_of_atlas() {
     let (local, mut atlas) = tokio::join!(Mongod::start(), Mongod::start());
     let line = Proxy::to(atlas.port).await;
-    let orders = local
-        .client
-        .database("shop")
-        .collection::<Document>("orders");
+    let orders = local.client.database("shop").collection::<Document>("orders");
     let agent = Agent::started(&local.uri(), &line.uri());
     agent.streaming().await;
 
-    for (state, n) in [
-        (Line::Up, 0),
-        (Line::Cut, 1),
-        (Line::Silent, 2),
-        (Line::Up, 3),
-    ] {
+    for (state, n) in [(Line::Up, 0), (Line::Cut, 1), (Line::Silent, 2), (Line::Up, 3)] {
         line.set(state);
         if n == 3 {
             atlas.kill();
@@ -98,10 +70,7 @@ async fn property_01_the_local_database_serves_every_operation_whatever_the_stat
         for m in 0..25 {
             let id = n * 100 + m;
             orders.insert_one(doc! { "_id": id }).await.unwrap();
-            orders
-                .update_one(doc! { "_id": id }, doc! { "$set": { "m": m } })
-                .await
-                .unwrap();
+            orders.update_one(doc! { "_id": id }, doc! { "$set": { "m": m } }).await.unwrap();
             let found = orders.find_one(doc! { "_id": id }).await.unwrap().unwrap();
             assert_eq!(found.get_i32("m").unwrap(), m);
             if m % 5 == 0 {
@@ -119,10 +88,7 @@ async fn property_01_the_local_database_serves_every_operation_whatever_the_stat
 async fn property_05_no_local_write_waits_for_atlas() {
     let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
     let line = Proxy::to(atlas.port).await;
-    let orders = local
-        .client
-        .database("shop")
-        .collection::<Document>("orders");
+    let orders = local.client.database("shop").collection::<Document>("orders");
     let agent = Agent::started(&local.uri(), &line.uri());
     agent.streaming().await;
     line.set(Line::Silent);
@@ -132,10 +98,7 @@ async fn property_05_no_local_write_waits_for_atlas() {
     }
 
     assert_eq!(orders.count_documents(doc! {}).await.unwrap(), 100);
-    let there = atlas
-        .client
-        .database("shop")
-        .collection::<Document>("orders");
+    let there = atlas.client.database("shop").collection::<Document>("orders");
     assert_eq!(there.count_documents(doc! {}).await.unwrap(), 0);
     agent.queued(100).await;
     line.set(Line::Up);
@@ -146,10 +109,7 @@ async fn property_05_no_local_write_waits_for_atlas() {
 #[tokio::test(flavor = "multi_thread")]
 async fn property_10_no_change_to_the_application_is_needed() {
     let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
-    let orders = local
-        .client
-        .database("shop")
-        .collection::<Document>("orders");
+    let orders = local.client.database("shop").collection::<Document>("orders");
     orders.insert_one(doc! { "_id": "before" }).await.unwrap();
     let indexes = orders.list_index_names().await.unwrap();
 
@@ -164,20 +124,10 @@ async fn property_10_no_change_to_the_application_is_needed() {
     // Nothing of ours has appeared in the application's database.
     let names = local.client.list_database_names().await.unwrap();
     assert!(
-        names
-            .iter()
-            .all(|name| matches!(name.as_str(), "admin" | "config" | "local" | "shop")),
+        names.iter().all(|name| matches!(name.as_str(), "admin" | "config" | "local" | "shop")),
         "{names:?}"
     );
-    assert_eq!(
-        local
-            .client
-            .database("shop")
-            .list_collection_names()
-            .await
-            .unwrap(),
-        ["orders"]
-    );
+    assert_eq!(local.client.database("shop").list_collection_names().await.unwrap(), ["orders"]);
     assert_eq!(orders.list_index_names().await.unwrap(), indexes);
     eventually("a healthy agent", PATIENCE, async || {
         agent.health().unwrap()["status"] == "healthy"

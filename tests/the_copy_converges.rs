@@ -102,19 +102,14 @@ async fn a_hundred_updates_of_one_document_while_atlas_is_away_arrive_as_one_wri
     line.set(Line::Cut);
     for n in 1..=100 {
         orders
-            .update_one(
-                doc! { "_id": 1 },
-                doc! { "$set": { "n": n }, "$push": { "log": n } },
-            )
+            .update_one(doc! { "_id": 1 }, doc! { "$set": { "n": n }, "$push": { "log": n } })
             .await
             .unwrap();
     }
     agent.queued(1).await;
     // All hundred are read: the entry says how many changes it holds.
     support::eventually("a hundred changes in one entry", PATIENCE, async || {
-        agent
-            .cli_json(&["queue", "list"])
-            .is_some_and(|list| list[0]["changes"] == 100)
+        agent.cli_json(&["queue", "list"]).is_some_and(|list| list[0]["changes"] == 100)
     })
     .await;
     line.set(Line::Up);
@@ -127,44 +122,28 @@ async fn a_hundred_updates_of_one_document_while_atlas_is_away_arrive_as_one_wri
 async fn documents_of_every_odd_form_arrive_as_they_are() {
     let (local, atlas) = pair().await;
     let raw: Collection<RawDocumentBuf> = local.client.database("odd").collection("forms");
-    let empty = Timestamp {
-        time: 0,
-        increment: 0,
-    };
+    let empty = Timestamp { time: 0, increment: 0 };
     raw.insert_one(
         rawdoc! { "_id": 1, "a.b": 1, "$set": { "$inc": 1 }, "": "", "n": { "": { ".": 1 } } },
     )
     .await
     .unwrap();
-    raw.insert_one(rawdoc! { "_id": 2, "later": 1 })
-        .await
-        .unwrap();
+    raw.insert_one(rawdoc! { "_id": 2, "later": 1 }).await.unwrap();
     // An empty timestamp can only be stored by an update: an insert fills it in.
-    raw.update_one(doc! { "_id": 2 }, doc! { "$set": { "at": empty } })
-        .await
-        .unwrap();
+    raw.update_one(doc! { "_id": 2 }, doc! { "$set": { "at": empty } }).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
     converge(&local.client, &atlas.client, PATIENCE).await;
 
     raw.insert_one(rawdoc! { "_id": 3, "x": 1 }).await.unwrap();
-    raw.update_one(doc! { "_id": 3 }, doc! { "$set": { "at": empty } })
-        .await
-        .unwrap();
-    raw.update_one(doc! { "_id": 1 }, doc! { "$set": { "new": 1 } })
-        .await
-        .unwrap();
+    raw.update_one(doc! { "_id": 3 }, doc! { "$set": { "at": empty } }).await.unwrap();
+    raw.update_one(doc! { "_id": 1 }, doc! { "$set": { "new": 1 } }).await.unwrap();
     // The same `_id` in another numeric type is the same document, and its new form counts.
     raw.delete_one(doc! { "_id": 2 }).await.unwrap();
-    raw.insert_one(rawdoc! { "_id": 2.0, "form": "double" })
-        .await
-        .unwrap();
+    raw.insert_one(rawdoc! { "_id": 2.0, "form": "double" }).await.unwrap();
     let literal =
         vec![doc! { "$replaceWith": { "$literal": { "_id": 4, "$x": 1, "a.b": { "$y": 1 } } } }];
-    raw.update_one(doc! { "_id": 4 }, literal)
-        .upsert(true)
-        .await
-        .unwrap();
+    raw.update_one(doc! { "_id": 4 }, literal).upsert(true).await.unwrap();
 
     converge(&local.client, &atlas.client, PATIENCE).await;
 }
@@ -174,40 +153,22 @@ async fn documents_up_to_the_largest_and_events_beyond_it_arrive() {
     let (local, atlas) = pair().await;
     let large: Collection<Document> = local.client.database("large").collection("c");
     let text = |bytes: usize| "x".repeat(bytes);
-    large
-        .insert_one(doc! { "_id": 1, "x": text((16 << 20) - 100) })
-        .await
-        .unwrap();
+    large.insert_one(doc! { "_id": 1, "x": text((16 << 20) - 100) }).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
 
-    large
-        .insert_one(doc! { "_id": 2, "x": text((16 << 20) - 100) })
-        .await
-        .unwrap();
+    large.insert_one(doc! { "_id": 2, "x": text((16 << 20) - 100) }).await.unwrap();
     // A key of 2 MB stands four times in its events: neither the insert nor the update fits a reply.
     let key = text(2 << 20);
+    large.insert_one(doc! { "_id": &key, "x": text(12 << 20) }).await.unwrap();
     large
-        .insert_one(doc! { "_id": &key, "x": text(12 << 20) })
+        .update_one(doc! { "_id": &key }, doc! { "$set": { "y": 1, "x": text(11 << 20) } })
         .await
         .unwrap();
-    large
-        .update_one(
-            doc! { "_id": &key },
-            doc! { "$set": { "y": 1, "x": text(11 << 20) } },
-        )
-        .await
-        .unwrap();
-    large
-        .insert_one(doc! { "_id": 3, "after": "the oversized" })
-        .await
-        .unwrap();
+    large.insert_one(doc! { "_id": 3, "after": "the oversized" }).await.unwrap();
 
     converge(&local.client, &atlas.client, PATIENCE).await;
-    assert!(
-        agent.log().contains("too large to be shown"),
-        "the events were oversized"
-    );
+    assert!(agent.log().contains("too large to be shown"), "the events were oversized");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,10 +178,7 @@ async fn dropped_and_renamed_collections_follow_in_order_also_while_atlas_is_awa
     let db = local.client.database("shop");
     let collection = |name: &str| db.collection::<Document>(name);
     for name in ["a", "b", "c"] {
-        collection(name)
-            .insert_many((0..20).map(|n| doc! { "_id": n, "of": name }))
-            .await
-            .unwrap();
+        collection(name).insert_many((0..20).map(|n| doc! { "_id": n, "of": name })).await.unwrap();
     }
     let agent = Agent::started(&local.uri(), &line.uri());
     agent.streaming().await;
@@ -231,24 +189,12 @@ async fn dropped_and_renamed_collections_follow_in_order_also_while_atlas_is_awa
         .await
         .unwrap();
     rename(&local.client, "shop.a", "shop.d", false).await;
-    collection("a")
-        .insert_one(doc! { "_id": 1, "of": "the second a" })
-        .await
-        .unwrap();
+    collection("a").insert_one(doc! { "_id": 1, "of": "the second a" }).await.unwrap();
     collection("b").drop().await.unwrap();
-    collection("b")
-        .insert_one(doc! { "_id": 3, "of": "the second b" })
-        .await
-        .unwrap();
-    collection("c")
-        .update_one(doc! { "_id": 2 }, doc! { "$set": { "n": 1 } })
-        .await
-        .unwrap();
+    collection("b").insert_one(doc! { "_id": 3, "of": "the second b" }).await.unwrap();
+    collection("c").update_one(doc! { "_id": 2 }, doc! { "$set": { "n": 1 } }).await.unwrap();
     rename(&local.client, "shop.c", "shop.b", true).await;
-    collection("b")
-        .update_one(doc! { "_id": 2 }, doc! { "$set": { "m": 1 } })
-        .await
-        .unwrap();
+    collection("b").update_one(doc! { "_id": 2 }, doc! { "$set": { "m": 1 } }).await.unwrap();
     agent.queued(5).await;
     line.set(Line::Up);
 
@@ -276,10 +222,7 @@ async fn what_exists_is_copied_while_the_application_goes_on_writing() {
         match n % 3 {
             0 => drop(orders.delete_one(doc! { "_id": id }).await.unwrap()),
             1 => drop(
-                orders
-                    .update_one(doc! { "_id": id }, doc! { "$set": { "n": n } })
-                    .await
-                    .unwrap(),
+                orders.update_one(doc! { "_id": id }, doc! { "$set": { "n": n } }).await.unwrap(),
             ),
             _ => drop(orders.insert_one(doc! { "_id": 20_000 + n }).await.unwrap()),
         }
@@ -292,16 +235,8 @@ async fn what_exists_is_copied_while_the_application_goes_on_writing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_atlas_that_holds_data_without_our_mark_is_refused_unless_adopted() {
     let (local, atlas) = pair().await;
-    let orders = |server: &Mongod| {
-        server
-            .client
-            .database("shop")
-            .collection::<Document>("orders")
-    };
-    orders(&local)
-        .insert_many([doc! { "_id": 1, "v": "local" }, doc! { "_id": 2 }])
-        .await
-        .unwrap();
+    let orders = |server: &Mongod| server.client.database("shop").collection::<Document>("orders");
+    orders(&local).insert_many([doc! { "_id": 1, "v": "local" }, doc! { "_id": 2 }]).await.unwrap();
     orders(&atlas)
         .insert_many([doc! { "_id": 1, "v": "somebody's" }, doc! { "_id": 3 }])
         .await
@@ -312,11 +247,7 @@ async fn an_atlas_that_holds_data_without_our_mark_is_refused_unless_adopted() {
 
     assert_eq!(status.code(), Some(1));
     assert!(agent.log().contains("--adopt"), "{}", agent.log());
-    let untouched = orders(&atlas)
-        .find_one(doc! { "_id": 1 })
-        .await
-        .unwrap()
-        .unwrap();
+    let untouched = orders(&atlas).find_one(doc! { "_id": 1 }).await.unwrap().unwrap();
     assert_eq!(untouched.get("v"), Some(&Bson::String("somebody's".into())));
 
     agent.start(&["--adopt"]);

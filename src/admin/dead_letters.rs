@@ -36,10 +36,7 @@ pub(super) async fn list(
     let limit = limit_of(limit)?;
     let letters = with_queue(&api, move |queue| queue.dead_letters(limit)).await?;
     let dead_letters = letters.iter().map(DeadLetterSummary::from).collect();
-    Ok(Json(DeadLettersReport {
-        total: api.handles.queue.dead_letters_len(),
-        dead_letters,
-    }))
+    Ok(Json(DeadLettersReport { total: api.handles.queue.dead_letters_len(), dead_letters }))
 }
 
 pub(super) async fn show(
@@ -48,10 +45,7 @@ pub(super) async fn show(
 ) -> Result<Json<DeadLetterReport>, Problem> {
     let id = parse_id(&id)?;
     let letter = with_queue(&api, move |queue| queue.dead_letter(id)).await?;
-    Ok(Json(DeadLetterReport {
-        summary: (&letter).into(),
-        data: body_json(&letter.entry.work),
-    }))
+    Ok(Json(DeadLetterReport { summary: (&letter).into(), data: body_json(&letter.entry.work) }))
 }
 
 pub(super) async fn retry(

@@ -42,12 +42,7 @@ pub struct HealthReport {
 
 /// Puts the report together.
 pub fn report(handles: &Handles) -> HealthReport {
-    let Handles {
-        status,
-        queue,
-        config,
-        ..
-    } = handles;
+    let Handles { status, queue, config, .. } = handles;
     let state = status.state().clone();
     let now = now_ms();
     let lag = lag(status, queue);
@@ -91,10 +86,7 @@ pub fn report(handles: &Handles) -> HealthReport {
         last_sync: time(status.metrics.last_applied_ms.get()),
         phase: state.phase,
         breaker: state.breaker,
-        consistent_as_of: state
-            .consistent_as_of
-            .map(ClusterTime::millis)
-            .and_then(time),
+        consistent_as_of: state.consistent_as_of.map(ClusterTime::millis).and_then(time),
         alerts,
         local_error: state.local_error,
         atlas_error: state.atlas_error,

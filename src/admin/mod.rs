@@ -42,11 +42,7 @@ pub(crate) struct Api {
 /// When the socket fails; not when a request does.
 pub async fn serve(listener: TcpListener, handles: Handles, token: String) -> std::io::Result<()> {
     let listen = listener.local_addr()?;
-    let api = Api {
-        handles,
-        token: token.into(),
-        listen,
-    };
+    let api = Api { handles, token: token.into(), listen };
     axum::serve(listener, router(api)).await
 }
 
@@ -67,10 +63,7 @@ fn router(api: Api) -> Router {
         .route("/api/dead-letters/{id}/retry", post(dead_letters::retry))
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "no such path") })
         .method_not_allowed_fallback(|| async {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this path does not take this method",
-            )
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
         })
         .layer(middleware::from_fn_with_state(api.clone(), guard))
         .with_state(api)
@@ -88,12 +81,7 @@ pub(crate) struct Problem {
 
 impl Problem {
     fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self {
-            status,
-            error: error.into(),
-            cause: None,
-            hint: None,
-        }
+        Self { status, error: error.into(), cause: None, hint: None }
     }
 
     fn hint(mut self, hint: &str) -> Self {
@@ -115,12 +103,7 @@ impl From<crate::queue::QueueError> for Problem {
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        Self {
-            status,
-            error: error.to_string(),
-            cause,
-            hint: None,
-        }
+        Self { status, error: error.to_string(), cause, hint: None }
     }
 }
 
@@ -143,8 +126,7 @@ async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response
 }
 
 fn is_item(path: &str, collection: &str) -> bool {
-    path.strip_prefix(collection)
-        .is_some_and(|id| !id.is_empty())
+    path.strip_prefix(collection).is_some_and(|id| !id.is_empty())
 }
 
 fn has_token(api: &Api, headers: &HeaderMap) -> bool {
@@ -158,11 +140,8 @@ fn has_token(api: &Api, headers: &HeaderMap) -> bool {
 /// `Host` must name this agent, and `Origin`, which only browsers send, must be the same place.
 fn check_names(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
     let refused = |name: &str| {
-        Problem::new(
-            StatusCode::FORBIDDEN,
-            format!("the `{name}` header names another site"),
-        )
-        .hint("use the address of `admin.listen`")
+        Problem::new(StatusCode::FORBIDDEN, format!("the `{name}` header names another site"))
+            .hint("use the address of `admin.listen`")
     };
     let text =
         |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
@@ -171,9 +150,7 @@ fn check_names(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
     }
     match text(header::ORIGIN) {
         Some(origin)
-            if !origin
-                .strip_prefix("http://")
-                .is_some_and(|host| is_own_name(api, host)) =>
+            if !origin.strip_prefix("http://").is_some_and(|host| is_own_name(api, host)) =>
         {
             Err(refused("Origin"))
         }
@@ -205,10 +182,7 @@ pub(crate) async fn with_queue<T: Send + 'static>(
 /// The id in a path.
 pub(crate) fn parse_id(id: &str) -> Result<uuid::Uuid, Problem> {
     id.parse().map_err(|_| {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            format!("`{}` is no id", id.escape_debug()),
-        )
-        .hint("ids are listed by `GET /api/queue` and `GET /api/dead-letters`")
+        Problem::new(StatusCode::BAD_REQUEST, format!("`{}` is no id", id.escape_debug()))
+            .hint("ids are listed by `GET /api/queue` and `GET /api/dead-letters`")
     })
 }

@@ -42,10 +42,7 @@ pub struct EntryReport {
 
 impl From<&Entry> for EntryReport {
     fn from(entry: &Entry) -> Self {
-        Self {
-            summary: entry.into(),
-            data: body_json(&entry.work),
-        }
+        Self { summary: entry.into(), data: body_json(&entry.work) }
     }
 }
 
@@ -56,10 +53,7 @@ pub(super) async fn list(
     let limit = limit_of(limit)?;
     let report = with_queue(&api, move |queue| {
         let operations = queue.list(limit)?.iter().map(EntrySummary::from).collect();
-        Ok(QueueReport {
-            stats: queue.stats()?,
-            operations,
-        })
+        Ok(QueueReport { stats: queue.stats()?, operations })
     });
     Ok(Json(report.await?))
 }
@@ -68,10 +62,7 @@ pub(super) fn limit_of(
     limit: Result<Query<Limit>, axum::extract::rejection::QueryRejection>,
 ) -> Result<usize, Problem> {
     let Query(limit) = limit.map_err(|_| {
-        Problem::new(
-            axum::http::StatusCode::BAD_REQUEST,
-            "`limit` is a whole number",
-        )
+        Problem::new(axum::http::StatusCode::BAD_REQUEST, "`limit` is a whole number")
     })?;
     Ok(limit.limit.min(LIST_MAX))
 }

@@ -22,15 +22,8 @@ pub struct TokenError {
 /// # Errors
 /// [`TokenError`] when the file can be neither read nor made.
 pub fn read_or_make(path: &Path) -> Result<String, TokenError> {
-    let failed = |source| TokenError {
-        path: path.to_owned(),
-        source,
-    };
-    let made = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
+    let failed = |source| TokenError { path: path.to_owned(), source };
+    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     match made {
         Ok(mut file) => {
             let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
@@ -50,16 +43,10 @@ pub fn read_or_make(path: &Path) -> Result<String, TokenError> {
 /// # Errors
 /// [`TokenError`] when it cannot be read or is empty.
 pub fn read_token(path: &Path) -> Result<String, TokenError> {
-    let failed = |source| TokenError {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| TokenError { path: path.to_owned(), source };
     let token = fs::read_to_string(path).map_err(failed)?.trim().to_owned();
     if token.is_empty() {
-        return Err(failed(std::io::Error::new(
-            std::io::ErrorKind::InvalidData,
-            "it is empty",
-        )));
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is empty")));
     }
     Ok(token)
 }
@@ -77,9 +64,6 @@ mod tests {
 
         assert_eq!(token.len(), 64);
         assert_eq!(read_or_make(&path).unwrap(), token);
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

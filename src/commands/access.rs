@@ -36,43 +36,28 @@ impl Access {
             return Err(Failure::new(ExitCode::Problem, error)
                 .hint("start one with `outrigger run`, or name its configuration with --config"));
         }
-        Ok(Access::Queue(Box::new(Queue::open(&queue_options(
-            config,
-        ))?)))
+        Ok(Access::Queue(Box::new(Queue::open(&queue_options(config))?)))
     }
 
     pub fn set_paused(self, paused: bool) -> Result<Code, Failure> {
         match self {
             Access::Agent(client) => {
-                client.change(
-                    "POST",
-                    if paused {
-                        "/api/sync/pause"
-                    } else {
-                        "/api/sync/resume"
-                    },
-                )?;
+                client
+                    .change("POST", if paused { "/api/sync/pause" } else { "/api/sync/resume" })?;
             }
             Access::Queue(queue) => {
                 queue.set_meta("paused", paused.then_some(&b"1"[..]))?;
                 queue.flush()?;
             }
         }
-        println!(
-            "{}",
-            if paused {
-                "paused: changes wait in the queue"
-            } else {
-                "resumed"
-            }
-        );
+        println!("{}", if paused { "paused: changes wait in the queue" } else { "resumed" });
         Ok(Code::SUCCESS)
     }
 
     pub fn retry(self, id: Uuid) -> Result<Code, Failure> {
         match self {
             Access::Agent(client) => {
-                client.change("POST", &format!("/api/dead-letters/{id}/retry"))?
+                client.change("POST", &format!("/api/dead-letters/{id}/retry"))?;
             }
             Access::Queue(queue) => {
                 queue.retry_dead_letter(id)?;
@@ -124,11 +109,7 @@ impl Client {
             .build()
             .into();
         let token = read_token(&config.admin.token_file).ok();
-        Ok(Some(Self {
-            base: format!("http://{listen}"),
-            http,
-            token,
-        }))
+        Ok(Some(Self { base: format!("http://{listen}"), http, token }))
     }
 
     pub fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -136,7 +117,7 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        self.read(request.call())
+        read(request.call())
     }
 
     fn change(&self, method: &str, path: &str) -> Result<(), Failure> {
@@ -144,39 +125,29 @@ impl Client {
         let bearer = format!("Bearer {}", self.token.as_deref().unwrap_or_default());
         let response = match method {
             "DELETE" => self.http.delete(url).header("Authorization", bearer).call(),
-            _ => self
-                .http
-                .post(url)
-                .header("Authorization", bearer)
-                .send_empty(),
+            _ => self.http.post(url).header("Authorization", bearer).send_empty(),
         };
-        self.read(response).map(|_| ())
+        read(response).map(|_| ())
     }
+}
 
-    fn read(
-        &self,
-        response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<Value, Failure> {
-        let failed = |error: ureq::Error| {
-            let error = anyhow::Error::new(error).context("the agent does not answer as one");
-            Failure::new(ExitCode::Problem, error).hint("check what listens on `admin.listen`")
-        };
-        let mut response = response.map_err(failed)?;
-        let status = response.status();
-        let text = response.body_mut().read_to_string().map_err(failed)?;
-        let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
-        if status.is_success() {
-            return Ok(body);
-        }
-        let message = body["error"]
-            .as_str()
-            .unwrap_or("the agent refused")
-            .to_owned();
-        let mut failure = Failure::new(ExitCode::Problem, anyhow::anyhow!(message));
-        failure.hint = match (status.as_u16(), body["hint"].as_str()) {
-            (401, _) => Some("run this as the user who may read `admin.token_file`".to_owned()),
-            (_, hint) => hint.map(str::to_owned),
-        };
-        Err(failure)
+fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
+    let failed = |error: ureq::Error| {
+        let error = anyhow::Error::new(error).context("the agent does not answer as one");
+        Failure::new(ExitCode::Problem, error).hint("check what listens on `admin.listen`")
+    };
+    let mut response = response.map_err(failed)?;
+    let status = response.status();
+    let text = response.body_mut().read_to_string().map_err(failed)?;
+    let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+    if status.is_success() {
+        return Ok(body);
     }
+    let message = body["error"].as_str().unwrap_or("the agent refused").to_owned();
+    let mut failure = Failure::new(ExitCode::Problem, anyhow::anyhow!(message));
+    failure.hint = match (status.as_u16(), body["hint"].as_str()) {
+        (401, _) => Some("run this as the user who may read `admin.token_file`".to_owned()),
+        (_, hint) => hint.map(str::to_owned),
+    };
+    Err(failure)
 }

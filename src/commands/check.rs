@@ -47,12 +47,7 @@ const SKEW_MAX: Duration = Duration::from_secs(5);
 
 impl Lines {
     fn ok(&mut self, end: &'static str, text: impl Into<String>) {
-        self.0.push(Line {
-            end,
-            verdict: Verdict::Ok,
-            text: text.into(),
-            fix: None,
-        });
+        self.0.push(Line { end, verdict: Verdict::Ok, text: text.into(), fix: None });
     }
 
     fn warning(&mut self, end: &'static str, text: impl Into<String>, fix: impl Into<String>) {
@@ -74,12 +69,7 @@ impl Lines {
     }
 
     fn failure(&mut self, end: &'static str, failure: Failure) {
-        let text = failure
-            .error
-            .chain()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(": ");
+        let text = failure.error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
         self.problem(end, text, failure.hint.unwrap_or_default());
     }
 }
@@ -108,12 +98,8 @@ pub async fn run(config: &Config, output: Output) -> Result<Code, Failure> {
             }
         }
     }
-    let has_problem = |end: &str| {
-        lines
-            .0
-            .iter()
-            .any(|line| line.verdict == Verdict::Problem && line.end == end)
-    };
+    let has_problem =
+        |end: &str| lines.0.iter().any(|line| line.verdict == Verdict::Problem && line.end == end);
     Ok(match () {
         () if has_problem("local") => Code::from(ExitCode::Local as u8),
         () if has_problem("atlas") => Code::from(ExitCode::Atlas as u8),
@@ -131,10 +117,7 @@ async fn check_local(config: &Config, lines: &mut Lines) {
         Ok(info) => info,
         Err(error) => return lines.failure("local", error.into()),
     };
-    lines.ok(
-        "local",
-        format!("MongoDB {}, replica set {}", info.version, info.set_name),
-    );
+    lines.ok("local", format!("MongoDB {}, replica set {}", info.version, info.set_name));
     if info.major < 6 {
         lines.warning(
             "local",
@@ -199,10 +182,9 @@ async fn check_oplog(
                 lines.ok("local", text);
             }
         }
-        Ok(None) => lines.ok(
-            "local",
-            "its oplog still holds everything since the set was initiated",
-        ),
+        Ok(None) => {
+            lines.ok("local", "its oplog still holds everything since the set was initiated")
+        }
         Err(_) => lines.warning(
             "local",
             "how far its oplog reaches back cannot be read",
@@ -215,10 +197,7 @@ async fn check_collections(config: &Config, mongo: &Mongo, lines: &mut Lines) {
     let Ok(filter) = config.filter() else { return };
     match local_collections(mongo, &filter).await {
         Ok((replicated, left_out)) => {
-            lines.ok(
-                "local",
-                format!("{} collections will be replicated", replicated.len()),
-            );
+            lines.ok("local", format!("{} collections will be replicated", replicated.len()));
             for left in left_out {
                 lines.warning(
                     "local",
@@ -264,14 +243,8 @@ async fn check_atlas(config: &Config, lines: &mut Lines) {
 }
 
 /// What the agent does in Atlas.
-const NEEDED: [&str; 6] = [
-    "find",
-    "insert",
-    "update",
-    "remove",
-    "createCollection",
-    "dropCollection",
-];
+const NEEDED: [&str; 6] =
+    ["find", "insert", "update", "remove", "createCollection", "dropCollection"];
 
 async fn check_privileges(mongo: &Mongo, lines: &mut Lines) {
     let command = rawdoc! { "connectionStatus": 1, "showPrivileges": true };
@@ -331,17 +304,11 @@ async fn check_skew(end: &'static str, mongo: &Mongo, lines: &mut Lines) {
         return;
     };
     let skew = Duration::from_millis(
-        u64::try_from(there.timestamp_millis())
-            .unwrap_or(0)
-            .abs_diff(now_ms()),
+        u64::try_from(there.timestamp_millis()).unwrap_or(0).abs_diff(now_ms()),
     );
     if skew > SKEW_MAX {
         let text = format!("its clock differs by {}", units::show_duration(skew));
-        lines.warning(
-            end,
-            text,
-            "set both clocks by NTP; until then lag and times mislead",
-        );
+        lines.warning(end, text, "set both clocks by NTP; until then lag and times mislead");
     } else {
         lines.ok(end, "its clock agrees with this machine's");
     }
@@ -349,9 +316,7 @@ async fn check_skew(end: &'static str, mongo: &Mongo, lines: &mut Lines) {
 
 fn check_here(config: &Config, lines: &mut Lines) {
     let path = &config.queue.path;
-    let parent = path
-        .ancestors()
-        .find(|dir| dir.exists() && !dir.as_os_str().is_empty());
+    let parent = path.ancestors().find(|dir| dir.exists() && !dir.as_os_str().is_empty());
     let parent = parent.unwrap_or(std::path::Path::new("."));
     match free_disk(parent) {
         Some(free) if free < config.queue.min_free_disk => lines.problem(
@@ -364,11 +329,7 @@ fn check_here(config: &Config, lines: &mut Lines) {
         ),
         Some(free) => lines.ok(
             "here",
-            format!(
-                "{} are free for the queue in `{}`",
-                units::show_bytes(free),
-                path.display()
-            ),
+            format!("{} are free for the queue in `{}`", units::show_bytes(free), path.display()),
         ),
         None => lines.problem(
             "here",

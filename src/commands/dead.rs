@@ -23,11 +23,7 @@ pub fn list(config: &Config, args: &ListArgs) -> Result<Code, Failure> {
             client.get(&format!("/api/dead-letters?limit={}", args.limit))?["deadLetters"].clone()
         }
         Access::Queue(queue) => json!(
-            queue
-                .dead_letters(args.limit)?
-                .iter()
-                .map(DeadLetterSummary::from)
-                .collect::<Vec<_>>()
+            queue.dead_letters(args.limit)?.iter().map(DeadLetterSummary::from).collect::<Vec<_>>()
         ),
     };
     if args.output.json {
@@ -38,10 +34,7 @@ pub fn list(config: &Config, args: &ListArgs) -> Result<Code, Failure> {
     if rows.is_empty() {
         show::line("no dead letters");
     } else {
-        show::table(
-            &["ID", "TYPE", "COLLECTION", "DOCUMENT", "SINCE", "REASON"],
-            &rows,
-        );
+        show::table(&["ID", "TYPE", "COLLECTION", "DOCUMENT", "SINCE", "REASON"], &rows);
         show::line("");
         show::line(
             "try one again with `outrigger dead retry ID`, give it up with `outrigger dead discard ID`",

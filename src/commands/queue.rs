@@ -50,38 +50,19 @@ pub fn list(config: &Config, args: &ListArgs) -> Result<Code, Failure> {
             client.get(&format!("/api/queue?limit={}", args.limit))?["operations"].clone()
         }
         Access::Queue(queue) => {
-            json!(
-                queue
-                    .list(args.limit)?
-                    .iter()
-                    .map(EntrySummary::from)
-                    .collect::<Vec<_>>()
-            )
+            json!(queue.list(args.limit)?.iter().map(EntrySummary::from).collect::<Vec<_>>())
         }
     };
     if args.output.json {
         show::json(&operations);
         return Ok(Code::SUCCESS);
     }
-    let rows: Vec<_> = operations
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(row)
-        .collect();
+    let rows: Vec<_> = operations.as_array().into_iter().flatten().map(row).collect();
     if rows.is_empty() {
         show::line("nothing waits");
     } else {
         show::table(
-            &[
-                "ID",
-                "TYPE",
-                "COLLECTION",
-                "DOCUMENT",
-                "CHANGES",
-                "RETRIES",
-                "SINCE",
-            ],
+            &["ID", "TYPE", "COLLECTION", "DOCUMENT", "CHANGES", "RETRIES", "SINCE"],
             &rows,
         );
     }

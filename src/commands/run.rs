@@ -20,10 +20,7 @@ pub async fn run(config: Config, adopt: bool) -> Result<Code, Failure> {
         tracing::warn!(key, "this setting has no effect yet");
     }
     let failed = |error| {
-        Failure::new(
-            ExitCode::Problem,
-            anyhow::Error::new(error).context("no signal handler"),
-        )
+        Failure::new(ExitCode::Problem, anyhow::Error::new(error).context("no signal handler"))
     };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

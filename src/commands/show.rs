@@ -31,19 +31,11 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) {
     };
     let widths: Vec<_> = (0..header.len()).map(width).collect();
     let show = |cells: &[String]| {
-        let cells: Vec<_> = cells
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
+        let cells: Vec<_> =
+            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         line(cells.join("  ").trim_end());
     };
-    show(
-        &header
-            .iter()
-            .map(|name| (*name).to_owned())
-            .collect::<Vec<_>>(),
-    );
+    show(&header.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
     for row in rows {
         show(row);
     }

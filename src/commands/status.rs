@@ -22,11 +22,7 @@ pub fn run(config: &Config, output: Output) -> Result<Code, Failure> {
                 print(&health);
             }
             let unhealthy = health["status"] == "unhealthy";
-            Ok(if unhealthy {
-                Code::FAILURE
-            } else {
-                Code::SUCCESS
-            })
+            Ok(if unhealthy { Code::FAILURE } else { Code::SUCCESS })
         }
         Access::Queue(queue) => {
             let stats = queue.stats()?;
@@ -57,10 +53,9 @@ fn print(health: &Value) {
     }
     let waiting = documents(show::number(&health["queueSize"]));
     match health["oldestPendingMs"].as_u64() {
-        Some(oldest) => show::line(format!(
-            "queue    {waiting} waiting, the oldest for {}",
-            ago(oldest)
-        )),
+        Some(oldest) => {
+            show::line(format!("queue    {waiting} waiting, the oldest for {}", ago(oldest)))
+        }
         None => show::line("queue    empty"),
     }
     let last = health["lastSync"]
@@ -68,9 +63,9 @@ fn print(health: &Value) {
         .map_or_else(|| "none yet".to_owned(), |at| format!("last one {at}"));
     match health["breaker"].as_str() {
         Some("closed") => show::line(format!("atlas    writes flow; {last}")),
-        Some(breaker) => show::line(format!(
-            "atlas    away, changes wait (breaker {breaker}); {last}"
-        )),
+        Some(breaker) => {
+            show::line(format!("atlas    away, changes wait (breaker {breaker}); {last}"))
+        }
         None => {}
     }
     if let Some(at) = health["consistentAsOf"].as_str() {
@@ -84,18 +79,11 @@ fn print(health: &Value) {
     }
     if let Some(window) = health["oplogWindowS"].as_u64() {
         let window = units::show_duration(Duration::from_secs(window));
-        show::line(format!(
-            "oplog    reaches back {window} before the checkpoint"
-        ));
+        show::line(format!("oplog    reaches back {window} before the checkpoint"));
     }
     let status = health["status"].as_str().unwrap_or("unknown");
     show::line(format!("health   {status}"));
-    for alert in health["alerts"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-    {
+    for alert in health["alerts"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         show::line(format!("alert    {alert}"));
     }
 }
@@ -109,11 +97,7 @@ fn dead(letters: u64) {
 }
 
 fn documents(n: u64) -> String {
-    if n == 1 {
-        "1 document".to_owned()
-    } else {
-        format!("{n} documents")
-    }
+    if n == 1 { "1 document".to_owned() } else { format!("{n} documents") }
 }
 
 fn ago(ms: u64) -> String {

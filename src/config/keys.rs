@@ -36,41 +36,17 @@ pub const KEYS: &[Key] = &[
         "a connection string without a password",
         local.uri = |v| public_uri(v).map(Some)
     ),
-    key!(
-        "local.uri_file",
-        "a file name",
-        local.uri_file = |v| path(v).map(Some)
-    ),
-    key!(
-        "local.timeout",
-        "1s to 10m",
-        local.timeout = |v| duration(v, 1, 600)
-    ),
+    key!("local.uri_file", "a file name", local.uri_file = |v| path(v).map(Some)),
+    key!("local.timeout", "1s to 10m", local.timeout = |v| duration(v, 1, 600)),
     key!(
         "atlas.uri",
         "a connection string without a password",
         atlas.uri = |v| public_uri(v).map(Some)
     ),
-    key!(
-        "atlas.uri_file",
-        "a file name",
-        atlas.uri_file = |v| path(v).map(Some)
-    ),
-    key!(
-        "atlas.allow_insecure",
-        "true or false",
-        atlas.allow_insecure = boolean
-    ),
-    key!(
-        "atlas.compressors",
-        "a list of zstd, zlib and snappy",
-        atlas.compressors = compressors
-    ),
-    key!(
-        "atlas.timeout",
-        "1s to 10m",
-        atlas.timeout = |v| duration(v, 1, 600)
-    ),
+    key!("atlas.uri_file", "a file name", atlas.uri_file = |v| path(v).map(Some)),
+    key!("atlas.allow_insecure", "true or false", atlas.allow_insecure = boolean),
+    key!("atlas.compressors", "a list of zstd, zlib and snappy", atlas.compressors = compressors),
+    key!("atlas.timeout", "1s to 10m", atlas.timeout = |v| duration(v, 1, 600)),
     key!(
         "atlas.max_ops_per_second",
         "0 (no limit) or more",
@@ -92,83 +68,43 @@ pub const KEYS: &[Key] = &[
         namespaces.exclude = patterns
     ),
     key!("queue.path", "a directory name", queue.path = path),
-    key!(
-        "queue.max_bytes",
-        "1MiB or more",
-        queue.max_bytes = |v| bytes(v, 1 << 20)
-    ),
-    key!(
-        "queue.max_documents",
-        "1 or more",
-        queue.max_documents = |v| integer(v, 1, u64::MAX)
-    ),
-    key!(
-        "queue.min_free_disk",
-        "a size",
-        queue.min_free_disk = |v| bytes(v, 0)
-    ),
+    key!("queue.max_bytes", "1MiB or more", queue.max_bytes = |v| bytes(v, 1 << 20)),
+    key!("queue.max_documents", "1 or more", queue.max_documents = |v| integer(v, 1, u64::MAX)),
+    key!("queue.min_free_disk", "a size", queue.min_free_disk = |v| bytes(v, 0)),
     key!("queue.persist", "true or false", queue.persist = boolean),
     key!(
         "worker.batch_size",
         "1 to 100000",
         worker.batch_size = |v| integer(v, 1, 100_000).map(|n| n as usize)
     ),
-    key!(
-        "worker.lanes",
-        "1 to 64",
-        worker.lanes = |v| integer(v, 1, 64).map(|n| n as usize)
-    ),
-    key!(
-        "worker.interval",
-        "0s to 1h",
-        worker.interval = |v| duration(v, 0, 3600)
-    ),
+    key!("worker.lanes", "1 to 64", worker.lanes = |v| integer(v, 1, 64).map(|n| n as usize)),
+    key!("worker.interval", "0s to 1h", worker.interval = |v| duration(v, 0, 3600)),
     key!(
         "worker.max_retries",
         "0 to 1000",
         worker.max_retries = |v| integer(v, 0, 1000).map(|n| n as u32)
     ),
-    key!(
-        "worker.retry_delays",
-        "a list of at least one duration",
-        worker.retry_delays = durations
-    ),
-    key!(
-        "worker.update_mode",
-        "document, delta or auto",
-        worker.update_mode = update_mode
-    ),
+    key!("worker.retry_delays", "a list of at least one duration", worker.retry_delays = durations),
+    key!("worker.update_mode", "document, delta or auto", worker.update_mode = update_mode),
     key!(
         "breaker.failure_threshold",
         "1 to 1000",
         breaker.failure_threshold = |v| integer(v, 1, 1000).map(|n| n as u32)
     ),
-    key!(
-        "breaker.open_for",
-        "100ms to 1h",
-        breaker.open_for = |v| duration_ms(v, 100, 3_600_000)
-    ),
+    key!("breaker.open_for", "100ms to 1h", breaker.open_for = |v| duration_ms(v, 100, 3_600_000)),
     key!(
         "breaker.open_for_max",
         "100ms to 1h",
         breaker.open_for_max = |v| duration_ms(v, 100, 3_600_000)
     ),
     key!("sync.enabled", "true or false", sync.enabled = boolean),
-    key!(
-        "sync.parallel",
-        "1 to 64",
-        sync.parallel = |v| integer(v, 1, 64).map(|n| n as usize)
-    ),
+    key!("sync.parallel", "1 to 64", sync.parallel = |v| integer(v, 1, 64).map(|n| n as usize)),
     key!(
         "sync.verify_every",
         "0s (never) or a duration",
         sync.verify_every = |v| duration(v, 0, u64::MAX)
     ),
-    key!(
-        "sync.max_delete_ratio",
-        "0.0 to 1.0",
-        sync.max_delete_ratio = |v| ratio(v)
-    ),
+    key!("sync.max_delete_ratio", "0.0 to 1.0", sync.max_delete_ratio = ratio),
     key!(
         "admin.listen",
         "an address and a port",
@@ -177,41 +113,13 @@ pub const KEYS: &[Key] = &[
             .map_err(|_| "no address and port, such as 127.0.0.1:8686".to_owned())
     ),
     key!("admin.token_file", "a file name", admin.token_file = path),
-    key!(
-        "alerts.lag",
-        "1s or more",
-        alerts.lag = |v| duration(v, 1, u64::MAX)
-    ),
-    key!(
-        "alerts.queue_size",
-        "1 or more",
-        alerts.queue_size = |v| integer(v, 1, u64::MAX)
-    ),
-    key!(
-        "alerts.error_rate",
-        "0.0 to 1.0",
-        alerts.error_rate = |v| ratio(v)
-    ),
-    key!(
-        "alerts.oplog_window",
-        "a duration",
-        alerts.oplog_window = |v| duration(v, 0, u64::MAX)
-    ),
-    key!(
-        "alerts.webhook",
-        "a URL",
-        alerts.webhook = |v| url(v).map(Some)
-    ),
-    key!(
-        "alerts.heartbeat_url",
-        "a URL",
-        alerts.heartbeat_url = |v| url(v).map(Some)
-    ),
-    key!(
-        "shutdown.drain_for",
-        "0s to 1h",
-        shutdown.drain_for = |v| duration(v, 0, 3600)
-    ),
+    key!("alerts.lag", "1s or more", alerts.lag = |v| duration(v, 1, u64::MAX)),
+    key!("alerts.queue_size", "1 or more", alerts.queue_size = |v| integer(v, 1, u64::MAX)),
+    key!("alerts.error_rate", "0.0 to 1.0", alerts.error_rate = ratio),
+    key!("alerts.oplog_window", "a duration", alerts.oplog_window = |v| duration(v, 0, u64::MAX)),
+    key!("alerts.webhook", "a URL", alerts.webhook = |v| url(v).map(Some)),
+    key!("alerts.heartbeat_url", "a URL", alerts.heartbeat_url = |v| url(v).map(Some)),
+    key!("shutdown.drain_for", "0s to 1h", shutdown.drain_for = |v| duration(v, 0, 3600)),
     key!(
         "log.level",
         "error, warn, info, debug, trace, or a filter such as info,outrigger::worker=debug",
@@ -221,9 +129,7 @@ pub const KEYS: &[Key] = &[
 ];
 
 fn text(value: &Value) -> Result<&str, String> {
-    value
-        .as_str()
-        .ok_or_else(|| format!("a {} where a text is expected", value.type_str()))
+    value.as_str().ok_or_else(|| format!("a {} where a text is expected", value.type_str()))
 }
 
 fn boolean(value: &Value) -> Result<bool, String> {
@@ -238,17 +144,10 @@ fn boolean(value: &Value) -> Result<bool, String> {
 fn integer(value: &Value, min: u64, max: u64) -> Result<u64, String> {
     let number = match value {
         Value::Integer(v) => u64::try_from(*v).map_err(|_| "must not be negative".to_owned())?,
-        Value::String(v) => v
-            .trim()
-            .parse()
-            .map_err(|_| "not a whole number".to_owned())?,
+        Value::String(v) => v.trim().parse().map_err(|_| "not a whole number".to_owned())?,
         _ => return Err("not a whole number".to_owned()),
     };
-    if (min..=max).contains(&number) {
-        Ok(number)
-    } else {
-        Err("out of range".to_owned())
-    }
+    if (min..=max).contains(&number) { Ok(number) } else { Err("out of range".to_owned()) }
 }
 
 fn ratio(value: &Value) -> Result<f64, String> {
@@ -258,11 +157,7 @@ fn ratio(value: &Value) -> Result<f64, String> {
         Value::String(v) => fast_float::parse(v.trim()).map_err(|_| "not a number".to_owned())?,
         _ => return Err("not a number".to_owned()),
     };
-    if (0.0..=1.0).contains(&number) {
-        Ok(number)
-    } else {
-        Err("out of range".to_owned())
-    }
+    if (0.0..=1.0).contains(&number) { Ok(number) } else { Err("out of range".to_owned()) }
 }
 
 fn bytes(value: &Value, min: u64) -> Result<u64, String> {
@@ -270,19 +165,11 @@ fn bytes(value: &Value, min: u64) -> Result<u64, String> {
         Value::Integer(v) => u64::try_from(*v).map_err(|_| "must not be negative".to_owned())?,
         other => units::parse_bytes(text(other)?)?,
     };
-    if size >= min {
-        Ok(size)
-    } else {
-        Err("out of range".to_owned())
-    }
+    if size >= min { Ok(size) } else { Err("out of range".to_owned()) }
 }
 
 fn duration(value: &Value, min_s: u64, max_s: u64) -> Result<Duration, String> {
-    duration_ms(
-        value,
-        min_s.saturating_mul(1000),
-        max_s.saturating_mul(1000),
-    )
+    duration_ms(value, min_s.saturating_mul(1000), max_s.saturating_mul(1000))
 }
 
 fn duration_ms(value: &Value, min_ms: u64, max_ms: u64) -> Result<Duration, String> {
@@ -300,25 +187,17 @@ fn durations(value: &Value) -> Result<Vec<Duration>, String> {
     if list.is_empty() {
         return Err("the list is empty".to_owned());
     }
-    list.iter()
-        .map(|value| duration(value, 0, 86_400))
-        .collect()
+    list.iter().map(|value| duration(value, 0, 86_400)).collect()
 }
 
 fn path(value: &Value) -> Result<PathBuf, String> {
     let path = text(value)?;
-    if path.is_empty() {
-        Err("empty".to_owned())
-    } else {
-        Ok(path.into())
-    }
+    if path.is_empty() { Err("empty".to_owned()) } else { Ok(path.into()) }
 }
 
 fn texts(value: &Value) -> Result<Vec<String>, String> {
     let list = value.as_array().ok_or("not a list")?;
-    list.iter()
-        .map(|value| text(value).map(str::to_owned))
-        .collect()
+    list.iter().map(|value| text(value).map(str::to_owned)).collect()
 }
 
 fn patterns(value: &Value) -> Result<Vec<String>, String> {
@@ -329,10 +208,7 @@ fn patterns(value: &Value) -> Result<Vec<String>, String> {
 
 fn compressors(value: &Value) -> Result<Vec<String>, String> {
     let names = texts(value)?;
-    match names
-        .iter()
-        .find(|name| !matches!(name.as_str(), "zstd" | "zlib" | "snappy"))
-    {
+    match names.iter().find(|name| !matches!(name.as_str(), "zstd" | "zlib" | "snappy")) {
         Some(unknown) => Err(format!("`{unknown}` is no compressor")),
         None => Ok(names),
     }
@@ -377,7 +253,7 @@ fn public_uri(value: &Value) -> Result<Uri, String> {
     let uri = Uri::parse(text(value)?)?;
     if uri.has_credentials() {
         return Err(
-            "holds credentials; secrets come from the environment or from a `*_file`".to_owned(),
+            "holds credentials; secrets come from the environment or from a `*_file`".to_owned()
         );
     }
     Ok(uri)

@@ -19,27 +19,16 @@ pub const REFERENCE: &str = include_str!("../../config.toml");
 pub enum ConfigError {
     /// The file named by `--config` or a `*_file` key is not there or not readable.
     #[error("cannot read `{path}`")]
-    Unreadable {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Unreadable { path: PathBuf, source: std::io::Error },
     /// The file is no TOML.
     #[error("`{path}` is not valid TOML: {message}")]
     Syntax { path: PathBuf, message: String },
     /// A key that does not exist, in practice a typing mistake.
-    #[error("unknown key `{key}`{}", did_you_mean(.nearest))]
-    UnknownKey {
-        key: String,
-        nearest: Option<&'static str>,
-    },
+    #[error("unknown key `{key}`{}", did_you_mean(*.nearest))]
+    UnknownKey { key: String, nearest: Option<&'static str> },
     /// A value that a key does not accept.
     #[error("`{key}` = {value}: {problem}; accepted: {accepts}")]
-    Value {
-        key: String,
-        value: String,
-        problem: String,
-        accepts: &'static str,
-    },
+    Value { key: String, value: String, problem: String, accepts: &'static str },
     /// Values that do not go together.
     #[error("`{key}`: {problem}")]
     Invalid { key: &'static str, problem: String },
@@ -47,14 +36,10 @@ pub enum ConfigError {
     #[error(
         "no connection string for {what}: `{key}` is not set and the environment variable {variable} is empty"
     )]
-    Missing {
-        what: &'static str,
-        key: &'static str,
-        variable: &'static str,
-    },
+    Missing { what: &'static str, key: &'static str, variable: &'static str },
 }
 
-fn did_you_mean(nearest: &Option<&'static str>) -> String {
+fn did_you_mean(nearest: Option<&'static str>) -> String {
     nearest.map_or_else(String::new, |key| format!("; did you mean `{key}`?"))
 }
 
@@ -74,17 +59,13 @@ pub fn load(
 ) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     if let Some(path) = file {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
             path: path.to_owned(),
-            source,
+            // `message()` alone: the full form quotes the line, which may hold a secret.
+            message: error.message().to_owned(),
         })?;
-        let table: Table = text
-            .parse()
-            .map_err(|error: toml::de::Error| ConfigError::Syntax {
-                path: path.to_owned(),
-                // `message()` alone: the full form quotes the line, which may hold a secret.
-                message: error.message().to_owned(),
-            })?;
         for (key, value) in flatten(table) {
             set(&mut config, &key, &value, None)?;
         }
@@ -101,8 +82,7 @@ fn flatten(table: Table) -> BTreeMap<String, Value> {
         match value {
             Value::Table(keys) => {
                 flat.extend(
-                    keys.into_iter()
-                        .map(|(key, value)| (format!("{section}.{key}"), value)),
+                    keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)),
                 );
             }
             other => {
@@ -127,10 +107,7 @@ fn set(
             .min()
             .filter(|(distance, _)| *distance <= 4)
             .map(|(_, nearest)| nearest);
-        return Err(ConfigError::UnknownKey {
-            key: name.to_owned(),
-            nearest,
-        });
+        return Err(ConfigError::UnknownKey { key: name.to_owned(), nearest });
     };
     (key.set)(config, value).map_err(|problem| ConfigError::Value {
         key: shown_as.unwrap_or(name).to_owned(),
@@ -148,11 +125,7 @@ fn read_environment(
     config: &mut Config,
     env: &impl Fn(&str) -> Option<String>,
 ) -> Result<(), ConfigError> {
-    let env = |name: &str| {
-        env(name)
-            .map(|value| value.trim().to_owned())
-            .filter(|v| !v.is_empty())
-    };
+    let env = |name: &str| env(name).map(|value| value.trim().to_owned()).filter(|v| !v.is_empty());
     if let Some(text) = env("MONGODB_LOCAL_URI") {
         config.local.uri = Some(secret_uri("MONGODB_LOCAL_URI", &text)?);
     }
@@ -172,12 +145,7 @@ fn read_environment(
     }
     if let Some(text) = env("SYNC_WORKER_INTERVAL") {
         let value = Value::String(format!("{text}ms"));
-        set(
-            config,
-            "worker.interval",
-            &value,
-            Some("SYNC_WORKER_INTERVAL"),
-        )?;
+        set(config, "worker.interval", &value, Some("SYNC_WORKER_INTERVAL"))?;
     }
     if let Some(text) = env("SYNC_EXCLUDED_COLLECTIONS") {
         // A bare name means the collection of that name in every database.
@@ -185,37 +153,21 @@ fn read_environment(
             .split(',')
             .map(str::trim)
             .filter(|name| !name.is_empty())
-            .map(|name| {
-                if name.contains('.') {
-                    name.to_owned()
-                } else {
-                    format!("*.{name}")
-                }
-            });
+            .map(|name| if name.contains('.') { name.to_owned() } else { format!("*.{name}") });
         config.namespaces.exclude.extend(listed);
     }
     Ok(())
 }
 
 fn read_uri_files(config: &mut Config) -> Result<(), ConfigError> {
-    let local = (
-        &mut config.local.uri,
-        &config.local.uri_file,
-        "local.uri_file",
-    );
-    let atlas = (
-        &mut config.atlas.uri,
-        &config.atlas.uri_file,
-        "atlas.uri_file",
-    );
+    let local = (&mut config.local.uri, &config.local.uri_file, "local.uri_file");
+    let atlas = (&mut config.atlas.uri, &config.atlas.uri_file, "atlas.uri_file");
     for (uri, file, key) in [local, atlas] {
         let (None, Some(path)) = (&uri, file) else {
             continue;
         };
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-            path: path.clone(),
-            source,
-        })?;
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
         *uri = Some(secret_uri(key, &text)?);
     }
     Ok(())

@@ -144,11 +144,7 @@ impl Default for Config {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
-            local: Local {
-                uri: None,
-                uri_file: None,
-                timeout: seconds(30),
-            },
+            local: Local { uri: None, uri_file: None, timeout: seconds(30) },
             atlas: Atlas {
                 uri: None,
                 uri_file: None,
@@ -158,10 +154,7 @@ impl Default for Config {
                 max_ops_per_second: 0,
                 max_bytes_per_second: 0,
             },
-            namespaces: Namespaces {
-                include: vec![],
-                exclude: vec![],
-            },
+            namespaces: Namespaces { include: vec![], exclude: vec![] },
             queue: Queue {
                 path: "queue".into(),
                 max_bytes: 10 << 30,
@@ -200,13 +193,8 @@ impl Default for Config {
                 webhook: None,
                 heartbeat_url: None,
             },
-            shutdown: Shutdown {
-                drain_for: seconds(30),
-            },
-            log: Log {
-                level: "info".to_owned(),
-                format: LogFormat::Text,
-            },
+            shutdown: Shutdown { drain_for: seconds(30) },
+            log: Log { level: "info".to_owned(), format: LogFormat::Text },
         }
     }
 }
@@ -268,14 +256,8 @@ impl Config {
             ("sync.verify_every", !self.sync.verify_every.is_zero()),
             ("alerts.webhook", self.alerts.webhook.is_some()),
             ("alerts.heartbeat_url", self.alerts.heartbeat_url.is_some()),
-            (
-                "atlas.max_ops_per_second",
-                self.atlas.max_ops_per_second > 0,
-            ),
-            (
-                "atlas.max_bytes_per_second",
-                self.atlas.max_bytes_per_second > 0,
-            ),
+            ("atlas.max_ops_per_second", self.atlas.max_ops_per_second > 0),
+            ("atlas.max_bytes_per_second", self.atlas.max_bytes_per_second > 0),
         ]
         .into_iter()
         .filter_map(|(key, set)| set.then_some(key))

@@ -20,17 +20,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         "GiB" => 1024.0 * 1024.0 * 1024.0,
         "TiB" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
         _ => {
-            return Err(format!(
-                "unknown unit `{unit}`; write a size such as `16MiB`"
-            ));
+            return Err(format!("unknown unit `{unit}`; write a size such as `16MiB`"));
         }
     };
     let bytes = number * factor;
-    if bytes < 9e15 {
-        Ok(bytes.round() as u64)
-    } else {
-        Err("larger than any disk".to_owned())
-    }
+    if bytes < 9e15 { Ok(bytes.round() as u64) } else { Err("larger than any disk".to_owned()) }
 }
 
 /// A duration from `1.5s`, `500ms`, `2m`, `1h`, `7d`. A unit is required, except for `0`.
@@ -47,9 +41,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => number * 3600.0,
         "d" => number * 86_400.0,
         _ => {
-            return Err(format!(
-                "unknown unit `{unit}`; write a duration such as `1.5s` or `10m`"
-            ));
+            return Err(format!("unknown unit `{unit}`; write a duration such as `1.5s` or `10m`"));
         }
     };
     Duration::try_from_secs_f64(seconds).map_err(|_| "longer than any duration".to_owned())
@@ -66,12 +58,8 @@ fn split(text: &str) -> Result<(f64, &str), String> {
 
 /// `10GiB` for 10737418240: the largest binary unit that shows the size exactly enough.
 pub fn show_bytes(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 4] = [
-        ("TiB", 1 << 40),
-        ("GiB", 1 << 30),
-        ("MiB", 1 << 20),
-        ("KiB", 1 << 10),
-    ];
+    const UNITS: [(&str, u64); 4] =
+        [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     for (unit, size) in UNITS {
         if bytes >= size {
             let value = bytes as f64 / size as f64;
@@ -86,7 +74,7 @@ pub fn show_bytes(bytes: u64) -> String {
 pub fn show_duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     let (value, unit) = match seconds {
-        s if s == 0.0 => (0.0, "s"),
+        0.0 => (0.0, "s"),
         s if s < 1.0 => (s * 1e3, "ms"),
         s if s < 120.0 => (s, "s"),
         s if s < 7200.0 => (s / 60.0, "m"),

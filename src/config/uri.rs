@@ -22,7 +22,7 @@ impl Uri {
         if options.contains('@') && !location.contains('@') {
             // A `?` in a password would otherwise make half of it look like the host.
             return Err(
-                "an `@` follows the `?`; in a password, write `?` as %3F and `@` as %40".to_owned(),
+                "an `@` follows the `?`; in a password, write `?` as %3F and `@` as %40".to_owned()
             );
         }
         let uri = Self(text.to_owned());
@@ -49,11 +49,8 @@ impl Uri {
 
     /// True when the connection is encrypted: `mongodb+srv`, unless switched off, or `tls=true`.
     pub fn uses_tls(&self) -> bool {
-        let options = self
-            .0
-            .split_once('?')
-            .map_or("", |(_, options)| options)
-            .to_ascii_lowercase();
+        let options =
+            self.0.split_once('?').map_or("", |(_, options)| options).to_ascii_lowercase();
         let says = |value: &str| {
             options
                 .split('&')
@@ -87,11 +84,7 @@ impl Uri {
             None => (false, before_options),
         };
         let (hosts, database) = location.split_once('/').unwrap_or((location, ""));
-        Parts {
-            has_credentials,
-            hosts,
-            database,
-        }
+        Parts { has_credentials, hosts, database }
     }
 }
 
@@ -103,10 +96,7 @@ struct Parts<'a> {
 
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = self
-            .0
-            .split_once("://")
-            .map_or("mongodb", |(scheme, _)| scheme);
+        let scheme = self.0.split_once("://").map_or("mongodb", |(scheme, _)| scheme);
         let parts = self.parts();
         write!(f, "{scheme}://{}", parts.hosts)?;
         if !parts.database.is_empty() {
@@ -133,22 +123,13 @@ mod tests {
                 "mongodb://ann:s3cret@db.example:27017/shop?tls=true",
                 "mongodb://db.example:27017/shop",
             ),
-            (
-                "mongodb+srv://ann:s3cret@c.mongodb.net",
-                "mongodb+srv://c.mongodb.net",
-            ),
+            ("mongodb+srv://ann:s3cret@c.mongodb.net", "mongodb+srv://c.mongodb.net"),
             ("mongodb://ann:s3/cret@h/db", "mongodb://h/db"),
             ("mongodb://ann:s3@cret@h", "mongodb://h"),
-            (
-                "mongodb://a,b,c/?replicaSet=rs&proxyPassword=s3cret",
-                "mongodb://a,b,c",
-            ),
+            ("mongodb://a,b,c/?replicaSet=rs&proxyPassword=s3cret", "mongodb://a,b,c"),
         ] {
             let uri = Uri::parse(text).unwrap();
-            assert_eq!(
-                (uri.to_string(), format!("{uri:?}")),
-                (shown.to_owned(), shown.to_owned())
-            );
+            assert_eq!((uri.to_string(), format!("{uri:?}")), (shown.to_owned(), shown.to_owned()));
         }
     }
 

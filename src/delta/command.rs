@@ -29,10 +29,8 @@ impl UpdateCommand {
         if parts.any_unset {
             update.push(kind::DOCUMENT, "$unset", parts.unset.finish().as_bytes());
         }
-        (parts.any_set || parts.any_unset).then(|| UpdateCommand {
-            update: update.finish(),
-            absent: parts.absent,
-        })
+        (parts.any_set || parts.any_unset)
+            .then(|| UpdateCommand { update: update.finish(), absent: parts.absent })
     }
 }
 
@@ -50,10 +48,8 @@ impl Parts {
     fn collect(&mut self, node: &Node<'_>, prefix: &str) -> Option<()> {
         match node {
             Node::Object(diff) => {
-                let inserts = diff
-                    .fields
-                    .iter()
-                    .filter(|(_, change)| matches!(change, Change::Insert(_)));
+                let inserts =
+                    diff.fields.iter().filter(|(_, change)| matches!(change, Change::Insert(_)));
                 if inserts.count() > 1 {
                     return None;
                 }

@@ -15,10 +15,7 @@ fn fields_change_in_place_go_and_are_appended() {
     let after =
         delta(rawdoc! { "d": { "b": false }, "u": { "a": "x" }, "i": { "z": 9 } }).apply(&before);
 
-    assert_eq!(
-        after.unwrap(),
-        rawdoc! { "_id": 1, "a": "x", "c": 3, "z": 9 }
-    );
+    assert_eq!(after.unwrap(), rawdoc! { "_id": 1, "a": "x", "c": 3, "z": 9 });
 }
 
 #[test]
@@ -35,9 +32,8 @@ fn an_insert_of_a_present_field_moves_it_to_the_end() {
 fn names_with_dots_and_dollars_and_none_at_all_are_only_names() {
     let before = rawdoc! { "_id": 1, "a.b": 1, "$x": { "": 1 } };
 
-    let after = delta(rawdoc! { "u": { "a.b": 2 }, "s$x": { "u": { "": 3 } } })
-        .apply(&before)
-        .unwrap();
+    let after =
+        delta(rawdoc! { "u": { "a.b": 2 }, "s$x": { "u": { "": 3 } } }).apply(&before).unwrap();
 
     assert_eq!(after, rawdoc! { "_id": 1, "a.b": 2, "$x": { "": 3 } });
 }
@@ -51,10 +47,7 @@ fn an_array_is_truncated_changed_and_grown() {
             .apply(&before)
             .unwrap();
 
-    assert_eq!(
-        after,
-        rawdoc! { "_id": 1, "a": [1, { "n": 2 }, null, "new"] }
-    );
+    assert_eq!(after, rawdoc! { "_id": 1, "a": [1, { "n": 2 }, null, "new"] });
 }
 
 #[test]
@@ -62,11 +55,7 @@ fn a_truncation_of_what_is_not_held_whole_never_wipes_it() {
     let truncate = delta(rawdoc! { "sa": { "a": true, "l": 2 } });
 
     assert!(truncate.apply(&rawdoc! { "_id": 1 }).is_err());
-    assert!(
-        truncate
-            .apply(&rawdoc! { "_id": 1, "a": { "not": "an array" } })
-            .is_err()
-    );
+    assert!(truncate.apply(&rawdoc! { "_id": 1, "a": { "not": "an array" } }).is_err());
     assert!(truncate.apply(&rawdoc! { "_id": 1, "a": [1] }).is_err());
     assert_eq!(truncate.to_command(), None);
 }
@@ -122,11 +111,7 @@ fn merged_deltas_have_the_effect_of_both() {
     for step in steps {
         let step = delta(step);
         stepwise = step.apply(&stepwise).unwrap();
-        merged = Some(
-            merged
-                .map_or(Ok(step.clone()), |merged| merged.then(&step))
-                .unwrap(),
-        );
+        merged = Some(merged.map_or(Ok(step.clone()), |merged| merged.then(&step)).unwrap());
     }
 
     assert_eq!(merged.unwrap().apply(&before).unwrap(), stepwise);
@@ -134,14 +119,10 @@ fn merged_deltas_have_the_effect_of_both() {
 
 #[test]
 fn a_field_that_was_born_and_removed_meanwhile_leaves_nothing() {
-    let merged = delta(rawdoc! { "i": { "t": 1 } })
-        .then(&delta(rawdoc! { "d": { "t": false } }))
-        .unwrap();
+    let merged =
+        delta(rawdoc! { "i": { "t": 1 } }).then(&delta(rawdoc! { "d": { "t": false } })).unwrap();
 
-    assert_eq!(
-        merged.apply(&rawdoc! { "_id": 1 }).unwrap(),
-        rawdoc! { "_id": 1 }
-    );
+    assert_eq!(merged.apply(&rawdoc! { "_id": 1 }).unwrap(), rawdoc! { "_id": 1 });
 }
 
 #[test]

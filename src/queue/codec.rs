@@ -148,9 +148,7 @@ fn open<'a, T: bincode::BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, Code
     if version != FORMAT_VERSION {
         return Err(CodecError::UnknownVersion(version));
     }
-    let (checksum, payload) = rest
-        .split_first_chunk::<4>()
-        .ok_or_else(|| damaged("truncated"))?;
+    let (checksum, payload) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("truncated"))?;
     if crc32fast::hash(payload) != u32::from_le_bytes(*checksum) {
         return Err(damaged("checksum does not match"));
     }
@@ -164,12 +162,7 @@ fn open<'a, T: bincode::BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, Code
 
 fn stored(entry: &Entry) -> StoredEntry<'_> {
     let (kind, key, collection, to) = match &entry.work {
-        Work::Document {
-            key,
-            op,
-            collection,
-            ..
-        } => {
+        Work::Document { key, op, collection, .. } => {
             let kind = match op {
                 WriteOp::Insert(_) => kind::INSERT,
                 WriteOp::Replace(_) => kind::REPLACE,
@@ -181,14 +174,8 @@ fn stored(entry: &Entry) -> StoredEntry<'_> {
         }
         Work::Schema(SchemaChange::Create { .. }) => (kind::CREATE, &[][..], None, ""),
         Work::Schema(SchemaChange::Drop { .. }) => (kind::DROP, &[][..], None, ""),
-        Work::Schema(SchemaChange::Rename {
-            to, drop_target, ..
-        }) => {
-            let kind = if *drop_target {
-                kind::RENAME_DROPPING_TARGET
-            } else {
-                kind::RENAME
-            };
+        Work::Schema(SchemaChange::Rename { to, drop_target, .. }) => {
+            let kind = if *drop_target { kind::RENAME_DROPPING_TARGET } else { kind::RENAME };
             (kind, &[][..], None, to.as_str())
         }
     };
@@ -226,15 +213,10 @@ fn restored(seq: u64, stored: StoredEntry<'_>) -> Result<Entry, CodecError> {
     let work = match stored.kind {
         kind::INSERT => op(WriteOp::Insert(document(stored.body)?))?,
         kind::REPLACE => op(WriteOp::Replace(document(stored.body)?))?,
-        kind::UPDATE => op(WriteOp::Update(
-            Delta::from_bytes(stored.body).map_err(damaged)?,
-        ))?,
+        kind::UPDATE => op(WriteOp::Update(Delta::from_bytes(stored.body).map_err(damaged)?))?,
         kind::DELETE => op(WriteOp::Delete)?,
         kind::REFRESH => op(WriteOp::Refresh)?,
-        kind::CREATE => Work::Schema(SchemaChange::Create {
-            ns,
-            options: document(stored.body)?,
-        }),
+        kind::CREATE => Work::Schema(SchemaChange::Create { ns, options: document(stored.body)? }),
         kind::DROP => Work::Schema(SchemaChange::Drop { ns }),
         kind::RENAME | kind::RENAME_DROPPING_TARGET => Work::Schema(SchemaChange::Rename {
             from: ns,
@@ -298,9 +280,7 @@ mod tests {
         let ns = Namespace::new("shop", "orders");
         let to = Namespace::new("archive", "orders");
         [
-            document(WriteOp::Insert(
-                rawdoc! { "_id": { "a": 1.5 }, "x": [1, 2] },
-            )),
+            document(WriteOp::Insert(rawdoc! { "_id": { "a": 1.5 }, "x": [1, 2] })),
             document(WriteOp::Replace(rawdoc! { "_id": { "a": 1.5 } })),
             document(WriteOp::Update(delta)),
             document(WriteOp::Delete),
@@ -315,11 +295,7 @@ mod tests {
                 to: to.clone(),
                 drop_target: false,
             }),
-            Work::Schema(SchemaChange::Rename {
-                from: ns,
-                to,
-                drop_target: true,
-            }),
+            Work::Schema(SchemaChange::Rename { from: ns, to, drop_target: true }),
         ]
         .map(entry)
         .into()
@@ -329,15 +305,8 @@ mod tests {
     fn what_is_encoded_is_decoded() {
         for entry in samples() {
             assert_eq!(decode_entry(7, &encode_entry(&entry)).unwrap(), entry);
-            let letter = DeadLetter {
-                entry,
-                reason: "because".into(),
-                died_ms: 11,
-            };
-            assert_eq!(
-                decode_dead_letter(7, &encode_dead_letter(&letter)).unwrap(),
-                letter
-            );
+            let letter = DeadLetter { entry, reason: "because".into(), died_ms: 11 };
+            assert_eq!(decode_dead_letter(7, &encode_dead_letter(&letter)).unwrap(), letter);
         }
     }
 

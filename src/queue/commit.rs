@@ -56,11 +56,7 @@ impl Queue {
                     staged.add(
                         self,
                         &state,
-                        Incoming {
-                            work,
-                            cluster_time: from_time,
-                            wall_ms,
-                        },
+                        Incoming { work, cluster_time: from_time, wall_ms },
                     )?;
                 }
             } else {
@@ -77,11 +73,7 @@ impl Queue {
         }
         if let Some(checkpoint) = checkpoint {
             let before = self.db.get(CHECKPOINT)?;
-            edit.put(
-                CHECKPOINT,
-                codec::encode_checkpoint(checkpoint),
-                before.as_deref(),
-            );
+            edit.put(CHECKPOINT, codec::encode_checkpoint(checkpoint), before.as_deref());
         }
         self.write(&mut state, edit)?;
 
@@ -154,10 +146,7 @@ impl Staged {
             self.push(incoming, None, None, None);
             return Ok(());
         };
-        if let Work::Document {
-            op: op @ WriteOp::Update(_),
-            ..
-        } = &mut incoming.work
+        if let Work::Document { op: op @ WriteOp::Update(_), .. } = &mut incoming.work
             && state.dead.contains_key(&name)
         {
             // The state that this delta was made from never reached Atlas.
@@ -261,27 +250,18 @@ impl Staged {
         if let Some(name) = &name {
             self.by_name.insert(name.clone(), self.slots.len());
         }
-        self.slots.push(Slot {
-            entry,
-            name,
-            is_new: true,
-            previous,
-            succeeds,
-            before: None,
-        });
+        self.slots.push(Slot { entry, name, is_new: true, previous, succeeds, before: None });
     }
 
     /// Keys of the entries of `ns`, stored or staged, whose document is still to be read locally.
     fn unread(&self, queue: &Queue, ns: &Namespace) -> Result<Vec<DocumentKey>, QueueError> {
-        let unread = |entry: &Entry| match &entry.work {
-            Work::Document {
-                ns: of,
-                key,
-                op: WriteOp::Update(_) | WriteOp::Refresh,
-                ..
-            } if of == ns => Some(key.clone()),
-            Work::Document { .. } | Work::Schema(_) => None,
-        };
+        let unread =
+            |entry: &Entry| match &entry.work {
+                Work::Document {
+                    ns: of, key, op: WriteOp::Update(_) | WriteOp::Refresh, ..
+                } if of == ns => Some(key.clone()),
+                Work::Document { .. } | Work::Schema(_) => None,
+            };
         let mut keys = Vec::new();
         for entry in queue.entries() {
             keys.extend(unread(&entry?));

@@ -38,25 +38,15 @@ impl Queue {
         let letter = self.dead_letter(id)?;
         let (cluster_time, wall_ms) = (letter.entry.last_time, letter.entry.last_ms);
         let work = match letter.entry.work {
-            Work::Document { ns, key, .. } => Work::Document {
-                ns,
-                key,
-                op: WriteOp::Refresh,
-                collection: None,
-            },
+            Work::Document { ns, key, .. } => {
+                Work::Document { ns, key, op: WriteOp::Refresh, collection: None }
+            }
             schema @ Work::Schema(_) => {
                 self.discard_dead_letter(id)?;
                 schema
             }
         };
-        self.commit(
-            vec![Incoming {
-                work,
-                cluster_time,
-                wall_ms,
-            }],
-            None,
-        )?;
+        self.commit(vec![Incoming { work, cluster_time, wall_ms }], None)?;
         Ok(())
     }
 

@@ -20,10 +20,7 @@ pub struct Edit {
 impl Edit {
     /// An edit of a store that has this seal.
     pub fn of(seal: u64) -> Self {
-        Self {
-            batch: SledBatch::default(),
-            seal,
-        }
+        Self { batch: SledBatch::default(), seal }
     }
 
     /// Puts a value in the place of `old`.

@@ -16,12 +16,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     /// Bring one document up to date. `collection` tells for which collection of that name.
-    Document {
-        ns: Namespace,
-        key: DocumentKey,
-        op: WriteOp,
-        collection: Option<CollectionId>,
-    },
+    Document { ns: Namespace, key: DocumentKey, op: WriteOp, collection: Option<CollectionId> },
     /// Change a collection: a barrier. All that was queued before it for its namespaces is done
     /// first, and nothing coalesces across it.
     Schema(SchemaChange),
@@ -184,8 +179,7 @@ pub struct QueueStats {
 
 /// A full document or diff for `queue show` and `dead show`, as relaxed extended JSON.
 pub fn body_json(work: &Work) -> serde_json::Value {
-    work.body()
-        .map_or(serde_json::Value::Null, |body| to_json(&body.to_owned()))
+    work.body().map_or(serde_json::Value::Null, |body| to_json(&body.to_owned()))
 }
 
 fn to_json(body: &RawDocumentBuf) -> serde_json::Value {

@@ -39,10 +39,7 @@ impl Index {
         let mut bytes = ns.as_str().as_bytes().to_vec();
         bytes.push(0);
         bytes.extend_from_slice(&key.canonical());
-        DocumentName {
-            hash: (self.hasher.0)(&self.hasher.1, &bytes),
-            bytes: bytes.into(),
-        }
+        DocumentName { hash: (self.hasher.0)(&self.hasher.1, &bytes), bytes: bytes.into() }
     }
 
     /// The newest entry of `name`. `is_it` reads the entry and tells whether it really is.
@@ -101,10 +98,7 @@ impl Index {
 
     #[cfg(test)]
     pub fn with_collisions_only() -> Self {
-        Self {
-            hasher: Hasher(|_, _| 42, RandomState::new()),
-            ..Self::default()
-        }
+        Self { hasher: Hasher(|_, _| 42, RandomState::new()), ..Self::default() }
     }
 }
 
@@ -123,19 +117,14 @@ mod tests {
             .collect();
         let find = |index: &Index, n: usize| {
             // Entry number n belongs to document n.
-            index
-                .find(&names[n], |seq| Ok::<_, ()>(seq == n as u64))
-                .unwrap()
+            index.find(&names[n], |seq| Ok::<_, ()>(seq == n as u64)).unwrap()
         };
 
         for (n, name) in names.iter().enumerate() {
             assert_eq!(find(&index, n), None);
             index.set(name, None, n as u64);
         }
-        assert_eq!(
-            [0, 1, 2].map(|n| find(&index, n)),
-            [Some(0), Some(1), Some(2)]
-        );
+        assert_eq!([0, 1, 2].map(|n| find(&index, n)), [Some(0), Some(1), Some(2)]);
 
         index.remove(&names[0], 0);
         index.remove(&names[2], 2);

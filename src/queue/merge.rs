@@ -32,13 +32,7 @@ impl Entry {
         let Work::Document { op, collection, .. } = self.work else {
             unreachable!("barriers are never merged")
         };
-        Later {
-            op,
-            collection,
-            time: self.last_time,
-            wall_ms: self.last_ms,
-            changes: self.changes,
-        }
+        Later { op, collection, time: self.last_time, wall_ms: self.last_ms, changes: self.changes }
     }
 }
 
@@ -56,12 +50,6 @@ impl From<Incoming> for Later {
         let Work::Document { op, collection, .. } = incoming.work else {
             unreachable!("barriers are never merged")
         };
-        Later {
-            op,
-            collection,
-            time: incoming.cluster_time,
-            wall_ms: incoming.wall_ms,
-            changes: 1,
-        }
+        Later { op, collection, time: incoming.cluster_time, wall_ms: incoming.wall_ms, changes: 1 }
     }
 }

@@ -80,10 +80,7 @@ pub enum QueueError {
     InUse { path: String },
     /// The directory cannot be made, read or written: permissions, a read-only or full disk.
     #[error("the queue in `{path}` cannot be opened")]
-    Unusable {
-        path: String,
-        source: std::io::Error,
-    },
+    Unusable { path: String, source: std::io::Error },
     /// The files do not hold what was written: a damaged disk, a crash that sled did not survive, or
     /// the queue of another version of Outrigger.
     #[error("the queue is damaged")]

@@ -34,11 +34,7 @@ pub struct QueueOptions {
 impl QueueOptions {
     /// A persistent queue in `path` with a cache of 64 MiB.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            persist: true,
-            cache_bytes: 64 << 20,
-        }
+        Self { path: path.into(), persist: true, cache_bytes: 64 << 20 }
     }
 }
 
@@ -74,11 +70,9 @@ impl Queue {
 }
 
 fn free_name_beside(path: &Path) -> PathBuf {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |age| age.as_secs());
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    (0..)
+    (0..u32::MAX)
         .map(|n| match n {
             0 => path.with_file_name(format!("{name}.broken-{seconds}")),
             n => path.with_file_name(format!("{name}.broken-{seconds}-{n}")),
@@ -90,10 +84,7 @@ fn free_name_beside(path: &Path) -> PathBuf {
 /// Opens sled in `options.path`.
 pub(super) fn open_sled(options: &QueueOptions) -> Result<sled::Db, QueueError> {
     let path = options.path.display().to_string();
-    let unusable = |source| QueueError::Unusable {
-        path: path.clone(),
-        source,
-    };
+    let unusable = |source| QueueError::Unusable { path: path.clone(), source };
     if !options.path.exists() {
         fs::DirBuilder::new()
             .recursive(true)
@@ -203,13 +194,7 @@ pub(super) fn load(db: &sled::Db, path: &Path) -> Result<State, QueueError> {
         return Err(CodecError::Damaged("the seal does not fit the entries".into()).into());
     }
     let mut edit = Edit::of(sum);
-    for Merged {
-        first,
-        first_value,
-        second,
-        second_value,
-    } in reborn
-    {
+    for Merged { first, first_value, second, second_value } in reborn {
         let encoded = codec::encode_entry(&first);
         state.pending_bytes = state.pending_bytes + encoded.len() as u64 - first_value.len() as u64;
         edit.put(&entry_key(first.seq), encoded, Some(&first_value));
@@ -245,19 +230,15 @@ impl State {
                 let Some(value) = db.get(entry_key(seq))? else {
                     return Ok(false);
                 };
-                Ok(self
-                    .name_of(&codec::decode_entry(seq, &value)?.work)
-                    .as_ref()
-                    == Some(name))
+                Ok(self.name_of(&codec::decode_entry(seq, &value)?.work).as_ref() == Some(name))
             })?;
         }
         // The process ended while the document's first entry was leased: the two become one (I2).
         if let Some(first) = previous
             && !self.schedule.is_closed(entry.work.ns(), first)
         {
-            let first_value = db
-                .get(entry_key(first))?
-                .expect("the index names entries that exist");
+            let first_value =
+                db.get(entry_key(first))?.expect("the index names entries that exist");
             let mut merged = codec::decode_entry(first, &first_value)?;
             merged.absorb(entry.into_later());
             return Ok(Some(Merged {

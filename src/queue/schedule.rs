@@ -108,21 +108,14 @@ impl Schedule {
     }
 
     fn forget_empty(&mut self, ns: &Namespace) {
-        if self
-            .lines
-            .get(ns)
-            .is_some_and(|line| line.behind == 0 && line.barriers.is_empty())
-        {
+        if self.lines.get(ns).is_some_and(|line| line.behind == 0 && line.barriers.is_empty()) {
             self.lines.remove(ns);
         }
     }
 
     /// True when a barrier stands behind `seq`, so that a new op must not be merged into it.
     pub fn is_closed(&self, ns: &Namespace, seq: u64) -> bool {
-        self.lines
-            .get(ns)
-            .and_then(|line| line.barriers.back())
-            .is_some_and(|last| last.seq > seq)
+        self.lines.get(ns).and_then(|line| line.barriers.back()).is_some_and(|last| last.seq > seq)
     }
 
     // --- holds ---------------------------------------------------------------------------------
@@ -172,19 +165,13 @@ impl Schedule {
     pub fn admit(&mut self, namespaces: &[Namespace], seq: u64, document: Option<u64>) -> bool {
         self.ready.remove(&seq);
         if let Some(ns) = namespaces.iter().find(|ns| self.is_blocked(ns, seq)) {
-            self.parked_at_namespace
-                .entry(ns.clone())
-                .or_default()
-                .push(seq);
+            self.parked_at_namespace.entry(ns.clone()).or_default().push(seq);
             return false;
         }
         if let Some(document) = document
             && self.leased_documents.contains(&document)
         {
-            self.parked_at_document
-                .entry(document)
-                .or_default()
-                .push(seq);
+            self.parked_at_document.entry(document).or_default().push(seq);
             return false;
         }
         true
@@ -229,11 +216,7 @@ impl Schedule {
 
     /// Ends a lease; where the entry goes from here is the caller's to say.
     pub fn unlease(&mut self, seq: u64) {
-        if let Some(Lease {
-            document: Some(document),
-            ..
-        }) = self.leased.remove(&seq)
-        {
+        if let Some(Lease { document: Some(document), .. }) = self.leased.remove(&seq) {
             self.leased_documents.remove(&document);
             if let Some(parked) = self.parked_at_document.remove(&document) {
                 self.ready.extend(parked);

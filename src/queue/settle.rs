@@ -22,10 +22,7 @@ impl Queue {
         let mut edit = state.edit();
         let mut steps = Vec::with_capacity(settlements.len());
         for settlement in settlements {
-            if state
-                .schedule
-                .leased(settlement.seq)
-                .map(|lease| lease.version)
+            if state.schedule.leased(settlement.seq).map(|lease| lease.version)
                 != Some(settlement.version)
             {
                 continue;
@@ -48,9 +45,7 @@ impl Queue {
         edit: &mut Edit,
     ) -> Result<Step, QueueError> {
         let seq = settlement.seq;
-        let value = self
-            .entry_bytes(seq)?
-            .expect("a leased entry is in the store (I4)");
+        let value = self.entry_bytes(seq)?.expect("a leased entry is in the store (I4)");
         let entry = codec::decode_entry(seq, &value)?;
         let name = state.name_of(&entry.work);
         let mut step = Step::new(seq, name.clone(), entry.work.clone(), value.len());
@@ -68,7 +63,7 @@ impl Queue {
                 step.gone = true;
                 // What arrived meanwhile was made on top of an op that never got through.
                 if let Some((newer, newer_value)) = self.successor(state, seq)? {
-                    self.widen(newer, &newer_value, &mut step, edit);
+                    Self::widen(newer, &newer_value, &mut step, edit);
                 }
                 if let Some(name) = name {
                     if let Some(older) = state.dead.get(&name) {
@@ -78,11 +73,7 @@ impl Queue {
                 } else {
                     step.barrier_died = true;
                 }
-                let letter = DeadLetter {
-                    reason: reason.clone(),
-                    died_ms: *now_ms,
-                    entry,
-                };
+                let letter = DeadLetter { reason: reason.clone(), died_ms: *now_ms, entry };
                 edit.put(&dead_key(seq), codec::encode_dead_letter(&letter), None);
             }
             Outcome::Unavailable { due_ms } => {
@@ -135,9 +126,7 @@ impl Queue {
         let Some(successor) = state.schedule.leased(seq).and_then(|lease| lease.successor) else {
             return Ok(None);
         };
-        let value = self
-            .entry_bytes(successor)?
-            .expect("a successor waits for its lease to end");
+        let value = self.entry_bytes(successor)?.expect("a successor waits for its lease to end");
         Ok(Some((codec::decode_entry(successor, &value)?, value)))
     }
 
@@ -148,12 +137,8 @@ impl Queue {
     }
 
     /// Turns a delta into a `Refresh`: the state that it was made from is not in Atlas.
-    fn widen(&self, mut newer: Entry, before: &[u8], step: &mut Step, edit: &mut Edit) {
-        if let Work::Document {
-            op: op @ WriteOp::Update(_),
-            ..
-        } = &mut newer.work
-        {
+    fn widen(mut newer: Entry, before: &[u8], step: &mut Step, edit: &mut Edit) {
+        if let Work::Document { op: op @ WriteOp::Update(_), .. } = &mut newer.work {
             *op = WriteOp::Refresh;
             newer.version += 1;
             let value = codec::encode_entry(&newer);
@@ -218,9 +203,7 @@ impl Step {
                     state.schedule.removed(work.ns(), self.seq);
                 }
                 (None, Work::Schema(change)) => {
-                    state
-                        .schedule
-                        .barrier_removed(&change.namespaces(), self.seq);
+                    state.schedule.barrier_removed(&change.namespaces(), self.seq);
                 }
                 (None, Work::Document { .. }) => unreachable!("every document has a name"),
             }

@@ -61,11 +61,7 @@ impl Queue {
     pub fn open(options: &QueueOptions) -> Result<Queue, QueueError> {
         let db = open_sled(options)?;
         let state = guarded(|| load(&db, &options.path))??;
-        Ok(Queue {
-            db,
-            state: Mutex::new(state),
-            changed: Notify::new(),
-        })
+        Ok(Queue { db, state: Mutex::new(state), changed: Notify::new() })
     }
 
     /// Takes up to `ops_max` entries of up to `bytes_max` bytes in all (one entry is taken whatever
@@ -107,14 +103,7 @@ impl Queue {
                 state.schedule.requeue(seq, None);
                 break;
             }
-            state.schedule.lease(
-                seq,
-                Lease {
-                    version: entry.version,
-                    document,
-                    successor: None,
-                },
-            );
+            state.schedule.lease(seq, Lease { version: entry.version, document, successor: None });
             bytes += value.len();
             batch.entries.push(entry);
             if is_barrier {
@@ -160,9 +149,7 @@ impl Queue {
     /// The checkpoint of the last commit that had one.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, QueueError> {
         let value = self.db.get(CHECKPOINT)?;
-        Ok(value
-            .map(|value| codec::decode_checkpoint(&value))
-            .transpose()?)
+        Ok(value.map(|value| codec::decode_checkpoint(&value)).transpose()?)
     }
 
     /// A small value kept beside the queue, such as the state of the first copy.
@@ -271,9 +258,7 @@ impl Queue {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("the queue's lock is never held across a panic of ours")
+        self.state.lock().expect("the queue's lock is never held across a panic of ours")
     }
 }
 
@@ -301,7 +286,7 @@ impl State {
     pub(super) fn appeared(&mut self, name: Option<&DocumentName>, work: &Work, seq: u64) {
         match (name, work) {
             (None, Work::Schema(change)) => self.schedule.barrier_added(&change.namespaces(), seq),
-            (Some(_), work) | (None, work) => self.schedule.added(work.ns()),
+            (Some(_) | None, work) => self.schedule.added(work.ns()),
         }
     }
 }
@@ -315,11 +300,7 @@ struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     fn new(queue: &'a Queue, now_ms: u64) -> Self {
-        Self {
-            queue,
-            ahead: None,
-            now_ms,
-        }
+        Self { queue, ahead: None, now_ms }
     }
 
     fn next(&mut self, state: &mut State) -> Result<Option<(u64, IVec)>, QueueError> {
@@ -369,9 +350,7 @@ fn numbered(kind: u8, seq: u64) -> [u8; 9] {
 }
 
 pub(super) fn seq_of(key: &[u8]) -> u64 {
-    key.get(1..9)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(0, u64::from_be_bytes)
+    key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
 fn meta_key(name: &str) -> Vec<u8> {

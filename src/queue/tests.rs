@@ -23,17 +23,8 @@ fn doc(id: i32, v: i32) -> RawDocumentBuf {
 
 fn change(id: i32, op: WriteOp) -> Incoming {
     let key = DocumentKey::of(&rawdoc! { "_id": id }).unwrap();
-    let work = Work::Document {
-        ns: ns(),
-        key,
-        op,
-        collection: None,
-    };
-    Incoming {
-        work,
-        cluster_time: ClusterTime(1),
-        wall_ms: 1,
-    }
+    let work = Work::Document { ns: ns(), key, op, collection: None };
+    Incoming { work, cluster_time: ClusterTime(1), wall_ms: 1 }
 }
 
 fn insert(id: i32, v: i32) -> Incoming {
@@ -41,18 +32,11 @@ fn insert(id: i32, v: i32) -> Incoming {
 }
 
 fn set(id: i32, v: i32) -> Incoming {
-    change(
-        id,
-        WriteOp::Update(Delta::from_diff(&rawdoc! { "u": { "v": v } }).unwrap()),
-    )
+    change(id, WriteOp::Update(Delta::from_diff(&rawdoc! { "u": { "v": v } }).unwrap()))
 }
 
 fn barrier(change: SchemaChange) -> Incoming {
-    Incoming {
-        work: Work::Schema(change),
-        cluster_time: ClusterTime(1),
-        wall_ms: 1,
-    }
+    Incoming { work: Work::Schema(change), cluster_time: ClusterTime(1), wall_ms: 1 }
 }
 
 fn checkpoint(n: u64) -> Checkpoint {
@@ -91,17 +75,11 @@ fn settle(queue: &Queue, entries: &[Entry], outcome: &Outcome) {
 }
 
 fn rejected() -> Outcome {
-    Outcome::Rejected {
-        reason: "validation".into(),
-        now_ms: 5,
-    }
+    Outcome::Rejected { reason: "validation".into(), now_ms: 5 }
 }
 
 fn ids(entries: &[Entry]) -> Vec<i64> {
-    entries
-        .iter()
-        .filter_map(|entry| entry.work.document_id().as_i64())
-        .collect()
+    entries.iter().filter_map(|entry| entry.work.document_id().as_i64()).collect()
 }
 
 fn op(entry: &Entry) -> &WriteOp {
@@ -114,28 +92,18 @@ fn op(entry: &Entry) -> &WriteOp {
 #[test]
 fn i1_a_checkpoint_is_durable_only_together_with_the_ops_before_it() {
     let (dir, queue) = fresh();
-    queue
-        .commit(vec![insert(1, 1)], Some(&checkpoint(1)))
-        .unwrap();
+    queue.commit(vec![insert(1, 1)], Some(&checkpoint(1))).unwrap();
     queue.flush().unwrap();
     let copy = TempDir::new().unwrap();
     // What a crash leaves: the files as they are, without the process having closed them.
     copy_dir(&dir.path().join("queue"), &copy.path().join("queue"));
-    queue
-        .commit(vec![insert(2, 1)], Some(&checkpoint(2)))
-        .unwrap();
+    queue.commit(vec![insert(2, 1)], Some(&checkpoint(2))).unwrap();
     drop(queue);
 
     let (crashed, ended) = (open(&copy), open(&dir));
 
-    assert_eq!(
-        (crashed.pending().0, crashed.checkpoint().unwrap()),
-        (1, Some(checkpoint(1)))
-    );
-    assert_eq!(
-        (ended.pending().0, ended.checkpoint().unwrap()),
-        (2, Some(checkpoint(2)))
-    );
+    assert_eq!((crashed.pending().0, crashed.checkpoint().unwrap()), (1, Some(checkpoint(1))));
+    assert_eq!((ended.pending().0, ended.checkpoint().unwrap()), (2, Some(checkpoint(2))));
 }
 
 fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
@@ -154,19 +122,11 @@ fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
 #[test]
 fn i2_at_most_one_op_per_document_waits() {
     let (_dir, queue) = fresh();
-    queue
-        .commit(vec![insert(1, 1), insert(2, 1), set(1, 2)], None)
-        .unwrap();
+    queue.commit(vec![insert(1, 1), insert(2, 1), set(1, 2)], None).unwrap();
 
     let committed = queue.commit(vec![set(1, 3), set(2, 2)], None).unwrap();
 
-    assert_eq!(
-        committed,
-        Committed {
-            queued: 0,
-            coalesced: 2
-        }
-    );
+    assert_eq!(committed, Committed { queued: 0, coalesced: 2 });
     let entries = lease(&queue);
     assert_eq!(ids(&entries), [1, 2]);
     assert_eq!(op(&entries[0]), &WriteOp::Insert(doc(1, 3)));
@@ -218,11 +178,7 @@ fn i3_settling_removes_exactly_the_version_that_was_leased() {
         outcome: Outcome::Applied,
     };
     queue.settle(&[stale]).unwrap();
-    assert_eq!(
-        queue.pending().0,
-        2,
-        "a version that was not leased is not settled"
-    );
+    assert_eq!(queue.pending().0, 2, "a version that was not leased is not settled");
 
     settle(&queue, &leased, &Outcome::Applied);
     settle(&queue, &leased, &Outcome::Applied);
@@ -233,38 +189,20 @@ fn i3_settling_removes_exactly_the_version_that_was_leased() {
 #[test]
 fn i4_an_op_leaves_only_as_applied_or_as_a_dead_letter() {
     let (dir, queue) = fresh();
-    queue
-        .commit(
-            vec![insert(1, 1), insert(2, 1), insert(3, 1), insert(4, 1)],
-            None,
-        )
-        .unwrap();
+    queue.commit(vec![insert(1, 1), insert(2, 1), insert(3, 1), insert(4, 1)], None).unwrap();
     let entries = lease(&queue);
     settle(&queue, &entries[0..1], &Outcome::Applied);
     settle(&queue, &entries[1..2], &rejected());
-    settle(
-        &queue,
-        &entries[2..3],
-        &Outcome::Retry {
-            due_ms: 10,
-            error: "later".into(),
-        },
-    );
+    settle(&queue, &entries[2..3], &Outcome::Retry { due_ms: 10, error: "later".into() });
     drop(queue); // The fourth is leased still.
 
     let queue = open(&dir);
 
     let letters = queue.dead_letters(10).unwrap();
-    assert_eq!(
-        (letters.len(), letters[0].reason.as_str()),
-        (1, "validation")
-    );
+    assert_eq!((letters.len(), letters[0].reason.as_str()), (1, "validation"));
     let left: Vec<_> = queue.list(10).unwrap();
     assert_eq!(ids(&left), [3, 4]);
-    assert_eq!(
-        (left[0].attempts, left[0].error.as_deref()),
-        (1, Some("later"))
-    );
+    assert_eq!((left[0].attempts, left[0].error.as_deref()), (1, Some("later")));
 }
 
 #[test]
@@ -289,12 +227,7 @@ fn i6_a_queue_of_an_unknown_format_is_moved_aside_and_not_deleted() {
 fn a_damaged_queue_is_moved_aside_and_never_panics() {
     for damage in [0, 100, 1000, 10_000] {
         let (dir, queue) = fresh();
-        queue
-            .commit(
-                (0..200).map(|id| insert(id, 1)).collect(),
-                Some(&checkpoint(1)),
-            )
-            .unwrap();
+        queue.commit((0..200).map(|id| insert(id, 1)).collect(), Some(&checkpoint(1))).unwrap();
         drop(queue);
         let db = dir.path().join("queue/db");
         let mut bytes = std::fs::read(&db).unwrap();
@@ -318,9 +251,7 @@ fn a_damaged_queue_is_moved_aside_and_never_panics() {
 #[test]
 fn i1_a_checkpoint_ahead_of_its_entries_is_noticed_when_the_queue_is_opened() {
     let (dir, queue) = fresh();
-    queue
-        .commit(vec![insert(1, 1), insert(2, 1)], Some(&checkpoint(1)))
-        .unwrap();
+    queue.commit(vec![insert(1, 1), insert(2, 1)], Some(&checkpoint(1))).unwrap();
     // What sled might come back with after a damaged page: one entry is older than the rest.
     queue.db.remove(store::entry_key(1)).unwrap();
     drop(queue);
@@ -333,9 +264,7 @@ fn i1_a_checkpoint_ahead_of_its_entries_is_noticed_when_the_queue_is_opened() {
 #[test]
 fn a_queue_of_which_nothing_can_be_read_is_damaged_and_not_new() {
     let (dir, queue) = fresh();
-    queue
-        .commit(vec![insert(1, 1)], Some(&checkpoint(1)))
-        .unwrap();
+    queue.commit(vec![insert(1, 1)], Some(&checkpoint(1))).unwrap();
     drop(queue);
     std::fs::write(dir.path().join("queue/db"), [0xA5; 5000]).unwrap();
 
@@ -358,25 +287,13 @@ fn a_queue_that_is_in_use_is_left_alone() {
 #[test]
 fn a_retry_waits_for_its_time_and_the_others_flow_on() {
     let (_dir, queue) = fresh();
-    queue
-        .commit(vec![insert(1, 1), insert(2, 1)], None)
-        .unwrap();
+    queue.commit(vec![insert(1, 1), insert(2, 1)], None).unwrap();
     let entries = lease(&queue);
-    settle(
-        &queue,
-        &entries[..1],
-        &Outcome::Retry {
-            due_ms: 100,
-            error: "no".into(),
-        },
-    );
+    settle(&queue, &entries[..1], &Outcome::Retry { due_ms: 100, error: "no".into() });
     settle(&queue, &entries[1..], &Outcome::Unavailable { due_ms: 0 });
 
     assert_eq!(ids(&queue.lease(10, usize::MAX, 99).unwrap().entries), [2]);
-    assert_eq!(
-        queue.lease(10, usize::MAX, 99).unwrap().next_due_ms,
-        Some(100)
-    );
+    assert_eq!(queue.lease(10, usize::MAX, 99).unwrap().next_due_ms, Some(100));
     assert_eq!(ids(&queue.lease(10, usize::MAX, 100).unwrap().entries), [1]);
 }
 
@@ -403,11 +320,7 @@ fn nothing_passes_or_merges_across_a_barrier() {
     settle(&queue, &before, &Outcome::Applied);
     let drop = lease(&queue);
     assert_eq!((drop.len(), drop[0].work.name()), (1, "drop"));
-    assert_eq!(
-        lease(&queue),
-        [],
-        "what was inserted after the drop waits for it"
-    );
+    assert_eq!(lease(&queue), [], "what was inserted after the drop waits for it");
 
     settle(&queue, &drop, &Outcome::Applied);
     let after = lease(&queue);
@@ -424,12 +337,7 @@ fn a_barrier_holds_up_its_own_namespaces_only() {
     }
     queue
         .commit(
-            vec![
-                insert(1, 1),
-                barrier(SchemaChange::Drop { ns: ns() }),
-                insert(2, 2),
-                other,
-            ],
+            vec![insert(1, 1), barrier(SchemaChange::Drop { ns: ns() }), insert(2, 2), other],
             None,
         )
         .unwrap();
@@ -443,18 +351,12 @@ fn a_barrier_holds_up_its_own_namespaces_only() {
 fn a_rename_takes_unread_documents_along() {
     let (_dir, queue) = fresh();
     let to = Namespace::new("shop", "renamed");
-    queue
-        .commit(vec![insert(1, 1), change(2, WriteOp::Refresh)], None)
-        .unwrap();
+    queue.commit(vec![insert(1, 1), change(2, WriteOp::Refresh)], None).unwrap();
     queue
         .commit(
             vec![
                 set(3, 1),
-                barrier(SchemaChange::Rename {
-                    from: ns(),
-                    to: to.clone(),
-                    drop_target: false,
-                }),
+                barrier(SchemaChange::Rename { from: ns(), to: to.clone(), drop_target: false }),
             ],
             None,
         )
@@ -507,9 +409,7 @@ fn a_later_success_clears_the_dead_letter_and_a_delta_on_top_of_one_is_a_refresh
 #[test]
 fn a_dead_letter_can_be_retried_and_discarded() {
     let (_dir, queue) = fresh();
-    queue
-        .commit(vec![insert(1, 1), insert(2, 1)], None)
-        .unwrap();
+    queue.commit(vec![insert(1, 1), insert(2, 1)], None).unwrap();
     settle(&queue, &lease(&queue), &rejected());
     let letters = queue.dead_letters(10).unwrap();
 
@@ -517,30 +417,17 @@ fn a_dead_letter_can_be_retried_and_discarded() {
     queue.discard_dead_letter(letters[1].id()).unwrap();
 
     let entries = lease(&queue);
-    assert_eq!(
-        (ids(&entries), op(&entries[0])),
-        (vec![1], &WriteOp::Refresh)
-    );
+    assert_eq!((ids(&entries), op(&entries[0])), (vec![1], &WriteOp::Refresh));
     settle(&queue, &entries, &Outcome::Applied);
     assert_eq!(queue.stats().unwrap().dead_letters, 0);
-    assert!(matches!(
-        queue.discard_dead_letter(letters[1].id()),
-        Err(QueueError::NotFound(_))
-    ));
+    assert!(matches!(queue.discard_dead_letter(letters[1].id()), Err(QueueError::NotFound(_))));
 }
 
 #[test]
 fn a_lease_is_bounded_in_bytes_but_always_takes_one() {
     let (_dir, queue) = fresh();
-    let large = |id: i32| {
-        change(
-            id,
-            WriteOp::Insert(rawdoc! { "_id": id, "x": "x".repeat(1000) }),
-        )
-    };
-    queue
-        .commit(vec![large(1), large(2), large(3)], None)
-        .unwrap();
+    let large = |id: i32| change(id, WriteOp::Insert(rawdoc! { "_id": id, "x": "x".repeat(1000) }));
+    queue.commit(vec![large(1), large(2), large(3)], None).unwrap();
 
     assert_eq!(queue.lease(10, 10, 0).unwrap().entries.len(), 1);
     assert_eq!(queue.lease(10, 2500, 0).unwrap().entries.len(), 2);
@@ -551,31 +438,12 @@ fn ids_of_equal_value_share_an_entry() {
     let (_dir, queue) = fresh();
     let float = WriteOp::Insert(rawdoc! { "_id": 1.0, "v": 2 });
     let key = DocumentKey::of(&rawdoc! { "_id": 1.0 }).unwrap();
-    let work = Work::Document {
-        ns: ns(),
-        key,
-        op: float,
-        collection: None,
-    };
+    let work = Work::Document { ns: ns(), key, op: float, collection: None };
 
-    queue
-        .commit(vec![insert(1, 1), change(1, WriteOp::Delete)], None)
-        .unwrap();
-    queue
-        .commit(
-            vec![Incoming {
-                work,
-                cluster_time: ClusterTime(1),
-                wall_ms: 1,
-            }],
-            None,
-        )
-        .unwrap();
+    queue.commit(vec![insert(1, 1), change(1, WriteOp::Delete)], None).unwrap();
+    queue.commit(vec![Incoming { work, cluster_time: ClusterTime(1), wall_ms: 1 }], None).unwrap();
 
     let entries = lease(&queue);
     assert_eq!(entries.len(), 1);
-    assert_eq!(
-        op(&entries[0]),
-        &WriteOp::Replace(rawdoc! { "_id": 1.0, "v": 2 })
-    );
+    assert_eq!(op(&entries[0]), &WriteOp::Replace(rawdoc! { "_id": 1.0, "v": 2 }));
 }

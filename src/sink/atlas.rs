@@ -20,25 +20,16 @@ pub struct AtlasSink {
 
 impl AtlasSink {
     pub fn new(mongo: Mongo) -> Self {
-        Self {
-            mongo,
-            bypass_validation: AtomicBool::new(true),
-        }
+        Self { mongo, bypass_validation: AtomicBool::new(true) }
     }
 
     async fn send(&self, ns: &Namespace, command: &Command) -> Result<Document, SinkError> {
         let bypass = self.bypass_validation.load(Ordering::Relaxed);
-        let reply = self
-            .mongo
-            .command(ns.db(), command.body(ns.coll(), bypass))
-            .await;
+        let reply = self.mongo.command(ns.db(), command.body(ns.coll(), bypass)).await;
         match reply {
             Err(error) if bypass && error.code() == Some(classify::UNAUTHORIZED) => {
                 self.bypass_validation.store(false, Ordering::Relaxed);
-                let reply = self
-                    .mongo
-                    .command(ns.db(), command.body(ns.coll(), false))
-                    .await;
+                let reply = self.mongo.command(ns.db(), command.body(ns.coll(), false)).await;
                 reply.map_err(|error| classify::command_error(&error))
             }
             reply => reply.map_err(|error| classify::command_error(&error)),
@@ -76,8 +67,7 @@ impl Sink for AtlasSink {
             }
             SchemaChange::Drop { ns } => {
                 let command = rawdoc! { "drop": ns.coll(), "writeConcern": majority };
-                self.run(ns.db(), command, classify::NAMESPACE_NOT_FOUND)
-                    .await
+                self.run(ns.db(), command, classify::NAMESPACE_NOT_FOUND).await
             }
             // Whatever stands in Atlas under the new name is not what the local database has there:
             // everything before the rename has been applied. A source that is gone was renamed by
@@ -87,8 +77,7 @@ impl Sink for AtlasSink {
                     "renameCollection": from.as_str(), "to": to.as_str(), "dropTarget": true,
                     "writeConcern": majority,
                 };
-                self.run("admin", command, classify::NAMESPACE_NOT_FOUND)
-                    .await
+                self.run("admin", command, classify::NAMESPACE_NOT_FOUND).await
             }
         }
     }
@@ -109,11 +98,7 @@ pub fn create_command(
     for element in raw::elements(&name).flatten().chain(options) {
         command.push(element.kind, element.name, element.value);
     }
-    command.push(
-        raw::kind::DOCUMENT,
-        "writeConcern",
-        write_concern.as_bytes(),
-    );
+    command.push(raw::kind::DOCUMENT, "writeConcern", write_concern.as_bytes());
     command.finish()
 }
 
@@ -126,11 +111,7 @@ fn read_reply(
     if let Ok(error) = reply.get_document("writeConcernError") {
         return Err(classify::write_concern_error(error));
     }
-    let index_of = |doc: &Document| {
-        doc.get_i32("index")
-            .ok()
-            .and_then(|n| usize::try_from(n).ok())
-    };
+    let index_of = |doc: &Document| doc.get_i32("index").ok().and_then(|n| usize::try_from(n).ok());
     let failed = array(reply, "writeErrors");
     if command.kind == Kind::Insert {
         for &n in &command.writes {
@@ -144,18 +125,14 @@ fn read_reply(
     }
     for error in &failed {
         let Some(&n) = index_of(error).and_then(|n| command.writes.get(n)) else {
-            return Err(SinkError::Unavailable(
-                "a write error that names no write".to_owned(),
-            ));
+            return Err(SinkError::Unavailable("a write error that names no write".to_owned()));
         };
-        outcomes[n] = match (
-            &writes[n],
-            classify::write_error(error, command.kind == Kind::Insert)?,
-        ) {
-            // Whatever keeps a change from being made, the whole document can still be written.
-            (Write::Change { .. }, _) => Written::Unmatched,
-            (_, written) => written,
-        };
+        outcomes[n] =
+            match (&writes[n], classify::write_error(error, command.kind == Kind::Insert)?) {
+                // Whatever keeps a change from being made, the whole document can still be written.
+                (Write::Change { .. }, _) => Written::Unmatched,
+                (_, written) => written,
+            };
     }
     mark_unmatched(reply, command, writes, outcomes, failed.len())
 }

@@ -128,16 +128,10 @@ mod tests {
     fn a_stepdown_within_a_batch_is_no_documents_fault() {
         for (code, _) in UNAVAILABLE {
             let error = doc! { "index": 0, "code": *code, "errmsg": "x" };
-            assert!(matches!(
-                write_error(&error, true),
-                Err(SinkError::Unavailable(_))
-            ));
+            assert!(matches!(write_error(&error, true), Err(SinkError::Unavailable(_))));
         }
         let error = doc! { "code": 13, "errmsg": "not authorized" };
-        assert!(matches!(
-            write_error(&error, true),
-            Err(SinkError::Denied(_))
-        ));
+        assert!(matches!(write_error(&error, true), Err(SinkError::Denied(_))));
     }
 
     #[test]
@@ -148,7 +142,7 @@ mod tests {
         assert_eq!(write_error(&id, true), Ok(Written::AlreadyThere));
         match write_error(&unique, true) {
             Ok(Written::Conflict { reason }) => {
-                assert!(reason.contains("email") && !reason.contains("s3cret"))
+                assert!(reason.contains("email") && !reason.contains("s3cret"));
             }
             other => panic!("{other:?}"),
         }
@@ -158,9 +152,6 @@ mod tests {
     fn what_nobody_thought_of_is_rejected() {
         let error = doc! { "code": 121, "errmsg": "Document failed validation" };
 
-        assert!(matches!(
-            write_error(&error, false),
-            Ok(Written::Rejected { .. })
-        ));
+        assert!(matches!(write_error(&error, false), Ok(Written::Rejected { .. })));
     }
 }

@@ -37,10 +37,7 @@ impl Command {
             Kind::Insert => rawdoc! { "insert": collection, "documents": self.statements.clone() },
         };
         body.append(bson::raw::cstr!("ordered"), false);
-        body.append(
-            bson::raw::cstr!("writeConcern"),
-            rawdoc! { "w": "majority" },
-        );
+        body.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
         if bypass_validation && self.kind != Kind::Delete {
             body.append(bson::raw::cstr!("bypassDocumentValidation"), true);
         }
@@ -121,11 +118,7 @@ fn change(key: &DocumentKey, command: &UpdateCommand) -> RawDocumentBuf {
         filter.push(element.kind, element.name, element.value);
     }
     for path in &command.absent {
-        filter.push(
-            kind::DOCUMENT,
-            path,
-            rawdoc! { "$exists": false }.as_bytes(),
-        );
+        filter.push(kind::DOCUMENT, path, rawdoc! { "$exists": false }.as_bytes());
     }
     rawdoc! { "q": filter.finish(), "u": command.update.clone() }
 }
@@ -155,60 +148,38 @@ mod tests {
     fn deletes_go_before_updates_and_updates_before_inserts() {
         let writes = [
             Write::Insert(rawdoc! { "_id": 1 }),
-            Write::Upsert {
-                key: key(2),
-                document: rawdoc! { "_id": 2 },
-            },
+            Write::Upsert { key: key(2), document: rawdoc! { "_id": 2 } },
             Write::Delete(key(3)),
             Write::Insert(rawdoc! { "_id": 4 }),
         ];
 
         let commands = commands(&writes);
 
-        let order: Vec<_> = commands
-            .iter()
-            .map(|c| (c.kind, c.writes.clone()))
-            .collect();
+        let order: Vec<_> = commands.iter().map(|c| (c.kind, c.writes.clone())).collect();
         assert_eq!(
             order,
-            [
-                (Kind::Delete, vec![2]),
-                (Kind::Update, vec![1]),
-                (Kind::Insert, vec![0, 3])
-            ]
+            [(Kind::Delete, vec![2]), (Kind::Update, vec![1]), (Kind::Insert, vec![0, 3])]
         );
     }
 
     #[test]
     fn a_command_stays_below_what_the_server_takes() {
         let large = "x".repeat(6 << 20);
-        let writes: Vec<_> = (0..5)
-            .map(|id| Write::Insert(rawdoc! { "_id": id, "x": large.as_str() }))
-            .collect();
+        let writes: Vec<_> =
+            (0..5).map(|id| Write::Insert(rawdoc! { "_id": id, "x": large.as_str() })).collect();
 
         let commands = commands(&writes);
 
-        assert_eq!(
-            commands.iter().map(|c| c.writes.len()).collect::<Vec<_>>(),
-            [2, 2, 1]
-        );
+        assert_eq!(commands.iter().map(|c| c.writes.len()).collect::<Vec<_>>(), [2, 2, 1]);
     }
 
     #[test]
     fn what_the_server_would_change_or_refuse_goes_as_a_literal() {
-        let empty = Timestamp {
-            time: 0,
-            increment: 0,
-        };
+        let empty = Timestamp { time: 0, increment: 0 };
 
         assert!(needs_literal(&rawdoc! { "_id": 1, "at": empty }));
         assert!(needs_literal(&rawdoc! { "_id": 1, "$x": 1 }));
-        assert!(!needs_literal(
-            &rawdoc! { "_id": empty, "o": { "$x": 1 }, "n": { "at": empty } }
-        ));
-        assert_eq!(
-            kind_of(&Write::Insert(rawdoc! { "_id": 1, "at": empty })),
-            Kind::Update
-        );
+        assert!(!needs_literal(&rawdoc! { "_id": empty, "o": { "$x": 1 }, "n": { "at": empty } }));
+        assert_eq!(kind_of(&Write::Insert(rawdoc! { "_id": 1, "at": empty })), Kind::Update);
     }
 }

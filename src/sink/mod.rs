@@ -23,15 +23,9 @@ pub enum Write {
     /// A document that should not be there yet; see [`Written::AlreadyThere`].
     Insert(RawDocumentBuf),
     /// The document is to be exactly this, whether it is there or not.
-    Upsert {
-        key: DocumentKey,
-        document: RawDocumentBuf,
-    },
+    Upsert { key: DocumentKey, document: RawDocumentBuf },
     /// Change the document that is there; see [`Written::Unmatched`].
-    Change {
-        key: DocumentKey,
-        command: UpdateCommand,
-    },
+    Change { key: DocumentKey, command: UpdateCommand },
     /// Remove it; that it is not there is fine.
     Delete(DocumentKey),
 }

@@ -65,16 +65,8 @@ enum Contents {
 impl ChangeStreamSource {
     /// Reads from `mongo`, which [`inspect`](super::inspect) found to be `info`.
     pub fn new(mongo: Mongo, filter: NamespaceFilter, info: &SourceInfo) -> Self {
-        let options = if info.major >= 6 {
-            StreamOptions::Exact
-        } else {
-            StreamOptions::Plain
-        };
-        Self {
-            mongo,
-            filter,
-            options,
-        }
+        let options = if info.major >= 6 { StreamOptions::Exact } else { StreamOptions::Plain };
+        Self { mongo, filter, options }
     }
 
     fn command(
@@ -99,10 +91,7 @@ impl ChangeStreamSource {
                 stage.append(bson::raw::cstr!("startAfter"), token.0.clone());
             }
             StartFrom::Time(time) => {
-                stage.append(
-                    bson::raw::cstr!("startAtOperationTime"),
-                    Timestamp::from(*time),
-                );
+                stage.append(bson::raw::cstr!("startAtOperationTime"), Timestamp::from(*time));
             }
         }
         let mut pipeline = RawArrayBuf::new();
@@ -124,8 +113,7 @@ impl ChangeStreamSource {
         contents: Contents,
     ) -> Result<(BatchCursor, StreamOptions), MongoError> {
         let open = |options| {
-            self.mongo
-                .cursor("admin", self.command(from, options, contents), Some(AWAIT))
+            self.mongo.cursor("admin", self.command(from, options, contents), Some(AWAIT))
         };
         match open(self.options).await {
             // An option of the server that is not documented may go as it came: exactness does not
@@ -133,10 +121,7 @@ impl ChangeStreamSource {
             Err(error)
                 if error.code() == Some(UNKNOWN_FIELD) && self.options == StreamOptions::Exact =>
             {
-                Ok((
-                    open(StreamOptions::Expanded).await?,
-                    StreamOptions::Expanded,
-                ))
+                Ok((open(StreamOptions::Expanded).await?, StreamOptions::Expanded))
             }
             Err(error) => Err(error),
             Ok(cursor) => Ok((cursor, self.options)),
@@ -156,11 +141,7 @@ impl Source for ChangeStreamSource {
             }
             Err(error) => return Err(error.into()),
         };
-        Ok(ChangeStream {
-            source: self.clone(),
-            state,
-            position: from.clone(),
-        })
+        Ok(ChangeStream { source: self.clone(), state, position: from.clone() })
     }
 
     async fn read(
@@ -200,10 +181,7 @@ impl Source for ChangeStreamSource {
         };
         Ok(documents(&batch)?.first().and_then(|collection| {
             let info = crate::raw::subdocument(collection, "info")?;
-            info.get("uuid")
-                .ok()
-                .flatten()
-                .and_then(CollectionId::from_raw)
+            info.get("uuid").ok().flatten().and_then(CollectionId::from_raw)
         }))
     }
 }
@@ -233,10 +211,7 @@ impl EventStream for ChangeStream {
                         tracing::info!(
                             "an event is too large to be shown; its document is read instead"
                         );
-                        let slim = self
-                            .source
-                            .open_cursor(&self.position, Contents::Slim)
-                            .await?;
+                        let slim = self.source.open_cursor(&self.position, Contents::Slim).await?;
                         self.state = State::Slim(slim.0);
                         continue;
                     }
@@ -276,11 +251,7 @@ fn events_of(reply: Option<RawBatch>) -> Result<EventBatch, SourceError> {
         .cluster_time()
         .or_else(|| events.last().map(|event| event.cluster_time))
         .unwrap_or_default();
-    Ok(EventBatch {
-        events,
-        token,
-        cluster_time,
-    })
+    Ok(EventBatch { events, token, cluster_time })
 }
 
 /// The `postBatchResumeToken`, which every reply of 4.0.7 and later carries.
@@ -302,18 +273,9 @@ impl Pages for FindPages {
         let Some(reply) = self.cursor.next().await? else {
             return Ok(None);
         };
-        let read_at = reply
-            .as_raw_document()
-            .get_timestamp("operationTime")
-            .map(ClusterTime::from);
-        let documents = documents(&reply)?
-            .into_iter()
-            .map(ToOwned::to_owned)
-            .collect();
+        let read_at = reply.as_raw_document().get_timestamp("operationTime").map(ClusterTime::from);
+        let documents = documents(&reply)?.into_iter().map(ToOwned::to_owned).collect();
         // A server that does not tell the time of a read could have read anything up to now.
-        Ok(Some(Page {
-            documents,
-            read_at: read_at.unwrap_or(ClusterTime(u64::MAX)),
-        }))
+        Ok(Some(Page { documents, read_at: read_at.unwrap_or(ClusterTime(u64::MAX)) }))
     }
 }

@@ -27,11 +27,7 @@ pub struct SourceInfo {
 pub async fn inspect(mongo: &Mongo) -> Result<SourceInfo, SourceError> {
     let hello = mongo.hello().await?;
     let version = mongo.version().await?;
-    let major = version
-        .split('.')
-        .next()
-        .and_then(|major| major.parse().ok())
-        .unwrap_or(0);
+    let major = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
     if major < 5 {
         return Err(SourceError::Unfit {
             problem: format!(
@@ -53,16 +49,8 @@ pub async fn inspect(mongo: &Mongo) -> Result<SourceInfo, SourceError> {
         }
         Err(_) => return Err(standalone()),
     };
-    let now = hello
-        .get_timestamp("operationTime")
-        .map(ClusterTime::from)
-        .unwrap_or_default();
-    Ok(SourceInfo {
-        version,
-        major,
-        set_name,
-        now,
-    })
+    let now = hello.get_timestamp("operationTime").map(ClusterTime::from).unwrap_or_default();
+    Ok(SourceInfo { version, major, set_name, now })
 }
 
 fn standalone() -> SourceError {
@@ -98,10 +86,7 @@ pub async fn source_id(mongo: &Mongo, info: &SourceInfo) -> Result<(String, bool
         }
         return Ok(("mongos".to_owned(), false));
     }
-    match mongo
-        .command("admin", rawdoc! { "replSetGetConfig": 1 })
-        .await
-        .map_err(SourceError::from)
+    match mongo.command("admin", rawdoc! { "replSetGetConfig": 1 }).await.map_err(SourceError::from)
     {
         Ok(reply) => Ok(match replica_set_id(&reply) {
             Some(id) => (id, true),
@@ -113,15 +98,8 @@ pub async fn source_id(mongo: &Mongo, info: &SourceInfo) -> Result<(String, bool
 }
 
 fn replica_set_id(reply: &Document) -> Option<String> {
-    let settings = reply
-        .get_document("config")
-        .ok()?
-        .get_document("settings")
-        .ok()?;
-    settings
-        .get_object_id("replicaSetId")
-        .ok()
-        .map(|id| id.to_hex())
+    let settings = reply.get_document("config").ok()?.get_document("settings").ok()?;
+    settings.get_object_id("replicaSetId").ok().map(bson::oid::ObjectId::to_hex)
 }
 
 /// The time of the oldest entry in the oplog, where the user may read it (`read` on `local`). `None`

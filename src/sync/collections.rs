@@ -44,29 +44,16 @@ pub async fn local_collections(
             }
             match collection.get_str("type").unwrap_or("collection") {
                 "collection" => {
-                    let options = collection
-                        .get_document("options")
-                        .cloned()
-                        .unwrap_or_default();
-                    replicated.push(Collection {
-                        ns,
-                        options: raw(&options),
-                    });
+                    let options = collection.get_document("options").cloned().unwrap_or_default();
+                    replicated.push(Collection { ns, options: raw(&options) });
                 }
                 "timeseries" => {
-                    left_out.push(LeftOut {
-                        ns,
-                        reason: "a time-series collection",
-                    });
+                    left_out.push(LeftOut { ns, reason: "a time-series collection" });
                 }
-                "view" => left_out.push(LeftOut {
-                    ns,
-                    reason: "a view",
-                }),
-                _ => left_out.push(LeftOut {
-                    ns,
-                    reason: "a kind of collection that is not known",
-                }),
+                "view" => left_out.push(LeftOut { ns, reason: "a view" }),
+                _ => {
+                    left_out.push(LeftOut { ns, reason: "a kind of collection that is not known" })
+                }
             }
         }
     }

@@ -104,23 +104,16 @@ impl<K: Sink> Reconciler<K> {
         let command = rawdoc! {
             "find": ns.coll(), "projection": { "_id": 1 }, "readConcern": { "level": "majority" },
         };
-        let mut cursor = self
-            .atlas
-            .cursor(ns.db(), command, None)
-            .await
-            .map_err(atlas)?;
+        let mut cursor = self.atlas.cursor(ns.db(), command, None).await.map_err(atlas)?;
         let (mut all, mut extra) = (0, 0);
         while let Some(reply) = cursor.next().await.map_err(atlas)? {
             for part in documents(&reply).map_err(atlas)?.chunks(PART) {
                 all += part.len() as u64;
                 let keys = keys_of(part)?;
-                let here = look_up(&self.local, ns, &keys, true)
-                    .await
-                    .map_err(SourceError::from)?;
-                let only_there: Vec<_> = keys
-                    .into_iter()
-                    .filter(|key| !here.contains_key(&key.canonical()))
-                    .collect();
+                let here =
+                    look_up(&self.local, ns, &keys, true).await.map_err(SourceError::from)?;
+                let only_there: Vec<_> =
+                    keys.into_iter().filter(|key| !here.contains_key(&key.canonical())).collect();
                 extra += only_there.len() as u64;
                 if let Some(stop) = queue_for {
                     self.queue_refresh(ns, only_there, stop).await?;
@@ -167,10 +160,8 @@ impl<K: Sink> Reconciler<K> {
 }
 
 fn keys_of(documents: &[&RawDocument]) -> Result<Vec<DocumentKey>, SyncError> {
-    let keys: Result<Vec<_>, _> = documents
-        .iter()
-        .map(|document| DocumentKey::of(document))
-        .collect();
+    let keys: Result<Vec<_>, _> =
+        documents.iter().map(|document| DocumentKey::of(document)).collect();
     Ok(keys.map_err(SourceError::from)?)
 }
 

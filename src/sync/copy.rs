@@ -37,10 +37,8 @@ impl<K: Sink> Reconciler<K> {
             while let Some(reply) = cursor.next().await.map_err(SourceError::from)? {
                 let batch = documents(&reply).map_err(SourceError::from)?;
                 for part in batch.chunks(PART) {
-                    let writes: Vec<_> = part
-                        .iter()
-                        .map(|document| Write::Insert((*document).to_owned()))
-                        .collect();
+                    let writes: Vec<_> =
+                        part.iter().map(|document| Write::Insert((*document).to_owned())).collect();
                     copied += writes.len() as u64;
                     if sender.send(writes).await.is_err() {
                         return Ok(copied); // The writers have failed and say why.

@@ -106,10 +106,8 @@ impl<K: Sink> Reconciler<K> {
     }
 
     async fn serve(&self, stop: &Stop) -> Result<(), SyncError> {
-        self.retrying(stop, "the mark of ownership cannot be set yet", || {
-            Box::pin(self.claim())
-        })
-        .await?;
+        self.retrying(stop, "the mark of ownership cannot be set yet", || Box::pin(self.claim()))
+            .await?;
         loop {
             let queue = self.queue.clone();
             if let Some(state) = blocking(move || SyncState::load(&queue)).await? {
@@ -142,9 +140,7 @@ impl<K: Sink> Reconciler<K> {
 
     async fn sync(&self, mut state: SyncState, stop: &Stop) -> Result<(), SyncError> {
         let collections = self
-            .retrying(stop, "the local collections cannot be listed yet", || {
-                Box::pin(self.list())
-            })
+            .retrying(stop, "the local collections cannot be listed yet", || Box::pin(self.list()))
             .await?;
         let mut open = Vec::new();
         for collection in &collections {
@@ -156,10 +152,7 @@ impl<K: Sink> Reconciler<K> {
         // What is not in the list was made after the stream's position was taken: all of its
         // documents are in the stream.
         self.queue.release_all();
-        tracing::info!(
-            pending = open.len(),
-            "copying what Atlas lacks, comparing what it has"
-        );
+        tracing::info!(pending = open.len(), "copying what Atlas lacks, comparing what it has");
         for (n, collection) in open.iter().enumerate() {
             self.status.state().copy = Some(CopyProgress {
                 collections_done: (collections.len() - open.len() + n) as u64,
@@ -174,24 +167,16 @@ impl<K: Sink> Reconciler<K> {
             let (queue, ns, mut next) = (self.queue.clone(), collection.ns.clone(), state);
             state = blocking(move || next.finished(&queue, &ns).map(|()| next)).await?;
         }
-        let known: Vec<_> = collections
-            .iter()
-            .map(|collection| collection.ns.clone())
-            .collect();
+        let known: Vec<_> = collections.iter().map(|collection| collection.ns.clone()).collect();
         self.retrying(stop, "Atlas cannot be compared yet", || {
             Box::pin(self.compare_rest(&known, stop))
         })
         .await?;
         // What was written whole may be younger than deltas that are still to come.
         let now = self
-            .retrying(stop, "the local time is not known yet", || {
-                Box::pin(self.local_time())
-            })
+            .retrying(stop, "the local time is not known yet", || Box::pin(self.local_time()))
             .await?;
-        self.horizon
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .raise(now);
+        self.horizon.lock().unwrap_or_else(std::sync::PoisonError::into_inner).raise(now);
         self.status.state().copy = None;
         let queue = self.queue.clone();
         if blocking(move || state.complete(&queue)).await? {
@@ -216,14 +201,7 @@ impl<K: Sink> Reconciler<K> {
         let ns = &collection.ns;
         if self.is_empty_in_atlas(ns).await? {
             let options = collection.options.clone();
-            match self
-                .sink
-                .change_schema(&SchemaChange::Create {
-                    ns: ns.clone(),
-                    options,
-                })
-                .await
-            {
+            match self.sink.change_schema(&SchemaChange::Create { ns: ns.clone(), options }).await {
                 // Options that this Atlas does not take must not keep the documents away.
                 Err(SinkError::Rejected(error)) => {
                     tracing::warn!(%ns, %error, "created without its options");
@@ -244,10 +222,7 @@ impl<K: Sink> Reconciler<K> {
         let command = rawdoc! { "find": ns.coll(), "limit": 1, "projection": { "_id": 1 } };
         let cursor = self.atlas.cursor(ns.db(), command, None).await;
         let mut cursor = cursor.map_err(|error| SyncError::atlas(&error))?;
-        let batch = cursor
-            .next()
-            .await
-            .map_err(|error| SyncError::atlas(&error))?;
+        let batch = cursor.next().await.map_err(|error| SyncError::atlas(&error))?;
         Ok(match batch {
             Some(batch) => crate::mongo::documents(&batch)
                 .map_err(|error| SyncError::atlas(&error))?
@@ -263,10 +238,7 @@ impl<K: Sink> Reconciler<K> {
             Err(SourceError::Denied(error)) => return Err(SyncError::atlas(&error)),
             Err(error) => return Err(error.into()),
         };
-        for collection in in_atlas
-            .iter()
-            .filter(|collection| !known.contains(&collection.ns))
-        {
+        for collection in in_atlas.iter().filter(|collection| !known.contains(&collection.ns)) {
             let extra = self.find_extra(&collection.ns, stop).await?;
             tracing::warn!(ns = %collection.ns, extra, "only Atlas has this collection");
         }

@@ -72,14 +72,12 @@ async fn first_with_data(
     atlas: &Mongo,
     filter: &NamespaceFilter,
 ) -> Result<Option<crate::namespace::Namespace>, SyncError> {
-    let (collections, _) = local_collections(atlas, filter)
-        .await
-        .map_err(|error| match error {
-            SourceError::Unavailable(error)
-            | SourceError::Denied(error)
-            | SourceError::Failed(error) => SyncError::atlas(&error),
-            other => SyncError::Source(other),
-        })?;
+    let (collections, _) = local_collections(atlas, filter).await.map_err(|error| match error {
+        SourceError::Unavailable(error)
+        | SourceError::Denied(error)
+        | SourceError::Failed(error) => SyncError::atlas(&error),
+        other => SyncError::Source(other),
+    })?;
     for collection in collections {
         let command =
             rawdoc! { "find": collection.ns.coll(), "limit": 1, "projection": { "_id": 1 } };
@@ -103,10 +101,7 @@ async fn mark(atlas: &Mongo, source_id: &str) -> Result<(), SyncError> {
     let command = rawdoc! {
         "update": COLLECTION, "updates": updates, "writeConcern": { "w": "majority" },
     };
-    let reply = atlas
-        .command(DB, command)
-        .await
-        .map_err(|error| SyncError::atlas(&error))?;
+    let reply = atlas.command(DB, command).await.map_err(|error| SyncError::atlas(&error))?;
     match reply.get_array("writeErrors") {
         Ok(_) => Err(SyncError::Sink(crate::sink::SinkError::Rejected(
             "the mark of ownership was not taken".to_owned(),

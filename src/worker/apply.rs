@@ -69,10 +69,7 @@ impl Outcomes {
 impl<S: Source, K: Sink> Worker<S, K> {
     /// Writes the batch and returns one settlement for each entry.
     pub(super) async fn apply(&self, entries: Vec<Entry>) -> (Vec<Settlement>, Verdict) {
-        let leased: Vec<_> = entries
-            .iter()
-            .map(|entry| (entry.seq, entry.version))
-            .collect();
+        let leased: Vec<_> = entries.iter().map(|entry| (entry.seq, entry.version)).collect();
         let mut outcomes = Outcomes::default();
         let mut by_namespace: Vec<(Namespace, Vec<Entry>)> = Vec::new();
         let mut schema = Vec::new();
@@ -89,10 +86,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
         let mut halted = None;
         for (seq, attempts, change) in schema {
-            if let Err(halt) = self
-                .apply_schema(seq, attempts, &change, &mut outcomes)
-                .await
-            {
+            if let Err(halt) = self.apply_schema(seq, attempts, &change, &mut outcomes).await {
                 halted = Some(verdict_of(&halt));
             }
         }
@@ -113,15 +107,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let settlements = leased
             .into_iter()
             .map(|(seq, version)| {
-                let outcome = outcomes
-                    .by_seq
-                    .remove(&seq)
-                    .unwrap_or(Outcome::Unavailable { due_ms: 0 });
-                Settlement {
-                    seq,
-                    version,
-                    outcome,
-                }
+                let outcome =
+                    outcomes.by_seq.remove(&seq).unwrap_or(Outcome::Unavailable { due_ms: 0 });
+                Settlement { seq, version, outcome }
             })
             .collect();
         (settlements, verdict)
@@ -165,67 +153,37 @@ impl<S: Source, K: Sink> Worker<S, K> {
             let (item, op) = split(entry);
             match op {
                 WriteOp::Insert(document) if traits.insert_mode.use_upserts() => {
-                    direct.push((
-                        item.clone(),
-                        Write::Upsert {
-                            key: item.key,
-                            document,
-                        },
-                    ));
+                    direct.push((item.clone(), Write::Upsert { key: item.key, document }));
                 }
                 WriteOp::Insert(document) => direct.push((item, Write::Insert(document))),
                 WriteOp::Replace(document) => {
-                    direct.push((
-                        item.clone(),
-                        Write::Upsert {
-                            key: item.key,
-                            document,
-                        },
-                    ));
+                    direct.push((item.clone(), Write::Upsert { key: item.key, document }));
                 }
                 WriteOp::Delete => direct.push((item.clone(), Write::Delete(item.key))),
                 WriteOp::Update(delta) => {
-                    let command = match self.may_send(
+                    let command = if self.may_send(
                         &item,
                         delta.as_raw().as_bytes().len(),
                         traits.document_bytes,
                     ) {
-                        true => delta.to_command(),
-                        false => None,
+                        delta.to_command()
+                    } else {
+                        None
                     };
                     match command {
                         Some(command) => {
-                            direct.push((
-                                item.clone(),
-                                Write::Change {
-                                    key: item.key,
-                                    command,
-                                },
-                            ));
+                            direct.push((item.clone(), Write::Change { key: item.key, command }));
                         }
-                        None => unread.push(Unread {
-                            item,
-                            op: WriteOp::Update(delta),
-                        }),
+                        None => unread.push(Unread { item, op: WriteOp::Update(delta) }),
                     }
                 }
-                WriteOp::Refresh => unread.push(Unread {
-                    item,
-                    op: WriteOp::Refresh,
-                }),
+                WriteOp::Refresh => unread.push(Unread { item, op: WriteOp::Refresh }),
             }
         }
         let unmatched = self.write_direct(ns, direct, outcomes).await?;
         // What a change did not match is read and written whole.
-        unread.extend(unmatched.into_iter().map(|item| Unread {
-            item,
-            op: WriteOp::Refresh,
-        }));
-        if unread.is_empty() {
-            Ok(())
-        } else {
-            self.hydrate(ns, unread, outcomes).await
-        }
+        unread.extend(unmatched.into_iter().map(|item| Unread { item, op: WriteOp::Refresh }));
+        if unread.is_empty() { Ok(()) } else { self.hydrate(ns, unread, outcomes).await }
     }
 
     /// May this delta go as it is?
@@ -236,10 +194,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             // Worth it where it saves most of a document that is not small.
             UpdateMode::Auto => document_bytes >= 4096 && delta_bytes * 8 <= document_bytes,
         };
-        wanted
-            && self
-                .horizon()
-                .is_exact(&item.key.canonical(), item.first_time)
+        wanted && self.horizon().is_exact(&item.key.canonical(), item.first_time)
     }
 
     /// Writes, and once more as upserts what was there already. Returns the changes that did not
@@ -262,13 +217,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         for ((item, write), written) in items.into_iter().zip(writes).zip(written) {
             match (written, write) {
                 (Written::AlreadyThere, Write::Insert(document)) => {
-                    again.push((
-                        item.clone(),
-                        Write::Upsert {
-                            key: item.key,
-                            document,
-                        },
-                    ));
+                    again.push((item.clone(), Write::Upsert { key: item.key, document }));
                 }
                 (Written::Unmatched, _) => unmatched.push(item),
                 (written, _) => self.end(ns, &item, written, outcomes),
@@ -296,7 +245,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 for write in writes {
                     match self.sink.write(ns, std::slice::from_ref(write)).await {
                         Err(SinkError::Rejected(reason)) => {
-                            written.push(Written::Rejected { reason })
+                            written.push(Written::Rejected { reason });
                         }
                         one => written.extend(one?),
                     }
@@ -332,8 +281,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             if upserts > 0 {
                 traits.insert_mode.upserted(upserts, created);
             }
-            if inserts + upserts > 0 {
-                let average = bytes / (inserts + upserts);
+            if let Some(average) = bytes.checked_div(inserts + upserts) {
                 traits.document_bytes = match traits.document_bytes {
                     0 => average,
                     known => (known * 7 + average) / 8,
@@ -367,34 +315,19 @@ impl<S: Source, K: Sink> Worker<S, K> {
     /// The next attempt, or the end.
     fn rejected(&self, ns: &Namespace, attempts: u32, reason: String) -> Outcome {
         let attempt = attempts + 1;
-        match self.options.retries.after(attempt, fastrand::f64()) {
-            Some(wait) => {
-                let wait_ms = wait.as_millis() as u64;
-                tracing::debug!(%ns, attempt, wait_ms, error = %reason, "write rejected, tried again later");
-                Outcome::Retry {
-                    due_ms: now_ms() + wait_ms,
-                    error: reason,
-                }
-            }
-            None => {
-                tracing::error!(%ns, attempt, error = %reason, "write rejected, kept as a dead letter");
-                Outcome::Rejected {
-                    reason,
-                    now_ms: now_ms(),
-                }
-            }
+        if let Some(wait) = self.options.retries.after(attempt, fastrand::f64()) {
+            let wait_ms = wait.as_millis() as u64;
+            tracing::debug!(%ns, attempt, wait_ms, error = %reason, "write rejected, tried again later");
+            Outcome::Retry { due_ms: now_ms() + wait_ms, error: reason }
+        } else {
+            tracing::error!(%ns, attempt, error = %reason, "write rejected, kept as a dead letter");
+            Outcome::Rejected { reason, now_ms: now_ms() }
         }
     }
 }
 
 fn split(entry: Entry) -> (Item, WriteOp) {
-    let Work::Document {
-        key,
-        op,
-        collection,
-        ..
-    } = entry.work
-    else {
+    let Work::Document { key, op, collection, .. } = entry.work else {
         unreachable!("barriers are leased alone and applied elsewhere")
     };
     let item = Item {

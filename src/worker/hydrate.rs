@@ -39,15 +39,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
         unread: Vec<Unread>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
-        let after = unread
-            .iter()
-            .map(|unread| unread.item.last_time)
-            .max()
-            .unwrap_or_default();
-        let mut wanted: HashMap<Vec<u8>, Unread> = unread
-            .into_iter()
-            .map(|unread| (unread.item.key.canonical(), unread))
-            .collect();
+        let after = unread.iter().map(|unread| unread.item.last_time).max().unwrap_or_default();
+        let mut wanted: HashMap<Vec<u8>, Unread> =
+            unread.into_iter().map(|unread| (unread.item.key.canonical(), unread)).collect();
         match self.read_pages(ns, after, &mut wanted, outcomes).await {
             Ok(Ok(())) => self.write_missing(ns, wanted, outcomes).await,
             Ok(Err(error)) => {
@@ -118,10 +112,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         wanted: &mut HashMap<Vec<u8>, Unread>,
         outcomes: &mut Outcomes,
     ) -> Result<(), SourceError> {
-        if wanted
-            .values()
-            .all(|unread| unread.item.collection.is_none())
-        {
+        if wanted.values().all(|unread| unread.item.collection.is_none()) {
             return Ok(());
         }
         let current = self.source.collection_id(ns).await?;
@@ -132,9 +123,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                     // Dropped, or renamed with a `Refresh` under the new name.
                     Outcome::Applied
                 } else {
-                    Outcome::Unavailable {
-                        due_ms: now_ms() + BARRIER_WAIT_MS,
-                    }
+                    Outcome::Unavailable { due_ms: now_ms() + BARRIER_WAIT_MS }
                 };
                 outcomes.insert(unread.item.seq, outcome);
             }
@@ -179,13 +168,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 _ => None,
             };
             if let Some(command) = command {
-                changes.push((
-                    item.clone(),
-                    Write::Change {
-                        key: item.key,
-                        command,
-                    },
-                ));
+                changes.push((item.clone(), Write::Change { key: item.key, command }));
             }
         }
         let sent: Vec<u64> = changes.iter().map(|(item, _)| item.seq).collect();

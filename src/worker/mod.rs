@@ -150,17 +150,14 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 if stop.is_draining() {
                     return Ok(());
                 }
-                let due = batch
-                    .next_due_ms
-                    .map_or(1_000, |due| due.saturating_sub(now_ms()).max(1));
-                self.wait(stop, changed, Duration::from_millis(due.min(1_000)))
-                    .await;
+                let due =
+                    batch.next_due_ms.map_or(1_000, |due| due.saturating_sub(now_ms()).max(1));
+                self.wait(stop, changed, Duration::from_millis(due.min(1_000))).await;
                 continue;
             }
             self.write(batch.entries).await?;
             if !self.options.interval.is_zero() {
-                self.wait(stop, std::future::pending(), self.options.interval)
-                    .await;
+                self.wait(stop, std::future::pending(), self.options.interval).await;
             }
         }
     }
@@ -176,10 +173,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     async fn write(&self, entries: Vec<Entry>) -> Result<(), QueueError> {
         let started = Instant::now();
-        let is_schema = matches!(
-            entries.first().map(|entry| &entry.work),
-            Some(Work::Schema(_))
-        );
+        let is_schema = matches!(entries.first().map(|entry| &entry.work), Some(Work::Schema(_)));
         if is_schema {
             // A schema change must not be repeated once what follows it has been applied, so the
             // queue is on the disk before it and after it.
@@ -196,9 +190,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         if verdict == Verdict::Answered {
             let metrics = &self.status.metrics;
             metrics.batches.add(1);
-            metrics
-                .batch_micros
-                .add(started.elapsed().as_micros() as u64);
+            metrics.batch_micros.add(started.elapsed().as_micros() as u64);
             metrics.atlas_heard_ms.set(now_ms());
         }
         Ok(())
@@ -244,10 +236,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             }
             (before, breaker.name())
         };
-        let mut outage = self
-            .outage
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut outage = self.outage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match (after, verdict) {
             ("open", Verdict::Unavailable(error) | Verdict::Denied(error)) => {
                 if outage.is_none() {
@@ -272,22 +261,15 @@ impl<S: Source, K: Sink> Worker<S, K> {
     }
 
     fn breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
-        self.breaker
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.breaker.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn horizon(&self) -> MutexGuard<'_, Horizon> {
-        self.horizon
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.horizon.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn traits_of(&self, ns: &Namespace, learn: impl FnOnce(&mut Traits)) -> Traits {
-        let mut all = self
-            .insert_modes
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = self.insert_modes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let of_namespace = all.entry(ns.clone()).or_default();
         learn(of_namespace);
         *of_namespace

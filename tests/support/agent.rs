@@ -13,9 +13,7 @@ use super::{eventually, free_port};
 
 /// Sends a signal by process id.
 pub fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill")
-        .args([format!("-{name}"), pid.to_string()])
-        .status();
+    let status = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status();
     assert!(status.expect("kill runs").success());
 }
 
@@ -38,15 +36,8 @@ impl Agent {
         );
         std::fs::write(dir.path().join("config.toml"), text).unwrap();
         let env = [("MONGODB_LOCAL_URI", local), ("MONGODB_ATLAS_URI", atlas)];
-        let env = env
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into();
-        Self {
-            dir,
-            admin_port,
-            env,
-            child: None,
-        }
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        Self { dir, admin_port, env, child: None }
     }
 
     /// An agent that is started at once.
@@ -59,8 +50,7 @@ impl Agent {
     /// The program, from the environment of the test that includes this file.
     fn command(&self) -> Command {
         let program = std::env::var_os("OUTRIGGER_BIN")
-            .map(PathBuf::from)
-            .unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_outrigger")));
+            .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_outrigger")), PathBuf::from);
         let mut command = Command::new(program);
         command.current_dir(self.dir.path()).envs(self.env.clone());
         command
@@ -77,13 +67,7 @@ impl Agent {
             .append(true)
             .open(self.dir.path().join("log"))
             .unwrap();
-        let child = self
-            .command()
-            .arg("run")
-            .args(args)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
+        let child = self.command().arg("run").args(args).stdout(Stdio::null()).stderr(log).spawn();
         self.child = Some(child.expect("the agent starts"));
     }
 
@@ -141,33 +125,22 @@ impl Agent {
     /// The health that the agent itself tells.
     pub fn health(&self) -> Option<Value> {
         let url = format!("http://127.0.0.1:{}/api/sync/health", self.admin_port);
-        let text = ureq::get(url)
-            .call()
-            .ok()?
-            .body_mut()
-            .read_to_string()
-            .ok()?;
+        let text = ureq::get(url).call().ok()?.body_mut().read_to_string().ok()?;
         serde_json::from_str(&text).ok()
     }
 
     /// Waits for the first copy to be done.
     pub async fn streaming(&self) {
-        eventually(
-            "the phase `streaming`",
-            Duration::from_secs(60),
-            async || {
-                self.health()
-                    .is_some_and(|health| health["phase"] == "streaming")
-            },
-        )
+        eventually("the phase `streaming`", Duration::from_secs(60), async || {
+            self.health().is_some_and(|health| health["phase"] == "streaming")
+        })
         .await;
     }
 
     /// Waits until so many documents wait in the queue.
     pub async fn queued(&self, at_least: u64) {
         eventually("a filled queue", Duration::from_secs(60), async || {
-            self.health()
-                .is_some_and(|health| health["queueSize"].as_u64() >= Some(at_least))
+            self.health().is_some_and(|health| health["queueSize"].as_u64() >= Some(at_least))
         })
         .await;
     }

@@ -29,10 +29,7 @@ pub async fn contents(client: &Client) -> mongodb::error::Result<Contents> {
             let collection = client.database(&db).collection::<RawDocumentBuf>(&name);
             let documents: Vec<_> = collection.find(doc! {}).await?.try_collect().await?;
             let by_key = documents.into_iter().map(|document| {
-                (
-                    DocumentKey::of(&document).expect("an _id").canonical(),
-                    document,
-                )
+                (DocumentKey::of(&document).expect("an _id").canonical(), document)
             });
             contents.insert(format!("{db}.{name}"), by_key.collect());
         }
@@ -43,11 +40,7 @@ pub async fn contents(client: &Client) -> mongodb::error::Result<Contents> {
 /// The first few differences, in words; empty when both are equal.
 pub fn differences(local: &Contents, atlas: &Contents) -> Vec<String> {
     let mut found = Vec::new();
-    for name in local
-        .keys()
-        .chain(atlas.keys())
-        .collect::<std::collections::BTreeSet<_>>()
-    {
+    for name in local.keys().chain(atlas.keys()).collect::<std::collections::BTreeSet<_>>() {
         match (local.get(name), atlas.get(name)) {
             (Some(here), Some(there)) => {
                 for (key, document) in here {

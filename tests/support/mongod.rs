@@ -20,10 +20,8 @@ pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/mongod");
-        let output = Command::new(script)
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("scripts/mongod runs");
+        let output =
+            Command::new(script).stderr(Stdio::inherit()).output().expect("scripts/mongod runs");
         assert!(output.status.success(), "scripts/mongod found no mongod");
         String::from_utf8(output.stdout).unwrap().trim().into()
     })
@@ -66,18 +64,13 @@ impl Mongod {
 
     pub async fn initiate(&self) {
         let member = doc! { "_id": 0, "host": format!("127.0.0.1:{}", self.port) };
-        self.admin(doc! { "replSetInitiate": { "_id": "rs", "members": [member] } })
-            .await;
+        self.admin(doc! { "replSetInitiate": { "_id": "rs", "members": [member] } }).await;
         self.wait_for_primary().await;
     }
 
     async fn wait_for_primary(&self) {
         eventually("a primary", Duration::from_secs(60), async || {
-            let hello = self
-                .client
-                .database("admin")
-                .run_command(doc! { "hello": 1 })
-                .await;
+            let hello = self.client.database("admin").run_command(doc! { "hello": 1 }).await;
             hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
         })
         .await;
@@ -89,19 +82,8 @@ impl Mongod {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         let mut command = Command::new(program());
         command
-            .args([
-                "--bind_ip",
-                "127.0.0.1",
-                "--nounixsocket",
-                "--oplogSize",
-                "200",
-            ])
-            .args([
-                "--wiredTigerCacheSizeGB",
-                "0.5",
-                "--setParameter",
-                "enableTestCommands=1",
-            ])
+            .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--oplogSize", "200"])
+            .args(["--wiredTigerCacheSizeGB", "0.5", "--setParameter", "enableTestCommands=1"])
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             .args(["--port", &self.port.to_string()])
             .args(&self.args)
@@ -112,11 +94,7 @@ impl Mongod {
         self.child = Some(command.spawn().expect("mongod starts"));
         let client = self.client.clone();
         eventually("mongod", Duration::from_secs(60), async || {
-            client
-                .database("admin")
-                .run_command(doc! { "hello": 1 })
-                .await
-                .is_ok()
+            client.database("admin").run_command(doc! { "hello": 1 }).await.is_ok()
         })
         .await;
         if self.args.iter().any(|arg| arg == "--replSet") && self.is_initiated().await {
@@ -125,12 +103,7 @@ impl Mongod {
     }
 
     async fn is_initiated(&self) -> bool {
-        let hello = self
-            .client
-            .database("admin")
-            .run_command(doc! { "hello": 1 })
-            .await
-            .unwrap();
+        let hello = self.client.database("admin").run_command(doc! { "hello": 1 }).await.unwrap();
         hello.contains_key("setName")
     }
 
@@ -161,11 +134,7 @@ impl Mongod {
 
     /// Runs a command on `admin`.
     pub async fn admin(&self, command: Document) -> Document {
-        self.client
-            .database("admin")
-            .run_command(command)
-            .await
-            .unwrap()
+        self.client.database("admin").run_command(command).await.unwrap()
     }
 
     /// The total number of writes that the server was asked for: inserts, updates, deletes.

@@ -41,12 +41,7 @@ impl Proxy {
         let line = Arc::new(AtomicU8::new(Line::Up as u8));
         let changed = Arc::new(Notify::new());
         let task = tokio::spawn(accept(listener, target, line.clone(), changed.clone()));
-        Self {
-            port,
-            line,
-            changed,
-            task,
-        }
+        Self { port, line, changed, task }
     }
 
     pub fn set(&self, line: Line) {

@@ -27,10 +27,7 @@ pub fn id(rng: &mut StdRng) -> Bson {
             bytes: vec![n as u8; 3],
         }),
         10 => Bson::DateTime(mongodb::bson::DateTime::from_millis(n.into())),
-        11 => Bson::Timestamp(Timestamp {
-            time: n as u32,
-            increment: 1,
-        }),
+        11 => Bson::Timestamp(Timestamp { time: n as u32, increment: 1 }),
         12 => Bson::Boolean(n % 2 == 0),
         _ => [
             Bson::Null,
@@ -55,51 +52,23 @@ pub fn value(rng: &mut StdRng, depth: u32) -> Bson {
         4 => Bson::Boolean(rng.random()),
         5 => Bson::Null,
         6 => Bson::Decimal128("1.10".parse().unwrap()),
-        7 => Bson::DateTime(mongodb::bson::DateTime::from_millis(
-            rng.random_range(0..1 << 40),
-        )),
-        8 => Bson::Timestamp(Timestamp {
-            time: rng.random_range(0..2),
-            increment: 0,
-        }),
+        7 => Bson::DateTime(mongodb::bson::DateTime::from_millis(rng.random_range(0..1 << 40))),
+        8 => Bson::Timestamp(Timestamp { time: rng.random_range(0..2), increment: 0 }),
         9 | 10 => Bson::Document(fields(rng, depth - 1)),
-        _ => Bson::Array(
-            (0..rng.random_range(0..5))
-                .map(|_| value(rng, depth - 1))
-                .collect(),
-        ),
+        _ => Bson::Array((0..rng.random_range(0..5)).map(|_| value(rng, depth - 1)).collect()),
     }
 }
 
 /// Names that collide often; some hold dots and dollars, or nothing, or are numbers.
 pub fn field(rng: &mut StdRng) -> String {
-    let names = [
-        "a",
-        "b",
-        "c",
-        "d",
-        "arr",
-        "o",
-        "0",
-        "1",
-        "a.b",
-        "$x",
-        "",
-        "ünïcode",
-    ];
+    let names = ["a", "b", "c", "d", "arr", "o", "0", "1", "a.b", "$x", "", "ünïcode"];
     let likely = ["a", "b", "c", "d", "arr", "o"];
-    let name = if rng.random_bool(0.85) {
-        likely.choose(rng)
-    } else {
-        names.choose(rng)
-    };
+    let name = if rng.random_bool(0.85) { likely.choose(rng) } else { names.choose(rng) };
     (*name.unwrap()).to_owned()
 }
 
 fn fields(rng: &mut StdRng, depth: u32) -> Document {
-    (0..rng.random_range(0..5))
-        .map(|_| (field(rng), value(rng, depth)))
-        .collect()
+    (0..rng.random_range(0..5)).map(|_| (field(rng), value(rng, depth))).collect()
 }
 
 /// A document without an `_id`; `arr` is mostly an array and `o` mostly an object.
@@ -139,11 +108,7 @@ pub fn update(rng: &mut StdRng) -> Bson {
         10 => {
             let each: Vec<Bson> = (0..3).map(|_| value(rng, 1)).collect();
             let slice = rng.random_range(-4..5);
-            operator(
-                "$push",
-                "arr".into(),
-                Bson::Document(doc! { "$each": each, "$slice": slice }),
-            )
+            operator("$push", "arr".into(), Bson::Document(doc! { "$each": each, "$slice": slice }))
         }
         11 => {
             let at = rng.random_range(0..3);
@@ -153,11 +118,7 @@ pub fn update(rng: &mut StdRng) -> Bson {
                 Bson::Document(doc! { "$each": [value(rng, 1)], "$position": at }),
             )
         }
-        12 => operator(
-            "$pop",
-            "arr".into(),
-            Bson::Int32(if rng.random() { 1 } else { -1 }),
-        ),
+        12 => operator("$pop", "arr".into(), Bson::Int32(if rng.random() { 1 } else { -1 })),
         13 => operator("$pull", "arr".into(), Bson::Document(doc! { "$gte": 0 })),
         14 => operator(
             "$rename",
@@ -165,9 +126,7 @@ pub fn update(rng: &mut StdRng) -> Bson {
             Bson::String(["a", "b", "n", "o.n"].choose(rng).unwrap().to_string()),
         ),
         15 => operator("$set", "arr.$[].a".into(), value(rng, 1)),
-        16 => Bson::Array(vec![Bson::Document(
-            doc! { "$unset": field_for_pipeline(rng) },
-        )]),
+        16 => Bson::Array(vec![Bson::Document(doc! { "$unset": field_for_pipeline(rng) })]),
         17 => Bson::Array(vec![
             Bson::Document(doc! { "$unset": field_for_pipeline(rng) }),
             Bson::Document(
@@ -177,15 +136,11 @@ pub fn update(rng: &mut StdRng) -> Bson {
         18 => {
             // Moves fields to the end, changed and unchanged: what an `updateDescription` hides.
             let moved = doc! { "$arrayToObject": { "$reverseArray": { "$objectToArray": "$o" } } };
-            Bson::Array(vec![Bson::Document(
-                doc! { "$set": { "o": moved, "b": value(rng, 1) } },
-            )])
+            Bson::Array(vec![Bson::Document(doc! { "$set": { "o": moved, "b": value(rng, 1) } })])
         }
-        _ => Bson::Array(vec![Bson::Document(
-            doc! { "$replaceWith": { "$mergeObjects": [
-                { "_id": "$_id", field_for_pipeline(rng): value(rng, 1) }, "$$ROOT", { "c": "$d" }
-            ] } },
-        )]),
+        _ => Bson::Array(vec![Bson::Document(doc! { "$replaceWith": { "$mergeObjects": [
+            { "_id": "$_id", field_for_pipeline(rng): value(rng, 1) }, "$$ROOT", { "c": "$d" }
+        ] } })]),
     }
 }
 
@@ -202,35 +157,18 @@ pub async fn change(
     let result = match rng.random_range(0..10) {
         0..3 => {
             let mut document = document(rng);
-            document.insert(
-                "_id",
-                filter
-                    .get_document("_id")
-                    .unwrap()
-                    .get("$eq")
-                    .unwrap()
-                    .clone(),
-            );
+            document.insert("_id", filter.get_document("_id").unwrap().get("$eq").unwrap().clone());
             collection.insert_one(document).await.map(|_| ())
         }
         3 => collection.delete_one(filter).await.map(|_| ()),
         4 => {
-            let id = filter
-                .get_document("_id")
-                .unwrap()
-                .get("$eq")
-                .unwrap()
-                .clone();
+            let id = filter.get_document("_id").unwrap().get("$eq").unwrap().clone();
             let delete = collection.delete_one(filter).await;
             let mut document = document(rng);
             document.insert("_id", id);
             delete.and(collection.insert_one(document).await.map(|_| ()))
         }
-        5 => collection
-            .replace_one(filter, document(rng))
-            .upsert(true)
-            .await
-            .map(|_| ()),
+        5 => collection.replace_one(filter, document(rng)).upsert(true).await.map(|_| ()),
         _ => {
             let update = update(rng);
             let command = doc! {

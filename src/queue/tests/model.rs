@@ -77,9 +77,7 @@ impl Run {
             }
             Action::Replay(n) => {
                 let from = self.history.len().saturating_sub(n);
-                self.queue()
-                    .commit(self.history[from..].to_vec(), None)
-                    .unwrap();
+                self.queue().commit(self.history[from..].to_vec(), None).unwrap();
             }
         }
         self.check_invariants();
@@ -117,10 +115,7 @@ impl Run {
         for (n, entry) in std::mem::take(&mut self.leased).into_iter().enumerate() {
             let outcome = match outcomes[n % outcomes.len()] % 6 {
                 0 => Outcome::Unavailable { due_ms: 0 },
-                1 => Outcome::Retry {
-                    due_ms: self.now_ms + 5,
-                    error: "again".into(),
-                },
+                1 => Outcome::Retry { due_ms: self.now_ms + 5, error: "again".into() },
                 // A write that reached Atlas and whose answer was lost.
                 2 => {
                     self.write(&entry);
@@ -131,11 +126,7 @@ impl Run {
                     Outcome::Applied
                 }
             };
-            settlements.push(Settlement {
-                seq: entry.seq,
-                version: entry.version,
-                outcome,
-            });
+            settlements.push(Settlement { seq: entry.seq, version: entry.version, outcome });
         }
         self.now_ms += 1;
         self.queue().settle(&settlements).unwrap();
@@ -171,26 +162,17 @@ impl Run {
             match &entry.work {
                 Work::Schema(_) => waiting.clear(),
                 Work::Document { key, .. } if !leased.contains(&entry.seq) => {
-                    assert!(
-                        waiting.insert(key.canonical()),
-                        "I2: two ops wait for {key}"
-                    );
+                    assert!(waiting.insert(key.canonical()), "I2: two ops wait for {key}");
                 }
                 Work::Document { .. } => {}
             }
         }
         let mut documents = HashSet::new();
         for entry in &self.leased {
-            assert!(
-                documents.insert(entry.work.document_id().to_string()),
-                "leased twice"
-            );
+            assert!(documents.insert(entry.work.document_id().to_string()), "leased twice");
         }
         assert_eq!(self.queue().pending().0, entries.len() as u64);
-        let bytes: usize = entries
-            .iter()
-            .map(|entry| codec::encode_entry(entry).len())
-            .sum();
+        let bytes: usize = entries.iter().map(|entry| codec::encode_entry(entry).len()).sum();
         assert_eq!(self.queue().pending().1, bytes as u64);
     }
 
