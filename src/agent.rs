@@ -20,32 +20,29 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{
     admin,
-    backoff::RetrySchedule,
-    breaker::{BreakerPolicy, CircuitBreaker},
+    breaker::CircuitBreaker,
     config::{Config, ConfigError},
     horizon::Horizon,
-    mongo::{Connect, Mongo, MongoError},
-    queue::{Queue, QueueError, QueueOptions, Rebuilt},
+    mongo::{Mongo, MongoError},
+    queue::{Queue, QueueError, Rebuilt},
     shutdown::{Stop, blocking},
     sink::AtlasSink,
-    source::{
-        ChangeStreamSource, PIPELINE_VERSION, SourceError, SourceInfo, inspect, oplog_start,
-        source_id,
-    },
-    status::{Phase, Status, now_ms},
+    source::{ChangeStreamSource, PIPELINE_VERSION, SourceError, SourceInfo, inspect, source_id},
+    status::{Phase, Status},
     sync::{Reconciler, SyncError},
     sync_state::SyncState,
     tailer::{Identity, QueueLimits, Tailer, TailerError},
-    worker::{Worker, WorkerOptions},
+    worker::Worker,
 };
+
+mod connect;
+mod vitals;
+
+pub use connect::{connect_atlas, connect_local, queue_options};
+pub use vitals::lag;
 
 /// Documents whose reads are remembered one by one; see [`Horizon`].
 const HORIZON_DOCUMENTS: usize = 100_000;
-
-/// How often the figures that follow from others are brought up to date, and the summary is logged.
-const TICK: Duration = Duration::from_millis(250);
-const SAMPLE_TICKS: u64 = 20;
-const SUMMARY_TICKS: u64 = 240;
 
 /// Why the agent does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -252,8 +249,8 @@ impl Agent {
             source,
             sink,
             self.status.clone(),
-            worker_options(&config),
-            CircuitBreaker::new(breaker_policy(&config)),
+            connect::worker_options(&config),
+            CircuitBreaker::new(connect::breaker_policy(&config)),
             horizon,
         ));
         let mut tasks = JoinSet::new();
@@ -270,7 +267,7 @@ impl Agent {
             let (worker, stop) = (worker.clone(), stop.clone());
             tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
         }
-        let ticker = tokio::spawn(tick(self.handles()));
+        let ticker = tokio::spawn(vitals::tick(self.handles()));
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, local = %config.local_uri()?, local_version = %self.info.version, atlas = %config.atlas_uri()?, "started");
 
@@ -341,112 +338,5 @@ fn from_tailer(error: TailerError) -> AgentError {
     match error {
         TailerError::Queue(error) => AgentError::Queue(error),
         TailerError::Source(error) => AgentError::Local(error),
-    }
-}
-
-/// Keeps up to date what follows from other figures, and says once a minute how it goes.
-async fn tick(handles: Handles) {
-    let Handles { status, queue, local, .. } = handles;
-    let mut ticks = tokio::time::interval(TICK);
-    let mut before = (0, 0, 0);
-    for n in 0_u64.. {
-        ticks.tick().await;
-        let read_up_to = status.state().read_up_to;
-        let (pending, bytes) = queue.pending();
-        let is_copying = status.state().copy.is_some() || status.state().phase == Phase::Starting;
-        if pending == 0 && !is_copying && queue.dead_letters_len() == 0 && read_up_to.0 > 0 {
-            status.state().consistent_as_of = Some(read_up_to);
-        }
-        if n % SAMPLE_TICKS == 0 {
-            status.sample();
-        }
-        if n % SUMMARY_TICKS == 0 {
-            if let Ok(Some(start)) = oplog_start(&local).await {
-                let window =
-                    u64::from(read_up_to.seconds()).saturating_sub(u64::from(start.seconds()));
-                status.state().oplog_window_s = Some(window);
-            }
-            let metrics = &status.metrics;
-            let now = (
-                metrics.events_read.get(),
-                metrics.ops_coalesced.get(),
-                metrics.writes_applied.get(),
-            );
-            if n > 0 {
-                let breaker = status.state().breaker;
-                tracing::info!(
-                    events = now.0 - before.0,
-                    coalesced = now.1 - before.1,
-                    applied = now.2 - before.2,
-                    pending,
-                    bytes,
-                    breaker,
-                    lag_s = lag(&status, &queue).as_secs(),
-                    "the last minute"
-                );
-            }
-            before = now;
-        }
-    }
-}
-
-/// How far Atlas is behind the local database: the age of the oldest change that is not there yet.
-/// Changes that were not read yet are counted through the stream's silence.
-pub fn lag(status: &Status, queue: &Queue) -> Duration {
-    let now = now_ms();
-    let oldest = queue.oldest_ms().ok().flatten();
-    let unapplied = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
-    let heard = status.metrics.local_heard_ms.get();
-    // An answer is due every second; half a minute of slack is the driver's business, not lag.
-    let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
-    Duration::from_millis(unapplied.max(silence))
-}
-
-/// A client for the local database.
-///
-/// # Errors
-/// When there is no usable connection string.
-pub async fn connect_local(config: &Config) -> Result<Mongo, AgentError> {
-    let connect = Connect {
-        timeout: config.local.timeout,
-        compressors: Vec::new(),
-        select_for: Duration::from_secs(5).min(config.local.timeout),
-    };
-    Ok(Mongo::connect(config.local_uri()?, &connect).await.map_err(SourceError::from)?)
-}
-
-/// A client for Atlas.
-///
-/// # Errors
-/// When there is no usable connection string, or it would go without TLS against the configuration.
-pub async fn connect_atlas(config: &Config) -> Result<Mongo, AgentError> {
-    let connect = Connect {
-        timeout: config.atlas.timeout,
-        compressors: config.atlas.compressors.clone(),
-        select_for: Duration::from_secs(10).min(config.atlas.timeout),
-    };
-    Mongo::connect(config.atlas_uri()?, &connect).await.map_err(AgentError::Atlas)
-}
-
-/// How the configured queue is opened.
-pub fn queue_options(config: &Config) -> QueueOptions {
-    QueueOptions { persist: config.queue.persist, ..QueueOptions::new(&config.queue.path) }
-}
-
-fn worker_options(config: &Config) -> WorkerOptions {
-    let worker = &config.worker;
-    WorkerOptions {
-        batch_size: worker.batch_size,
-        interval: worker.interval,
-        retries: RetrySchedule::new(worker.retry_delays.clone(), worker.max_retries),
-        update_mode: worker.update_mode,
-    }
-}
-
-fn breaker_policy(config: &Config) -> BreakerPolicy {
-    BreakerPolicy {
-        failure_threshold: config.breaker.failure_threshold,
-        open_for: config.breaker.open_for,
-        open_for_max: config.breaker.open_for_max,
     }
 }

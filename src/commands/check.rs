@@ -183,7 +183,7 @@ async fn check_oplog(
             }
         }
         Ok(None) => {
-            lines.ok("local", "its oplog still holds everything since the set was initiated")
+            lines.ok("local", "its oplog still holds everything since the set was initiated");
         }
         Err(_) => lines.warning(
             "local",

@@ -54,7 +54,7 @@ fn print(health: &Value) {
     let waiting = documents(show::number(&health["queueSize"]));
     match health["oldestPendingMs"].as_u64() {
         Some(oldest) => {
-            show::line(format!("queue    {waiting} waiting, the oldest for {}", ago(oldest)))
+            show::line(format!("queue    {waiting} waiting, the oldest for {}", ago(oldest)));
         }
         None => show::line("queue    empty"),
     }
@@ -64,7 +64,7 @@ fn print(health: &Value) {
     match health["breaker"].as_str() {
         Some("closed") => show::line(format!("atlas    writes flow; {last}")),
         Some(breaker) => {
-            show::line(format!("atlas    away, changes wait (breaker {breaker}); {last}"))
+            show::line(format!("atlas    away, changes wait (breaker {breaker}); {last}"));
         }
         None => {}
     }

@@ -52,7 +52,7 @@ pub async fn local_collections(
                 }
                 "view" => left_out.push(LeftOut { ns, reason: "a view" }),
                 _ => {
-                    left_out.push(LeftOut { ns, reason: "a kind of collection that is not known" })
+                    left_out.push(LeftOut { ns, reason: "a kind of collection that is not known" });
                 }
             }
         }

@@ -1,0 +1,49 @@
+//! Outrigger inside a program of one's own: the same agent, without the binary.
+//!
+//! ```sh
+//! MONGODB_LOCAL_URI=… MONGODB_ATLAS_URI=… cargo run --example embed
+//! ```
+
+use std::time::Duration;
+
+use outrigger::{
+    admin::health::report,
+    agent::{Agent, AgentError},
+    config::{ConfigError, LogFormat, load},
+    logging,
+};
+
+#[tokio::main]
+async fn main() -> Result<(), AgentError> {
+    let config = config()?;
+    logging::start("info", LogFormat::Text);
+    let agent = Agent::prepare(config, false).await?;
+
+    // Look at it from the outside while it runs.
+    let handles = agent.handles();
+    let watch = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let handles = handles.clone();
+            // The report reads the queue's disk, so it is made off the async threads.
+            if let Ok(health) = tokio::task::spawn_blocking(move || report(&handles)).await {
+                println!(
+                    "{:?}, {} waiting, lag {}",
+                    health.status, health.queue_size, health.sync_lag
+                );
+            }
+        }
+    });
+
+    let outcome = agent
+        .run(async {
+            let _ = tokio::signal::ctrl_c().await;
+        })
+        .await;
+    watch.abort();
+    outcome
+}
+
+fn config() -> Result<outrigger::config::Config, ConfigError> {
+    load(None, |name| std::env::var(name).ok())
+}

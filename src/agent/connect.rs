@@ -1,0 +1,63 @@
+//! From the configuration to the parts' own options.
+
+use std::time::Duration;
+
+use super::AgentError;
+use crate::{
+    backoff::RetrySchedule,
+    breaker::BreakerPolicy,
+    config::Config,
+    mongo::{Connect, Mongo},
+    queue::QueueOptions,
+    source::SourceError,
+    worker::WorkerOptions,
+};
+
+/// A client for the local database.
+///
+/// # Errors
+/// When there is no usable connection string.
+pub async fn connect_local(config: &Config) -> Result<Mongo, AgentError> {
+    let connect = Connect {
+        timeout: config.local.timeout,
+        compressors: Vec::new(),
+        select_for: Duration::from_secs(5).min(config.local.timeout),
+    };
+    Ok(Mongo::connect(config.local_uri()?, &connect).await.map_err(SourceError::from)?)
+}
+
+/// A client for Atlas.
+///
+/// # Errors
+/// When there is no usable connection string, or it would go without TLS against the configuration.
+pub async fn connect_atlas(config: &Config) -> Result<Mongo, AgentError> {
+    let connect = Connect {
+        timeout: config.atlas.timeout,
+        compressors: config.atlas.compressors.clone(),
+        select_for: Duration::from_secs(10).min(config.atlas.timeout),
+    };
+    Mongo::connect(config.atlas_uri()?, &connect).await.map_err(AgentError::Atlas)
+}
+
+/// How the configured queue is opened.
+pub fn queue_options(config: &Config) -> QueueOptions {
+    QueueOptions { persist: config.queue.persist, ..QueueOptions::new(&config.queue.path) }
+}
+
+pub(super) fn worker_options(config: &Config) -> WorkerOptions {
+    let worker = &config.worker;
+    WorkerOptions {
+        batch_size: worker.batch_size,
+        interval: worker.interval,
+        retries: RetrySchedule::new(worker.retry_delays.clone(), worker.max_retries),
+        update_mode: worker.update_mode,
+    }
+}
+
+pub(super) fn breaker_policy(config: &Config) -> BreakerPolicy {
+    BreakerPolicy {
+        failure_threshold: config.breaker.failure_threshold,
+        open_for: config.breaker.open_for,
+        open_for_max: config.breaker.open_for_max,
+    }
+}

@@ -1,0 +1,73 @@
+//! Figures that follow from others: lag, consistency, the summary of each minute.
+
+use std::time::Duration;
+
+use super::Handles;
+use crate::{
+    queue::Queue,
+    source::oplog_start,
+    status::{Phase, Status, now_ms},
+};
+
+/// How often the figures are brought up to date, a sample is taken, and the summary is logged.
+const TICK: Duration = Duration::from_millis(250);
+const SAMPLE_TICKS: u64 = 20;
+const SUMMARY_TICKS: u64 = 240;
+
+/// Keeps up to date what follows from other figures, and says once a minute how it goes.
+pub(super) async fn tick(handles: Handles) {
+    let Handles { status, queue, local, .. } = handles;
+    let mut ticks = tokio::time::interval(TICK);
+    let mut before = (0, 0, 0);
+    for n in 0_u64.. {
+        ticks.tick().await;
+        let read_up_to = status.state().read_up_to;
+        let (pending, bytes) = queue.pending();
+        let is_copying = status.state().copy.is_some() || status.state().phase == Phase::Starting;
+        if pending == 0 && !is_copying && queue.dead_letters_len() == 0 && read_up_to.0 > 0 {
+            status.state().consistent_as_of = Some(read_up_to);
+        }
+        if n % SAMPLE_TICKS == 0 {
+            status.sample();
+        }
+        if n % SUMMARY_TICKS == 0 {
+            if let Ok(Some(start)) = oplog_start(&local).await {
+                let window =
+                    u64::from(read_up_to.seconds()).saturating_sub(u64::from(start.seconds()));
+                status.state().oplog_window_s = Some(window);
+            }
+            let metrics = &status.metrics;
+            let now = (
+                metrics.events_read.get(),
+                metrics.ops_coalesced.get(),
+                metrics.writes_applied.get(),
+            );
+            if n > 0 {
+                let breaker = status.state().breaker;
+                tracing::info!(
+                    events = now.0 - before.0,
+                    coalesced = now.1 - before.1,
+                    applied = now.2 - before.2,
+                    pending,
+                    bytes,
+                    breaker,
+                    lag_s = lag(&status, &queue).as_secs(),
+                    "the last minute"
+                );
+            }
+            before = now;
+        }
+    }
+}
+
+/// How far Atlas is behind the local database: the age of the oldest change that is not there yet.
+/// Changes that were not read yet are counted through the stream's silence.
+pub fn lag(status: &Status, queue: &Queue) -> Duration {
+    let now = now_ms();
+    let oldest = queue.oldest_ms().ok().flatten();
+    let unapplied = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
+    let heard = status.metrics.local_heard_ms.get();
+    // An answer is due every second; half a minute of slack is the driver's business, not lag.
+    let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
+    Duration::from_millis(unapplied.max(silence))
+}
