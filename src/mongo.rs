@@ -138,7 +138,7 @@ impl Mongo {
         let mut options = ClientOptions::parse(uri.expose()).await.map_err(bad)?;
         options.app_name.get_or_insert_with(|| "outrigger".to_owned());
         options.server_selection_timeout = Some(connect.select_for);
-        options.connect_timeout.get_or_insert(connect.select_for);
+        options.connect_timeout.get_or_insert(Duration::from_secs(10));
         if options.compressors.is_none() && !connect.compressors.is_empty() {
             options.compressors = Some(
                 connect

@@ -34,7 +34,8 @@ pub async fn connect_atlas(config: &Config) -> Result<Mongo, AgentError> {
     let connect = Connect {
         timeout: config.atlas.timeout,
         compressors: config.atlas.compressors.clone(),
-        select_for: Duration::from_secs(10).min(config.atlas.timeout),
+        // Short: waiting is the breaker's business, and an outage should show soon.
+        select_for: Duration::from_secs(3).min(config.atlas.timeout),
     };
     Mongo::connect(config.atlas_uri()?, &connect).await.map_err(AgentError::Atlas)
 }

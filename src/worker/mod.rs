@@ -237,6 +237,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
             (before, breaker.name())
         };
         let mut outage = self.outage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Verdict::Unavailable(error) | Verdict::Denied(error) = verdict {
+            self.status.state().atlas_error = Some(error.clone());
+        }
         match (after, verdict) {
             ("open", Verdict::Unavailable(error) | Verdict::Denied(error)) => {
                 if outage.is_none() {
@@ -244,7 +247,6 @@ impl<S: Source, K: Sink> Worker<S, K> {
                     self.status.metrics.breaker_openings.add(1);
                     tracing::warn!(%error, breaker = after, "Atlas is away; changes wait in the queue");
                 }
-                self.status.state().atlas_error = Some(error.clone());
             }
             ("closed", Verdict::Answered) => {
                 if let Some(since) = outage.take() {

@@ -49,8 +49,11 @@ impl Agent {
 
     /// The program, from the environment of the test that includes this file.
     fn command(&self) -> Command {
+        // An example has no binary of its own to name; it is told by the environment.
         let program = std::env::var_os("OUTRIGGER_BIN")
-            .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_outrigger")), PathBuf::from);
+            .map(PathBuf::from)
+            .or_else(|| option_env!("CARGO_BIN_EXE_outrigger").map(PathBuf::from))
+            .expect("OUTRIGGER_BIN names the program");
         let mut command = Command::new(program);
         command.current_dir(self.dir.path()).envs(self.env.clone());
         command
