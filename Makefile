@@ -28,7 +28,7 @@ deny:
 	scripts/deny
 
 doc:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 
 build:
 	$(CARGO) build --locked --release

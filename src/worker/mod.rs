@@ -12,7 +12,7 @@
 //! up nobody else's documents.
 //!
 //! How an update gets to Atlas (`worker.update_mode`): see [`apply`](self) and
-//! [`Horizon`](crate::horizon::Horizon).
+//! [`Horizon`].
 
 use std::{
     collections::HashMap,
