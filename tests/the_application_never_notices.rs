@@ -3,11 +3,11 @@
 
 mod support;
 
-use std::{os::unix::fs::PermissionsExt, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use mongodb::{
     Client,
-    bson::{Document, doc},
+    bson::{Bson, Document, doc},
 };
 use support::{
     agent::Agent,
@@ -19,38 +19,65 @@ use support::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The agent works with a user that may read and nothing else, so it cannot have written.
+/// A server with access control, the client of its `root`, and a user `outrigger` with these roles.
+async fn guarded(key_file: &Path, roles: Vec<Bson>) -> (Mongod, Client, String) {
+    let args = ["--replSet", "rs", "--auth", "--keyFile", key_file.to_str().unwrap()];
+    let server = Mongod::start_with(&args).await;
+    server.initiate().await;
+    let user =
+        |name: &str, roles: Vec<Bson>| doc! { "createUser": name, "pwd": "s3cret", "roles": roles };
+    let admin = server.client.database("admin");
+    admin.run_command(user("root", vec!["root".into()])).await.unwrap();
+    let uri = |name: &str| {
+        format!("mongodb://{name}:s3cret@127.0.0.1:{}/?directConnection=true", server.port)
+    };
+    let root = Client::with_uri_str(uri("root")).await.unwrap();
+    root.database("admin").run_command(user("outrigger", roles)).await.unwrap();
+    let uri = uri("outrigger");
+    (server, root, uri)
+}
+
+/// With exactly the roles of the README. The local user may read and nothing else, so the agent
+/// cannot have written there.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agent_needs_no_right_to_write_locally() {
     let dir = tempfile::TempDir::new().unwrap();
     let key_file = dir.path().join("key");
     std::fs::write(&key_file, "c2VjcmV0IG9mIHRoZSByZXBsaWNhIHNldA==").unwrap();
     std::fs::set_permissions(&key_file, PermissionsExt::from_mode(0o600)).unwrap();
-    let args = ["--replSet", "rs", "--auth", "--keyFile", key_file.to_str().unwrap()];
-    let (local, atlas) = tokio::join!(Mongod::start_with(&args), Mongod::start());
-    local.initiate().await;
-    let admin = local.client.database("admin");
-    let user =
-        |name: &str, roles: Vec<&str>| doc! { "createUser": name, "pwd": "s3cret", "roles": roles };
-    admin.run_command(user("root", vec!["root"])).await.unwrap();
-    let uri = |name: &str| {
-        format!("mongodb://{name}:s3cret@127.0.0.1:{}/?directConnection=true", local.port)
-    };
-    let root = Client::with_uri_str(uri("root")).await.unwrap();
-    root.database("admin")
-        .run_command(user("reader", vec!["readAnyDatabase", "clusterMonitor"]))
-        .await
-        .unwrap();
-    let orders = root.database("shop").collection::<Document>("orders");
+    let reader = vec![
+        "readAnyDatabase".into(),
+        "clusterMonitor".into(),
+        Bson::Document(doc! { "role": "read", "db": "local" }),
+    ];
+    let writer = vec!["readWriteAnyDatabase".into(), "dbAdminAnyDatabase".into()];
+    let ((_local, local, local_uri), (_atlas, atlas, atlas_uri)) =
+        tokio::join!(guarded(&key_file, reader), guarded(&key_file, writer));
+    let shop = local.database("shop");
+    let orders = shop.collection::<Document>("orders");
     orders.insert_many((0..50).map(|n| doc! { "_id": n })).await.unwrap();
+    // A document that violates its validator, as an application may have from before it.
+    let validator = doc! { "collMod": "orders", "validator": { "total": { "$exists": true } } };
+    shop.run_command(validator).await.unwrap();
 
-    let agent = Agent::started(&uri("reader"), &atlas.uri());
+    let agent = Agent::started(&local_uri, &atlas_uri);
     agent.streaming().await;
-    orders.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.unwrap();
+    let change = doc! {
+        "update": "orders", "bypassDocumentValidation": true,
+        "updates": [{ "q": {}, "u": { "$set": { "n": 1 } }, "multi": true }],
+    };
+    shop.run_command(change).await.unwrap();
     orders.delete_one(doc! { "_id": 3 }).await.unwrap();
+    shop.collection::<Document>("old").insert_one(doc! { "_id": 1 }).await.unwrap();
+    shop.collection::<Document>("gone").insert_one(doc! { "_id": 1 }).await.unwrap();
+    let rename = doc! { "renameCollection": "shop.old", "to": "shop.new" };
+    local.database("admin").run_command(rename).await.unwrap();
+    shop.collection::<Document>("gone").drop().await.unwrap();
 
-    converge(&root, &atlas.client, PATIENCE).await;
-    let output = format!("{}{:?}{:?}", agent.log(), agent.health(), agent.cli(&["check"]));
+    converge(&local, &atlas, PATIENCE).await;
+    let check = agent.cli(&["check"]);
+    assert_eq!(check.status.code(), Some(0), "{}", String::from_utf8_lossy(&check.stdout));
+    let output = format!("{}{:?}{check:?}", agent.log(), agent.health());
     assert!(!output.contains("s3cret"), "no output shows the password");
 }
 

@@ -1,6 +1,6 @@
 //! What Outrigger is told: defaults → file → environment → flags, then one check of everything.
 //!
-//! Every key stands once, in [`keys`]: its name, its accepted range, how it is read and how it is
+//! Every key stands once, in `config/keys.rs`: its name, its accepted range, how it is read and how it is
 //! shown. `config.toml` at the root of the repository is the reference and equals
 //! [`Config::default`]; a test keeps it so.
 
