@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mongodb::{
     Client, Collection,
-    bson::{Bson, Document, RawDocumentBuf, Timestamp, doc, rawdoc},
+    bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use support::{
@@ -230,26 +230,4 @@ async fn what_exists_is_copied_while_the_application_goes_on_writing() {
 
     converge(&local.client, &atlas.client, PATIENCE).await;
     agent.streaming().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_atlas_that_holds_data_without_our_mark_is_refused_unless_adopted() {
-    let (local, atlas) = pair().await;
-    let orders = |server: &Mongod| server.client.database("shop").collection::<Document>("orders");
-    orders(&local).insert_many([doc! { "_id": 1, "v": "local" }, doc! { "_id": 2 }]).await.unwrap();
-    orders(&atlas)
-        .insert_many([doc! { "_id": 1, "v": "somebody's" }, doc! { "_id": 3 }])
-        .await
-        .unwrap();
-    let mut agent = Agent::started(&local.uri(), &atlas.uri());
-
-    let status = agent.ended(PATIENCE).await;
-
-    assert_eq!(status.code(), Some(1));
-    assert!(agent.log().contains("--adopt"), "{}", agent.log());
-    let untouched = orders(&atlas).find_one(doc! { "_id": 1 }).await.unwrap().unwrap();
-    assert_eq!(untouched.get("v"), Some(&Bson::String("somebody's".into())));
-
-    agent.start(&["--adopt"]);
-    converge(&local.client, &atlas.client, PATIENCE).await;
 }

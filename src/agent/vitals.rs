@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::Handles;
 use crate::{
+    checkpoint::ClusterTime,
     queue::Queue,
     source::oplog_start,
-    status::{Phase, Status, now_ms},
+    status::{Status, now_ms},
+    sync_state::SyncState,
 };
 
 /// How often the figures are brought up to date, a sample is taken, and the summary is logged.
@@ -21,16 +23,13 @@ pub(super) async fn tick(handles: Handles) {
     let mut before = (0, 0, 0);
     for n in 0_u64.. {
         ticks.tick().await;
-        let read_up_to = status.state().read_up_to;
-        let (pending, bytes) = queue.pending();
-        let is_copying = status.state().copy.is_some() || status.state().phase == Phase::Starting;
-        if pending == 0 && !is_copying && queue.dead_letters_len() == 0 && read_up_to.0 > 0 {
-            status.state().consistent_as_of = Some(read_up_to);
-        }
+        note_consistency(&status, &queue);
         if n % SAMPLE_TICKS == 0 {
             status.sample();
         }
         if n % SUMMARY_TICKS == 0 {
+            let (pending, bytes) = queue.pending();
+            let read_up_to = status.state().read_up_to;
             if let Ok(Some(start)) = oplog_start(&local).await {
                 let window =
                     u64::from(read_up_to.seconds()).saturating_sub(u64::from(start.seconds()));
@@ -57,6 +56,19 @@ pub(super) async fn tick(handles: Handles) {
             }
             before = now;
         }
+    }
+}
+
+/// An empty queue proves that Atlas has everything up to the position that was read before it was
+/// looked at, unless something is known to be missing: a first copy or comparison that is not done, or
+/// dead letters.
+fn note_consistency(status: &Status, queue: &Queue) {
+    let read_up_to = status.state().read_up_to;
+    let is_complete = queue.pending().0 == 0
+        && queue.dead_letters_len() == 0
+        && matches!(SyncState::load(queue), Ok(None));
+    if is_complete && read_up_to > ClusterTime::default() {
+        status.state().consistent_as_of = Some(read_up_to);
     }
 }
 

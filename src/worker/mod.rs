@@ -131,6 +131,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 continue;
             }
             let permit = self.breaker().permit(Instant::now());
+            if permit == Permit::Probe {
+                self.status.state().breaker = self.breaker().name();
+            }
             let ops_max = match permit {
                 Permit::Proceed => self.options.batch_size,
                 Permit::Probe => self.options.batch_size.min(PROBE_OPS),
@@ -225,40 +228,36 @@ impl<S: Source, K: Sink> Worker<S, K> {
     /// Tells the breaker, and, when it changes, everybody.
     fn learn(&self, verdict: &Verdict) {
         let now = Instant::now();
-        let (before, after) = {
+        let breaker = {
             let mut breaker = self.breaker();
-            let before = breaker.name();
             match verdict {
                 Verdict::Answered => breaker.succeeded(),
                 Verdict::NotAsked => breaker.abandoned(now),
                 Verdict::Unavailable(_) => breaker.failed(now, fastrand::f64()),
                 Verdict::Denied(_) => breaker.denied(now, fastrand::f64()),
             }
-            (before, breaker.name())
+            breaker.name()
         };
         let mut outage = self.outage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Verdict::Unavailable(error) | Verdict::Denied(error) = verdict {
-            self.status.state().atlas_error = Some(error.clone());
-        }
-        match (after, verdict) {
-            ("open", Verdict::Unavailable(error) | Verdict::Denied(error)) => {
-                if outage.is_none() {
+        let mut state = self.status.state();
+        state.breaker = breaker;
+        match verdict {
+            Verdict::Unavailable(error) | Verdict::Denied(error) => {
+                state.atlas_error = Some(error.clone());
+                if breaker == "open" && outage.is_none() {
                     *outage = Some(now);
                     self.status.metrics.breaker_openings.add(1);
-                    tracing::warn!(%error, breaker = after, "Atlas is away; changes wait in the queue");
+                    tracing::warn!(%error, breaker, "Atlas is away; changes wait in the queue");
                 }
             }
-            ("closed", Verdict::Answered) => {
+            Verdict::Answered if breaker == "closed" => {
+                state.atlas_error = None;
                 if let Some(since) = outage.take() {
                     let elapsed_ms = since.elapsed().as_millis() as u64;
-                    tracing::info!(elapsed_ms, breaker = after, "Atlas is back");
+                    tracing::info!(elapsed_ms, breaker, "Atlas is back");
                 }
-                self.status.state().atlas_error = None;
             }
-            _ => {}
-        }
-        if before != after {
-            self.status.state().breaker = after;
+            Verdict::Answered | Verdict::NotAsked => {}
         }
     }
 
