@@ -97,10 +97,8 @@ fn without_tests(name: &str, text: &str) -> String {
         return String::new();
     }
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
-    code.lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .map(|line| format!("{line}\n"))
-        .collect()
+    let lines: Vec<_> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    lines.join("\n")
 }
 
 /// The modules that `use crate::…` and paths in the code name.
