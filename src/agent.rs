@@ -206,7 +206,7 @@ impl Agent {
         let filter = config.filter()?;
         let source =
             Arc::new(ChangeStreamSource::new(self.local.clone(), filter.clone(), &self.info));
-        let sink = Arc::new(AtlasSink::new(self.atlas.clone()));
+        let sink = Arc::new(AtlasSink::new(self.atlas.clone(), connect::limiter(&config)));
         let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
         let compare = Arc::new(Notify::new());
         let admin = tokio::spawn(self.serve_admin().await?);

@@ -30,7 +30,7 @@
 //! | stores of the tasks | [`sync_state`] |
 //! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
 //! | driver | [`mongo`] |
-//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`] |
+//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`] |
 //! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`report`], [`shutdown`] |
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
@@ -58,6 +58,7 @@ pub mod document_key;
 pub mod event;
 pub mod horizon;
 pub mod insert_mode;
+pub mod limiter;
 pub mod logging;
 pub mod metrics;
 pub mod mongo;

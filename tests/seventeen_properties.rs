@@ -150,6 +150,34 @@ async fn property_11_excluded_collections_and_limits_are_respected() {
     assert_eq!(metrics["totalOperations"], 50, "the filter is the server's: {metrics}");
 }
 
+/// That a rate holds over time is shown where no clock is needed, in `src/limiter.rs`. Here: that it
+/// reaches the wire, as commands of a tenth of a second's worth.
+#[tokio::test(flavor = "multi_thread")]
+async fn property_11_a_rate_limit_cuts_what_is_sent() {
+    let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let orders = local.client.database("shop").collection::<Document>("orders");
+    orders.insert_many((0..100).map(|n| doc! { "_id": n })).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    let config = agent.dir.path().join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("[atlas]", "[atlas]\nmax_ops_per_second = 200")).unwrap();
+    let inserts = async || {
+        let status = atlas.admin(doc! { "serverStatus": 1 }).await;
+        let commands = status.get_document("metrics").unwrap().get_document("commands").unwrap();
+        commands.get_document("insert").unwrap().get_i64("total").unwrap()
+    };
+    let before = inserts().await;
+
+    agent.start(&[]);
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    let after_copy = inserts().await;
+    orders.insert_many((100..200).map(|n| doc! { "_id": n })).await.unwrap();
+    converge(&local.client, &atlas.client, PATIENCE).await;
+
+    assert!(after_copy - before >= 5, "100 documents at 20 in a command: {}", after_copy - before);
+    assert!(inserts().await - after_copy >= 5);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn property_12_what_is_queued_while_atlas_is_away_is_delivered_and_survives_a_restart() {
     let mut stage = Stage::set("").await;

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["sync_state"],
     &["source", "sink", "queue", "dead_letter"],
     &["mongo"],
-    &["coalesce", "delta", "backoff", "breaker", "insert_mode", "horizon"],
+    &["coalesce", "delta", "backoff", "breaker", "insert_mode", "horizon", "limiter"],
     &[
         "event",
         "write_op",
@@ -55,7 +55,8 @@ const OWNERS: &[(&str, &[&str])] = &[
 ];
 
 /// Pure policies: no clock, no I/O, no async.
-const PURE: &[&str] = &["coalesce", "delta", "backoff", "breaker", "insert_mode", "horizon"];
+const PURE: &[&str] =
+    &["coalesce", "delta", "backoff", "breaker", "insert_mode", "horizon", "limiter"];
 const IMPURE: &[&str] =
     &["Instant::now(", "SystemTime", "std::fs", "std::net", "async ", "tokio", "fastrand"];
 

@@ -7,6 +7,7 @@ use crate::{
     backoff::RetrySchedule,
     breaker::BreakerPolicy,
     config::Config,
+    limiter::Limiter,
     mongo::{Connect, Mongo},
     queue::QueueOptions,
     source::SourceError,
@@ -43,6 +44,10 @@ pub async fn connect_atlas(config: &Config) -> Result<Mongo, AgentError> {
 /// How the configured queue is opened.
 pub fn queue_options(config: &Config) -> QueueOptions {
     QueueOptions { persist: config.queue.persist, ..QueueOptions::new(&config.queue.path) }
+}
+
+pub(super) fn limiter(config: &Config) -> Limiter {
+    Limiter::new(config.atlas.max_ops_per_second, config.atlas.max_bytes_per_second)
 }
 
 pub(super) fn worker_options(config: &Config) -> WorkerOptions {

@@ -256,8 +256,6 @@ impl Config {
             ("sync.verify_every", !self.sync.verify_every.is_zero()),
             ("alerts.webhook", self.alerts.webhook.is_some()),
             ("alerts.heartbeat_url", self.alerts.heartbeat_url.is_some()),
-            ("atlas.max_ops_per_second", self.atlas.max_ops_per_second > 0),
-            ("atlas.max_bytes_per_second", self.atlas.max_bytes_per_second > 0),
         ]
         .into_iter()
         .filter_map(|(key, set)| set.then_some(key))

@@ -1,14 +1,20 @@
 //! Atlas through the driver.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use bson::{Document, RawDocumentBuf, rawdoc};
 
 use super::{
     Sink, SinkError, Write, Written, classify,
-    command::{Command, Kind, commands},
+    command::{BYTES_MAX, Command, Kind, OPS_MAX, commands},
 };
-use crate::{event::SchemaChange, mongo::Mongo, namespace::Namespace, raw};
+use crate::{event::SchemaChange, limiter::Limiter, mongo::Mongo, namespace::Namespace, raw};
 
 /// Atlas, or any replica set that stands in for it.
 pub struct AtlasSink {
@@ -16,11 +22,17 @@ pub struct AtlasSink {
     /// A copy must take what the original took, so validation is bypassed, until we learn that the
     /// user lacks the privilege `bypassDocumentValidation`.
     bypass_validation: AtomicBool,
+    limiter: Mutex<Limiter>,
 }
 
 impl AtlasSink {
-    pub fn new(mongo: Mongo) -> Self {
-        Self { mongo, bypass_validation: AtomicBool::new(true) }
+    /// Writes through `mongo`, within the rates of `limiter`.
+    pub fn new(mongo: Mongo, limiter: Limiter) -> Self {
+        Self { mongo, bypass_validation: AtomicBool::new(true), limiter: Mutex::new(limiter) }
+    }
+
+    fn limiter(&self) -> MutexGuard<'_, Limiter> {
+        self.limiter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     async fn send(&self, ns: &Namespace, command: &Command) -> Result<Document, SinkError> {
@@ -51,7 +63,15 @@ impl AtlasSink {
 impl Sink for AtlasSink {
     async fn write(&self, ns: &Namespace, writes: &[Write]) -> Result<Vec<Written>, SinkError> {
         let mut outcomes = vec![Written::Applied { created: false }; writes.len()];
-        for command in commands(writes) {
+        let (ops_max, bytes_max) = {
+            let limiter = self.limiter();
+            (limiter.ops_max(OPS_MAX), limiter.bytes_max(BYTES_MAX))
+        };
+        for command in commands(writes, ops_max, bytes_max) {
+            let wait = self.limiter().book(Instant::now(), command.writes.len(), command.len());
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
             let reply = self.send(ns, &command).await?;
             read_reply(&reply, &command, writes, &mut outcomes)?;
         }

@@ -10,7 +10,10 @@ use crate::{
 };
 
 /// Most bytes of documents in one command. The server takes 16 MiB and some overhead.
-const BYTES_MAX: usize = 15 << 20;
+pub const BYTES_MAX: usize = 15 << 20;
+
+/// Most writes in one command (`maxWriteBatchSize`).
+pub const OPS_MAX: usize = 100_000;
 
 /// The three write commands. In this order they are sent, so that a delete frees a unique value
 /// before an insert takes it.
@@ -29,6 +32,11 @@ pub struct Command {
 }
 
 impl Command {
+    /// Bytes of its statements.
+    pub fn len(&self) -> usize {
+        self.statements.as_bytes().len()
+    }
+
     /// The command's body for `collection`.
     pub fn body(&self, collection: &str, bypass_validation: bool) -> RawDocumentBuf {
         let mut body = match self.kind {
@@ -45,8 +53,9 @@ impl Command {
     }
 }
 
-/// Sorts writes into commands of one kind and bounded size.
-pub fn commands(writes: &[Write]) -> Vec<Command> {
+/// Sorts writes into commands of one kind, of `ops_max` writes and `bytes_max` bytes at the most; a
+/// single write may be larger.
+pub fn commands(writes: &[Write], ops_max: usize, bytes_max: usize) -> Vec<Command> {
     let mut commands: Vec<Command> = Vec::new();
     for wanted in [Kind::Delete, Kind::Update, Kind::Insert] {
         let mut bytes = 0;
@@ -57,7 +66,8 @@ pub fn commands(writes: &[Write]) -> Vec<Command> {
             }
             let statement = statement(write);
             let len = statement.as_bytes().len();
-            if bytes + len > BYTES_MAX
+            let is_full = |open: &Command| open.writes.len() >= ops_max || bytes + len > bytes_max;
+            if open.as_ref().is_some_and(is_full)
                 && let Some(full) = open.take()
             {
                 commands.push(full);
@@ -153,7 +163,7 @@ mod tests {
             Write::Insert(rawdoc! { "_id": 4 }),
         ];
 
-        let commands = commands(&writes);
+        let commands = commands(&writes, OPS_MAX, BYTES_MAX);
 
         let order: Vec<_> = commands.iter().map(|c| (c.kind, c.writes.clone())).collect();
         assert_eq!(
@@ -168,7 +178,7 @@ mod tests {
         let writes: Vec<_> =
             (0..5).map(|id| Write::Insert(rawdoc! { "_id": id, "x": large.as_str() })).collect();
 
-        let commands = commands(&writes);
+        let commands = commands(&writes, OPS_MAX, BYTES_MAX);
 
         assert_eq!(commands.iter().map(|c| c.writes.len()).collect::<Vec<_>>(), [2, 2, 1]);
     }
