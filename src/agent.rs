@@ -28,8 +28,8 @@ use crate::{
     shutdown::{Stop, blocking},
     sink::AtlasSink,
     source::{ChangeStreamSource, PIPELINE_VERSION, SourceError, SourceInfo, inspect, source_id},
-    status::{Phase, Status},
-    sync::{Reconciler, SyncError},
+    status::{Phase, Status, now_ms},
+    sync::{self, Reconciler, SyncError},
     sync_state::SyncState,
     tailer::{Identity, QueueLimits, Tailer, TailerError},
     worker::Worker,
@@ -156,7 +156,7 @@ impl Agent {
         }
         if checkpoint.pipeline != self.pipeline()? {
             tracing::info!("the namespaces have changed; everything will be compared");
-            SyncState::demand(&self.queue)?;
+            SyncState::demand(&self.queue, self.info.now)?;
         }
         Ok(())
     }
@@ -213,6 +213,9 @@ impl Agent {
         // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
         self.queue.hold_all();
         self.status.state().paused = self.queue.meta("paused")?.is_some();
+        self.status.state().refused_deletes = sync::refused_deletes(&self.queue)?;
+        // Heard of at its inspection; from now on its silence counts.
+        self.status.metrics.local_heard_ms.set(now_ms());
         let tailer = Tailer {
             queue: self.queue.clone(),
             source: source.clone(),

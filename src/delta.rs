@@ -410,6 +410,12 @@ impl<'a> ArrayDiff<'a> {
         let mut merged = self;
         if let Some(len) = then.truncate_to {
             merged.items.retain(|&index, _| index < len);
+            let padded = merged.truncate_to.is_some_and(|first| first < len)
+                && !merged.items.contains_key(&(len - 1));
+            if padded {
+                // The first delta cut deeper and then grew the array with nulls that are not listed.
+                return Err(Doubt("a truncation ends among padding"));
+            }
             merged.truncate_to = Some(merged.truncate_to.map_or(len, |first| first.min(len)));
         }
         for (index, item) in then.items {

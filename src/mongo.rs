@@ -1,6 +1,6 @@
 //! The driver, as both ends use it: a connected client whose every wait has an end.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bson::{Document, RawDocument, RawDocumentBuf, doc};
 use futures_util::StreamExt;
@@ -9,8 +9,9 @@ use mongodb::{
     options::{ClientOptions, Compressor},
     raw_batch_cursor::{RawBatch, RawBatchCursor},
 };
+use tokio::sync::OnceCell;
 
-use crate::config::Uri;
+use crate::{checkpoint::ClusterTime, config::Uri};
 
 /// A failed exchange with a server.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -59,6 +60,7 @@ pub const UNAVAILABLE: &[(i32, &str)] = &[
     (91, "ShutdownInProgress"),
     (100, "UnsatisfiableWriteConcern"),
     (112, "WriteConflict"),
+    (117, "ConflictingOperationInProgress"),
     (133, "FailedToSatisfyReadPreference"),
     (134, "ReadConcernMajorityNotAvailableYet"),
     (175, "QueryPlanKilled"),
@@ -72,6 +74,8 @@ pub const UNAVAILABLE: &[(i32, &str)] = &[
     (462, "IngressRequestRateLimitExceeded"),
     (9001, "SocketException"),
     (10107, "NotWritablePrimary"),
+    (12586, "BackgroundOperationInProgressForDatabase"),
+    (12587, "BackgroundOperationInProgressForNamespace"),
     (11600, "InterruptedAtShutdown"),
     (11601, "Interrupted"),
     (11602, "InterruptedDueToReplStateChange"),
@@ -107,7 +111,7 @@ fn describe(error: &mongodb::error::Error) -> String {
 /// How a client connects.
 #[derive(Clone, Debug, Default)]
 pub struct Connect {
-    /// Longest wait for an answer; zero stands for 30 s.
+    /// Longest wait for an answer.
     pub timeout: Duration,
     /// Compressors to offer, in this order.
     pub compressors: Vec<String>,
@@ -118,17 +122,43 @@ pub struct Connect {
 /// One of the two ends.
 #[derive(Clone, Debug)]
 pub struct Mongo {
-    client: Client,
-    timeout: Duration,
+    uri: Uri,
+    connect: Connect,
+    /// Made when it is first needed and can be made: `mongodb+srv://` asks the name service, which may
+    /// be away like anything else.
+    client: Arc<OnceCell<Client>>,
 }
 
 impl Mongo {
-    /// Prepares a client. Connects lazily: a server that is away is no error here.
+    /// Prepares a client. Connects lazily: a server, or a name service, that is away is no error here.
     ///
     /// # Errors
     /// [`MongoError::BadUri`].
     pub async fn connect(uri: &Uri, connect: &Connect) -> Result<Self, MongoError> {
+        let mongo = Self { uri: uri.clone(), connect: connect.clone(), client: Arc::default() };
+        match mongo.client().await {
+            Err(error @ MongoError::BadUri(_)) => Err(error),
+            Ok(_) | Err(MongoError::Silent(_) | MongoError::Driver(_)) => Ok(mongo),
+        }
+    }
+
+    async fn client(&self) -> Result<&Client, MongoError> {
+        let timeout = self.connect.timeout;
+        let make = async {
+            tokio::time::timeout(timeout, self.make_client())
+                .await
+                .unwrap_or(Err(MongoError::Silent(timeout)))
+        };
+        self.client.get_or_try_init(|| make).await
+    }
+
+    async fn make_client(&self) -> Result<Client, MongoError> {
+        let Self { uri, connect, .. } = self;
         let bad = |error: mongodb::error::Error| {
+            use mongodb::error::ErrorKind;
+            if matches!(error.kind.as_ref(), ErrorKind::DnsResolve { .. } | ErrorKind::Io(_)) {
+                return MongoError::Driver(error);
+            }
             let mut message = describe(&error);
             for secret in uri.secrets().into_iter().filter(|secret| !secret.is_empty()) {
                 message = message.replace(secret, "***");
@@ -153,7 +183,7 @@ impl Mongo {
                     .collect(),
             );
         }
-        Ok(Self { client: Client::with_options(options).map_err(bad)?, timeout: connect.timeout })
+        Client::with_options(options).map_err(bad)
     }
 
     /// Runs a command that answers with one document.
@@ -161,7 +191,7 @@ impl Mongo {
     /// # Errors
     /// [`MongoError`]; an answer of `ok: 0` is one too.
     pub async fn command(&self, db: &str, command: RawDocumentBuf) -> Result<Document, MongoError> {
-        let db = self.client.database(db);
+        let db = self.client().await?.database(db);
         self.bounded(async { Ok(db.run_raw_command(command).await?) }).await
     }
 
@@ -176,29 +206,36 @@ impl Mongo {
         command: RawDocumentBuf,
         await_for: Option<Duration>,
     ) -> Result<BatchCursor, MongoError> {
-        let db = self.client.database(db);
+        let db = self.client().await?.database(db);
         let mut action = db.run_raw_cursor_command(command);
         if let Some(await_for) = await_for {
             action =
                 action.cursor_type(mongodb::options::CursorType::TailableAwait).max_time(await_for);
         }
         let cursor = self.bounded(async { Ok(action.batch().await?) }).await?;
-        Ok(BatchCursor { cursor, timeout: self.timeout })
+        Ok(BatchCursor { cursor, timeout: self.connect.timeout })
     }
 
     /// Closes all connections. Without it the driver's tasks complain while the runtime goes down.
     pub async fn close(&self) {
-        let closing = self.client.clone().shutdown().immediate(true);
+        let Some(client) = self.client.get() else { return };
+        let closing = client.clone().shutdown().immediate(true);
         let _ = tokio::time::timeout(Duration::from_millis(300), closing).await;
+    }
+
+    /// The longest that the server may work on a command: less than its answer is waited for, so that
+    /// a write that was given up does not come true later.
+    pub fn server_time_max(&self) -> Duration {
+        self.connect.timeout.mul_f64(0.9)
     }
 
     async fn bounded<T>(
         &self,
         exchange: impl Future<Output = Result<T, MongoError>>,
     ) -> Result<T, MongoError> {
-        tokio::time::timeout(self.timeout, exchange)
+        tokio::time::timeout(self.connect.timeout, exchange)
             .await
-            .unwrap_or(Err(MongoError::Silent(self.timeout)))
+            .unwrap_or(Err(MongoError::Silent(self.connect.timeout)))
     }
 
     /// `hello`: who answers and in which role.
@@ -257,6 +294,15 @@ impl BatchCursor {
             Err(_) => Err(MongoError::Silent(self.timeout)),
         }
     }
+}
+
+/// The read concern `majority`, in a state not older than `after`.
+pub fn majority_after(after: ClusterTime) -> RawDocumentBuf {
+    let mut concern = bson::rawdoc! { "level": "majority" };
+    if after > ClusterTime::default() {
+        concern.append(bson::raw::cstr!("afterClusterTime"), bson::Timestamp::from(after));
+    }
+    concern
 }
 
 /// The documents of a reply.

@@ -178,6 +178,14 @@ pub struct NamespaceFilter {
     include: Vec<Glob>,
     exclude: Vec<Glob>,
     fingerprint: String,
+    patterns: Patterns,
+}
+
+/// The patterns that a filter was made from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Patterns {
+    pub include: Vec<String>,
+    pub exclude: Vec<String>,
 }
 
 impl NamespaceFilter {
@@ -199,7 +207,13 @@ impl NamespaceFilter {
             |_| unreachable!("sha-256 has more than 16 bytes"),
             |shortened| shortened.simple().to_string(),
         );
-        Ok(Self { include: parse(include)?, exclude: parse(exclude)?, fingerprint })
+        let patterns = Patterns { include: include.to_vec(), exclude: exclude.to_vec() };
+        Ok(Self { include: parse(include)?, exclude: parse(exclude)?, fingerprint, patterns })
+    }
+
+    /// The patterns that this filter was made from.
+    pub fn patterns(&self) -> &Patterns {
+        &self.patterns
     }
 
     /// True when documents of `ns` are replicated.

@@ -62,6 +62,10 @@ pub struct State {
     pub atlas_error: Option<String>,
     /// Why reading into the queue stands still, while it does.
     pub reading_stopped: Option<String>,
+    /// The worker waits for an event that is still to be read, so that reading must go on.
+    pub stream_wanted: bool,
+    /// Collections in which a comparison found too much to delete without being asked.
+    pub refused_deletes: Vec<String>,
     /// Everything up to this time has been committed to the queue.
     pub read_up_to: ClusterTime,
     /// The latest source time at which the copy in Atlas equalled the local database.

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use crate::{
     backoff::OutageWait,
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, ClusterTime},
     event::{Change, ChangeEvent, SchemaChange},
     namespace::NamespaceFilter,
     queue::{Incoming, Queue, QueueError, Work},
@@ -68,6 +68,15 @@ pub struct Tailer<S> {
     pub compare: Arc<Notify>,
 }
 
+/// What a batch of events asks for beyond the queue.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wishes {
+    /// Compare everything: the stream alone cannot tell what Atlas must hold.
+    compare: bool,
+    /// A collection has changed its name.
+    renamed: bool,
+}
+
 /// Why reading cannot go on at all.
 #[derive(Debug, thiserror::Error)]
 pub enum TailerError {
@@ -87,9 +96,13 @@ impl<S: Source> Tailer<S> {
         let mut stream = self.source.open(&StartFrom::Now).await?;
         let batch = stream.next().await?;
         // First the note, then the checkpoint: a crash between the two repeats this, and no crash
-        // can leave a checkpoint without the note.
-        let queue = self.queue.clone();
-        blocking(move || SyncState::demand(&queue)).await?;
+        // can leave a checkpoint without the note. What waits is from before a gap in the stream.
+        let (queue, position) = (self.queue.clone(), batch.cluster_time);
+        blocking(move || {
+            SyncState::demand(&queue, position)?;
+            queue.refresh_pending(ClusterTime(position.0.saturating_sub(1)), now_ms())
+        })
+        .await?;
         self.commit(batch).await?;
         self.compare.notify_one();
         Ok(())
@@ -187,11 +200,11 @@ impl<S: Source> Tailer<S> {
     async fn commit(&self, batch: EventBatch) -> Result<(), TailerError> {
         let metrics = &self.status.metrics;
         metrics.events_read.add(batch.events.len() as u64);
-        let mut must_compare = false;
+        let mut wishes = Wishes::default();
         let incoming: Vec<Incoming> = batch
             .events
             .into_iter()
-            .filter_map(|event| self.incoming(event, &mut must_compare))
+            .filter_map(|event| self.incoming(event, &mut wishes))
             .collect();
         let checkpoint = Checkpoint {
             token: batch.token,
@@ -200,15 +213,18 @@ impl<S: Source> Tailer<S> {
             pipeline: self.identity.pipeline.clone(),
         };
         let queue = self.queue.clone();
-        let committed = blocking(move || -> Result<_, QueueError> {
-            if must_compare {
-                SyncState::demand(&queue)?;
+        let (committed, compare) = blocking(move || -> Result<_, QueueError> {
+            // A rename while collections are being copied may carry documents along that the copy
+            // had still to read under the old name.
+            let compare = wishes.compare || (wishes.renamed && SyncState::load(&queue)?.is_some());
+            if compare {
+                SyncState::demand(&queue, checkpoint.cluster_time)?;
             }
-            queue.commit(incoming, Some(&checkpoint))
+            Ok((queue.commit(incoming, Some(&checkpoint))?, compare))
         })
         .await?;
         metrics.ops_coalesced.add(committed.coalesced);
-        if must_compare {
+        if compare {
             self.compare.notify_one();
         }
         self.position_reached(batch.cluster_time);
@@ -217,19 +233,19 @@ impl<S: Source> Tailer<S> {
 
     /// The position is published after its ops are committed, and the queue is looked at after the
     /// position: an empty queue then proves that Atlas has everything up to it.
-    fn position_reached(&self, time: crate::checkpoint::ClusterTime) {
+    fn position_reached(&self, time: ClusterTime) {
         let mut state = self.status.state();
         state.read_up_to = state.read_up_to.max(time);
     }
 
-    /// What an event asks for, if anything. `must_compare` is set when the stream alone cannot tell.
-    fn incoming(&self, event: ChangeEvent, must_compare: &mut bool) -> Option<Incoming> {
+    /// What an event asks for, if anything; `wishes` takes what goes beyond the queue.
+    fn incoming(&self, event: ChangeEvent, wishes: &mut Wishes) -> Option<Incoming> {
         let work = match event.change {
             Change::Document { ns, key, op } if self.filter.matches(&ns) => {
                 Work::Document { ns, key, op, collection: event.collection }
             }
             Change::Document { .. } => return None,
-            Change::Schema(change) => Work::Schema(self.narrow(change, must_compare)?),
+            Change::Schema(change) => Work::Schema(self.narrow(change, wishes)?),
             Change::Ignored { ns, kind } => {
                 // Indexes and validators are not replicated yet: say so rather than differ silently.
                 let ns = ns.map_or_else(String::new, |ns| ns.to_string());
@@ -241,7 +257,7 @@ impl<S: Source> Tailer<S> {
     }
 
     /// The part of a schema change that concerns replicated collections.
-    fn narrow(&self, change: SchemaChange, must_compare: &mut bool) -> Option<SchemaChange> {
+    fn narrow(&self, change: SchemaChange, wishes: &mut Wishes) -> Option<SchemaChange> {
         let SchemaChange::Rename { from, to, drop_target } = change else {
             let is_series = matches!(&change, SchemaChange::Create { options, .. }
                 if matches!(options.get("timeseries"), Ok(Some(_))));
@@ -250,16 +266,15 @@ impl<S: Source> Tailer<S> {
             }
             return (self.filter.matches(change.ns()) && !is_series).then_some(change);
         };
-        // Documents that were never copied may have come under the new name.
-        let copying = self.status.state().copy.is_some();
         match (self.filter.matches(&from), self.filter.matches(&to)) {
             (true, true) => {
-                *must_compare |= copying;
+                wishes.renamed = true;
                 Some(SchemaChange::Rename { from, to, drop_target })
             }
             (true, false) => Some(SchemaChange::Drop { ns: from }),
             (false, true) => {
-                *must_compare = true;
+                // Its documents were never copied and are not in the stream.
+                wishes.compare = true;
                 Some(SchemaChange::Drop { ns: to })
             }
             (false, false) => None,
@@ -278,6 +293,11 @@ impl<S: Source> Tailer<S> {
             let before = self.status.state().reading_stopped.replace(reason.clone());
             if before.is_none() {
                 tracing::error!(error = %reason, "reading has stopped; the oplog holds what follows");
+            }
+            // An entry may wait for a rename or a drop that was not read yet: without one more batch
+            // neither side would move again.
+            if std::mem::take(&mut self.status.state().stream_wanted) {
+                return;
             }
             // The stream is not read meanwhile, but the local database is not silent either.
             self.status.metrics.local_heard_ms.set(now_ms());

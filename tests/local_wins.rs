@@ -87,4 +87,31 @@ async fn a_mass_delete_that_only_a_comparison_asks_for_is_not_made() {
 
     assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 301);
     assert!(agent.log().contains("none of them is deleted"), "it says so");
+    let health = agent.health().unwrap();
+    assert_eq!(health["status"], "unhealthy", "{health}");
+    assert!(
+        health["alerts"].to_string().contains("max_delete_ratio")
+            && health["consistentAsOf"].is_null(),
+        "{health}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_copy_of_another_source_is_refused_and_an_adopted_one_is_lost_to_its_first_owner() {
+    let ((first, second), atlas) = tokio::join!(pair(), Mongod::start());
+    orders(&first).insert_one(doc! { "_id": 1, "of": "first" }).await.unwrap();
+    orders(&second).insert_one(doc! { "_id": 1, "of": "second" }).await.unwrap();
+    let mut a = Agent::started(&first.uri(), &atlas.uri());
+    a.streaming().await;
+    assert!(a.stop().success());
+
+    let mut b = Agent::started(&second.uri(), &atlas.uri());
+    assert_eq!(b.ended(PATIENCE).await.code(), Some(1));
+    assert!(b.log().contains("the copy of another source"), "{}", b.log());
+    b.start(&["--adopt"]);
+    converge(&second.client, &atlas.client, PATIENCE).await;
+
+    a.start(&[]);
+    assert_eq!(a.ended(PATIENCE).await.code(), Some(1));
+    converge(&second.client, &atlas.client, PATIENCE).await;
 }

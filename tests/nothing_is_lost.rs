@@ -274,3 +274,148 @@ async fn a_second_signal_leaves_at_once_and_the_queue_keeps_what_waits() {
     agent.start(&[]);
     converge(&local.client, &atlas.client, PATIENCE).await;
 }
+
+/// What was queued before a gap in the stream is older than what a comparison gives Atlas, and no later
+/// event would put that right.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_from_before_a_lost_history_do_not_overwrite_what_came_in_the_gap() {
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(atlas.port).await;
+    orders(&local).insert_many((0..20).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
+    let mut agent = Agent::started(&local.uri(), &line.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    line.set(Line::Cut);
+    orders(&local).delete_one(doc! { "_id": 1 }).await.unwrap();
+    orders(&local).replace_one(doc! { "_id": 2 }, doc! { "v": 2 }).await.unwrap();
+    orders(&local).insert_one(doc! { "_id": 100, "v": 2 }).await.unwrap();
+    agent.queued(3).await;
+    assert!(agent.stop().success());
+
+    // In the gap all three go back to what Atlas has.
+    orders(&local).insert_one(doc! { "_id": 1, "v": 1 }).await.unwrap();
+    orders(&local).replace_one(doc! { "_id": 2 }, doc! { "v": 1 }).await.unwrap();
+    orders(&local).delete_one(doc! { "_id": 100 }).await.unwrap();
+    let lost = doc! {
+        "configureFailPoint": "failCommand", "mode": { "times": 1 },
+        "data": { "failCommands": ["aggregate"], "errorCode": 286, "appName": "outrigger" },
+    };
+    local.admin(lost).await;
+    agent.start(&[]);
+    eventually("the new position", PATIENCE, async || {
+        agent.log().contains("no longer reaches back")
+    })
+    .await;
+    line.set(Line::Up);
+    agent.streaming().await;
+    eventually("an empty queue", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0)
+        .await;
+
+    converge(&local.client, &atlas.client, Duration::from_secs(5)).await;
+}
+
+/// The collection's documents were never in the stream: they came under its name by a rename.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_renamed_into_the_replicated_ones_arrives_whole() {
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(atlas.port).await;
+    let config = "[namespaces]\ninclude = [\"shop.*\"]\nexclude = [\"shop.staging\"]\n";
+    orders(&local).insert_many((0..150).map(|n| doc! { "_id": n })).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &line.uri(), config);
+    agent.start(&[]);
+    agent.streaming().await;
+    let copied = async || orders(&atlas).count_documents(doc! {}).await.unwrap();
+    assert_eq!(copied().await, 150);
+
+    for round in 0..2 {
+        line.set(if round == 0 { Line::Cut } else { Line::Up });
+        let staging = local.client.database("shop").collection::<Document>("staging");
+        staging.insert_many((0..150).map(|n| doc! { "_id": n })).await.unwrap();
+        staging.insert_one(doc! { "_id": 1000 + round }).await.unwrap();
+        let rename =
+            doc! { "renameCollection": "shop.staging", "to": "shop.orders", "dropTarget": true };
+        local.admin(rename).await;
+        orders(&local)
+            .update_one(doc! { "_id": 7 }, doc! { "$set": { "round": round } })
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        line.set(Line::Up);
+        converge(&local.client, &atlas.client, PATIENCE).await;
+    }
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_renamed_before_it_could_be_copied_arrives_whole() {
+    let (local, mut atlas) = pair().await;
+    let db = local.client.database("shop");
+    orders(&local).insert_many((0..500).map(|n| doc! { "_id": n })).await.unwrap();
+    atlas.terminate();
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    eventually("a running agent", PATIENCE, async || agent.health().is_some()).await;
+
+    orders(&local).insert_one(doc! { "_id": "before" }).await.unwrap();
+    local.admin(doc! { "renameCollection": "shop.orders", "to": "shop.archive" }).await;
+    db.collection::<Document>("archive").insert_one(doc! { "_id": "after" }).await.unwrap();
+    orders(&local).insert_one(doc! { "_id": "the new one" }).await.unwrap();
+    agent.queued(4).await;
+    atlas.resume().await;
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, Duration::from_secs(5)).await;
+}
+
+/// The entries wait for the rename of their collection, and the rename for room in the queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_of_a_collection_that_was_renamed_drains() {
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(atlas.port).await;
+    orders(&local).insert_many((0..300).map(|n| doc! { "_id": n })).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &line.uri(), "[queue]\nmax_documents = 50\n");
+    agent.start(&[]);
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+
+    line.set(Line::Cut);
+    for n in 0..100 {
+        orders(&local).update_one(doc! { "_id": n }, doc! { "$set": { "v": n } }).await.unwrap();
+        if n == 60 {
+            agent.queued(50).await;
+        }
+    }
+    local.admin(doc! { "renameCollection": "shop.orders", "to": "shop.archive" }).await;
+    line.set(Line::Up);
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_the_first_copy_cannot_place_becomes_a_dead_letter() {
+    let (local, atlas) = pair().await;
+    let index = doc! { "createIndexes": "orders", "indexes": [{ "key": { "email": 1 }, "name": "email", "unique": true }] };
+    atlas.client.database("shop").run_command(index).await.unwrap();
+    orders(&local)
+        .insert_many([
+            doc! { "_id": 1, "email": "a" },
+            doc! { "_id": 2, "email": "a" },
+            doc! { "_id": 3, "email": "b" },
+        ])
+        .await
+        .unwrap();
+    let mut agent = Agent::new(
+        &local.uri(),
+        &atlas.uri(),
+        "[worker]\nmax_retries = 1\nretry_delays = [\"100ms\"]\n",
+    );
+
+    agent.start(&[]);
+    agent.streaming().await;
+
+    eventually("a dead letter", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 1)
+        .await;
+    assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 2);
+    assert!(agent.health().unwrap()["consistentAsOf"].is_null(), "the two sides are not equal");
+}

@@ -67,13 +67,20 @@ pub fn report(handles: &Handles) -> HealthReport {
         queue_alert: config.alerts.queue_size,
         error_rate_alert: config.alerts.error_rate,
     };
-    let (health, mut alerts) = judge(&vitals, &limits);
+    let (mut health, mut alerts) = judge(&vitals, &limits);
     if let Some(window) = state.oplog_window_s
         && window < config.alerts.oplog_window.as_secs()
     {
+        health = Health::Unhealthy;
         alerts.push(format!(
             "the local oplog reaches back only {} before the checkpoint",
             units::show_duration(Duration::from_secs(window))
+        ));
+    }
+    for ns in &state.refused_deletes {
+        health = Health::Unhealthy;
+        alerts.push(format!(
+            "`{ns}` holds more documents in Atlas than a comparison may delete (`sync.max_delete_ratio`)"
         ));
     }
     alerts.extend(state.reading_stopped.clone());

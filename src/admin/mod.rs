@@ -100,6 +100,7 @@ impl From<crate::queue::QueueError> for Problem {
     fn from(error: crate::queue::QueueError) -> Self {
         let status = match &error {
             crate::queue::QueueError::NotFound(_) => StatusCode::NOT_FOUND,
+            crate::queue::QueueError::NotRetried(_) => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let cause = std::error::Error::source(&error).map(ToString::to_string);

@@ -30,7 +30,9 @@ pub(super) async fn tick(handles: Handles) {
         if n % SUMMARY_TICKS == 0 {
             let (pending, bytes) = queue.pending();
             let read_up_to = status.state().read_up_to;
-            if let Ok(Some(start)) = oplog_start(&local).await {
+            if read_up_to > ClusterTime::default()
+                && let Ok(Some(start)) = oplog_start(&local).await
+            {
                 let window =
                     u64::from(read_up_to.seconds()).saturating_sub(u64::from(start.seconds()));
                 status.state().oplog_window_s = Some(window);
@@ -66,6 +68,7 @@ fn note_consistency(status: &Status, queue: &Queue) {
     let read_up_to = status.state().read_up_to;
     let is_complete = queue.pending().0 == 0
         && queue.dead_letters_len() == 0
+        && status.state().refused_deletes.is_empty()
         && matches!(SyncState::load(queue), Ok(None));
     if is_complete && read_up_to > ClusterTime::default() {
         status.state().consistent_as_of = Some(read_up_to);

@@ -117,6 +117,9 @@ impl From<QueueError> for Failure {
             QueueError::Unusable { .. } => {
                 "check owner and permissions of `queue.path`, and the disk"
             }
+            QueueError::NotRetried(_) => {
+                "make the change in Atlas by hand if it is still wanted, then `outrigger dead discard ID`"
+            }
             QueueError::NotFound(_) => "list what there is with `queue list` or `dead list`",
             QueueError::Damaged(_) | QueueError::Storage(_) => {
                 "`outrigger run` moves it aside and rebuilds it; nothing is lost"

@@ -158,3 +158,10 @@ fn there_is_no_command_where_the_server_would_read_it_differently() {
         assert_eq!(delta(diff.clone()).to_command(), None, "{diff:?}");
     }
 }
+
+#[test]
+fn a_truncation_that_ends_among_padding_is_a_doubt() {
+    let cut_and_grown = delta(rawdoc! { "sa": { "a": true, "l": 2, "u5": 1 } });
+
+    assert!(cut_and_grown.then(&delta(rawdoc! { "sa": { "a": true, "l": 4 } })).is_err());
+}

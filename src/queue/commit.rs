@@ -12,7 +12,10 @@ use super::{
     store::{CHECKPOINT, State, entry_key},
 };
 use crate::{
-    checkpoint::Checkpoint, document_key::DocumentKey, event::SchemaChange, namespace::Namespace,
+    checkpoint::{Checkpoint, ClusterTime},
+    document_key::DocumentKey,
+    event::{CollectionId, SchemaChange},
+    namespace::Namespace,
     write_op::WriteOp,
 };
 
@@ -46,13 +49,10 @@ impl Queue {
                 let (from_time, wall_ms, to) =
                     (incoming.cluster_time, incoming.wall_ms, to.clone());
                 staged.add(self, &state, incoming)?;
-                for key in moved {
-                    let work = Work::Document {
-                        ns: to.clone(),
-                        key,
-                        op: WriteOp::Refresh,
-                        collection: None,
-                    };
+                for (key, collection) in moved {
+                    // A rename keeps the collection's UUID.
+                    let work =
+                        Work::Document { ns: to.clone(), key, op: WriteOp::Refresh, collection };
                     staged.add(
                         self,
                         &state,
@@ -94,6 +94,30 @@ impl Queue {
         drop(state);
         self.changed.notify_waiters();
         Ok(staged.committed)
+    }
+}
+
+impl Queue {
+    /// Turns everything that waits into `Refresh`. For a stream that has a gap: what was queued before
+    /// it may be older than what Atlas gets by a comparison, and nothing later in the stream would put
+    /// that right.
+    pub fn refresh_pending(
+        &self,
+        cluster_time: ClusterTime,
+        wall_ms: u64,
+    ) -> Result<(), QueueError> {
+        let mut part = Vec::new();
+        for entry in self.entries() {
+            if let Work::Document { ns, key, .. } = entry?.work {
+                let work = Work::Document { ns, key, op: WriteOp::Refresh, collection: None };
+                part.push(Incoming { work, cluster_time, wall_ms });
+            }
+            if part.len() >= 1_000 {
+                self.commit(std::mem::take(&mut part), None)?;
+            }
+        }
+        self.commit(part, None)?;
+        Ok(())
     }
 }
 
@@ -254,14 +278,20 @@ impl Staged {
     }
 
     /// Keys of the entries of `ns`, stored or staged, whose document is still to be read locally.
-    fn unread(&self, queue: &Queue, ns: &Namespace) -> Result<Vec<DocumentKey>, QueueError> {
-        let unread =
-            |entry: &Entry| match &entry.work {
-                Work::Document {
-                    ns: of, key, op: WriteOp::Update(_) | WriteOp::Refresh, ..
-                } if of == ns => Some(key.clone()),
-                Work::Document { .. } | Work::Schema(_) => None,
-            };
+    fn unread(
+        &self,
+        queue: &Queue,
+        ns: &Namespace,
+    ) -> Result<Vec<(DocumentKey, Option<CollectionId>)>, QueueError> {
+        let unread = |entry: &Entry| match &entry.work {
+            Work::Document {
+                ns: of,
+                key,
+                op: WriteOp::Update(_) | WriteOp::Refresh,
+                collection,
+            } if of == ns => Some((key.clone(), *collection)),
+            Work::Document { .. } | Work::Schema(_) => None,
+        };
         let mut keys = Vec::new();
         for entry in queue.entries() {
             keys.extend(unread(&entry?));

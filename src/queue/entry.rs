@@ -152,8 +152,10 @@ pub enum Outcome {
     Unavailable { due_ms: u64 },
     /// Atlas rejected it; try again at `due_ms`. Costs an attempt.
     Retry { due_ms: u64, error: String },
-    /// Written as well as could be without the local database; read it again at `due_ms`.
-    Refresh { due_ms: u64 },
+    /// Written as well as could be without the local database, or made for a collection that no event
+    /// will tell more of: read it again at `due_ms`. Without `keep_collection` whatever collection has
+    /// the name then will do.
+    Refresh { due_ms: u64, keep_collection: bool },
     /// Atlas will not take it. The entry becomes a dead letter.
     Rejected { reason: String, now_ms: u64 },
 }

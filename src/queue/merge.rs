@@ -20,7 +20,9 @@ impl Entry {
             (false, WriteOp::Delete) => WriteOp::Delete,
             (false, WriteOp::Update(_) | WriteOp::Refresh) => WriteOp::Refresh,
         };
-        *collection = later.collection;
+        // What does not know its collection must not make this entry forget it: its document may have
+        // to follow a rename.
+        *collection = later.collection.or(*collection);
         self.last_time = self.last_time.max(later.time);
         self.last_ms = self.last_ms.max(later.wall_ms);
         self.changes += later.changes;

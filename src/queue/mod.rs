@@ -92,6 +92,10 @@ pub enum QueueError {
     /// further ones until it is opened again.
     #[error("the queue's disk failed while writing")]
     Disk(#[source] std::io::Error),
+    /// A schema change that was given up cannot be repeated later; the comparison that was demanded
+    /// when it was given up makes the documents equal.
+    #[error("the dead letter {0} is a schema change, which is not repeated out of its order")]
+    NotRetried(uuid::Uuid),
     /// Nothing of this id is in the queue or among the dead letters.
     #[error("no entry with the id {0}")]
     NotFound(uuid::Uuid),

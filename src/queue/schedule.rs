@@ -118,6 +118,11 @@ impl Schedule {
         self.lines.get(ns).and_then(|line| line.barriers.back()).is_some_and(|last| last.seq > seq)
     }
 
+    /// True when any barrier of the namespace is left.
+    pub fn has_barrier(&self, ns: &Namespace) -> bool {
+        self.lines.get(ns).is_some_and(|line| !line.barriers.is_empty())
+    }
+
     // --- holds ---------------------------------------------------------------------------------
 
     /// Keeps the entries of a namespace from being leased, until [`release`](Self::release).

@@ -30,6 +30,11 @@ impl Queue {
             steps.push(self.settle_one(&state, settlement, &mut edit)?);
         }
         self.write(&mut state, edit)?;
+        if steps.iter().any(|step| step.name.is_none()) {
+            // A schema change must not be repeated once what stands behind it has been applied, so
+            // its end is on the disk before anything behind it can be leased.
+            self.db.flush()?;
+        }
         for step in steps {
             step.take(&mut state);
         }
@@ -86,10 +91,11 @@ impl Queue {
                 entry.error = Some(error.clone());
                 self.give_back(state, (entry, &value), Some(*due_ms), &mut step, edit)?;
             }
-            Outcome::Refresh { due_ms } => {
+            Outcome::Refresh { due_ms, keep_collection } => {
                 let mut entry = entry;
-                if let Work::Document { op, .. } = &mut entry.work {
+                if let Work::Document { op, collection, .. } = &mut entry.work {
                     *op = WriteOp::Refresh;
+                    *collection = collection.filter(|_| *keep_collection);
                 }
                 self.give_back(state, (entry, &value), Some(*due_ms), &mut step, edit)?;
             }

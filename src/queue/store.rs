@@ -140,6 +140,11 @@ impl Queue {
         self.lock().schedule.is_closed(ns, seq)
     }
 
+    /// True when a barrier of `ns` waits or is being applied.
+    pub fn has_barrier(&self, ns: &Namespace) -> bool {
+        self.lock().schedule.has_barrier(ns)
+    }
+
     /// Completes at the next commit, settlement or release. To miss none, make the future before
     /// looking at the queue.
     pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
@@ -159,12 +164,22 @@ impl Queue {
 
     /// Sets, or with `None` removes, a small value kept beside the queue.
     pub fn set_meta(&self, name: &str, value: Option<&[u8]>) -> Result<(), QueueError> {
+        self.update_meta(name, |_| Ok(value.map(<[u8]>::to_vec)))
+    }
+
+    /// Replaces a small value kept beside the queue by what `change` makes of it, with nobody in
+    /// between.
+    pub fn update_meta(
+        &self,
+        name: &str,
+        change: impl FnOnce(Option<&[u8]>) -> Result<Option<Vec<u8>>, QueueError>,
+    ) -> Result<(), QueueError> {
         let mut state = self.lock();
         let key = meta_key(name);
         let before = self.db.get(&key)?;
         let mut edit = state.edit();
-        match value {
-            Some(value) => edit.put(&key, value.to_vec(), before.as_deref()),
+        match change(before.as_deref())? {
+            Some(value) => edit.put(&key, value, before.as_deref()),
             None => edit.remove(&key, before.as_deref()),
         }
         self.write(&mut state, edit)

@@ -37,11 +37,13 @@ impl AtlasSink {
 
     async fn send(&self, ns: &Namespace, command: &Command) -> Result<Document, SinkError> {
         let bypass = self.bypass_validation.load(Ordering::Relaxed);
-        let reply = self.mongo.command(ns.db(), command.body(ns.coll(), bypass)).await;
+        let time_max = self.mongo.server_time_max();
+        let reply = self.mongo.command(ns.db(), command.body(ns.coll(), bypass, time_max)).await;
         match reply {
             Err(error) if bypass && error.code() == Some(classify::UNAUTHORIZED) => {
                 self.bypass_validation.store(false, Ordering::Relaxed);
-                let reply = self.mongo.command(ns.db(), command.body(ns.coll(), false)).await;
+                let body = command.body(ns.coll(), false, time_max);
+                let reply = self.mongo.command(ns.db(), body).await;
                 reply.map_err(|error| classify::command_error(&error))
             }
             reply => reply.map_err(|error| classify::command_error(&error)),

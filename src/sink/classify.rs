@@ -94,10 +94,15 @@ pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkErr
             format!("another document holds the same value in the unique index on ({index})");
         return Ok(Written::Conflict { reason });
     }
-    match by_code(code, format!("{message} ({code})"), || false) {
+    match by_code(code, format!("{} ({code})", without_values(message)), || false) {
         SinkError::Rejected(reason) => Ok(Written::Rejected { reason }),
         error => Err(error),
     }
+}
+
+/// The server's words up to where they begin to quote a document.
+fn without_values(message: &str) -> &str {
+    message.split(['{', '"']).next().unwrap_or("").trim_end_matches([' ', ':', ','])
 }
 
 /// What a reply's `writeConcernError` means: the write may be rolled back, so it is not done.
@@ -146,6 +151,17 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_reason_quotes_no_document() {
+        let error = doc! { "code": 16755, "errmsg": "Can't extract geo keys: { _id: 1, card: \"s3cret\" }" };
+
+        let Ok(Written::Rejected { reason }) = write_error(&error, false) else {
+            panic!("a document of its own kind of badness is rejected")
+        };
+
+        assert_eq!(reason, "Can't extract geo keys (16755)");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Write commands as raw BSON: documents go from the queue to the wire without being decoded.
 
+use std::time::Duration;
+
 use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 
 use super::Write;
@@ -38,13 +40,20 @@ impl Command {
     }
 
     /// The command's body for `collection`.
-    pub fn body(&self, collection: &str, bypass_validation: bool) -> RawDocumentBuf {
+    pub fn body(
+        &self,
+        collection: &str,
+        bypass_validation: bool,
+        server_time_max: Duration,
+    ) -> RawDocumentBuf {
         let mut body = match self.kind {
             Kind::Delete => rawdoc! { "delete": collection, "deletes": self.statements.clone() },
             Kind::Update => rawdoc! { "update": collection, "updates": self.statements.clone() },
             Kind::Insert => rawdoc! { "insert": collection, "documents": self.statements.clone() },
         };
         body.append(bson::raw::cstr!("ordered"), false);
+        let max_time_ms = i64::try_from(server_time_max.as_millis()).unwrap_or(i64::MAX);
+        body.append(bson::raw::cstr!("maxTimeMS"), max_time_ms);
         body.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
         if bypass_validation && self.kind != Kind::Delete {
             body.append(bson::raw::cstr!("bypassDocumentValidation"), true);

@@ -25,7 +25,7 @@ use crate::{
     checkpoint::{ClusterTime, ResumeToken},
     document_key::DocumentKey,
     event::{ChangeEvent, CollectionId},
-    mongo::{BatchCursor, Mongo, MongoError, documents},
+    mongo::{BatchCursor, Mongo, MongoError, documents, majority_after},
     namespace::{Namespace, NamespaceFilter},
     raw::Malformed,
 };
@@ -150,18 +150,11 @@ impl Source for ChangeStreamSource {
         keys: &[&DocumentKey],
         after: ClusterTime,
     ) -> Result<FindPages, SourceError> {
-        let mut ids = RawArrayBuf::new();
-        for key in keys {
-            ids.push(key.value()?);
-        }
-        let mut concern = rawdoc! { "level": "majority" };
-        if after > ClusterTime::default() {
-            // Read at least as far as the change that is being written.
-            concern.append(bson::raw::cstr!("afterClusterTime"), Timestamp::from(after));
-        }
+        // Read at least as far as the change that is being written.
+        let concern = majority_after(after);
         let command = rawdoc! {
             "find": ns.coll(),
-            "filter": { "_id": { "$in": ids } },
+            "filter": DocumentKey::filter_of_any(keys.iter().copied()),
             "batchSize": i32::MAX,
             "readConcern": concern,
         };

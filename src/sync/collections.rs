@@ -3,6 +3,7 @@
 use bson::{Document, RawDocumentBuf};
 
 use crate::{
+    event::CollectionId,
     mongo::Mongo,
     namespace::{Namespace, NamespaceFilter},
     source::SourceError,
@@ -14,6 +15,8 @@ pub struct Collection {
     pub ns: Namespace,
     /// As `create` takes them.
     pub options: RawDocumentBuf,
+    /// The collection's UUID.
+    pub id: Option<CollectionId>,
 }
 
 /// A collection that the filter chooses and that is not replicated all the same.
@@ -45,7 +48,8 @@ pub async fn local_collections(
             match collection.get_str("type").unwrap_or("collection") {
                 "collection" => {
                     let options = collection.get_document("options").cloned().unwrap_or_default();
-                    replicated.push(Collection { ns, options: raw(&options) });
+                    let id = collection.get_document("info").ok().and_then(uuid_of);
+                    replicated.push(Collection { ns, options: raw(&options), id });
                 }
                 "timeseries" => {
                     left_out.push(LeftOut { ns, reason: "a time-series collection" });
@@ -58,6 +62,13 @@ pub async fn local_collections(
         }
     }
     Ok((replicated, left_out))
+}
+
+fn uuid_of(info: &Document) -> Option<CollectionId> {
+    match info.get("uuid") {
+        Some(bson::Bson::Binary(uuid)) => uuid.bytes.as_slice().try_into().ok().map(CollectionId),
+        _ => None,
+    }
 }
 
 fn raw(options: &Document) -> RawDocumentBuf {

@@ -7,13 +7,14 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
-use super::{Reconciler, SyncError};
+use super::{Collection, Reconciler, SyncError};
 use crate::{
     checkpoint::ClusterTime,
     document_key::DocumentKey,
-    mongo::{Mongo, MongoError, documents},
+    event::CollectionId,
+    mongo::{Mongo, MongoError, documents, majority_after},
     namespace::Namespace,
     queue::{Incoming, Work},
     shutdown::{Stop, blocking},
@@ -38,20 +39,29 @@ pub struct Found {
     pub missing: u64,
     pub content: u64,
     pub extra: u64,
+    /// The extra ones were too many to be deleted.
+    pub refused: bool,
 }
 
 impl<K: Sink> Reconciler<K> {
-    pub(super) async fn compare(&self, ns: &Namespace, stop: &Stop) -> Result<Found, SyncError> {
+    pub(super) async fn compare(
+        &self,
+        collection: &Collection,
+        after: ClusterTime,
+        stop: &Stop,
+    ) -> Result<Found, SyncError> {
+        let ns = &collection.ns;
         let mut found = Found::default();
-        let command = rawdoc! { "find": ns.coll(), "readConcern": { "level": "majority" } };
+        let command = rawdoc! { "find": ns.coll(), "readConcern": majority_after(after) };
         let cursor = self.local.cursor(ns.db(), command, None).await;
         let mut cursor = cursor.map_err(SourceError::from)?;
         while let Some(reply) = cursor.next().await.map_err(SourceError::from)? {
             for part in documents(&reply).map_err(SourceError::from)?.chunks(PART) {
-                self.compare_part(ns, part, &mut found, stop).await?;
+                let different = self.compare_part(ns, part, &mut found).await?;
+                self.queue_refresh(ns, different, collection.id, after, stop).await?;
             }
         }
-        found.extra = self.find_extra(ns, stop).await?;
+        (found.extra, found.refused) = self.find_extra(ns, collection.id, stop).await?;
         Ok(found)
     }
 
@@ -60,10 +70,9 @@ impl<K: Sink> Reconciler<K> {
         ns: &Namespace,
         part: &[&RawDocument],
         found: &mut Found,
-        stop: &Stop,
-    ) -> Result<(), SyncError> {
+    ) -> Result<Vec<DocumentKey>, SyncError> {
         let keys = keys_of(part)?;
-        let there = look_up(&self.atlas, ns, &keys, false)
+        let there = look_up(&self.atlas, ns, &keys, false, ClusterTime::default())
             .await
             .map_err(|error| SyncError::atlas(&error))?;
         let mut different = Vec::new();
@@ -75,29 +84,37 @@ impl<K: Sink> Reconciler<K> {
             }
             different.push(key);
         }
-        self.queue_refresh(ns, different, stop).await
+        Ok(different)
     }
 
     /// Queues what only Atlas has, which deletes it. More than `sync.max_delete_ratio` of the
-    /// collection is left alone and said.
-    pub(super) async fn find_extra(&self, ns: &Namespace, stop: &Stop) -> Result<u64, SyncError> {
-        let (all, extra) = self.walk_extra(ns, None).await?;
+    /// collection is left alone; the second value says so.
+    pub(super) async fn find_extra(
+        &self,
+        ns: &Namespace,
+        id: Option<CollectionId>,
+        stop: &Stop,
+    ) -> Result<(u64, bool), SyncError> {
+        let (all, extra) = self.walk_extra(ns, id, None).await?;
         let allowed = ((all as f64 * self.max_delete_ratio) as u64).max(MASS_DELETE_MIN);
         if extra > allowed {
             tracing::error!(
                 %ns, extra, documents = all,
                 "Atlas holds many documents that the local database does not; none of them is deleted"
             );
-        } else if extra > 0 {
-            self.walk_extra(ns, Some(stop)).await?;
+            return Ok((extra, true));
         }
-        Ok(extra)
+        if extra > 0 {
+            self.walk_extra(ns, id, Some(stop)).await?;
+        }
+        Ok((extra, false))
     }
 
     /// Counts what Atlas has and what of it only Atlas has; queues the latter if `queue_for` is given.
     async fn walk_extra(
         &self,
         ns: &Namespace,
+        id: Option<CollectionId>,
         queue_for: Option<&Stop>,
     ) -> Result<(u64, u64), SyncError> {
         let atlas = |error: MongoError| SyncError::atlas(&error);
@@ -110,13 +127,14 @@ impl<K: Sink> Reconciler<K> {
             for part in documents(&reply).map_err(atlas)?.chunks(PART) {
                 all += part.len() as u64;
                 let keys = keys_of(part)?;
-                let here =
-                    look_up(&self.local, ns, &keys, true).await.map_err(SourceError::from)?;
+                let here = look_up(&self.local, ns, &keys, true, ClusterTime::default())
+                    .await
+                    .map_err(SourceError::from)?;
                 let only_there: Vec<_> =
                     keys.into_iter().filter(|key| !here.contains_key(&key.canonical())).collect();
                 extra += only_there.len() as u64;
                 if let Some(stop) = queue_for {
-                    self.queue_refresh(ns, only_there, stop).await?;
+                    self.queue_refresh(ns, only_there, id, ClusterTime::default(), stop).await?;
                 }
             }
         }
@@ -127,35 +145,47 @@ impl<K: Sink> Reconciler<K> {
         &self,
         ns: &Namespace,
         keys: Vec<DocumentKey>,
+        id: Option<CollectionId>,
+        after: ClusterTime,
         stop: &Stop,
+    ) -> Result<(), SyncError> {
+        while !keys.is_empty() && self.queue.pending().0 > QUEUE_MAX {
+            pause(stop).await?;
+        }
+        self.commit_refresh(ns, keys, id, after).await
+    }
+
+    /// Queues a `Refresh` of each key, to be read in a state not older than `after`.
+    pub(super) async fn commit_refresh(
+        &self,
+        ns: &Namespace,
+        keys: Vec<DocumentKey>,
+        id: Option<CollectionId>,
+        after: ClusterTime,
     ) -> Result<(), SyncError> {
         if keys.is_empty() {
             return Ok(());
         }
-        while self.queue.pending().0 > QUEUE_MAX {
-            tokio::select! {
-                () = stop.drain.cancelled() => return Err(SyncError::Stopped),
-                () = stop.leave.cancelled() => return Err(SyncError::Stopped),
-                () = tokio::time::sleep(Duration::from_millis(100)) => {}
-            }
-        }
         let incoming: Vec<_> = keys
             .into_iter()
             .map(|key| Incoming {
-                work: Work::Document {
-                    ns: ns.clone(),
-                    key,
-                    op: WriteOp::Refresh,
-                    collection: None,
-                },
-                // No time: any state of the document from now on will do.
-                cluster_time: ClusterTime::default(),
+                work: Work::Document { ns: ns.clone(), key, op: WriteOp::Refresh, collection: id },
+                cluster_time: after,
                 wall_ms: now_ms(),
             })
             .collect();
         let queue = self.queue.clone();
         blocking(move || queue.commit(incoming, None)).await?;
         Ok(())
+    }
+}
+
+/// A short wait, unless the agent is leaving.
+pub(super) async fn pause(stop: &Stop) -> Result<(), SyncError> {
+    tokio::select! {
+        () = stop.drain.cancelled() => Err(SyncError::Stopped),
+        () = stop.leave.cancelled() => Err(SyncError::Stopped),
+        () = tokio::time::sleep(Duration::from_millis(100)) => Ok(()),
     }
 }
 
@@ -171,22 +201,19 @@ async fn look_up(
     ns: &Namespace,
     keys: &[DocumentKey],
     keys_only: bool,
+    after: ClusterTime,
 ) -> Result<HashMap<Vec<u8>, RawDocumentBuf>, MongoError> {
     let malformed = |error: crate::raw::Malformed| {
         MongoError::Driver(mongodb::error::Error::custom(error.to_string()))
     };
-    let mut ids = RawArrayBuf::new();
-    for key in keys {
-        ids.push(key.value().map_err(malformed)?);
-    }
     let projection = if keys_only {
         rawdoc! { "_id": 1 }
     } else {
         rawdoc! {}
     };
     let command = rawdoc! {
-        "find": ns.coll(), "filter": { "_id": { "$in": ids } }, "projection": projection,
-        "batchSize": i32::MAX, "readConcern": { "level": "majority" },
+        "find": ns.coll(), "filter": DocumentKey::filter_of_any(keys), "projection": projection,
+        "batchSize": i32::MAX, "readConcern": majority_after(after),
     };
     let mut cursor = mongo.cursor(ns.db(), command, None).await?;
     let mut found = HashMap::new();

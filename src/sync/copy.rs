@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bson::{RawDocumentBuf, rawdoc};
+use bson::rawdoc;
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Reconciler, SyncError};
+use super::{Collection, Reconciler, SyncError};
 use crate::{
     backoff::OutageWait,
+    checkpoint::ClusterTime,
     document_key::DocumentKey,
-    mongo::documents,
-    namespace::Namespace,
+    mongo::{documents, majority_after},
     shutdown::Stop,
     sink::{Sink, SinkError, Write, Written},
     source::SourceError,
@@ -26,8 +26,14 @@ impl<K: Sink> Reconciler<K> {
     /// Copies all documents of `ns` and returns their number. Where it is interrupted by Atlas it
     /// waits and goes on; where it is interrupted by the local database it fails, and the next
     /// attempt finds a collection that is no longer empty and compares it.
-    pub(super) async fn copy(&self, ns: &Namespace, stop: &Stop) -> Result<u64, SyncError> {
-        let command = rawdoc! { "find": ns.coll(), "readConcern": { "level": "majority" } };
+    pub(super) async fn copy(
+        &self,
+        collection: &Collection,
+        after: ClusterTime,
+        stop: &Stop,
+    ) -> Result<u64, SyncError> {
+        let ns = &collection.ns;
+        let command = rawdoc! { "find": ns.coll(), "readConcern": majority_after(after) };
         let cursor = self.local.cursor(ns.db(), command, None).await;
         let mut cursor = cursor.map_err(SourceError::from)?;
         let (sender, receiver) = mpsc::channel::<Vec<Write>>(PARTS_WAITING);
@@ -48,7 +54,7 @@ impl<K: Sink> Reconciler<K> {
             Ok::<_, SyncError>(copied)
         };
         let writers: Vec<_> = (0..self.parallel.max(1))
-            .map(|_| self.write_parts(ns, receiver.clone(), stop))
+            .map(|_| self.write_parts(collection, receiver.clone(), stop))
             .collect();
         // Only the writers hold it now: when they fail, the reader's next send fails too.
         drop(receiver);
@@ -59,10 +65,11 @@ impl<K: Sink> Reconciler<K> {
 
     async fn write_parts(
         &self,
-        ns: &Namespace,
+        collection: &Collection,
         parts: Arc<Mutex<mpsc::Receiver<Vec<Write>>>>,
         stop: &Stop,
     ) -> Result<(), SyncError> {
+        let ns = &collection.ns;
         loop {
             let Some(mut writes) = parts.lock().await.recv().await else {
                 return Ok(());
@@ -71,7 +78,13 @@ impl<K: Sink> Reconciler<K> {
             let mut wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
             while !writes.is_empty() {
                 match self.sink.write(ns, &writes).await {
-                    Ok(written) => writes = leftovers(ns, writes, &written)?,
+                    Ok(written) => {
+                        let (again, refused) = leftovers(writes, &written)?;
+                        // The worker tries them on the schedule, and keeps them if it must.
+                        self.commit_refresh(ns, refused, collection.id, ClusterTime::default())
+                            .await?;
+                        writes = again;
+                    }
                     Err(error @ (SinkError::Unavailable(_) | SinkError::Denied(_))) => {
                         self.status.state().atlas_error = Some(error.to_string());
                         tokio::select! {
@@ -80,7 +93,14 @@ impl<K: Sink> Reconciler<K> {
                             () = tokio::time::sleep(wait.next_wait()) => {}
                         }
                     }
-                    Err(error) => return Err(error.into()),
+                    // The command as such: its documents one by one, by the worker.
+                    Err(SinkError::Rejected(error)) => {
+                        tracing::warn!(%ns, %error, "a part of the copy was rejected");
+                        let refused = writes.iter().map(key_of).collect::<Result<_, _>>()?;
+                        self.commit_refresh(ns, refused, collection.id, ClusterTime::default())
+                            .await?;
+                        writes.clear();
+                    }
                 }
             }
             self.status.state().atlas_error = None;
@@ -90,27 +110,31 @@ impl<K: Sink> Reconciler<K> {
     }
 }
 
-/// Documents that were there already, from a part whose answer was lost: to be written over.
+/// What a part left to do: documents that were there already, from a part whose answer was lost, to be
+/// written over; and the keys of those that Atlas would not take.
 fn leftovers(
-    ns: &Namespace,
     writes: Vec<Write>,
     written: &[Written],
-) -> Result<Vec<Write>, SyncError> {
-    let mut again = Vec::new();
+) -> Result<(Vec<Write>, Vec<DocumentKey>), SyncError> {
+    let (mut again, mut refused) = (Vec::new(), Vec::new());
     for (write, written) in writes.into_iter().zip(written) {
         match (written, write) {
-            (Written::AlreadyThere, Write::Insert(document)) => again.push(upsert(document)?),
-            (Written::Conflict { reason } | Written::Rejected { reason }, _) => {
-                // Left to the comparison that follows at the next full sync; the others go on.
-                tracing::error!(%ns, error = %reason, "a document was not taken by the copy");
+            (Written::AlreadyThere, Write::Insert(document)) => {
+                let key = DocumentKey::of(&document).map_err(SourceError::from)?;
+                again.push(Write::Upsert { key, document });
+            }
+            (Written::Conflict { .. } | Written::Rejected { .. }, write) => {
+                refused.push(key_of(&write)?);
             }
             (_, _) => {}
         }
     }
-    Ok(again)
+    Ok((again, refused))
 }
 
-fn upsert(document: RawDocumentBuf) -> Result<Write, SyncError> {
-    let key = DocumentKey::of(&document).map_err(SourceError::from)?;
-    Ok(Write::Upsert { key, document })
+fn key_of(write: &Write) -> Result<DocumentKey, SyncError> {
+    Ok(match write {
+        Write::Insert(document) => DocumentKey::of(document).map_err(SourceError::from)?,
+        Write::Upsert { key, .. } | Write::Change { key, .. } | Write::Delete(key) => key.clone(),
+    })
 }

@@ -42,6 +42,41 @@ pub mod ownership;
 
 pub use collections::{Collection, LeftOut, local_collections};
 
+/// How often to look for a demand that nobody announced.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Collections in which the last comparison found more to delete than it may; kept beside the queue.
+const REFUSED: &str = "refused";
+
+/// Reads them.
+///
+/// # Errors
+/// When the queue cannot be read.
+pub fn refused_deletes(queue: &Queue) -> Result<Vec<String>, QueueError> {
+    let stored = queue.meta(REFUSED)?;
+    // A list for display alone: one that cannot be read is made again by the next comparison.
+    Ok(stored.and_then(|stored| serde_json::from_slice(&stored).ok()).unwrap_or_default())
+}
+
+fn note_refused(queue: &Queue, refused: &[String]) -> Result<(), QueueError> {
+    let list = serde_json::to_vec(refused).expect("a list of names is JSON");
+    queue.set_meta(REFUSED, (!refused.is_empty()).then_some(&list))
+}
+
+/// The collections of Atlas that the filter chooses. Its failures are Atlas's.
+async fn atlas_collections(
+    atlas: &Mongo,
+    filter: &NamespaceFilter,
+) -> Result<(Vec<Collection>, Vec<LeftOut>), SyncError> {
+    local_collections(atlas, filter).await.map_err(|error| match error {
+        SourceError::Unavailable(error)
+        | SourceError::Denied(error)
+        | SourceError::HistoryLost(error)
+        | SourceError::Failed(error) => SyncError::atlas(&error),
+        other => SyncError::Source(other),
+    })
+}
+
 /// Copies or compares everything when it is demanded.
 pub struct Reconciler<K> {
     pub queue: Arc<Queue>,
@@ -113,73 +148,120 @@ impl<K: Sink> Reconciler<K> {
             if let Some(state) = blocking(move || SyncState::load(&queue)).await? {
                 self.status.enter(Phase::Copying);
                 self.sync(state, stop).await?;
-            } else {
-                self.queue.release_all();
-                if !stop.is_draining() && !self.status.state().paused {
-                    self.status.enter(Phase::Streaming);
-                }
-                tokio::select! {
-                    () = stop.drain.cancelled() => return Ok(()),
-                    () = stop.leave.cancelled() => return Ok(()),
-                    () = self.demanded.notified() => {}
-                }
+                continue;
+            }
+            self.queue.release_all();
+            let paused = self.status.state().paused;
+            if !stop.is_draining() {
+                self.status.enter(if paused { Phase::Paused } else { Phase::Streaming });
+            }
+            tokio::select! {
+                () = stop.drain.cancelled() => return Ok(()),
+                () = stop.leave.cancelled() => return Ok(()),
+                () = self.demanded.notified() => {}
+                // The worker demands a sync too, when a schema change is given up.
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
     }
 
-    /// Makes sure that the target is ours, and demands a sync where it has nothing of ours yet.
+    /// Makes sure that the target is ours, and demands a sync where it has nothing of ours yet: another
+    /// Atlas than last time. The demand is on the disk before the mark is set, since the mark is what
+    /// keeps the next start from demanding it.
     async fn claim(&self) -> Result<(), SyncError> {
-        use ownership::Claim;
-        match ownership::claim(&self.atlas, &self.filter, &self.source_id, self.adopt).await? {
-            Claim::Owned => {}
-            // A checkpoint without a mark: another Atlas than last time.
-            Claim::New => SyncState::demand(&self.queue)?,
+        let claim = ownership::Claim {
+            atlas: &self.atlas,
+            filter: &self.filter,
+            source_id: &self.source_id,
+            adopt: self.adopt,
+        };
+        if !claim.is_ours().await? {
+            let queue = self.queue.clone();
+            blocking(move || {
+                let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
+                SyncState::demand(&queue, position.unwrap_or_default())?;
+                queue.flush()
+            })
+            .await?;
         }
-        Ok(())
+        claim.mark().await
     }
 
     async fn sync(&self, mut state: SyncState, stop: &Stop) -> Result<(), SyncError> {
+        let after = state.after();
         let collections = self
             .retrying(stop, "the local collections cannot be listed yet", || Box::pin(self.list()))
             .await?;
-        let mut open = Vec::new();
-        for collection in &collections {
-            if !state.done.contains(&collection.ns) {
-                self.queue.hold(&collection.ns);
-                open.push(collection);
+        let open: Vec<_> =
+            collections.iter().filter(|collection| !state.done.contains(&collection.ns)).collect();
+        let (mut to_copy, mut others) = (Vec::new(), Vec::new());
+        for collection in open {
+            let ns = &collection.ns;
+            let is_empty = self
+                .retrying(stop, "Atlas cannot be looked at yet", || {
+                    Box::pin(self.is_empty_in_atlas(ns))
+                })
+                .await?;
+            // Only what is to be copied is held, and it is copied first: a comparison waits for the
+            // queue to drain, which it never would for what is held.
+            if is_empty && !self.queue.has_barrier(ns) {
+                self.queue.hold(ns);
+                to_copy.push(collection);
+            } else {
+                others.push(collection);
             }
         }
         // What is not in the list was made after the stream's position was taken: all of its
         // documents are in the stream.
         self.queue.release_all();
-        tracing::info!(pending = open.len(), "copying what Atlas lacks, comparing what it has");
-        for (n, collection) in open.iter().enumerate() {
+        tracing::info!(
+            copy = to_copy.len(),
+            compare = others.len(),
+            "copying what Atlas lacks, comparing what it has"
+        );
+        let done_before = (collections.len() - to_copy.len() - others.len()) as u64;
+        let mut refused = Vec::new();
+        for (n, collection) in to_copy.into_iter().chain(others).enumerate() {
+            let ns = &collection.ns;
             self.status.state().copy = Some(CopyProgress {
-                collections_done: (collections.len() - open.len() + n) as u64,
+                collections_done: done_before + n as u64,
                 collections: collections.len() as u64,
-                current: Some(collection.ns.to_string()),
+                current: Some(ns.to_string()),
             });
-            self.retrying(stop, "the copy is interrupted", || {
-                Box::pin(self.reconcile(collection, stop))
-            })
-            .await?;
-            self.queue.release(&collection.ns);
-            let (queue, ns, mut next) = (self.queue.clone(), collection.ns.clone(), state);
+            let is_refused = self
+                .retrying(stop, "the copy is interrupted", || {
+                    Box::pin(self.reconcile(collection, after, stop))
+                })
+                .await?;
+            self.queue.release(ns);
+            refused.extend(is_refused.then(|| ns.to_string()));
+            let (queue, ns, mut next) = (self.queue.clone(), ns.clone(), state);
             state = blocking(move || next.finished(&queue, &ns).map(|()| next)).await?;
         }
         let known: Vec<_> = collections.iter().map(|collection| collection.ns.clone()).collect();
-        self.retrying(stop, "Atlas cannot be compared yet", || {
-            Box::pin(self.compare_rest(&known, stop))
-        })
-        .await?;
+        refused.extend(
+            self.retrying(stop, "Atlas cannot be compared yet", || {
+                Box::pin(self.compare_rest(&known, stop))
+            })
+            .await?,
+        );
         // What was written whole may be younger than deltas that are still to come.
         let now = self
             .retrying(stop, "the local time is not known yet", || Box::pin(self.local_time()))
             .await?;
         self.horizon.lock().unwrap_or_else(std::sync::PoisonError::into_inner).raise(now);
-        self.status.state().copy = None;
         let queue = self.queue.clone();
-        if blocking(move || state.complete(&queue)).await? {
+        let (is_complete, refused) = blocking(move || -> Result<_, QueueError> {
+            note_refused(&queue, &refused)?;
+            Ok((state.complete(&queue)?, refused))
+        })
+        .await?;
+        {
+            let mut status = self.status.state();
+            status.refused_deletes = refused;
+            status.copy = None;
+        }
+        if is_complete {
             tracing::info!("everything is copied or compared");
         }
         Ok(())
@@ -197,8 +279,22 @@ impl<K: Sink> Reconciler<K> {
         Ok(inspect(&self.local).await?.now)
     }
 
-    async fn reconcile(&self, collection: &Collection, stop: &Stop) -> Result<(), SyncError> {
+    /// Copies or compares one collection. True when a mass delete was refused.
+    async fn reconcile(
+        &self,
+        collection: &Collection,
+        after: ClusterTime,
+        stop: &Stop,
+    ) -> Result<bool, SyncError> {
         let ns = &collection.ns;
+        // A drop or a rename that was queued before would destroy what is copied or compared now.
+        if self.queue.has_barrier(ns) {
+            self.queue.release(ns);
+            while self.queue.has_barrier(ns) {
+                compare::pause(stop).await?;
+            }
+        }
+        self.queue.hold(ns);
         if self.is_empty_in_atlas(ns).await? {
             let options = collection.options.clone();
             match self.sink.change_schema(&SchemaChange::Create { ns: ns.clone(), options }).await {
@@ -208,14 +304,14 @@ impl<K: Sink> Reconciler<K> {
                 }
                 result => result?,
             }
-            let documents = self.copy(ns, stop).await?;
+            let documents = self.copy(collection, after, stop).await?;
             tracing::info!(%ns, documents, "copied");
-        } else {
-            self.queue.release(ns);
-            let found = self.compare(ns, stop).await?;
-            tracing::info!(%ns, missing = found.missing, content = found.content, extra = found.extra, "compared");
+            return Ok(false);
         }
-        Ok(())
+        self.queue.release(ns);
+        let found = self.compare(collection, after, stop).await?;
+        tracing::info!(%ns, missing = found.missing, content = found.content, extra = found.extra, "compared");
+        Ok(found.refused)
     }
 
     async fn is_empty_in_atlas(&self, ns: &Namespace) -> Result<bool, SyncError> {
@@ -231,18 +327,27 @@ impl<K: Sink> Reconciler<K> {
         })
     }
 
-    /// Collections that only Atlas has: what is in them is extra.
-    async fn compare_rest(&self, known: &[Namespace], stop: &Stop) -> Result<(), SyncError> {
-        let (in_atlas, _) = match local_collections(&self.atlas, &self.filter).await {
-            Ok(collections) => collections,
-            Err(SourceError::Denied(error)) => return Err(SyncError::atlas(&error)),
-            Err(error) => return Err(error.into()),
-        };
+    /// Collections that only Atlas has: what is in them is extra. Returns those in which a mass delete
+    /// was refused.
+    async fn compare_rest(
+        &self,
+        known: &[Namespace],
+        stop: &Stop,
+    ) -> Result<Vec<String>, SyncError> {
+        let (in_atlas, _) = atlas_collections(&self.atlas, &self.filter).await?;
+        let mut refused = Vec::new();
         for collection in in_atlas.iter().filter(|collection| !known.contains(&collection.ns)) {
-            let extra = self.find_extra(&collection.ns, stop).await?;
-            tracing::warn!(ns = %collection.ns, extra, "only Atlas has this collection");
+            let ns = &collection.ns;
+            if self.queue.has_barrier(ns) {
+                continue; // Its drop, or its rename from here, is on the way.
+            }
+            let (extra, is_refused) = self.find_extra(ns, None, stop).await?;
+            if extra > 0 {
+                tracing::warn!(%ns, extra, "only Atlas has documents in this collection");
+            }
+            refused.extend(is_refused.then(|| ns.to_string()));
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// Repeats `attempt` while it fails for reasons that pass.

@@ -76,7 +76,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 Err(error) => return Ok(Err(error)),
             };
             // After the read, so that the collection that was read is the one that is compared.
-            match self.set_aside_strangers(ns, wanted, outcomes).await {
+            let read_at = page.as_ref().map(|page| page.read_at);
+            match self.set_aside_strangers(ns, read_at, wanted, outcomes).await {
                 Ok(()) => {}
                 Err(error) => return Ok(Err(error)),
             }
@@ -106,9 +107,14 @@ impl<S: Source, K: Sink> Worker<S, K> {
     }
 
     /// Takes out what was queued for another collection of this name.
+    ///
+    /// Its rename or drop was committed before the read that showed another collection. So once the
+    /// stream has been read up to that read and no barrier has come, none will: the event fell into a
+    /// gap of the stream, and the comparison that follows a gap rests on what has the name now.
     async fn set_aside_strangers(
         &self,
         ns: &Namespace,
+        read_at: Option<ClusterTime>,
         wanted: &mut HashMap<Vec<u8>, Unread>,
         outcomes: &mut Outcomes,
     ) -> Result<(), SourceError> {
@@ -116,20 +122,45 @@ impl<S: Source, K: Sink> Worker<S, K> {
             return Ok(());
         }
         let current = self.source.collection_id(ns).await?;
+        let mut waits = false;
+        let read_up_to = self.status.state().read_up_to;
+        let seen_at = self.stranger_seen_at(ns, read_at);
+        let is_orphaned = seen_at.is_some_and(|seen_at| seen_at <= read_up_to);
         wanted.retain(|_, unread| {
             let stranger = unread.item.collection.is_some() && unread.item.collection != current;
             if stranger {
                 let outcome = if self.queue.has_barrier_behind(ns, unread.item.seq) {
                     // Dropped, or renamed with a `Refresh` under the new name.
                     Outcome::Applied
+                } else if is_orphaned {
+                    Outcome::Refresh { due_ms: now_ms(), keep_collection: false }
                 } else {
+                    waits = true;
                     Outcome::Unavailable { due_ms: now_ms() + BARRIER_WAIT_MS }
                 };
                 outcomes.insert(unread.item.seq, outcome);
             }
             !stranger
         });
+        if waits {
+            self.status.state().stream_wanted = true;
+        } else {
+            self.strangers().remove(ns);
+        }
         Ok(())
+    }
+
+    /// When another collection of this name was first seen, if `read_at` tells.
+    fn stranger_seen_at(
+        &self,
+        ns: &Namespace,
+        read_at: Option<ClusterTime>,
+    ) -> Option<ClusterTime> {
+        let mut strangers = self.strangers();
+        match read_at.filter(|at| at.0 < u64::MAX) {
+            Some(read_at) => Some(*strangers.entry(ns.clone()).or_insert(read_at)),
+            None => strangers.get(ns).copied(),
+        }
     }
 
     async fn write_missing(
@@ -176,7 +207,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         self.write_direct(ns, changes, &mut written).await?;
         for seq in sent {
             if written.is_applied(seq) {
-                outcomes.insert(seq, Outcome::Refresh { due_ms });
+                outcomes.insert(seq, Outcome::Refresh { due_ms, keep_collection: true });
             }
         }
         Ok(())

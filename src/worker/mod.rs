@@ -23,6 +23,7 @@ use std::{
 use crate::{
     backoff::RetrySchedule,
     breaker::{CircuitBreaker, Permit},
+    checkpoint::ClusterTime,
     config::UpdateMode,
     horizon::Horizon,
     insert_mode::InsertMode,
@@ -32,6 +33,7 @@ use crate::{
     sink::Sink,
     source::Source,
     status::{Status, now_ms},
+    sync_state::SyncState,
 };
 
 mod apply;
@@ -64,6 +66,8 @@ pub struct Worker<S, K> {
     horizon: Arc<Mutex<Horizon>>,
     insert_modes: Mutex<HashMap<Namespace, Traits>>,
     outage: Mutex<Option<Instant>>,
+    /// Namespaces in which another collection than the queued one was seen, and when first.
+    strangers: Mutex<HashMap<Namespace, ClusterTime>>,
 }
 
 /// What is learned about a namespace.
@@ -107,6 +111,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             horizon,
             insert_modes: Mutex::default(),
             outage: Mutex::default(),
+            strangers: Mutex::default(),
         }
     }
 
@@ -158,7 +163,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 self.wait(stop, changed, Duration::from_millis(due.min(1_000))).await;
                 continue;
             }
-            self.write(batch.entries).await?;
+            self.write(batch.entries, permit).await?;
             if !self.options.interval.is_zero() {
                 self.wait(stop, std::future::pending(), self.options.interval).await;
             }
@@ -174,22 +179,30 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
     }
 
-    async fn write(&self, entries: Vec<Entry>) -> Result<(), QueueError> {
+    async fn write(&self, entries: Vec<Entry>, permit: Permit) -> Result<(), QueueError> {
         let started = Instant::now();
         let is_schema = matches!(entries.first().map(|entry| &entry.work), Some(Work::Schema(_)));
         if is_schema {
-            // A schema change must not be repeated once what follows it has been applied, so the
-            // queue is on the disk before it and after it.
+            // The change's own entry is on the disk before it is made; its settlement is before anything
+            // behind it is (`Queue::settle`). So a crash repeats it at the most with nothing after it.
             self.flush().await?;
         }
         let (settlements, verdict) = self.apply(entries).await;
         self.count(&settlements);
         let queue = self.queue.clone();
-        blocking(move || queue.settle(&settlements)).await?;
-        if is_schema {
-            self.flush().await?;
-        }
-        self.learn(&verdict);
+        let is_given_up = is_schema
+            && settlements.iter().any(|end| matches!(end.outcome, Outcome::Rejected { .. }));
+        blocking(move || {
+            if is_given_up {
+                // What stood behind the change goes on without it; only a comparison can tell what
+                // that makes of the documents.
+                let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
+                SyncState::demand(&queue, position.unwrap_or_default())?;
+            }
+            queue.settle(&settlements)
+        })
+        .await?;
+        self.learn(&verdict, permit);
         if verdict == Verdict::Answered {
             let metrics = &self.status.metrics;
             metrics.batches.add(1);
@@ -226,13 +239,14 @@ impl<S: Source, K: Sink> Worker<S, K> {
     }
 
     /// Tells the breaker, and, when it changes, everybody.
-    fn learn(&self, verdict: &Verdict) {
+    fn learn(&self, verdict: &Verdict, permit: Permit) {
         let now = Instant::now();
         let breaker = {
             let mut breaker = self.breaker();
             match verdict {
                 Verdict::Answered => breaker.succeeded(),
-                Verdict::NotAsked => breaker.abandoned(now),
+                Verdict::NotAsked if permit == Permit::Probe => breaker.abandoned(now),
+                Verdict::NotAsked => {}
                 Verdict::Unavailable(_) => breaker.failed(now, fastrand::f64()),
                 Verdict::Denied(_) => breaker.denied(now, fastrand::f64()),
             }
@@ -267,6 +281,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     fn horizon(&self) -> MutexGuard<'_, Horizon> {
         self.horizon.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, HashMap<Namespace, ClusterTime>> {
+        self.strangers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn traits_of(&self, ns: &Namespace, learn: impl FnOnce(&mut Traits)) -> Traits {
