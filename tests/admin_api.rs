@@ -7,14 +7,14 @@ use std::{os::unix::fs::PermissionsExt, time::Duration};
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 use support::{
+    PATIENCE,
     agent::Agent,
     compare::converge,
     eventually,
     mongod::Mongod,
+    pair,
     proxy::{Line, Proxy},
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Api {
     base: String,
@@ -54,7 +54,7 @@ impl Api {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_tells_the_state_and_guards_what_changes_it() {
-    let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let (local, atlas) = pair().await;
     let line = Proxy::to(atlas.port).await;
     let orders = local.client.database("shop").collection::<Document>("orders");
     orders.insert_one(doc! { "_id": 0 }).await.unwrap();
@@ -109,7 +109,7 @@ async fn the_api_tells_the_state_and_guards_what_changes_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_names_and_bad_requests_are_refused_with_a_reason() {
-    let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let (local, atlas) = pair().await;
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
     let api = Api::of(&agent);
@@ -133,7 +133,7 @@ async fn foreign_names_and_bad_requests_are_refused_with_a_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_survives_a_restart_and_files_are_their_owners_only() {
-    let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let (local, atlas) = pair().await;
     let orders = local.client.database("shop").collection::<Document>("orders");
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
@@ -156,7 +156,7 @@ async fn a_pause_survives_a_restart_and_files_are_their_owners_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cli_works_beside_a_running_agent_and_without_one() {
-    let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let (local, atlas) = pair().await;
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
 

@@ -7,9 +7,9 @@ use std::{process::Output, time::Duration};
 
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
-use support::{agent::Agent, compare::converge, eventually, free_port, mongod::Mongod};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use support::{
+    PATIENCE, agent::Agent, compare::converge, eventually, free_port, mongod::Mongod, pair,
+};
 
 fn nowhere() -> String {
     format!("mongodb://127.0.0.1:{}/?directConnection=true", free_port())
@@ -91,7 +91,7 @@ async fn an_atlas_without_tls_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_says_for_each_point_how_it_is_and_exits_with_the_end_that_is_at_fault() {
-    let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let (local, atlas) = pair().await;
     let series = doc! { "create": "series", "timeseries": { "timeField": "t" } };
     local.client.database("shop").run_command(series).await.unwrap();
     let fine = Agent::new(&local.uri(), &atlas.uri(), "");
@@ -138,7 +138,7 @@ async fn replication_that_is_switched_off_does_nothing() {
 /// too large for Atlas would need a larger one locally. A unique index with foreign data does it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_atlas_rejects_becomes_a_dead_letter_and_the_others_flow_on() {
-    let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let (local, atlas) = pair().await;
     let orders = |server: &Mongod| server.client.database("shop").collection::<Document>("orders");
     orders(&local).insert_one(doc! { "_id": 0, "email": "zero" }).await.unwrap();
     let mut agent = Agent::new(

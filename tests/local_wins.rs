@@ -9,17 +9,9 @@ use mongodb::{
     Collection,
     bson::{Bson, Document, doc},
 };
-use support::{agent::Agent, compare::converge, eventually, mongod::Mongod};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn pair() -> (Mongod, Mongod) {
-    tokio::join!(Mongod::start(), Mongod::start())
-}
-
-fn orders(server: &Mongod) -> Collection<Document> {
-    server.client.database("shop").collection("orders")
-}
+use support::{
+    PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, orders, pair,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_atlas_that_holds_data_without_our_mark_is_refused_unless_adopted() {

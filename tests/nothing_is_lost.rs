@@ -10,23 +10,15 @@ use mongodb::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use support::{
+    PATIENCE,
     agent::Agent,
     compare::converge,
     eventually,
     mongod::Mongod,
+    orders, pair,
     proxy::{Line, Proxy},
     seed, workload,
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn pair() -> (Mongod, Mongod) {
-    tokio::join!(Mongod::start(), Mongod::start())
-}
-
-fn orders(server: &Mongod) -> Collection<Document> {
-    server.client.database("shop").collection("orders")
-}
 
 /// The application goes on meanwhile; the kills hit whatever the agent is doing: opening the queue,
 /// taking the position, copying, committing, writing, settling.

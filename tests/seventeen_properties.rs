@@ -13,15 +13,15 @@ use mongodb::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 use support::{
+    PATIENCE,
     agent::Agent,
     compare::converge,
-    eventually,
+    copy_dir, eventually,
     mongod::Mongod,
+    pair,
     proxy::{Line, Proxy},
     seed,
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Both ends, a line to Atlas that can be cut, and an agent between them.
 struct Stage {
@@ -34,7 +34,7 @@ struct Stage {
 
 impl Stage {
     async fn set(config: &str) -> Self {
-        let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+        let (local, atlas) = pair().await;
         let line = Proxy::to(atlas.port).await;
         let orders: Collection<Document> = local.client.database("shop").collection("orders");
         // Made beforehand, so that its creation is no entry of the queue.
@@ -115,7 +115,7 @@ async fn property_02_and_03_every_change_enters_the_queue_in_the_order_of_first_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn property_11_excluded_collections_and_limits_are_respected() {
-    let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let (local, atlas) = pair().await;
     let mut agent = Agent::new(
         &local.uri(),
         &atlas.uri(),
@@ -154,7 +154,7 @@ async fn property_11_excluded_collections_and_limits_are_respected() {
 /// reaches the wire, as commands of a tenth of a second's worth.
 #[tokio::test(flavor = "multi_thread")]
 async fn property_11_a_rate_limit_cuts_what_is_sent() {
-    let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let (local, atlas) = pair().await;
     let orders = local.client.database("shop").collection::<Document>("orders");
     orders.insert_many((0..100).map(|n| doc! { "_id": n })).await.unwrap();
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
@@ -250,19 +250,6 @@ async fn property_13_14_and_15_repeated_inserts_updates_and_deletes_end_as_if_ma
         (&Value::from(0), &Value::from("0.0%")),
         "no duplicate-key error"
     );
-}
-
-fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,14 +10,14 @@ use mongodb::{
     bson::{Bson, Document, doc},
 };
 use support::{
+    PATIENCE,
     agent::Agent,
     compare::converge,
     eventually,
     mongod::Mongod,
+    pair,
     proxy::{Line, Proxy},
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server with access control, the client of its `root`, and a user `outrigger` with these roles.
 async fn guarded(key_file: &Path, roles: Vec<Bson>) -> (Mongod, Client, String) {
@@ -83,7 +83,7 @@ async fn the_agent_needs_no_right_to_write_locally() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn property_01_the_local_database_serves_every_operation_whatever_the_state_of_atlas() {
-    let (local, mut atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let (local, mut atlas) = pair().await;
     let line = Proxy::to(atlas.port).await;
     let orders = local.client.database("shop").collection::<Document>("orders");
     let agent = Agent::started(&local.uri(), &line.uri());
@@ -113,7 +113,7 @@ async fn property_01_the_local_database_serves_every_operation_whatever_the_stat
 /// A local write returns while nothing of it can have reached Atlas, which does not answer at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn property_05_no_local_write_waits_for_atlas() {
-    let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let (local, atlas) = pair().await;
     let line = Proxy::to(atlas.port).await;
     let orders = local.client.database("shop").collection::<Document>("orders");
     let agent = Agent::started(&local.uri(), &line.uri());
@@ -135,7 +135,7 @@ async fn property_05_no_local_write_waits_for_atlas() {
 /// The same application code, the same data, with the agent up, stopped and killed.
 #[tokio::test(flavor = "multi_thread")]
 async fn property_10_no_change_to_the_application_is_needed() {
-    let (local, atlas) = tokio::join!(Mongod::start(), Mongod::start());
+    let (local, atlas) = pair().await;
     let orders = local.client.database("shop").collection::<Document>("orders");
     orders.insert_one(doc! { "_id": "before" }).await.unwrap();
     let indexes = orders.list_index_names().await.unwrap();

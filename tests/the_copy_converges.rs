@@ -11,18 +11,14 @@ use mongodb::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use support::{
+    PATIENCE,
     agent::Agent,
     compare::converge,
     mongod::Mongod,
+    pair,
     proxy::{Line, Proxy},
     seed, workload,
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn pair() -> (Mongod, Mongod) {
-    tokio::join!(Mongod::start(), Mongod::start())
-}
 
 async fn work(client: &Client, rng: &mut StdRng, changes: usize) {
     let collections = workload::collections(client);

@@ -12,6 +12,33 @@ pub mod workload;
 
 use std::time::{Duration, Instant};
 
+/// How long a test waits for what must happen, on a machine that is shared and slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A local database and a stand-in for Atlas, each a replica set of one.
+pub async fn pair() -> (mongod::Mongod, mongod::Mongod) {
+    tokio::join!(mongod::Mongod::start(), mongod::Mongod::start())
+}
+
+/// The collection that most tests work on.
+pub fn orders(server: &mongod::Mongod) -> mongodb::Collection<mongodb::bson::Document> {
+    server.client.database("shop").collection("orders")
+}
+
+/// Copies a folder, such as a queue as a crash would leave it.
+pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
 /// A port that is free right now.
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
