@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{process::Output, time::Duration};
+use std::process::Output;
 
 use mongodb::bson::{Document, doc};
 use serde_json::Value;

@@ -3,12 +3,7 @@
 
 mod support;
 
-use std::time::Duration;
-
-use mongodb::{
-    Collection,
-    bson::{Bson, Document, doc},
-};
+use mongodb::bson::{Bson, doc};
 use support::{
     PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, orders, pair,
 };

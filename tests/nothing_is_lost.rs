@@ -4,10 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use mongodb::{
-    Collection,
-    bson::{Document, doc},
-};
+use mongodb::bson::{Document, doc};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use support::{
     PATIENCE,

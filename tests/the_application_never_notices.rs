@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::Path};
 
 use mongodb::{
     Client,

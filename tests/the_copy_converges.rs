@@ -14,7 +14,6 @@ use support::{
     PATIENCE,
     agent::Agent,
     compare::converge,
-    mongod::Mongod,
     pair,
     proxy::{Line, Proxy},
     seed, workload,
