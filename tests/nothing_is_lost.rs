@@ -410,3 +410,38 @@ async fn a_document_that_the_first_copy_cannot_place_becomes_a_dead_letter() {
     assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 2);
     assert!(agent.health().unwrap()["consistentAsOf"].is_null(), "the two sides are not equal");
 }
+
+/// No event will ever tell what became of the collection that the waiting updates were made in.
+#[tokio::test(flavor = "multi_thread")]
+async fn updates_of_a_collection_that_was_replaced_in_a_lost_history_hold_nothing_up() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_many((0..20).map(|n| doc! { "_id": n })).await.unwrap();
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(agent.cli(&["pause"]).status.success());
+    orders(&local).update_many(doc! {}, doc! { "$set": { "v": 1 } }).await.unwrap();
+    agent.queued(20).await;
+    assert!(agent.stop().success());
+
+    orders(&local).drop().await.unwrap();
+    orders(&local)
+        .insert_many((10..30).map(|n| doc! { "_id": n, "of": "the second" }))
+        .await
+        .unwrap();
+    let lost = doc! {
+        "configureFailPoint": "failCommand", "mode": { "times": 1 },
+        "data": { "failCommands": ["aggregate"], "errorCode": 286, "appName": "outrigger" },
+    };
+    local.admin(lost).await;
+    agent.start(&[]);
+    eventually("the new position", PATIENCE, async || {
+        agent.log().contains("no longer reaches back")
+    })
+    .await;
+    assert!(agent.cli(&["resume"]).status.success());
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    eventually("an empty queue", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0)
+        .await;
+}

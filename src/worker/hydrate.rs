@@ -11,10 +11,10 @@
 //!   the event's, and what differs is not written: the rename takes the entry along to the new name
 //!   ([`Queue::commit`](crate::queue::Queue::commit)), for which the entry waits.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
 use super::{
-    Worker,
+    Stranger, Worker,
     apply::{Halt, Item, Outcomes, Unread},
 };
 use crate::{
@@ -62,6 +62,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         wanted: &mut HashMap<Vec<u8>, Unread>,
         outcomes: &mut Outcomes,
     ) -> Result<Result<(), SourceError>, Halt> {
+        let read_began = Instant::now();
         let pages = {
             let keys: Vec<&DocumentKey> = wanted.values().map(|unread| &unread.item.key).collect();
             self.source.read(ns, &keys, after).await
@@ -76,8 +77,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 Err(error) => return Ok(Err(error)),
             };
             // After the read, so that the collection that was read is the one that is compared.
-            let read_at = page.as_ref().map(|page| page.read_at);
-            match self.set_aside_strangers(ns, read_at, wanted, outcomes).await {
+            let read = (read_began, page.as_ref().map(|page| page.read_at));
+            match self.set_aside_strangers(ns, read, wanted, outcomes).await {
                 Ok(()) => {}
                 Err(error) => return Ok(Err(error)),
             }
@@ -108,13 +109,14 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     /// Takes out what was queued for another collection of this name.
     ///
-    /// Its rename or drop was committed before the read that showed another collection. So once the
-    /// stream has been read up to that read and no barrier has come, none will: the event fell into a
-    /// gap of the stream, and the comparison that follows a gap rests on what has the name now.
+    /// Its rename or drop was committed before the look that showed another collection, and so before
+    /// any read that began after that look. Once the stream has been read up to such a read and no
+    /// barrier has come, none will: the event fell into a gap of the stream, and the comparison that
+    /// follows a gap rests on what has the name now.
     async fn set_aside_strangers(
         &self,
         ns: &Namespace,
-        read_at: Option<ClusterTime>,
+        read: (Instant, Option<ClusterTime>),
         wanted: &mut HashMap<Vec<u8>, Unread>,
         outcomes: &mut Outcomes,
     ) -> Result<(), SourceError> {
@@ -124,8 +126,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let current = self.source.collection_id(ns).await?;
         let mut waits = false;
         let read_up_to = self.status.state().read_up_to;
-        let seen_at = self.stranger_seen_at(ns, read_at);
-        let is_orphaned = seen_at.is_some_and(|seen_at| seen_at <= read_up_to);
+        let is_orphaned =
+            self.stranger_read_at(ns, read).is_some_and(|read_at| read_at <= read_up_to);
         wanted.retain(|_, unread| {
             let stranger = unread.item.collection.is_some() && unread.item.collection != current;
             if stranger {
@@ -144,23 +146,27 @@ impl<S: Source, K: Sink> Worker<S, K> {
         });
         if waits {
             self.status.state().stream_wanted = true;
+            self.strangers()
+                .entry(ns.clone())
+                .or_insert_with(|| Stranger { seen: Instant::now(), read_at: None });
         } else {
             self.strangers().remove(ns);
         }
         Ok(())
     }
 
-    /// When another collection of this name was first seen, if `read_at` tells.
-    fn stranger_seen_at(
+    /// The time of the first read that began after another collection of this name had been seen.
+    fn stranger_read_at(
         &self,
         ns: &Namespace,
-        read_at: Option<ClusterTime>,
+        (read_began, read_at): (Instant, Option<ClusterTime>),
     ) -> Option<ClusterTime> {
         let mut strangers = self.strangers();
-        match read_at.filter(|at| at.0 < u64::MAX) {
-            Some(read_at) => Some(*strangers.entry(ns.clone()).or_insert(read_at)),
-            None => strangers.get(ns).copied(),
+        let stranger = strangers.get_mut(ns)?;
+        if stranger.read_at.is_none() && read_began > stranger.seen {
+            stranger.read_at = read_at.filter(|at| at.0 < u64::MAX);
         }
+        stranger.read_at
     }
 
     async fn write_missing(

@@ -66,8 +66,15 @@ pub struct Worker<S, K> {
     horizon: Arc<Mutex<Horizon>>,
     insert_modes: Mutex<HashMap<Namespace, Traits>>,
     outage: Mutex<Option<Instant>>,
-    /// Namespaces in which another collection than the queued one was seen, and when first.
-    strangers: Mutex<HashMap<Namespace, ClusterTime>>,
+    /// Namespaces in which another collection than the queued one was seen.
+    strangers: Mutex<HashMap<Namespace, Stranger>>,
+}
+
+/// Another collection under a name than the one that entries were queued for.
+struct Stranger {
+    seen: Instant,
+    /// The source's time of a read that began after it was seen.
+    read_at: Option<ClusterTime>,
 }
 
 /// What is learned about a namespace.
@@ -283,7 +290,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         self.horizon.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn strangers(&self) -> MutexGuard<'_, HashMap<Namespace, ClusterTime>> {
+    fn strangers(&self) -> MutexGuard<'_, HashMap<Namespace, Stranger>> {
         self.strangers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
