@@ -4,7 +4,7 @@
 //! MONGODB_LOCAL_URI=… MONGODB_ATLAS_URI=… cargo run --example embed
 //! ```
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use outrigger::{
     admin::health::report,
@@ -44,6 +44,8 @@ async fn main() -> Result<(), AgentError> {
     outcome
 }
 
+/// `config.toml`, if there is one, and the environment; as the binary does.
 fn config() -> Result<outrigger::config::Config, ConfigError> {
-    load(None, |name| std::env::var(name).ok())
+    let file = Path::new("config.toml");
+    load(file.exists().then_some(file), |name| std::env::var(name).ok())
 }
