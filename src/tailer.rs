@@ -27,6 +27,7 @@ use crate::{
     event::{Change, ChangeEvent, SchemaChange},
     namespace::NamespaceFilter,
     queue::{Incoming, Queue, QueueError, Work},
+    report::one_line,
     shutdown::{Stop, blocking},
     source::{EventBatch, EventStream, Source, SourceError, StartFrom},
     status::{Status, now_ms},
@@ -132,10 +133,10 @@ impl<S: Source> Tailer<S> {
                 }
                 Err(TailerError::Source(error)) if error.is_transient() => {
                     let wait = wait.next_wait();
-                    self.status.state().local_error = Some(with_cause(&error));
+                    self.status.state().local_error = Some(one_line(&error));
                     if outage.is_none() {
                         outage = Some(Instant::now());
-                        let error = with_cause(&error);
+                        let error = one_line(&error);
                         tracing::warn!(%error, "reading from the local database interrupted, reconnecting");
                     }
                     self.pause(stop, wait).await;
@@ -326,12 +327,4 @@ impl<S: Source> Tailer<S> {
 pub fn free_disk(path: &std::path::Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// An error and what caused it, in one line.
-fn with_cause(error: &SourceError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
 }

@@ -174,6 +174,23 @@ async fn a_damaged_queue_is_moved_aside_and_rebuilt() {
     assert!(kept.unwrap().path().join("db").exists(), "nothing was deleted");
 }
 
+/// Makes the server answer the agent's next `aggregate`, which resumes its stream, with `code`.
+async fn lose_history(local: &Mongod, code: i32) {
+    local
+        .admin(doc! {
+            "configureFailPoint": "failCommand", "mode": { "times": 1 },
+            "data": { "failCommands": ["aggregate"], "errorCode": code, "appName": "outrigger" },
+        })
+        .await;
+}
+
+async fn new_position(agent: &Agent) {
+    eventually("the new position", PATIENCE, async || {
+        agent.log().contains("no longer reaches back")
+    })
+    .await;
+}
+
 /// Each of these codes says that the position is lost; the server is made to answer it once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_history_leads_to_a_new_position_and_a_comparison() {
@@ -185,12 +202,7 @@ async fn a_lost_history_leads_to_a_new_position_and_a_comparison() {
         assert!(agent.stop().success());
         orders(&local).delete_one(doc! { "_id": n as i32 }).await.unwrap();
         orders(&local).insert_one(doc! { "_id": 1000 + n as i32 }).await.unwrap();
-        local
-            .admin(doc! {
-                "configureFailPoint": "failCommand", "mode": { "times": 1 },
-                "data": { "failCommands": ["aggregate"], "errorCode": code, "appName": "outrigger" },
-            })
-            .await;
+        lose_history(&local, code).await;
         agent.start(&[]);
 
         converge(&local.client, &atlas.client, PATIENCE).await;
@@ -285,16 +297,9 @@ async fn entries_from_before_a_lost_history_do_not_overwrite_what_came_in_the_ga
     orders(&local).insert_one(doc! { "_id": 1, "v": 1 }).await.unwrap();
     orders(&local).replace_one(doc! { "_id": 2 }, doc! { "v": 1 }).await.unwrap();
     orders(&local).delete_one(doc! { "_id": 100 }).await.unwrap();
-    let lost = doc! {
-        "configureFailPoint": "failCommand", "mode": { "times": 1 },
-        "data": { "failCommands": ["aggregate"], "errorCode": 286, "appName": "outrigger" },
-    };
-    local.admin(lost).await;
+    lose_history(&local, 286).await;
     agent.start(&[]);
-    eventually("the new position", PATIENCE, async || {
-        agent.log().contains("no longer reaches back")
-    })
-    .await;
+    new_position(&agent).await;
     line.set(Line::Up);
     agent.streaming().await;
     eventually("an empty queue", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0)
@@ -429,16 +434,9 @@ async fn updates_of_a_collection_that_was_replaced_in_a_lost_history_hold_nothin
         .insert_many((10..30).map(|n| doc! { "_id": n, "of": "the second" }))
         .await
         .unwrap();
-    let lost = doc! {
-        "configureFailPoint": "failCommand", "mode": { "times": 1 },
-        "data": { "failCommands": ["aggregate"], "errorCode": 286, "appName": "outrigger" },
-    };
-    local.admin(lost).await;
+    lose_history(&local, 286).await;
     agent.start(&[]);
-    eventually("the new position", PATIENCE, async || {
-        agent.log().contains("no longer reaches back")
-    })
-    .await;
+    new_position(&agent).await;
     assert!(agent.cli(&["resume"]).status.success());
 
     converge(&local.client, &atlas.client, PATIENCE).await;

@@ -65,7 +65,7 @@ impl Queue {
         }
         let mut edit = state.edit();
         let mut bytes_added = 0_i64;
-        for slot in &staged.slots {
+        for slot in staged.slots.iter().filter(|slot| slot.is_changed) {
             let value = codec::encode_entry(&slot.entry);
             let before = slot.before.as_deref();
             bytes_added += value.len() as i64 - before.map_or(0, <[u8]>::len) as i64;
@@ -135,6 +135,8 @@ struct Slot {
     entry: Entry,
     name: Option<DocumentName>,
     is_new: bool,
+    /// False for an entry that was only looked at: it is leased, or behind it stands a barrier.
+    is_changed: bool,
     /// The newest entry of the document before this one.
     previous: Option<u64>,
     /// The leased entry of the document that this one could have been merged into.
@@ -191,6 +193,7 @@ impl Staged {
                     self.push(incoming, Some(name), Some(seq), Some(seq));
                 } else {
                     self.slots[slot].entry.absorb(Later::from(incoming));
+                    self.slots[slot].is_changed = true;
                     self.committed.coalesced += 1;
                 }
             }
@@ -234,6 +237,7 @@ impl Staged {
             entry,
             name: Some(name.clone()),
             is_new: false,
+            is_changed: false,
             previous: None,
             succeeds: None,
             before: Some(before),
@@ -274,7 +278,15 @@ impl Staged {
         if let Some(name) = &name {
             self.by_name.insert(name.clone(), self.slots.len());
         }
-        self.slots.push(Slot { entry, name, is_new: true, previous, succeeds, before: None });
+        self.slots.push(Slot {
+            entry,
+            name,
+            is_new: true,
+            is_changed: true,
+            previous,
+            succeeds,
+            before: None,
+        });
     }
 
     /// Keys of the entries of `ns`, stored or staged, whose document is still to be read locally.

@@ -9,7 +9,7 @@ use std::{collections::HashMap, time::Duration};
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
-use super::{Collection, Reconciler, SyncError};
+use super::{Collection, Reconciler, SyncError, pause};
 use crate::{
     checkpoint::ClusterTime,
     document_key::DocumentKey,
@@ -29,6 +29,9 @@ const PART: usize = 1_000;
 
 /// While so many entries wait, the comparison does too: a huge difference must not fill the queue.
 const QUEUE_MAX: u64 = 50_000;
+
+/// How often to look whether it has drained.
+const DRAIN_CHECK: Duration = Duration::from_millis(100);
 
 /// Fewer deletes than this are never a mass delete.
 const MASS_DELETE_MIN: u64 = 100;
@@ -150,7 +153,7 @@ impl<K: Sink> Reconciler<K> {
         stop: &Stop,
     ) -> Result<(), SyncError> {
         while !keys.is_empty() && self.queue.pending().0 > QUEUE_MAX {
-            pause(stop).await?;
+            pause(stop, DRAIN_CHECK).await?;
         }
         self.commit_refresh(ns, keys, id, after).await
     }
@@ -177,15 +180,6 @@ impl<K: Sink> Reconciler<K> {
         let queue = self.queue.clone();
         blocking(move || queue.commit(incoming, None)).await?;
         Ok(())
-    }
-}
-
-/// A short wait, unless the agent is leaving.
-pub(super) async fn pause(stop: &Stop) -> Result<(), SyncError> {
-    tokio::select! {
-        () = stop.drain.cancelled() => Err(SyncError::Stopped),
-        () = stop.leave.cancelled() => Err(SyncError::Stopped),
-        () = tokio::time::sleep(Duration::from_millis(100)) => Ok(()),
     }
 }
 

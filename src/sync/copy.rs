@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bson::rawdoc;
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Collection, Reconciler, SyncError};
+use super::{Collection, Reconciler, SyncError, pause};
 use crate::{
     backoff::OutageWait,
     checkpoint::ClusterTime,
@@ -87,11 +87,7 @@ impl<K: Sink> Reconciler<K> {
                     }
                     Err(error @ (SinkError::Unavailable(_) | SinkError::Denied(_))) => {
                         self.status.state().atlas_error = Some(error.to_string());
-                        tokio::select! {
-                            () = stop.drain.cancelled() => return Err(SyncError::Stopped),
-                            () = stop.leave.cancelled() => return Err(SyncError::Stopped),
-                            () = tokio::time::sleep(wait.next_wait()) => {}
-                        }
+                        pause(stop, wait.next_wait()).await?;
                     }
                     // The command as such: its documents one by one, by the worker.
                     Err(SinkError::Rejected(error)) => {

@@ -45,6 +45,18 @@ pub use collections::{Collection, LeftOut, local_collections};
 /// How often to look for a demand that nobody announced.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
+/// How often to look whether a barrier is gone.
+const BARRIER_CHECK: Duration = Duration::from_millis(100);
+
+/// Waits, unless the agent is leaving.
+async fn pause(stop: &Stop, wait: Duration) -> Result<(), SyncError> {
+    tokio::select! {
+        () = stop.drain.cancelled() => Err(SyncError::Stopped),
+        () = stop.leave.cancelled() => Err(SyncError::Stopped),
+        () = tokio::time::sleep(wait) => Ok(()),
+    }
+}
+
 /// Collections in which the last comparison found more to delete than it may; kept beside the queue.
 const REFUSED: &str = "refused";
 
@@ -291,7 +303,7 @@ impl<K: Sink> Reconciler<K> {
         if self.queue.has_barrier(ns) {
             self.queue.release(ns);
             while self.queue.has_barrier(ns) {
-                compare::pause(stop).await?;
+                pause(stop, BARRIER_CHECK).await?;
             }
         }
         self.queue.hold(ns);
@@ -373,11 +385,7 @@ impl<K: Sink> Reconciler<K> {
                     if let SyncError::Sink(error) = &error {
                         self.status.state().atlas_error = Some(error.to_string());
                     }
-                    tokio::select! {
-                        () = stop.drain.cancelled() => return Err(SyncError::Stopped),
-                        () = stop.leave.cancelled() => return Err(SyncError::Stopped),
-                        () = tokio::time::sleep(wait.next_wait()) => {}
-                    }
+                    pause(stop, wait.next_wait()).await?;
                 }
                 result => {
                     if result.is_ok() {
