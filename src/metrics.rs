@@ -44,6 +44,8 @@ pub struct Metrics {
     pub writes_failed: Counter,
     /// Rejected attempts that are tried again.
     pub retries: Counter,
+    /// Writes that found their unique value with another document, and got it.
+    pub conflicts_resolved: Counter,
     /// Ops given up.
     pub dead_letters: Counter,
     /// Documents read from the local database to be written whole.

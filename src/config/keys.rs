@@ -84,7 +84,11 @@ pub const KEYS: &[Key] = &[
         "0 to 1000",
         worker.max_retries = |v| integer(v, 0, 1000).map(|n| n as u32)
     ),
-    key!("worker.retry_delays", "a list of at least one duration", worker.retry_delays = durations),
+    key!(
+        "worker.retry_delays",
+        "a list of at least one duration, each up to 1h",
+        worker.retry_delays = durations
+    ),
     key!("worker.update_mode", "document, delta or auto", worker.update_mode = update_mode),
     key!(
         "breaker.failure_threshold",
@@ -187,7 +191,7 @@ fn durations(value: &Value) -> Result<Vec<Duration>, String> {
     if list.is_empty() {
         return Err("the list is empty".to_owned());
     }
-    list.iter().map(|value| duration(value, 0, 86_400)).collect()
+    list.iter().map(|value| duration(value, 0, 3_600)).collect()
 }
 
 fn path(value: &Value) -> Result<PathBuf, String> {

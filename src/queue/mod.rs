@@ -59,6 +59,7 @@ mod entry;
 mod index;
 mod merge;
 mod open;
+mod reserve;
 mod schedule;
 mod settle;
 mod store;
@@ -69,6 +70,7 @@ pub use entry::{
     Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Settlement, Work, body_json,
 };
 pub use open::{QueueOptions, Rebuilt};
+pub use reserve::Reservation;
 pub use store::Queue;
 
 /// Why the queue cannot do what it was asked to.

@@ -7,7 +7,7 @@
 //!            ┌─ leased                  a worker has it
 //! cursor ────┼─ ready                   came back, may go again
 //!            ├─ delayed                 waits for its retry
-//!            ├─ parked at a document    another entry of the document is leased
+//!            ├─ parked at a document    another entry of the document is leased, or it is reserved
 //!            └─ parked at a namespace   behind a barrier, or the namespace is held
 //! ```
 //!
@@ -26,6 +26,8 @@ pub struct Schedule {
     delayed: BTreeSet<(u64, u64)>,
     leased: HashMap<u64, Lease>,
     leased_documents: HashSet<u64>,
+    /// Documents whose entries stay, and how often each was reserved.
+    reserved: HashMap<u64, u32>,
     parked_at_document: HashMap<u64, Vec<u64>>,
     parked_at_namespace: HashMap<Namespace, Vec<u64>>,
     lines: HashMap<Namespace, Line>,
@@ -53,6 +55,16 @@ struct Line {
 struct Barrier {
     seq: u64,
     ahead: u64,
+}
+
+/// The longest wait that a schedule may ask for (`worker.retry_delays`), with room for jitter.
+const WAIT_MAX_MS: u64 = 2 * 60 * 60 * 1_000;
+
+/// True when an entry need not wait any more. A time that is further ahead than any wait is from
+/// before the clock was set back, and counts as reached: else the entry would wait for as long as the
+/// clock was wrong.
+pub fn is_due(due_ms: u64, now_ms: u64) -> bool {
+    due_ms <= now_ms || due_ms > now_ms + WAIT_MAX_MS
 }
 
 impl Schedule {
@@ -153,7 +165,13 @@ impl Schedule {
     /// Moves what has become due to `ready`, and returns the lowest ready entry from `from` on.
     pub fn next_ready(&mut self, from: u64, now_ms: u64) -> Option<u64> {
         while let Some(&(due_ms, seq)) = self.delayed.first()
-            && due_ms <= now_ms
+            && is_due(due_ms, now_ms)
+        {
+            self.delayed.remove(&(due_ms, seq));
+            self.ready.insert(seq);
+        }
+        while let Some(&(due_ms, seq)) = self.delayed.last()
+            && is_due(due_ms, now_ms)
         {
             self.delayed.remove(&(due_ms, seq));
             self.ready.insert(seq);
@@ -174,7 +192,7 @@ impl Schedule {
             return false;
         }
         if let Some(document) = document
-            && self.leased_documents.contains(&document)
+            && (self.leased_documents.contains(&document) || self.reserved.contains_key(&document))
         {
             self.parked_at_document.entry(document).or_default().push(seq);
             return false;
@@ -223,6 +241,25 @@ impl Schedule {
     pub fn unlease(&mut self, seq: u64) {
         if let Some(Lease { document: Some(document), .. }) = self.leased.remove(&seq) {
             self.leased_documents.remove(&document);
+            if let Some(parked) = self.parked_at_document.remove(&document) {
+                self.ready.extend(parked);
+            }
+        }
+    }
+
+    /// Keeps the entries of a document from being leased. One that is leased already stays so.
+    pub fn reserve(&mut self, document: u64) {
+        *self.reserved.entry(document).or_default() += 1;
+    }
+
+    /// Ends one [`reserve`](Self::reserve).
+    pub fn unreserve(&mut self, document: u64) {
+        let Some(times) = self.reserved.get_mut(&document) else {
+            return;
+        };
+        *times -= 1;
+        if *times == 0 {
+            self.reserved.remove(&document);
             if let Some(parked) = self.parked_at_document.remove(&document) {
                 self.ready.extend(parked);
             }

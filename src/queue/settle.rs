@@ -78,6 +78,7 @@ impl Queue {
                 } else {
                     step.barrier_died = true;
                 }
+                let entry = Entry { attempts: entry.attempts + 1, ..entry };
                 let letter = DeadLetter { reason: reason.clone(), died_ms: *now_ms, entry };
                 edit.put(&dead_key(seq), codec::encode_dead_letter(&letter), None);
             }

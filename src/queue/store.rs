@@ -14,7 +14,7 @@ use super::{
     edit::Edit,
     index::{DocumentName, Index},
     open::{guarded, load, open_sled},
-    schedule::{Lease, Schedule},
+    schedule::{Lease, Schedule, is_due},
 };
 use crate::{checkpoint::Checkpoint, namespace::Namespace};
 
@@ -88,6 +88,11 @@ impl Queue {
                 break;
             };
             let entry = codec::decode_entry(seq, &value)?;
+            if !is_due(entry.due_ms, now_ms) {
+                // It waited when the queue was closed, and goes on waiting.
+                state.schedule.requeue(seq, Some(entry.due_ms));
+                continue;
+            }
             let name = state.name_of(&entry.work);
             let namespaces = barrier_or_own(&entry.work);
             let is_barrier = name.is_none();

@@ -11,10 +11,17 @@ use std::{
 use bson::{Document, RawDocumentBuf, rawdoc};
 
 use super::{
-    Sink, SinkError, Write, Written, classify,
+    Contender, Sink, SinkError, Write, Written, classify,
     command::{BYTES_MAX, Command, Kind, OPS_MAX, commands},
+    unique::UniqueIndex,
 };
-use crate::{event::SchemaChange, limiter::Limiter, mongo::Mongo, namespace::Namespace, raw};
+use crate::{
+    event::SchemaChange,
+    limiter::Limiter,
+    mongo::{Mongo, documents},
+    namespace::Namespace,
+    raw,
+};
 
 /// Atlas, or any replica set that stands in for it.
 pub struct AtlasSink {
@@ -50,6 +57,30 @@ impl AtlasSink {
         }
     }
 
+    /// All documents of a cursor; none where Atlas rejects the command: the collection or the index is
+    /// gone.
+    async fn find(
+        &self,
+        ns: &Namespace,
+        command: RawDocumentBuf,
+    ) -> Result<Vec<RawDocumentBuf>, SinkError> {
+        let read = async {
+            let mut cursor = self.mongo.cursor(ns.db(), command, None).await?;
+            let mut found = Vec::new();
+            while let Some(reply) = cursor.next().await? {
+                found.extend(documents(&reply)?.into_iter().map(ToOwned::to_owned));
+            }
+            Ok(found)
+        };
+        match read.await.map_err(|error| classify::command_error(&error)) {
+            Err(SinkError::Rejected(error)) => {
+                tracing::debug!(%ns, %error, "nothing was found");
+                Ok(Vec::new())
+            }
+            found => found,
+        }
+    }
+
     async fn run(&self, db: &str, command: RawDocumentBuf, fine: i32) -> Result<(), SinkError> {
         match self.mongo.command(db, command).await {
             Ok(reply) => match reply.get_document("writeConcernError") {
@@ -78,6 +109,27 @@ impl Sink for AtlasSink {
             read_reply(&reply, &command, writes, &mut outcomes)?;
         }
         Ok(outcomes)
+    }
+
+    async fn holders(
+        &self,
+        ns: &Namespace,
+        contenders: &[Contender],
+    ) -> Result<Vec<Vec<RawDocumentBuf>>, SinkError> {
+        let list = rawdoc! { "listIndexes": ns.coll() };
+        let indexes: Vec<_> =
+            self.find(ns, list).await?.iter().filter_map(|spec| UniqueIndex::of(spec)).collect();
+        let mut all = Vec::with_capacity(contenders.len());
+        for Contender { document, index } in contenders {
+            let mut holders = Vec::new();
+            let named =
+                |unique: &&UniqueIndex| index.as_ref().is_none_or(|name| unique.name == *name);
+            for unique in indexes.iter().filter(named) {
+                holders.extend(self.find(ns, unique.find_holders(ns.coll(), document)).await?);
+            }
+            all.push(holders);
+        }
+        Ok(all)
     }
 
     async fn change_schema(&self, change: &SchemaChange) -> Result<(), SinkError> {

@@ -92,12 +92,20 @@ pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkErr
         // Not the server's message: it repeats the values.
         let reason =
             format!("another document holds the same value in the unique index on ({index})");
-        return Ok(Written::Conflict { reason });
+        return Ok(Written::Conflict { reason, index: index_name(message) });
     }
     match by_code(code, format!("{} ({code})", without_values(message)), || false) {
         SinkError::Rejected(reason) => Ok(Written::Rejected { reason }),
         error => Err(error),
     }
+}
+
+/// The index that a duplicate-key message names: `… index: NAME dup key: …`, or `collation:` in place of
+/// `dup key:`.
+fn index_name(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once(" index: ")?;
+    let end = [" dup key:", " collation:"].iter().filter_map(|mark| rest.find(mark)).min()?;
+    Some(rest[..end].to_owned())
 }
 
 /// The server's words up to where they begin to quote a document.
@@ -146,7 +154,7 @@ mod tests {
 
         assert_eq!(write_error(&id, true), Ok(Written::AlreadyThere));
         match write_error(&unique, true) {
-            Ok(Written::Conflict { reason }) => {
+            Ok(Written::Conflict { reason, .. }) => {
                 assert!(reason.contains("email") && !reason.contains("s3cret"));
             }
             other => panic!("{other:?}"),

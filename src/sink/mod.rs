@@ -14,6 +14,7 @@ use crate::{
 mod atlas;
 pub mod classify;
 mod command;
+mod unique;
 
 pub use atlas::AtlasSink;
 
@@ -39,10 +40,19 @@ pub enum Written {
     AlreadyThere,
     /// A change found no document, or not the one that it was made for; nothing was changed.
     Unmatched,
-    /// Another document holds a value that a unique index reserves to one.
-    Conflict { reason: String },
+    /// Another document holds a value that a unique index reserves to one. `index` is the index's
+    /// name, where Atlas tells it.
+    Conflict { reason: String, index: Option<String> },
     /// Atlas will not take it.
     Rejected { reason: String },
+}
+
+/// A document that does not find its place: another one holds a unique value of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Contender {
+    pub document: RawDocumentBuf,
+    /// As in [`Written::Conflict`].
+    pub index: Option<String>,
 }
 
 /// Where changes go.
@@ -57,6 +67,17 @@ pub trait Sink: Send + Sync + 'static {
         ns: &Namespace,
         writes: &[Write],
     ) -> impl Future<Output = Result<Vec<Written>, SinkError>> + Send;
+
+    /// For each contender the documents, whole, that hold a unique value of it now. The contender's own
+    /// document may be among them. Empty when the place is free.
+    ///
+    /// # Errors
+    /// When Atlas could not be asked, or would not answer.
+    fn holders(
+        &self,
+        ns: &Namespace,
+        contenders: &[Contender],
+    ) -> impl Future<Output = Result<Vec<Vec<RawDocumentBuf>>, SinkError>> + Send;
 
     /// Changes a collection. Applying a change twice is harmless.
     ///

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 
-use super::{Verdict, Worker};
+use bson::RawDocumentBuf;
+
+use super::{Verdict, Worker, conflict::Conflict};
 use crate::{
     checkpoint::ClusterTime,
     config::UpdateMode,
     document_key::DocumentKey,
     event::{CollectionId, SchemaChange},
     namespace::Namespace,
-    queue::{Entry, Outcome, Settlement, Work},
+    queue::{Entry, Outcome, QueueError, Settlement, Work},
     sink::{Sink, SinkError, Write, Written},
     source::Source,
     status::now_ms,
@@ -40,6 +42,14 @@ pub(super) enum Halt {
     Sink(SinkError),
     /// The local database is away; everything that could be done without it is done.
     Local,
+    /// The queue failed.
+    Queue(QueueError),
+}
+
+impl From<QueueError> for Halt {
+    fn from(error: QueueError) -> Self {
+        Halt::Queue(error)
+    }
 }
 
 impl From<SinkError> for Halt {
@@ -52,6 +62,8 @@ impl From<SinkError> for Halt {
 #[derive(Default)]
 pub(super) struct Outcomes {
     by_seq: HashMap<u64, Outcome>,
+    /// Writes that found a unique value taken; see [`Worker::resolve`].
+    pub conflicts: Vec<Conflict>,
     /// Atlas answered at least once.
     answered: bool,
 }
@@ -68,7 +80,13 @@ impl Outcomes {
 
 impl<S: Source, K: Sink> Worker<S, K> {
     /// Writes the batch and returns one settlement for each entry.
-    pub(super) async fn apply(&self, entries: Vec<Entry>) -> (Vec<Settlement>, Verdict) {
+    ///
+    /// # Errors
+    /// When the queue fails.
+    pub(super) async fn apply(
+        &self,
+        entries: Vec<Entry>,
+    ) -> Result<(Vec<Settlement>, Verdict), QueueError> {
         let leased: Vec<_> = entries.iter().map(|entry| (entry.seq, entry.version)).collect();
         let mut outcomes = Outcomes::default();
         let mut by_namespace: Vec<(Namespace, Vec<Entry>)> = Vec::new();
@@ -87,17 +105,17 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let mut halted = None;
         for (seq, attempts, change) in schema {
             if let Err(halt) = self.apply_schema(seq, attempts, &change, &mut outcomes).await {
-                halted = Some(verdict_of(&halt));
+                halted = Some(verdict_of(halt)?);
             }
         }
         for (ns, entries) in by_namespace {
             match self.apply_namespace(&ns, entries, &mut outcomes).await {
                 Ok(()) => {}
-                Err(halt @ Halt::Sink(_)) => {
-                    halted = Some(verdict_of(&halt));
+                Err(halt @ Halt::Local) => halted = Some(verdict_of(halt)?),
+                Err(halt) => {
+                    halted = Some(verdict_of(halt)?);
                     break;
                 }
-                Err(halt @ Halt::Local) => halted = Some(verdict_of(&halt)),
             }
         }
         let verdict = match halted {
@@ -112,7 +130,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 Settlement { seq, version, outcome }
             })
             .collect();
-        (settlements, verdict)
+        Ok((settlements, verdict))
     }
 
     async fn apply_schema(
@@ -146,6 +164,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
         entries: Vec<Entry>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
+        // Those of another namespace that had no chance wait; see `Conflict::outcome_meanwhile`.
+        outcomes.conflicts.clear();
         let mut direct = Vec::with_capacity(entries.len());
         let mut unread = Vec::new();
         let traits = self.traits_of(ns, |_| {});
@@ -183,7 +203,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let unmatched = self.write_direct(ns, direct, outcomes).await?;
         // What a change did not match is read and written whole.
         unread.extend(unmatched.into_iter().map(|item| Unread { item, op: WriteOp::Refresh }));
-        if unread.is_empty() { Ok(()) } else { self.hydrate(ns, unread, outcomes).await }
+        if !unread.is_empty() {
+            self.hydrate(ns, unread, outcomes).await?;
+        }
+        if outcomes.conflicts.is_empty() { Ok(()) } else { self.resolve(ns, outcomes).await }
     }
 
     /// May this delta go as it is?
@@ -220,14 +243,21 @@ impl<S: Source, K: Sink> Worker<S, K> {
                     again.push((item.clone(), Write::Upsert { key: item.key, document }));
                 }
                 (Written::Unmatched, _) => unmatched.push(item),
-                (written, _) => self.end(ns, &item, written, outcomes),
+                (written, Write::Insert(document) | Write::Upsert { document, .. }) => {
+                    self.end(ns, item, document, written, outcomes);
+                }
+                (written, Write::Change { .. } | Write::Delete(_)) => {
+                    self.end(ns, item, RawDocumentBuf::new(), written, outcomes);
+                }
             }
         }
         if !again.is_empty() {
             let (items, writes): (Vec<_>, Vec<_>) = again.into_iter().unzip();
             let written = self.send(ns, &writes).await?;
-            for (item, written) in items.iter().zip(written) {
-                self.end(ns, item, written, outcomes);
+            for ((item, write), written) in items.into_iter().zip(writes).zip(written) {
+                if let Write::Upsert { document, .. } = write {
+                    self.end(ns, item, document, written, outcomes);
+                }
             }
         }
         Ok(unmatched)
@@ -235,7 +265,11 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     /// Sends; where Atlas refuses a command as a whole, sends each write alone, so that one odd
     /// document cannot take others with it.
-    async fn send(&self, ns: &Namespace, writes: &[Write]) -> Result<Vec<Written>, SinkError> {
+    pub(super) async fn send(
+        &self,
+        ns: &Namespace,
+        writes: &[Write],
+    ) -> Result<Vec<Written>, SinkError> {
         match self.sink.write(ns, writes).await {
             Err(SinkError::Rejected(reason)) if writes.len() == 1 => {
                 Ok(vec![Written::Rejected { reason }])
@@ -290,18 +324,23 @@ impl<S: Source, K: Sink> Worker<S, K> {
         });
     }
 
+    /// Notes how the write of an entry ended; `document` is what was written.
     pub(super) fn end(
         &self,
         ns: &Namespace,
-        item: &Item,
+        item: Item,
+        document: RawDocumentBuf,
         written: Written,
         outcomes: &mut Outcomes,
     ) {
         let outcome = match written {
             Written::Applied { .. } => Outcome::Applied,
-            Written::Conflict { reason } | Written::Rejected { reason } => {
-                self.rejected(ns, item.attempts, reason)
+            Written::Conflict { reason, index } => {
+                outcomes.insert(item.seq, Conflict::outcome_meanwhile());
+                outcomes.conflicts.push(Conflict { item, document, reason, index });
+                return;
             }
+            Written::Rejected { reason } => self.rejected(ns, item.attempts, reason),
             Written::AlreadyThere | Written::Unmatched => {
                 unreachable!("only inserts and changes end so, and both are written once more")
             }
@@ -313,7 +352,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
     }
 
     /// The next attempt, or the end.
-    fn rejected(&self, ns: &Namespace, attempts: u32, reason: String) -> Outcome {
+    pub(super) fn rejected(&self, ns: &Namespace, attempts: u32, reason: String) -> Outcome {
         let attempt = attempts + 1;
         if let Some(wait) = self.options.retries.after(attempt, fastrand::f64()) {
             let wait_ms = wait.as_millis() as u64;
@@ -341,12 +380,13 @@ fn split(entry: Entry) -> (Item, WriteOp) {
     (item, op)
 }
 
-fn verdict_of(halt: &Halt) -> Verdict {
+fn verdict_of(halt: Halt) -> Result<Verdict, QueueError> {
     match halt {
-        Halt::Sink(SinkError::Denied(error)) => Verdict::Denied(error.clone()),
+        Halt::Sink(SinkError::Denied(error)) => Ok(Verdict::Denied(error)),
         Halt::Sink(SinkError::Unavailable(error) | SinkError::Rejected(error)) => {
-            Verdict::Unavailable(error.clone())
+            Ok(Verdict::Unavailable(error))
         }
-        Halt::Local => Verdict::NotAsked,
+        Halt::Local => Ok(Verdict::NotAsked),
+        Halt::Queue(error) => Err(error),
     }
 }

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long an entry waits for the local database, or for the rename that it must see.
-const LOCAL_WAIT_MS: u64 = 1_000;
+pub(super) const LOCAL_WAIT_MS: u64 = 1_000;
 const BARRIER_WAIT_MS: u64 = 200;
 
 impl<S: Source, K: Sink> Worker<S, K> {

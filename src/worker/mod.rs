@@ -37,6 +37,7 @@ use crate::{
 };
 
 mod apply;
+mod conflict;
 mod hydrate;
 
 /// Most documents of a probe: enough to prove that Atlas answers, small enough to lose little.
@@ -194,7 +195,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             // behind it is (`Queue::settle`). So a crash repeats it at the most with nothing after it.
             self.flush().await?;
         }
-        let (settlements, verdict) = self.apply(entries).await;
+        let (settlements, verdict) = self.apply(entries).await?;
         self.count(&settlements);
         let queue = self.queue.clone();
         let is_given_up = is_schema
