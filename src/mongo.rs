@@ -13,6 +13,8 @@ use tokio::sync::OnceCell;
 
 use crate::{checkpoint::ClusterTime, config::Uri};
 
+pub mod class;
+
 /// A failed exchange with a server.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum MongoError {
@@ -20,7 +22,7 @@ pub enum MongoError {
     #[error("no answer within {0:?}")]
     Silent(Duration),
     /// The driver's own account.
-    #[error("{}", describe(.0))]
+    #[error("{}", class::describe(.0))]
     Driver(mongodb::error::Error),
     /// The connection string does not work. Its text, which may hold a password, is not repeated.
     #[error("the connection string is not usable: {0}")]
@@ -43,68 +45,6 @@ impl MongoError {
             },
             MongoError::Silent(_) | MongoError::BadUri(_) => None,
         }
-    }
-}
-
-/// Codes that waiting helps with: the network, an election, a server that is stopping or overloaded.
-/// Names as in MongoDB's `error_codes.yml`. Common to both ends.
-pub const UNAVAILABLE: &[(i32, &str)] = &[
-    (6, "HostUnreachable"),
-    (7, "HostNotFound"),
-    (24, "LockTimeout"),
-    (43, "CursorNotFound"),
-    (46, "LockBusy"),
-    (50, "MaxTimeMSExpired"),
-    (64, "WriteConcernFailed"),
-    (89, "NetworkTimeout"),
-    (91, "ShutdownInProgress"),
-    (100, "UnsatisfiableWriteConcern"),
-    (112, "WriteConflict"),
-    (117, "ConflictingOperationInProgress"),
-    (133, "FailedToSatisfyReadPreference"),
-    (134, "ReadConcernMajorityNotAvailableYet"),
-    (175, "QueryPlanKilled"),
-    (189, "PrimarySteppedDown"),
-    (202, "NetworkInterfaceExceededTimeLimit"),
-    (237, "CursorKilled"),
-    (262, "ExceededTimeLimit"),
-    (314, "ObjectIsBusy"),
-    (317, "ConnectionPoolExpired"),
-    (365, "TemporarilyUnavailable"),
-    (462, "IngressRequestRateLimitExceeded"),
-    (9001, "SocketException"),
-    (10107, "NotWritablePrimary"),
-    (12586, "BackgroundOperationInProgressForDatabase"),
-    (12587, "BackgroundOperationInProgressForNamespace"),
-    (11600, "InterruptedAtShutdown"),
-    (11601, "Interrupted"),
-    (11602, "InterruptedDueToReplStateChange"),
-    (13435, "NotPrimaryNoSecondaryOk"),
-    (13436, "NotPrimaryOrSecondary"),
-    (14031, "OutOfDiskSpace"),
-];
-
-/// Codes that a person must act upon: who we are, or what we may do. Common to both ends.
-pub const DENIED: &[(i32, &str)] = &[
-    (11, "UserNotFound"),
-    (13, "Unauthorized"),
-    (18, "AuthenticationFailed"),
-    (31, "RoleNotFound"),
-];
-
-/// True when `code` is in `list`.
-pub fn is_in(list: &[(i32, &str)], code: i32) -> bool {
-    list.iter().any(|(listed, _)| *listed == code)
-}
-
-/// The driver's message without its wrapping, which repeats the labels and the whole topology.
-fn describe(error: &mongodb::error::Error) -> String {
-    match error.kind.as_ref() {
-        mongodb::error::ErrorKind::Command(command) => {
-            format!("{} ({} {})", command.message, command.code_name, command.code)
-        }
-        mongodb::error::ErrorKind::ServerSelection { message, .. } => message.clone(),
-        kind => kind.to_string(),
     }
 }
 
@@ -159,7 +99,7 @@ impl Mongo {
             if matches!(error.kind.as_ref(), ErrorKind::DnsResolve { .. } | ErrorKind::Io(_)) {
                 return MongoError::Driver(error);
             }
-            let mut message = describe(&error);
+            let mut message = class::describe(&error);
             for secret in uri.secrets().into_iter().filter(|secret| !secret.is_empty()) {
                 message = message.replace(secret, "***");
             }

@@ -58,8 +58,8 @@ pub struct State {
     /// `closed`, `open` or `half-open`.
     pub breaker: &'static str,
     /// What is wrong with one of the ends, while it is.
-    pub local_error: Option<String>,
-    pub atlas_error: Option<String>,
+    pub local_fault: Option<Fault>,
+    pub atlas_fault: Option<Fault>,
     /// Why reading into the queue stands still, while it does.
     pub reading_stopped: Option<String>,
     /// The worker waits for an event that is still to be read, so that reading must go on.
@@ -77,6 +77,14 @@ pub struct State {
     pub samples: VecDeque<(u64, u64)>,
     /// The local oplog's reach back before the checkpoint, in seconds, where it may be asked for.
     pub oplog_window_s: Option<u64>,
+}
+
+/// What is wrong with one of the ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub error: String,
+    /// Waiting does not help: a person must act, and the error says how.
+    pub is_denied: bool,
 }
 
 /// How far the first copy is.

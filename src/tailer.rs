@@ -30,7 +30,7 @@ use crate::{
     report::one_line,
     shutdown::{Stop, blocking},
     source::{EventBatch, EventStream, Source, SourceError, StartFrom},
-    status::{Status, now_ms},
+    status::{Fault, Status, now_ms},
     sync_state::SyncState,
 };
 
@@ -124,8 +124,12 @@ impl<S: Source> Tailer<S> {
             };
             match result {
                 Ok(never) => match never {},
-                Err(TailerError::Source(SourceError::HistoryLost(error))) => {
-                    tracing::warn!(%error, "the oplog no longer reaches back to the checkpoint; everything will be compared");
+                // What cannot be read is no reason to stop either: a comparison does not need it.
+                Err(TailerError::Source(
+                    error @ (SourceError::HistoryLost(_) | SourceError::Malformed(_)),
+                )) => {
+                    let error = one_line(&error);
+                    tracing::warn!(%error, "the stream cannot go on from the checkpoint; everything will be compared");
                     if let Err(error) = self.take_position().await {
                         tracing::warn!(%error, "no new position yet");
                         self.pause(stop, wait.next_wait()).await;
@@ -133,10 +137,12 @@ impl<S: Source> Tailer<S> {
                 }
                 Err(TailerError::Source(error)) if error.is_transient() => {
                     let wait = wait.next_wait();
-                    self.status.state().local_error = Some(one_line(&error));
+                    let is_denied = matches!(error, SourceError::Denied { .. });
+                    let error = one_line(&error);
+                    self.status.state().local_fault =
+                        Some(Fault { error: error.clone(), is_denied });
                     if outage.is_none() {
                         outage = Some(Instant::now());
-                        let error = one_line(&error);
                         tracing::warn!(%error, "reading from the local database interrupted, reconnecting");
                     }
                     self.pause(stop, wait).await;
@@ -177,7 +183,7 @@ impl<S: Source> Tailer<S> {
                 "reading from the local database again"
             );
         }
-        self.status.state().local_error = None;
+        self.status.state().local_fault = None;
         wait.reset();
         let mut last_commit: Option<Instant> = None;
         loop {

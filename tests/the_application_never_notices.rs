@@ -3,56 +3,30 @@
 
 mod support;
 
-use std::{os::unix::fs::PermissionsExt, path::Path};
-
-use mongodb::{
-    Client,
-    bson::{Bson, Document, doc},
-};
+use mongodb::bson::{Bson, Document, doc};
 use support::{
     PATIENCE,
     agent::Agent,
     compare::converge,
     eventually,
-    mongod::Mongod,
+    guarded::Guarded,
     pair,
     proxy::{Line, Proxy},
 };
-
-/// A server with access control, the client of its `root`, and a user `outrigger` with these roles.
-async fn guarded(key_file: &Path, roles: Vec<Bson>) -> (Mongod, Client, String) {
-    let args = ["--replSet", "rs", "--auth", "--keyFile", key_file.to_str().unwrap()];
-    let server = Mongod::start_with(&args).await;
-    server.initiate().await;
-    let user =
-        |name: &str, roles: Vec<Bson>| doc! { "createUser": name, "pwd": "s3cret", "roles": roles };
-    let admin = server.client.database("admin");
-    admin.run_command(user("root", vec!["root".into()])).await.unwrap();
-    let uri = |name: &str| {
-        format!("mongodb://{name}:s3cret@127.0.0.1:{}/?directConnection=true", server.port)
-    };
-    let root = Client::with_uri_str(uri("root")).await.unwrap();
-    root.database("admin").run_command(user("outrigger", roles)).await.unwrap();
-    let uri = uri("outrigger");
-    (server, root, uri)
-}
 
 /// With exactly the roles of the README. The local user may read and nothing else, so the agent
 /// cannot have written there.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agent_needs_no_right_to_write_locally() {
-    let dir = tempfile::TempDir::new().unwrap();
-    let key_file = dir.path().join("key");
-    std::fs::write(&key_file, "c2VjcmV0IG9mIHRoZSByZXBsaWNhIHNldA==").unwrap();
-    std::fs::set_permissions(&key_file, PermissionsExt::from_mode(0o600)).unwrap();
     let reader = vec![
         "readAnyDatabase".into(),
         "clusterMonitor".into(),
         Bson::Document(doc! { "role": "read", "db": "local" }),
     ];
     let writer = vec!["readWriteAnyDatabase".into(), "dbAdminAnyDatabase".into()];
-    let ((_local, local, local_uri), (_atlas, atlas, atlas_uri)) =
-        tokio::join!(guarded(&key_file, reader), guarded(&key_file, writer));
+    let (local, atlas) = tokio::join!(Guarded::start(reader), Guarded::start(writer));
+    let (local_uri, atlas_uri) = (local.uri(), atlas.uri());
+    let (local, atlas) = (&local.root, &atlas.root);
     let shop = local.database("shop");
     let orders = shop.collection::<Document>("orders");
     orders.insert_many((0..50).map(|n| doc! { "_id": n })).await.unwrap();
@@ -74,7 +48,7 @@ async fn the_agent_needs_no_right_to_write_locally() {
     local.database("admin").run_command(rename).await.unwrap();
     shop.collection::<Document>("gone").drop().await.unwrap();
 
-    converge(&local, &atlas, PATIENCE).await;
+    converge(local, atlas, PATIENCE).await;
     let check = agent.cli(&["check"]);
     assert_eq!(check.status.code(), Some(0), "{}", String::from_utf8_lossy(&check.stdout));
     let output = format!("{}{:?}{check:?}", agent.log(), agent.health());

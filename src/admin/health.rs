@@ -77,6 +77,12 @@ pub fn report(handles: &Handles) -> HealthReport {
             units::show_duration(Duration::from_secs(window))
         ));
     }
+    for fault in [&state.local_fault, &state.atlas_fault].into_iter().flatten() {
+        if fault.is_denied {
+            health = Health::Unhealthy;
+            alerts.push(fault.error.clone());
+        }
+    }
     for ns in &state.refused_deletes {
         health = Health::Unhealthy;
         alerts.push(format!(
@@ -95,8 +101,8 @@ pub fn report(handles: &Handles) -> HealthReport {
         breaker: state.breaker,
         consistent_as_of: state.consistent_as_of.map(ClusterTime::millis).and_then(time),
         alerts,
-        local_error: state.local_error,
-        atlas_error: state.atlas_error,
+        local_error: state.local_fault.map(|fault| fault.error),
+        atlas_error: state.atlas_fault.map(|fault| fault.error),
         copy: state.copy,
         dead_letters: queue.dead_letters_len(),
         oldest_pending_ms: queue
@@ -123,7 +129,7 @@ pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, &'static str) 
     let state = api.handles.status.state().clone();
     let replicating = matches!(state.phase, Phase::Streaming | Phase::Paused)
         && state.breaker == "closed"
-        && state.local_error.is_none();
+        && state.local_fault.is_none();
     if replicating {
         (StatusCode::OK, "ready\n")
     } else {

@@ -151,7 +151,7 @@ async fn check_stream(
     let first = async { source.open(&StartFrom::Now).await?.next().await };
     match first.await {
         Ok(_) => lines.ok("local", "its change stream can be read"),
-        Err(error @ SourceError::Denied(_)) => lines.problem(
+        Err(error @ SourceError::Denied { .. }) => lines.problem(
             "local",
             format!("its change stream may not be read: {}", one_line(&error)),
             "grant the user the role readAnyDatabase",

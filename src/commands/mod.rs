@@ -87,9 +87,8 @@ impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         let hint = match &error {
             SourceError::Unfit { hint, .. } => hint.clone(),
-            SourceError::Denied(_) => {
-                "check user, password and `authSource` in the connection string, and that the user \
-                 has the role `readAnyDatabase`"
+            SourceError::Denied { .. } => {
+                "the README's section \"Running it for real\" has the user's roles to copy"
                     .to_owned()
             }
             SourceError::Failed(_) => {
@@ -147,7 +146,9 @@ impl From<AgentError> for Failure {
                 )
             }
             AgentError::Sync(SyncError::Sink(error @ SinkError::Denied(_))) => {
-                Failure::new(ExitCode::Atlas, error).hint("check the Atlas user and its roles")
+                Failure::new(ExitCode::Atlas, error).hint(
+                    "the README's section \"Running it for real\" has the user's roles to copy",
+                )
             }
             AgentError::Sync(error) => Failure::new(ExitCode::Atlas, error),
             AgentError::Atlas(error) => Failure::new(ExitCode::Atlas, error)

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     event::SchemaChange,
     limiter::Limiter,
-    mongo::{Mongo, documents},
+    mongo::{Mongo, class::UNAUTHORIZED, documents},
     namespace::Namespace,
     raw,
 };
@@ -47,7 +47,7 @@ impl AtlasSink {
         let time_max = self.mongo.server_time_max();
         let reply = self.mongo.command(ns.db(), command.body(ns.coll(), bypass, time_max)).await;
         match reply {
-            Err(error) if bypass && error.code() == Some(classify::UNAUTHORIZED) => {
+            Err(error) if bypass && error.code() == Some(UNAUTHORIZED) => {
                 self.bypass_validation.store(false, Ordering::Relaxed);
                 let body = command.body(ns.coll(), false, time_max);
                 let reply = self.mongo.command(ns.db(), body).await;

@@ -1,18 +1,14 @@
-//! What an error of Atlas means, decided here and nowhere else.
-//!
-//! The codes that both ends share are listed by name in [`mongo`](crate::mongo); what is not listed is *rejected*, so that an
-//! error nobody thought of ends as a dead letter with its text and not as a wait without end.
+//! Atlas's answers in the words of a sink. What an error means is decided in
+//! [`class`](crate::mongo::class); here stands what becomes of one write, and of a schema change.
 
 use bson::Document;
-use mongodb::error::ErrorKind;
 
 use super::{SinkError, Written};
-use crate::mongo::{DENIED, MongoError, UNAVAILABLE, is_in};
+use crate::mongo::{
+    MongoError,
+    class::{Class, advice, class_of, class_of_code},
+};
 
-/// `AtlasError`: the cloud's own code, for a quota that is used up as well as for a bad password.
-const ATLAS_ERROR: i32 = 8000;
-/// `Unauthorized`, which a write that bypasses validation gets where the user may not.
-pub const UNAUTHORIZED: i32 = 13;
 /// `DuplicateKey`.
 const DUPLICATE_KEY: i32 = 11000;
 /// `NamespaceNotFound` and `NamespaceExists`: what a schema change meant to do is done.
@@ -22,55 +18,13 @@ pub const NAMESPACE_EXISTS: i32 = 48;
 /// What a failed command means.
 pub fn command_error(error: &MongoError) -> SinkError {
     let text = error.to_string();
-    let MongoError::Driver(driver) = error else {
-        return match error {
-            MongoError::BadUri(_) => SinkError::Denied(text),
-            MongoError::Silent(_) | MongoError::Driver(_) => SinkError::Unavailable(text),
-        };
-    };
-    match driver.kind.as_ref() {
-        ErrorKind::Command(command) => by_code(command.code, text, || {
-            driver.contains_label("RetryableWriteError")
-                || driver.contains_label("TransientTransactionError")
-        }),
-        ErrorKind::Authentication { .. } | ErrorKind::InvalidTlsConfig { .. } => {
-            SinkError::Denied(text)
+    match class_of(error) {
+        Class::Unavailable => SinkError::Unavailable(text),
+        Class::Denied => {
+            SinkError::Denied(format!("{text}; {}", advice(error, "MONGODB_ATLAS_URI")))
         }
-        // What the driver says of a server that it cannot select names the cause in its text only.
-        ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) if is_tls_refusal(&text) => {
-            SinkError::Denied(text)
-        }
-        ErrorKind::ServerSelection { .. }
-        | ErrorKind::Io(_)
-        | ErrorKind::ConnectionPoolCleared { .. }
-        | ErrorKind::DnsResolve { .. } => SinkError::Unavailable(text),
-        _ if driver.contains_label("RetryableWriteError") => SinkError::Unavailable(text),
-        _ => SinkError::Rejected(text),
+        Class::HistoryLost | Class::Rejected => SinkError::Rejected(text),
     }
-}
-
-fn by_code(code: i32, text: String, has_retry_label: impl Fn() -> bool) -> SinkError {
-    if code == ATLAS_ERROR {
-        return if text.to_ascii_lowercase().contains("auth") {
-            SinkError::Denied(text)
-        } else {
-            SinkError::Unavailable(text)
-        };
-    }
-    if is_in(DENIED, code) {
-        SinkError::Denied(text)
-    } else if is_in(UNAVAILABLE, code) || has_retry_label() {
-        SinkError::Unavailable(text)
-    } else {
-        SinkError::Rejected(text)
-    }
-}
-
-fn is_tls_refusal(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    text.contains("certificate")
-        || text.contains("handshake failure")
-        || text.contains("authentication failed")
 }
 
 /// What one element of a reply's `writeErrors` means: for the write alone, or, as an error, for the
@@ -94,9 +48,11 @@ pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkErr
             format!("another document holds the same value in the unique index on ({index})");
         return Ok(Written::Conflict { reason, index: index_name(message) });
     }
-    match by_code(code, format!("{} ({code})", without_values(message)), || false) {
-        SinkError::Rejected(reason) => Ok(Written::Rejected { reason }),
-        error => Err(error),
+    let reason = format!("{} ({code})", without_values(message));
+    match class_of_code(code, message) {
+        Class::Unavailable => Err(SinkError::Unavailable(reason)),
+        Class::Denied => Err(SinkError::Denied(reason)),
+        Class::HistoryLost | Class::Rejected => Ok(Written::Rejected { reason }),
     }
 }
 
@@ -126,21 +82,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quota_is_waited_for_and_a_bad_password_is_not() {
-        assert!(matches!(
-            by_code(8000, "you are over your space quota".into(), || false),
-            SinkError::Unavailable(_)
-        ));
-        assert!(matches!(
-            by_code(8000, "bad auth : Authentication failed.".into(), || false),
-            SinkError::Denied(_)
-        ));
-    }
-
-    #[test]
     fn a_stepdown_within_a_batch_is_no_documents_fault() {
-        for (code, _) in UNAVAILABLE {
-            let error = doc! { "index": 0, "code": *code, "errmsg": "x" };
+        for code in [91, 189, 10107, 11602] {
+            let error = doc! { "index": 0, "code": code, "errmsg": "x" };
             assert!(matches!(write_error(&error, true), Err(SinkError::Unavailable(_))));
         }
         let error = doc! { "code": 13, "errmsg": "not authorized" };

@@ -9,6 +9,7 @@ use bson::RawDocumentBuf;
 
 use crate::{
     delta::UpdateCommand, document_key::DocumentKey, event::SchemaChange, namespace::Namespace,
+    status::Fault,
 };
 
 mod atlas;
@@ -87,6 +88,13 @@ pub trait Sink: Send + Sync + 'static {
         &self,
         change: &SchemaChange,
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
+}
+
+impl From<&SinkError> for Fault {
+    fn from(error: &SinkError) -> Self {
+        let is_denied = matches!(error, SinkError::Denied(_));
+        Self { error: error.to_string(), is_denied }
+    }
 }
 
 /// Why Atlas did not do what it was asked to.

@@ -18,14 +18,15 @@ use mongodb::raw_batch_cursor::RawBatch;
 
 use super::{
     EventBatch, EventStream, Page, Pages, Source, SourceError, StartFrom,
-    error_class::{BSON_OBJECT_TOO_LARGE, UNKNOWN_FIELD},
-    fitness::SourceInfo,
+    error_class::UNKNOWN_FIELD, fitness::SourceInfo,
 };
 use crate::{
     checkpoint::{ClusterTime, ResumeToken},
     document_key::DocumentKey,
     event::{ChangeEvent, CollectionId},
-    mongo::{BatchCursor, Mongo, MongoError, documents, majority_after},
+    mongo::{
+        BatchCursor, Mongo, MongoError, class::BSON_OBJECT_TOO_LARGE, documents, majority_after,
+    },
     namespace::{Namespace, NamespaceFilter},
     raw::Malformed,
 };

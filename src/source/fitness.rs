@@ -92,7 +92,7 @@ pub async fn source_id(mongo: &Mongo, info: &SourceInfo) -> Result<(String, bool
             Some(id) => (id, true),
             None => (format!("set:{}", info.set_name), false),
         }),
-        Err(SourceError::Denied(_)) => Ok((format!("set:{}", info.set_name), false)),
+        Err(SourceError::Denied { .. }) => Ok((format!("set:{}", info.set_name), false)),
         Err(error) => Err(error),
     }
 }

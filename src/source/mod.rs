@@ -103,8 +103,8 @@ pub enum SourceError {
     #[error("the local database is not available")]
     Unavailable(#[source] MongoError),
     /// Wrong password, missing privilege, TLS that does not fit.
-    #[error("the local database refuses access")]
-    Denied(#[source] MongoError),
+    #[error("the local database refuses access; {advice}")]
+    Denied { advice: String, source: MongoError },
     /// The oplog has rolled past the checkpoint, so events between the two are gone; or the token is
     /// of another history. Only a comparison of everything can tell what they were.
     #[error("the oplog no longer reaches back to the checkpoint")]
@@ -124,7 +124,9 @@ impl SourceError {
     /// True when waiting and trying again is all there is to do.
     pub fn is_transient(&self) -> bool {
         match self {
-            SourceError::Unavailable(_) | SourceError::Failed(_) | SourceError::Denied(_) => true,
+            SourceError::Unavailable(_) | SourceError::Failed(_) | SourceError::Denied { .. } => {
+                true
+            }
             SourceError::HistoryLost(_) | SourceError::Malformed(_) | SourceError::Unfit { .. } => {
                 false
             }

@@ -86,7 +86,7 @@ impl<K: Sink> Reconciler<K> {
                         writes = again;
                     }
                     Err(error @ (SinkError::Unavailable(_) | SinkError::Denied(_))) => {
-                        self.status.state().atlas_error = Some(error.to_string());
+                        self.status.state().atlas_fault = Some((&error).into());
                         pause(stop, wait.next_wait()).await?;
                     }
                     // The command as such: its documents one by one, by the worker.
@@ -99,7 +99,7 @@ impl<K: Sink> Reconciler<K> {
                     }
                 }
             }
-            self.status.state().atlas_error = None;
+            self.status.state().atlas_fault = None;
             self.status.metrics.atlas_heard_ms.set(now_ms());
             self.status.metrics.documents_copied.add(count);
         }

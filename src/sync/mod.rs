@@ -82,7 +82,7 @@ async fn atlas_collections(
 ) -> Result<(Vec<Collection>, Vec<LeftOut>), SyncError> {
     local_collections(atlas, filter).await.map_err(|error| match error {
         SourceError::Unavailable(error)
-        | SourceError::Denied(error)
+        | SourceError::Denied { source: error, .. }
         | SourceError::HistoryLost(error)
         | SourceError::Failed(error) => SyncError::atlas(&error),
         other => SyncError::Source(other),
@@ -383,13 +383,13 @@ impl<K: Sink> Reconciler<K> {
                         tracing::warn!(%error, "{message}");
                     }
                     if let SyncError::Sink(error) = &error {
-                        self.status.state().atlas_error = Some(error.to_string());
+                        self.status.state().atlas_fault = Some(error.into());
                     }
                     pause(stop, wait.next_wait()).await?;
                 }
                 result => {
                     if result.is_ok() {
-                        self.status.state().atlas_error = None;
+                        self.status.state().atlas_fault = None;
                     }
                     return result;
                 }

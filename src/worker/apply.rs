@@ -382,10 +382,7 @@ fn split(entry: Entry) -> (Item, WriteOp) {
 
 fn verdict_of(halt: Halt) -> Result<Verdict, QueueError> {
     match halt {
-        Halt::Sink(SinkError::Denied(error)) => Ok(Verdict::Denied(error)),
-        Halt::Sink(SinkError::Unavailable(error) | SinkError::Rejected(error)) => {
-            Ok(Verdict::Unavailable(error))
-        }
+        Halt::Sink(error) => Ok(Verdict::Away(error)),
         Halt::Local => Ok(Verdict::NotAsked),
         Halt::Queue(error) => Err(error),
     }

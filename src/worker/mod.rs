@@ -30,7 +30,7 @@ use crate::{
     namespace::Namespace,
     queue::{Entry, Outcome, Queue, QueueError, Settlement, Work},
     shutdown::{Stop, blocking},
-    sink::Sink,
+    sink::{Sink, SinkError},
     source::Source,
     status::{Status, now_ms},
     sync_state::SyncState,
@@ -93,8 +93,8 @@ enum Verdict {
     Answered,
     /// Atlas was not asked: the local database was away.
     NotAsked,
-    Unavailable(String),
-    Denied(String),
+    /// Atlas is not available, or refuses access.
+    Away(SinkError),
 }
 
 impl<S: Source, K: Sink> Worker<S, K> {
@@ -255,8 +255,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 Verdict::Answered => breaker.succeeded(),
                 Verdict::NotAsked if permit == Permit::Probe => breaker.abandoned(now),
                 Verdict::NotAsked => {}
-                Verdict::Unavailable(_) => breaker.failed(now, fastrand::f64()),
-                Verdict::Denied(_) => breaker.denied(now, fastrand::f64()),
+                Verdict::Away(SinkError::Denied(_)) => breaker.denied(now, fastrand::f64()),
+                Verdict::Away(_) => breaker.failed(now, fastrand::f64()),
             }
             breaker.name()
         };
@@ -264,16 +264,16 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let mut state = self.status.state();
         state.breaker = breaker;
         match verdict {
-            Verdict::Unavailable(error) | Verdict::Denied(error) => {
-                state.atlas_error = Some(error.clone());
+            Verdict::Away(error) => {
+                state.atlas_fault = Some(error.into());
                 if breaker == "open" && outage.is_none() {
                     *outage = Some(now);
                     self.status.metrics.breaker_openings.add(1);
-                    tracing::warn!(%error, breaker, "Atlas is away; changes wait in the queue");
+                    tracing::warn!(%error, breaker, "changes for Atlas wait in the queue");
                 }
             }
             Verdict::Answered if breaker == "closed" => {
-                state.atlas_error = None;
+                state.atlas_fault = None;
                 if let Some(since) = outage.take() {
                     let elapsed_ms = since.elapsed().as_millis() as u64;
                     tracing::info!(elapsed_ms, breaker, "Atlas is back");

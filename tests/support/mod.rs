@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod compare;
+pub mod guarded;
 pub mod mongod;
 pub mod proxy;
 pub mod workload;

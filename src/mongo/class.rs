@@ -1,0 +1,286 @@
+//! What an error means, decided here and nowhere else, for both ends.
+//!
+//! | class | what | who acts |
+//! | --- | --- | --- |
+//! | unavailable | network, election, timeout, shutdown, overload, throttling, a quota that is used up | nobody: it is waited for, and costs no op a retry |
+//! | denied | wrong password, missing privilege, TLS | a person; [`advice`] says what to do |
+//! | history lost | the change stream cannot be resumed | the tailer: a new position and a comparison |
+//! | rejected | everything else | the retries, then a dead letter |
+//!
+//! A unique value that is taken (`DuplicateKey` among a reply's `writeErrors`) is a matter of one write
+//! and is told apart where those are read, in [`sink::classify`](crate::sink::classify).
+//!
+//! What is not listed is *rejected*, so that an error nobody thought of ends as a dead letter with its
+//! text and not as a wait without end.
+
+use mongodb::error::{Error, ErrorKind};
+
+use super::MongoError;
+
+/// See the table of this module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    Unavailable,
+    Denied,
+    HistoryLost,
+    Rejected,
+}
+
+/// Codes that waiting helps with. Names as in MongoDB's `error_codes.yml`.
+const UNAVAILABLE: &[(i32, &str)] = &[
+    (6, "HostUnreachable"),
+    (7, "HostNotFound"),
+    (24, "LockTimeout"),
+    (43, "CursorNotFound"),
+    (46, "LockBusy"),
+    (50, "MaxTimeMSExpired"),
+    (64, "WriteConcernFailed"),
+    (89, "NetworkTimeout"),
+    (91, "ShutdownInProgress"),
+    (100, "UnsatisfiableWriteConcern"),
+    (112, "WriteConflict"),
+    (117, "ConflictingOperationInProgress"),
+    (133, "FailedToSatisfyReadPreference"),
+    (134, "ReadConcernMajorityNotAvailableYet"),
+    (175, "QueryPlanKilled"),
+    (189, "PrimarySteppedDown"),
+    (202, "NetworkInterfaceExceededTimeLimit"),
+    (237, "CursorKilled"),
+    (262, "ExceededTimeLimit"),
+    (314, "ObjectIsBusy"),
+    (317, "ConnectionPoolExpired"),
+    (365, "TemporarilyUnavailable"),
+    (462, "IngressRequestRateLimitExceeded"),
+    (9001, "SocketException"),
+    (10107, "NotWritablePrimary"),
+    (12586, "BackgroundOperationInProgressForDatabase"),
+    (12587, "BackgroundOperationInProgressForNamespace"),
+    (11600, "InterruptedAtShutdown"),
+    (11601, "Interrupted"),
+    (11602, "InterruptedDueToReplStateChange"),
+    (13435, "NotPrimaryNoSecondaryOk"),
+    (13436, "NotPrimaryOrSecondary"),
+    (14031, "OutOfDiskSpace"),
+];
+
+/// Codes that a person must act upon: who we are, or what we may do.
+const DENIED: &[(i32, &str)] = &[
+    (11, "UserNotFound"),
+    (UNAUTHORIZED, "Unauthorized"),
+    (18, "AuthenticationFailed"),
+    (31, "RoleNotFound"),
+    (391, "ReauthenticationRequired"),
+];
+
+/// Codes by which a server says that a change stream cannot go on where it was.
+const HISTORY_LOST: &[(i32, &str)] = &[
+    (136, "CappedPositionLost"),
+    (260, "InvalidResumeToken"),
+    (280, "ChangeStreamFatalError"),
+    (286, "ChangeStreamHistoryLost"),
+    (BSON_OBJECT_TOO_LARGE, "BSONObjectTooLarge"),
+];
+
+/// `BSONObjectTooLarge`: an event that does not fit a reply.
+pub const BSON_OBJECT_TOO_LARGE: i32 = 10334;
+/// `Unauthorized`, which a write that bypasses validation gets where the user may not.
+pub const UNAUTHORIZED: i32 = 13;
+/// `AtlasError`: the cloud's own code, for a quota that is used up as well as for a bad password.
+const ATLAS_ERROR: i32 = 8000;
+
+/// Labels by which server and driver say that trying again may help.
+const RETRY_LABELS: &[&str] = &[
+    "RetryableWriteError",
+    "TransientTransactionError",
+    "ResumableChangeStreamError",
+    "RetryableError",
+    "SystemOverloadedError",
+];
+
+/// The class of a failed command. [`Class::HistoryLost`] means something for a change stream only.
+pub fn class_of(error: &MongoError) -> Class {
+    let driver = match error {
+        MongoError::Driver(driver) => driver,
+        MongoError::BadUri(_) => return Class::Denied,
+        MongoError::Silent(_) => return Class::Unavailable,
+    };
+    let may_be_retried = RETRY_LABELS.iter().any(|label| driver.contains_label(label));
+    match driver.kind.as_ref() {
+        ErrorKind::Command(command) => match class_of_code(command.code, &command.message) {
+            Class::Rejected if may_be_retried => Class::Unavailable,
+            class => class,
+        },
+        ErrorKind::Authentication { .. } | ErrorKind::InvalidTlsConfig { .. } => Class::Denied,
+        // What the driver says of a server that it cannot select names the cause in its text only.
+        ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) if is_refusal(&driver.to_string()) => {
+            Class::Denied
+        }
+        ErrorKind::ServerSelection { .. }
+        | ErrorKind::Io(_)
+        | ErrorKind::ConnectionPoolCleared { .. }
+        | ErrorKind::DnsResolve { .. } => Class::Unavailable,
+        _ if may_be_retried => Class::Unavailable,
+        _ => Class::Rejected,
+    }
+}
+
+/// The class of a code that a server answered with, for a command or for one write of it.
+pub fn class_of_code(code: i32, message: &str) -> Class {
+    let is_in = |list: &[(i32, &str)]| list.iter().any(|(listed, _)| *listed == code);
+    if code == ATLAS_ERROR {
+        return class_of_atlas_error(&message.to_ascii_lowercase());
+    }
+    if is_in(DENIED) {
+        Class::Denied
+    } else if is_in(HISTORY_LOST) {
+        Class::HistoryLost
+    } else if is_in(UNAVAILABLE) {
+        Class::Unavailable
+    } else {
+        Class::Rejected
+    }
+}
+
+/// Atlas has one code for everything that its own proxy says, so its words must tell. What they do not
+/// tell is waited for: quotas and throttling are the usual.
+fn class_of_atlas_error(message: &str) -> Class {
+    if message.contains("auth") || message.contains("user is not allowed") {
+        Class::Denied
+    } else if message.contains("not allowed in this") || message.contains("unsupported") {
+        Class::Rejected
+    } else {
+        Class::Unavailable
+    }
+}
+
+/// True for a TLS or authentication failure that comes in the clothes of a network error.
+fn is_refusal(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["certificate", "handshake failure", "handshakefailure", "authentication failed"]
+        .iter()
+        .any(|sign| text.contains(sign))
+}
+
+/// The driver's message without its wrapping, which repeats the labels and the whole topology, and
+/// without the command that some messages quote, documents included.
+pub fn describe(error: &Error) -> String {
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => {
+            let message = without_documents(&command.message);
+            format!("{message} ({} {})", command.code_name, command.code)
+        }
+        ErrorKind::ServerSelection { message, .. } => message.clone(),
+        kind => kind.to_string(),
+    }
+}
+
+/// A server's message up to where it begins to quote a document; of a command its name stays.
+fn without_documents(message: &str) -> String {
+    let Some((before, quoted)) = message.split_once('{') else {
+        return message.to_owned();
+    };
+    let before = before.trim_end_matches([' ', ':', ',']);
+    match (before.ends_with("command"), quoted.split_once(':')) {
+        (true, Some((name, _))) => format!("{before} `{}`", name.trim()),
+        _ => before.to_owned(),
+    }
+}
+
+/// What a person can do about an error of the class [`Class::Denied`]. `variable` is where the end's
+/// connection string comes from.
+pub fn advice(error: &MongoError, variable: &str) -> String {
+    let text = match error {
+        MongoError::Driver(error) => error.to_string(),
+        other => other.to_string(),
+    };
+    let lower = text.to_ascii_lowercase();
+    if lower.contains("not authorized") || lower.contains("user is not allowed") {
+        let roles = "the roles that the README names";
+        return match privilege(&text) {
+            Some(privilege) => format!("grant its user the privilege {privilege}, or {roles}"),
+            None => format!("grant its user {roles}"),
+        };
+    }
+    if lower.contains("certificate") || lower.contains("handshake") || lower.contains("tls") {
+        return format!(
+            "TLS does not come about: check `tls` and `tlsCAFile` in {variable}, the server's \
+             certificate, and this machine's clock"
+        );
+    }
+    if lower.contains("auth") {
+        return format!("check user name, password and `authSource` in {variable}");
+    }
+    format!("check the connection string in {variable}")
+}
+
+/// The privilege that `not authorized on DB to execute command { NAME: "COLLECTION", …` asks for.
+fn privilege(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("not authorized on ")?;
+    let (db, rest) = rest.split_once(" to execute command")?;
+    let (name, rest) = rest.split_once('{')?.1.split_once(':')?;
+    let name = name.trim();
+    let action = match name {
+        "delete" => "remove",
+        "aggregate" if rest.contains("$changeStream") => "changeStream",
+        "aggregate" | "getMore" => "find",
+        "create" => "createCollection",
+        "drop" => "dropCollection",
+        "createIndexes" => "createIndex",
+        "dropIndexes" => "dropIndex",
+        other => other,
+    };
+    let collection = rest.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
+    Some(match collection {
+        Some(collection) => format!("`{action}` on `{db}.{collection}`"),
+        None => format!("`{action}` on the database `{db}`"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_waited_for_and_a_bad_password_is_not() {
+        let class = |message| class_of_code(ATLAS_ERROR, message);
+
+        assert_eq!(class("you are over your space quota, using 513 MB"), Class::Unavailable);
+        assert_eq!(class("bad auth : Authentication failed."), Class::Denied);
+        assert_eq!(class("user is not allowed to do action [insert] on [a.b]"), Class::Denied);
+        assert_eq!(class("collMod is not allowed in this atlas tier"), Class::Rejected);
+    }
+
+    #[test]
+    fn throttling_elections_and_shutdowns_are_waited_for() {
+        for code in [462, 50, 91, 189, 10107, 11600, 13435, 14031] {
+            assert_eq!(class_of_code(code, ""), Class::Unavailable, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_lost_history_is_told_apart() {
+        for code in [136, 260, 280, 286, 10334] {
+            assert_eq!(class_of_code(code, ""), Class::HistoryLost, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_thought_of_is_rejected() {
+        assert_eq!(class_of_code(121, "Document failed validation"), Class::Rejected);
+        assert_eq!(class_of_code(123_456, ""), Class::Rejected);
+    }
+
+    #[test]
+    fn a_missing_privilege_is_named_and_no_document_is_quoted() {
+        let refused = r#"not authorized on shop to execute command { insert: "orders", documents: [ { _id: 1, card: "s3cret" } ] }"#;
+        assert_eq!(privilege(refused).unwrap(), "`insert` on `shop.orders`");
+        let stream = "not authorized on admin to execute command { aggregate: 1, pipeline: [ { $changeStream: {} } ] }";
+        assert_eq!(privilege(stream).unwrap(), "`changeStream` on the database `admin`");
+        assert_eq!(privilege("something else"), None);
+
+        let shown = without_documents(refused);
+        assert_eq!(shown, "not authorized on shop to execute command `insert`");
+        assert_eq!(without_documents("Field x: { _id: 1 }"), "Field x");
+        assert_eq!(without_documents("plain words"), "plain words");
+    }
+}

@@ -1,0 +1,56 @@
+//! A server with access control.
+
+use std::os::unix::fs::PermissionsExt;
+
+use mongodb::{
+    Client,
+    bson::{Bson, Document, doc},
+};
+use tempfile::TempDir;
+
+use super::mongod::Mongod;
+
+/// The password of every user here, for tests that look for it where it must not be.
+pub const PASSWORD: &str = "s3cret";
+
+/// A replica set of one in which nobody may do anything but `root`, and `outrigger` with its roles.
+pub struct Guarded {
+    pub server: Mongod,
+    pub root: Client,
+    _key: TempDir,
+}
+
+impl Guarded {
+    pub async fn start(roles: Vec<Bson>) -> Self {
+        let key = TempDir::new().unwrap();
+        let key_file = key.path().join("key");
+        std::fs::write(&key_file, "c2VjcmV0IG9mIHRoZSByZXBsaWNhIHNldA==").unwrap();
+        std::fs::set_permissions(&key_file, PermissionsExt::from_mode(0o600)).unwrap();
+        let args = ["--replSet", "rs", "--auth", "--keyFile", key_file.to_str().unwrap()];
+        let server = Mongod::start_with(&args).await;
+        server.initiate().await;
+        // The first user may be made from this machine without being one.
+        server.admin(user("root", vec!["root".into()])).await;
+        let root = Client::with_uri_str(uri(&server, "root", PASSWORD)).await.unwrap();
+        root.database("admin").run_command(user("outrigger", roles)).await.unwrap();
+        Self { server, root, _key: key }
+    }
+
+    /// The connection string of `outrigger`.
+    pub fn uri(&self) -> String {
+        uri(&self.server, "outrigger", PASSWORD)
+    }
+
+    /// Runs a command on `admin` as `root`.
+    pub async fn admin(&self, command: Document) {
+        self.root.database("admin").run_command(command).await.unwrap();
+    }
+}
+
+fn user(name: &str, roles: Vec<Bson>) -> Document {
+    doc! { "createUser": name, "pwd": PASSWORD, "roles": roles }
+}
+
+fn uri(server: &Mongod, name: &str, password: &str) -> String {
+    format!("mongodb://{name}:{password}@127.0.0.1:{}/?directConnection=true", server.port)
+}
