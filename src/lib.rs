@@ -31,7 +31,7 @@
 //! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
 //! | driver | [`mongo`] |
 //! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`] |
-//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`report`], [`shutdown`] |
+//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`report`], [`shutdown`], [`crash`] |
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
 //! sled and bincode, only `admin` knows the web framework, only `backoff` knows the crate of that name.
@@ -52,6 +52,7 @@ pub mod cli;
 pub mod coalesce;
 pub mod commands;
 pub mod config;
+pub mod crash;
 pub mod dead_letter;
 pub mod delta;
 pub mod document_key;

@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use crate::{
     backoff::OutageWait,
     checkpoint::{Checkpoint, ClusterTime},
+    crash::{self, Step},
     event::{Change, ChangeEvent, SchemaChange},
     namespace::NamespaceFilter,
     queue::{Incoming, Queue, QueueError, Work},
@@ -104,6 +105,7 @@ impl<S: Source> Tailer<S> {
             queue.refresh_pending(ClusterTime(position.0.saturating_sub(1)), now_ms())
         })
         .await?;
+        crash::point(Step::PositionNoted);
         self.commit(batch).await?;
         self.compare.notify_one();
         Ok(())

@@ -25,6 +25,7 @@ const LAYERS: &[&[&str]] = &[
         "metrics",
         "report",
         "shutdown",
+        "crash",
     ],
 ];
 

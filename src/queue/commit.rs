@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     checkpoint::{Checkpoint, ClusterTime},
+    crash::{self, Step},
     document_key::DocumentKey,
     event::{CollectionId, SchemaChange},
     namespace::Namespace,
@@ -75,7 +76,9 @@ impl Queue {
             let before = self.db.get(CHECKPOINT)?;
             edit.put(CHECKPOINT, codec::encode_checkpoint(checkpoint), before.as_deref());
         }
+        crash::point(Step::CommitBegins);
         self.write(&mut state, edit)?;
+        crash::point(if staged.slots.is_empty() { Step::CheckpointDone } else { Step::CommitDone });
 
         state.next_seq = staged.next_seq;
         state.pending_bytes = state.pending_bytes.saturating_add_signed(bytes_added);

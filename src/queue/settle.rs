@@ -8,7 +8,11 @@ use super::{
     index::DocumentName,
     store::{State, dead_key, entry_key},
 };
-use crate::{dead_letter::DeadLetter, write_op::WriteOp};
+use crate::{
+    crash::{self, Step as Crash},
+    dead_letter::DeadLetter,
+    write_op::WriteOp,
+};
 
 impl Queue {
     /// Says how leased entries ended, in one atomic step. A settlement of what is not leased, or of
@@ -29,7 +33,12 @@ impl Queue {
             }
             steps.push(self.settle_one(&state, settlement, &mut edit)?);
         }
+        crash::point(Crash::SettleBegins);
         self.write(&mut state, edit)?;
+        crash::point(Crash::SettleDone);
+        if steps.iter().any(|step| step.died.is_some()) {
+            crash::point(Crash::DeadLetterDone);
+        }
         if steps.iter().any(|step| step.name.is_none()) {
             // A schema change must not be repeated once what stands behind it has been applied, so
             // its end is on the disk before anything behind it can be leased.

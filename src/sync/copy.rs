@@ -9,6 +9,7 @@ use super::{Collection, Reconciler, SyncError, pause};
 use crate::{
     backoff::OutageWait,
     checkpoint::ClusterTime,
+    crash::{self, Step},
     document_key::DocumentKey,
     mongo::{documents, majority_after},
     shutdown::Stop,
@@ -102,6 +103,7 @@ impl<K: Sink> Reconciler<K> {
             self.status.state().atlas_fault = None;
             self.status.metrics.atlas_heard_ms.set(now_ms());
             self.status.metrics.documents_copied.add(count);
+            crash::point(Step::PartCopied);
         }
     }
 }

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use crate::{
     backoff::OutageWait,
     checkpoint::ClusterTime,
+    crash::{self, Step},
     event::SchemaChange,
     horizon::Horizon,
     mongo::{Mongo, MongoError},
@@ -196,6 +197,7 @@ impl<K: Sink> Reconciler<K> {
             })
             .await?;
         }
+        crash::point(Step::ClaimNoted);
         claim.mark().await
     }
 
@@ -245,6 +247,7 @@ impl<K: Sink> Reconciler<K> {
                     Box::pin(self.reconcile(collection, after, stop))
                 })
                 .await?;
+            crash::point(Step::CollectionCopied);
             self.queue.release(ns);
             refused.extend(is_refused.then(|| ns.to_string()));
             let (queue, ns, mut next) = (self.queue.clone(), ns.clone(), state);

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     checkpoint::ClusterTime,
+    crash::{self, Step},
     document_key::DocumentKey,
     event::CollectionId,
     namespace::Namespace,
@@ -282,7 +283,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
         })
         .await?;
         tracing::debug!(%ns, documents = deletes.len(), "holders of unique values give way");
+        crash::point(Step::EvictionNoted);
         self.send(ns, &deletes).await?;
+        crash::point(Step::Evicted);
         drop(reservation);
         Ok(())
     }

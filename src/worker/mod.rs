@@ -25,6 +25,7 @@ use crate::{
     breaker::{CircuitBreaker, Permit},
     checkpoint::ClusterTime,
     config::UpdateMode,
+    crash::{self, Step},
     horizon::Horizon,
     insert_mode::InsertMode,
     namespace::Namespace,
@@ -171,6 +172,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 self.wait(stop, changed, Duration::from_millis(due.min(1_000))).await;
                 continue;
             }
+            crash::point(Step::Leased);
             self.write(batch.entries, permit).await?;
             if !self.options.interval.is_zero() {
                 self.wait(stop, std::future::pending(), self.options.interval).await;
@@ -197,6 +199,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
         let (settlements, verdict) = self.apply(entries).await?;
         self.count(&settlements);
+        crash::point(if is_schema { Step::BarrierApplied } else { Step::Written });
         let queue = self.queue.clone();
         let is_given_up = is_schema
             && settlements.iter().any(|end| matches!(end.outcome, Outcome::Rejected { .. }));

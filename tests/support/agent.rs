@@ -102,6 +102,13 @@ impl Agent {
         self.child.as_ref().expect("it runs").id()
     }
 
+    /// False once the process has ended by itself; [`ended`](Self::ended) tells how.
+    pub fn is_running(&self) -> bool {
+        // A process that has ended and was not waited for is a zombie.
+        std::fs::read_to_string(format!("/proc/{}/stat", self.id()))
+            .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.starts_with(" Z")))
+    }
+
     /// Waits for a process that ends by itself.
     pub async fn ended(&mut self, patience: Duration) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");

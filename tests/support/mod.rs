@@ -9,6 +9,7 @@ pub mod compare;
 pub mod guarded;
 pub mod mongod;
 pub mod proxy;
+pub mod replica_set;
 pub mod workload;
 
 use std::time::{Duration, Instant};

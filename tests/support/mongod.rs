@@ -97,14 +97,14 @@ impl Mongod {
             client.database("admin").run_command(doc! { "hello": 1 }).await.is_ok()
         })
         .await;
-        if self.args.iter().any(|arg| arg == "--replSet") && self.is_initiated().await {
+        if self.args.iter().any(|arg| arg == "--replSet") && self.is_alone_in_its_set().await {
             self.wait_for_primary().await;
         }
     }
 
-    async fn is_initiated(&self) -> bool {
+    async fn is_alone_in_its_set(&self) -> bool {
         let hello = self.client.database("admin").run_command(doc! { "hello": 1 }).await.unwrap();
-        hello.contains_key("setName")
+        hello.get_array("hosts").is_ok_and(|hosts| hosts.len() == 1)
     }
 
     /// `kill -9`.

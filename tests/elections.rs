@@ -1,0 +1,172 @@
+//! Replica sets of three, on either side: a primary that steps down, one that is killed, and writes that
+//! are rolled back. The agent is never restarted.
+
+mod support;
+
+use std::time::Duration;
+
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+    options::{Acknowledgment, WriteConcern},
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use support::{
+    PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, replica_set::ReplicaSet,
+    seed, workload,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Changes documents until it is stopped; an error of the server's is an unknown outcome and no more.
+fn load(client: &Client, seed: u64) -> (CancellationToken, tokio::task::JoinHandle<u32>) {
+    let stop = CancellationToken::new();
+    let (collections, stopped) = (workload::collections(client), stop.clone());
+    let task = tokio::spawn(async move {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut changes = 0;
+        while !stopped.is_cancelled() {
+            let one = &collections[rng.random_range(0..3)];
+            changes += u32::from(workload::change(one, &mut rng).await.is_ok());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        changes
+    });
+    (stop, task)
+}
+
+async fn elect_twice(set: &mut ReplicaSet) {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    set.step_down().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let killed = set.kill_primary().await;
+    set.primary().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    set.members[killed].resume().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn elections_of_the_local_replica_set_lose_nothing() {
+    let (mut local, atlas) = tokio::join!(ReplicaSet::start(), Mongod::start());
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let (stop, load) = load(&local.client, seed());
+
+    elect_twice(&mut local).await;
+    stop.cancel();
+    let changes = load.await.unwrap();
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(agent.is_running(), "without a restart");
+    assert!(changes > 200, "{changes} changes prove little");
+    assert!(!agent.log().contains("everything will be compared"), "the token survives an election");
+    assert!(agent.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn elections_of_atlas_lose_nothing_and_make_no_dead_letter() {
+    let (local, mut atlas) = tokio::join!(Mongod::start(), ReplicaSet::start());
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let (stop, load) = load(&local.client, seed());
+
+    elect_twice(&mut atlas).await;
+    stop.cancel();
+    let changes = load.await.unwrap();
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(agent.is_running(), "without a restart");
+    assert!(changes > 200, "{changes} changes prove little");
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+    assert!(agent.stop().success());
+}
+
+/// The first copy goes on where it was when either primary changes under it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_election_during_the_first_copy_loses_nothing() {
+    let (local, atlas) = tokio::join!(ReplicaSet::start(), ReplicaSet::start());
+    let people = local.client.database("crm").collection::<Document>("bulk");
+    for part in 0..20 {
+        people
+            .insert_many((0..1_000).map(|n| doc! { "_id": part * 1_000 + n, "x": "x".repeat(500) }))
+            .await
+            .unwrap();
+    }
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[sync]\nparallel = 1\n");
+    let config = agent.dir.path().join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    // So slow that the elections come in the middle.
+    std::fs::write(&config, text.replace("[atlas]", "[atlas]\nmax_ops_per_second = 2000")).unwrap();
+    agent.start(&[]);
+    eventually("the copy", PATIENCE, async || {
+        agent.health().is_some_and(|health| health["phase"] == "copying")
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    local.step_down().await;
+    atlas.step_down().await;
+
+    converge(&local.client, &atlas.client, 2 * PATIENCE).await;
+    agent.streaming().await;
+    assert!(agent.is_running());
+}
+
+/// Only what a majority has is in the change stream, and only what a majority has is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn local_writes_that_are_rolled_back_never_reach_atlas() {
+    let (mut local, atlas) = tokio::join!(ReplicaSet::start(), Mongod::start());
+    let alone = WriteConcern::builder().w(Acknowledgment::Nodes(1)).journal(true).build();
+    let majority = local.client.database("shop").collection::<Document>("orders");
+    majority.insert_many((0..20).map(|n| doc! { "_id": n, "v": 0 })).await.unwrap();
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+
+    // The secondaries stop to follow, so that nothing more is a majority's.
+    let primary = local.primary().await;
+    let fail_point = |mode: &str| doc! { "configureFailPoint": "stopReplProducer", "mode": mode };
+    for (n, member) in local.members.iter().enumerate() {
+        if n != primary {
+            member.admin(fail_point("alwaysOn")).await;
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let on_primary = local.members[primary].client.database("shop");
+    let doomed = on_primary.collection_with_options::<Document>(
+        "orders",
+        mongodb::options::CollectionOptions::builder().write_concern(alone).build(),
+    );
+    doomed.insert_one(doc! { "_id": "doomed" }).await.unwrap();
+    doomed.update_one(doc! { "_id": 1 }, doc! { "$set": { "v": "doomed" } }).await.unwrap();
+    doomed.delete_one(doc! { "_id": 2 }).await.unwrap();
+    // Long enough for an agent that read too early to have written it.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let in_atlas = atlas.client.database("shop").collection::<Document>("orders");
+    let is_untouched = async || {
+        in_atlas.find_one(doc! { "_id": "doomed" }).await.unwrap().is_none()
+            && in_atlas.count_documents(doc! { "v": 0 }).await.unwrap() == 20
+    };
+    assert!(is_untouched().await);
+
+    let killed = local.kill_primary().await;
+    for (n, member) in local.members.iter().enumerate() {
+        if n != primary {
+            member.admin(fail_point("off")).await;
+        }
+    }
+    local.primary().await;
+    assert!(is_untouched().await);
+    majority.update_one(doc! { "_id": 3 }, doc! { "$set": { "v": "kept" } }).await.unwrap();
+    local.members[killed].resume().await;
+    eventually("the rollback", PATIENCE, async || {
+        let member = &local.members[killed].client.database("shop");
+        let there = member.collection::<Document>("orders");
+        there.find_one(doc! { "_id": "doomed" }).await.is_ok_and(|found| found.is_none())
+    })
+    .await;
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(in_atlas.find_one(doc! { "_id": "doomed" }).await.unwrap().is_none());
+    assert!(in_atlas.find_one(doc! { "_id": 3, "v": "kept" }).await.unwrap().is_some());
+}

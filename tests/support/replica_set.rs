@@ -1,0 +1,100 @@
+//! A replica set of three, whose primary can be made to change.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+};
+
+use super::{eventually, mongod::Mongod};
+
+/// Three members. An election takes about two seconds.
+pub struct ReplicaSet {
+    pub members: Vec<Mongod>,
+    /// Follows the primary.
+    pub client: Client,
+}
+
+impl ReplicaSet {
+    pub async fn start() -> Self {
+        let members = join_all((0..3).map(|_| Mongod::start_with(&["--replSet", "rs"]))).await;
+        let list: Vec<Document> = (0..)
+            .zip(&members)
+            .map(|(id, member)| doc! { "_id": id, "host": format!("127.0.0.1:{}", member.port) })
+            .collect();
+        let settings = doc! { "electionTimeoutMillis": 2_000, "heartbeatIntervalMillis": 500 };
+        let config = doc! { "_id": "rs", "members": list, "settings": settings };
+        members[0].admin(doc! { "replSetInitiate": config }).await;
+        let client = Client::with_uri_str(uri(&members)).await.unwrap();
+        let set = Self { members, client };
+        set.primary().await;
+        eventually("two secondaries", Duration::from_secs(60), async || {
+            let admin = set.client.database("admin");
+            admin.run_command(doc! { "replSetGetStatus": 1 }).await.is_ok_and(|status| {
+                let members = status.get_array("members").unwrap().iter();
+                let secondary = |member: &&mongodb::bson::Bson| {
+                    member
+                        .as_document()
+                        .unwrap()
+                        .get_str("stateStr")
+                        .is_ok_and(|state| state == "SECONDARY")
+                };
+                members.filter(secondary).count() == 2
+            })
+        })
+        .await;
+        set
+    }
+
+    /// The place of the primary among the members.
+    pub async fn primary(&self) -> usize {
+        let mut found = None;
+        eventually("a primary", Duration::from_secs(60), async || {
+            for (n, member) in self.members.iter().enumerate() {
+                let admin = member.client.database("admin");
+                let hello = admin.run_command(doc! { "hello": 1 });
+                let hello = tokio::time::timeout(Duration::from_secs(2), hello).await;
+                if let Ok(Ok(hello)) = hello
+                    && hello.get_bool("isWritablePrimary").unwrap_or(false)
+                {
+                    found = Some(n);
+                }
+            }
+            found.is_some()
+        })
+        .await;
+        found.unwrap()
+    }
+
+    /// Has another member elected, in order.
+    pub async fn step_down(&self) {
+        let primary = self.primary().await;
+        let command =
+            doc! { "replSetStepDown": 30, "secondaryCatchUpPeriodSecs": 10, "force": true };
+        // The server may close the connection instead of an answer.
+        let _ = self.members[primary].client.database("admin").run_command(command).await;
+        let others: Vec<usize> = (0..3).filter(|n| *n != primary).collect();
+        eventually("another primary", Duration::from_secs(60), async || {
+            others.contains(&self.primary().await)
+        })
+        .await;
+    }
+
+    /// `kill -9` of the primary; returns its place.
+    pub async fn kill_primary(&mut self) -> usize {
+        let primary = self.primary().await;
+        self.members[primary].kill();
+        primary
+    }
+
+    pub fn uri(&self) -> String {
+        uri(&self.members)
+    }
+}
+
+fn uri(members: &[Mongod]) -> String {
+    let hosts: Vec<_> = members.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
+    format!("mongodb://{}/?replicaSet=rs", hosts.join(","))
+}
