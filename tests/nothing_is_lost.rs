@@ -10,9 +10,7 @@ use support::{
     PATIENCE,
     agent::Agent,
     compare::converge,
-    eventually,
-    mongod::Mongod,
-    orders, pair,
+    eventually, orders, pair,
     proxy::{Line, Proxy},
     seed, workload,
 };
@@ -174,61 +172,6 @@ async fn a_damaged_queue_is_moved_aside_and_rebuilt() {
     assert!(kept.unwrap().path().join("db").exists(), "nothing was deleted");
 }
 
-/// Makes the server answer the agent's next `aggregate`, which resumes its stream, with `code`.
-async fn lose_history(local: &Mongod, code: i32) {
-    local
-        .admin(doc! {
-            "configureFailPoint": "failCommand", "mode": { "times": 1 },
-            "data": { "failCommands": ["aggregate"], "errorCode": code, "appName": "outrigger" },
-        })
-        .await;
-}
-
-async fn new_position(agent: &Agent) {
-    eventually("the new position", PATIENCE, async || {
-        agent.log().contains("no longer reaches back")
-    })
-    .await;
-}
-
-/// Each of these codes says that the position is lost; the server is made to answer it once.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_history_leads_to_a_new_position_and_a_comparison() {
-    let (local, atlas) = pair().await;
-    orders(&local).insert_many((0..100).map(|n| doc! { "_id": n })).await.unwrap();
-    let mut agent = Agent::started(&local.uri(), &atlas.uri());
-    agent.streaming().await;
-    for (n, code) in [286, 136, 280, 260].into_iter().enumerate() {
-        assert!(agent.stop().success());
-        orders(&local).delete_one(doc! { "_id": n as i32 }).await.unwrap();
-        orders(&local).insert_one(doc! { "_id": 1000 + n as i32 }).await.unwrap();
-        lose_history(&local, code).await;
-        agent.start(&[]);
-
-        converge(&local.client, &atlas.client, PATIENCE).await;
-        agent.streaming().await;
-    }
-    assert_eq!(agent.log().matches("no longer reaches back").count(), 4, "it says so");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn another_local_database_is_refused_with_the_way_out() {
-    let (first, atlas) = pair().await;
-    let other = Mongod::start().await;
-    orders(&first).insert_one(doc! { "_id": 1 }).await.unwrap();
-    let mut agent = Agent::started(&first.uri(), &atlas.uri());
-    agent.streaming().await;
-    assert!(agent.stop().success());
-
-    agent.set_env("MONGODB_LOCAL_URI", &other.uri());
-    agent.start(&[]);
-    let status = agent.ended(PATIENCE).await;
-
-    assert_eq!(status.code(), Some(1));
-    assert!(agent.log().contains("another database"), "{}", agent.log());
-    assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 1, "the copy is untouched");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_stops_reading_and_loses_nothing() {
     let (local, atlas) = pair().await;
@@ -274,38 +217,6 @@ async fn a_second_signal_leaves_at_once_and_the_queue_keeps_what_waits() {
     line.set(Line::Up);
     agent.start(&[]);
     converge(&local.client, &atlas.client, PATIENCE).await;
-}
-
-/// What was queued before a gap in the stream is older than what a comparison gives Atlas, and no later
-/// event would put that right.
-#[tokio::test(flavor = "multi_thread")]
-async fn entries_from_before_a_lost_history_do_not_overwrite_what_came_in_the_gap() {
-    let (local, atlas) = pair().await;
-    let line = Proxy::to(atlas.port).await;
-    orders(&local).insert_many((0..20).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
-    let mut agent = Agent::started(&local.uri(), &line.uri());
-    agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
-    line.set(Line::Cut);
-    orders(&local).delete_one(doc! { "_id": 1 }).await.unwrap();
-    orders(&local).replace_one(doc! { "_id": 2 }, doc! { "v": 2 }).await.unwrap();
-    orders(&local).insert_one(doc! { "_id": 100, "v": 2 }).await.unwrap();
-    agent.queued(3).await;
-    assert!(agent.stop().success());
-
-    // In the gap all three go back to what Atlas has.
-    orders(&local).insert_one(doc! { "_id": 1, "v": 1 }).await.unwrap();
-    orders(&local).replace_one(doc! { "_id": 2 }, doc! { "v": 1 }).await.unwrap();
-    orders(&local).delete_one(doc! { "_id": 100 }).await.unwrap();
-    lose_history(&local, 286).await;
-    agent.start(&[]);
-    new_position(&agent).await;
-    line.set(Line::Up);
-    agent.streaming().await;
-    eventually("an empty queue", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0)
-        .await;
-
-    converge(&local.client, &atlas.client, Duration::from_secs(5)).await;
 }
 
 /// The collection's documents were never in the stream: they came under its name by a rename.
@@ -414,32 +325,4 @@ async fn a_document_that_the_first_copy_cannot_place_becomes_a_dead_letter() {
         .await;
     assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 2);
     assert!(agent.health().unwrap()["consistentAsOf"].is_null(), "the two sides are not equal");
-}
-
-/// No event will ever tell what became of the collection that the waiting updates were made in.
-#[tokio::test(flavor = "multi_thread")]
-async fn updates_of_a_collection_that_was_replaced_in_a_lost_history_hold_nothing_up() {
-    let (local, atlas) = pair().await;
-    orders(&local).insert_many((0..20).map(|n| doc! { "_id": n })).await.unwrap();
-    let mut agent = Agent::started(&local.uri(), &atlas.uri());
-    agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
-    assert!(agent.cli(&["pause"]).status.success());
-    orders(&local).update_many(doc! {}, doc! { "$set": { "v": 1 } }).await.unwrap();
-    agent.queued(20).await;
-    assert!(agent.stop().success());
-
-    orders(&local).drop().await.unwrap();
-    orders(&local)
-        .insert_many((10..30).map(|n| doc! { "_id": n, "of": "the second" }))
-        .await
-        .unwrap();
-    lose_history(&local, 286).await;
-    agent.start(&[]);
-    new_position(&agent).await;
-    assert!(agent.cli(&["resume"]).status.success());
-
-    converge(&local.client, &atlas.client, PATIENCE).await;
-    eventually("an empty queue", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0)
-        .await;
 }

@@ -208,10 +208,17 @@ async fn exchanges_that_go_on_while_they_are_written_arrive() {
     stage.converge().await;
 }
 
+/// The n-th content of a document.
+type Form = fn(i32) -> Document;
+
+fn bson_array(items: &[i32]) -> Vec<mongodb::bson::Bson> {
+    items.iter().map(|item| (*item).into()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn indexes_of_every_form_let_values_change_hands() {
     let folding = doc! { "locale": "en", "strength": 2 };
-    let forms: [(&str, Document, fn(i32) -> Document); 6] = [
+    let forms: [(&str, Document, Form); 8] = [
         // Its sort keys are no UTF-8.
         ("folding", doc! { "key": { "u": 1 }, "unique": true, "collation": folding }, |n| {
             doc! { "u": format!("Ünïcödé 日本 {n}") }
@@ -226,9 +233,20 @@ async fn indexes_of_every_form_let_values_change_hands() {
             "partial",
             doc! { "key": { "u": 1 }, "unique": true, "partialFilterExpression": { "p": true } },
             |n| {
-                doc! { "u": n, "p": true }
+                // Some let go of their value by leaving the index.
+                doc! { "u": n % 100, "p": n < 100 }
             },
         ),
+        // Every key is null: an empty array, and scalars where the path goes on.
+        (
+            "nested",
+            doc! { "key": { "t": 1, "l.s": 1 }, "unique": true },
+            |n| doc! { "t": n, "l": if n % 2 == 0 { bson_array(&[]) } else { bson_array(&[3]) } },
+        ),
+        // Both documents share values across the elements without sharing a key.
+        ("pairs", doc! { "key": { "l.s": 1, "l.t": 1 }, "unique": true }, |n| {
+            doc! { "l": [{ "s": n, "t": 1 }, { "s": n + 1, "t": 2 }] }
+        }),
         ("sparse", doc! { "key": { "s": 1 }, "unique": true, "sparse": true }, |n| doc! { "s": n }),
         ("hidden", doc! { "key": { "u": 1 }, "unique": true, "hidden": true }, |n| doc! { "u": n }),
     ];

@@ -57,6 +57,7 @@ pub(super) fn worker_options(config: &Config) -> WorkerOptions {
         interval: worker.interval,
         retries: RetrySchedule::new(worker.retry_delays.clone(), worker.max_retries),
         update_mode: worker.update_mode,
+        atlas_timeout: config.atlas.timeout,
     }
 }
 

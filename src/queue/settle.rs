@@ -103,9 +103,17 @@ impl Queue {
             }
             Outcome::Refresh { due_ms, keep_collection } => {
                 let mut entry = entry;
-                if let Work::Document { op, collection, .. } = &mut entry.work {
-                    *op = WriteOp::Refresh;
-                    *collection = collection.filter(|_| *keep_collection);
+                let is_closed = state.schedule.is_closed(entry.work.ns(), seq);
+                match &mut entry.work {
+                    // A rename that came meanwhile has not taken this document along, as it would a
+                    // `Refresh`: it is held here and nowhere else.
+                    Work::Document { op: WriteOp::Insert(_) | WriteOp::Replace(_), .. }
+                        if is_closed => {}
+                    Work::Document { op, collection, .. } => {
+                        *op = WriteOp::Refresh;
+                        *collection = collection.filter(|_| *keep_collection);
+                    }
+                    Work::Schema(_) => {}
                 }
                 self.give_back(state, (entry, &value), Some(*due_ms), &mut step, edit)?;
             }

@@ -8,12 +8,12 @@ use std::{
     time::Instant,
 };
 
-use bson::{Document, RawDocumentBuf, rawdoc};
+use bson::{Document, RawDocument, RawDocumentBuf, rawdoc};
 
 use super::{
-    Contender, Sink, SinkError, Write, Written, classify,
+    Contender, Holder, Sink, SinkError, Write, Written, classify,
     command::{BYTES_MAX, Command, Kind, OPS_MAX, commands},
-    unique::UniqueIndex,
+    unique::{UniqueIndex, is_same_key},
 };
 use crate::{
     event::SchemaChange,
@@ -57,13 +57,30 @@ impl AtlasSink {
         }
     }
 
+    /// The document that has exactly this key in the index.
+    async fn holder_of_key(
+        &self,
+        ns: &Namespace,
+        unique: &UniqueIndex,
+        key: &RawDocument,
+    ) -> Result<Vec<RawDocumentBuf>, SinkError> {
+        // What is found first may be the next key, if this one has become free.
+        let first = self.find(ns, unique.find_key(ns.coll(), key, true)).await?;
+        if !first.first().is_some_and(|found| is_same_key(found, key)) {
+            return Ok(Vec::new());
+        }
+        self.find(ns, unique.find_key(ns.coll(), key, false)).await
+    }
+
     /// All documents of a cursor; none where Atlas rejects the command: the collection or the index is
     /// gone.
     async fn find(
         &self,
         ns: &Namespace,
-        command: RawDocumentBuf,
+        mut command: RawDocumentBuf,
     ) -> Result<Vec<RawDocumentBuf>, SinkError> {
+        let max_time_ms = i64::try_from(self.mongo.server_time_max().as_millis());
+        command.append(bson::raw::cstr!("maxTimeMS"), max_time_ms.unwrap_or(i64::MAX));
         let read = async {
             let mut cursor = self.mongo.cursor(ns.db(), command, None).await?;
             let mut found = Vec::new();
@@ -115,17 +132,27 @@ impl Sink for AtlasSink {
         &self,
         ns: &Namespace,
         contenders: &[Contender],
-    ) -> Result<Vec<Vec<RawDocumentBuf>>, SinkError> {
+    ) -> Result<Vec<Vec<Holder>>, SinkError> {
         let list = rawdoc! { "listIndexes": ns.coll() };
         let indexes: Vec<_> =
             self.find(ns, list).await?.iter().filter_map(|spec| UniqueIndex::of(spec)).collect();
         let mut all = Vec::with_capacity(contenders.len());
-        for Contender { document, index } in contenders {
+        for Contender { document, taken } in contenders {
             let mut holders = Vec::new();
-            let named =
-                |unique: &&UniqueIndex| index.as_ref().is_none_or(|name| unique.name == *name);
+            let named = |unique: &&UniqueIndex| {
+                taken.index.as_ref().is_none_or(|name| unique.name == *name)
+            };
             for unique in indexes.iter().filter(named) {
-                holders.extend(self.find(ns, unique.find_holders(ns.coll(), document)).await?);
+                let found = match &taken.key {
+                    Some(key) if unique.finds_keys() => self.holder_of_key(ns, unique, key).await?,
+                    Some(_) | None => {
+                        self.find(ns, unique.find_by_values(ns.coll(), document)).await?
+                    }
+                };
+                let paths = unique.paths_of_all();
+                holders.extend(
+                    found.into_iter().map(|document| Holder { document, paths: paths.clone() }),
+                );
             }
             all.push(holders);
         }

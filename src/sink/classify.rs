@@ -1,9 +1,9 @@
 //! Atlas's answers in the words of a sink. What an error means is decided in
 //! [`class`](crate::mongo::class); here stands what becomes of one write, and of a schema change.
 
-use bson::Document;
+use bson::{Document, RawDocumentBuf};
 
-use super::{SinkError, Written};
+use super::{SinkError, Taken, Written};
 use crate::mongo::{
     MongoError,
     class::{Class, advice, class_of, class_of_code},
@@ -46,7 +46,9 @@ pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkErr
         // Not the server's message: it repeats the values.
         let reason =
             format!("another document holds the same value in the unique index on ({index})");
-        return Ok(Written::Conflict { reason, index: index_name(message) });
+        let key = error.get_document("keyValue").ok();
+        let key = key.and_then(|key| RawDocumentBuf::try_from(key).ok());
+        return Ok(Written::Conflict { reason, taken: Taken { index: index_name(message), key } });
     }
     let reason = format!("{} ({code})", without_values(message));
     match class_of_code(code, message) {

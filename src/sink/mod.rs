@@ -5,7 +5,7 @@
 
 use std::future::Future;
 
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
 
 use crate::{
     delta::UpdateCommand, document_key::DocumentKey, event::SchemaChange, namespace::Namespace,
@@ -33,7 +33,7 @@ pub enum Write {
 }
 
 /// How one write ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Written {
     /// Done. `created` is true when the document was not there before.
     Applied { created: bool },
@@ -41,19 +41,45 @@ pub enum Written {
     AlreadyThere,
     /// A change found no document, or not the one that it was made for; nothing was changed.
     Unmatched,
-    /// Another document holds a value that a unique index reserves to one. `index` is the index's
-    /// name, where Atlas tells it.
-    Conflict { reason: String, index: Option<String> },
+    /// Another document holds a value that a unique index reserves to one.
+    Conflict { reason: String, taken: Taken },
     /// Atlas will not take it.
     Rejected { reason: String },
+}
+
+/// Which unique value is taken, as far as Atlas tells.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Taken {
+    pub index: Option<String>,
+    /// The index key, `{path: value, …}`.
+    pub key: Option<RawDocumentBuf>,
 }
 
 /// A document that does not find its place: another one holds a unique value of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contender {
     pub document: RawDocumentBuf,
-    /// As in [`Written::Conflict`].
-    pub index: Option<String>,
+    pub taken: Taken,
+}
+
+/// A document that stands in another one's way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Holder {
+    pub document: RawDocumentBuf,
+    /// The paths of the index, when every document with these values is in it: such a holder lets go
+    /// only by another value.
+    pub paths: Option<Vec<String>>,
+}
+
+impl Holder {
+    /// True when `document` has, byte for byte, the values that this one stands in the way with.
+    pub fn has_its_values(&self, document: &RawDocument) -> bool {
+        self.paths.as_ref().is_some_and(|paths| {
+            paths.iter().all(|path| {
+                unique::values_at(&self.document, path) == unique::values_at(document, path)
+            })
+        })
+    }
 }
 
 /// Where changes go.
@@ -69,8 +95,8 @@ pub trait Sink: Send + Sync + 'static {
         writes: &[Write],
     ) -> impl Future<Output = Result<Vec<Written>, SinkError>> + Send;
 
-    /// For each contender the documents, whole, that hold a unique value of it now. The contender's own
-    /// document may be among them. Empty when the place is free.
+    /// For each contender the documents that hold a unique value of it now. The contender's own document
+    /// may be among them. Empty when the place is free.
     ///
     /// # Errors
     /// When Atlas could not be asked, or would not answer.
@@ -78,7 +104,7 @@ pub trait Sink: Send + Sync + 'static {
         &self,
         ns: &Namespace,
         contenders: &[Contender],
-    ) -> impl Future<Output = Result<Vec<Vec<RawDocumentBuf>>, SinkError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Vec<Holder>>, SinkError>> + Send;
 
     /// Changes a collection. Applying a change twice is harmless.
     ///

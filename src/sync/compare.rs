@@ -55,6 +55,8 @@ impl<K: Sink> Reconciler<K> {
     ) -> Result<Found, SyncError> {
         let ns = &collection.ns;
         let mut found = Found::default();
+        // First, since what only Atlas has may hold unique values that other documents need.
+        (found.extra, found.refused) = self.find_extra(ns, collection.id, stop).await?;
         let command = rawdoc! { "find": ns.coll(), "readConcern": majority_after(after) };
         let cursor = self.local.cursor(ns.db(), command, None).await;
         let mut cursor = cursor.map_err(SourceError::from)?;
@@ -64,7 +66,6 @@ impl<K: Sink> Reconciler<K> {
                 self.queue_refresh(ns, different, collection.id, after, stop).await?;
             }
         }
-        (found.extra, found.refused) = self.find_extra(ns, collection.id, stop).await?;
         Ok(found)
     }
 

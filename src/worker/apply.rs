@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use bson::RawDocumentBuf;
 
-use super::{Verdict, Worker, conflict::Conflict};
+use super::{
+    Verdict, Worker,
+    conflict::{Conflict, Conflicts},
+};
 use crate::{
     checkpoint::ClusterTime,
     config::UpdateMode,
@@ -63,7 +66,7 @@ impl From<SinkError> for Halt {
 pub(super) struct Outcomes {
     by_seq: HashMap<u64, Outcome>,
     /// Writes that found a unique value taken; see [`Worker::resolve`].
-    pub conflicts: Vec<Conflict>,
+    pub conflicts: Conflicts,
     /// Atlas answered at least once.
     answered: bool,
 }
@@ -164,8 +167,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
         entries: Vec<Entry>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
-        // Those of another namespace that had no chance wait; see `Conflict::outcome_meanwhile`.
-        outcomes.conflicts.clear();
+        // Those of another namespace that had no chance wait; see `Conflicts::push`.
+        drop(outcomes.conflicts.take());
         let mut direct = Vec::with_capacity(entries.len());
         let mut unread = Vec::new();
         let traits = self.traits_of(ns, |_| {});
@@ -206,7 +209,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         if !unread.is_empty() {
             self.hydrate(ns, unread, outcomes).await?;
         }
-        if outcomes.conflicts.is_empty() { Ok(()) } else { self.resolve(ns, outcomes).await }
+        self.resolve(ns, outcomes).await
     }
 
     /// May this delta go as it is?
@@ -335,9 +338,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
     ) {
         let outcome = match written {
             Written::Applied { .. } => Outcome::Applied,
-            Written::Conflict { reason, index } => {
-                outcomes.insert(item.seq, Conflict::outcome_meanwhile());
-                outcomes.conflicts.push(Conflict { item, document, reason, index });
+            Written::Conflict { reason, taken } => {
+                let seq = item.seq;
+                let meanwhile = outcomes.conflicts.push(Conflict { item, document, reason, taken });
+                outcomes.insert(seq, meanwhile);
                 return;
             }
             Written::Rejected { reason } => self.rejected(ns, item.attempts, reason),

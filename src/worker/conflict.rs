@@ -3,29 +3,22 @@
 //! The queue keeps the order of each document's changes and gives up the order between documents. So
 //! the write that takes a unique value may come before the one that frees it, and where two documents
 //! swap their values no order helps. What did not find its place is written once more after the rest
-//! of the batch. If the value is still held, both documents are read from the local database:
+//! of the batch. If the value is still held, both documents are read from the local database, and
+//! [`judge`] says what follows.
 //!
-//! | local database has | then |
-//! | --- | --- |
-//! | our document in another form | ours is outdated: it is read again |
-//! | the holder in another form | the holder in Atlas is outdated: it gives way |
-//! | the holder as it is in Atlas | the values really collide: retried, then a dead letter |
-//! | no holder, and its delete is under way | the delete is waited for |
-//! | no holder, and no trace of one | somebody else's document: retried, then a dead letter |
-//!
-//! Giving way means: a `Refresh` of the holder is in the queue, on the disk, before the holder is
-//! deleted in Atlas, and stays there until the delete is done ([`Queue::reserve`]).
-//!
-//! [`Queue::reserve`]: crate::queue::Queue::reserve
+//! A holder that gives way is deleted in Atlas and written again in its local form. Before it goes a
+//! `Refresh` of it is in the queue and on the disk, and stays there until all that is done
+//! ([`Queue::reserve`](crate::queue::Queue::reserve)).
 
 use std::collections::HashMap;
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::RawDocumentBuf;
 
 use super::{
     Worker,
     apply::{Halt, Item, Outcomes},
     hydrate::LOCAL_WAIT_MS,
+    judge::{Judgement, Rival, View, judge, rivals},
 };
 use crate::{
     checkpoint::ClusterTime,
@@ -33,20 +26,31 @@ use crate::{
     document_key::DocumentKey,
     event::CollectionId,
     namespace::Namespace,
-    queue::{Incoming, Outcome, QueueError, Work},
+    queue::{Incoming, Outcome, QueueError, Reservation, Work},
     shutdown::blocking,
-    sink::{Contender, Sink, Write, Written},
+    sink::{Contender, Sink, Taken, Write, Written},
     source::{Pages, Source, SourceError},
     status::now_ms,
     sync_state::SyncState,
     write_op::WriteOp,
 };
 
-/// How often holders are looked for in one go; each round may find that another one has come.
-const ROUNDS: usize = 3;
+/// How often holders are looked for in one go: a document may be in the way of several.
+const ROUNDS: usize = 4;
 
-/// How long to wait for a delete that is under way.
-const DELETE_WAIT_MS: u64 = 200;
+/// Conflicts that are resolved at once, in documents and in bytes of them; both sides are held in
+/// memory. The rest waits a moment.
+const CONFLICTS_MAX: usize = 200;
+const BYTES_MAX: usize = 16 << 20;
+
+/// How long to wait for a delete that is under way, or for a turn.
+const WAIT_MS: u64 = 200;
+
+/// Entries whose wait is remembered.
+const WAITING_MAX: usize = 10_000;
+
+/// How long to wait for a comparison to remove what only Atlas has.
+const SYNC_WAIT_MS: u64 = 60_000;
 
 /// A write that found a unique value of its document with another one.
 #[derive(Clone, Debug)]
@@ -54,31 +58,53 @@ pub(super) struct Conflict {
     pub item: Item,
     pub document: RawDocumentBuf,
     pub reason: String,
-    pub index: Option<String>,
+    pub taken: Taken,
 }
 
-/// The local database's view of a conflict.
+/// The conflicts of a batch that wait for the rest of it.
+#[derive(Default)]
+pub(super) struct Conflicts {
+    open: Vec<Conflict>,
+    bytes: usize,
+}
+
+impl Conflicts {
+    /// Takes a conflict; returns what holds for it until it is resolved, as something may come between.
+    pub fn push(&mut self, conflict: Conflict) -> Outcome {
+        let is_full = self.open.len() >= CONFLICTS_MAX || self.bytes >= BYTES_MAX;
+        if is_full {
+            return Outcome::Unavailable { due_ms: now_ms() + WAIT_MS };
+        }
+        self.bytes += conflict.document.as_bytes().len();
+        self.open.push(conflict);
+        Outcome::Unavailable { due_ms: now_ms() + LOCAL_WAIT_MS }
+    }
+
+    pub fn take(&mut self) -> Vec<Conflict> {
+        std::mem::take(self).open
+    }
+}
+
+/// What a round of evictions has left to do.
+#[derive(Default)]
+struct Room {
+    /// To be tried again.
+    again: Vec<Conflict>,
+    /// Evicted documents as the local database has them.
+    back: Vec<Write>,
+    reservation: Option<Reservation>,
+}
+
+/// The local database's side of the conflicts.
 struct Local {
-    documents: HashMap<Vec<u8>, RawDocumentBuf>,
+    view: View,
+    read_at: ClusterTime,
+    /// All events up to this time were in the queue before it was looked at.
+    read_up_to: ClusterTime,
     /// The collection that has the name now.
     collection: Option<CollectionId>,
-    /// All events up to the time of the read were in the queue before it was looked at.
-    is_read_past: bool,
-    /// Keys of holders that have an entry in the queue.
-    queued: Vec<Vec<u8>>,
-}
-
-/// What becomes of a conflict.
-#[derive(Debug, PartialEq)]
-enum Judgement {
-    /// These holders give way.
-    Evict(Vec<DocumentKey>),
-    /// Ours is outdated.
-    Outdated,
-    /// The holder's delete is under way.
-    Wait,
-    /// The values really collide.
-    Taken(&'static str),
+    /// Everything is being compared.
+    is_syncing: bool,
 }
 
 impl<S: Source, K: Sink> Worker<S, K> {
@@ -88,18 +114,26 @@ impl<S: Source, K: Sink> Worker<S, K> {
         ns: &Namespace,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
-        let mut open = std::mem::take(&mut outcomes.conflicts);
+        let mut room = Room { again: outcomes.conflicts.take(), ..Room::default() };
         for round in 0..=ROUNDS {
-            open = self.write_again(ns, open, outcomes).await?;
+            let open = self.write_again(ns, std::mem::take(&mut room.again), outcomes).await?;
+            if !room.back.is_empty() {
+                // One that does not find its place has its `Refresh`.
+                self.send(ns, &room.back).await?;
+            }
+            drop(room);
             if open.is_empty() {
                 return Ok(());
             }
-            if round < ROUNDS {
-                open = self.make_room(ns, open, outcomes).await?;
-            }
-        }
-        for conflict in open {
-            self.reject(ns, &conflict, "", outcomes);
+            room = if round < ROUNDS {
+                self.make_room(ns, open, outcomes).await?
+            } else {
+                for conflict in open {
+                    let outcome = self.rejected(ns, conflict.item.attempts, conflict.reason);
+                    outcomes.insert(conflict.item.seq, outcome);
+                }
+                Room::default()
+            };
         }
         Ok(())
     }
@@ -111,6 +145,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
         open: Vec<Conflict>,
         outcomes: &mut Outcomes,
     ) -> Result<Vec<Conflict>, Halt> {
+        if open.is_empty() {
+            return Ok(open);
+        }
         let writes: Vec<_> = open
             .iter()
             .map(|conflict| Write::Upsert {
@@ -121,65 +158,54 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let written = self.send(ns, &writes).await?;
         let mut still = Vec::new();
         for (mut conflict, written) in open.into_iter().zip(written) {
-            if let Written::Conflict { reason, index } = written {
-                (conflict.reason, conflict.index) = (reason, index);
+            if let Written::Conflict { reason, taken } = written {
+                (conflict.reason, conflict.taken) = (reason, taken);
                 still.push(conflict);
             } else {
                 if matches!(written, Written::Applied { .. }) {
                     self.status.metrics.conflicts_resolved.add(1);
                 }
+                self.waiting().remove(&conflict.item.seq);
                 self.end(ns, conflict.item, conflict.document, written, outcomes);
             }
         }
         Ok(still)
     }
 
-    /// Makes the holders that are outdated give way. Returns the conflicts that are to be tried again;
-    /// the others have their outcome.
+    /// Makes the holders that are outdated give way. What is not to be tried again has its outcome.
     async fn make_room(
         &self,
         ns: &Namespace,
         open: Vec<Conflict>,
         outcomes: &mut Outcomes,
-    ) -> Result<Vec<Conflict>, Halt> {
+    ) -> Result<Room, Halt> {
         let contenders: Vec<_> = open
             .iter()
             .map(|conflict| Contender {
                 document: conflict.document.clone(),
-                index: conflict.index.clone(),
+                taken: conflict.taken.clone(),
             })
             .collect();
         let holders = self.sink.holders(ns, &contenders).await?;
-        let holders: Vec<Vec<Holder>> = open
+        let rivals: Vec<Vec<Rival>> = open
             .iter()
             .zip(holders)
-            .map(|(conflict, found)| others(&conflict.item.key, found))
+            .map(|(conflict, found)| rivals(&conflict.item.key, found))
             .collect();
-        let local = match self.look_at_local(ns, &open, &holders).await? {
+        let local = match self.look_at_local(ns, &open, &rivals).await? {
             Ok(local) => local,
             Err(error) => {
                 tracing::debug!(%ns, %error, "the local database cannot be read");
                 return Err(Halt::Local);
             }
         };
-        let (mut again, mut leaving) = (Vec::new(), Vec::new());
-        let mut needs_comparison = false;
-        for (conflict, holders) in open.into_iter().zip(holders) {
+        let (mut room, mut leaving) = (Room::default(), Vec::new());
+        for (conflict, rivals) in open.into_iter().zip(rivals) {
             let item = &conflict.item;
-            let judgement = if self.queue.has_barrier_behind(ns, item.seq) {
-                // The collection's name is about to mean something else, or does already: a `Refresh`
-                // behind the barrier would look in the wrong place. The barrier must not wait either.
-                needs_comparison = true;
-                Judgement::Evict(holders.into_iter().map(|holder| holder.key).collect())
-            } else if item.collection.is_some() && item.collection != local.collection {
-                Judgement::Outdated // `hydrate` knows what to do about another collection.
-            } else {
-                judge(&conflict, &holders, &local)
-            };
-            match judgement {
+            match self.judgement(ns, &conflict, rivals, &local) {
                 Judgement::Evict(keys) => {
                     leaving.extend(keys.into_iter().map(|key| (key, item.collection)));
-                    again.push(conflict);
+                    room.again.push(conflict);
                 }
                 Judgement::Outdated => {
                     let due_ms = now_ms();
@@ -187,15 +213,80 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 }
                 Judgement::Wait => {
                     self.status.state().stream_wanted = true;
-                    let due_ms = now_ms() + DELETE_WAIT_MS;
+                    let due_ms = now_ms() + WAIT_MS;
                     outcomes.insert(item.seq, Outcome::Unavailable { due_ms });
                 }
-                Judgement::Taken(by) => self.reject(ns, &conflict, by, outcomes),
+                verdict @ (Judgement::Collision | Judgement::Foreign) => {
+                    let is_foreign = verdict == Judgement::Foreign;
+                    let outcome = self.refused(ns, &conflict, is_foreign, local.is_syncing);
+                    outcomes.insert(item.seq, outcome);
+                }
             }
         }
-        let after = again.iter().map(|conflict| conflict.item.last_time).max();
-        self.evict(ns, leaving, after.unwrap_or_default(), needs_comparison).await?;
-        Ok(again)
+        if !leaving.is_empty() {
+            room.back = returning(&leaving, &room.again, &local.view.documents);
+            self.note_read(&room.back, local.read_at);
+            let seqs: Vec<_> = room.again.iter().map(|conflict| conflict.item.seq).collect();
+            let after = read_after(room.again.iter(), local.read_up_to);
+            room.reservation = Some(self.evict(ns, leaving, after, seqs).await?);
+        }
+        Ok(room)
+    }
+
+    fn judgement(
+        &self,
+        ns: &Namespace,
+        conflict: &Conflict,
+        rivals: Vec<Rival>,
+        local: &Local,
+    ) -> Judgement {
+        let item = &conflict.item;
+        if self.queue.has_barrier_behind(ns, item.seq) {
+            // The collection's name is about to mean something else, or does already, so nothing can be
+            // looked up; and the barrier must not wait. `evict` asks for a comparison.
+            return Judgement::Evict(rivals.into_iter().map(|rival| rival.key).collect());
+        }
+        if item.collection.is_some() && item.collection != local.collection {
+            return Judgement::Outdated; // `hydrate` knows what to do about another collection.
+        }
+        // Of the first look: on a busy stream the time of each new one is always ahead.
+        let read_at = self.waiting().get(&item.seq).copied().unwrap_or(local.read_at);
+        let is_read_past = read_at == ClusterTime(u64::MAX) || read_at <= local.read_up_to;
+        let judgement = judge(&item.key, &conflict.document, &rivals, &local.view, is_read_past);
+        if judgement == Judgement::Wait {
+            let mut waiting = self.waiting();
+            // Some find their place without coming here again; what is forgotten is only seen anew.
+            if waiting.len() >= WAITING_MAX {
+                waiting.clear();
+            }
+            waiting.entry(item.seq).or_insert(read_at);
+        } else {
+            self.waiting().remove(&item.seq);
+        }
+        judgement
+    }
+
+    /// The next attempt or the end of a write whose value is really taken.
+    fn refused(
+        &self,
+        ns: &Namespace,
+        conflict: &Conflict,
+        is_foreign: bool,
+        is_syncing: bool,
+    ) -> Outcome {
+        let why = if is_foreign {
+            "the other document is only in Atlas; remove it there, then retry"
+        } else {
+            "the local database has both documents with this value, so its indexes are not Atlas's"
+        };
+        let reason = format!("{}; {why}", conflict.reason);
+        match self.rejected(ns, conflict.item.attempts, reason) {
+            // The comparison that is under way removes what only Atlas has.
+            Outcome::Rejected { reason, .. } if is_foreign && is_syncing => {
+                Outcome::Retry { due_ms: now_ms() + SYNC_WAIT_MS, error: reason }
+            }
+            outcome => outcome,
+        }
     }
 
     /// Reads both sides of the conflicts from the local database. The inner error is the local
@@ -204,32 +295,32 @@ impl<S: Source, K: Sink> Worker<S, K> {
         &self,
         ns: &Namespace,
         open: &[Conflict],
-        holders: &[Vec<Holder>],
+        rivals: &[Vec<Rival>],
     ) -> Result<Result<Local, SourceError>, QueueError> {
-        let after = open.iter().map(|conflict| conflict.item.last_time).max().unwrap_or_default();
         let held: Vec<DocumentKey> =
-            holders.iter().flatten().map(|holder| holder.key.clone()).collect();
+            rivals.iter().flatten().map(|rival| rival.key.clone()).collect();
         let keys: Vec<&DocumentKey> =
             open.iter().map(|conflict| &conflict.item.key).chain(&held).collect();
+        let after = read_after(open.iter(), self.status.state().read_up_to);
         let (documents, read_at, collection) = match self.read_now(ns, &keys, after).await {
             Ok(read) => read,
             Err(error) => return Ok(Err(error)),
         };
         // Before the queue is looked at: what was read from the stream until here is in it.
-        let is_read_past =
-            read_at == ClusterTime(u64::MAX) || read_at <= self.status.state().read_up_to;
+        let read_up_to = self.status.state().read_up_to;
         let (queue, ns) = (self.queue.clone(), ns.clone());
-        let queued = blocking(move || {
+        let (queued, is_syncing) = blocking(move || -> Result<_, QueueError> {
             let mut queued = Vec::new();
             for key in held {
                 if queue.holds(&ns, &key)? {
                     queued.push(key.canonical());
                 }
             }
-            Ok::<_, QueueError>(queued)
+            Ok((queued, SyncState::load(&queue)?.is_some()))
         })
         .await?;
-        Ok(Ok(Local { documents, collection, is_read_past, queued }))
+        let view = View { documents, queued };
+        Ok(Ok(Local { view, read_at, read_up_to, collection, is_syncing }))
     }
 
     async fn read_now(
@@ -251,17 +342,25 @@ impl<S: Source, K: Sink> Worker<S, K> {
         Ok((documents, read_at, self.source.collection_id(ns).await?))
     }
 
-    /// Takes documents out of Atlas for a while. What brings them back is on the disk before they go.
+    /// Documents that are written whole may be younger than deltas that are still to come.
+    fn note_read(&self, writes: &[Write], read_at: ClusterTime) {
+        let mut horizon = self.horizon();
+        for write in writes {
+            if let Write::Upsert { key, .. } = write {
+                horizon.read(key.canonical().into(), read_at);
+            }
+        }
+    }
+
+    /// Takes documents out of Atlas. What brings them back is on the disk before they go, and is not
+    /// leased while the reservation lives. `for_seqs` are the entries that they give way to.
     async fn evict(
         &self,
         ns: &Namespace,
         leaving: Vec<(DocumentKey, Option<CollectionId>)>,
         cluster_time: ClusterTime,
-        needs_comparison: bool,
-    ) -> Result<(), Halt> {
-        if leaving.is_empty() {
-            return Ok(());
-        }
+        for_seqs: Vec<u64>,
+    ) -> Result<Reservation, Halt> {
         let reservation = self.queue.reserve(ns, leaving.iter().map(|(key, _)| key));
         let deletes: Vec<_> = leaving.iter().map(|(key, _)| Write::Delete(key.clone())).collect();
         let wall_ms = now_ms();
@@ -273,164 +372,58 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 wall_ms,
             })
             .collect();
-        let queue = self.queue.clone();
+        let (queue, of) = (self.queue.clone(), ns.clone());
         blocking(move || {
-            if needs_comparison {
+            queue.commit(incoming, None)?;
+            // A barrier that came before the commit has not taken the documents along, and behind it
+            // the name means another collection.
+            if for_seqs.iter().any(|seq| queue.has_barrier_behind(&of, *seq)) {
                 SyncState::demand(&queue, cluster_time)?;
             }
-            queue.commit(incoming, None)?;
             queue.flush()
         })
         .await?;
         tracing::debug!(%ns, documents = deletes.len(), "holders of unique values give way");
         crash::point(Step::EvictionNoted);
-        self.send(ns, &deletes).await?;
+        if let Err(error) = self.send(ns, &deletes).await {
+            // The server may still be at it, for as long as an answer was waited for.
+            let patience = self.options.atlas_timeout;
+            tokio::spawn(async move {
+                tokio::time::sleep(patience).await;
+                drop(reservation);
+            });
+            return Err(error.into());
+        }
         crash::point(Step::Evicted);
-        drop(reservation);
-        Ok(())
-    }
-
-    fn reject(&self, ns: &Namespace, conflict: &Conflict, by: &str, outcomes: &mut Outcomes) {
-        let Conflict { item, reason, .. } = conflict;
-        let reason = if by.is_empty() { reason.clone() } else { format!("{reason}; {by}") };
-        outcomes.insert(item.seq, self.rejected(ns, item.attempts, reason));
+        Ok(reservation)
     }
 }
 
-/// A document of Atlas that stands in the way.
-struct Holder {
-    key: DocumentKey,
-    document: RawDocumentBuf,
+/// The time that a read must show at least: what the conflicts have seen, and what the stream has. The
+/// stream's own position is one tick ahead of the last operation.
+fn read_after<'a>(
+    conflicts: impl Iterator<Item = &'a Conflict>,
+    read_up_to: ClusterTime,
+) -> ClusterTime {
+    let seen = conflicts.map(|conflict| conflict.item.last_time).max().unwrap_or_default();
+    seen.max(ClusterTime(read_up_to.0.saturating_sub(1)))
 }
 
-/// The holders among what was found, without our own document, each once.
-fn others(own: &DocumentKey, found: Vec<RawDocumentBuf>) -> Vec<Holder> {
-    let mut holders: Vec<Holder> = Vec::new();
-    let own = own.canonical();
-    for document in found {
-        let Ok(key) = DocumentKey::of(&document) else {
-            continue;
-        };
-        let name = key.canonical();
-        if name != own && holders.iter().all(|holder| holder.key.canonical() != name) {
-            holders.push(Holder { key, document });
-        }
-    }
-    holders
-}
-
-/// See the table of this module.
-fn judge(conflict: &Conflict, holders: &[Holder], local: &Local) -> Judgement {
-    let now = |key: &DocumentKey| local.documents.get(&key.canonical());
-    let same = |a: &RawDocument, b: &RawDocument| a.as_bytes() == b.as_bytes();
-    if !now(&conflict.item.key).is_some_and(|now| same(now, &conflict.document)) {
-        return Judgement::Outdated;
-    }
-    let mut evict = Vec::new();
-    for holder in holders {
-        match now(&holder.key) {
-            Some(now) if same(now, &holder.document) => {
-                return Judgement::Taken(
-                    "the local database has both documents with this value; its indexes differ from Atlas's",
-                );
-            }
-            Some(_) => evict.push(holder.key.clone()),
-            None if !local.is_read_past || local.queued.contains(&holder.key.canonical()) => {
-                return Judgement::Wait;
-            }
-            None => {
-                return Judgement::Taken(
-                    "the other document is only in Atlas; remove it there, or run a full sync",
-                );
-            }
-        }
-    }
-    Judgement::Evict(evict)
-}
-
-impl Conflict {
-    /// What holds for it until it is resolved: the local database may be away meanwhile.
-    pub fn outcome_meanwhile() -> Outcome {
-        Outcome::Unavailable { due_ms: now_ms() + LOCAL_WAIT_MS }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bson::rawdoc;
-
-    use super::*;
-
-    fn key(id: i32) -> DocumentKey {
-        DocumentKey::of(&rawdoc! { "_id": id }).unwrap()
-    }
-
-    fn conflict() -> Conflict {
-        let item = Item {
-            seq: 1,
-            attempts: 0,
-            key: key(1),
-            collection: None,
-            first_time: ClusterTime(1),
-            last_time: ClusterTime(1),
-        };
-        let document = rawdoc! { "_id": 1, "u": "x" };
-        Conflict { item, document, reason: "taken".into(), index: None }
-    }
-
-    fn holder() -> Vec<Holder> {
-        vec![Holder { key: key(2), document: rawdoc! { "_id": 2, "u": "x" } }]
-    }
-
-    fn local(documents: &[RawDocumentBuf]) -> Local {
-        let documents = documents
-            .iter()
-            .map(|document| (DocumentKey::of(document).unwrap().canonical(), document.clone()))
-            .collect();
-        Local { documents, collection: None, is_read_past: true, queued: Vec::new() }
-    }
-
-    #[test]
-    fn a_holder_that_has_another_value_by_now_gives_way() {
-        let local = local(&[rawdoc! { "_id": 1, "u": "x" }, rawdoc! { "_id": 2, "u": "y" }]);
-
-        assert_eq!(judge(&conflict(), &holder(), &local), Judgement::Evict(vec![key(2)]));
-        assert_eq!(judge(&conflict(), &[], &local), Judgement::Evict(vec![]), "free by now");
-    }
-
-    #[test]
-    fn a_holder_that_is_what_the_local_database_has_stays() {
-        let local = local(&[rawdoc! { "_id": 1, "u": "x" }, rawdoc! { "_id": 2, "u": "x" }]);
-
-        assert!(matches!(judge(&conflict(), &holder(), &local), Judgement::Taken(_)));
-    }
-
-    #[test]
-    fn our_own_document_is_read_again_when_it_has_changed_or_is_gone() {
-        let changed = local(&[rawdoc! { "_id": 1, "u": "z" }, rawdoc! { "_id": 2, "u": "x" }]);
-
-        assert_eq!(judge(&conflict(), &holder(), &changed), Judgement::Outdated);
-        assert_eq!(judge(&conflict(), &holder(), &local(&[])), Judgement::Outdated);
-    }
-
-    #[test]
-    fn a_delete_that_is_under_way_is_waited_for_and_a_foreign_document_is_not_touched() {
-        let ours = [rawdoc! { "_id": 1, "u": "x" }];
-
-        let unread = Local { is_read_past: false, ..local(&ours) };
-        assert_eq!(judge(&conflict(), &holder(), &unread), Judgement::Wait);
-        let queued = Local { queued: vec![key(2).canonical()], ..local(&ours) };
-        assert_eq!(judge(&conflict(), &holder(), &queued), Judgement::Wait);
-        assert!(matches!(judge(&conflict(), &holder(), &local(&ours)), Judgement::Taken(_)));
-    }
-
-    #[test]
-    fn our_own_document_is_no_holder() {
-        let found =
-            vec![rawdoc! { "_id": 1_i64 }, rawdoc! { "_id": 2 }, rawdoc! { "_id": 2, "u": 1 }];
-
-        let keys: Vec<_> = others(&key(1), found).into_iter().map(|holder| holder.key).collect();
-
-        assert_eq!(keys, [key(2)]);
-    }
+/// Writes that bring evicted documents back at once, but for those that are written anyway.
+fn returning(
+    leaving: &[(DocumentKey, Option<CollectionId>)],
+    again: &[Conflict],
+    documents: &HashMap<Vec<u8>, RawDocumentBuf>,
+) -> Vec<Write> {
+    leaving
+        .iter()
+        .filter(|(key, _)| {
+            let name = key.canonical();
+            again.iter().all(|conflict| conflict.item.key.canonical() != name)
+        })
+        .filter_map(|(key, _)| {
+            let document = documents.get(&key.canonical())?.clone();
+            Some(Write::Upsert { key: key.clone(), document })
+        })
+        .collect()
 }

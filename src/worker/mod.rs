@@ -40,6 +40,7 @@ use crate::{
 mod apply;
 mod conflict;
 mod hydrate;
+mod judge;
 
 /// Most documents of a probe: enough to prove that Atlas answers, small enough to lose little.
 const PROBE_OPS: usize = 10;
@@ -55,6 +56,8 @@ pub struct WorkerOptions {
     pub interval: Duration,
     pub retries: RetrySchedule,
     pub update_mode: UpdateMode,
+    /// How long an answer of Atlas is waited for.
+    pub atlas_timeout: Duration,
 }
 
 /// Drains the queue into the sink. Shared by its lanes.
@@ -70,6 +73,8 @@ pub struct Worker<S, K> {
     outage: Mutex<Option<Instant>>,
     /// Namespaces in which another collection than the queued one was seen.
     strangers: Mutex<HashMap<Namespace, Stranger>>,
+    /// Entries that wait for a delete, and when its document was first seen to be gone locally.
+    waiting: Mutex<HashMap<u64, ClusterTime>>,
 }
 
 /// Another collection under a name than the one that entries were queued for.
@@ -121,6 +126,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             insert_modes: Mutex::default(),
             outage: Mutex::default(),
             strangers: Mutex::default(),
+            waiting: Mutex::default(),
         }
     }
 
@@ -296,6 +302,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     fn strangers(&self) -> MutexGuard<'_, HashMap<Namespace, Stranger>> {
         self.strangers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, ClusterTime>> {
+        self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn traits_of(&self, ns: &Namespace, learn: impl FnOnce(&mut Traits)) -> Traits {

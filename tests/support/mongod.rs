@@ -82,7 +82,7 @@ impl Mongod {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         let mut command = Command::new(program());
         command
-            .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--oplogSize", "200"])
+            .args(["--bind_ip", "127.0.0.1", "--nounixsocket"])
             .args(["--wiredTigerCacheSizeGB", "0.5", "--setParameter", "enableTestCommands=1"])
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             .args(["--port", &self.port.to_string()])
@@ -91,6 +91,9 @@ impl Mongod {
             .arg(self.dir.path())
             .stdout(log)
             .stderr(Stdio::null());
+        if !self.args.iter().any(|arg| arg == "--oplogSize") {
+            command.args(["--oplogSize", "200"]);
+        }
         self.child = Some(command.spawn().expect("mongod starts"));
         let client = self.client.clone();
         eventually("mongod", Duration::from_secs(60), async || {
@@ -121,6 +124,11 @@ impl Mongod {
             super::agent::signal(child.id(), "TERM");
             let _ = child.wait();
         }
+    }
+
+    /// Where its data is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
     }
 
     /// The process id, for a fault that needs it.
