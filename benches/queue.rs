@@ -39,6 +39,7 @@ fn delta(value: i64) -> Delta {
 
 fn checkpoint() -> Checkpoint {
     Checkpoint {
+        anchor: ClusterTime(1),
         token: ResumeToken(rawdoc! { "_data": "82".repeat(40) }),
         cluster_time: ClusterTime(1),
         source_id: "rs".into(),

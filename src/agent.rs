@@ -13,7 +13,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::Notify, task::JoinSet};
@@ -21,17 +21,21 @@ use tokio::{sync::Notify, task::JoinSet};
 use crate::{
     admin,
     breaker::CircuitBreaker,
+    checkpoint::{Checkpoint, ClusterTime},
     config::{Config, ConfigError},
     horizon::Horizon,
     mongo::{Mongo, MongoError},
     queue::{Queue, QueueError, Rebuilt},
     shutdown::{Stop, blocking},
     sink::AtlasSink,
-    source::{ChangeStreamSource, PIPELINE_VERSION, SourceError, SourceInfo, inspect, source_id},
+    source::{
+        ChangeStreamSource, PIPELINE_VERSION, SourceError, SourceInfo, has_entry, inspect,
+        source_id,
+    },
     status::{Phase, Status, now_ms},
     sync::{self, Reconciler, SyncError},
     sync_state::SyncState,
-    tailer::{Identity, QueueLimits, Tailer, TailerError},
+    tailer::{HISTORY_PATIENCE, Identity, QueueLimits, Tailer, TailerError},
     worker::Worker,
 };
 
@@ -128,6 +132,7 @@ impl Agent {
             stop: Stop::default(),
         };
         agent.check_history()?;
+        agent.check_past().await?;
         Ok(agent)
     }
 
@@ -147,16 +152,28 @@ impl Agent {
         // A new stream's position is one tick ahead of the last operation (server source: it starts at
         // "last applied + 1").
         if self.info.now.0 + 1 < checkpoint.cluster_time.0 {
-            return Err(AgentError::OtherSource {
-                problem:
-                    "the local database is older than the queue's checkpoint: it was restored \
-                          from a backup"
-                        .to_owned(),
-            });
+            return Err(restored());
         }
         if checkpoint.pipeline != self.pipeline()? {
             tracing::info!("the namespaces have changed; everything will be compared");
             SyncState::demand(&self.queue, self.info.now)?;
+        }
+        Ok(())
+    }
+
+    /// The local oplog must have what was read from it before.
+    async fn check_past(&self) -> Result<(), AgentError> {
+        let Some(Checkpoint { anchor, .. }) = self.queue.checkpoint()? else {
+            return Ok(());
+        };
+        let give_up = Instant::now() + HISTORY_PATIENCE;
+        while anchor > ClusterTime::default()
+            && has_entry(&self.local, anchor).await? == Some(false)
+        {
+            if Instant::now() > give_up {
+                return Err(restored());
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
         }
         Ok(())
     }
@@ -337,8 +354,13 @@ fn settle(exit: Result<Result<(), AgentError>, tokio::task::JoinError>) -> Resul
     }
 }
 
+fn restored() -> AgentError {
+    AgentError::OtherSource { problem: SourceError::OtherHistory.to_string() }
+}
+
 fn from_tailer(error: TailerError) -> AgentError {
     match error {
+        TailerError::Source(SourceError::OtherHistory) => restored(),
         TailerError::Queue(error) => AgentError::Queue(error),
         TailerError::Source(error) => AgentError::Local(error),
     }

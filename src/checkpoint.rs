@@ -66,6 +66,10 @@ impl ResumeToken {
 pub struct Checkpoint {
     /// Exact position. Preferred.
     pub token: ResumeToken,
+    /// The time of the last entry of the oplog that was seen at this position, 0 if it could not be seen.
+    /// A database without that entry, though its oplog reaches back to it, has another history: it was
+    /// restored. Positions cannot tell, since that of an idle stream is no entry's.
+    pub anchor: ClusterTime,
     /// The same position as a time; used only against the same `source_id`, since a time alone
     /// resumes silently on any database.
     pub cluster_time: ClusterTime,

@@ -73,6 +73,8 @@ pub struct State {
     /// The first copy: collections done and in all, and the one at work.
     pub copy: Option<CopyProgress>,
     pub paused: bool,
+    /// The local database seems to be another one. Nothing is written to Atlas until that is certain.
+    pub suspended: bool,
     /// Writes applied and failed at recent moments, the oldest first; see [`Status::sample`].
     pub samples: VecDeque<(u64, u64)>,
     /// The local oplog's reach back before the checkpoint, in seconds, where it may be asked for.

@@ -41,6 +41,10 @@ const IDLE_CHECKPOINT: Duration = Duration::from_secs(5);
 /// How often the disk is looked at, and how long to wait when there is no room.
 const ROOM_CHECK: Duration = Duration::from_millis(500);
 
+/// How long a missing past must be missed before the local database counts as another one: longer than
+/// an election takes.
+pub const HISTORY_PATIENCE: Duration = Duration::from_secs(20);
+
 /// At which fullness of the queue reading stops.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueLimits {
@@ -118,12 +122,16 @@ impl<S: Source> Tailer<S> {
     pub async fn run(&self, stop: &Stop) -> Result<(), TailerError> {
         let mut wait = OutageWait::new(Duration::from_millis(250), Duration::from_secs(15));
         let mut outage: Option<Instant> = None;
+        let mut doubt: Option<Instant> = None;
         while !stop.is_draining() {
             let result = tokio::select! {
                 () = stop.drain.cancelled() => return Ok(()),
                 () = stop.leave.cancelled() => return Ok(()),
                 result = self.follow(&mut wait, &mut outage) => result,
             };
+            if !matches!(result, Err(TailerError::Source(SourceError::OtherHistory))) {
+                doubt = None;
+            }
             match result {
                 Ok(never) => match never {},
                 // What cannot be read is no reason to stop either: a comparison does not need it.
@@ -136,6 +144,16 @@ impl<S: Source> Tailer<S> {
                         tracing::warn!(%error, "no new position yet");
                         self.pause(stop, wait.next_wait()).await;
                     }
+                }
+                // A primary that was cut off from its set looks the same for as long as it takes to step
+                // down.
+                Err(TailerError::Source(SourceError::OtherHistory))
+                    if doubt.get_or_insert_with(Instant::now).elapsed() < HISTORY_PATIENCE =>
+                {
+                    tracing::warn!(
+                        "the local oplog does not have what was read from it before; looking again"
+                    );
+                    self.pause(stop, Duration::from_secs(2)).await;
                 }
                 Err(TailerError::Source(error)) if error.is_transient() => {
                     let wait = wait.next_wait();
@@ -170,6 +188,15 @@ impl<S: Source> Tailer<S> {
     ) -> Result<std::convert::Infallible, TailerError> {
         let queue = self.queue.clone();
         let checkpoint = blocking(move || queue.checkpoint()).await?;
+        if let Some(Checkpoint { anchor, .. }) = &checkpoint
+            && *anchor > ClusterTime::default()
+        {
+            let is_other = self.source.has_entry(*anchor).await? == Some(false);
+            self.status.state().suspended = is_other;
+            if is_other {
+                return Err(SourceError::OtherHistory.into());
+            }
+        }
         let from = checkpoint.map_or(StartFrom::Now, |checkpoint| {
             if checkpoint.pipeline == self.identity.pipeline {
                 StartFrom::Token(checkpoint.token)
@@ -205,8 +232,17 @@ impl<S: Source> Tailer<S> {
         }
     }
 
+    /// An entry of the oplog that was there when `batch` was read; see [`Checkpoint::anchor`].
+    async fn anchor(&self, batch: &EventBatch) -> Result<ClusterTime, SourceError> {
+        match batch.events.last() {
+            Some(event) => Ok(event.cluster_time),
+            None => Ok(self.source.last_entry().await?.unwrap_or_default()),
+        }
+    }
+
     /// One atomic step: the batch's ops and the position behind them.
     async fn commit(&self, batch: EventBatch) -> Result<(), TailerError> {
+        let anchor = self.anchor(&batch).await?;
         let metrics = &self.status.metrics;
         metrics.events_read.add(batch.events.len() as u64);
         let mut wishes = Wishes::default();
@@ -217,6 +253,7 @@ impl<S: Source> Tailer<S> {
             .collect();
         let checkpoint = Checkpoint {
             token: batch.token,
+            anchor,
             cluster_time: batch.cluster_time,
             source_id: self.identity.source_id.clone(),
             pipeline: self.identity.pipeline.clone(),

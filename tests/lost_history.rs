@@ -55,7 +55,8 @@ async fn a_lost_history_leads_to_a_new_position_and_a_comparison() {
 /// The real thing: an oplog of a few megabytes that rolls over while the agent is down.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_oplog_that_rolled_over_while_the_agent_was_down_is_made_good_by_a_comparison() {
-    let small = ["--replSet", "rs", "--oplogSize", "16"];
+    // Entries go only when a checkpoint of the server's no longer needs them.
+    let small = ["--replSet", "rs", "--oplogSize", "16", "--syncdelay", "1"];
     let (local, atlas) = tokio::join!(Mongod::start_with(&small), Mongod::start());
     local.initiate().await;
     orders(&local).insert_many((0..500).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
@@ -99,38 +100,46 @@ async fn an_oplog_that_rolled_over_while_the_agent_was_down_is_made_good_by_a_co
     eventually("health", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0).await;
 }
 
-/// The same replica set, set back to an earlier state: its history has another end.
+/// The same replica set, set back to an earlier state: its history has another end. The agent is down
+/// meanwhile, or it looks on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_database_that_was_restored_from_a_backup_is_refused_with_the_way_out() {
-    let (mut local, atlas) = pair().await;
-    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
-    local.terminate();
-    let backup = tempfile::TempDir::new().unwrap();
-    support::copy_dir(local.path(), &backup.path().join("files"));
-    local.resume().await;
-    let mut agent = Agent::started(&local.uri(), &atlas.uri());
-    agent.streaming().await;
-    orders(&local).insert_many((2..50).map(|n| doc! { "_id": n })).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
-    // The checkpoint is made with the next commit, or after five idle seconds.
-    assert!(agent.stop().success());
+    for looks_on in [false, true] {
+        let (mut local, atlas) = pair().await;
+        orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+        local.terminate();
+        let backup = tempfile::TempDir::new().unwrap();
+        support::copy_dir(local.path(), &backup.path().join("files"));
+        local.resume().await;
+        let mut agent = Agent::started(&local.uri(), &atlas.uri());
+        agent.streaming().await;
+        orders(&local).insert_many((2..50).map(|n| doc! { "_id": n })).await.unwrap();
+        converge(&local.client, &atlas.client, PATIENCE).await;
+        if !looks_on {
+            assert!(agent.stop().success());
+        }
 
-    local.terminate();
-    std::fs::remove_dir_all(local.path()).unwrap();
-    support::copy_dir(&backup.path().join("files"), local.path());
-    local.resume().await;
-    agent.start(&[]);
-    let status = agent.ended(PATIENCE).await;
+        local.terminate();
+        std::fs::remove_dir_all(local.path()).unwrap();
+        support::copy_dir(&backup.path().join("files"), local.path());
+        local.resume().await;
+        orders(&local).insert_one(doc! { "_id": "after the restore" }).await.unwrap();
+        if !looks_on {
+            agent.start(&[]);
+        }
+        let status = agent.ended(PATIENCE).await;
 
-    assert_eq!(status.code(), Some(1));
-    let log = agent.log();
-    assert!(log.contains("restored from a backup") && log.contains("--adopt"), "{log}");
-    assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 49, "the copy is untouched");
-    // The way out that it names.
-    let queue = agent.dir.path().join("queue");
-    std::fs::rename(&queue, agent.dir.path().join("aside")).unwrap();
-    agent.start(&["--adopt"]);
-    converge(&local.client, &atlas.client, PATIENCE).await;
+        assert_eq!(status.code(), Some(1));
+        let log = agent.log();
+        assert!(log.contains("restored from a backup") && log.contains("--adopt"), "{log}");
+        let in_atlas = orders(&atlas).count_documents(doc! {}).await.unwrap();
+        assert_eq!(in_atlas, 49, "the copy is untouched");
+        // The way out that it names.
+        let queue = agent.dir.path().join("queue");
+        std::fs::rename(&queue, agent.dir.path().join("aside")).unwrap();
+        agent.start(&["--adopt"]);
+        converge(&local.client, &atlas.client, PATIENCE).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,18 +116,22 @@ pub fn decode_dead_letter(seq: u64, bytes: &[u8]) -> Result<DeadLetter, CodecErr
 }
 
 pub fn encode_checkpoint(checkpoint: &Checkpoint) -> Vec<u8> {
-    seal(StoredCheckpoint {
+    let stored = StoredCheckpoint {
         token: checkpoint.token.0.as_bytes(),
         cluster_time: checkpoint.cluster_time.0,
         source_id: &checkpoint.source_id,
         pipeline: &checkpoint.pipeline,
-    })
+    };
+    seal((stored, checkpoint.anchor.0))
 }
 
 pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
-    let stored = open::<StoredCheckpoint<'_>>(bytes)?;
+    // One of 0.1.0 ends before the anchor.
+    let (stored, anchor) = open::<(StoredCheckpoint<'_>, u64)>(bytes)
+        .or_else(|_| open::<StoredCheckpoint<'_>>(bytes).map(|stored| (stored, 0)))?;
     Ok(Checkpoint {
         token: ResumeToken(document(stored.token)?),
+        anchor: ClusterTime(anchor),
         cluster_time: ClusterTime(stored.cluster_time),
         source_id: stored.source_id.to_owned(),
         pipeline: stored.pipeline.to_owned(),

@@ -41,6 +41,7 @@ fn barrier(change: SchemaChange) -> Incoming {
 
 fn checkpoint(n: u64) -> Checkpoint {
     Checkpoint {
+        anchor: ClusterTime(n),
         token: ResumeToken(rawdoc! { "_data": format!("{n}") }),
         cluster_time: ClusterTime(n),
         source_id: "rs".into(),

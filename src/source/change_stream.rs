@@ -18,7 +18,8 @@ use mongodb::raw_batch_cursor::RawBatch;
 
 use super::{
     EventBatch, EventStream, Page, Pages, Source, SourceError, StartFrom,
-    error_class::UNKNOWN_FIELD, fitness::SourceInfo,
+    error_class::UNKNOWN_FIELD,
+    fitness::{SourceInfo, has_entry, last_entry},
 };
 use crate::{
     checkpoint::{ClusterTime, ResumeToken},
@@ -161,6 +162,14 @@ impl Source for ChangeStreamSource {
         };
         let cursor = self.mongo.cursor(ns.db(), command, None).await?;
         Ok(FindPages { cursor })
+    }
+
+    async fn last_entry(&self) -> Result<Option<ClusterTime>, SourceError> {
+        last_entry(&self.mongo).await
+    }
+
+    async fn has_entry(&self, time: ClusterTime) -> Result<Option<bool>, SourceError> {
+        has_entry(&self.mongo, time).await
     }
 
     async fn collection_id(&self, ns: &Namespace) -> Result<Option<CollectionId>, SourceError> {

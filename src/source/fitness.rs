@@ -109,22 +109,85 @@ fn replica_set_id(reply: &Document) -> Option<String> {
 /// # Errors
 /// When the server does not answer, or refuses.
 pub async fn oplog_start(mongo: &Mongo) -> Result<Option<ClusterTime>, SourceError> {
+    Ok(oplog_entry(mongo, rawdoc! {}, 1)
+        .await?
+        .filter(|first| !first.is_the_very_first)
+        .map(|first| first.time))
+}
+
+/// The time of the last entry that a majority has; `None` where the set's status may not be read
+/// (`clusterMonitor`).
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn last_entry(mongo: &Mongo) -> Result<Option<ClusterTime>, SourceError> {
+    let reply = mongo.command("admin", rawdoc! { "replSetGetStatus": 1 }).await;
+    let Some(status) = if_permitted(reply.map_err(SourceError::from))? else {
+        return Ok(None);
+    };
+    let committed = status
+        .get_document("optimes")
+        .and_then(|times| times.get_document("lastCommittedOpTime"))
+        .and_then(|time| time.get_timestamp("ts"));
+    Ok(committed.ok().map(ClusterTime::from))
+}
+
+/// True when the oplog has an entry of exactly this time; `None` when that cannot be told, since the
+/// oplog begins later, or may not be read.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn has_entry(mongo: &Mongo, time: ClusterTime) -> Result<Option<bool>, SourceError> {
+    let from = rawdoc! { "ts": { "$gte": Timestamp::from(time) } };
+    // A member that has nothing from then on lags behind; a restored one begins with an entry of its own.
+    let Some(next) = if_permitted(oplog_entry(mongo, from, 1).await)?.flatten() else {
+        return Ok(None);
+    };
+    if next.time == time {
+        return Ok(Some(true));
+    }
+    // After the look for the entry: what has rolled away between the two counts as rolled away.
+    let first = if_permitted(oplog_entry(mongo, rawdoc! {}, 1).await)?.flatten();
+    Ok(first.filter(|first| first.time <= time).map(|_| false))
+}
+
+fn if_permitted<T>(result: Result<T, SourceError>) -> Result<Option<T>, SourceError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        // Not permitted, or, of a router, not known.
+        Err(SourceError::Denied { .. } | SourceError::Failed(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+struct OplogEntry {
+    time: ClusterTime,
+    is_the_very_first: bool,
+}
+
+/// The first entry that matches, in natural `order`, whether a majority has it or not: what a majority
+/// has a new primary only learns after a while.
+async fn oplog_entry(
+    mongo: &Mongo,
+    filter: bson::RawDocumentBuf,
+    order: i32,
+) -> Result<Option<OplogEntry>, SourceError> {
     let command = rawdoc! {
-        "find": "oplog.rs", "sort": { "$natural": 1 }, "limit": 1, "projection": { "ts": 1, "o.msg": 1 },
+        "find": "oplog.rs", "filter": filter, "sort": { "$natural": order }, "limit": 1,
+        "projection": { "ts": 1, "o.msg": 1 },
     };
     let mut cursor = mongo.cursor("local", command, None).await?;
     let Some(batch) = cursor.next().await? else {
         return Ok(None);
     };
     let entries = documents(&batch)?;
-    let Some(first) = entries.first() else {
+    let Some(entry) = entries.first() else {
         return Ok(None);
     };
-    let is_whole = crate::raw::subdocument(first, "o")
+    let is_the_very_first = crate::raw::subdocument(entry, "o")
         .is_some_and(|o| o.get_str("msg").is_ok_and(|msg| msg == "initiating set"));
-    Ok(first
+    Ok(entry
         .get_timestamp("ts")
         .ok()
-        .filter(|_| !is_whole)
-        .map(|ts: Timestamp| ClusterTime::from(ts)))
+        .map(|ts| OplogEntry { time: ClusterTime::from(ts), is_the_very_first }))
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Source`] is the seam. Production enters through [`ChangeStreamSource`]; an embedder or a test may
 //! bring its own. Nothing here ever writes (promise 1): the commands used are `hello`, `buildInfo`,
-//! `replSetGetConfig`, `listDatabases`, `listCollections`, `find` and `aggregate` with
+//! `replSetGetConfig`, `replSetGetStatus`, `listDatabases`, `listCollections`, `find` and `aggregate` with
 //! `$changeStream`.
 
 use std::future::Future;
@@ -22,7 +22,7 @@ mod error_class;
 mod fitness;
 
 pub use change_stream::{ChangeStream, ChangeStreamSource, PIPELINE_VERSION};
-pub use fitness::{SourceInfo, inspect, oplog_start, source_id};
+pub use fitness::{SourceInfo, has_entry, inspect, last_entry, oplog_start, source_id};
 
 /// Where to begin reading.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +75,16 @@ pub trait Source: Send + Sync + 'static {
         after: ClusterTime,
     ) -> impl Future<Output = Result<Self::Pages, SourceError>> + Send;
 
+    /// The time of the last entry of the oplog that a majority has; `None` where that may not be read.
+    fn last_entry(&self) -> impl Future<Output = Result<Option<ClusterTime>, SourceError>> + Send;
+
+    /// True when the oplog has an entry of exactly this time, `None` when that cannot be told: the oplog
+    /// begins later, or may not be read.
+    fn has_entry(
+        &self,
+        time: ClusterTime,
+    ) -> impl Future<Output = Result<Option<bool>, SourceError>> + Send;
+
     /// The collection that has this name now, if any has.
     fn collection_id(
         &self,
@@ -109,6 +119,11 @@ pub enum SourceError {
     /// of another history. Only a comparison of everything can tell what they were.
     #[error("the oplog no longer reaches back to the checkpoint")]
     HistoryLost(#[source] MongoError),
+    /// The oplog does not have what was read from it before: the database was restored.
+    #[error(
+        "the local database does not have the past that the queue was filled from: it was restored from a backup"
+    )]
+    OtherHistory,
     /// An event that does not have the form of one.
     #[error("the change stream sent what is not understood")]
     Malformed(#[from] crate::raw::Malformed),
@@ -127,9 +142,10 @@ impl SourceError {
             SourceError::Unavailable(_) | SourceError::Failed(_) | SourceError::Denied { .. } => {
                 true
             }
-            SourceError::HistoryLost(_) | SourceError::Malformed(_) | SourceError::Unfit { .. } => {
-                false
-            }
+            SourceError::HistoryLost(_)
+            | SourceError::OtherHistory
+            | SourceError::Malformed(_)
+            | SourceError::Unfit { .. } => false,
         }
     }
 }

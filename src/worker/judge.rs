@@ -71,7 +71,7 @@ pub(super) fn judge(
     is_read_past: bool,
 ) -> Judgement {
     let now = |key: &DocumentKey| view.documents.get(&key.canonical());
-    if !now(key).is_some_and(|now| now.as_bytes() == document.as_bytes()) {
+    if now(key).is_none_or(|now| now.as_bytes() != document.as_bytes()) {
         return Judgement::Outdated;
     }
     let mut outdated = Vec::new();

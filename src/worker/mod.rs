@@ -143,7 +143,11 @@ impl<S: Source, K: Sink> Worker<S, K> {
             let changed = self.queue.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.status.state().paused {
+            let rests = {
+                let state = self.status.state();
+                state.paused || state.suspended
+            };
+            if rests {
                 if stop.is_draining() {
                     return Ok(());
                 }
