@@ -217,7 +217,8 @@ impl Agent {
     /// then, after `shutdown.drain_for` at the most, writing.
     ///
     /// # Errors
-    /// What ended a task.
+    /// What ended a task. After [`AgentError::Queue`] the process should begin anew: threads of the
+    /// queue's storage may hang, and its lock on the directory with them.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         let config = self.config.clone();
         let filter = config.filter()?;
@@ -288,6 +289,7 @@ impl Agent {
             tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
         }
         let ticker = tokio::spawn(vitals::tick(self.handles()));
+        let heart = tokio::spawn(vitals::beat(self.status.clone(), self.queue.clone()));
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, local = %config.local_uri()?, local_version = %self.info.version, atlas = %config.atlas_uri()?, "started");
 
@@ -296,9 +298,17 @@ impl Agent {
             Some(exit) = tasks.join_next() => settle(exit),
         };
         self.status.enter(if outcome.is_ok() { Phase::Stopping } else { Phase::Failed });
+        if matches!(outcome, Err(AgentError::Queue(_) | AgentError::Sync(SyncError::Queue(_)))) {
+            // Nothing can be waited for: after a failed write sled's own threads may never answer again.
+            for task in [ticker, heart, admin] {
+                task.abort();
+            }
+            return outcome;
+        }
         let outcome = outcome.and(stop_tasks(&stop, tasks, config.shutdown.drain_for).await);
-        ticker.abort();
-        admin.abort();
+        for task in [ticker, heart, admin] {
+            task.abort();
+        }
         let queue = self.queue.clone();
         blocking(move || queue.flush()).await?;
         tokio::join!(self.local.close(), self.atlas.close());

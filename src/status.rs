@@ -8,7 +8,11 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{checkpoint::ClusterTime, config::units, metrics::Metrics};
+use crate::{
+    checkpoint::ClusterTime,
+    config::units,
+    metrics::{Counter, Metrics},
+};
 
 /// Overall condition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -48,6 +52,8 @@ pub fn now_ms() -> u64 {
 #[derive(Debug, Default)]
 pub struct Status {
     pub metrics: Metrics,
+    /// Grows every second for as long as the agent and its queue are not stuck.
+    pub beats: Counter,
     state: Mutex<State>,
 }
 

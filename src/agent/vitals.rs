@@ -1,6 +1,6 @@
 //! Figures that follow from others: lag, consistency, the summary of each minute.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::Handles;
 use crate::{
@@ -58,6 +58,15 @@ pub(super) async fn tick(handles: Handles) {
             }
             before = now;
         }
+    }
+}
+
+/// Counts for as long as neither the runtime nor the queue is stuck; see [`Status::beats`].
+pub(super) async fn beat(status: Arc<Status>, queue: Arc<Queue>) {
+    loop {
+        queue.pending();
+        status.beats.add(1);
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

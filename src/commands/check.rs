@@ -11,6 +11,7 @@ use crate::{
     cli::Output,
     config::{Config, units},
     mongo::Mongo,
+    queue::free_disk,
     report::{ExitCode, Failure, one_line},
     sink::{SinkError, classify::command_error},
     source::{
@@ -19,7 +20,6 @@ use crate::{
     },
     status::now_ms,
     sync::local_collections,
-    tailer::free_disk,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

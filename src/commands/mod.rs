@@ -123,6 +123,7 @@ impl From<QueueError> for Failure {
             QueueError::Damaged(_) | QueueError::Storage(_) => {
                 "`outrigger run` moves it aside and rebuilds it; nothing is lost"
             }
+            QueueError::MostlyEmpty => "restart the agent; nothing is lost",
             QueueError::Disk(_) => {
                 "make room or mend the disk, then restart the agent; nothing is lost"
             }

@@ -1,14 +1,33 @@
 //! `outrigger run`
 
-use std::process::ExitCode as Code;
+use std::{
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode as Code},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    agent::Agent,
-    config::Config,
-    report::{ExitCode, Failure},
+    agent::{Agent, AgentError},
+    backoff::OutageWait,
+    config::{Config, units::show_duration},
+    queue::QueueError,
+    report::{ExitCode, Failure, one_line},
+    shutdown::Stop,
+    status::Status,
+    sync::SyncError,
 };
+
+/// How often this process has begun anew because of its queue; see [`begin_anew`].
+const RESTARTS: &str = "OUTRIGGER_RESTARTS";
+
+/// How long nothing may move. Far above every timeout of either end.
+const STUCK_AFTER: Duration = Duration::from_secs(180);
+
+/// After this long an agent has started well.
+const SETTLED: Duration = Duration::from_secs(600);
 
 /// Replicates until a signal arrives, then drains. A second signal leaves at once.
 pub async fn run(config: Config, adopt: bool) -> Result<Code, Failure> {
@@ -19,30 +38,130 @@ pub async fn run(config: Config, adopt: bool) -> Result<Code, Failure> {
     for key in config.without_effect() {
         tracing::warn!(key, "this setting has no effect yet");
     }
+    let restarts = std::env::var(RESTARTS).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let asked = Stop::default();
+    tokio::spawn(on_signals(signals()?, config.shutdown.drain_for, asked.clone()));
+    let Some(agent) = prepare(&config, adopt, restarts, &asked).await? else {
+        return Ok(Code::SUCCESS);
+    };
+    let (leave, stop) = (asked.leave.clone(), agent.stop().leave);
+    tokio::spawn(async move {
+        leave.cancelled().await;
+        stop.cancel();
+    });
+    watch(agent.handles().status, restarts);
+    let started = Instant::now();
+    match agent.run(asked.drain.cancelled()).await {
+        Err(error) if is_of_the_queue(&error) && !asked.drain.is_cancelled() => {
+            if matches!(error, AgentError::Queue(QueueError::MostlyEmpty)) {
+                tracing::info!("the queue is opened again, to give back disk");
+                return Err(begin_anew(0));
+            }
+            let error = one_line(&error);
+            tracing::error!(%error, "the queue failed; it is opened again until that works");
+            Err(begin_anew(if started.elapsed() > SETTLED { 0 } else { restarts }))
+        }
+        outcome => outcome.map(|()| Code::SUCCESS).map_err(Failure::from),
+    }
+}
+
+/// Prepares the agent; `None` when a signal comes first. A process that has begun anew has nobody who
+/// reads why it does not start, so it waits for what may mend itself.
+async fn prepare(
+    config: &Config,
+    adopt: bool,
+    restarts: u32,
+    asked: &Stop,
+) -> Result<Option<Agent>, Failure> {
+    if restarts == 0 {
+        return Ok(Some(Agent::prepare(config.clone(), adopt).await?));
+    }
+    let mut wait = OutageWait::new(Duration::from_secs(1), Duration::from_secs(60));
+    for _ in 1..restarts.min(10) {
+        wait.next_wait();
+    }
+    loop {
+        tokio::select! {
+            () = asked.drain.cancelled() => return Ok(None),
+            () = tokio::time::sleep(wait.next_wait()) => {}
+        }
+        match Agent::prepare(config.clone(), adopt).await {
+            Err(error @ (AgentError::Queue(_) | AgentError::Local(_))) => {
+                let error = one_line(&error);
+                tracing::warn!(%error, "the agent cannot go on yet");
+            }
+            agent => return Ok(Some(agent?)),
+        }
+    }
+}
+
+/// Begins anew when the agent is stuck: on a disk that fails, sled may wait for ever instead of
+/// returning an error.
+fn watch(status: Arc<Status>, restarts: u32) {
+    std::thread::spawn(move || {
+        let mut before = (u64::MAX, u64::MAX);
+        loop {
+            std::thread::sleep(STUCK_AFTER / 2);
+            let beats = status.beats.get();
+            // Twice, since a process that was stopped for a while wakes up in the middle of a sleep.
+            if before == (beats, beats) {
+                tracing::error!("the agent is stuck and begins anew");
+                let failure = begin_anew(restarts);
+                tracing::error!(error = %failure.error, "it cannot");
+                std::process::exit(ExitCode::Problem as i32);
+            }
+            before = (before.1, beats);
+        }
+    });
+}
+
+/// Replaces this process by a new one of the same id. After a failed write sled may wait for ever for
+/// what will not come, in threads that nothing can end but this. Returns only if that fails.
+fn begin_anew(restarts: u32) -> Failure {
+    let anew = std::env::current_exe().map(|program| {
+        Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(RESTARTS, (restarts + 1).to_string())
+            .exec()
+    });
+    let error = match anew {
+        Ok(error) | Err(error) => error,
+    };
+    Failure::new(
+        ExitCode::Problem,
+        anyhow::Error::new(error).context("the agent cannot begin anew after its queue failed"),
+    )
+    .hint("start it again; nothing is lost")
+}
+
+/// sled may also panic where it should return an error.
+fn is_of_the_queue(error: &AgentError) -> bool {
+    matches!(
+        error,
+        AgentError::Queue(_) | AgentError::Sync(SyncError::Queue(_)) | AgentError::Task(_)
+    )
+}
+
+fn signals() -> Result<[Signal; 2], Failure> {
     let failed = |error| {
         Failure::new(ExitCode::Problem, anyhow::Error::new(error).context("no signal handler"))
     };
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let agent = Agent::prepare(config.clone(), adopt).await?;
-    let stop = agent.stop();
-    let shutdown = async move {
-        wait_for(&mut terminate, &mut interrupt).await;
-        let drain_for = crate::config::units::show_duration(config.shutdown.drain_for);
-        tracing::info!(%drain_for, "stopping: writing what waits; a second signal leaves at once");
-        tokio::spawn(async move {
-            wait_for(&mut terminate, &mut interrupt).await;
-            stop.leave.cancel();
-        });
-    };
-    agent.run(shutdown).await?;
-    Ok(Code::SUCCESS)
+    Ok([
+        signal(SignalKind::terminate()).map_err(failed)?,
+        signal(SignalKind::interrupt()).map_err(failed)?,
+    ])
 }
 
-async fn wait_for(
-    terminate: &mut tokio::signal::unix::Signal,
-    interrupt: &mut tokio::signal::unix::Signal,
-) {
+async fn on_signals(mut signals: [Signal; 2], drain_for: Duration, asked: Stop) {
+    wait_for(&mut signals).await;
+    let drain_for = show_duration(drain_for);
+    tracing::info!(%drain_for, "stopping: writing what waits; a second signal leaves at once");
+    asked.drain.cancel();
+    wait_for(&mut signals).await;
+    asked.leave.cancel();
+}
+
+async fn wait_for([terminate, interrupt]: &mut [Signal; 2]) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

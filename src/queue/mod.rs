@@ -53,6 +53,7 @@
 
 mod codec;
 mod commit;
+mod compact;
 mod dead;
 mod edit;
 mod entry;
@@ -66,6 +67,7 @@ mod store;
 
 pub use codec::{CodecError, FORMAT_VERSION};
 pub use commit::Committed;
+pub use compact::free_disk;
 pub use entry::{
     Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Settlement, Work, body_json,
 };
@@ -94,6 +96,9 @@ pub enum QueueError {
     /// further ones until it is opened again.
     #[error("the queue's disk failed while writing")]
     Disk(#[source] std::io::Error),
+    /// The files take disk that they do not need; opening the queue again gives it back.
+    #[error("the queue's files take much more of the disk than it holds")]
+    MostlyEmpty,
     /// A schema change that was given up cannot be repeated later; the comparison that was demanded
     /// when it was given up makes the documents equal.
     #[error("the dead letter {0} is a schema change, which is not repeated out of its order")]

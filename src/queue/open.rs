@@ -56,10 +56,8 @@ impl Queue {
         match Queue::open(options) {
             Ok(queue) => Ok((queue, None)),
             Err(error) if error.is_damage() => {
-                let moved_to = free_name_beside(&options.path);
-                fs::rename(&options.path, &moved_to).map_err(|source| QueueError::Unusable {
-                    path: options.path.display().to_string(),
-                    source,
+                let moved_to = move_aside(&options.path).map_err(|source| {
+                    QueueError::Unusable { path: options.path.display().to_string(), source }
                 })?;
                 let queue = Queue::open(options)?;
                 Ok((queue, Some(Rebuilt { moved_to, error })))
@@ -69,31 +67,72 @@ impl Queue {
     }
 }
 
-fn free_name_beside(path: &Path) -> PathBuf {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+/// Moves a queue beside its place, or, where that cannot be, since the folder is a mount point or the one
+/// above it is not ours, its files into a folder within.
+fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = free_name(&path.with_file_name(format!("{name}.{BROKEN}")));
+    if fs::rename(path, &beside).is_ok() {
+        return Ok(beside);
+    }
+    let within = free_name(&path.join(BROKEN));
+    fs::create_dir(&within)?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(BROKEN) {
+            fs::rename(entry.path(), within.join(entry.file_name()))?;
+        }
+    }
+    Ok(within)
+}
+
+/// How the names of queues that were moved aside begin.
+const BROKEN: &str = "broken-";
+
+/// `start` with the time, and a number if need be, so that the name is free.
+fn free_name(start: &Path) -> PathBuf {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+    let start = format!("{}{seconds}", start.display());
     (0..u32::MAX)
         .map(|n| match n {
-            0 => path.with_file_name(format!("{name}.broken-{seconds}")),
-            n => path.with_file_name(format!("{name}.broken-{seconds}-{n}")),
+            0 => PathBuf::from(&start),
+            n => PathBuf::from(format!("{start}-{n}")),
         })
         .find(|candidate| !candidate.exists())
         .expect("some number is free")
+}
+
+/// Makes the queue's folder if need be, and takes it for this process. sled has a lock of its own, which
+/// it does not hold while its files are exchanged.
+///
+/// # Errors
+/// [`QueueError::InUse`] when another process has it, [`QueueError::Unusable`] when it cannot be written.
+pub(super) fn lock(folder: &Path) -> Result<fs::File, QueueError> {
+    let path = folder.display().to_string();
+    let unusable = |source| QueueError::Unusable { path: path.clone(), source };
+    if !folder.exists() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
+    }
+    // The queue holds the application's documents: nobody else's business.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
+    let file = fs::File::create(folder.join("lock")).map_err(unusable)?;
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::Error(error)) => return Err(unusable(error)),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() >= give_up => {
+                return Err(QueueError::InUse { path });
+            }
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
 }
 
 /// Opens sled in `options.path`.
 pub(super) fn open_sled(options: &QueueOptions) -> Result<sled::Db, QueueError> {
     let path = options.path.display().to_string();
     let unusable = |source| QueueError::Unusable { path: path.clone(), source };
-    if !options.path.exists() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&options.path)
-            .map_err(unusable)?;
-    }
-    // The queue holds the application's documents: nobody else's business.
-    fs::set_permissions(&options.path, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
     let config = sled::Config::default()
         .path(&options.path)
         .temporary(!options.persist)
@@ -188,6 +227,7 @@ pub(super) fn load(db: &sled::Db, path: &Path) -> Result<State, QueueError> {
             state.dead.insert(name, seq_of(&key));
         }
         state.dead_len += 1;
+        state.dead_bytes += value.len() as u64;
         state.next_seq = state.next_seq.max(seq_of(&key) + 1);
     }
     if db.get(SEAL)?.as_deref() != Some(&sum.to_be_bytes()) {

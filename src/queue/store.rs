@@ -10,10 +10,10 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    Batch, Entry, QueueError, QueueOptions, QueueStats, Work, codec,
+    Batch, Entry, QueueError, QueueOptions, QueueStats, Work, codec, compact,
     edit::Edit,
     index::{DocumentName, Index},
-    open::{guarded, load, open_sled},
+    open::{guarded, load, lock, open_sled},
     schedule::{Lease, Schedule, is_due},
 };
 use crate::{checkpoint::Checkpoint, namespace::Namespace};
@@ -25,6 +25,9 @@ pub struct Queue {
     pub(super) db: sled::Db,
     pub(super) state: Mutex<State>,
     pub(super) changed: Notify,
+    pub(super) path: std::path::PathBuf,
+    /// Held as long as the queue is open.
+    _lock: std::fs::File,
 }
 
 #[derive(Default)]
@@ -37,6 +40,8 @@ pub(super) struct State {
     /// Documents that have a dead letter, and where it is.
     pub(super) dead: HashMap<DocumentName, u64>,
     pub(super) dead_len: u64,
+    /// Encoded size of the dead letters when the queue was opened.
+    pub(super) dead_bytes: u64,
     /// See [`Edit`].
     pub(super) seal: u64,
     /// Set by the first failed write; see [`QueueError::Disk`].
@@ -59,9 +64,32 @@ impl Queue {
     /// [`QueueError::InUse`], [`QueueError::Unusable`], or one for which
     /// [`is_damage`](QueueError::is_damage) holds.
     pub fn open(options: &QueueOptions) -> Result<Queue, QueueError> {
-        let db = open_sled(options)?;
-        let state = guarded(|| load(&db, &options.path))??;
-        Ok(Queue { db, state: Mutex::new(state), changed: Notify::new() })
+        let unusable =
+            |source| QueueError::Unusable { path: options.path.display().to_string(), source };
+        let lock = lock(&options.path)?;
+        compact::finish(&options.path).map_err(unusable)?;
+        let mut db = open_sled(options)?;
+        let mut state = guarded(|| load(&db, &options.path))??;
+        let files = compact::files_bytes(&options.path).map_err(unusable)?;
+        let content = state.content_bytes();
+        if options.persist
+            && compact::is_mostly_empty(files, content)
+            && compact::has_room(&options.path, content)
+        {
+            guarded(|| compact::write_anew(&db, options))??;
+            drop(db);
+            compact::finish(&options.path).map_err(unusable)?;
+            db = open_sled(options)?;
+            state = guarded(|| load(&db, &options.path))??;
+            tracing::info!(files, "the queue's files were mostly empty and are written anew");
+        }
+        Ok(Queue {
+            db,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            path: options.path.clone(),
+            _lock: lock,
+        })
     }
 
     /// Takes up to `ops_max` entries of up to `bytes_max` bytes in all (one entry is taken whatever
@@ -288,6 +316,11 @@ impl State {
             Work::Document { ns, key, .. } => Some(self.index.name_of(ns, key)),
             Work::Schema(_) => None,
         }
+    }
+
+    /// Bytes that are worth their place on the disk.
+    fn content_bytes(&self) -> u64 {
+        self.pending_bytes + self.dead_bytes
     }
 
     pub(super) fn edit(&self) -> Edit {

@@ -22,6 +22,8 @@ pub struct Agent {
     pub dir: TempDir,
     pub admin_port: u16,
     env: Vec<(String, String)>,
+    /// Runs before the program and in its place, as `sh -c` takes it: a mount, a limit.
+    pub wrapper: Option<String>,
     child: Option<Child>,
 }
 
@@ -37,7 +39,7 @@ impl Agent {
         std::fs::write(dir.path().join("config.toml"), text).unwrap();
         let env = [("MONGODB_LOCAL_URI", local), ("MONGODB_ATLAS_URI", atlas)];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        Self { dir, admin_port, env, child: None }
+        Self { dir, admin_port, env, wrapper: None, child: None }
     }
 
     /// An agent that is started at once.
@@ -54,7 +56,16 @@ impl Agent {
             .map(PathBuf::from)
             .or_else(|| option_env!("CARGO_BIN_EXE_outrigger").map(PathBuf::from))
             .expect("OUTRIGGER_BIN names the program");
-        let mut command = Command::new(program);
+        let mut command = match &self.wrapper {
+            None => Command::new(program),
+            Some(wrapper) => {
+                let mut command = Command::new("unshare");
+                // In a mount namespace of its own, and in place of the shell: the id stays.
+                command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+                command.arg(format!("{wrapper} && exec \"$0\" \"$@\"")).arg(program);
+                command
+            }
+        };
         command.current_dir(self.dir.path()).envs(self.env.clone());
         command
     }

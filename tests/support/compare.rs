@@ -85,8 +85,13 @@ pub async fn converge(local: &Client, atlas: &Client, patience: Duration) {
             Instant::now() < give_up,
             "{} differences after {patience:?}, the first:\n{}",
             found.len(),
-            found.iter().take(5).cloned().collect::<Vec<_>>().join("\n")
+            found.iter().take(5).map(|text| brief(text)).collect::<Vec<_>>().join("\n")
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// A text that a person can still read.
+fn brief(text: &str) -> String {
+    text.chars().take(1_000).collect()
 }

@@ -1,0 +1,198 @@
+//! Giving disk back: sled's files never become smaller, so a queue that was full once would keep the
+//! disk full, and reading would never go on.
+//!
+//! A queue whose files are mostly empty is written anew when it is opened. The new files grow in the
+//! folder `anew` beside the old ones, since the queue's folder itself may be a mount point and cannot be
+//! exchanged. Two marks make the exchange safe against a crash at any moment:
+//!
+//! ```text
+//! anew/…        being written: thrown away at the next start
+//! anew/whole    the new files are on the disk: the old ones are deleted, again if need be
+//! anew/moving   the old ones are gone: the new ones are moved into their place, and the folder removed
+//! ```
+
+use std::{fs, io, path::Path};
+
+use super::{Queue, QueueError, QueueOptions, open::open_sled, store::DEAD};
+
+const ANEW: &str = "anew";
+const WHOLE: &str = "whole";
+const MOVING: &str = "moving";
+
+/// Files this small are never worth it.
+const SMALL: u64 = 32 << 20;
+
+/// True when most of the files is empty: then they are written anew.
+pub(super) fn is_mostly_empty(files: u64, content: u64) -> bool {
+    files > SMALL + 4 * content
+}
+
+/// Bytes that are free for us on the disk of `path`; `None` where that cannot be told.
+pub fn free_disk(path: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// True when there is room to write `content` anew. On a disk that is full sled does not fail but hang.
+pub(super) fn has_room(path: &Path, content: u64) -> bool {
+    free_disk(path).is_some_and(|free| free > SMALL + 3 * content)
+}
+
+/// Bytes of sled's files in `path`.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(super) fn files_bytes(path: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if is_sleds(&entry) {
+            let metadata = entry.metadata()?;
+            bytes +=
+                if metadata.is_dir() { files_bytes_below(&entry.path())? } else { metadata.len() };
+        }
+    }
+    Ok(bytes)
+}
+
+fn files_bytes_below(path: &Path) -> io::Result<u64> {
+    fs::read_dir(path)?.map(|entry| Ok(entry?.metadata()?.len())).sum()
+}
+
+/// True for the files of sled 0.34: `db`, `conf`, `snap.…` and the folder `blobs`.
+fn is_sleds(entry: &fs::DirEntry) -> bool {
+    let name = entry.file_name();
+    let name = name.to_string_lossy();
+    matches!(&*name, "db" | "conf" | "blobs") || name.starts_with("snap.")
+}
+
+impl Queue {
+    /// True when writing the files anew, as opening the queue does, would give back most of the disk that
+    /// they take.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn is_mostly_empty(&self) -> Result<bool, QueueError> {
+        let mut content = self.pending().1;
+        for item in self.db.scan_prefix([DEAD]) {
+            content += item?.1.len() as u64;
+        }
+        Ok(is_mostly_empty(self.db.size_on_disk()?, content) && has_room(&self.path, content))
+    }
+}
+
+/// Writes all of `db` anew beside its files, which [`finish`] exchanges once they are closed.
+pub(super) fn write_anew(db: &sled::Db, options: &QueueOptions) -> Result<(), QueueError> {
+    let anew = options.path.join(ANEW);
+    let to = QueueOptions { path: anew.clone(), persist: true, cache_bytes: options.cache_bytes };
+    let target = open_sled(&to)?;
+    for item in db.iter() {
+        let (key, value) = item?;
+        target.insert(key, value)?;
+    }
+    target.flush()?;
+    drop(target);
+    sync_files(&anew).map_err(QueueError::Disk)?;
+    fs::write(anew.join(WHOLE), "").map_err(QueueError::Disk)?;
+    sync_files(&anew).map_err(QueueError::Disk)
+}
+
+/// Brings an exchange that was begun to its end. Nothing is open in `path` meanwhile.
+///
+/// # Errors
+/// When the disk or the permissions do not allow it.
+pub(super) fn finish(path: &Path) -> io::Result<()> {
+    let anew = path.join(ANEW);
+    if !anew.exists() {
+        return Ok(());
+    }
+    if anew.join(WHOLE).exists() {
+        remove_sleds(path)?;
+        fs::rename(anew.join(WHOLE), anew.join(MOVING))?;
+        sync(path)?;
+        sync(&anew)?;
+    }
+    if anew.join(MOVING).exists() {
+        for entry in fs::read_dir(&anew)? {
+            let entry = entry?;
+            if is_sleds(&entry) {
+                fs::rename(entry.path(), path.join(entry.file_name()))?;
+            }
+        }
+        sync(path)?;
+    }
+    fs::remove_dir_all(&anew)
+}
+
+fn remove_sleds(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if is_sleds(&entry) {
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sync_files(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_files(&entry.path())?;
+        } else {
+            sync(&entry.path())?;
+        }
+    }
+    sync(path)
+}
+
+fn sync(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The folders as a crash may leave them, and what stands in the queue's after the next start.
+    #[test]
+    fn an_exchange_that_was_interrupted_is_finished_or_undone() {
+        let made = |anew: &[&str], old: bool| {
+            let dir = tempfile::TempDir::new().unwrap();
+            if old {
+                fs::write(dir.path().join("db"), "old").unwrap();
+            }
+            fs::create_dir(dir.path().join(ANEW)).unwrap();
+            for name in anew {
+                fs::write(dir.path().join(ANEW).join(name), "new").unwrap();
+            }
+            finish(dir.path()).unwrap();
+            assert!(!dir.path().join(ANEW).exists());
+            fs::read_to_string(dir.path().join("db")).unwrap()
+        };
+
+        assert_eq!(made(&["db"], true), "old", "not whole yet");
+        assert_eq!(made(&["db", WHOLE], true), "new");
+        assert_eq!(made(&["db", MOVING], false), "new");
+        // The move was under way: what is in place already must not be deleted.
+        let dir = tempfile::TempDir::new().unwrap();
+        fs::write(dir.path().join("db"), "new").unwrap();
+        fs::create_dir(dir.path().join(ANEW)).unwrap();
+        fs::write(dir.path().join(ANEW).join("conf"), "new").unwrap();
+        fs::write(dir.path().join(ANEW).join(MOVING), "").unwrap();
+        finish(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("db")).unwrap(), "new");
+        assert!(dir.path().join("conf").exists());
+    }
+
+    #[test]
+    fn files_are_written_anew_only_when_most_of_them_is_empty() {
+        assert!(!is_mostly_empty(SMALL, 0));
+        assert!(is_mostly_empty(SMALL + 1, 0));
+        assert!(!is_mostly_empty(100 << 20, 20 << 20));
+    }
+}
