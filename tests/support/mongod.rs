@@ -145,6 +145,24 @@ impl Mongod {
         self.client.database("admin").run_command(command).await.unwrap()
     }
 
+    /// Has commands of the agent fail as `data` says, `times` times.
+    pub async fn fail(&self, data: Document, times: i32) {
+        let mut data = data;
+        data.insert("appName", "outrigger");
+        let mode = doc! { "times": times };
+        self.admin(doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data }).await;
+    }
+
+    /// Ends [`fail`](Self::fail); returns how often a command has failed since the server started.
+    pub async fn end_failing(&self) -> i64 {
+        let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
+        match self.admin(off).await.get("count") {
+            Some(mongodb::bson::Bson::Int32(n)) => i64::from(*n),
+            Some(mongodb::bson::Bson::Int64(n)) => *n,
+            other => panic!("count: {other:?}"),
+        }
+    }
+
     /// The total number of writes that the server was asked for: inserts, updates, deletes.
     pub async fn writes(&self) -> i64 {
         let status = self.admin(doc! { "serverStatus": 1 }).await;

@@ -1,8 +1,11 @@
-//! A TCP proxy that can be cut and that can go silent.
+//! A TCP proxy that can be cut, go silent, lose what one side says, and be slow.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -24,6 +27,11 @@ pub enum Line {
     Cut = 1,
     /// Connections stay open, and nothing comes through: no data, no reset.
     Silent = 2,
+    /// What is asked comes through, and no answer does: it is swallowed, and the connection is of no more
+    /// use when the line is up again.
+    Mute = 3,
+    /// 50 ms for each piece of at most 16 KiB.
+    Slow = 4,
 }
 
 /// Passes connections on to a port of this machine.
@@ -73,38 +81,54 @@ async fn accept(listener: TcpListener, target: u16, line: Arc<AtomicU8>, changed
         let (line, changed) = (line.clone(), changed.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = pass(client_read, server_write, &line, &changed) => {}
-                () = pass(server_read, client_write, &line, &changed) => {}
+                () = pass(client_read, server_write, &line, &changed, Way::Question) => {}
+                () = pass(server_read, client_write, &line, &changed, Way::Answer) => {}
             }
         });
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &AtomicU8, changed: &Notify) {
-    let mut buffer = vec![0; 64 * 1024];
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Question,
+    Answer,
+}
+
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    line: &AtomicU8,
+    changed: &Notify,
+    way: Way,
+) {
+    let mut buffer = vec![0; 16 * 1024];
+    let mut is_lost = false;
     loop {
         let change = changed.notified();
         tokio::pin!(change);
         change.as_mut().enable();
-        match line.load(Ordering::SeqCst) {
-            now if now == Line::Cut as u8 => return,
-            now if now == Line::Silent as u8 => {
-                change.await;
-                continue;
-            }
-            _ => {}
+        let now = line.load(Ordering::SeqCst);
+        if now == Line::Cut as u8 {
+            return;
+        }
+        if now == Line::Silent as u8 {
+            change.await;
+            continue;
         }
         let read = tokio::select! {
             () = &mut change => continue,
             read = from.read(&mut buffer) => read,
         };
-        match read {
-            Ok(0) | Err(_) => return,
-            Ok(n) => {
-                if to.write_all(&buffer[..n]).await.is_err() {
-                    return;
-                }
-            }
+        let Ok(n @ 1..) = read else { return };
+        is_lost |= now == Line::Mute as u8 && way == Way::Answer;
+        if is_lost {
+            continue;
+        }
+        if now == Line::Slow as u8 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if to.write_all(&buffer[..n]).await.is_err() {
+            return;
         }
     }
 }

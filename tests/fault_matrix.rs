@@ -1,0 +1,201 @@
+//! The fault matrix: each row is a sentence and a fault on real servers, and ends with both sides equal
+//! byte for byte, the same agent running, and no dead letter.
+
+mod support;
+
+use std::time::Duration;
+
+use mongodb::bson::{Document, doc};
+use rand::{SeedableRng, rngs::StdRng};
+use support::{
+    PATIENCE,
+    agent::Agent,
+    compare::converge,
+    eventually,
+    mongod::Mongod,
+    orders, pair,
+    proxy::{Line, Proxy},
+    seed, workload,
+};
+
+/// A sentence, the commands that fail, and how.
+type Row = (&'static str, &'static [&'static str], Document);
+
+fn code(code: i32) -> Document {
+    doc! { "errorCode": code }
+}
+
+fn labelled(code: i32, label: &str) -> Document {
+    doc! { "errorCode": code, "errorLabels": [label] }
+}
+
+const READS: &[&str] = &["find", "getMore", "aggregate", "listCollections"];
+const STREAM: &[&str] = &["getMore", "aggregate"];
+const WRITES: &[&str] = &["insert", "update", "delete"];
+
+fn rows_of_the_local_side() -> Vec<Row> {
+    let closed = || doc! { "closeConnection": true };
+    let blocked = || doc! { "blockConnection": true, "blockTimeMS": 7_000 };
+    vec![
+        ("a cursor that the server has lost is opened again", &["getMore"], code(43)),
+        ("a cursor that was killed is opened again", &["getMore"], code(237)),
+        ("a query plan that was killed is made again", &["getMore"], code(175)),
+        ("a primary that stepped down is looked for again", READS, code(189)),
+        ("a server that is no primary any more is left", READS, code(10107)),
+        ("a server that shuts down is waited for", READS, code(91)),
+        ("an interruption by a change of state is waited out", READS, code(11602)),
+        (
+            "a server that is overloaded is waited for",
+            READS,
+            labelled(462, "SystemOverloadedError"),
+        ),
+        ("a time limit that is exceeded is met by trying again", READS, code(262)),
+        ("a snapshot that is not there yet is waited for", &["find"], code(134)),
+        ("a missing privilege is waited for until it is granted", READS, code(13)),
+        ("an error that nobody knows ends nothing", READS, code(424_242)),
+        ("a lost history is made good by a comparison", STREAM, code(286)),
+        ("a stream that cannot resume is begun anew", STREAM, code(280)),
+        ("a token that is not understood is given up", STREAM, code(260)),
+        ("an oplog that rolled over under the cursor is made good", STREAM, code(136)),
+        ("an event that is too large is gone around", STREAM, code(10334)),
+        ("a connection that is closed in the middle is made again", READS, closed()),
+        ("a server that does not answer is given up and asked again", READS, blocked()),
+    ]
+}
+
+fn rows_of_atlas() -> Vec<Row> {
+    let closed = || doc! { "closeConnection": true };
+    let blocked = || doc! { "blockConnection": true, "blockTimeMS": 7_000 };
+    let concern = |code: i32| doc! { "writeConcernError": { "code": code, "errmsg": "planted" } };
+    let schema: &[&str] = &["create", "drop", "renameCollection"];
+    vec![
+        ("a primary that stepped down is looked for again", WRITES, code(189)),
+        ("a server that is no primary any more is left", WRITES, code(10107)),
+        ("a server that shuts down is waited for", WRITES, code(91)),
+        ("an interruption at a shutdown is waited out", WRITES, code(11600)),
+        ("a time limit costs no retry", WRITES, code(50)),
+        ("a write conflict is tried again", WRITES, code(112)),
+        ("a full disk of Atlas is waited for", WRITES, code(14031)),
+        ("a quota that is used up is waited for", WRITES, code(8000)),
+        ("throttling is waited out", WRITES, labelled(462, "SystemOverloadedError")),
+        (
+            "an unknown error with a retry label is tried again",
+            WRITES,
+            labelled(424_242, "RetryableWriteError"),
+        ),
+        ("a missing privilege is waited for until it is granted", WRITES, code(18)),
+        ("a write that a majority did not confirm is made again", WRITES, concern(64)),
+        ("a write that a stepdown left unconfirmed is made again", WRITES, concern(189)),
+        ("a connection that is closed in the middle is made again", WRITES, closed()),
+        ("a server that does not answer is given up and asked again", WRITES, blocked()),
+        ("a schema change that is interrupted is made again", schema, code(11602)),
+        ("a schema change whose answer is lost is made again", schema, closed()),
+    ]
+}
+
+/// Both ends, a proxy before each, and an agent that must outlive every row.
+struct Stage {
+    local: Mongod,
+    atlas: Mongod,
+    to_local: Proxy,
+    to_atlas: Proxy,
+    agent: Agent,
+    rng: StdRng,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let (local, atlas) = pair().await;
+        let (to_local, to_atlas) = (Proxy::to(local.port).await, Proxy::to(atlas.port).await);
+        orders(&local).insert_many((0..50).map(|n| doc! { "_id": n })).await.unwrap();
+        let agent = Agent::started(&to_local.uri(), &to_atlas.uri());
+        agent.streaming().await;
+        Self { local, atlas, to_local, to_atlas, agent, rng: StdRng::seed_from_u64(seed()) }
+    }
+
+    /// Changes of every kind: documents, and collections that come, go and change their name.
+    async fn work(&mut self) {
+        for collection in &workload::collections(&self.local.client) {
+            for _ in 0..15 {
+                workload::change(collection, &mut self.rng).await.unwrap();
+            }
+        }
+        orders(&self.local).update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await.unwrap();
+        let shop = self.local.client.database("shop");
+        let staging = shop.collection::<Document>("staging");
+        staging.insert_many((0..5).map(|n| doc! { "_id": n })).await.unwrap();
+        let rename =
+            doc! { "renameCollection": "shop.staging", "to": "shop.archive", "dropTarget": true };
+        self.local.admin(rename).await;
+        shop.collection::<Document>("brief").insert_one(doc! { "_id": 1 }).await.unwrap();
+        shop.collection::<Document>("brief").drop().await.unwrap();
+    }
+
+    async fn is_well(&mut self, row: &str) {
+        converge(&self.local.client, &self.atlas.client, PATIENCE).await;
+        eventually(row, PATIENCE, async || {
+            self.agent.health().is_some_and(|health| {
+                health["queueSize"] == 0
+                    && health["phase"] == "streaming"
+                    && health["breaker"] == "closed"
+            })
+        })
+        .await;
+        converge(&self.local.client, &self.atlas.client, PATIENCE).await;
+        assert!(self.agent.is_running(), "{row}");
+        assert_eq!(self.agent.health().unwrap()["deadLetters"], 0, "{row}");
+        println!("ok  {row}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_of_the_local_sides_faults_ends_equal() {
+    let mut stage = Stage::set().await;
+    for (row, commands, fault) in rows_of_the_local_side() {
+        let mut data = doc! { "failCommands": commands };
+        data.extend(fault);
+        let before = stage.local.end_failing().await;
+        stage.local.fail(data, 3).await;
+        stage.work().await;
+        stage.is_well(row).await;
+        assert!(stage.local.end_failing().await > before, "{row}: nothing has failed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_of_atlas_faults_ends_equal() {
+    let mut stage = Stage::set().await;
+    for (row, commands, fault) in rows_of_atlas() {
+        let mut data = doc! { "failCommands": commands };
+        data.extend(fault);
+        let before = stage.atlas.end_failing().await;
+        stage.atlas.fail(data, 3).await;
+        stage.work().await;
+        stage.is_well(row).await;
+        assert!(stage.atlas.end_failing().await > before, "{row}: nothing has failed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_of_the_lines_faults_ends_equal() {
+    let mut stage = Stage::set().await;
+    let rows = [
+        ("a line that is cut", Line::Cut),
+        ("a line on which nothing comes through", Line::Silent),
+        ("a line on which the answers are lost", Line::Mute),
+        ("a line that is slow", Line::Slow),
+    ];
+    for (row, fault) in rows {
+        for (end, name) in [(0, "to the local database"), (1, "to Atlas")] {
+            let line = if end == 0 { &stage.to_local } else { &stage.to_atlas };
+            line.set(fault);
+            stage.work().await;
+            // Longer than the timeout of 5 s, so that connections are given up.
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            stage.work().await;
+            let line = if end == 0 { &stage.to_local } else { &stage.to_atlas };
+            line.set(Line::Up);
+            stage.is_well(&format!("{row} {name}")).await;
+        }
+    }
+}
