@@ -1,0 +1,255 @@
+//! Random work under random faults on both sides, for as long as `OUTRIGGER_SOAK_SECONDS` says (60; `make
+//! soak` takes ten minutes), repeatable by `OUTRIGGER_SEED` as far as time allows.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use mongodb::{
+    Client, Collection,
+    bson::{Document, doc},
+};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use support::{
+    PATIENCE,
+    agent::Agent,
+    compare::converge,
+    eventually,
+    mongod::Mongod,
+    pair,
+    proxy::{Line, Proxy},
+    seed, workload,
+};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    AgentKilled,
+    AgentRestarted,
+    LocalKilled,
+    LocalRestarted,
+    AtlasKilled,
+    AtlasRestarted,
+    LocalLine,
+    AtlasLine,
+    LocalErrors,
+    AtlasErrors,
+    HistoryLost,
+    QueueGone,
+    Paused,
+}
+
+/// By weight: what is milder comes more often.
+const FAULTS: &[Fault] = &[
+    Fault::AgentKilled,
+    Fault::AgentKilled,
+    Fault::AgentKilled,
+    Fault::AgentRestarted,
+    Fault::LocalKilled,
+    Fault::LocalRestarted,
+    Fault::AtlasKilled,
+    Fault::AtlasRestarted,
+    Fault::LocalLine,
+    Fault::LocalLine,
+    Fault::AtlasLine,
+    Fault::AtlasLine,
+    Fault::LocalErrors,
+    Fault::LocalErrors,
+    Fault::AtlasErrors,
+    Fault::AtlasErrors,
+    Fault::HistoryLost,
+    Fault::QueueGone,
+    Fault::Paused,
+];
+
+struct Stage {
+    local: Mongod,
+    atlas: Mongod,
+    to_local: Proxy,
+    to_atlas: Proxy,
+    agent: Agent,
+    rng: StdRng,
+    /// Of servers that were stopped since.
+    writes_sent: i64,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_work_under_random_faults_ends_equal() {
+    let seconds = std::env::var("OUTRIGGER_SOAK_SECONDS").ok().and_then(|n| n.parse().ok());
+    let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(60));
+    let seed = seed();
+    let (local, atlas) = pair().await;
+    let (to_local, to_atlas) = (Proxy::to(local.port).await, Proxy::to(atlas.port).await);
+    for server in [&local, &atlas] {
+        let unique = doc! { "key": { "u": 1 }, "name": "u", "unique": true };
+        let command = doc! { "createIndexes": "seats", "indexes": [unique] };
+        server.client.database("shop").run_command(command).await.unwrap();
+    }
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(work(local.client.clone(), StdRng::seed_from_u64(seed), stop.clone()));
+    let config = "[worker]\nbatch_size = 100\nretry_delays = [\"500ms\"]\nmax_retries = 200\n";
+    let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), config);
+    agent.start(&["--adopt"]);
+    agent.streaming().await;
+    let rng = StdRng::seed_from_u64(seed + 1);
+    let mut stage = Stage { local, atlas, to_local, to_atlas, agent, rng, writes_sent: 0 };
+    let mut faults: BTreeMap<Fault, u32> = BTreeMap::new();
+    while Instant::now() < until {
+        let fault = *FAULTS.choose(&mut stage.rng).unwrap();
+        *faults.entry(fault).or_default() += 1;
+        stage.inflict(fault).await;
+        let calm = stage.rng.random_range(200..2_500);
+        tokio::time::sleep(Duration::from_millis(calm)).await;
+    }
+    stop.cancel();
+    let operations = work.await.unwrap();
+
+    let Stage { local, atlas, agent, .. } = &stage;
+    converge(&local.client, &atlas.client, 2 * PATIENCE).await;
+    eventually("an empty queue", PATIENCE, async || {
+        agent.health().is_some_and(|health| health["queueSize"] == 0)
+    })
+    .await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    let sent = stage.writes_sent + stage.atlas.writes().await;
+    println!("operations {operations}");
+    println!("faults     {faults:?}");
+    println!("writes sent {sent}");
+    println!("equal      yes, byte for byte");
+    assert_eq!(stage.agent.health().unwrap()["deadLetters"], 0);
+    assert!(!stage.agent.log().contains("panicked"));
+}
+
+impl Stage {
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        *of.choose(&mut self.rng).unwrap()
+    }
+
+    async fn hold(&mut self) {
+        let ms = self.rng.random_range(100..4_000);
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+
+    async fn inflict(&mut self, fault: Fault) {
+        match fault {
+            Fault::AgentKilled => {
+                self.agent.kill();
+                self.agent.start(&[]);
+            }
+            Fault::AgentRestarted => {
+                assert!(self.agent.stop().success(), "{}", self.agent.log());
+                self.agent.start(&[]);
+            }
+            Fault::LocalKilled => {
+                self.local.kill();
+                self.hold().await;
+                self.local.resume().await;
+            }
+            Fault::LocalRestarted => {
+                self.local.terminate();
+                self.local.resume().await;
+            }
+            Fault::AtlasKilled | Fault::AtlasRestarted => {
+                self.writes_sent += self.atlas.writes().await;
+                if fault == Fault::AtlasKilled {
+                    self.atlas.kill();
+                } else {
+                    self.atlas.terminate();
+                }
+                self.hold().await;
+                self.atlas.resume().await;
+            }
+            Fault::LocalLine | Fault::AtlasLine => {
+                let state = self.pick(&[Line::Cut, Line::Silent, Line::Mute, Line::Slow]);
+                let of = |stage: &Self, state| {
+                    if fault == Fault::LocalLine {
+                        stage.to_local.set(state);
+                    } else {
+                        stage.to_atlas.set(state);
+                    }
+                };
+                of(self, state);
+                self.hold().await;
+                of(self, Line::Up);
+            }
+            Fault::LocalErrors => {
+                let code = self.pick(&[43, 91, 189, 237, 10107, 11602]);
+                let commands = ["find", "getMore", "aggregate", "listCollections"];
+                let data = doc! { "failCommands": commands.as_slice(), "errorCode": code };
+                self.local.fail(data, 3).await;
+            }
+            Fault::AtlasErrors => {
+                let code = self.pick(&[50, 91, 112, 189, 8000, 10107, 11600]);
+                let mut data = doc! { "failCommands": ["insert", "update", "delete", "find"] };
+                data.extend(match self.rng.random_range(0..3) {
+                    0 => doc! { "closeConnection": true },
+                    1 => doc! { "writeConcernError": { "code": 64, "errmsg": "planted" } },
+                    _ => doc! { "errorCode": code },
+                });
+                self.atlas.fail(data, 3).await;
+            }
+            Fault::HistoryLost => {
+                let code = self.pick(&[136, 260, 280, 286]);
+                let data = doc! { "failCommands": ["aggregate", "getMore"], "errorCode": code };
+                self.local.fail(data, 1).await;
+            }
+            Fault::QueueGone => {
+                self.agent.kill();
+                std::fs::remove_dir_all(self.agent.dir.path().join("queue")).unwrap();
+                self.agent.start(&[]);
+            }
+            Fault::Paused => {
+                self.agent.cli(&["pause"]);
+                self.hold().await;
+                self.agent.cli(&["resume"]);
+            }
+        }
+    }
+}
+
+/// What the application does: documents of every kind, unique values that change hands, collections that
+/// come, go and change their name. Errors of a server that is away are its business.
+async fn work(client: Client, mut rng: StdRng, stop: CancellationToken) -> u64 {
+    let collections = workload::collections(&client);
+    let shop = client.database("shop");
+    let seats = shop.collection::<Document>("seats");
+    let operations = Arc::new(AtomicU64::new(0));
+    while !stop.is_cancelled() {
+        let done = match rng.random_range(0..200) {
+            0 => rename(&client, &mut rng).await,
+            1 => shop.collection::<Document>("brief").drop().await,
+            2..10 => shop.collection("brief").insert_one(doc! { "n": 1 }).await.map(|_| ()),
+            10..40 => seat(&seats, &mut rng).await,
+            _ => workload::change(&collections[rng.random_range(0..3)], &mut rng).await,
+        };
+        operations.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    operations.load(Ordering::Relaxed)
+}
+
+async fn rename(client: &Client, rng: &mut StdRng) -> mongodb::error::Result<()> {
+    let to = format!("shop.archive{}", rng.random_range(0..3));
+    let command = doc! { "renameCollection": "shop.brief", "to": to, "dropTarget": true };
+    match client.database("admin").run_command(command).await {
+        Err(error) if !workload::is_refusal(&error) => Err(error),
+        _ => Ok(()), // There may be nothing to rename.
+    }
+}
+
+/// Moves a person to another seat; whoever has it leaves it first.
+async fn seat(seats: &Collection<Document>, rng: &mut StdRng) -> mongodb::error::Result<()> {
+    let (person, seat) = (rng.random_range(0..12), rng.random_range(0..12));
+    let nowhere = doc! { "$set": { "u": mongodb::bson::oid::ObjectId::new() } };
+    seats.update_many(doc! { "u": seat }, nowhere).await?;
+    let moved = doc! { "$set": { "u": seat } };
+    seats.update_one(doc! { "_id": person }, moved).upsert(true).await?;
+    Ok(())
+}
