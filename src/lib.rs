@@ -57,6 +57,8 @@ pub mod dead_letter;
 pub mod delta;
 pub mod document_key;
 pub mod event;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod horizon;
 pub mod insert_mode;
 pub mod limiter;

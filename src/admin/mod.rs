@@ -69,6 +69,12 @@ fn router(api: Api) -> Router {
         .with_state(api)
 }
 
+/// The routes without a socket.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn router_of(handles: Handles, token: &str) -> Router {
+    router(Api { handles, token: token.into(), listen: ([127, 0, 0, 1], 8686).into() })
+}
+
 /// An error as JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct Problem {

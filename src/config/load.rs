@@ -57,10 +57,28 @@ pub fn load(
     file: Option<&Path>,
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigError> {
+    let (path, text) = match file {
+        Some(path) => {
+            let text = fs::read_to_string(path)
+                .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+            (path, text)
+        }
+        None => (Path::new(""), String::new()),
+    };
+    parse(&text, path, env)
+}
+
+/// As [`load`], of a text that was read from `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(
+    text: &str,
+    path: &Path,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<Config, ConfigError> {
     let mut config = Config::default();
-    if let Some(path) = file {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    {
         let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
             path: path.to_owned(),
             // `message()` alone: the full form quotes the line, which may hold a secret.

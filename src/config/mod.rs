@@ -13,7 +13,7 @@ mod load;
 pub mod units;
 mod uri;
 
-pub use load::{ConfigError, REFERENCE, load};
+pub use load::{ConfigError, REFERENCE, load, parse};
 pub use uri::Uri;
 
 /// Everything that can be configured. Field names are the keys.

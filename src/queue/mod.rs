@@ -57,6 +57,8 @@ mod compact;
 mod dead;
 mod edit;
 mod entry;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod index;
 mod merge;
 mod open;
