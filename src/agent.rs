@@ -24,6 +24,7 @@ use crate::{
     checkpoint::{Checkpoint, ClusterTime},
     config::{Config, ConfigError},
     horizon::Horizon,
+    late::LateWrites,
     mongo::{Mongo, MongoError},
     queue::{Queue, QueueError, Rebuilt},
     shutdown::{Stop, blocking},
@@ -226,6 +227,7 @@ impl Agent {
             Arc::new(ChangeStreamSource::new(self.local.clone(), filter.clone(), &self.info));
         let sink = Arc::new(AtlasSink::new(self.atlas.clone(), connect::limiter(&config)));
         let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
+        let late = Arc::new(Mutex::new(LateWrites::default()));
         let compare = Arc::new(Notify::new());
         let admin = tokio::spawn(self.serve_admin().await?);
         // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
@@ -259,6 +261,7 @@ impl Agent {
             status: self.status.clone(),
             filter,
             horizon: horizon.clone(),
+            late: late.clone(),
             parallel: config.sync.parallel,
             max_delete_ratio: config.sync.max_delete_ratio,
             source_id: self.source_id.clone(),
@@ -273,6 +276,7 @@ impl Agent {
             connect::worker_options(&config),
             CircuitBreaker::new(connect::breaker_policy(&config)),
             horizon,
+            late,
         ));
         let mut tasks = JoinSet::new();
         let stop = self.stop.clone();

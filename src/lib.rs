@@ -30,7 +30,7 @@
 //! | stores of the tasks | [`sync_state`] |
 //! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
 //! | driver | [`mongo`] |
-//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`] |
+//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`], [`late`] |
 //! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`report`], [`shutdown`], [`crash`] |
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
@@ -61,6 +61,7 @@ pub mod event;
 pub mod fuzz;
 pub mod horizon;
 pub mod insert_mode;
+pub mod late;
 pub mod limiter;
 pub mod logging;
 pub mod metrics;

@@ -36,6 +36,17 @@ impl From<mongodb::error::Error> for MongoError {
 }
 
 impl MongoError {
+    /// True when what was asked for may have reached the server, or may still reach it.
+    pub fn may_come_true(&self) -> bool {
+        match self {
+            MongoError::Silent(_) => true,
+            MongoError::Driver(error) => {
+                matches!(error.kind.as_ref(), mongodb::error::ErrorKind::Io(_))
+            }
+            MongoError::BadUri(_) => false,
+        }
+    }
+
     /// The server's error code, if a server answered with one.
     pub fn code(&self) -> Option<i32> {
         match self {

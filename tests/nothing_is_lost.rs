@@ -326,3 +326,30 @@ async fn a_document_that_the_first_copy_cannot_place_becomes_a_dead_letter() {
     assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 2);
     assert!(agent.health().unwrap()["consistentAsOf"].is_null(), "the two sides are not equal");
 }
+
+/// The line stalls in the middle of a write and delivers it when later writes of the same document have
+/// been made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_arrives_late_does_not_put_an_older_state_back() {
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(atlas.port).await;
+    orders(&local).insert_many((0..20).map(|n| doc! { "_id": n, "v": 0 })).await.unwrap();
+    let agent = Agent::started(&local.uri(), &line.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+
+    line.set(Line::Silent);
+    orders(&local).update_many(doc! {}, doc! { "$set": { "v": 1 } }).await.unwrap();
+    orders(&local).insert_one(doc! { "_id": "brief" }).await.unwrap();
+    // Longer than the timeout of 5 s, so that the write is given up.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    orders(&local).update_many(doc! {}, doc! { "$set": { "v": 2 } }).await.unwrap();
+    orders(&local).delete_one(doc! { "_id": "brief" }).await.unwrap();
+    line.set(Line::Up);
+
+    eventually("the late write, and what makes it good", PATIENCE, async || {
+        agent.log().contains("written once more")
+    })
+    .await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+}

@@ -19,6 +19,7 @@ pub const NAMESPACE_EXISTS: i32 = 48;
 pub fn command_error(error: &MongoError) -> SinkError {
     let text = error.to_string();
     match class_of(error) {
+        Class::Unavailable if error.may_come_true() => SinkError::Unanswered(text),
         Class::Unavailable => SinkError::Unavailable(text),
         Class::Denied => {
             SinkError::Denied(format!("{text}; {}", advice(error, "MONGODB_ATLAS_URI")))

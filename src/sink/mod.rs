@@ -32,6 +32,18 @@ pub enum Write {
     Delete(DocumentKey),
 }
 
+impl Write {
+    /// The document that it writes. `None` for bytes that are no document with an `_id`.
+    pub fn key(&self) -> Option<DocumentKey> {
+        match self {
+            Write::Insert(document) => DocumentKey::of(document).ok(),
+            Write::Upsert { key, .. } | Write::Change { key, .. } | Write::Delete(key) => {
+                Some(key.clone())
+            }
+        }
+    }
+}
+
 /// How one write ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Written {
@@ -130,6 +142,9 @@ pub enum SinkError {
     /// Network, no primary, timeout, shutting down, throttled, over quota: the breaker's business.
     #[error("Atlas is not available: {0}")]
     Unavailable(String),
+    /// As [`Unavailable`](Self::Unavailable), after something was sent: it may still be done.
+    #[error("Atlas is not available: {0}")]
+    Unanswered(String),
     /// Authentication, privileges, TLS: waiting does not help, a person must.
     #[error("Atlas refuses access: {0}")]
     Denied(String),

@@ -1,6 +1,9 @@
 //! The plain copy of one collection into an empty one: read and write overlapped, raw throughout.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bson::rawdoc;
 use tokio::sync::{Mutex, mpsc};
@@ -86,14 +89,24 @@ impl<K: Sink> Reconciler<K> {
                             .await?;
                         writes = again;
                     }
-                    Err(error @ (SinkError::Unavailable(_) | SinkError::Denied(_))) => {
+                    Err(
+                        error @ (SinkError::Unavailable(_)
+                        | SinkError::Unanswered(_)
+                        | SinkError::Denied(_)),
+                    ) => {
+                        if matches!(error, SinkError::Unanswered(_)) {
+                            let keys = writes.iter().filter_map(Write::key).collect();
+                            let mut late =
+                                self.late.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                            late.given_up(ns, keys, Instant::now());
+                        }
                         self.status.state().atlas_fault = Some((&error).into());
                         pause(stop, wait.next_wait()).await?;
                     }
                     // The command as such: its documents one by one, by the worker.
                     Err(SinkError::Rejected(error)) => {
                         tracing::warn!(%ns, %error, "a part of the copy was rejected");
-                        let refused = writes.iter().map(key_of).collect::<Result<_, _>>()?;
+                        let refused = writes.iter().filter_map(Write::key).collect();
                         self.commit_refresh(ns, refused, collection.id, ClusterTime::default())
                             .await?;
                         writes.clear();
@@ -122,17 +135,10 @@ fn leftovers(
                 again.push(Write::Upsert { key, document });
             }
             (Written::Conflict { .. } | Written::Rejected { .. }, write) => {
-                refused.push(key_of(&write)?);
+                refused.extend(write.key());
             }
             (_, _) => {}
         }
     }
     Ok((again, refused))
-}
-
-fn key_of(write: &Write) -> Result<DocumentKey, SyncError> {
-    Ok(match write {
-        Write::Insert(document) => DocumentKey::of(document).map_err(SourceError::from)?,
-        Write::Upsert { key, .. } | Write::Change { key, .. } | Write::Delete(key) => key.clone(),
-    })
 }

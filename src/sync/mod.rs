@@ -26,6 +26,7 @@ use crate::{
     crash::{self, Step},
     event::SchemaChange,
     horizon::Horizon,
+    late::LateWrites,
     mongo::{Mongo, MongoError},
     namespace::{Namespace, NamespaceFilter},
     queue::{Queue, QueueError},
@@ -99,6 +100,7 @@ pub struct Reconciler<K> {
     pub status: Arc<Status>,
     pub filter: NamespaceFilter,
     pub horizon: Arc<Mutex<Horizon>>,
+    pub late: Arc<Mutex<LateWrites>>,
     /// Writers of the copy.
     pub parallel: usize,
     pub max_delete_ratio: f64,

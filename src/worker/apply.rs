@@ -1,6 +1,6 @@
 //! One leased batch: sort it by namespace and kind, write it, say how each entry ended.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
 use bson::RawDocumentBuf;
 
@@ -154,9 +154,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             Err(SinkError::Rejected(reason)) => {
                 outcomes.insert(seq, self.rejected(ns, attempts, reason));
             }
-            Err(error @ (SinkError::Unavailable(_) | SinkError::Denied(_))) => {
-                return Err(error.into());
-            }
+            Err(error) => return Err(error.into()),
         }
         Ok(())
     }
@@ -288,6 +286,14 @@ impl<S: Source, K: Sink> Worker<S, K> {
                     }
                 }
                 Ok(written)
+            }
+            Err(error @ SinkError::Unanswered(_)) => {
+                self.late().given_up(
+                    ns,
+                    writes.iter().filter_map(Write::key).collect(),
+                    Instant::now(),
+                );
+                Err(error)
             }
             result => result,
         }

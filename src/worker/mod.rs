@@ -28,13 +28,15 @@ use crate::{
     crash::{self, Step},
     horizon::Horizon,
     insert_mode::InsertMode,
+    late::LateWrites,
     namespace::Namespace,
-    queue::{Entry, Outcome, Queue, QueueError, Settlement, Work},
+    queue::{Entry, Incoming, Outcome, Queue, QueueError, Settlement, Work},
     shutdown::{Stop, blocking},
     sink::{Sink, SinkError},
     source::Source,
     status::{Status, now_ms},
     sync_state::SyncState,
+    write_op::WriteOp,
 };
 
 mod apply;
@@ -73,6 +75,7 @@ pub struct Worker<S, K> {
     outage: Mutex<Option<Instant>>,
     /// Namespaces in which another collection than the queued one was seen.
     strangers: Mutex<HashMap<Namespace, Stranger>>,
+    late: Arc<Mutex<LateWrites>>,
     /// Entries that wait for a delete, and when its document was first seen to be gone locally.
     waiting: Mutex<HashMap<u64, ClusterTime>>,
 }
@@ -113,6 +116,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         options: WorkerOptions,
         breaker: CircuitBreaker,
         horizon: Arc<Mutex<Horizon>>,
+        late: Arc<Mutex<LateWrites>>,
     ) -> Self {
         status.state().breaker = breaker.name();
         Self {
@@ -126,6 +130,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             insert_modes: Mutex::default(),
             outage: Mutex::default(),
             strangers: Mutex::default(),
+            late,
             waiting: Mutex::default(),
         }
     }
@@ -154,6 +159,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 self.wait(stop, changed, Duration::from_millis(200)).await;
                 continue;
             }
+            self.refresh_late().await?;
             let permit = self.breaker().permit(Instant::now());
             if permit == Permit::Probe {
                 self.status.state().breaker = self.breaker().name();
@@ -229,8 +235,42 @@ impl<S: Source, K: Sink> Worker<S, K> {
             metrics.batches.add(1);
             metrics.batch_micros.add(started.elapsed().as_micros() as u64);
             metrics.atlas_heard_ms.set(now_ms());
+            self.late().answered(Instant::now());
         }
         Ok(())
+    }
+
+    /// Queues a `Refresh` of documents whose given-up writes may have been made since.
+    async fn refresh_late(&self) -> Result<(), QueueError> {
+        let (due, overflows) = {
+            let mut late = self.late();
+            (late.due(Instant::now()), late.overflows())
+        };
+        if due.is_empty() && !overflows {
+            return Ok(());
+        }
+        let cluster_time = self.status.state().read_up_to;
+        let incoming: Vec<_> = due
+            .into_iter()
+            .flat_map(|(ns, keys)| keys.into_iter().map(move |key| (ns.clone(), key)))
+            .map(|(ns, key)| Incoming {
+                work: Work::Document { ns, key, op: WriteOp::Refresh, collection: None },
+                cluster_time: ClusterTime(cluster_time.0.saturating_sub(1)),
+                wall_ms: now_ms(),
+            })
+            .collect();
+        tracing::info!(
+            documents = incoming.len(),
+            "documents whose writes had no answer are written once more"
+        );
+        let queue = self.queue.clone();
+        blocking(move || {
+            if overflows {
+                SyncState::demand(&queue, cluster_time)?;
+            }
+            queue.commit(incoming, None).map(drop)
+        })
+        .await
     }
 
     async fn flush(&self) -> Result<(), QueueError> {
@@ -306,6 +346,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     fn strangers(&self) -> MutexGuard<'_, HashMap<Namespace, Stranger>> {
         self.strangers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn late(&self) -> MutexGuard<'_, LateWrites> {
+        self.late.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, ClusterTime>> {

@@ -25,7 +25,8 @@ pub enum Line {
     Up = 0,
     /// Connections are reset and refused.
     Cut = 1,
-    /// Connections stay open, and nothing comes through: no data, no reset.
+    /// Connections stay open, and nothing comes through: no data, no reset. What was sent meanwhile comes
+    /// through late when the line is up again.
     Silent = 2,
     /// What is asked comes through, and no answer does: it is swallowed, and the connection is of no more
     /// use when the line is up again.
@@ -102,7 +103,7 @@ async fn pass(
     way: Way,
 ) {
     let mut buffer = vec![0; 16 * 1024];
-    let mut is_lost = false;
+    let (mut is_lost, mut was_silent) = (false, false);
     loop {
         let change = changed.notified();
         tokio::pin!(change);
@@ -113,7 +114,12 @@ async fn pass(
         }
         if now == Line::Silent as u8 {
             change.await;
+            was_silent = true;
             continue;
+        }
+        if std::mem::take(&mut was_silent) && way == Way::Question {
+            // As a kernel does, which retransmits in ever longer steps.
+            tokio::time::sleep(Duration::from_secs(3)).await;
         }
         let read = tokio::select! {
             () = &mut change => continue,
