@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test check fmt clippy deny doc build bench clean
+.PHONY: demo test check fmt clippy deny doc build bench soak fuzz clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
@@ -13,7 +13,7 @@ demo:
 # Everything that CI runs.
 test: check
 	scripts/mongod > /dev/null
-	$(CARGO) build --locked --all-targets
+	$(CARGO) build --locked --all-targets --all-features
 	scripts/test
 
 check: fmt clippy deny doc
@@ -22,7 +22,7 @@ fmt:
 	$(CARGO) fmt --check
 
 clippy:
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
 deny:
 	scripts/deny
@@ -35,6 +35,16 @@ build:
 
 bench:
 	$(CARGO) bench --locked --bench queue
+
+# Random work under random faults for ten minutes; SOAK_SECONDS for longer.
+soak:
+	scripts/mongod > /dev/null
+	OUTRIGGER_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test soak -- --nocapture
+
+# Needs `cargo install cargo-fuzz` and a nightly compiler; FUZZ_SECONDS for each target.
+fuzz:
+	cd fuzz && for target in codec event delta configuration admin_request; do \
+	  $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(or $(FUZZ_SECONDS),300) || exit 1; done
 
 clean:
 	$(CARGO) clean

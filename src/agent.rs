@@ -20,7 +20,6 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{
     admin,
-    breaker::CircuitBreaker,
     checkpoint::{Checkpoint, ClusterTime},
     config::{Config, ConfigError},
     horizon::Horizon,
@@ -274,7 +273,6 @@ impl Agent {
             sink,
             self.status.clone(),
             connect::worker_options(&config),
-            CircuitBreaker::new(connect::breaker_policy(&config)),
             horizon,
             late,
         ));

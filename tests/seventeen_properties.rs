@@ -1,6 +1,6 @@
 //! Those of the specification's seventeen properties that the main job reaches, each by its name.
-//! Properties 1, 5 and 10 are in `the_application_never_notices.rs`, 4 is with the schedule in
-//! `src/backoff.rs`.
+//! Properties 1, 5 and 10 are in `the_application_never_notices.rs`, 4 in `atlas_refuses.rs` and, for
+//! every wait and jitter, in `src/backoff.rs`.
 
 mod support;
 
@@ -111,6 +111,64 @@ async fn property_02_and_03_every_change_enters_the_queue_in_the_order_of_first_
     assert!(total >= 100, "{total} changes");
     stage.line.set(Line::Up);
     stage.converge().await;
+}
+
+/// Successes at debug, each by itself; in the summary of the minute, all of them. What is rejected says so,
+/// and what is given up is an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn property_06_every_outcome_is_logged_with_time_and_details() {
+    let config = "[log]\nlevel = \"debug\"\nformat = \"json\"\n[worker]\nmax_retries = 1\nretry_delays = [\"100ms\"]\n";
+    let stage = Stage::set(config).await;
+    // Atlas alone has this index, so that it rejects some.
+    let unique = doc! { "key": { "u": 1 }, "name": "u", "unique": true, "sparse": true };
+    let command = doc! { "createIndexes": "orders", "indexes": [unique] };
+    stage.atlas.client.database("shop").run_command(command).await.unwrap();
+    let mut rng = StdRng::seed_from_u64(seed());
+    for id in 0..120 {
+        stage.orders.insert_one(doc! { "_id": id, "n": rng.random::<i32>() }).await.unwrap();
+    }
+    stage.converge().await;
+    stage
+        .orders
+        .insert_many([doc! { "_id": 500, "u": 1 }, doc! { "_id": 501, "u": 1 }])
+        .await
+        .unwrap();
+    eventually("a dead letter", PATIENCE, async || {
+        stage.agent.health().unwrap()["deadLetters"] == 1
+    })
+    .await;
+    let summary = async || {
+        let log = stage.agent.log();
+        log.lines().any(|line| line.contains("the last minute") && !line.contains("\"applied\":0"))
+    };
+    eventually("the summary of the minute", 2 * PATIENCE, summary).await;
+
+    let lines: Vec<Value> = stage
+        .agent
+        .log()
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("every line is JSON"))
+        .collect();
+    let said = |text: &str| -> Vec<&Value> {
+        lines.iter().filter(|line| line["message"].as_str().unwrap_or("").contains(text)).collect()
+    };
+    let written: std::collections::BTreeSet<_> = said("written")
+        .into_iter()
+        .inspect(|line| assert!(line["timestamp"].is_string() && line["id"].is_string(), "{line}"))
+        .filter(|line| line["ns"] == "shop.orders" && line["level"] == "DEBUG")
+        .filter_map(|line| line["key"].as_str()?.parse::<i32>().ok())
+        .collect();
+    assert!((0..120).all(|id| written.contains(&id)), "{written:?}");
+    let retried = said("tried again later");
+    assert_eq!((retried.len(), &retried[0]["attempt"]), (1, &1.into()), "{retried:?}");
+    assert!(retried[0]["error"].as_str().unwrap().contains("unique index"), "{}", retried[0]);
+    let died = said("kept as a dead letter");
+    assert_eq!((died.len(), &died[0]["level"]), (1, &"ERROR".into()), "{died:?}");
+    let letters = stage.agent.cli_json(&["dead", "list"]).unwrap();
+    assert_eq!(died[0]["id"], letters[0]["id"], "the log leads to the letter");
+    let total: u64 =
+        said("the last minute").iter().filter_map(|line| line["applied"].as_u64()).sum();
+    assert!(total >= 120, "{total} in the summaries");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Instant};
 
 use bson::RawDocumentBuf;
+use uuid::Uuid;
 
 use super::{
     Verdict, Worker,
@@ -25,6 +26,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     pub seq: u64,
+    pub id: Uuid,
     pub attempts: u32,
     pub key: DocumentKey,
     pub collection: Option<CollectionId>,
@@ -96,7 +98,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let mut schema = Vec::new();
         for entry in entries {
             match &entry.work {
-                Work::Schema(change) => schema.push((entry.seq, entry.attempts, change.clone())),
+                Work::Schema(change) => {
+                    schema.push((entry.seq, entry.id, entry.attempts, change.clone()));
+                }
                 Work::Document { ns, .. } => {
                     match by_namespace.iter_mut().find(|(of, _)| of == ns) {
                         Some((_, group)) => group.push(entry),
@@ -106,8 +110,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
             }
         }
         let mut halted = None;
-        for (seq, attempts, change) in schema {
-            if let Err(halt) = self.apply_schema(seq, attempts, &change, &mut outcomes).await {
+        for (seq, id, attempts, change) in schema {
+            if let Err(halt) = self.apply_schema((seq, id, attempts), &change, &mut outcomes).await
+            {
                 halted = Some(verdict_of(halt)?);
             }
         }
@@ -138,8 +143,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     async fn apply_schema(
         &self,
-        seq: u64,
-        attempts: u32,
+        (seq, id, attempts): (u64, Uuid, u32),
         change: &SchemaChange,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
@@ -152,7 +156,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 outcomes.insert(seq, Outcome::Applied);
             }
             Err(SinkError::Rejected(reason)) => {
-                outcomes.insert(seq, self.rejected(ns, attempts, reason));
+                outcomes.insert(seq, self.rejected(ns, id, attempts, reason));
             }
             Err(error) => return Err(error.into()),
         }
@@ -350,26 +354,32 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 outcomes.insert(seq, meanwhile);
                 return;
             }
-            Written::Rejected { reason } => self.rejected(ns, item.attempts, reason),
+            Written::Rejected { reason } => self.rejected(ns, item.id, item.attempts, reason),
             Written::AlreadyThere | Written::Unmatched => {
                 unreachable!("only inserts and changes end so, and both are written once more")
             }
         };
         if outcome == Outcome::Applied {
-            tracing::debug!(%ns, key = %item.key, "written");
+            tracing::debug!(%ns, key = %item.key, id = %item.id, "written");
         }
         outcomes.insert(item.seq, outcome);
     }
 
     /// The next attempt, or the end.
-    pub(super) fn rejected(&self, ns: &Namespace, attempts: u32, reason: String) -> Outcome {
+    pub(super) fn rejected(
+        &self,
+        ns: &Namespace,
+        id: Uuid,
+        attempts: u32,
+        reason: String,
+    ) -> Outcome {
         let attempt = attempts + 1;
         if let Some(wait) = self.options.retries.after(attempt, fastrand::f64()) {
             let wait_ms = wait.as_millis() as u64;
-            tracing::debug!(%ns, attempt, wait_ms, error = %reason, "write rejected, tried again later");
+            tracing::debug!(%ns, %id, attempt, wait_ms, error = %reason, "write rejected, tried again later");
             Outcome::Retry { due_ms: now_ms() + wait_ms, error: reason }
         } else {
-            tracing::error!(%ns, attempt, error = %reason, "write rejected, kept as a dead letter");
+            tracing::error!(%ns, %id, attempt, error = %reason, "write rejected, kept as a dead letter");
             Outcome::Rejected { reason, now_ms: now_ms() }
         }
     }
@@ -381,6 +391,7 @@ fn split(entry: Entry) -> (Item, WriteOp) {
     };
     let item = Item {
         seq: entry.seq,
+        id: entry.id,
         attempts: entry.attempts,
         key,
         collection,

@@ -129,7 +129,12 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 self.make_room(ns, open, outcomes).await?
             } else {
                 for conflict in open {
-                    let outcome = self.rejected(ns, conflict.item.attempts, conflict.reason);
+                    let outcome = self.rejected(
+                        ns,
+                        conflict.item.id,
+                        conflict.item.attempts,
+                        conflict.reason,
+                    );
                     outcomes.insert(conflict.item.seq, outcome);
                 }
                 Room::default()
@@ -280,7 +285,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             "the local database has both documents with this value, so its indexes are not Atlas's"
         };
         let reason = format!("{}; {why}", conflict.reason);
-        match self.rejected(ns, conflict.item.attempts, reason) {
+        match self.rejected(ns, conflict.item.id, conflict.item.attempts, reason) {
             // The comparison that is under way removes what only Atlas has.
             Outcome::Rejected { reason, .. } if is_foreign && is_syncing => {
                 Outcome::Retry { due_ms: now_ms() + SYNC_WAIT_MS, error: reason }

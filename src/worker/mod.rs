@@ -22,7 +22,7 @@ use std::{
 
 use crate::{
     backoff::RetrySchedule,
-    breaker::{CircuitBreaker, Permit},
+    breaker::{BreakerPolicy, CircuitBreaker, Permit},
     checkpoint::ClusterTime,
     config::UpdateMode,
     crash::{self, Step},
@@ -57,6 +57,7 @@ pub struct WorkerOptions {
     /// Pause between two batches of a lane.
     pub interval: Duration,
     pub retries: RetrySchedule,
+    pub breaker: BreakerPolicy,
     pub update_mode: UpdateMode,
     /// How long an answer of Atlas is waited for.
     pub atlas_timeout: Duration,
@@ -114,10 +115,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
         sink: Arc<K>,
         status: Arc<Status>,
         options: WorkerOptions,
-        breaker: CircuitBreaker,
         horizon: Arc<Mutex<Horizon>>,
         late: Arc<Mutex<LateWrites>>,
     ) -> Self {
+        let breaker = CircuitBreaker::new(options.breaker);
         status.state().breaker = breaker.name();
         Self {
             queue,
