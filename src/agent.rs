@@ -12,7 +12,7 @@
 //! worse than one that has exited.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,7 @@ use crate::{
     horizon::Horizon,
     late::LateWrites,
     mongo::{Mongo, MongoError},
-    queue::{Queue, QueueError, Rebuilt},
+    queue::{Queue, QueueError, QueueOptions, Rebuilt},
     shutdown::{Stop, blocking},
     sink::AtlasSink,
     source::{
@@ -114,7 +114,7 @@ impl Agent {
                 "the user may not read the replica set's id; another database of the same set name could not be told apart"
             );
         }
-        let options = queue_options(&config);
+        let options = QueueOptions { compact: true, ..queue_options(&config) };
         let (queue, rebuilt) = blocking(move || Queue::open_or_rebuild(&options)).await?;
         if let Some(Rebuilt { moved_to, error }) = rebuilt {
             let error = crate::report::one_line(&error);
@@ -248,6 +248,7 @@ impl Agent {
             identity: Identity { source_id: self.source_id.clone(), pipeline: self.pipeline()? },
             disk: config.queue.path.clone(),
             compare: compare.clone(),
+            anchor: AtomicU64::new(0),
         };
         if self.queue.checkpoint()?.is_none() {
             tailer.take_position().await.map_err(from_tailer)?;

@@ -9,7 +9,7 @@ use mongodb::{
     options::{ClientOptions, Compressor},
     raw_batch_cursor::{RawBatch, RawBatchCursor},
 };
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::{checkpoint::ClusterTime, config::Uri};
 
@@ -70,6 +70,13 @@ pub struct Connect {
     pub select_for: Duration,
 }
 
+/// A client, and which one it is.
+#[derive(Clone, Debug)]
+struct Slot {
+    client: Client,
+    number: u64,
+}
+
 /// One of the two ends.
 #[derive(Clone, Debug)]
 pub struct Mongo {
@@ -77,7 +84,7 @@ pub struct Mongo {
     connect: Connect,
     /// Made when it is first needed and can be made: `mongodb+srv://` asks the name service, which may
     /// be away like anything else.
-    client: Arc<OnceCell<Client>>,
+    client: Arc<Mutex<Option<Slot>>>,
 }
 
 impl Mongo {
@@ -93,14 +100,25 @@ impl Mongo {
         }
     }
 
-    async fn client(&self) -> Result<&Client, MongoError> {
+    async fn client(&self) -> Result<Slot, MongoError> {
+        let mut slot = self.client.lock().await;
+        if let Some(slot) = &*slot {
+            return Ok(slot.clone());
+        }
         let timeout = self.connect.timeout;
-        let make = async {
-            tokio::time::timeout(timeout, self.make_client())
-                .await
-                .unwrap_or(Err(MongoError::Silent(timeout)))
-        };
-        self.client.get_or_try_init(|| make).await
+        let client = tokio::time::timeout(timeout, self.make_client())
+            .await
+            .unwrap_or(Err(MongoError::Silent(timeout)))?;
+        Ok(slot.insert(Slot { client, number: fastrand::u64(..) }).clone())
+    }
+
+    /// Gives up a client whose server has not answered: its other connections are most likely as dead, and
+    /// each would cost another timeout. What is under way on them goes on.
+    async fn give_up(&self, number: u64) {
+        let mut slot = self.client.lock().await;
+        if slot.as_ref().is_some_and(|slot| slot.number == number) {
+            *slot = None;
+        }
     }
 
     async fn make_client(&self) -> Result<Client, MongoError> {
@@ -142,8 +160,13 @@ impl Mongo {
     /// # Errors
     /// [`MongoError`]; an answer of `ok: 0` is one too.
     pub async fn command(&self, db: &str, command: RawDocumentBuf) -> Result<Document, MongoError> {
-        let db = self.client().await?.database(db);
-        self.bounded(async { Ok(db.run_raw_command(command).await?) }).await
+        let Slot { client, number } = self.client().await?;
+        let db = client.database(db);
+        let reply = self.bounded(async { Ok(db.run_raw_command(command).await?) }).await;
+        if matches!(reply, Err(MongoError::Silent(_))) {
+            self.give_up(number).await;
+        }
+        reply
     }
 
     /// Runs a command that opens a cursor. `await_ms` bounds the server's wait for more in a
@@ -157,20 +180,26 @@ impl Mongo {
         command: RawDocumentBuf,
         await_for: Option<Duration>,
     ) -> Result<BatchCursor, MongoError> {
-        let db = self.client().await?.database(db);
+        let Slot { client, number } = self.client().await?;
+        let db = client.database(db);
         let mut action = db.run_raw_cursor_command(command);
         if let Some(await_for) = await_for {
             action =
                 action.cursor_type(mongodb::options::CursorType::TailableAwait).max_time(await_for);
         }
-        let cursor = self.bounded(async { Ok(action.batch().await?) }).await?;
-        Ok(BatchCursor { cursor, timeout: self.connect.timeout })
+        let opened = self.bounded(async { Ok(action.batch().await?) }).await;
+        if matches!(opened, Err(MongoError::Silent(_))) {
+            self.give_up(number).await;
+        }
+        Ok(BatchCursor { cursor: opened?, mongo: self.clone(), number })
     }
 
     /// Closes all connections. Without it the driver's tasks complain while the runtime goes down.
     pub async fn close(&self) {
-        let Some(client) = self.client.get() else { return };
-        let closing = client.clone().shutdown().immediate(true);
+        // Whoever is making one just now is left alone.
+        let Ok(mut slot) = self.client.try_lock() else { return };
+        let Some(Slot { client, .. }) = slot.take() else { return };
+        let closing = client.shutdown().immediate(true);
         let _ = tokio::time::timeout(Duration::from_millis(300), closing).await;
     }
 
@@ -230,7 +259,9 @@ impl Mongo {
 /// A cursor that hands out the server's replies as they came.
 pub struct BatchCursor {
     cursor: RawBatchCursor,
-    timeout: Duration,
+    mongo: Mongo,
+    /// Of the client that it belongs to.
+    number: u64,
 }
 
 impl BatchCursor {
@@ -240,10 +271,12 @@ impl BatchCursor {
     /// # Errors
     /// [`MongoError`]; [`MongoError::Silent`] after the client's timeout.
     pub async fn next(&mut self) -> Result<Option<RawBatch>, MongoError> {
-        match tokio::time::timeout(self.timeout, self.cursor.next()).await {
-            Ok(reply) => Ok(reply.transpose()?),
-            Err(_) => Err(MongoError::Silent(self.timeout)),
+        let timeout = self.mongo.connect.timeout;
+        if let Ok(reply) = tokio::time::timeout(timeout, self.cursor.next()).await {
+            return Ok(reply.transpose()?);
         }
+        self.mongo.give_up(self.number).await;
+        Err(MongoError::Silent(timeout))
     }
 }
 

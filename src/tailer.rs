@@ -15,7 +15,10 @@
 //! first, and a comparison of everything is asked for then, so that no change falls between the two.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -75,6 +78,8 @@ pub struct Tailer<S> {
     pub disk: std::path::PathBuf,
     /// Wakes the reconciler when everything must be compared.
     pub compare: Arc<Notify>,
+    /// The last known [`Checkpoint::anchor`].
+    pub anchor: AtomicU64,
 }
 
 /// What a batch of events asks for beyond the queue.
@@ -130,11 +135,8 @@ impl<S: Source> Tailer<S> {
             let result = tokio::select! {
                 () = stop.drain.cancelled() => return Ok(()),
                 () = stop.leave.cancelled() => return Ok(()),
-                result = self.follow(&mut wait, &mut outage) => result,
+                result = self.follow(&mut wait, &mut outage, &mut doubt) => result,
             };
-            if !matches!(result, Err(TailerError::Source(SourceError::OtherHistory))) {
-                doubt = None;
-            }
             match result {
                 Ok(never) => match never {},
                 // What cannot be read is no reason to stop either: a comparison does not need it.
@@ -143,9 +145,13 @@ impl<S: Source> Tailer<S> {
                 )) => {
                     let error = one_line(&error);
                     tracing::warn!(%error, "the stream cannot go on from the checkpoint; everything will be compared");
-                    if let Err(error) = self.take_position().await {
-                        tracing::warn!(%error, "no new position yet");
-                        self.pause(stop, wait.next_wait()).await;
+                    match self.take_position().await {
+                        Ok(()) => {}
+                        Err(error @ TailerError::Queue(_)) => return Err(error),
+                        Err(error) => {
+                            tracing::warn!(%error, "no new position yet");
+                            self.pause(stop, wait.next_wait()).await;
+                        }
                     }
                 }
                 // A primary that was cut off from its set looks the same for as long as it takes to step
@@ -153,9 +159,9 @@ impl<S: Source> Tailer<S> {
                 Err(TailerError::Source(SourceError::OtherHistory))
                     if doubt.get_or_insert_with(Instant::now).elapsed() < HISTORY_PATIENCE =>
                 {
-                    tracing::warn!(
-                        "the local oplog does not have what was read from it before; looking again"
-                    );
+                    let error = SourceError::OtherHistory.to_string();
+                    tracing::warn!(%error, "the local database seems to be another one; looking again");
+                    self.status.state().local_fault = Some(Fault { error, is_denied: true });
                     self.pause(stop, Duration::from_secs(2)).await;
                 }
                 Err(TailerError::Source(error)) if error.is_transient() => {
@@ -188,17 +194,22 @@ impl<S: Source> Tailer<S> {
         &self,
         wait: &mut OutageWait,
         outage: &mut Option<Instant>,
+        doubt: &mut Option<Instant>,
     ) -> Result<std::convert::Infallible, TailerError> {
         let queue = self.queue.clone();
         let checkpoint = blocking(move || queue.checkpoint()).await?;
         if let Some(Checkpoint { anchor, .. }) = &checkpoint
             && *anchor > ClusterTime::default()
         {
-            let is_other = self.source.has_entry(*anchor).await? == Some(false);
+            self.anchor.store(anchor.0, Ordering::Relaxed);
+            let has_entry = self.source.has_entry(*anchor).await;
+            let is_other = matches!(has_entry, Ok(Some(false)));
             self.status.state().suspended = is_other;
             if is_other {
                 return Err(SourceError::OtherHistory.into());
             }
+            has_entry?;
+            *doubt = None;
         }
         let from = checkpoint.map_or(StartFrom::Now, |checkpoint| {
             if checkpoint.pipeline == self.identity.pipeline {
@@ -239,13 +250,17 @@ impl<S: Source> Tailer<S> {
     async fn anchor(&self, batch: &EventBatch) -> Result<ClusterTime, SourceError> {
         match batch.events.last() {
             Some(event) => Ok(event.cluster_time),
-            None => Ok(self.source.last_entry().await?.unwrap_or_default()),
+            None => Ok(self.source.last_entry().await?.unwrap_or_else(|| {
+                // Where it may not be read, that of the last event stays.
+                ClusterTime(self.anchor.load(Ordering::Relaxed))
+            })),
         }
     }
 
     /// One atomic step: the batch's ops and the position behind them.
     async fn commit(&self, batch: EventBatch) -> Result<(), TailerError> {
         let anchor = self.anchor(&batch).await?;
+        self.anchor.store(anchor.0, Ordering::Relaxed);
         let metrics = &self.status.metrics;
         metrics.events_read.add(batch.events.len() as u64);
         let mut wishes = Wishes::default();

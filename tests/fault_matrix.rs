@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mongodb::bson::{Document, doc};
 use rand::{SeedableRng, rngs::StdRng};
@@ -132,6 +132,7 @@ impl Stage {
     }
 
     async fn is_well(&mut self, row: &str) {
+        let started = Instant::now();
         converge(&self.local.client, &self.atlas.client, PATIENCE).await;
         eventually(row, PATIENCE, async || {
             self.agent.health().is_some_and(|health| {
@@ -144,7 +145,7 @@ impl Stage {
         converge(&self.local.client, &self.atlas.client, PATIENCE).await;
         assert!(self.agent.is_running(), "{row}");
         assert_eq!(self.agent.health().unwrap()["deadLetters"], 0, "{row}");
-        println!("ok  {row}");
+        println!("ok  {row} ({:.1} s)", started.elapsed().as_secs_f64());
     }
 }
 

@@ -100,6 +100,31 @@ async fn an_oplog_that_rolled_over_while_the_agent_was_down_is_made_good_by_a_co
     eventually("health", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_oplog_that_is_about_to_roll_over_is_an_alert_and_status_shows_what_is_left() {
+    let small = ["--replSet", "rs", "--oplogSize", "16", "--syncdelay", "1"];
+    let (local, atlas) = tokio::join!(Mongod::start_with(&small), Mongod::start());
+    local.initiate().await;
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let healthy = || agent.health().is_some_and(|health| health["status"] == "healthy");
+    eventually("health, while the oplog is whole", PATIENCE, async || healthy()).await;
+
+    // The default for `alerts.oplog_window` is far longer than this oplog lasts.
+    let bulk = "x".repeat(1 << 20);
+    eventually("an alert", PATIENCE, async || {
+        orders(&local).insert_one(doc! { "x": bulk.as_str() }).await.unwrap();
+        agent.health().unwrap()["alerts"].to_string().contains("oplog reaches back only")
+    })
+    .await;
+
+    assert_eq!(agent.health().unwrap()["status"], "unhealthy");
+    let status = agent.cli(&["status"]);
+    assert_eq!(status.status.code(), Some(1));
+    let text = String::from_utf8(status.stdout).unwrap();
+    assert!(text.contains("oplog    reaches back"), "{text}");
+}
+
 /// The same replica set, set back to an earlier state: its history has another end. The agent is down
 /// meanwhile, or it looks on.
 #[tokio::test(flavor = "multi_thread")]

@@ -101,6 +101,8 @@ async fn an_outage_of_atlas_costs_no_op_a_retry_and_makes_no_dead_letter() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     let list = agent.cli_json(&["queue", "list", "--limit", "1000"]).unwrap();
     assert!(list.as_array().unwrap().iter().all(|op| op["retryCount"] == 0), "{list}");
+    let log = agent.log();
+    assert_eq!(log.matches("changes for Atlas wait").count(), 1, "logged on change only: {log}");
     line.set(Line::Up);
 
     converge(&local.client, &atlas.client, PATIENCE).await;

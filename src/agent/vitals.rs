@@ -11,9 +11,11 @@ use crate::{
     sync_state::SyncState,
 };
 
-/// How often the figures are brought up to date, a sample is taken, and the summary is logged.
+/// How often the figures are brought up to date, a sample is taken, the oplog is looked at, and the
+/// summary is logged.
 const TICK: Duration = Duration::from_millis(250);
 const SAMPLE_TICKS: u64 = 20;
+const WINDOW_TICKS: u64 = 40;
 const SUMMARY_TICKS: u64 = 240;
 
 /// Keeps up to date what follows from other figures, and says once a minute how it goes.
@@ -27,8 +29,7 @@ pub(super) async fn tick(handles: Handles) {
         if n % SAMPLE_TICKS == 0 {
             status.sample();
         }
-        if n % SUMMARY_TICKS == 0 {
-            let (pending, bytes) = queue.pending();
+        if n % WINDOW_TICKS == 0 {
             let read_up_to = status.state().read_up_to;
             if read_up_to > ClusterTime::default()
                 && let Ok(Some(start)) = oplog_start(&local).await
@@ -37,6 +38,9 @@ pub(super) async fn tick(handles: Handles) {
                     u64::from(read_up_to.seconds()).saturating_sub(u64::from(start.seconds()));
                 status.state().oplog_window_s = Some(window);
             }
+        }
+        if n % SUMMARY_TICKS == 0 {
+            let (pending, bytes) = queue.pending();
             let metrics = &status.metrics;
             let now = (
                 metrics.events_read.get(),
@@ -63,9 +67,13 @@ pub(super) async fn tick(handles: Handles) {
 
 /// Counts for as long as neither the runtime nor the queue is stuck; see [`Status::beats`].
 pub(super) async fn beat(status: Arc<Status>, queue: Arc<Queue>) {
+    let mut before = None;
     loop {
-        queue.pending();
-        status.beats.add(1);
+        let progress = queue.progress();
+        if progress.is_none() || progress != before {
+            status.beats.add(1);
+        }
+        before = progress;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -27,7 +27,7 @@ const RESTARTS: &str = "OUTRIGGER_RESTARTS";
 const STUCK_AFTER: Duration = Duration::from_secs(180);
 
 /// After this long an agent has started well.
-const SETTLED: Duration = Duration::from_secs(600);
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// Replicates until a signal arrives, then drains. A second signal leaves at once.
 pub async fn run(config: Config, adopt: bool) -> Result<Code, Failure> {
@@ -49,16 +49,16 @@ pub async fn run(config: Config, adopt: bool) -> Result<Code, Failure> {
         leave.cancelled().await;
         stop.cancel();
     });
-    watch(agent.handles().status, restarts);
+    watch(agent.handles().status, asked.clone(), restarts);
     let started = Instant::now();
     match agent.run(asked.drain.cancelled()).await {
         Err(error) if is_of_the_queue(&error) && !asked.drain.is_cancelled() => {
             if matches!(error, AgentError::Queue(QueueError::MostlyEmpty)) {
                 tracing::info!("the queue is opened again, to give back disk");
-                return Err(begin_anew(0));
+            } else {
+                let error = one_line(&error);
+                tracing::error!(%error, "the queue failed; it is opened again until that works");
             }
-            let error = one_line(&error);
-            tracing::error!(%error, "the queue failed; it is opened again until that works");
             Err(begin_anew(if started.elapsed() > SETTLED { 0 } else { restarts }))
         }
         outcome => outcome.map(|()| Code::SUCCESS).map_err(Failure::from),
@@ -74,7 +74,10 @@ async fn prepare(
     asked: &Stop,
 ) -> Result<Option<Agent>, Failure> {
     if restarts == 0 {
-        return Ok(Some(Agent::prepare(config.clone(), adopt).await?));
+        return tokio::select! {
+            () = asked.drain.cancelled() => Ok(None),
+            agent = Agent::prepare(config.clone(), adopt) => Ok(Some(agent?)),
+        };
     }
     let mut wait = OutageWait::new(Duration::from_secs(1), Duration::from_secs(60));
     for _ in 1..restarts.min(10) {
@@ -97,7 +100,7 @@ async fn prepare(
 
 /// Begins anew when the agent is stuck: on a disk that fails, sled may wait for ever instead of
 /// returning an error.
-fn watch(status: Arc<Status>, restarts: u32) {
+fn watch(status: Arc<Status>, asked: Stop, restarts: u32) {
     std::thread::spawn(move || {
         let mut before = (u64::MAX, u64::MAX);
         loop {
@@ -105,9 +108,13 @@ fn watch(status: Arc<Status>, restarts: u32) {
             let beats = status.beats.get();
             // Twice, since a process that was stopped for a while wakes up in the middle of a sleep.
             if before == (beats, beats) {
-                tracing::error!("the agent is stuck and begins anew");
-                let failure = begin_anew(restarts);
-                tracing::error!(error = %failure.error, "it cannot");
+                if asked.is_draining() {
+                    tracing::error!("the agent is stuck while it stops, and leaves");
+                } else {
+                    tracing::error!("the agent is stuck and begins anew");
+                    let failure = begin_anew(restarts);
+                    tracing::error!(error = %failure.error, "it cannot");
+                }
                 std::process::exit(ExitCode::Problem as i32);
             }
             before = (before.1, beats);
@@ -120,7 +127,8 @@ fn watch(status: Arc<Status>, restarts: u32) {
 fn begin_anew(restarts: u32) -> Failure {
     let anew = std::env::current_exe().map(|program| {
         Command::new(program)
-            .args(std::env::args_os().skip(1))
+            // A target is adopted once, by a person who looks on.
+            .args(std::env::args_os().skip(1).filter(|arg| arg != "--adopt"))
             .env(RESTARTS, (restarts + 1).to_string())
             .exec()
     });

@@ -37,6 +37,7 @@ const UNAVAILABLE: &[(i32, &str)] = &[
     (64, "WriteConcernFailed"),
     (89, "NetworkTimeout"),
     (91, "ShutdownInProgress"),
+    (94, "NotYetInitialized"),
     (100, "UnsatisfiableWriteConcern"),
     (112, "WriteConflict"),
     (117, "ConflictingOperationInProgress"),
@@ -45,6 +46,7 @@ const UNAVAILABLE: &[(i32, &str)] = &[
     (175, "QueryPlanKilled"),
     (189, "PrimarySteppedDown"),
     (202, "NetworkInterfaceExceededTimeLimit"),
+    (211, "KeyNotFound"),
     (237, "CursorKilled"),
     (262, "ExceededTimeLimit"),
     (314, "ObjectIsBusy"),
@@ -66,7 +68,7 @@ const UNAVAILABLE: &[(i32, &str)] = &[
 /// Codes that a person must act upon: who we are, or what we may do.
 const DENIED: &[(i32, &str)] = &[
     (11, "UserNotFound"),
-    (UNAUTHORIZED, "Unauthorized"),
+    (13, "Unauthorized"),
     (18, "AuthenticationFailed"),
     (31, "RoleNotFound"),
     (391, "ReauthenticationRequired"),
@@ -83,8 +85,6 @@ const HISTORY_LOST: &[(i32, &str)] = &[
 
 /// `BSONObjectTooLarge`: an event that does not fit a reply.
 pub const BSON_OBJECT_TOO_LARGE: i32 = 10334;
-/// `Unauthorized`, which a write that bypasses validation gets where the user may not.
-pub const UNAUTHORIZED: i32 = 13;
 /// `AtlasError`: the cloud's own code, for a quota that is used up as well as for a bad password.
 const ATLAS_ERROR: i32 = 8000;
 
@@ -176,7 +176,7 @@ pub fn describe(error: &Error) -> String {
 
 /// A server's message up to where it begins to quote a document; of a command its name stays.
 fn without_documents(message: &str) -> String {
-    let Some((before, quoted)) = message.split_once('{') else {
+    let Some((before, quoted)) = message.split_once(['{', '"']) else {
         return message.to_owned();
     };
     let before = before.trim_end_matches([' ', ':', ',']);

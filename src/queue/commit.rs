@@ -1,6 +1,6 @@
 //! Committing: merge in memory what belongs together, then write each touched entry once.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::atomic::Ordering};
 
 use sled::IVec;
 use uuid::Uuid;
@@ -310,6 +310,7 @@ impl Staged {
         let mut keys = Vec::new();
         for entry in queue.entries() {
             keys.extend(unread(&entry?));
+            queue.progress.fetch_add(1, Ordering::Relaxed);
         }
         keys.extend(self.slots.iter().filter_map(|slot| unread(&slot.entry)));
         Ok(keys)

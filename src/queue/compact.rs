@@ -74,17 +74,21 @@ impl Queue {
     /// When the queue cannot be read.
     pub fn is_mostly_empty(&self) -> Result<bool, QueueError> {
         let mut content = self.pending().1;
+        let files = self.db.size_on_disk()?;
+        if !self.persist || !is_mostly_empty(files, content) || !has_room(&self.path, content) {
+            return Ok(false);
+        }
         for item in self.db.scan_prefix([DEAD]) {
             content += item?.1.len() as u64;
         }
-        Ok(is_mostly_empty(self.db.size_on_disk()?, content) && has_room(&self.path, content))
+        Ok(is_mostly_empty(files, content) && has_room(&self.path, content))
     }
 }
 
 /// Writes all of `db` anew beside its files, which [`finish`] exchanges once they are closed.
 pub(super) fn write_anew(db: &sled::Db, options: &QueueOptions) -> Result<(), QueueError> {
     let anew = options.path.join(ANEW);
-    let to = QueueOptions { path: anew.clone(), persist: true, cache_bytes: options.cache_bytes };
+    let to = QueueOptions { path: anew.clone(), ..options.clone() };
     let target = open_sled(&to)?;
     for item in db.iter() {
         let (key, value) = item?;
@@ -95,6 +99,12 @@ pub(super) fn write_anew(db: &sled::Db, options: &QueueOptions) -> Result<(), Qu
     sync_files(&anew).map_err(QueueError::Disk)?;
     fs::write(anew.join(WHOLE), "").map_err(QueueError::Disk)?;
     sync_files(&anew).map_err(QueueError::Disk)
+}
+
+/// Removes what was written of the new files.
+pub(super) fn give_up(path: &Path) {
+    // What stays is removed at the next start.
+    let _ = fs::remove_dir_all(path.join(ANEW));
 }
 
 /// Brings an exchange that was begun to its end. Nothing is open in `path` meanwhile.
@@ -108,6 +118,7 @@ pub(super) fn finish(path: &Path) -> io::Result<()> {
     }
     if anew.join(WHOLE).exists() {
         remove_sleds(path)?;
+        sync(path)?;
         fs::rename(anew.join(WHOLE), anew.join(MOVING))?;
         sync(path)?;
         sync(&anew)?;

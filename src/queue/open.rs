@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -27,6 +27,9 @@ pub struct QueueOptions {
     pub path: PathBuf,
     /// False: the directory is removed when the queue is closed.
     pub persist: bool,
+    /// Write the files anew if most of them is empty. For the agent: another user's command would make
+    /// them its own.
+    pub compact: bool,
     /// Bytes that sled may use as its page cache.
     pub cache_bytes: u64,
 }
@@ -34,7 +37,7 @@ pub struct QueueOptions {
 impl QueueOptions {
     /// A persistent queue in `path` with a cache of 64 MiB.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), persist: true, cache_bytes: 64 << 20 }
+        Self { path: path.into(), persist: true, compact: false, cache_bytes: 64 << 20 }
     }
 }
 
@@ -72,7 +75,8 @@ impl Queue {
 fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = free_name(&path.with_file_name(format!("{name}.{BROKEN}")));
-    if fs::rename(path, &beside).is_ok() {
+    // One that is not to persist has removed itself when it was closed.
+    if fs::rename(path, &beside).is_ok() || !path.exists() {
         return Ok(beside);
     }
     let within = free_name(&path.join(BROKEN));
@@ -116,6 +120,12 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File, QueueError> {
     // The queue holds the application's documents: nobody else's business.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
     let file = fs::File::create(folder.join("lock")).map_err(unusable)?;
+    // Made by root, it must not keep the agent's own user out.
+    if let (Ok(owner), Ok(own)) = (fs::metadata(folder), file.metadata())
+        && owner.uid() != own.uid()
+    {
+        let _ = std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()));
+    }
     let give_up = Instant::now() + LOCK_PATIENCE;
     loop {
         match file.try_lock() {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard, TryLockError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use sled::IVec;
@@ -16,7 +19,7 @@ use super::{
     open::{guarded, load, lock, open_sled},
     schedule::{Lease, Schedule, is_due},
 };
-use crate::{checkpoint::Checkpoint, namespace::Namespace};
+use crate::{checkpoint::Checkpoint, namespace::Namespace, report::one_line};
 
 /// The durable, deduplicating queue. See the [module](super) for its contract.
 ///
@@ -25,6 +28,9 @@ pub struct Queue {
     pub(super) db: sled::Db,
     pub(super) state: Mutex<State>,
     pub(super) changed: Notify,
+    /// Grows while a long task works under the lock.
+    pub(super) progress: AtomicU64,
+    pub(super) persist: bool,
     pub(super) path: std::path::PathBuf,
     /// Held as long as the queue is open.
     _lock: std::fs::File,
@@ -72,21 +78,36 @@ impl Queue {
         let mut state = guarded(|| load(&db, &options.path))??;
         let files = compact::files_bytes(&options.path).map_err(unusable)?;
         let content = state.content_bytes();
-        if options.persist
+        if options.compact
+            && options.persist
             && compact::is_mostly_empty(files, content)
             && compact::has_room(&options.path, content)
         {
-            guarded(|| compact::write_anew(&db, options))??;
-            drop(db);
-            compact::finish(&options.path).map_err(unusable)?;
-            db = open_sled(options)?;
-            state = guarded(|| load(&db, &options.path))??;
-            tracing::info!(files, "the queue's files were mostly empty and are written anew");
+            match guarded(|| compact::write_anew(&db, options)).and_then(|written| written) {
+                Ok(()) => {
+                    drop(db);
+                    compact::finish(&options.path).map_err(unusable)?;
+                    db = open_sled(options)?;
+                    state = guarded(|| load(&db, &options.path))??;
+                    tracing::info!(
+                        files,
+                        "the queue's files were mostly empty and are written anew"
+                    );
+                }
+                // The old ones are as good as before.
+                Err(error) => {
+                    compact::give_up(&options.path);
+                    let error = one_line(&error);
+                    tracing::warn!(%error, "the queue's files could not be written anew");
+                }
+            }
         }
         Ok(Queue {
             db,
             state: Mutex::new(state),
             changed: Notify::new(),
+            progress: AtomicU64::new(0),
+            persist: options.persist,
             path: options.path.clone(),
             _lock: lock,
         })
@@ -249,6 +270,15 @@ impl Queue {
     pub fn pending(&self) -> (u64, u64) {
         let state = self.lock();
         (state.pending, state.pending_bytes)
+    }
+
+    /// A number that grows while the queue works, for one who watches whether it is stuck. Never waits.
+    /// `None` when nothing is being done, so that it cannot be stuck.
+    pub fn progress(&self) -> Option<u64> {
+        match self.state.try_lock() {
+            Err(TryLockError::WouldBlock) => Some(self.progress.load(Ordering::Relaxed)),
+            Ok(_) | Err(TryLockError::Poisoned(_)) => None,
+        }
     }
 
     /// The first `limit` entries, the oldest first.

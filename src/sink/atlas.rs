@@ -18,7 +18,11 @@ use super::{
 use crate::{
     event::SchemaChange,
     limiter::Limiter,
-    mongo::{Mongo, class::UNAUTHORIZED, documents},
+    mongo::{
+        Mongo,
+        class::{Class, class_of},
+        documents,
+    },
     namespace::Namespace,
     raw,
 };
@@ -47,10 +51,13 @@ impl AtlasSink {
         let time_max = self.mongo.server_time_max();
         let reply = self.mongo.command(ns.db(), command.body(ns.coll(), bypass, time_max)).await;
         match reply {
-            Err(error) if bypass && error.code() == Some(UNAUTHORIZED) => {
-                self.bypass_validation.store(false, Ordering::Relaxed);
+            // `Unauthorized`, or on Atlas's shared tiers the proxy's own words for it.
+            Err(error) if bypass && class_of(&error) == Class::Denied => {
                 let body = command.body(ns.coll(), false, time_max);
                 let reply = self.mongo.command(ns.db(), body).await;
+                if reply.is_ok() {
+                    self.bypass_validation.store(false, Ordering::Relaxed);
+                }
                 reply.map_err(|error| classify::command_error(&error))
             }
             reply => reply.map_err(|error| classify::command_error(&error)),

@@ -57,6 +57,13 @@ impl<K: Sink> Reconciler<K> {
         let mut found = Found::default();
         // First, since what only Atlas has may hold unique values that other documents need.
         (found.extra, found.refused) = self.find_extra(ns, collection.id, stop).await?;
+        if found.refused {
+            // Said at once: a conflict with one of them waits for nothing then.
+            let mut state = self.status.state();
+            if !state.refused_deletes.iter().any(|refused| refused == ns.as_str()) {
+                state.refused_deletes.push(ns.to_string());
+            }
+        }
         let command = rawdoc! { "find": ns.coll(), "readConcern": majority_after(after) };
         let cursor = self.local.cursor(ns.db(), command, None).await;
         let mut cursor = cursor.map_err(SourceError::from)?;

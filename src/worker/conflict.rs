@@ -287,11 +287,18 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let reason = format!("{}; {why}", conflict.reason);
         match self.rejected(ns, conflict.item.id, conflict.item.attempts, reason) {
             // The comparison that is under way removes what only Atlas has.
-            Outcome::Rejected { reason, .. } if is_foreign && is_syncing => {
+            Outcome::Rejected { reason, .. }
+                if is_foreign && is_syncing && !self.may_not_delete_in(ns) =>
+            {
                 Outcome::Retry { due_ms: now_ms() + SYNC_WAIT_MS, error: reason }
             }
             outcome => outcome,
         }
+    }
+
+    /// True when a comparison has left alone what only Atlas has in this collection.
+    fn may_not_delete_in(&self, ns: &Namespace) -> bool {
+        self.status.state().refused_deletes.iter().any(|refused| refused == ns.as_str())
     }
 
     /// Reads both sides of the conflicts from the local database. The inner error is the local
