@@ -158,7 +158,12 @@ impl<S: Source, K: Sink> Worker<S, K> {
             Err(SinkError::Rejected(reason)) => {
                 outcomes.insert(seq, self.rejected(ns, id, attempts, reason));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                if matches!(error, SinkError::Unanswered(_)) {
+                    self.late().schema_given_up(ns, Instant::now());
+                }
+                return Err(error.into());
+            }
         }
         Ok(())
     }

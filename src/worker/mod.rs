@@ -28,7 +28,7 @@ use crate::{
     crash::{self, Step},
     horizon::Horizon,
     insert_mode::InsertMode,
-    late::LateWrites,
+    late::{Due, LateWrites},
     namespace::Namespace,
     queue::{Entry, Incoming, Outcome, Queue, QueueError, Settlement, Work},
     shutdown::{Stop, blocking},
@@ -243,15 +243,13 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     /// Queues a `Refresh` of documents whose given-up writes may have been made since.
     async fn refresh_late(&self) -> Result<(), QueueError> {
-        let (due, overflows) = {
-            let mut late = self.late();
-            (late.due(Instant::now()), late.overflows())
-        };
-        if due.is_empty() && !overflows {
+        let due = self.late().due(Instant::now());
+        if due == Due::default() {
             return Ok(());
         }
         let cluster_time = self.status.state().read_up_to;
         let incoming: Vec<_> = due
+            .documents
             .into_iter()
             .flat_map(|(ns, keys)| keys.into_iter().map(move |key| (ns.clone(), key)))
             .map(|(ns, key)| Incoming {
@@ -262,11 +260,12 @@ impl<S: Source, K: Sink> Worker<S, K> {
             .collect();
         tracing::info!(
             documents = incoming.len(),
-            "documents whose writes had no answer are written once more"
+            everything = due.everything,
+            "what had no answer may have been done late: documents are written once more"
         );
         let queue = self.queue.clone();
         blocking(move || {
-            if overflows {
+            if due.everything {
                 SyncState::demand(&queue, cluster_time)?;
             }
             queue.commit(incoming, None).map(drop)
