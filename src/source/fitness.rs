@@ -109,7 +109,7 @@ fn replica_set_id(reply: &Document) -> Option<String> {
 /// # Errors
 /// When the server does not answer, or refuses.
 pub async fn oplog_start(mongo: &Mongo) -> Result<Option<ClusterTime>, SourceError> {
-    Ok(oplog_entry(mongo, rawdoc! {}, 1)
+    Ok(oplog_entry(mongo, rawdoc! {})
         .await?
         .filter(|first| !first.is_the_very_first)
         .map(|first| first.time))
@@ -140,14 +140,14 @@ pub async fn last_entry(mongo: &Mongo) -> Result<Option<ClusterTime>, SourceErro
 pub async fn has_entry(mongo: &Mongo, time: ClusterTime) -> Result<Option<bool>, SourceError> {
     let from = rawdoc! { "ts": { "$gte": Timestamp::from(time) } };
     // A member that has nothing from then on lags behind; a restored one begins with an entry of its own.
-    let Some(next) = if_permitted(oplog_entry(mongo, from, 1).await)?.flatten() else {
+    let Some(next) = if_permitted(oplog_entry(mongo, from).await)?.flatten() else {
         return Ok(None);
     };
     if next.time == time {
         return Ok(Some(true));
     }
     // After the look for the entry: what has rolled away between the two counts as rolled away.
-    let first = if_permitted(oplog_entry(mongo, rawdoc! {}, 1).await)?.flatten();
+    let first = if_permitted(oplog_entry(mongo, rawdoc! {}).await)?.flatten();
     Ok(first.filter(|first| first.time <= time).map(|_| false))
 }
 
@@ -165,15 +165,14 @@ struct OplogEntry {
     is_the_very_first: bool,
 }
 
-/// The first entry that matches, in natural `order`, whether a majority has it or not: what a majority
-/// has a new primary only learns after a while.
+/// The oldest entry that matches, whether a majority has it or not: what a majority has a new primary
+/// only learns after a while.
 async fn oplog_entry(
     mongo: &Mongo,
     filter: bson::RawDocumentBuf,
-    order: i32,
 ) -> Result<Option<OplogEntry>, SourceError> {
     let command = rawdoc! {
-        "find": "oplog.rs", "filter": filter, "sort": { "$natural": order }, "limit": 1,
+        "find": "oplog.rs", "filter": filter, "sort": { "$natural": 1 }, "limit": 1,
         "projection": { "ts": 1, "o.msg": 1 },
     };
     let mut cursor = mongo.cursor("local", command, None).await?;
