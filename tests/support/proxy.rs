@@ -103,7 +103,7 @@ async fn pass(
     way: Way,
 ) {
     let mut buffer = vec![0; 16 * 1024];
-    let (mut is_lost, mut was_silent) = (false, false);
+    let (mut is_lost, mut was_silent, mut has_carried) = (false, false, false);
     loop {
         let change = changed.notified();
         tokio::pin!(change);
@@ -117,9 +117,9 @@ async fn pass(
             was_silent = true;
             continue;
         }
-        if std::mem::take(&mut was_silent) && way == Way::Question {
-            // As a kernel does, which retransmits in ever longer steps.
-            tokio::time::sleep(Duration::from_secs(3)).await;
+        if std::mem::take(&mut was_silent) && has_carried && way == Way::Question {
+            // As a kernel does, which retransmits in ever longer steps; a new connection is faster.
+            tokio::time::sleep(Duration::from_secs(4)).await;
         }
         let read = tokio::select! {
             () = &mut change => continue,
@@ -136,5 +136,6 @@ async fn pass(
         if to.write_all(&buffer[..n]).await.is_err() {
             return;
         }
+        has_carried = true;
     }
 }
