@@ -167,7 +167,11 @@ impl Stage {
                 self.atlas.resume().await;
             }
             Fault::LocalLine | Fault::AtlasLine => {
-                let state = self.pick(&[Line::Cut, Line::Silent, Line::Mute, Line::Slow]);
+                // A silent line to Atlas delivers late, which an agent that was killed meanwhile does not
+                // know of (README, "What it does not do"). The fault matrix has it, without kills.
+                let mut states = vec![Line::Cut, Line::Mute, Line::Slow];
+                states.extend((fault == Fault::LocalLine).then_some(Line::Silent));
+                let state = self.pick(&states);
                 let of = |stage: &Self, state| {
                     if fault == Fault::LocalLine {
                         stage.to_local.set(state);
