@@ -75,6 +75,13 @@ pub enum AgentError {
     Task(String),
 }
 
+impl AgentError {
+    /// True when the queue itself failed, whichever task met it.
+    pub fn is_of_the_queue(&self) -> bool {
+        matches!(self, AgentError::Queue(_) | AgentError::Sync(SyncError::Queue(_)))
+    }
+}
+
 /// A prepared agent.
 pub struct Agent {
     config: Config,
@@ -301,16 +308,18 @@ impl Agent {
             Some(exit) = tasks.join_next() => settle(exit),
         };
         self.status.enter(if outcome.is_ok() { Phase::Stopping } else { Phase::Failed });
-        if matches!(outcome, Err(AgentError::Queue(_) | AgentError::Sync(SyncError::Queue(_)))) {
-            // Nothing can be waited for: after a failed write sled's own threads may never answer again.
-            for task in [ticker, heart, admin] {
-                task.abort();
-            }
-            return outcome;
-        }
-        let outcome = outcome.and(stop_tasks(&stop, tasks, config.shutdown.drain_for).await);
+        // Nothing can be waited for then: after a failed write sled's own threads may never answer again.
+        let is_queue_lost = outcome.as_ref().is_err_and(AgentError::is_of_the_queue);
+        let outcome = if is_queue_lost {
+            outcome
+        } else {
+            outcome.and(stop_tasks(&stop, tasks, config.shutdown.drain_for).await)
+        };
         for task in [ticker, heart, admin] {
             task.abort();
+        }
+        if is_queue_lost {
+            return outcome;
         }
         let queue = self.queue.clone();
         blocking(move || queue.flush()).await?;

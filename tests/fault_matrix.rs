@@ -149,32 +149,28 @@ impl Stage {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_row_of_the_local_sides_faults_ends_equal() {
+/// Each row on one stage; `at` is the server that fails.
+async fn run(rows: Vec<Row>, at: fn(&Stage) -> &Mongod) {
     let mut stage = Stage::set().await;
-    for (row, commands, fault) in rows_of_the_local_side() {
+    for (row, commands, fault) in rows {
         let mut data = doc! { "failCommands": commands };
         data.extend(fault);
-        let before = stage.local.end_failing().await;
-        stage.local.fail(data, 3).await;
+        let before = at(&stage).end_failing().await;
+        at(&stage).fail(data, 3).await;
         stage.work().await;
         stage.is_well(row).await;
-        assert!(stage.local.end_failing().await > before, "{row}: nothing has failed");
+        assert!(at(&stage).end_failing().await > before, "{row}: nothing has failed");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_row_of_the_local_sides_faults_ends_equal() {
+    run(rows_of_the_local_side(), |stage| &stage.local).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_row_of_atlas_faults_ends_equal() {
-    let mut stage = Stage::set().await;
-    for (row, commands, fault) in rows_of_atlas() {
-        let mut data = doc! { "failCommands": commands };
-        data.extend(fault);
-        let before = stage.atlas.end_failing().await;
-        stage.atlas.fail(data, 3).await;
-        stage.work().await;
-        stage.is_well(row).await;
-        assert!(stage.atlas.end_failing().await > before, "{row}: nothing has failed");
-    }
+    run(rows_of_atlas(), |stage| &stage.atlas).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

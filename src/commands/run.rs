@@ -17,7 +17,6 @@ use crate::{
     report::{ExitCode, Failure, one_line},
     shutdown::Stop,
     status::Status,
-    sync::SyncError,
 };
 
 /// How often this process has begun anew because of its queue; see [`begin_anew`].
@@ -52,7 +51,11 @@ pub async fn run(config: Config, adopt: bool) -> Result<Code, Failure> {
     watch(agent.handles().status, asked.clone(), restarts);
     let started = Instant::now();
     match agent.run(asked.drain.cancelled()).await {
-        Err(error) if is_of_the_queue(&error) && !asked.drain.is_cancelled() => {
+        // sled may also panic where it should return an error.
+        Err(error)
+            if (error.is_of_the_queue() || matches!(error, AgentError::Task(_)))
+                && !asked.drain.is_cancelled() =>
+        {
             if matches!(error, AgentError::Queue(QueueError::MostlyEmpty)) {
                 tracing::info!("the queue is opened again, to give back disk");
             } else {
@@ -140,14 +143,6 @@ fn begin_anew(restarts: u32) -> Failure {
         anyhow::Error::new(error).context("the agent cannot begin anew after its queue failed"),
     )
     .hint("start it again; nothing is lost")
-}
-
-/// sled may also panic where it should return an error.
-fn is_of_the_queue(error: &AgentError) -> bool {
-    matches!(
-        error,
-        AgentError::Queue(_) | AgentError::Sync(SyncError::Queue(_)) | AgentError::Task(_)
-    )
 }
 
 fn signals() -> Result<[Signal; 2], Failure> {

@@ -78,15 +78,13 @@ pub fn parse(
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigError> {
     let mut config = Config::default();
-    {
-        let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
-            path: path.to_owned(),
-            // `message()` alone: the full form quotes the line, which may hold a secret.
-            message: error.message().to_owned(),
-        })?;
-        for (key, value) in flatten(table) {
-            set(&mut config, &key, &value, None)?;
-        }
+    let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
+        path: path.to_owned(),
+        // `message()` alone: the full form quotes the line, which may hold a secret.
+        message: error.message().to_owned(),
+    })?;
+    for (key, value) in flatten(table) {
+        set(&mut config, &key, &value, None)?;
     }
     read_environment(&mut config, &env)?;
     read_uri_files(&mut config)?;
