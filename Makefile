@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test check fmt clippy deny doc build bench soak fuzz clean
+.PHONY: demo test check fmt clippy deny doc build bench bench-copy soak fuzz clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
@@ -35,6 +35,11 @@ build:
 
 bench:
 	$(CARGO) bench --locked --bench queue
+
+# The first copy and the verification between two real servers, beside a raw pipe. About ten minutes.
+bench-copy:
+	scripts/mongod > /dev/null
+	$(CARGO) bench --locked --bench end_to_end
 
 # Random work under random faults for ten minutes; SOAK_SECONDS for longer.
 soak:

@@ -24,7 +24,9 @@ use crate::{
     config::{Config, ConfigError},
     horizon::Horizon,
     late::LateWrites,
+    metrics::Gauge,
     mongo::{Mongo, MongoError},
+    namespace::NamespaceFilter,
     queue::{Queue, QueueError, QueueOptions, Rebuilt},
     shutdown::{Stop, blocking},
     sink::AtlasSink,
@@ -33,20 +35,27 @@ use crate::{
         source_id,
     },
     status::{Phase, Status, now_ms},
-    sync::{self, Reconciler, SyncError},
-    sync_state::SyncState,
+    sync::{
+        self, Reconciler, SyncError,
+        ownership::{AgentMark, Claim},
+    },
+    sync_state::{Reason, SyncState},
     tailer::{HISTORY_PATIENCE, Identity, QueueLimits, Tailer, TailerError},
     worker::Worker,
 };
 
 mod connect;
+mod identity;
 mod vitals;
 
-pub use connect::{connect_atlas, connect_local, queue_options};
+pub use connect::{connect_atlas, connect_local, ends, queue_options};
 pub use vitals::lag;
 
 /// Documents whose reads are remembered one by one; see [`Horizon`].
 const HORIZON_DOCUMENTS: usize = 100_000;
+
+/// How long an agent that stops waits for Atlas to take its mark back.
+const GIVE_BACK_FOR: Duration = Duration::from_secs(2);
 
 /// Why the agent does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +101,8 @@ pub struct Agent {
     info: SourceInfo,
     source_id: String,
     adopt: bool,
+    mark: AgentMark,
+    demanded: Arc<Notify>,
     stop: Stop,
 }
 
@@ -103,6 +114,8 @@ pub struct Handles {
     pub local: Mongo,
     pub atlas: Mongo,
     pub config: Arc<Config>,
+    /// Wakes the reconciler.
+    pub demanded: Arc<Notify>,
 }
 
 impl Agent {
@@ -127,15 +140,19 @@ impl Agent {
             let error = crate::report::one_line(&error);
             tracing::error!(%error, moved_to = %moved_to.display(), "the queue could not be used and was moved aside; a new one is built and everything is compared");
         }
+        let queue = Arc::new(queue);
+        let mark = identity::mark(&queue, &config.queue.path).await?;
         let agent = Self {
             status: Arc::default(),
-            queue: Arc::new(queue),
+            queue,
             config,
             local,
             atlas,
             info,
             source_id,
             adopt,
+            mark,
+            demanded: Arc::default(),
             stop: Stop::default(),
         };
         agent.check_history()?;
@@ -163,7 +180,7 @@ impl Agent {
         }
         if checkpoint.pipeline != self.pipeline()? {
             tracing::info!("the namespaces have changed; everything will be compared");
-            SyncState::demand(&self.queue, self.info.now)?;
+            SyncState::demand(&self.queue, self.info.now, Reason::NamespacesChanged)?;
         }
         Ok(())
     }
@@ -204,6 +221,24 @@ impl Agent {
         })
     }
 
+    /// Gives the mark in Atlas back, so that another agent may follow. One that could not be given back
+    /// is stale after a minute.
+    async fn give_back(&self, filter: &NamespaceFilter) {
+        if !self.status.state().is_marked {
+            return;
+        }
+        let claim = Claim {
+            atlas: &self.atlas,
+            filter,
+            source_id: &self.source_id,
+            agent: &self.mark,
+            adopt: false,
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(GIVE_BACK_FOR, claim.give_back()).await {
+            tracing::debug!(%error, "the mark was not given back");
+        }
+    }
+
     /// For the admin API, or for an embedder that wants to look inside.
     pub fn handles(&self) -> Handles {
         Handles {
@@ -212,6 +247,7 @@ impl Agent {
             local: self.local.clone(),
             atlas: self.atlas.clone(),
             config: Arc::new(self.config.clone()),
+            demanded: self.demanded.clone(),
         }
     }
 
@@ -234,7 +270,7 @@ impl Agent {
         let sink = Arc::new(AtlasSink::new(self.atlas.clone(), connect::limiter(&config)));
         let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
         let late = Arc::new(Mutex::new(LateWrites::default()));
-        let compare = Arc::new(Notify::new());
+        let compare = self.demanded.clone();
         let admin = tokio::spawn(self.serve_admin().await?);
         // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
         self.queue.hold_all();
@@ -260,20 +296,23 @@ impl Agent {
         if self.queue.checkpoint()?.is_none() {
             tailer.take_position().await.map_err(from_tailer)?;
         }
+        let mut ends = connect::ends(&config, &self.local, &self.atlas);
+        ends.status = Some(self.status.clone());
         let reconciler = Reconciler {
             queue: self.queue.clone(),
-            local: self.local.clone(),
-            atlas: self.atlas.clone(),
+            ends,
             sink: sink.clone(),
             status: self.status.clone(),
             filter,
             horizon: horizon.clone(),
             late: late.clone(),
-            parallel: config.sync.parallel,
             max_delete_ratio: config.sync.max_delete_ratio,
+            verify_every: config.sync.verify_every,
             source_id: self.source_id.clone(),
+            agent: self.mark.clone(),
             adopt: self.adopt,
             demanded: compare,
+            received_before: Gauge::default(),
         };
         let worker = Arc::new(Worker::new(
             self.queue.clone(),
@@ -323,6 +362,7 @@ impl Agent {
         }
         let queue = self.queue.clone();
         blocking(move || queue.flush()).await?;
+        self.give_back(&config.filter()?).await;
         tokio::join!(self.local.close(), self.atlas.close());
         let (pending, _) = self.queue.pending();
         tracing::info!(pending, "stopped; what is pending will be written at the next start");

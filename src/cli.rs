@@ -15,6 +15,9 @@ use crate::config::LogFormat;
   outrigger check                see whether both ends are fit
   outrigger run                  replicate until stopped
   outrigger status               phase, lag, queue, dead letters
+  outrigger sync --wait          compare everything and repair what differs
+  outrigger verify --digest      compare everything, over a slow line
+  outrigger restore              Atlas into an empty local database
   outrigger dead list            what Atlas would not take, and why
 
 Exit codes: 0 fine, 1 a problem was found, 2 usage or configuration,
@@ -44,6 +47,17 @@ pub enum Command {
     },
     /// Phase, lag, queue, breaker, dead letters.
     Status(Output),
+    /// Compare everything while replication goes on, and repair what differs.
+    #[command(args_conflicts_with_subcommands = true)]
+    Sync(SyncArgs),
+    /// Compare both sides, and write nothing. Exit code 1 when they differ.
+    Verify(VerifyArgs),
+    /// Copy from Atlas into a local database that holds nothing yet, then compare both.
+    Restore {
+        /// Only these collections: `shop.orders`, `shop.*`. May be given more than once.
+        #[arg(long, value_name = "NS")]
+        ns: Vec<String>,
+    },
     /// Stop writing to Atlas; reading into the queue goes on. Survives a restart.
     Pause,
     /// Continue writing to Atlas.
@@ -54,6 +68,53 @@ pub enum Command {
     /// What Atlas would not take.
     #[command(subcommand)]
     Dead(DeadCommand),
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
+pub struct SyncArgs {
+    #[command(subcommand)]
+    pub command: Option<SyncCommand>,
+    /// Only these collections: `shop.orders`, `shop.*`. May be given more than once.
+    #[arg(long, value_name = "NS")]
+    pub ns: Vec<String>,
+    /// Let the servers compare hashes; documents cross the line only where those differ. Blind where
+    /// numbers differ below the integer part, or in a numeric type of the same size.
+    #[arg(long)]
+    pub digest: bool,
+    /// Say what differs, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Wait for the end, and for what was repaired to be in Atlas.
+    #[arg(long)]
+    pub wait: bool,
+    /// Take the target over even though it holds data that is not marked as this source's.
+    #[arg(long)]
+    pub adopt: bool,
+    /// Delete what only Atlas has, however much that is.
+    #[arg(long)]
+    pub allow_mass_delete: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SyncCommand {
+    /// How far the full sync is, or how the last one ended.
+    Status(Output),
+    /// End it. What is owed, such as the first copy, cannot be cancelled.
+    Cancel,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Only these collections: `shop.orders`, `shop.*`. May be given more than once.
+    #[arg(long, value_name = "NS")]
+    pub ns: Vec<String>,
+    /// Let the servers compare hashes; documents cross the line only where those differ. Blind where
+    /// numbers differ below the integer part, or in a numeric type of the same size.
+    #[arg(long)]
+    pub digest: bool,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,6 +13,8 @@ pub enum Step {
     ClaimNoted,
     /// A part of a collection's first copy is in Atlas.
     PartCopied,
+    /// A range of a collection's first copy is noted.
+    RangeNoted,
     /// A collection is in Atlas, and the queue does not know yet.
     CollectionCopied,
     CommitBegins,
@@ -34,10 +36,11 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Step; 15] = [
+    pub const ALL: [Step; 16] = [
         Step::PositionNoted,
         Step::ClaimNoted,
         Step::PartCopied,
+        Step::RangeNoted,
         Step::CollectionCopied,
         Step::CommitBegins,
         Step::CommitDone,

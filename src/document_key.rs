@@ -48,6 +48,16 @@ impl DocumentKey {
         self.0.get("_id")?.ok_or_else(|| Malformed("no `_id`".into()))
     }
 
+    /// True for the `_id` that is before all others.
+    pub fn is_min(&self) -> bool {
+        matches!(self.value(), Ok(RawBsonRef::MinKey))
+    }
+
+    /// True for the `_id` that is behind all others.
+    pub fn is_max(&self) -> bool {
+        matches!(self.value(), Ok(RawBsonRef::MaxKey))
+    }
+
     /// The filter that finds the documents of all `keys`. Built from undecoded bytes, so that an `_id`
     /// that is no UTF-8 is found as well.
     pub fn filter_of_any<'a>(keys: impl IntoIterator<Item = &'a DocumentKey>) -> RawDocumentBuf {
@@ -82,6 +92,25 @@ impl DocumentKey {
         Self::of(RawDocument::from_bytes(bytes)?)
     }
 
+    /// The key's bytes as hexadecimal digits, for notes that are JSON.
+    fn to_hex(&self) -> String {
+        use fmt::Write;
+        let bytes = self.0.as_bytes();
+        bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+
+    fn from_hex(text: &str) -> Option<Self> {
+        let digits = text.as_bytes().chunks(2);
+        let bytes: Option<Vec<u8>> = digits
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            .collect();
+        let document = RawDocumentBuf::from_bytes(bytes?).ok()?;
+        Self::of(&document).ok()
+    }
+
     /// The `_id` as relaxed extended JSON, as shown to a person and in the API.
     pub fn to_json(&self) -> serde_json::Value {
         match bson::Document::try_from(self.filter()) {
@@ -90,6 +119,20 @@ impl DocumentKey {
             }
             Err(_) => serde_json::Value::String("<not valid UTF-8>".into()),
         }
+    }
+}
+
+/// Exact, so that a key that was noted finds the same document again.
+impl serde::Serialize for DocumentKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_hex())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for DocumentKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::from_hex(&text).ok_or_else(|| serde::de::Error::custom("not a document key"))
     }
 }
 
@@ -351,6 +394,18 @@ mod tests {
         assert_ne!(key(0xFE).canonical(), key(0xFD).canonical());
         assert_eq!(key(0xFE).canonical(), key(0xFE).canonical());
         assert_eq!(key(0xFE).to_json(), "<not valid UTF-8>");
+    }
+
+    #[test]
+    fn a_noted_key_is_the_same_key_when_it_is_read_again() {
+        for key in [key(f64::NAN), key("ä"), key(doc! { "a": [1, 2.5] }), key(Bson::MinKey)] {
+            let noted = serde_json::to_string(&key).unwrap();
+            let again: DocumentKey = serde_json::from_str(&noted).unwrap();
+            assert_eq!(again.filter().as_bytes(), key.filter().as_bytes());
+        }
+        for bad in ["\"\"", "\"zz\"", "\"0\"", "\"0500000000\"", "\"€€\""] {
+            assert!(serde_json::from_str::<DocumentKey>(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

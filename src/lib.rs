@@ -30,8 +30,8 @@
 //! | stores of the tasks | [`sync_state`] |
 //! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
 //! | driver | [`mongo`] |
-//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`], [`late`] |
-//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`report`], [`shutdown`], [`crash`] |
+//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`], [`late`], [`schema`] |
+//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`report`], [`shutdown`], [`crash`], [`progress`] |
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
 //! sled and bincode, only `admin` knows the web framework, only `backoff` knows the crate of that name.
@@ -67,9 +67,11 @@ pub mod logging;
 pub mod metrics;
 pub mod mongo;
 pub mod namespace;
+pub mod progress;
 pub mod queue;
 pub mod raw;
 pub mod report;
+pub mod schema;
 pub mod shutdown;
 pub mod sink;
 pub mod source;

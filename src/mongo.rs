@@ -11,7 +11,7 @@ use mongodb::{
 };
 use tokio::sync::Mutex;
 
-use crate::{checkpoint::ClusterTime, config::Uri};
+use crate::{checkpoint::ClusterTime, config::Uri, metrics::Counter, namespace::Namespace};
 
 pub mod class;
 
@@ -85,6 +85,8 @@ pub struct Mongo {
     /// Made when it is first needed and can be made: `mongodb+srv://` asks the name service, which may
     /// be away like anything else.
     client: Arc<Mutex<Option<Slot>>>,
+    /// Bytes of the replies that cursors brought, before any compression of the wire.
+    received: Arc<Counter>,
 }
 
 impl Mongo {
@@ -93,7 +95,12 @@ impl Mongo {
     /// # Errors
     /// [`MongoError::BadUri`].
     pub async fn connect(uri: &Uri, connect: &Connect) -> Result<Self, MongoError> {
-        let mongo = Self { uri: uri.clone(), connect: connect.clone(), client: Arc::default() };
+        let mongo = Self {
+            uri: uri.clone(),
+            connect: connect.clone(),
+            client: Arc::default(),
+            received: Arc::default(),
+        };
         match mongo.client().await {
             Err(error @ MongoError::BadUri(_)) => Err(error),
             Ok(_) | Err(MongoError::Silent(_) | MongoError::Driver(_)) => Ok(mongo),
@@ -160,9 +167,25 @@ impl Mongo {
     /// # Errors
     /// [`MongoError`]; an answer of `ok: 0` is one too.
     pub async fn command(&self, db: &str, command: RawDocumentBuf) -> Result<Document, MongoError> {
+        self.command_within(db, command, self.connect.timeout).await
+    }
+
+    /// As [`command`](Self::command), for one that the server may work on for longer: an index build.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command); the server may go on with it after [`MongoError::Silent`].
+    pub async fn command_within(
+        &self,
+        db: &str,
+        command: RawDocumentBuf,
+        timeout: Duration,
+    ) -> Result<Document, MongoError> {
         let Slot { client, number } = self.client().await?;
         let db = client.database(db);
-        let reply = self.bounded(async { Ok(db.run_raw_command(command).await?) }).await;
+        let exchange = async { Ok(db.run_raw_command(command).await?) };
+        let reply = tokio::time::timeout(timeout, exchange)
+            .await
+            .unwrap_or(Err(MongoError::Silent(timeout)));
         if matches!(reply, Err(MongoError::Silent(_))) {
             self.give_up(number).await;
         }
@@ -180,9 +203,36 @@ impl Mongo {
         command: RawDocumentBuf,
         await_for: Option<Duration>,
     ) -> Result<BatchCursor, MongoError> {
+        self.open(db, command, await_for, None).await
+    }
+
+    /// As [`cursor`](Self::cursor), with so many documents in each reply but the first, whose number the
+    /// command tells.
+    ///
+    /// # Errors
+    /// [`MongoError`].
+    pub async fn cursor_of(
+        &self,
+        db: &str,
+        command: RawDocumentBuf,
+        page: u32,
+    ) -> Result<BatchCursor, MongoError> {
+        self.open(db, command, None, Some(page)).await
+    }
+
+    async fn open(
+        &self,
+        db: &str,
+        command: RawDocumentBuf,
+        await_for: Option<Duration>,
+        page: Option<u32>,
+    ) -> Result<BatchCursor, MongoError> {
         let Slot { client, number } = self.client().await?;
         let db = client.database(db);
         let mut action = db.run_raw_cursor_command(command);
+        if let Some(page) = page {
+            action = action.batch_size(page);
+        }
         if let Some(await_for) = await_for {
             action =
                 action.cursor_type(mongodb::options::CursorType::TailableAwait).max_time(await_for);
@@ -201,6 +251,12 @@ impl Mongo {
         let Some(Slot { client, .. }) = slot.take() else { return };
         let closing = client.shutdown().immediate(true);
         let _ = tokio::time::timeout(Duration::from_millis(300), closing).await;
+    }
+
+    /// Bytes of all replies that cursors brought so far, as BSON: what the wire carries is less where it
+    /// is compressed.
+    pub fn received(&self) -> u64 {
+        self.received.get()
     }
 
     /// The longest that the server may work on a command: less than its answer is waited for, so that
@@ -242,6 +298,16 @@ impl Mongo {
         Ok(collections)
     }
 
+    /// True when a collection holds no document, or is not there.
+    pub async fn is_empty(&self, ns: &Namespace) -> Result<bool, MongoError> {
+        let command = bson::rawdoc! { "find": ns.coll(), "limit": 1, "projection": { "_id": 1 } };
+        let mut cursor = self.cursor(ns.db(), command, None).await?;
+        match cursor.next().await? {
+            Some(reply) => Ok(documents(&reply)?.is_empty()),
+            None => Ok(true),
+        }
+    }
+
     /// Names of the databases that hold anything, without the server's own.
     pub async fn list_databases(&self) -> Result<Vec<String>, MongoError> {
         let command = RawDocumentBuf::try_from(&doc! { "listDatabases": 1, "nameOnly": true })
@@ -273,7 +339,10 @@ impl BatchCursor {
     pub async fn next(&mut self) -> Result<Option<RawBatch>, MongoError> {
         let timeout = self.mongo.connect.timeout;
         if let Ok(reply) = tokio::time::timeout(timeout, self.cursor.next()).await {
-            return Ok(reply.transpose()?);
+            let reply = reply.transpose()?;
+            let bytes = reply.as_ref().map_or(0, |reply| reply.as_raw_document().as_bytes().len());
+            self.mongo.received.add(bytes as u64);
+            return Ok(reply);
         }
         self.mongo.give_up(self.number).await;
         Err(MongoError::Silent(timeout))

@@ -12,6 +12,7 @@ use crate::{
     checkpoint::ClusterTime,
     config::units,
     metrics::{Counter, Metrics},
+    progress::Progress,
 };
 
 /// Overall condition.
@@ -59,6 +60,7 @@ pub struct Status {
 
 /// What is known right now.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude one another")]
 pub struct State {
     pub phase: Phase,
     /// `closed`, `open` or `half-open`.
@@ -76,8 +78,12 @@ pub struct State {
     pub read_up_to: ClusterTime,
     /// The latest source time at which the copy in Atlas equalled the local database.
     pub consistent_as_of: Option<ClusterTime>,
-    /// The first copy: collections done and in all, and the one at work.
-    pub copy: Option<CopyProgress>,
+    /// The full sync that runs, or ran last.
+    pub sync: Option<Progress>,
+    /// What the last one could not mend of options and indexes, a sentence each.
+    pub schema_problems: Vec<String>,
+    /// Atlas carries the mark of this very agent.
+    pub is_marked: bool,
     pub paused: bool,
     /// The local database seems to be another one. Nothing is written to Atlas until that is certain.
     pub suspended: bool,
@@ -93,15 +99,6 @@ pub struct Fault {
     pub error: String,
     /// Waiting does not help: a person must act, and the error says how.
     pub is_denied: bool,
-}
-
-/// How far the first copy is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CopyProgress {
-    pub collections_done: u64,
-    pub collections: u64,
-    pub current: Option<String>,
 }
 
 impl Status {

@@ -1,32 +1,132 @@
-//! Whether everything still has to be copied or compared, and how far that is: kept beside the queue,
-//! so that it survives with the checkpoint that it belongs to.
+//! What is to be copied or compared, why, and how far that is: kept beside the queue, so that it
+//! survives with the checkpoint that it belongs to.
+//!
+//! Two kinds share the one place. A *demand* is what the agent owes: the first copy, a lost history. It is
+//! never refused and never cancelled; it takes the place of whatever else is noted. A *request* is what a
+//! person or the clock asked for: refused while anything runs, and cancelled on request.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     checkpoint::ClusterTime,
+    document_key::DocumentKey,
     namespace::Namespace,
     queue::{CodecError, Queue, QueueError},
+    status::now_ms,
 };
 
 const META: &str = "sync";
 
-/// The note of a full sync that is demanded or under way.
+/// Why everything is copied or compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// There is no position to go on from: a new queue, or one that was rebuilt.
+    FirstCopy,
+    /// The stream cannot go on from its position.
+    HistoryLost,
+    /// This Atlas carries no mark of ours.
+    NewTarget,
+    NamespacesChanged,
+    /// A collection came in by a rename, or was renamed while others were copied.
+    Renamed,
+    /// Atlas would not take a schema change.
+    SchemaGivenUp,
+    /// What became of a write to Atlas is not known.
+    Unanswered,
+    /// A collection was dropped or renamed while documents of it were taken out for a moment.
+    Evicted,
+    /// A person asked.
+    Asked,
+    /// `sync.verify_every`.
+    Periodic,
+    #[default]
+    Unknown,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::FirstCopy => "the first copy",
+            Reason::HistoryLost => "the stream could not go on from its position",
+            Reason::NewTarget => "this Atlas was not the target before",
+            Reason::NamespacesChanged => "the replicated namespaces have changed",
+            Reason::Renamed => "a collection was renamed",
+            Reason::SchemaGivenUp => "Atlas would not take a schema change",
+            Reason::Unanswered => "Atlas did not answer a schema change",
+            Reason::Evicted => "a collection changed while documents of it gave way to others",
+            Reason::Asked => "it was asked for",
+            Reason::Periodic => "`sync.verify_every`",
+            Reason::Unknown => "it was demanded",
+        })
+    }
+}
+
+/// A full sync that is asked for: the body of `POST /api/sync/full`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SyncRequest {
+    /// Patterns such as `shop.*`; empty for all that is replicated.
+    pub namespaces: Vec<String>,
+    /// Let the servers compare hashes, and open only what differs.
+    pub digest: bool,
+    /// Report, and repair nothing.
+    pub dry_run: bool,
+    /// Delete however many documents only Atlas has.
+    pub allow_mass_delete: bool,
+}
+
+/// How far the copy of one collection is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CopyPlan {
+    /// The keys between its ranges.
+    pub splits: Vec<DocumentKey>,
+    /// The ranges that are in the target, by number.
+    pub done: BTreeSet<usize>,
+}
+
+/// The note of a sync that is demanded or under way.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SyncState {
-    /// Grows with each demand, so that one that comes while a sync runs is not lost with its end.
-    pub demand: u64,
+    /// Names this run.
+    #[serde(default)]
+    pub id: Uuid,
     /// The cluster time that local reads must have reached: the stream's position when the sync was
     /// demanded. What was committed before it is not in the stream.
     pub after: u64,
+    #[serde(default)]
+    pub reason: Reason,
+    /// When it was demanded, milliseconds since 1970.
+    #[serde(default)]
+    pub since_ms: u64,
+    /// `None` for a demand.
+    #[serde(default)]
+    pub request: Option<SyncRequest>,
     /// Collections that are done.
+    #[serde(default)]
     pub done: BTreeSet<Namespace>,
+    /// Collections whose copy has begun.
+    #[serde(default)]
+    pub copying: BTreeMap<Namespace, CopyPlan>,
+}
+
+/// What became of a cancellation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cancelled {
+    Done(SyncState),
+    /// It must run, or the copy would stay wrong.
+    IsOwed(SyncState),
+    NothingRuns,
 }
 
 impl SyncState {
-    /// The open demand, if there is one.
+    /// What is open, if anything is.
     ///
     /// # Errors
     /// When the queue cannot be read.
@@ -34,28 +134,96 @@ impl SyncState {
         Self::decode(queue.meta(META)?.as_deref())
     }
 
+    /// True while something is owed: Atlas cannot be equal then, whatever the queue says.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn is_owed(queue: &Queue) -> Result<bool, QueueError> {
+        Ok(Self::load(queue)?.is_some_and(|state| state.request.is_none()))
+    }
+
     /// Demands that everything be copied or compared, from the beginning, as it is at `position` or
     /// later.
     ///
     /// # Errors
     /// When the queue cannot be written.
-    pub fn demand(queue: &Queue, position: ClusterTime) -> Result<(), QueueError> {
+    pub fn demand(queue: &Queue, position: ClusterTime, reason: Reason) -> Result<(), QueueError> {
         queue.update_meta(META, |stored| {
             let last = Self::decode(stored)?.unwrap_or_default();
-            // A position may be one tick ahead of the last operation, a time that no read can reach
-            // yet; what is before it is what counts.
-            let after = last.after.max(position.0.saturating_sub(1));
-            let next = Self { demand: last.demand + 1, after, done: BTreeSet::new() };
+            let mut next = Self::begin(position, reason, None);
+            next.after = next.after.max(last.after);
             Ok(Some(next.encode()))
         })
     }
 
-    /// Notes that a collection is done, unless everything was demanded again meanwhile.
+    /// Notes a request, unless something is open already: that is the inner error then.
+    ///
+    /// # Errors
+    /// When the queue cannot be read or written.
+    pub fn ask(
+        queue: &Queue,
+        position: ClusterTime,
+        request: SyncRequest,
+        reason: Reason,
+    ) -> Result<Result<Self, Self>, QueueError> {
+        let next = Self::begin(position, reason, Some(request));
+        let mut open = None;
+        queue.update_meta(META, |stored| {
+            open = Self::decode(stored)?;
+            let stays = open.as_ref().unwrap_or(&next);
+            Ok(Some(stays.encode()))
+        })?;
+        Ok(open.map_or(Ok(next), Err))
+    }
+
+    /// Takes a request back.
+    ///
+    /// # Errors
+    /// When the queue cannot be read or written.
+    pub fn cancel(queue: &Queue) -> Result<Cancelled, QueueError> {
+        let mut result = Cancelled::NothingRuns;
+        queue.update_meta(META, |stored| {
+            result = match Self::decode(stored)? {
+                None => Cancelled::NothingRuns,
+                Some(state) if state.request.is_none() => Cancelled::IsOwed(state),
+                Some(state) => {
+                    result = Cancelled::Done(state);
+                    return Ok(None);
+                }
+            };
+            Ok(stored.map(<[u8]>::to_vec))
+        })?;
+        Ok(result)
+    }
+
+    fn begin(position: ClusterTime, reason: Reason, request: Option<SyncRequest>) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            // A position may be one tick ahead of the last operation, a time that no read can reach
+            // yet; what is before it is what counts.
+            after: position.0.saturating_sub(1),
+            reason,
+            since_ms: now_ms(),
+            request,
+            ..Self::default()
+        }
+    }
+
+    /// Notes that a collection is done.
     ///
     /// # Errors
     /// When the queue cannot be read or written.
     pub fn finished(&mut self, queue: &Queue, ns: &Namespace) -> Result<(), QueueError> {
         self.done.insert(ns.clone());
+        self.copying.remove(ns);
+        self.save(queue)
+    }
+
+    /// Notes how far it is, unless everything was demanded again meanwhile.
+    ///
+    /// # Errors
+    /// When the queue cannot be read or written.
+    pub fn save(&self, queue: &Queue) -> Result<(), QueueError> {
         queue.update_meta(META, |stored| {
             Ok(if self.is(stored)? { Some(self.encode()) } else { stored.map(<[u8]>::to_vec) })
         })
@@ -74,13 +242,21 @@ impl SyncState {
         Ok(current)
     }
 
+    /// False when it was cancelled, or something else was demanded in its place.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn is_current(&self, queue: &Queue) -> Result<bool, QueueError> {
+        self.is(queue.meta(META)?.as_deref())
+    }
+
     /// The time that local reads must have reached.
     pub fn after(&self) -> ClusterTime {
         ClusterTime(self.after)
     }
 
     fn is(&self, stored: Option<&[u8]>) -> Result<bool, QueueError> {
-        Ok(Self::decode(stored)?.is_some_and(|stored| stored.demand == self.demand))
+        Ok(Self::decode(stored)?.is_some_and(|stored| stored.id == self.id))
     }
 
     fn decode(stored: Option<&[u8]>) -> Result<Option<Self>, QueueError> {
@@ -90,7 +266,7 @@ impl SyncState {
     }
 
     fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("names and numbers are JSON")
+        serde_json::to_vec(self).expect("names, keys and numbers are JSON")
     }
 }
 
@@ -99,15 +275,24 @@ mod tests {
     use super::*;
     use crate::queue::QueueOptions;
 
-    #[test]
-    fn a_demand_that_comes_while_a_sync_runs_is_not_lost_with_its_end() {
+    fn queue() -> (tempfile::TempDir, Queue) {
         let dir = tempfile::TempDir::new().unwrap();
         let queue = Queue::open(&QueueOptions::new(dir.path().join("queue"))).unwrap();
+        (dir, queue)
+    }
+
+    fn ask(queue: &Queue) -> Result<SyncState, SyncState> {
+        SyncState::ask(queue, ClusterTime(10), SyncRequest::default(), Reason::Asked).unwrap()
+    }
+
+    #[test]
+    fn a_demand_that_comes_while_a_sync_runs_is_not_lost_with_its_end() {
+        let (_dir, queue) = queue();
         let ns = Namespace::new("shop", "orders");
-        SyncState::demand(&queue, ClusterTime(10)).unwrap();
+        SyncState::demand(&queue, ClusterTime(10), Reason::FirstCopy).unwrap();
         let mut running = SyncState::load(&queue).unwrap().unwrap();
 
-        SyncState::demand(&queue, ClusterTime(20)).unwrap();
+        SyncState::demand(&queue, ClusterTime(20), Reason::HistoryLost).unwrap();
         running.finished(&queue, &ns).unwrap();
 
         assert!(!running.complete(&queue).unwrap());
@@ -115,5 +300,46 @@ mod tests {
         assert_eq!((next.after(), next.done.len()), (ClusterTime(19), 0));
         assert!(next.complete(&queue).unwrap());
         assert_eq!(SyncState::load(&queue).unwrap(), None);
+    }
+
+    #[test]
+    fn a_request_is_refused_while_another_is_open_and_gives_way_to_a_demand() {
+        let (_dir, queue) = queue();
+        let first = ask(&queue).unwrap();
+
+        assert_eq!(ask(&queue).unwrap_err().id, first.id);
+        assert!(!SyncState::is_owed(&queue).unwrap());
+
+        SyncState::demand(&queue, ClusterTime(5), Reason::HistoryLost).unwrap();
+        assert!(!first.is_current(&queue).unwrap());
+        assert_eq!(SyncState::load(&queue).unwrap().unwrap().after(), ClusterTime(9));
+        assert_eq!(ask(&queue).unwrap_err().reason, Reason::HistoryLost);
+    }
+
+    #[test]
+    fn a_request_can_be_cancelled_and_what_is_owed_cannot() {
+        let (_dir, queue) = queue();
+        assert_eq!(SyncState::cancel(&queue).unwrap(), Cancelled::NothingRuns);
+
+        let request = ask(&queue).unwrap();
+        assert_eq!(SyncState::cancel(&queue).unwrap(), Cancelled::Done(request));
+        assert_eq!(SyncState::load(&queue).unwrap(), None);
+
+        SyncState::demand(&queue, ClusterTime(5), Reason::FirstCopy).unwrap();
+        assert!(matches!(SyncState::cancel(&queue).unwrap(), Cancelled::IsOwed(_)));
+        assert!(SyncState::is_owed(&queue).unwrap());
+    }
+
+    #[test]
+    fn the_note_of_an_earlier_version_is_read() {
+        let (_dir, queue) = queue();
+        queue.set_meta(META, Some(br#"{"demand":3,"after":7,"done":["shop.orders"]}"#)).unwrap();
+
+        let state = SyncState::load(&queue).unwrap().unwrap();
+        assert_eq!(
+            (state.after(), state.done.len(), state.request.is_none()),
+            (ClusterTime(7), 1, true)
+        );
+        assert!(state.complete(&queue).unwrap());
     }
 }

@@ -35,7 +35,7 @@ use crate::{
     shutdown::{Stop, blocking},
     source::{EventBatch, EventStream, Source, SourceError, StartFrom},
     status::{Fault, Status, now_ms},
-    sync_state::SyncState,
+    sync_state::{Reason, SyncState},
 };
 
 /// How often a checkpoint is committed when nothing happens.
@@ -113,7 +113,9 @@ impl<S: Source> Tailer<S> {
         // can leave a checkpoint without the note. What waits is from before a gap in the stream.
         let (queue, position) = (self.queue.clone(), batch.cluster_time);
         blocking(move || {
-            SyncState::demand(&queue, position)?;
+            let is_first = queue.checkpoint()?.is_none();
+            let reason = if is_first { Reason::FirstCopy } else { Reason::HistoryLost };
+            SyncState::demand(&queue, position, reason)?;
             queue.refresh_pending(ClusterTime(position.0.saturating_sub(1)), now_ms())
         })
         .await?;
@@ -282,7 +284,7 @@ impl<S: Source> Tailer<S> {
             // had still to read under the old name.
             let compare = wishes.compare || (wishes.renamed && SyncState::load(&queue)?.is_some());
             if compare {
-                SyncState::demand(&queue, checkpoint.cluster_time)?;
+                SyncState::demand(&queue, checkpoint.cluster_time, Reason::Renamed)?;
             }
             Ok((queue.commit(incoming, Some(&checkpoint))?, compare))
         })

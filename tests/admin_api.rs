@@ -5,50 +5,14 @@ mod support;
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use mongodb::bson::{Document, doc};
-use serde_json::Value;
 use support::{
     PATIENCE,
     agent::Agent,
+    api::Api,
     compare::converge,
     eventually, pair,
     proxy::{Line, Proxy},
 };
-
-struct Api {
-    base: String,
-    token: String,
-    http: ureq::Agent,
-}
-
-impl Api {
-    fn of(agent: &Agent) -> Self {
-        Self {
-            base: format!("http://127.0.0.1:{}", agent.admin_port),
-            token: std::fs::read_to_string(agent.dir.path().join("outrigger.token")).unwrap(),
-            http: ureq::Agent::config_builder().http_status_as_error(false).build().into(),
-        }
-    }
-
-    fn call(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, Value) {
-        let mut request =
-            ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let mut response = self.http.run(request.body(()).unwrap()).unwrap();
-        let text = response.body_mut().read_to_string().unwrap();
-        (response.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
-    }
-
-    fn get(&self, path: &str) -> (u16, Value) {
-        self.call("GET", path, &[])
-    }
-
-    fn with_token(&self, method: &str, path: &str) -> (u16, Value) {
-        let bearer = format!("Bearer {}", self.token);
-        self.call(method, path, &[("Authorization", &bearer)])
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_tells_the_state_and_guards_what_changes_it() {

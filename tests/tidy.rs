@@ -12,7 +12,17 @@ const LAYERS: &[&[&str]] = &[
     &["sync_state"],
     &["source", "sink", "queue", "dead_letter"],
     &["mongo"],
-    &["coalesce", "delta", "backoff", "breaker", "insert_mode", "horizon", "limiter", "late"],
+    &[
+        "coalesce",
+        "delta",
+        "backoff",
+        "breaker",
+        "insert_mode",
+        "horizon",
+        "limiter",
+        "late",
+        "schema",
+    ],
     &[
         "event",
         "write_op",
@@ -26,6 +36,7 @@ const LAYERS: &[&[&str]] = &[
         "report",
         "shutdown",
         "crash",
+        "progress",
     ],
 ];
 
@@ -53,11 +64,22 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("clap::", &["cli", "config", "main"]),
     ("ureq::", &["commands"]),
     ("fast_float::", &["config"]),
+    ("indicatif::", &["commands"]),
 ];
 
 /// Pure policies: no clock, no I/O, no async.
-const PURE: &[&str] =
-    &["coalesce", "delta", "backoff", "breaker", "insert_mode", "horizon", "limiter", "late"];
+const PURE: &[&str] = &[
+    "coalesce",
+    "delta",
+    "backoff",
+    "breaker",
+    "insert_mode",
+    "horizon",
+    "limiter",
+    "late",
+    "schema",
+    "progress",
+];
 const IMPURE: &[&str] =
     &["Instant::now(", "SystemTime", "std::fs", "std::net", "async ", "tokio", "fastrand"];
 

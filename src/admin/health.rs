@@ -11,9 +11,10 @@ use crate::{
     checkpoint::ClusterTime,
     config::units,
     mongo::Mongo,
+    progress::ProgressReport,
     queue::QueueStats,
     shutdown::blocking,
-    status::{CopyProgress, Health, Limits, Phase, Vitals, judge, now_ms},
+    status::{Health, Limits, Phase, Vitals, judge, now_ms},
 };
 
 /// `GET /api/sync/health`.
@@ -34,7 +35,10 @@ pub struct HealthReport {
     pub alerts: Vec<String>,
     pub local_error: Option<String>,
     pub atlas_error: Option<String>,
-    pub copy: Option<CopyProgress>,
+    /// The full sync that runs: the first copy, or one that was asked for.
+    pub sync: Option<ProgressReport>,
+    /// What the last full sync could not mend of options and indexes.
+    pub schema_problems: Vec<String>,
     pub dead_letters: u64,
     pub oldest_pending_ms: Option<u64>,
     pub oplog_window_s: Option<u64>,
@@ -103,7 +107,11 @@ pub fn report(handles: &Handles) -> HealthReport {
         alerts,
         local_error: state.local_fault.map(|fault| fault.error),
         atlas_error: state.atlas_fault.map(|fault| fault.error),
-        copy: state.copy,
+        sync: state
+            .sync
+            .filter(|sync| sync.finished_ms.is_none())
+            .map(|sync| sync.report(now).brief()),
+        schema_problems: state.schema_problems,
         dead_letters: queue.dead_letters_len(),
         oldest_pending_ms: queue
             .oldest_ms()

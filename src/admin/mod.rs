@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use crate::agent::Handles;
 
 mod dead_letters;
+mod full;
 pub mod health;
 mod queue;
 mod token;
@@ -53,6 +54,7 @@ fn router(api: Api) -> Router {
         .route("/api/sync/health", get(health::health))
         .route("/api/sync/metrics", get(health::metrics))
         .route("/api/sync/databases", get(health::databases))
+        .route("/api/sync/full", get(full::progress).post(full::start).delete(full::cancel))
         .route("/api/sync/pause", post(queue::pause))
         .route("/api/sync/resume", post(queue::resume))
         .route("/api/queue", get(queue::list))
@@ -88,6 +90,11 @@ pub(crate) struct Problem {
 impl Problem {
     fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self { status, error: error.into(), cause: None, hint: None }
+    }
+
+    fn cause(mut self, cause: impl ToString) -> Self {
+        self.cause = Some(cause.to_string());
+        self
     }
 
     fn hint(mut self, hint: &str) -> Self {

@@ -11,6 +11,7 @@ use crate::{
     mongo::{Connect, Mongo},
     queue::QueueOptions,
     source::SourceError,
+    sync::Ends,
     worker::WorkerOptions,
 };
 
@@ -39,6 +40,12 @@ pub async fn connect_atlas(config: &Config) -> Result<Mongo, AgentError> {
         select_for: Duration::from_secs(3).min(config.atlas.timeout),
     };
     Mongo::connect(config.atlas_uri()?, &connect).await.map_err(AgentError::Atlas)
+}
+
+/// Both ends, to be read within the configured bounds.
+pub fn ends(config: &Config, local: &Mongo, atlas: &Mongo) -> Ends {
+    let sync = &config.sync;
+    Ends::new(local.clone(), atlas.clone(), sync.parallel, sync.max_docs_per_second)
 }
 
 /// How the configured queue is opened.

@@ -86,7 +86,7 @@ fn note_consistency(status: &Status, queue: &Queue) {
     let is_complete = queue.pending().0 == 0
         && queue.dead_letters_len() == 0
         && status.state().refused_deletes.is_empty()
-        && matches!(SyncState::load(queue), Ok(None));
+        && matches!(SyncState::is_owed(queue), Ok(false));
     if is_complete && read_up_to > ClusterTime::default() {
         status.state().consistent_as_of = Some(read_up_to);
     }

@@ -42,8 +42,8 @@ impl Access {
     pub fn set_paused(self, paused: bool) -> Result<Code, Failure> {
         match self {
             Access::Agent(client) => {
-                client
-                    .change("POST", if paused { "/api/sync/pause" } else { "/api/sync/resume" })?;
+                let path = if paused { "/api/sync/pause" } else { "/api/sync/resume" };
+                client.post(path, &Value::Null)?;
             }
             Access::Queue(queue) => {
                 queue.set_meta("paused", paused.then_some(&b"1"[..]))?;
@@ -57,7 +57,7 @@ impl Access {
     pub fn retry(self, id: Uuid) -> Result<Code, Failure> {
         match self {
             Access::Agent(client) => {
-                client.change("POST", &format!("/api/dead-letters/{id}/retry"))?;
+                client.post(&format!("/api/dead-letters/{id}/retry"), &Value::Null)?;
             }
             Access::Queue(queue) => {
                 queue.retry_dead_letter(id)?;
@@ -70,7 +70,7 @@ impl Access {
 
     pub fn discard(self, id: Uuid) -> Result<Code, Failure> {
         match self {
-            Access::Agent(client) => client.change("DELETE", &format!("/api/dead-letters/{id}"))?,
+            Access::Agent(client) => client.delete(&format!("/api/dead-letters/{id}"))?,
             Access::Queue(queue) => {
                 queue.discard_dead_letter(id)?;
                 queue.flush()?;
@@ -120,14 +120,20 @@ impl Client {
         read(request.call())
     }
 
-    fn change(&self, method: &str, path: &str) -> Result<(), Failure> {
-        let url = format!("{}{path}", self.base);
-        let bearer = format!("Bearer {}", self.token.as_deref().unwrap_or_default());
-        let response = match method {
-            "DELETE" => self.http.delete(url).header("Authorization", bearer).call(),
-            _ => self.http.post(url).header("Authorization", bearer).send_empty(),
-        };
-        read(response).map(|_| ())
+    pub fn delete(&self, path: &str) -> Result<(), Failure> {
+        let request = self.http.delete(format!("{}{path}", self.base));
+        read(request.header("Authorization", self.bearer()).call()).map(drop)
+    }
+
+    /// Sends a JSON body; null for none.
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let request = self.http.post(format!("{}{path}", self.base));
+        let request = request.header("Authorization", self.bearer());
+        read(if body.is_null() { request.send_empty() } else { request.send_json(body) })
+    }
+
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.token.as_deref().unwrap_or_default())
     }
 }
 

@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode as Code};
 
 use crate::{
     agent::AgentError,
-    cli::{Cli, Command, DeadCommand, QueueCommand},
+    cli::{Cli, Command, DeadCommand, QueueCommand, SyncArgs, SyncCommand},
     config::{self, Config, ConfigError},
     queue::QueueError,
     report::{ExitCode, Failure},
@@ -14,13 +14,17 @@ use crate::{
 };
 
 mod access;
+mod bars;
 mod check;
 mod dead;
 mod init;
 mod queue;
+mod restore;
 mod run;
 mod show;
 mod status;
+mod sync;
+mod verify;
 
 /// Runs what was typed.
 ///
@@ -45,6 +49,13 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
             runtime.block_on(run::run(config, adopt))
         }
         Command::Status(output) => status::run(&config, output),
+        Command::Sync(SyncArgs { command: Some(SyncCommand::Status(output)), .. }) => {
+            sync::status(&config, output)
+        }
+        Command::Sync(SyncArgs { command: Some(SyncCommand::Cancel), .. }) => sync::cancel(&config),
+        Command::Sync(args) => runtime.block_on(sync::run(config, args)),
+        Command::Verify(args) => runtime.block_on(verify::run(&config, args)),
+        Command::Restore { ns } => runtime.block_on(restore::run(&config, &ns)),
         Command::Pause => access::Access::open(&config)?.set_paused(true),
         Command::Resume => access::Access::open(&config)?.set_paused(false),
         Command::Queue(QueueCommand::Stats(output)) => queue::stats(&config, output),
@@ -138,20 +149,7 @@ impl From<AgentError> for Failure {
             AgentError::Config(error) => error.into(),
             AgentError::Local(error) => error.into(),
             AgentError::Queue(error) => error.into(),
-            AgentError::Sync(SyncError::Source(error)) => error.into(),
-            AgentError::Sync(SyncError::Queue(error)) => error.into(),
-            AgentError::Sync(error @ SyncError::NotOwned { .. }) => {
-                Failure::new(ExitCode::Problem, error).hint(
-                    "if Atlas may be made equal to the local database, deletes included, start once \
-                     with `outrigger run --adopt`; otherwise name another target",
-                )
-            }
-            AgentError::Sync(SyncError::Sink(error @ SinkError::Denied(_))) => {
-                Failure::new(ExitCode::Atlas, error).hint(
-                    "the README's section \"Running it for real\" has the user's roles to copy",
-                )
-            }
-            AgentError::Sync(error) => Failure::new(ExitCode::Atlas, error),
+            AgentError::Sync(error) => error.into(),
             AgentError::Atlas(error) => Failure::new(ExitCode::Atlas, error)
                 .hint("correct the connection string in MONGODB_ATLAS_URI"),
             error @ AgentError::OtherSource { .. } => Failure::new(ExitCode::Problem, error).hint(
@@ -163,6 +161,40 @@ impl From<AgentError> for Failure {
             error @ AgentError::Task(_) => {
                 Failure::new(ExitCode::Problem, error).hint("this is a bug; please report it")
             }
+        }
+    }
+}
+
+impl From<SyncError> for Failure {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Source(error) => error.into(),
+            SyncError::Queue(error) => error.into(),
+            error @ SyncError::NotOwned { .. } => Failure::new(ExitCode::Problem, error).hint(
+                "if Atlas may be made equal to the local database, deletes included, start once \
+                 with `outrigger run --adopt`; otherwise name another target",
+            ),
+            error @ SyncError::Rival { is_fresh: true, .. } => {
+                Failure::new(ExitCode::Problem, error).hint(
+                    "stop that agent first (`systemctl stop outrigger` on its host); one agent keeps one copy",
+                )
+            }
+            error @ SyncError::Rival { is_fresh: false, .. } => {
+                Failure::new(ExitCode::Problem, error).hint(
+                    "if it will not come back, take over with `outrigger run --adopt`",
+                )
+            }
+            error @ SyncError::NoDigest { .. } => Failure::new(ExitCode::Problem, error)
+                .hint("compare without --digest"),
+            error @ SyncError::LocalTarget { .. } => Failure::new(ExitCode::Local, error)
+                .hint("run `outrigger restore` again when it does: it goes on where it was"),
+            SyncError::Sink(error @ SinkError::Denied(_)) => {
+                Failure::new(ExitCode::Atlas, error).hint(
+                    "the README's section \"Running it for real\" has the user's roles to copy",
+                )
+            }
+            error => Failure::new(ExitCode::Atlas, error)
+                .hint("check the line, and the address in MONGODB_ATLAS_URI; then try again"),
         }
     }
 }

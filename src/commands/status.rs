@@ -8,6 +8,7 @@ use super::{access::Access, show};
 use crate::{
     cli::Output,
     config::{Config, units},
+    progress::ProgressReport,
     report::Failure,
 };
 
@@ -44,11 +45,14 @@ fn print(health: &Value) {
     let phase = health["phase"].as_str().unwrap_or("unknown");
     let lag = ago(show::number(&health["syncLagMs"]));
     show::line(format!("phase    {phase}, {lag} behind the local database"));
-    if let Some(copy) = health["copy"].as_object() {
-        let current = copy["current"].as_str().unwrap_or("");
+    if let Ok(sync) = serde_json::from_value::<ProgressReport>(health["sync"].clone()) {
         show::line(format!(
-            "copy     {} of {} collections done, now {current}",
-            copy["collectionsDone"], copy["collections"]
+            "sync     {} of {} collections, {} of {} documents; {}",
+            sync.collections_done,
+            sync.collections,
+            sync.documents_done,
+            sync.documents,
+            super::bars::pace(&sync)
         ));
     }
     let waiting = documents(show::number(&health["queueSize"]));
@@ -80,6 +84,11 @@ fn print(health: &Value) {
     if let Some(window) = health["oplogWindowS"].as_u64() {
         let window = units::show_duration(Duration::from_secs(window));
         show::line(format!("oplog    reaches back {window} before the checkpoint"));
+    }
+    for problem in
+        health["schemaProblems"].as_array().into_iter().flatten().filter_map(Value::as_str)
+    {
+        show::line(format!("schema   {problem}"));
     }
     let status = health["status"].as_str().unwrap_or("unknown");
     show::line(format!("health   {status}"));

@@ -110,6 +110,11 @@ pub const KEYS: &[Key] = &[
     ),
     key!("sync.max_delete_ratio", "0.0 to 1.0", sync.max_delete_ratio = ratio),
     key!(
+        "sync.max_docs_per_second",
+        "0 (no limit) or more",
+        sync.max_docs_per_second = |v| integer(v, 0, u64::MAX)
+    ),
+    key!(
         "admin.listen",
         "an address and a port",
         admin.listen = |v| text(v)?

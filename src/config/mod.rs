@@ -104,6 +104,8 @@ pub struct Sync {
     /// Zero: never.
     pub verify_every: Duration,
     pub max_delete_ratio: f64,
+    /// 0: no limit.
+    pub max_docs_per_second: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -180,6 +182,7 @@ impl Default for Config {
                 parallel: 4,
                 verify_every: Duration::ZERO,
                 max_delete_ratio: 0.2,
+                max_docs_per_second: 50_000,
             },
             admin: Admin {
                 listen: SocketAddr::from(([127, 0, 0, 1], 8686)),
@@ -253,7 +256,6 @@ impl Config {
     /// Settings that this version reads but does not act on yet, so that nobody relies on them.
     pub fn without_effect(&self) -> Vec<&'static str> {
         [
-            ("sync.verify_every", !self.sync.verify_every.is_zero()),
             ("alerts.webhook", self.alerts.webhook.is_some()),
             ("alerts.heartbeat_url", self.alerts.heartbeat_url.is_some()),
         ]

@@ -19,6 +19,17 @@ pub struct Collection {
     pub id: Option<CollectionId>,
 }
 
+impl Collection {
+    pub fn is_capped(&self) -> bool {
+        self.options.get_bool("capped").unwrap_or(false)
+    }
+
+    /// True for one that keeps its documents in `_id` order, without an index.
+    pub fn is_clustered(&self) -> bool {
+        matches!(self.options.get("clusteredIndex"), Ok(Some(_)))
+    }
+}
+
 /// A collection that the filter chooses and that is not replicated all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {

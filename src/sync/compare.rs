@@ -1,229 +1,149 @@
-//! The comparison of one collection: raw bytes against raw bytes, and a `Refresh` for each document
-//! that differs.
+//! The comparison of one range: raw bytes against raw bytes.
 //!
-//! Both directions go by key, a part at a time: what the local side has is looked up in Atlas, and
-//! what Atlas has is looked up locally. So no order over `_id`s of mixed types has to be shared by
-//! client and servers, and memory is bounded by a part.
+//! The local side is walked in `_id` order, page by page; what Atlas has between the first key of a page
+//! and the first of the next is compared with it. So each side is read once, nothing is compared but for
+//! equality, and memory is bounded by a page, however much either side has.
+//!
+//! What is found are keys, never contents: whoever repairs reads the document again, so that a document
+//! which changes while it is compared is never put back to an older state.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
-use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use bson::{RawDocument, RawDocumentBuf};
 
-use super::{Collection, Reconciler, SyncError, pause};
+use super::{
+    SyncError,
+    ends::{End, Ends, ask},
+    range::{KeyRange, Order, Part, Route, Walk, malformed},
+};
 use crate::{
-    checkpoint::ClusterTime,
-    document_key::DocumentKey,
-    event::CollectionId,
-    mongo::{Mongo, MongoError, documents, majority_after},
-    namespace::Namespace,
-    queue::{Incoming, Work},
-    shutdown::{Stop, blocking},
-    sink::Sink,
-    source::SourceError,
-    status::now_ms,
-    write_op::WriteOp,
+    checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace, shutdown::Stop,
 };
 
-/// Keys that are looked up at once.
-const PART: usize = 1_000;
-
-/// While so many entries wait, the comparison does too: a huge difference must not fill the queue.
-const QUEUE_MAX: u64 = 50_000;
-
-/// How often to look whether it has drained.
-const DRAIN_CHECK: Duration = Duration::from_millis(100);
-
-/// Fewer deletes than this are never a mass delete.
-const MASS_DELETE_MIN: u64 = 100;
-
-/// What a comparison found, in documents.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    pub missing: u64,
-    pub content: u64,
-    pub extra: u64,
-    /// The extra ones were too many to be deleted.
-    pub refused: bool,
+/// How a document differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// Atlas does not have it.
+    Missing,
+    /// Only Atlas has it.
+    Extra,
+    /// Both have it, with other bytes.
+    Content,
 }
 
-impl<K: Sink> Reconciler<K> {
-    pub(super) async fn compare(
+/// What a part of a comparison found.
+#[derive(Debug, Default)]
+pub struct Compared {
+    pub local_documents: u64,
+    pub atlas_documents: u64,
+    /// Bytes of the local documents.
+    pub bytes: u64,
+    pub found: Vec<(Mismatch, DocumentKey)>,
+}
+
+/// Takes what a comparison finds.
+pub trait Findings: Sync {
+    /// A part was compared: at most a page of the local side, and what Atlas has beside it.
+    fn compared(&self, part: Compared) -> impl Future<Output = Result<(), SyncError>> + Send;
+}
+
+/// One collection on both sides.
+pub struct Comparison<'a> {
+    pub ends: &'a Ends,
+    pub ns: &'a Namespace,
+    /// Local reads show no older state.
+    pub after: ClusterTime,
+    /// Documents in a reply.
+    pub page: u32,
+    pub stop: &'a Stop,
+}
+
+/// Most findings that are handed over at once.
+const FOUND_MAX: usize = 1_000;
+
+impl Comparison<'_> {
+    /// Compares a range: whole documents, or which there are.
+    ///
+    /// # Errors
+    /// When an end stays away for longer than patience lasts, or refuses.
+    pub async fn range<F: Findings>(
         &self,
-        collection: &Collection,
-        after: ClusterTime,
-        stop: &Stop,
-    ) -> Result<Found, SyncError> {
-        let ns = &collection.ns;
-        let mut found = Found::default();
-        // First, since what only Atlas has may hold unique values that other documents need.
-        (found.extra, found.refused) = self.find_extra(ns, collection.id, stop).await?;
-        if found.refused {
-            // Said at once: a conflict with one of them waits for nothing then.
-            let mut state = self.status.state();
-            if !state.refused_deletes.iter().any(|refused| refused == ns.as_str()) {
-                state.refused_deletes.push(ns.to_string());
+        range: &KeyRange,
+        part: Part,
+        findings: &F,
+    ) -> Result<(), SyncError> {
+        let mut walk = Walk::new(&self.ends.local, self.route(range.clone(), part, self.after));
+        let mut from = range.from.clone();
+        // The last document of a page opens the next part, since its key is the bound between the two.
+        let mut carried: Option<RawDocumentBuf> = None;
+        loop {
+            let page = ask!(self.ends, End::Local, self.stop, walk.next());
+            let Some(page) = page else {
+                let last: Vec<&RawDocument> = carried.iter().map(|document| &**document).collect();
+                let rest = KeyRange { from, until: range.until.clone() };
+                return self.part(&last, rest, part, findings).await;
+            };
+            let local = |error| End::Local.error(error);
+            let documents = page.documents().map_err(local)?;
+            self.ends.book(documents.len(), self.stop).await?;
+            let Some((last, before)) = documents.split_last() else { continue };
+            let bound = DocumentKey::of(last).map_err(|error| local(malformed(error)))?;
+            let opened = carried.replace((*last).to_owned());
+            let chunk: Vec<&RawDocument> =
+                opened.iter().map(|document| &**document).chain(before.iter().copied()).collect();
+            if chunk.is_empty() {
+                continue; // A page of one: what is before it in Atlas is compared with the next.
             }
+            let stretch = KeyRange { from: from.replace(bound.clone()), until: Some(bound) };
+            self.part(&chunk, stretch, part, findings).await?;
         }
-        let command = rawdoc! { "find": ns.coll(), "readConcern": majority_after(after) };
-        let cursor = self.local.cursor(ns.db(), command, None).await;
-        let mut cursor = cursor.map_err(SourceError::from)?;
-        while let Some(reply) = cursor.next().await.map_err(SourceError::from)? {
-            for part in documents(&reply).map_err(SourceError::from)?.chunks(PART) {
-                let different = self.compare_part(ns, part, &mut found).await?;
-                self.queue_refresh(ns, different, collection.id, after, stop).await?;
-            }
-        }
-        Ok(found)
     }
 
-    async fn compare_part(
+    /// Compares what the local side has in a stretch with what Atlas has there.
+    async fn part<F: Findings>(
         &self,
-        ns: &Namespace,
-        part: &[&RawDocument],
-        found: &mut Found,
-    ) -> Result<Vec<DocumentKey>, SyncError> {
-        let keys = keys_of(part)?;
-        let there = look_up(&self.atlas, ns, &keys, false, ClusterTime::default())
-            .await
-            .map_err(|error| SyncError::atlas(&error))?;
-        let mut different = Vec::new();
-        for (key, document) in keys.into_iter().zip(part) {
-            match there.get(&key.canonical()) {
-                None => found.missing += 1,
-                Some(copy) if copy.as_bytes() != document.as_bytes() => found.content += 1,
-                Some(_) => continue,
-            }
-            different.push(key);
+        documents: &[&RawDocument],
+        stretch: KeyRange,
+        part: Part,
+        findings: &F,
+    ) -> Result<(), SyncError> {
+        let mut compared =
+            Compared { local_documents: documents.len() as u64, ..Compared::default() };
+        let mut here: HashMap<Vec<u8>, (DocumentKey, &RawDocument)> =
+            HashMap::with_capacity(documents.len());
+        for document in documents {
+            compared.bytes += document.as_bytes().len() as u64;
+            let key =
+                DocumentKey::of(document).map_err(|error| End::Local.error(malformed(error)))?;
+            here.insert(key.canonical(), (key, document));
         }
-        Ok(different)
-    }
-
-    /// Queues what only Atlas has, which deletes it. More than `sync.max_delete_ratio` of the
-    /// collection is left alone; the second value says so.
-    pub(super) async fn find_extra(
-        &self,
-        ns: &Namespace,
-        id: Option<CollectionId>,
-        stop: &Stop,
-    ) -> Result<(u64, bool), SyncError> {
-        let (all, extra) = self.walk_extra(ns, id, None).await?;
-        let allowed = ((all as f64 * self.max_delete_ratio) as u64).max(MASS_DELETE_MIN);
-        if extra > allowed {
-            tracing::error!(
-                %ns, extra, documents = all,
-                "Atlas holds many documents that the local database does not; none of them is deleted"
-            );
-            return Ok((extra, true));
-        }
-        if extra > 0 {
-            self.walk_extra(ns, id, Some(stop)).await?;
-        }
-        Ok((extra, false))
-    }
-
-    /// Counts what Atlas has and what of it only Atlas has; queues the latter if `queue_for` is given.
-    async fn walk_extra(
-        &self,
-        ns: &Namespace,
-        id: Option<CollectionId>,
-        queue_for: Option<&Stop>,
-    ) -> Result<(u64, u64), SyncError> {
-        let atlas = |error: MongoError| SyncError::atlas(&error);
-        let command = rawdoc! {
-            "find": ns.coll(), "projection": { "_id": 1 }, "readConcern": { "level": "majority" },
-        };
-        let mut cursor = self.atlas.cursor(ns.db(), command, None).await.map_err(atlas)?;
-        let (mut all, mut extra) = (0, 0);
-        while let Some(reply) = cursor.next().await.map_err(atlas)? {
-            for part in documents(&reply).map_err(atlas)?.chunks(PART) {
-                all += part.len() as u64;
-                let keys = keys_of(part)?;
-                let here = look_up(&self.local, ns, &keys, true, ClusterTime::default())
-                    .await
-                    .map_err(SourceError::from)?;
-                let only_there: Vec<_> =
-                    keys.into_iter().filter(|key| !here.contains_key(&key.canonical())).collect();
-                extra += only_there.len() as u64;
-                if let Some(stop) = queue_for {
-                    self.queue_refresh(ns, only_there, id, ClusterTime::default(), stop).await?;
+        let mut walk =
+            Walk::new(&self.ends.atlas, self.route(stretch, part, ClusterTime::default()));
+        while let Some(page) = ask!(self.ends, End::Atlas, self.stop, walk.next()) {
+            let atlas = |error| End::Atlas.error(error);
+            let copies = page.documents().map_err(atlas)?;
+            compared.atlas_documents += copies.len() as u64;
+            for copy in copies {
+                let key = DocumentKey::of(copy).map_err(|error| atlas(malformed(error)))?;
+                match here.remove(&key.canonical()) {
+                    None => compared.found.push((Mismatch::Extra, key)),
+                    Some((_, document))
+                        if part == Part::Whole && document.as_bytes() != copy.as_bytes() =>
+                    {
+                        compared.found.push((Mismatch::Content, key));
+                    }
+                    Some(_) => {}
                 }
             }
+            if compared.found.len() >= FOUND_MAX {
+                findings.compared(std::mem::take(&mut compared)).await?;
+            }
         }
-        Ok((all, extra))
+        compared.found.extend(here.into_values().map(|(key, _)| (Mismatch::Missing, key)));
+        findings.compared(compared).await
     }
 
-    async fn queue_refresh(
-        &self,
-        ns: &Namespace,
-        keys: Vec<DocumentKey>,
-        id: Option<CollectionId>,
-        after: ClusterTime,
-        stop: &Stop,
-    ) -> Result<(), SyncError> {
-        while !keys.is_empty() && self.queue.pending().0 > QUEUE_MAX {
-            pause(stop, DRAIN_CHECK).await?;
-        }
-        self.commit_refresh(ns, keys, id, after).await
+    fn route(&self, range: KeyRange, part: Part, after: ClusterTime) -> Route {
+        Route { ns: self.ns.clone(), range, part, order: Order::ById, after, page: self.page }
     }
-
-    /// Queues a `Refresh` of each key, to be read in a state not older than `after`.
-    pub(super) async fn commit_refresh(
-        &self,
-        ns: &Namespace,
-        keys: Vec<DocumentKey>,
-        id: Option<CollectionId>,
-        after: ClusterTime,
-    ) -> Result<(), SyncError> {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let incoming: Vec<_> = keys
-            .into_iter()
-            .map(|key| Incoming {
-                work: Work::Document { ns: ns.clone(), key, op: WriteOp::Refresh, collection: id },
-                cluster_time: after,
-                wall_ms: now_ms(),
-            })
-            .collect();
-        let queue = self.queue.clone();
-        blocking(move || queue.commit(incoming, None)).await?;
-        Ok(())
-    }
-}
-
-fn keys_of(documents: &[&RawDocument]) -> Result<Vec<DocumentKey>, SyncError> {
-    let keys: Result<Vec<_>, _> =
-        documents.iter().map(|document| DocumentKey::of(document)).collect();
-    Ok(keys.map_err(SourceError::from)?)
-}
-
-/// The documents of these keys, by canonical key.
-async fn look_up(
-    mongo: &Mongo,
-    ns: &Namespace,
-    keys: &[DocumentKey],
-    keys_only: bool,
-    after: ClusterTime,
-) -> Result<HashMap<Vec<u8>, RawDocumentBuf>, MongoError> {
-    let malformed = |error: crate::raw::Malformed| {
-        MongoError::Driver(mongodb::error::Error::custom(error.to_string()))
-    };
-    let projection = if keys_only {
-        rawdoc! { "_id": 1 }
-    } else {
-        rawdoc! {}
-    };
-    let command = rawdoc! {
-        "find": ns.coll(), "filter": DocumentKey::filter_of_any(keys), "projection": projection,
-        "batchSize": i32::MAX, "readConcern": majority_after(after),
-    };
-    let mut cursor = mongo.cursor(ns.db(), command, None).await?;
-    let mut found = HashMap::new();
-    while let Some(reply) = cursor.next().await? {
-        for document in documents(&reply)? {
-            let key = DocumentKey::of(document).map_err(malformed)?;
-            found.insert(key.canonical(), document.to_owned());
-        }
-    }
-    Ok(found)
 }

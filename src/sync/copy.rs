@@ -1,132 +1,178 @@
-//! The plain copy of one collection into an empty one: read and write overlapped, raw throughout.
+//! The plain copy into an empty collection: read and write overlapped, raw throughout, a range at a time.
+//!
+//! Used in both directions: the first copy (local → Atlas) and the restore (Atlas → local).
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+use std::time::Duration;
+
+use super::{
+    SyncError,
+    ends::{End, Ends},
+    pause,
+    range::{KeyRange, Order, Page, Part, Route, Walk},
 };
-
-use bson::rawdoc;
-use tokio::sync::{Mutex, mpsc};
-
-use super::{Collection, Reconciler, SyncError, pause};
 use crate::{
     backoff::OutageWait,
     checkpoint::ClusterTime,
     crash::{self, Step},
     document_key::DocumentKey,
-    mongo::{documents, majority_after},
+    namespace::Namespace,
     shutdown::Stop,
     sink::{Sink, SinkError, Write, Written},
     source::SourceError,
-    status::now_ms,
 };
 
-/// Most documents in one write, and how many such parts may wait for a writer. A part is at most one
-/// reply of the server, 16 MiB.
-const PART: usize = 2_000;
-const PARTS_WAITING: usize = 2;
+/// A part of a copy.
+#[derive(Clone, Debug)]
+pub struct Unit {
+    pub ns: Namespace,
+    pub range: KeyRange,
+    pub order: Order,
+    /// Documents in a reply.
+    pub page: u32,
+}
 
-impl<K: Sink> Reconciler<K> {
-    /// Copies all documents of `ns` and returns their number. Where it is interrupted by Atlas it
-    /// waits and goes on; where it is interrupted by the local database it fails, and the next
-    /// attempt finds a collection that is no longer empty and compares it.
-    pub(super) async fn copy(
+/// Who wants to know what becomes of a copy.
+pub trait Ledger: Sync {
+    /// Waits while nothing may be written.
+    fn may_go_on(&self) -> impl Future<Output = Result<(), SyncError>> + Send;
+
+    /// These are in the target.
+    fn copied(&self, ns: &Namespace, documents: u64, bytes: u64);
+
+    /// The target would not take these, for this reason.
+    fn refused(
         &self,
-        collection: &Collection,
-        after: ClusterTime,
-        stop: &Stop,
-    ) -> Result<u64, SyncError> {
-        let ns = &collection.ns;
-        let command = rawdoc! { "find": ns.coll(), "readConcern": majority_after(after) };
-        let cursor = self.local.cursor(ns.db(), command, None).await;
-        let mut cursor = cursor.map_err(SourceError::from)?;
-        let (sender, receiver) = mpsc::channel::<Vec<Write>>(PARTS_WAITING);
-        let receiver = Arc::new(Mutex::new(receiver));
-        let read = async move {
-            let mut copied = 0;
-            while let Some(reply) = cursor.next().await.map_err(SourceError::from)? {
-                let batch = documents(&reply).map_err(SourceError::from)?;
-                for part in batch.chunks(PART) {
-                    let writes: Vec<_> =
-                        part.iter().map(|document| Write::Insert((*document).to_owned())).collect();
-                    copied += writes.len() as u64;
-                    if sender.send(writes).await.is_err() {
-                        return Ok(copied); // The writers have failed and say why.
-                    }
-                }
-            }
-            Ok::<_, SyncError>(copied)
+        ns: &Namespace,
+        documents: Vec<(DocumentKey, String)>,
+    ) -> impl Future<Output = Result<(), SyncError>> + Send;
+
+    /// The target did not answer, or answers again. An error ends the copy.
+    fn answered(
+        &self,
+        ns: &Namespace,
+        writes: &[Write],
+        error: Option<&SinkError>,
+    ) -> Result<(), SyncError>;
+}
+
+/// Copies ranges of collections.
+pub struct Copier<'a, K, L> {
+    pub ends: &'a Ends,
+    /// Where from.
+    pub from: End,
+    pub sink: &'a K,
+    pub ledger: &'a L,
+    /// What is read shows no older state.
+    pub after: ClusterTime,
+    pub stop: &'a Stop,
+}
+
+impl<K: Sink, L: Ledger> Copier<'_, K, L> {
+    /// Copies one unit. Whatever passes is waited for; a unit that was copied in part before is written
+    /// over.
+    ///
+    /// # Errors
+    /// What waiting does not mend.
+    pub async fn copy(&self, unit: &Unit) -> Result<(), SyncError> {
+        let route = Route {
+            ns: unit.ns.clone(),
+            range: unit.range.clone(),
+            part: Part::Whole,
+            order: unit.order,
+            after: self.after,
+            page: unit.page,
         };
-        let writers: Vec<_> = (0..self.parallel.max(1))
-            .map(|_| self.write_parts(collection, receiver.clone(), stop))
-            .collect();
-        // Only the writers hold it now: when they fail, the reader's next send fails too.
-        drop(receiver);
-        let (copied, written) = tokio::join!(read, futures_util::future::try_join_all(writers));
-        written?;
-        copied
-    }
-
-    async fn write_parts(
-        &self,
-        collection: &Collection,
-        parts: Arc<Mutex<mpsc::Receiver<Vec<Write>>>>,
-        stop: &Stop,
-    ) -> Result<(), SyncError> {
-        let ns = &collection.ns;
-        loop {
-            let Some(mut writes) = parts.lock().await.recv().await else {
-                return Ok(());
+        let _slot = self.ends.slot().await;
+        let mut walk = Walk::new(self.ends.of(self.from), route);
+        let mut page = self.read(&mut walk).await?;
+        while let Some(read) = page {
+            self.ledger.may_go_on().await?;
+            let writes = self.writes_of(&read)?;
+            let bytes = read.len();
+            drop(read);
+            let write = async {
+                let _room = self.ends.copying(bytes).await;
+                self.write(&unit.ns, writes).await
             };
-            let count = writes.len() as u64;
-            let mut wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
-            while !writes.is_empty() {
-                match self.sink.write(ns, &writes).await {
-                    Ok(written) => {
-                        let (again, refused) = leftovers(writes, &written)?;
-                        // The worker tries them on the schedule, and keeps them if it must.
-                        self.commit_refresh(ns, refused, collection.id, ClusterTime::default())
-                            .await?;
-                        writes = again;
-                    }
-                    Err(
-                        error @ (SinkError::Unavailable(_)
-                        | SinkError::Unanswered(_)
-                        | SinkError::Denied(_)),
-                    ) => {
-                        if matches!(error, SinkError::Unanswered(_)) {
-                            let keys = writes.iter().filter_map(Write::key).collect();
-                            let mut late =
-                                self.late.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                            late.given_up(ns, keys, Instant::now());
-                        }
-                        self.status.state().atlas_fault = Some((&error).into());
-                        pause(stop, wait.next_wait()).await?;
-                    }
-                    // The command as such: its documents one by one, by the worker.
-                    Err(SinkError::Rejected(error)) => {
-                        tracing::warn!(%ns, %error, "a part of the copy was rejected");
-                        let refused = writes.iter().filter_map(Write::key).collect();
-                        self.commit_refresh(ns, refused, collection.id, ClusterTime::default())
-                            .await?;
-                        writes.clear();
-                    }
-                }
-            }
-            self.status.state().atlas_fault = None;
-            self.status.metrics.atlas_heard_ms.set(now_ms());
-            self.status.metrics.documents_copied.add(count);
+            let (next, written) = tokio::join!(self.read(&mut walk), write);
+            written?;
+            page = next?;
             crash::point(Step::PartCopied);
         }
+        Ok(())
+    }
+
+    async fn read(&self, walk: &mut Walk<'_>) -> Result<Option<Page>, SyncError> {
+        let mut attempts = self.ends.attempts(self.stop);
+        loop {
+            match walk.next().await {
+                Ok(page) => {
+                    attempts.succeeded();
+                    if let (End::Local, Some(page)) = (self.from, &page) {
+                        let documents = page.documents().map_err(|error| self.from.error(error))?;
+                        self.ends.book(documents.len(), self.stop).await?;
+                    }
+                    return Ok(page);
+                }
+                Err(error) => attempts.failed(self.from.error(error)).await?,
+            }
+        }
+    }
+
+    fn writes_of(&self, page: &Page) -> Result<Vec<Write>, SyncError> {
+        let documents = page.documents().map_err(|error| self.from.error(error))?;
+        Ok(documents.into_iter().map(|document| Write::Insert(document.to_owned())).collect())
+    }
+
+    async fn write(&self, ns: &Namespace, mut writes: Vec<Write>) -> Result<(), SyncError> {
+        let documents = writes.len() as u64;
+        let bytes = writes.iter().map(bytes_of).sum();
+        let mut wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
+        while !writes.is_empty() {
+            match self.sink.write(ns, &writes).await {
+                Ok(written) => {
+                    self.ledger.answered(ns, &writes, None)?;
+                    let (again, refused) = leftovers(writes, written)?;
+                    if !refused.is_empty() {
+                        self.ledger.refused(ns, refused).await?;
+                    }
+                    writes = again;
+                }
+                // The command as such.
+                Err(SinkError::Rejected(error)) => {
+                    let keys = writes.iter().filter_map(Write::key);
+                    let refused = keys.map(|key| (key, error.clone())).collect();
+                    self.ledger.refused(ns, refused).await?;
+                    writes.clear();
+                }
+                Err(error) => {
+                    self.ledger.answered(ns, &writes, Some(&error))?;
+                    pause(self.stop, wait.next_wait()).await?;
+                }
+            }
+        }
+        self.ledger.copied(ns, documents, bytes);
+        Ok(())
     }
 }
 
+fn bytes_of(write: &Write) -> u64 {
+    match write {
+        Write::Insert(document) | Write::Upsert { document, .. } => {
+            document.as_bytes().len() as u64
+        }
+        Write::Change { .. } | Write::Delete(_) => 0,
+    }
+}
+
+type Refused = Vec<(DocumentKey, String)>;
+
 /// What a part left to do: documents that were there already, from a part whose answer was lost, to be
-/// written over; and the keys of those that Atlas would not take.
+/// written over; and those that the target would not take.
 fn leftovers(
     writes: Vec<Write>,
-    written: &[Written],
-) -> Result<(Vec<Write>, Vec<DocumentKey>), SyncError> {
+    written: Vec<Written>,
+) -> Result<(Vec<Write>, Refused), SyncError> {
     let (mut again, mut refused) = (Vec::new(), Vec::new());
     for (write, written) in writes.into_iter().zip(written) {
         match (written, write) {
@@ -134,8 +180,8 @@ fn leftovers(
                 let key = DocumentKey::of(&document).map_err(SourceError::from)?;
                 again.push(Write::Upsert { key, document });
             }
-            (Written::Conflict { .. } | Written::Rejected { .. }, write) => {
-                refused.extend(write.key());
+            (Written::Conflict { reason, .. } | Written::Rejected { reason }, write) => {
+                refused.extend(write.key().map(|key| (key, reason)));
             }
             (_, _) => {}
         }

@@ -1,54 +1,66 @@
-//! The first copy, and the comparison that repairs.
+//! The first copy, the full sync that repairs, the verification, and the restore.
 //!
-//! For each collection that the local database has, one of two ways:
+//! What is owed ([`sync_state`](crate::sync_state)) goes, for each collection that the local database
+//! has, one of two ways:
 //!
-//! - **Copy**, where Atlas has nothing: documents stream straight across. What is queued for the
-//!   collection is held meanwhile, since a delete that overtook the copy's older insert would leave
-//!   the document there for ever.
+//! - **Copy**, where Atlas has nothing: documents stream straight across, [range](range) by range. What is
+//!   queued for the collection is held meanwhile, since a delete that overtook the copy's older insert
+//!   would leave the document there for ever.
 //! - **Compare**, where Atlas has something: both sides are read, and a `Refresh` is queued for each
 //!   document that differs. Keys, never contents: so it cannot overwrite a newer write, and nothing
 //!   has to be held.
 //!
-//! Before either, the [ownership] of the target is settled. Until then nothing is written to Atlas.
+//! What is asked for only ever compares, so that it can be cancelled at any moment. After the documents,
+//! options and indexes are compared and mended.
+//!
+//! Before any of it, the [ownership] of the target is settled. Until then nothing is written to Atlas.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use bson::rawdoc;
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::{
-    backoff::OutageWait,
-    checkpoint::ClusterTime,
     crash::{self, Step},
-    event::SchemaChange,
     horizon::Horizon,
     late::LateWrites,
+    metrics::Gauge,
     mongo::{Mongo, MongoError},
-    namespace::{Namespace, NamespaceFilter},
+    namespace::NamespaceFilter,
+    progress::{Activity, Progress},
     queue::{Queue, QueueError},
     shutdown::{Stop, blocking},
     sink::{Sink, SinkError},
-    source::{SourceError, inspect},
-    status::{CopyProgress, Phase, Status},
-    sync_state::SyncState,
+    source::SourceError,
+    status::{Phase, Status, now_ms},
+    sync_state::{Reason, SyncRequest, SyncState},
 };
 
 mod collections;
 mod compare;
 mod copy;
+mod digest;
+mod ends;
+mod first;
 pub mod ownership;
+mod range;
+mod repair;
+mod restore;
+mod run;
+mod schema;
+mod verify;
 
 pub use collections::{Collection, LeftOut, local_collections};
+pub use ends::{End, Ends};
+pub use restore::{Restore, RestoreError};
+pub use verify::{Found, NamespaceResult, Verification, Verify};
 
 /// How often to look for a demand that nobody announced.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-
-/// How often to look whether a barrier is gone.
-const BARRIER_CHECK: Duration = Duration::from_millis(100);
 
 /// Waits, unless the agent is leaving.
 async fn pause(stop: &Stop, wait: Duration) -> Result<(), SyncError> {
@@ -61,6 +73,9 @@ async fn pause(stop: &Stop, wait: Duration) -> Result<(), SyncError> {
 
 /// Collections in which the last comparison found more to delete than it may; kept beside the queue.
 const REFUSED: &str = "refused";
+
+/// When the last full sync of everything ended, milliseconds since 1970; kept beside the queue.
+const LAST: &str = "last-sync";
 
 /// Reads them.
 ///
@@ -91,24 +106,26 @@ async fn atlas_collections(
     })
 }
 
-/// Copies or compares everything when it is demanded.
+/// Copies or compares when it is demanded or asked for.
 pub struct Reconciler<K> {
     pub queue: Arc<Queue>,
-    pub local: Mongo,
-    pub atlas: Mongo,
+    pub ends: Ends,
     pub sink: Arc<K>,
     pub status: Arc<Status>,
     pub filter: NamespaceFilter,
     pub horizon: Arc<Mutex<Horizon>>,
     pub late: Arc<Mutex<LateWrites>>,
-    /// Writers of the copy.
-    pub parallel: usize,
     pub max_delete_ratio: f64,
+    /// How often a full sync is made without being asked for. Zero: never.
+    pub verify_every: Duration,
     pub source_id: String,
+    pub agent: ownership::AgentMark,
     /// Take the target over, whoever's it is.
     pub adopt: bool,
-    /// Woken when a sync is demanded.
+    /// Woken when something is demanded, asked for or cancelled.
     pub demanded: Arc<Notify>,
+    /// Bytes that Atlas had sent when the run in hand began.
+    pub received_before: Gauge,
 }
 
 /// Why a sync stopped.
@@ -123,18 +140,53 @@ pub enum SyncError {
     /// The target holds data and is not marked as this source's replica.
     #[error("{problem}")]
     NotOwned { problem: String },
+    /// Another agent keeps the same copy.
+    #[error(
+        "another agent replicates this local database to this Atlas: on host `{host}`, process {pid}, \
+         last heartbeat {heartbeat} ago"
+    )]
+    Rival { host: String, pid: u32, heartbeat: String, is_fresh: bool },
+    /// A server before 5.1 or one that leaves the expression out.
+    #[error("{} cannot hash documents (`$toHashedIndexKey`)", match .end { End::Local => "the local database", End::Atlas => "Atlas" })]
+    NoDigest { end: End },
+    /// The local database, which is restored into, takes no documents.
+    #[error("the local database does not take documents: {problem}")]
+    LocalTarget { problem: String },
     /// The agent is leaving.
     #[error("stopped")]
     Stopped,
 }
 
 impl SyncError {
-    fn is_transient(&self) -> bool {
+    /// True when trying again may help.
+    pub fn is_transient(&self) -> bool {
         match self {
             SyncError::Source(error) => error.is_transient(),
             SyncError::Sink(_) => true,
-            SyncError::Queue(_) | SyncError::NotOwned { .. } | SyncError::Stopped => false,
+            SyncError::Queue(_)
+            | SyncError::NotOwned { .. }
+            | SyncError::Rival { .. }
+            | SyncError::NoDigest { .. }
+            | SyncError::LocalTarget { .. }
+            | SyncError::Stopped => false,
         }
+    }
+
+    /// True when an end is away, and nobody has to do anything but wait.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(
+            self,
+            SyncError::Source(SourceError::Unavailable(_))
+                | SyncError::Sink(SinkError::Unavailable(_) | SinkError::Unanswered(_))
+        )
+    }
+
+    /// True when a server has understood, and will not.
+    fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            SyncError::Source(SourceError::Failed(_)) | SyncError::Sink(SinkError::Rejected(_))
+        )
     }
 
     fn atlas(error: &MongoError) -> Self {
@@ -143,12 +195,15 @@ impl SyncError {
 }
 
 impl<K: Sink> Reconciler<K> {
-    /// Settles ownership, then serves demands until told to stop.
+    /// Settles ownership, then serves demands and requests until told to stop.
     ///
     /// # Errors
-    /// [`SyncError::NotOwned`], or a failure of the queue.
+    /// [`SyncError::NotOwned`], [`SyncError::Rival`], or a failure of the queue.
     pub async fn run(&self, stop: &Stop) -> Result<(), SyncError> {
-        let result = self.serve(stop).await;
+        let result = tokio::select! {
+            result = self.serve(stop) => result,
+            result = self.keep_mark(stop) => result,
+        };
         match result {
             Err(SyncError::Stopped) => Ok(()),
             result => result,
@@ -156,16 +211,15 @@ impl<K: Sink> Reconciler<K> {
     }
 
     async fn serve(&self, stop: &Stop) -> Result<(), SyncError> {
-        self.retrying(stop, "the mark of ownership cannot be set yet", || Box::pin(self.claim()))
-            .await?;
+        self.claim_patiently(stop).await?;
         loop {
             let queue = self.queue.clone();
             if let Some(state) = blocking(move || SyncState::load(&queue)).await? {
-                self.status.enter(Phase::Copying);
-                self.sync(state, stop).await?;
+                self.run_until_ended(state, stop).await?;
                 continue;
             }
             self.queue.release_all();
+            self.ask_periodically().await?;
             let paused = self.status.state().paused;
             if !stop.is_draining() {
                 self.status.enter(if paused { Phase::Paused } else { Phase::Streaming });
@@ -180,202 +234,181 @@ impl<K: Sink> Reconciler<K> {
         }
     }
 
-    /// Makes sure that the target is ours, and demands a sync where it has nothing of ours yet: another
-    /// Atlas than last time. The demand is on the disk before the mark is set, since the mark is what
-    /// keeps the next start from demanding it.
-    async fn claim(&self) -> Result<(), SyncError> {
-        let claim = ownership::Claim {
-            atlas: &self.atlas,
-            filter: &self.filter,
-            source_id: &self.source_id,
-            adopt: self.adopt,
-        };
-        if !claim.is_ours().await? {
-            let queue = self.queue.clone();
-            blocking(move || {
-                let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
-                SyncState::demand(&queue, position.unwrap_or_default())?;
-                queue.flush()
-            })
-            .await?;
+    /// One run, from its note in the queue to its end. A request ends at once when its note is gone or
+    /// another's; what is owed goes on to its end, since a copy that is left half-way could only be
+    /// compared.
+    async fn run_until_ended(&self, state: SyncState, stop: &Stop) -> Result<(), SyncError> {
+        let request = state.request.clone();
+        if request.is_none() {
+            self.status.enter(Phase::Copying);
+        } else {
+            // Streaming goes on beside it; after a restart nothing else would let it.
+            self.queue.release_all();
+            let paused = self.status.state().paused;
+            self.status.enter(if paused { Phase::Paused } else { Phase::Streaming });
         }
-        crash::point(Step::ClaimNoted);
-        claim.mark().await
-    }
-
-    async fn sync(&self, mut state: SyncState, stop: &Stop) -> Result<(), SyncError> {
-        let after = state.after();
-        let collections = self
-            .retrying(stop, "the local collections cannot be listed yet", || Box::pin(self.list()))
-            .await?;
-        let open: Vec<_> =
-            collections.iter().filter(|collection| !state.done.contains(&collection.ns)).collect();
-        let (mut to_copy, mut others) = (Vec::new(), Vec::new());
-        for collection in open {
-            let ns = &collection.ns;
-            let is_empty = self
-                .retrying(stop, "Atlas cannot be looked at yet", || {
-                    Box::pin(self.is_empty_in_atlas(ns))
-                })
-                .await?;
-            // Only what is to be copied is held, and it is copied first: a comparison waits for the
-            // queue to drain, which it never would for what is held.
-            if is_empty && !self.queue.has_barrier(ns) {
-                self.queue.hold(ns);
-                to_copy.push(collection);
-            } else {
-                others.push(collection);
+        self.begin(&state);
+        let id = state.id;
+        let result = if request.is_none() {
+            self.execute(state, stop).await
+        } else {
+            tokio::select! {
+                result = self.execute(state, stop) => result,
+                replaced = self.replaced(id) => match replaced {
+                    Ok(outcome) => Ok(outcome.to_owned()),
+                    Err(error) => Err(error),
+                },
             }
-        }
-        // What is not in the list was made after the stream's position was taken: all of its
-        // documents are in the stream.
-        self.queue.release_all();
-        tracing::info!(
-            copy = to_copy.len(),
-            compare = others.len(),
-            "copying what Atlas lacks, comparing what it has"
-        );
-        let done_before = (collections.len() - to_copy.len() - others.len()) as u64;
-        let mut refused = Vec::new();
-        for (n, collection) in to_copy.into_iter().chain(others).enumerate() {
-            let ns = &collection.ns;
-            self.status.state().copy = Some(CopyProgress {
-                collections_done: done_before + n as u64,
-                collections: collections.len() as u64,
-                current: Some(ns.to_string()),
-            });
-            let is_refused = self
-                .retrying(stop, "the copy is interrupted", || {
-                    Box::pin(self.reconcile(collection, after, stop))
-                })
-                .await?;
-            crash::point(Step::CollectionCopied);
-            self.queue.release(ns);
-            refused.extend(is_refused.then(|| ns.to_string()));
-            let (queue, ns, mut next) = (self.queue.clone(), ns.clone(), state);
-            state = blocking(move || next.finished(&queue, &ns).map(|()| next)).await?;
-        }
-        let known: Vec<_> = collections.iter().map(|collection| collection.ns.clone()).collect();
-        refused.extend(
-            self.retrying(stop, "Atlas cannot be compared yet", || {
-                Box::pin(self.compare_rest(&known, stop))
-            })
-            .await?,
-        );
-        // What was written whole may be younger than deltas that are still to come.
-        let now = self
-            .retrying(stop, "the local time is not known yet", || Box::pin(self.local_time()))
-            .await?;
-        self.horizon.lock().unwrap_or_else(std::sync::PoisonError::into_inner).raise(now);
-        let queue = self.queue.clone();
-        let (is_complete, refused) = blocking(move || -> Result<_, QueueError> {
-            note_refused(&queue, &refused)?;
-            Ok((state.complete(&queue)?, refused))
-        })
-        .await?;
-        {
-            let mut status = self.status.state();
-            status.refused_deletes = refused;
-            status.copy = None;
-        }
-        if is_complete {
-            tracing::info!("everything is copied or compared");
-        }
+        };
+        let result = match result {
+            // What cannot be done as asked ends with its reason; the agent goes on.
+            Err(error @ SyncError::NoDigest { .. }) if request.is_some() => {
+                let queue = self.queue.clone();
+                blocking(move || SyncState::cancel(&queue)).await?;
+                Ok(format!("failed: {error}; ask again without digest"))
+            }
+            result => result,
+        };
+        let outcome = result?;
+        self.end(&outcome);
         Ok(())
     }
 
-    async fn list(&self) -> Result<Vec<Collection>, SyncError> {
-        let (replicated, left_out) = local_collections(&self.local, &self.filter).await?;
-        for LeftOut { ns, reason } in left_out {
-            tracing::warn!(%ns, error = reason, "not replicated");
-        }
-        Ok(replicated)
+    fn begin(&self, state: &SyncState) {
+        let activity = match &state.request {
+            None => Activity::Copy,
+            Some(request) if request.dry_run => Activity::DryRun,
+            Some(_) => Activity::Sync,
+        };
+        let mut progress =
+            Progress::begin(state.id.to_string(), activity, state.reason.to_string(), now_ms());
+        progress.digest = state.request.as_ref().is_some_and(|request| request.digest);
+        tracing::info!(id = progress.id, reason = progress.reason, "a full sync begins");
+        self.received_before.set(self.ends.atlas.received());
+        self.status.state().sync = Some(progress);
     }
 
-    async fn local_time(&self) -> Result<ClusterTime, SyncError> {
-        Ok(inspect(&self.local).await?.now)
+    fn end(&self, outcome: &str) {
+        let mut state = self.status.state();
+        let Some(progress) = &mut state.sync else { return };
+        progress.finished_ms = Some(now_ms());
+        progress.outcome = Some(outcome.to_owned());
+        let report = progress.report(now_ms());
+        tracing::info!(
+            outcome,
+            collections = report.collections,
+            documents = report.documents_done,
+            missing = report.missing,
+            extra = report.extra,
+            content = report.content,
+            elapsed_ms = now_ms().saturating_sub(report.started_ms),
+            "a full sync has ended"
+        );
     }
 
-    /// Copies or compares one collection. True when a mass delete was refused.
-    async fn reconcile(
-        &self,
-        collection: &Collection,
-        after: ClusterTime,
-        stop: &Stop,
-    ) -> Result<bool, SyncError> {
-        let ns = &collection.ns;
-        // A drop or a rename that was queued before would destroy what is copied or compared now.
-        if self.queue.has_barrier(ns) {
-            self.queue.release(ns);
-            while self.queue.has_barrier(ns) {
-                pause(stop, BARRIER_CHECK).await?;
-            }
-        }
-        self.queue.hold(ns);
-        if self.is_empty_in_atlas(ns).await? {
-            let options = collection.options.clone();
-            match self.sink.change_schema(&SchemaChange::Create { ns: ns.clone(), options }).await {
-                // Options that this Atlas does not take must not keep the documents away.
-                Err(SinkError::Rejected(error)) => {
-                    tracing::warn!(%ns, %error, "created without its options");
+    /// Completes when the run is not the one that is noted any more.
+    async fn replaced(&self, id: Uuid) -> Result<&'static str, SyncError> {
+        loop {
+            let queue = self.queue.clone();
+            match blocking(move || SyncState::load(&queue)).await? {
+                None => return Ok("cancelled"),
+                Some(state) if state.id != id => {
+                    return Ok("ended for one of everything, which is owed");
                 }
-                result => result?,
+                Some(_) => {}
             }
-            let documents = self.copy(collection, after, stop).await?;
-            tracing::info!(%ns, documents, "copied");
-            return Ok(false);
+            tokio::select! {
+                () = self.demanded.notified() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
         }
-        self.queue.release(ns);
-        let found = self.compare(collection, after, stop).await?;
-        tracing::info!(%ns, missing = found.missing, content = found.content, extra = found.extra, "compared");
-        Ok(found.refused)
     }
 
-    async fn is_empty_in_atlas(&self, ns: &Namespace) -> Result<bool, SyncError> {
-        let command = rawdoc! { "find": ns.coll(), "limit": 1, "projection": { "_id": 1 } };
-        let cursor = self.atlas.cursor(ns.db(), command, None).await;
-        let mut cursor = cursor.map_err(|error| SyncError::atlas(&error))?;
-        let batch = cursor.next().await.map_err(|error| SyncError::atlas(&error))?;
-        Ok(match batch {
-            Some(batch) => crate::mongo::documents(&batch)
-                .map_err(|error| SyncError::atlas(&error))?
-                .is_empty(),
-            None => true,
+    async fn ask_periodically(&self) -> Result<(), SyncError> {
+        if self.verify_every.is_zero() {
+            return Ok(());
+        }
+        let (queue, every) = (self.queue.clone(), self.verify_every);
+        let position = self.status.state().read_up_to;
+        blocking(move || -> Result<(), QueueError> {
+            let last = queue.meta(LAST)?.and_then(|last| serde_json::from_slice::<u64>(&last).ok());
+            let due = last.unwrap_or(0).saturating_add(every.as_millis() as u64);
+            if now_ms() >= due {
+                let request = SyncRequest::default();
+                // Refused while another runs, which is as good.
+                let _ = SyncState::ask(&queue, position, request, Reason::Periodic)?;
+            }
+            Ok(())
         })
+        .await?;
+        Ok(())
     }
 
-    /// Collections that only Atlas has: what is in them is extra. Returns those in which a mass delete
-    /// was refused.
-    async fn compare_rest(
-        &self,
-        known: &[Namespace],
-        stop: &Stop,
-    ) -> Result<Vec<String>, SyncError> {
-        let (in_atlas, _) = atlas_collections(&self.atlas, &self.filter).await?;
-        let mut refused = Vec::new();
-        for collection in in_atlas.iter().filter(|collection| !known.contains(&collection.ns)) {
-            let ns = &collection.ns;
-            if self.queue.has_barrier(ns) {
-                continue; // Its drop, or its rename from here, is on the way.
-            }
-            let (extra, is_refused) = self.find_extra(ns, None, stop).await?;
-            if extra > 0 {
-                tracing::warn!(%ns, extra, "only Atlas has documents in this collection");
-            }
-            refused.extend(is_refused.then(|| ns.to_string()));
+    fn claim(&self, adopt: bool) -> ownership::Claim<'_> {
+        ownership::Claim {
+            atlas: &self.ends.atlas,
+            filter: &self.filter,
+            source_id: &self.source_id,
+            agent: &self.agent,
+            adopt,
         }
-        Ok(refused)
+    }
+
+    /// Makes sure that the target is ours, and demands a sync where it has nothing of ours yet: another
+    /// Atlas than last time. The demand is on the disk before the mark is set, since the mark is what
+    /// keeps the next start from demanding it.
+    async fn claim_patiently(&self, stop: &Stop) -> Result<(), SyncError> {
+        self.retrying(stop, "the mark of ownership cannot be set yet", || {
+            Box::pin(async move {
+                let demand = async || {
+                    let queue = self.queue.clone();
+                    blocking(move || {
+                        let position =
+                            queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
+                        SyncState::demand(&queue, position.unwrap_or_default(), Reason::NewTarget)?;
+                        queue.flush()
+                    })
+                    .await?;
+                    crash::point(Step::ClaimNoted);
+                    Ok(())
+                };
+                let held = self.claim(self.adopt).take(demand).await?;
+                self.status.state().is_marked = true;
+                Ok(held)
+            })
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Renews the heartbeat in the mark for as long as the agent runs.
+    async fn keep_mark(&self, stop: &Stop) -> Result<(), SyncError> {
+        loop {
+            tokio::time::sleep(ownership::HEARTBEAT).await;
+            let position = self.status.state().read_up_to;
+            // Before the claim there is no mark of this instance, and after an outage it is just late.
+            if !self.status.state().is_marked {
+                continue;
+            }
+            match self.claim(false).renew(position).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!("the mark of ownership in Atlas is gone or another agent's");
+                    self.claim_patiently(stop).await?;
+                }
+                Err(error) => tracing::debug!(%error, "the heartbeat was not renewed"),
+            }
+        }
     }
 
     /// Repeats `attempt` while it fails for reasons that pass.
     async fn retrying<'a, T>(
-        &self,
+        &'a self,
         stop: &Stop,
         message: &'static str,
         mut attempt: impl FnMut() -> BoxFuture<'a, Result<T, SyncError>> + Send,
     ) -> Result<T, SyncError> {
-        let mut wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
-        let mut told = false;
+        let mut attempts = self.ends.attempts(stop).saying(message);
         loop {
             let result = tokio::select! {
                 () = stop.drain.cancelled() => return Err(SyncError::Stopped),
@@ -383,22 +416,16 @@ impl<K: Sink> Reconciler<K> {
                 result = attempt() => result,
             };
             match result {
-                Err(error) if error.is_transient() => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(%error, "{message}");
-                    }
-                    if let SyncError::Sink(error) = &error {
-                        self.status.state().atlas_fault = Some(error.into());
-                    }
-                    pause(stop, wait.next_wait()).await?;
+                Ok(value) => {
+                    attempts.succeeded();
+                    return Ok(value);
                 }
-                result => {
-                    if result.is_ok() {
-                        self.status.state().atlas_fault = None;
-                    }
-                    return result;
-                }
+                Err(error) => attempts.failed(error).await?,
             }
         }
+    }
+
+    fn late(&self) -> std::sync::MutexGuard<'_, LateWrites> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     sink::{Contender, Sink, Taken, Write, Written},
     source::{Pages, Source, SourceError},
     status::now_ms,
-    sync_state::SyncState,
+    sync_state::{Reason, SyncState},
     write_op::WriteOp,
 };
 
@@ -390,7 +390,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             // A barrier that came before the commit has not taken the documents along, and behind it
             // the name means another collection.
             if for_seqs.iter().any(|seq| queue.has_barrier_behind(&of, *seq)) {
-                SyncState::demand(&queue, cluster_time)?;
+                SyncState::demand(&queue, cluster_time, Reason::Evicted)?;
             }
             queue.flush()
         })

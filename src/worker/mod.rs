@@ -35,7 +35,7 @@ use crate::{
     sink::{Sink, SinkError},
     source::Source,
     status::{Status, now_ms},
-    sync_state::SyncState,
+    sync_state::{Reason, SyncState},
     write_op::WriteOp,
 };
 
@@ -225,7 +225,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 // What stood behind the change goes on without it; only a comparison can tell what
                 // that makes of the documents.
                 let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
-                SyncState::demand(&queue, position.unwrap_or_default())?;
+                SyncState::demand(&queue, position.unwrap_or_default(), Reason::SchemaGivenUp)?;
             }
             queue.settle(&settlements)
         })
@@ -266,7 +266,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let queue = self.queue.clone();
         blocking(move || {
             if due.everything {
-                SyncState::demand(&queue, cluster_time)?;
+                SyncState::demand(&queue, cluster_time, Reason::Unanswered)?;
             }
             queue.commit(incoming, None).map(drop)
         })

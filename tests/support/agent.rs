@@ -61,7 +61,7 @@ impl Agent {
     }
 
     /// The program, from the environment of the test that includes this file.
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         // An example has no binary of its own to name; it is told by the environment.
         let program = std::env::var_os("OUTRIGGER_BIN")
             .map(PathBuf::from)
@@ -141,6 +141,12 @@ impl Agent {
         })
         .await;
         status.unwrap()
+    }
+
+    /// Starts another command of the CLI, and does not wait for it.
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        let mut command = self.command();
+        command.args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
     /// Runs another command of the CLI.

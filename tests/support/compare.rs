@@ -8,7 +8,7 @@ use std::{
 use futures_util::TryStreamExt;
 use mongodb::{
     Client,
-    bson::{RawDocumentBuf, doc},
+    bson::{Document, RawDocumentBuf, doc},
 };
 use outrigger::document_key::DocumentKey;
 
@@ -89,6 +89,38 @@ pub async fn converge(local: &Client, atlas: &Client, patience: Duration) {
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Options and indexes of every replicated collection, without what says nothing.
+pub async fn schema(client: &Client) -> BTreeMap<String, (Document, BTreeMap<String, Document>)> {
+    let mut found = BTreeMap::new();
+    for db in client.list_database_names().await.unwrap() {
+        if matches!(db.as_str(), "admin" | "config" | "local" | "outrigger") {
+            continue;
+        }
+        let db = client.database(&db);
+        let list = db.run_cursor_command(doc! { "listCollections": 1 }).await.unwrap();
+        let collections: Vec<Document> = list.try_collect().await.unwrap();
+        for collection in collections {
+            let name = collection.get_str("name").unwrap();
+            if name.starts_with("system.") {
+                continue;
+            }
+            let list = db.run_cursor_command(doc! { "listIndexes": name }).await.unwrap();
+            let indexes: Vec<Document> = list.try_collect().await.unwrap();
+            let by_name =
+                indexes.into_iter().map(|spec| (spec.get_str("name").unwrap().to_owned(), spec));
+            let mut options = collection.get_document("options").unwrap().clone();
+            // Once a validator was changed they are told, though they say nothing.
+            for (name, default) in [("validationLevel", "strict"), ("validationAction", "error")] {
+                if options.get_str(name).is_ok_and(|value| value == default) {
+                    options.remove(name);
+                }
+            }
+            found.insert(format!("{}.{name}", db.name()), (options, by_name.collect()));
+        }
+    }
+    found
 }
 
 /// A text that a person can still read.

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod agent;
+pub mod api;
 pub mod compare;
 pub mod guarded;
 pub mod mongod;

@@ -1,0 +1,96 @@
+//! The full sync: start, progress, cancel.
+
+use axum::{Json, body::Bytes, extract::State, http::StatusCode};
+use serde::Serialize;
+
+use super::{Api, Problem, with_queue};
+use crate::{
+    namespace::NamespaceFilter,
+    progress::ProgressReport,
+    status::now_ms,
+    sync_state::{Cancelled, Reason, SyncRequest, SyncState},
+};
+
+/// `GET /api/sync/full`, and the answer to a start.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FullReport {
+    /// The id of what runs or is about to; `null` when nothing does.
+    running: Option<String>,
+    /// Why it runs.
+    reason: Option<String>,
+    /// How far the run is, or how the last one ended; `null` before the first.
+    sync: Option<ProgressReport>,
+}
+
+async fn report(api: &Api) -> Result<FullReport, Problem> {
+    let open = with_queue(api, SyncState::load).await?;
+    let sync = api.handles.status.state().sync.as_ref().map(|sync| sync.report(now_ms()));
+    Ok(FullReport {
+        running: open.as_ref().map(|open| open.id.to_string()),
+        reason: open.map(|open| open.reason.to_string()),
+        sync,
+    })
+}
+
+pub(super) async fn progress(State(api): State<Api>) -> Result<Json<FullReport>, Problem> {
+    Ok(Json(report(&api).await?))
+}
+
+/// Starts one. The body is a [`SyncRequest`], or empty for everything.
+pub(super) async fn start(
+    State(api): State<Api>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<FullReport>), Problem> {
+    let request: SyncRequest = if body.is_empty() {
+        SyncRequest::default()
+    } else {
+        // Through an object, since a list would pass for one without fields.
+        let object = serde_json::from_slice::<serde_json::Map<_, _>>(&body);
+        let request = object.and_then(|object| serde_json::from_value(object.into()));
+        request.map_err(|error| {
+            Problem::new(StatusCode::BAD_REQUEST, "the body is no request for a full sync")
+                .cause(error)
+                .hint(
+                    "send {\"namespaces\": [\"shop.*\"], \"digest\": false, \"dryRun\": false, \
+                     \"allowMassDelete\": false}, each of them optional",
+                )
+        })?
+    };
+    NamespaceFilter::new(&request.namespaces, &[]).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, error.to_string()).hint("a pattern is `shop.*`")
+    })?;
+    let position = api.handles.status.state().read_up_to;
+    let asked = with_queue(&api, move |queue| {
+        let asked = SyncState::ask(queue, position, request, Reason::Asked)?;
+        queue.flush()?;
+        Ok(asked)
+    });
+    match asked.await? {
+        Ok(_) => {
+            api.handles.demanded.notify_one();
+            Ok((StatusCode::ACCEPTED, Json(report(&api).await?)))
+        }
+        Err(open) => {
+            let problem = format!("a full sync runs already: {}, because {}", open.id, open.reason);
+            Err(Problem::new(StatusCode::CONFLICT, problem).hint(
+                "`outrigger sync status` shows how far it is, `outrigger sync cancel` ends it",
+            ))
+        }
+    }
+}
+
+pub(super) async fn cancel(State(api): State<Api>) -> Result<Json<serde_json::Value>, Problem> {
+    match with_queue(&api, SyncState::cancel).await? {
+        Cancelled::Done(state) => {
+            api.handles.demanded.notify_one();
+            Ok(Json(serde_json::json!({ "cancelled": state.id })))
+        }
+        Cancelled::IsOwed(state) => {
+            let problem = format!("this full sync is owed, because of this: {}", state.reason);
+            Err(Problem::new(StatusCode::CONFLICT, problem)
+                .hint("without it the copy stays wrong; `outrigger pause` makes it wait"))
+        }
+        Cancelled::NothingRuns => Err(Problem::new(StatusCode::NOT_FOUND, "no full sync runs")),
+    }
+}

@@ -1,0 +1,265 @@
+//! `outrigger sync`, `sync status`, `sync cancel`
+
+use std::{process::ExitCode as Code, sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{
+    access::Client,
+    bars::{Bars, LOOK, pace},
+    show,
+};
+use crate::{
+    agent::{Agent, Handles, queue_options},
+    cli::{Output, SyncArgs},
+    config::{Config, units},
+    namespace::NamespaceFilter,
+    progress::{Activity, ProgressReport},
+    queue::Queue,
+    report::{ExitCode, Failure},
+    shutdown::blocking,
+    status::now_ms,
+    sync_state::{Cancelled, Reason, SyncRequest, SyncState},
+};
+
+/// Starts a full sync in the running agent; without one, makes it here and now.
+pub async fn run(config: Config, args: SyncArgs) -> Result<Code, Failure> {
+    check_patterns(&args.ns)?;
+    let request = SyncRequest {
+        namespaces: args.ns,
+        digest: args.digest,
+        dry_run: args.dry_run,
+        allow_mass_delete: args.allow_mass_delete,
+    };
+    let Some(client) = Client::connect(&config)? else {
+        return run_here(config, request, args.adopt).await;
+    };
+    let answer = client.post("/api/sync/full", &json!(request))?;
+    let id = answer["running"].as_str().unwrap_or_default().to_owned();
+    if !args.wait {
+        show::line(format!(
+            "full sync {id} has begun; `outrigger sync status` shows how far it is"
+        ));
+        return Ok(Code::SUCCESS);
+    }
+    let mut bars = Bars::new();
+    loop {
+        let report = client.get("/api/sync/full")?;
+        let sync = parse(&report["sync"]);
+        if let Some(sync) = sync {
+            bars.show(&sync);
+            // One that took its place, since everything is owed, has another id.
+            if report["running"].is_null() && (sync.id >= id) && sync.finished_ms.is_some() {
+                let health = client.get("/api/sync/health")?;
+                let oldest = health["oldestPendingMs"].as_u64();
+                if sync.activity == Activity::DryRun || is_written(&sync, oldest) {
+                    bars.finish();
+                    return Ok(summary(&sync));
+                }
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// True when nothing waits any more that was queued before the sync had ended. `oldest` is the age of the
+/// oldest change that waits.
+fn is_written(sync: &ProgressReport, oldest: Option<u64>) -> bool {
+    let ended_for = now_ms().saturating_sub(sync.finished_ms.unwrap_or_else(now_ms));
+    oldest.is_none_or(|oldest| oldest < ended_for)
+}
+
+pub fn check_patterns(patterns: &[String]) -> Result<NamespaceFilter, Failure> {
+    NamespaceFilter::new(patterns, &[]).map_err(|error| {
+        Failure::new(ExitCode::Usage, error)
+            .hint("for example `--ns shop.orders` or `--ns 'shop.*'`")
+    })
+}
+
+/// Runs an agent for as long as the sync takes.
+async fn run_here(config: Config, request: SyncRequest, adopt: bool) -> Result<Code, Failure> {
+    crate::logging::start("warn", config.log.format);
+    let agent = Agent::prepare(config, adopt).await?;
+    let handles = agent.handles();
+    let queue = handles.queue.clone();
+    let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
+    let id = blocking(move || {
+        // Refused only for one of everything that is owed, which finds the same.
+        let asked = SyncState::ask(&queue, position.unwrap_or_default(), request, Reason::Asked)?;
+        queue.flush()?;
+        Ok::<_, Failure>(asked.unwrap_or_else(|open| open).id.to_string())
+    })
+    .await?;
+    let done = wait_here(handles.clone(), id);
+    tokio::pin!(done);
+    let interrupted = tokio::signal::ctrl_c();
+    agent
+        .run(async {
+            tokio::select! {
+                () = &mut done => {}
+                _ = interrupted => {}
+            }
+        })
+        .await?;
+    let sync = handles.status.state().sync.as_ref().map(|sync| sync.report(now_ms()));
+    if let Some(sync) = sync.filter(|sync| sync.finished_ms.is_some()) {
+        return Ok(summary(&sync));
+    }
+    let error = anyhow::anyhow!("the full sync was interrupted");
+    Err(Failure::new(ExitCode::Problem, error)
+        .hint("`outrigger sync` or `outrigger run` goes on with it"))
+}
+
+async fn wait_here(handles: Handles, id: String) {
+    let mut bars = Bars::new();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Handles { status, queue, .. } = &handles;
+        let Some(sync) = status.state().sync.as_ref().map(|sync| sync.report(now_ms())) else {
+            continue;
+        };
+        bars.show(&sync);
+        let queue: Arc<Queue> = queue.clone();
+        let look = blocking(move || {
+            let oldest = queue.oldest_ms()?;
+            Ok::<_, crate::queue::QueueError>((oldest, SyncState::load(&queue)?.is_some()))
+        });
+        let Ok((oldest, is_open)) = look.await else { continue };
+        let oldest = oldest.map(|oldest| now_ms().saturating_sub(oldest));
+        let is_over = sync.finished_ms.is_some() && !is_open && sync.id >= id;
+        if is_over && (sync.activity == Activity::DryRun || is_written(&sync, oldest)) {
+            bars.finish();
+            return;
+        }
+    }
+}
+
+/// Prints what a sync found. Exit code 1 when something is left that a person must look at.
+fn summary(sync: &ProgressReport) -> Code {
+    differences(sync);
+    let took = sync.finished_ms.unwrap_or_else(now_ms).saturating_sub(sync.started_ms);
+    show::line(format!(
+        "{} documents in {} collections, {}; Atlas sent {}",
+        sync.documents_done,
+        sync.collections,
+        units::show_duration(Duration::from_millis(took)),
+        units::show_bytes(sync.bytes_from_atlas),
+    ));
+    let found = sync.missing + sync.extra + sync.content + sync.schema;
+    let outcome = sync.outcome.as_deref().unwrap_or("not ended");
+    show::line(match (sync.activity, found) {
+        (_, 0) => format!("no difference; {outcome}"),
+        (Activity::DryRun, _) => format!("nothing was changed; {outcome}"),
+        (_, _) => outcome.to_owned(),
+    });
+    if !sync.mass_delete_refused.is_empty() {
+        show::line(
+            "hint: look at both sides; if the local database is right, repeat it with --allow-mass-delete",
+        );
+    }
+    let is_fine = outcome == "done" && !(sync.activity == Activity::DryRun && found > 0);
+    if is_fine { Code::SUCCESS } else { Code::FAILURE }
+}
+
+/// One row for each collection that differs.
+fn differences(sync: &ProgressReport) {
+    let rows: Vec<_> = sync
+        .namespaces
+        .iter()
+        .filter(|of| !of.share.is_equal())
+        .map(|of| {
+            let share = &of.share;
+            vec![
+                of.ns.to_string(),
+                share.documents_done.to_string(),
+                share.missing.to_string(),
+                share.extra.to_string(),
+                share.content.to_string(),
+                share.schema.join("; "),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        show::table(
+            &["COLLECTION", "DOCUMENTS", "MISSING", "EXTRA", "DIFFERENT", "OPTIONS AND INDEXES"],
+            &rows,
+        );
+    }
+}
+
+fn parse(value: &Value) -> Option<ProgressReport> {
+    serde_json::from_value(value.clone()).ok()
+}
+
+pub fn status(config: &Config, output: Output) -> Result<Code, Failure> {
+    let Some(client) = Client::connect(config)? else {
+        return noted(config, output);
+    };
+    let report = client.get("/api/sync/full")?;
+    if output.json {
+        show::json(&report);
+        return Ok(Code::SUCCESS);
+    }
+    match parse(&report["sync"]) {
+        None => show::line("no full sync has run since the agent started"),
+        Some(sync) if sync.finished_ms.is_none() => {
+            show::line(format!("full sync {} runs, because {}", sync.id, sync.reason));
+            show::line(format!(
+                "{} of {} collections, {} of {} documents; {}",
+                sync.collections_done,
+                sync.collections,
+                sync.documents_done,
+                sync.documents,
+                pace(&sync)
+            ));
+            differences(&sync);
+        }
+        Some(sync) => {
+            show::line(format!("full sync {} has ended; it ran because {}", sync.id, sync.reason));
+            summary(&sync);
+        }
+    }
+    Ok(Code::SUCCESS)
+}
+
+/// Without an agent: what is noted for the next.
+fn noted(config: &Config, output: Output) -> Result<Code, Failure> {
+    let open = if config.queue.path.exists() {
+        SyncState::load(&Queue::open(&queue_options(config))?)?
+    } else {
+        None
+    };
+    if output.json {
+        let running = open.as_ref().map(|open| open.id.to_string());
+        let reason = open.map(|open| open.reason.to_string());
+        show::json(&json!({ "running": running, "reason": reason, "sync": null }));
+        return Ok(Code::SUCCESS);
+    }
+    match open {
+        None => show::line("no agent runs, and no full sync is open"),
+        Some(open) => show::line(format!(
+            "no agent runs; a full sync is open and goes on with the next, because {}",
+            open.reason
+        )),
+    }
+    Ok(Code::SUCCESS)
+}
+
+pub fn cancel(config: &Config) -> Result<Code, Failure> {
+    if let Some(client) = Client::connect(config)? {
+        client.delete("/api/sync/full")?;
+    } else {
+        let queue = Queue::open(&queue_options(config))?;
+        let refused = match SyncState::cancel(&queue)? {
+            Cancelled::Done(_) => None,
+            Cancelled::IsOwed(open) => Some(format!("this full sync is owed: {}", open.reason)),
+            Cancelled::NothingRuns => Some("no full sync is open".to_owned()),
+        };
+        if let Some(problem) = refused {
+            return Err(Failure::new(ExitCode::Problem, anyhow::anyhow!(problem)));
+        }
+        queue.flush()?;
+    }
+    show::line("cancelled; what was queued for repair is still written");
+    Ok(Code::SUCCESS)
+}

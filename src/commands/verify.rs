@@ -1,0 +1,174 @@
+//! `outrigger verify`
+
+use std::{
+    process::ExitCode as Code,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{
+    access::Client,
+    bars::{Bars, LOOK},
+    show,
+    sync::check_patterns,
+};
+use crate::{
+    agent::{connect_atlas, connect_local, ends},
+    cli::VerifyArgs,
+    config::{Config, units},
+    progress::{Activity, Progress},
+    report::{ExitCode, Failure},
+    shutdown::Stop,
+    status::now_ms,
+    sync::{End, Ends, Found, SyncError, Verification, Verify},
+};
+
+/// How long an end may be away while a person waits.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Exit code 0 when both sides are equal, 1 when they are not.
+pub async fn run(config: &Config, args: VerifyArgs) -> Result<Code, Failure> {
+    let scope = check_patterns(&args.ns)?;
+    crate::logging::start("error", config.log.format);
+    let mut ends = ends(config, &connect_local(config).await?, &connect_atlas(config).await?);
+    greet(&ends).await?;
+    ends.patience = Some(PATIENCE);
+    let for_lag = config.clone();
+    let verify = Verify {
+        ends: &ends,
+        filter: &config.filter()?,
+        scope: &scope,
+        digest: args.digest,
+        lag: Arc::new(move || lag(&for_lag)),
+        progress: begin(Activity::Verify),
+        stop: &stop_on_signal(),
+    };
+    let found = with_bars(&verify.progress, verify.run()).await.map_err(interrupted)?;
+    if args.output.json {
+        show::json(&found);
+    } else {
+        print(&found);
+    }
+    Ok(if found.equal { Code::SUCCESS } else { Code::FAILURE })
+}
+
+/// Both ends must answer at all: what is away from the start is told at once.
+pub async fn greet(ends: &Ends) -> Result<(), Failure> {
+    for end in [End::Local, End::Atlas] {
+        ends.of(end).hello().await.map_err(|error| end.error(error))?;
+    }
+    Ok(())
+}
+
+pub fn begin(activity: Activity) -> Arc<Mutex<Progress>> {
+    Arc::new(Mutex::new(Progress::begin(String::new(), activity, String::new(), now_ms())))
+}
+
+/// Cancelled by Ctrl-C.
+pub fn stop_on_signal() -> Stop {
+    let stop = Stop::default();
+    let leave = stop.leave.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            leave.cancel();
+        }
+    });
+    stop
+}
+
+/// Shows progress on a terminal while `work` runs.
+pub async fn with_bars<T>(progress: &Mutex<Progress>, work: impl Future<Output = T>) -> T {
+    let mut bars = Bars::new();
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => {
+                bars.finish();
+                return result;
+            }
+            () = tokio::time::sleep(LOOK) => {
+                let report =
+                    progress.lock().unwrap_or_else(PoisonError::into_inner).report(now_ms());
+                bars.show(&report);
+            }
+        }
+    }
+}
+
+fn interrupted(error: SyncError) -> Failure {
+    match error {
+        SyncError::Stopped => {
+            Failure::new(ExitCode::Problem, anyhow::anyhow!("interrupted before the end"))
+        }
+        error => error.into(),
+    }
+}
+
+/// How far the running agent is behind; `None` when none runs.
+fn lag(config: &Config) -> Option<Duration> {
+    let health = Client::connect(config).ok()??.get("/api/sync/health").ok()?;
+    health["syncLagMs"].as_u64().map(Duration::from_millis)
+}
+
+/// A table, and below it what differs by name.
+pub fn print(found: &Verification) {
+    let rows: Vec<_> = found
+        .namespaces
+        .iter()
+        .map(|of| {
+            vec![
+                of.ns.clone(),
+                of.documents.to_string(),
+                units::show_bytes(of.bytes),
+                of.missing.count.to_string(),
+                of.extra.count.to_string(),
+                of.different.count.to_string(),
+                of.schema.len().to_string(),
+            ]
+        })
+        .collect();
+    show::table(
+        &["COLLECTION", "DOCUMENTS", "SIZE", "MISSING", "EXTRA", "DIFFERENT", "SCHEMA"],
+        &rows,
+    );
+    for of in &found.namespaces {
+        for sentence in &of.schema {
+            show::line(format!("{}: {sentence}", of.ns));
+        }
+        for (kind, documents) in
+            [("missing", &of.missing), ("extra", &of.extra), ("different", &of.different)]
+        {
+            name(&of.ns, kind, documents);
+        }
+        if of.changing > 0 {
+            show::line(format!(
+                "{}: {} documents changed too often to be judged",
+                of.ns, of.changing
+            ));
+        }
+    }
+    for left_out in &found.left_out {
+        show::line(format!("not replicated: {left_out}"));
+    }
+    let how = if found.digest { "by digest" } else { "byte for byte" };
+    show::line(format!(
+        "{} documents, {} compared {how}; Atlas sent {}",
+        found.documents,
+        units::show_bytes(found.bytes),
+        units::show_bytes(found.bytes_from_atlas)
+    ));
+    show::line(if found.equal {
+        "both sides are equal"
+    } else {
+        "the sides differ; `outrigger sync` repairs it"
+    });
+}
+
+fn name(ns: &str, kind: &str, found: &Found) {
+    if found.count == 0 {
+        return;
+    }
+    let keys: Vec<_> = found.keys.iter().map(ToString::to_string).collect();
+    let more = if found.count > keys.len() as u64 { ", …" } else { "" };
+    show::line(format!("{ns}: {kind}: {}{more}", keys.join(", ")));
+}

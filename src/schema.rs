@@ -1,0 +1,362 @@
+//! What makes two collections alike beside their documents: options and indexes. Compares what
+//! `listCollections` and `listIndexes` tell of both, and says what would make the second like the first.
+//!
+//! Numbers count by value, since a spec that was typed by hand may hold `1` where another holds `1.0`; the
+//! order of fields counts in an index's key alone.
+
+use std::{collections::BTreeMap, fmt};
+
+use bson::{Bson, Document, doc};
+
+/// A step that makes the indexes of a copy those of its original.
+#[derive(Clone, Debug, PartialEq)]
+pub enum IndexChange {
+    /// It is not there.
+    Create { spec: Document },
+    /// The original does not have it.
+    Drop { name: String },
+    /// It differs in what `collMod` can change; `changes` is the command's `index`.
+    Modify { name: String, changes: Document },
+    /// It differs in what makes another index of it.
+    Replace { spec: Document },
+}
+
+impl IndexChange {
+    /// True for one that is to be made and that documents must obey.
+    pub fn is_unique(&self) -> bool {
+        match self {
+            IndexChange::Create { spec } | IndexChange::Replace { spec } => {
+                spec.get_bool("unique").unwrap_or(false)
+            }
+            IndexChange::Drop { .. } | IndexChange::Modify { .. } => false,
+        }
+    }
+
+    /// Its index.
+    pub fn name(&self) -> &str {
+        match self {
+            IndexChange::Create { spec } | IndexChange::Replace { spec } => name_of(spec),
+            IndexChange::Drop { name } | IndexChange::Modify { name, .. } => name,
+        }
+    }
+}
+
+/// A sentence about what differs, for a person.
+impl fmt::Display for IndexChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name();
+        match self {
+            IndexChange::Create { .. } => write!(f, "index `{name}` is missing in Atlas"),
+            IndexChange::Drop { .. } => write!(f, "index `{name}` is in Atlas only"),
+            IndexChange::Modify { changes, .. } => {
+                let keys = changes.keys().filter(|key| *key != "name").map(String::as_str);
+                write!(f, "index `{name}` differs: {}", keys.collect::<Vec<_>>().join(", "))
+            }
+            IndexChange::Replace { .. } => write!(f, "index `{name}` is another one in Atlas"),
+        }
+    }
+}
+
+/// A step that makes the options of a copy those of its original.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OptionChange {
+    /// `collMod` can: the command's fields.
+    Modify { option: &'static str, fields: Document },
+    /// The collection would have to be made anew.
+    Fixed { option: String },
+}
+
+/// A sentence about what differs, for a person.
+impl fmt::Display for OptionChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OptionChange::Modify { option, .. } => write!(f, "option `{option}` differs"),
+            OptionChange::Fixed { option } => {
+                write!(f, "option `{option}` differs, which only a new collection can change")
+            }
+        }
+    }
+}
+
+/// What keeps the indexes `copy` from being those of `original`, drops first: a name or a key that is
+/// taken must be free before it is used again.
+pub fn index_changes(original: &[Document], copy: &[Document]) -> Vec<IndexChange> {
+    let by_name = |indexes: &[Document]| -> BTreeMap<String, Document> {
+        indexes
+            .iter()
+            .filter(|spec| !is_id_index(spec))
+            .map(|spec| (name_of(spec).to_owned(), essence(spec)))
+            .collect()
+    };
+    let (wanted, there) = (by_name(original), by_name(copy));
+    let mut changes: Vec<_> = there
+        .keys()
+        .filter(|name| !wanted.contains_key(*name))
+        .map(|name| IndexChange::Drop { name: name.clone() })
+        .collect();
+    for (name, spec) in wanted {
+        match there.get(&name) {
+            None => changes.push(IndexChange::Create { spec }),
+            Some(copy) => changes.extend(difference(&name, spec, copy)),
+        }
+    }
+    changes
+}
+
+/// True for the index that every collection has by itself.
+fn is_id_index(spec: &Document) -> bool {
+    name_of(spec) == "_id_" || spec.get_bool("clustered").unwrap_or(false)
+}
+
+fn name_of(spec: &Document) -> &str {
+    spec.get_str("name").unwrap_or_default()
+}
+
+/// A spec without what says nothing: format versions, and flags that are off.
+fn essence(spec: &Document) -> Document {
+    spec.iter()
+        .filter(|(name, value)| {
+            !matches!(name.as_str(), "v" | "ns" | "background") && **value != Bson::Boolean(false)
+        })
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+fn difference(name: &str, spec: Document, copy: &Document) -> Option<IndexChange> {
+    let order = |spec: &Document| -> Vec<String> {
+        spec.get_document("key").map(|key| key.keys().cloned().collect()).unwrap_or_default()
+    };
+    let fields = spec.keys().chain(copy.keys().filter(|name| !spec.contains_key(*name)));
+    let different: Vec<_> =
+        fields.filter(|field| !is_same_field(spec.get(*field), copy.get(*field))).collect();
+    if different.is_empty() && order(&spec) == order(copy) {
+        return None;
+    }
+    let mut changes = doc! { "name": name };
+    for field in different {
+        match (field.as_str(), spec.get(field), copy.get(field)) {
+            ("expireAfterSeconds", Some(seconds), Some(_)) => {
+                changes.insert("expireAfterSeconds", seconds.clone());
+            }
+            ("hidden", hidden, _) => {
+                changes.insert("hidden", hidden == Some(&Bson::Boolean(true)));
+            }
+            _ => return Some(IndexChange::Replace { spec }),
+        }
+    }
+    if changes.len() == 1 {
+        return Some(IndexChange::Replace { spec }); // The order of the key.
+    }
+    Some(IndexChange::Modify { name: name.to_owned(), changes })
+}
+
+fn is_same_field(a: Option<&Bson>, b: Option<&Bson>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => is_same(a, b),
+        (a, b) => a == b,
+    }
+}
+
+/// Equal, with numbers by value.
+fn is_same(a: &Bson, b: &Bson) -> bool {
+    match (a, b) {
+        (Bson::Document(a), Bson::Document(b)) => {
+            a.len() == b.len() && a.iter().all(|(name, a)| is_same_field(Some(a), b.get(name)))
+        }
+        (Bson::Array(a), Bson::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same(a, b))
+        }
+        (a, b) => match (number(a), number(b)) {
+            (Some(a), Some(b)) => a == b || (a.is_nan() && b.is_nan()),
+            (_, _) => a == b,
+        },
+    }
+}
+
+fn number(value: &Bson) -> Option<f64> {
+    match value {
+        Bson::Int32(n) => Some(f64::from(*n)),
+        Bson::Int64(n) => Some(*n as f64),
+        Bson::Double(n) => Some(*n),
+        _ => None,
+    }
+}
+
+/// What keeps the options `copy` from being `original`.
+pub fn option_changes(original: &Document, copy: &Document) -> Vec<OptionChange> {
+    let differs = |name: &str| !is_same_field(setting(original, name), setting(copy, name));
+    let mut changes = Vec::new();
+    let mut fields = Document::new();
+    for (name, default) in [
+        ("validator", Bson::Document(doc! {})),
+        ("validationLevel", "strict".into()),
+        ("validationAction", "error".into()),
+    ] {
+        if differs(name) {
+            fields.insert(name, setting(original, name).cloned().unwrap_or(default));
+        }
+    }
+    if !fields.is_empty() {
+        changes.push(OptionChange::Modify { option: "validator", fields });
+    }
+    for (name, field, off) in [
+        (
+            "changeStreamPreAndPostImages",
+            "changeStreamPreAndPostImages",
+            Some(doc! { "enabled": false }.into()),
+        ),
+        ("expireAfterSeconds", "expireAfterSeconds", Some(Bson::from("off"))),
+        ("size", "cappedSize", None),
+        ("max", "cappedMax", Some(Bson::Int64(0))),
+    ] {
+        if !differs(name) || differs("capped") {
+            continue;
+        }
+        let wanted = setting(original, name).cloned().or(off);
+        changes.push(match wanted {
+            Some(wanted) => OptionChange::Modify {
+                option: name,
+                fields: Document::from_iter([(field.to_owned(), wanted)]),
+            },
+            None => OptionChange::Fixed { option: name.to_owned() },
+        });
+    }
+    for name in ["capped", "collation", "clusteredIndex", "storageEngine"] {
+        if differs(name) {
+            changes.push(OptionChange::Fixed { option: name.to_owned() });
+        }
+    }
+    changes
+}
+
+/// An option, or `None` where it is as if it were not there.
+fn setting<'a>(options: &'a Document, name: &str) -> Option<&'a Bson> {
+    let is_default = |value: &Bson| match (name, value) {
+        (_, Bson::Boolean(on)) => !on,
+        ("validationLevel", Bson::String(level)) => level == "strict",
+        ("validationAction", Bson::String(action)) => action == "error",
+        ("changeStreamPreAndPostImages", Bson::Document(images)) => {
+            !images.get_bool("enabled").unwrap_or(false)
+        }
+        ("max", value) => number(value) == Some(0.0),
+        (_, Bson::Document(empty)) => empty.is_empty(),
+        (_, _) => false,
+    };
+    options.get(name).filter(|value| !is_default(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(name: &str, more: Document) -> Document {
+        let mut spec = doc! { "v": 2, "key": { "a": 1, "b": -1 }, "name": name };
+        spec.extend(more);
+        spec
+    }
+
+    #[test]
+    fn equal_indexes_need_nothing() {
+        let id = doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
+        let local = [id.clone(), index("a", doc! { "unique": true, "sparse": false })];
+        let atlas =
+            [doc! { "v": 2, "key": { "a": 1.0, "b": -1_i64 }, "name": "a", "unique": true }, id];
+
+        assert_eq!(index_changes(&local, &atlas), []);
+    }
+
+    #[test]
+    fn each_difference_has_its_step_and_what_is_in_the_way_goes_first() {
+        let local = [
+            index("missing", doc! {}),
+            index("ttl", doc! { "expireAfterSeconds": 60 }),
+            index("hidden", doc! {}),
+            index("unique", doc! { "unique": true }),
+            index("turned", doc! {}),
+        ];
+        let atlas = [
+            index("ttl", doc! { "expireAfterSeconds": 30 }),
+            index("hidden", doc! { "hidden": true }),
+            index("unique", doc! {}),
+            doc! { "v": 2, "key": { "b": -1, "a": 1 }, "name": "turned" },
+            index("only in Atlas", doc! {}),
+        ];
+
+        let changes = index_changes(&local, &atlas);
+
+        let sentences: Vec<_> = changes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            sentences,
+            [
+                "index `only in Atlas` is in Atlas only",
+                "index `hidden` differs: hidden",
+                "index `missing` is missing in Atlas",
+                "index `ttl` differs: expireAfterSeconds",
+                "index `turned` is another one in Atlas",
+                "index `unique` is another one in Atlas",
+            ]
+        );
+        assert_eq!(
+            changes[1],
+            IndexChange::Modify {
+                name: "hidden".into(),
+                changes: doc! { "name": "hidden", "hidden": false }
+            }
+        );
+    }
+
+    #[test]
+    fn an_index_that_expires_nothing_becomes_one_that_does_only_anew() {
+        let local = [index("a", doc! { "expireAfterSeconds": 60 })];
+
+        assert!(matches!(
+            &index_changes(&local, &[index("a", doc! {})])[..],
+            [IndexChange::Replace { .. }]
+        ));
+    }
+
+    #[test]
+    fn options_that_are_off_are_as_if_they_were_not_there() {
+        let off = doc! {
+            "validator": {}, "validationLevel": "strict", "validationAction": "error",
+            "changeStreamPreAndPostImages": { "enabled": false }, "capped": false,
+        };
+
+        assert_eq!(option_changes(&doc! {}, &off), []);
+        assert_eq!(option_changes(&off, &doc! {}), []);
+    }
+
+    #[test]
+    fn what_collmod_can_change_is_changed_and_the_rest_is_named() {
+        let local = doc! { "validator": { "a": 1 }, "collation": { "locale": "de" } };
+        let atlas = doc! { "validationLevel": "moderate", "capped": true, "size": 4096 };
+
+        let changes = option_changes(&local, &atlas);
+
+        assert_eq!(
+            changes[0],
+            OptionChange::Modify {
+                option: "validator",
+                fields: doc! { "validator": { "a": 1 }, "validationLevel": "strict" }
+            }
+        );
+        let rest: Vec<_> = changes[1..].iter().map(ToString::to_string).collect();
+        assert_eq!(
+            rest,
+            [
+                "option `capped` differs, which only a new collection can change",
+                "option `collation` differs, which only a new collection can change"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_validator_that_is_gone_is_taken_away() {
+        let changes = option_changes(&doc! {}, &doc! { "validator": { "a": 1 } });
+
+        assert_eq!(
+            changes,
+            [OptionChange::Modify { option: "validator", fields: doc! { "validator": {} } }]
+        );
+    }
+}

@@ -1,0 +1,195 @@
+//! Both ends, read within bounds and with patience.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::{SyncError, pause};
+use crate::{
+    backoff::OutageWait,
+    limiter::Limiter,
+    mongo::Mongo,
+    shutdown::Stop,
+    source::SourceError,
+    status::{Fault, Status},
+};
+
+/// What is read from, and how fast and how stubbornly.
+pub struct Ends {
+    pub local: Mongo,
+    pub atlas: Mongo,
+    /// Of documents that are read from the local database.
+    reads: Mutex<Limiter>,
+    /// Where an end that is away is shown.
+    pub status: Option<Arc<Status>>,
+    /// How long an end may be away before that is an error; `None` for ever.
+    pub patience: Option<Duration>,
+    parallel: usize,
+    /// Ranges that are worked on at the same time, over all collections.
+    slots: Semaphore,
+    /// Kilobytes of documents that are being copied; each stands in memory about three times meanwhile.
+    copying: Semaphore,
+}
+
+/// More than the largest reply of a server (16 MiB).
+const COPYING_KB: usize = 32 << 10;
+
+impl Ends {
+    /// With `parallel` ranges at the same time, and so many reads per second from the local database; 0
+    /// for no limit.
+    pub fn new(local: Mongo, atlas: Mongo, parallel: usize, reads_per_second: u64) -> Self {
+        Self {
+            local,
+            atlas,
+            reads: Mutex::new(Limiter::new(reads_per_second, 0)),
+            status: None,
+            patience: None,
+            parallel: parallel.max(1),
+            slots: Semaphore::new(parallel.max(1)),
+            copying: Semaphore::new(COPYING_KB),
+        }
+    }
+
+    /// Runs `work` for each item, several at the same time.
+    pub async fn each<'a, I, T: Send + 'a>(
+        &'a self,
+        items: Vec<I>,
+        work: impl FnMut(I) -> BoxFuture<'a, Result<T, SyncError>>,
+    ) -> Result<Vec<T>, SyncError> {
+        let work: Vec<_> = items.into_iter().map(work).collect();
+        stream::iter(work).buffer_unordered(self.parallel).try_collect().await
+    }
+
+    /// The right to work on a range.
+    pub async fn slot(&self) -> SemaphorePermit<'_> {
+        self.slots.acquire().await.expect("the semaphore is never closed")
+    }
+
+    /// The right to hold a reply of so many bytes while it is written.
+    pub async fn copying(&self, bytes: usize) -> SemaphorePermit<'_> {
+        let kilobytes = (bytes >> 10).clamp(1, COPYING_KB) as u32;
+        self.copying.acquire_many(kilobytes).await.expect("the semaphore is never closed")
+    }
+
+    /// Waits until so many documents may be read from the local database.
+    pub async fn book(&self, documents: usize, stop: &Stop) -> Result<(), SyncError> {
+        let wait = {
+            let mut reads = self.reads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            reads.book(Instant::now(), documents, 0)
+        };
+        if wait.is_zero() { Ok(()) } else { pause(stop, wait).await }
+    }
+
+    /// For something that is tried until it works.
+    pub fn attempts<'a>(&'a self, stop: &'a Stop) -> Attempts<'a> {
+        let wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
+        Attempts {
+            ends: self,
+            stop,
+            wait,
+            since: None,
+            is_told: false,
+            message: "a sync is interrupted, and goes on when that is over",
+        }
+    }
+}
+
+/// One thing that is tried until it works, or until it never will.
+pub struct Attempts<'a> {
+    ends: &'a Ends,
+    stop: &'a Stop,
+    wait: OutageWait,
+    since: Option<Instant>,
+    is_told: bool,
+    message: &'static str,
+}
+
+impl Attempts<'_> {
+    /// What is logged of the first failure.
+    #[must_use]
+    pub fn saying(mut self, message: &'static str) -> Self {
+        self.message = message;
+        self
+    }
+
+    /// Waits for the next attempt.
+    ///
+    /// # Errors
+    /// The error itself, when waiting does not help or patience has ended; [`SyncError::Stopped`].
+    pub async fn failed(&mut self, error: impl Into<SyncError>) -> Result<(), SyncError> {
+        let error = error.into();
+        let since = *self.since.get_or_insert_with(Instant::now);
+        // A person who waits wants to know; the agent goes on until somebody has mended it.
+        let is_over = self
+            .ends
+            .patience
+            .is_some_and(|patience| since.elapsed() > patience || !error.is_unavailable());
+        if !error.is_transient() || is_over {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut self.is_told, true) {
+            tracing::warn!(error = %crate::report::one_line(&error), "{}", self.message);
+        }
+        if let (Some(status), SyncError::Sink(error)) = (&self.ends.status, &error) {
+            status.state().atlas_fault = Some(Fault::from(error));
+        }
+        pause(self.stop, self.wait.next_wait()).await
+    }
+
+    /// It worked.
+    pub fn succeeded(&mut self) {
+        if self.since.take().is_some() {
+            self.wait.reset();
+            if let Some(status) = &self.ends.status {
+                status.state().atlas_fault = None;
+            }
+        }
+    }
+}
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Local,
+    Atlas,
+}
+
+impl Ends {
+    pub fn of(&self, end: End) -> &Mongo {
+        match end {
+            End::Local => &self.local,
+            End::Atlas => &self.atlas,
+        }
+    }
+}
+
+impl End {
+    /// An error of this end.
+    pub fn error(self, error: crate::mongo::MongoError) -> SyncError {
+        match self {
+            End::Local => SourceError::from(error).into(),
+            End::Atlas => SyncError::atlas(&error),
+        }
+    }
+}
+
+/// Asks one of the ends until it answers: `ask!(ends, End::Atlas, stop, expression)`.
+macro_rules! ask {
+    ($ends:expr, $end:expr, $stop:expr, $exchange:expr) => {{
+        let mut attempts = $ends.attempts($stop);
+        loop {
+            match $exchange.await {
+                Ok(answer) => {
+                    attempts.succeeded();
+                    break answer;
+                }
+                Err(error) => attempts.failed($end.error(error)).await?,
+            }
+        }
+    }};
+}
+pub(super) use ask;

@@ -1,0 +1,263 @@
+//! The first copy of a collection, and the notes that let it go on where it was.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+
+use super::{
+    Collection, Reconciler, SyncError,
+    copy::{Copier, Ledger, Unit},
+    ends::{End, ask},
+    pause,
+    range::{KeyRange, Order, Size, splits},
+    run::Run,
+    schema::{SchemaDifferences, indexes_of, mend},
+};
+use crate::{
+    checkpoint::ClusterTime,
+    crash::{self, Step},
+    document_key::DocumentKey,
+    event::{CollectionId, SchemaChange},
+    namespace::Namespace,
+    progress::ShareState,
+    queue::{Queue, QueueError},
+    schema::IndexChange,
+    shutdown::{Stop, blocking},
+    sink::{Sink, SinkError, Write},
+    status::now_ms,
+    sync_state::{CopyPlan, SyncState},
+};
+
+/// How often to look whether a pause is over.
+const PAUSE_CHECK: Duration = Duration::from_millis(200);
+
+/// The note in the queue, which several collections change at the same time.
+pub(super) struct Plans {
+    queue: Arc<Queue>,
+    state: Mutex<SyncState>,
+}
+
+impl Plans {
+    pub fn new(queue: Arc<Queue>, state: SyncState) -> Self {
+        Self { queue, state: Mutex::new(state) }
+    }
+
+    pub async fn state(&self) -> SyncState {
+        self.state.lock().await.clone()
+    }
+
+    async fn change(
+        &self,
+        change: impl FnOnce(&mut SyncState, &Queue) -> Result<(), QueueError> + Send + 'static,
+    ) -> Result<(), SyncError> {
+        let mut state = self.state.lock().await;
+        let (queue, mut next) = (self.queue.clone(), state.clone());
+        *state = blocking(move || change(&mut next, &queue).map(|()| next)).await?;
+        Ok(())
+    }
+
+    /// The collection is done.
+    pub async fn finished(&self, ns: &Namespace) -> Result<(), SyncError> {
+        let ns = ns.clone();
+        self.change(move |state, queue| state.finished(queue, &ns)).await
+    }
+
+    /// A copy that was begun is to be begun anew.
+    pub async fn forget(&self, ns: &Namespace) -> Result<(), SyncError> {
+        let ns = ns.clone();
+        self.change(move |state, queue| {
+            state.copying.remove(&ns).map_or(Ok(()), |_| state.save(queue))
+        })
+        .await
+    }
+
+    /// A copy is about to write.
+    async fn begun(&self, ns: &Namespace, splits: Vec<DocumentKey>) -> Result<(), SyncError> {
+        let (ns, plan) = (ns.clone(), CopyPlan { splits, ..CopyPlan::default() });
+        self.change(move |state, queue| {
+            state.copying.insert(ns, plan);
+            state.save(queue)
+        })
+        .await
+    }
+
+    /// A range is in Atlas.
+    async fn range_done(&self, ns: &Namespace, range: usize) -> Result<(), SyncError> {
+        let ns = ns.clone();
+        self.change(move |state, queue| {
+            if let Some(plan) = state.copying.get_mut(&ns) {
+                plan.done.insert(range);
+            }
+            state.save(queue)
+        })
+        .await
+    }
+}
+
+impl<K: Sink> Reconciler<K> {
+    /// Copies a collection that is held, and releases it. False when a barrier has come for it, so that
+    /// nothing was done.
+    pub(super) async fn copy_unless_barrier(
+        &self,
+        run: &Run<'_>,
+        plans: &Plans,
+        collection: &Collection,
+        size: Size,
+    ) -> Result<bool, SyncError> {
+        let ns = &collection.ns;
+        if self.queue.has_barrier(ns) {
+            self.queue.release(ns);
+            return Ok(false);
+        }
+        self.set_state(ns, ShareState::Running);
+        self.create(run, collection).await?;
+        let known = plans.state().await.copying.get(ns).cloned();
+        let plan = if let Some(plan) = known {
+            plan
+        } else {
+            let splits = if collection.is_capped() {
+                Vec::new() // In the order of insertion, and so in one piece.
+            } else {
+                ask!(self.ends, End::Local, run.stop, splits(&self.ends.local, ns, size))
+            };
+            plans.begun(ns, splits.clone()).await?;
+            CopyPlan { splits, ..CopyPlan::default() }
+        };
+        // A read of now has everything that was queued before it was held.
+        let after = run.after.max(ClusterTime(self.status.state().read_up_to.0.saturating_sub(1)));
+        let notes = Notes { reconciler: self, id: collection.id, stop: run.stop };
+        let copier = Copier {
+            ends: &self.ends,
+            from: End::Local,
+            sink: &*self.sink,
+            ledger: &notes,
+            after,
+            stop: run.stop,
+        };
+        let ranges: Vec<_> = KeyRange::between(&plan.splits)
+            .into_iter()
+            .enumerate()
+            .filter(|(n, _)| !plan.done.contains(n))
+            .collect();
+        self.skip_done(ns, &plan, size);
+        let order =
+            if ranges.len() == 1 && plan.splits.is_empty() { Order::Natural } else { Order::ById };
+        let copier = &copier;
+        self.ends
+            .each(ranges, |(n, range)| {
+                let unit = Unit { ns: ns.clone(), range, order, page: size.page() };
+                Box::pin(async move {
+                    copier.copy(&unit).await?;
+                    plans.range_done(&unit.ns, n).await?;
+                    crash::point(Step::RangeNoted);
+                    Ok(())
+                })
+            })
+            .await?;
+        crash::point(Step::CollectionCopied);
+        self.queue.release(ns);
+        plans.finished(ns).await?;
+        self.set_state(ns, ShareState::Done);
+        tracing::info!(%ns, documents = size.documents, "copied");
+        Ok(true)
+    }
+
+    /// What an earlier run has copied is not to be done.
+    fn skip_done(&self, ns: &Namespace, plan: &CopyPlan, size: Size) {
+        let ranges = plan.splits.len() as u64 + 1;
+        let left = ranges - (plan.done.len() as u64).min(ranges);
+        if let Some(progress) = &mut self.status.state().sync {
+            progress.share(ns).documents = size.documents * left / ranges;
+        }
+    }
+
+    /// Makes the collection, and those of its indexes that documents must obey from the first on. The
+    /// others are built when the documents are there, which is faster.
+    async fn create(&self, run: &Run<'_>, collection: &Collection) -> Result<(), SyncError> {
+        let ns = &collection.ns;
+        let change = SchemaChange::Create { ns: ns.clone(), options: collection.options.clone() };
+        let mut attempts = self.ends.attempts(run.stop);
+        loop {
+            match self.sink.change_schema(&change).await {
+                Ok(()) => break,
+                // Options that this Atlas does not take must not keep the documents away.
+                Err(SinkError::Rejected(error)) => {
+                    tracing::warn!(%ns, %error, "created without its options");
+                    break;
+                }
+                Err(error) => attempts.failed(error).await?,
+            }
+        }
+        let indexes = indexes_of(&self.ends, End::Local, ns, run.stop).await?;
+        let unique: Vec<_> = crate::schema::index_changes(&indexes, &[])
+            .into_iter()
+            .filter(IndexChange::is_unique)
+            .collect();
+        if !unique.is_empty() {
+            let differences = SchemaDifferences { indexes: unique, ..SchemaDifferences::default() };
+            for problem in mend(&self.ends, End::Atlas, ns, differences, run.stop).await? {
+                tracing::warn!(%ns, error = problem, "copied without it");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the agent notes of a copy.
+struct Notes<'a, K> {
+    reconciler: &'a Reconciler<K>,
+    id: Option<CollectionId>,
+    stop: &'a Stop,
+}
+
+impl<K: Sink> Ledger for Notes<'_, K> {
+    async fn may_go_on(&self) -> Result<(), SyncError> {
+        loop {
+            let rests = {
+                let state = self.reconciler.status.state();
+                state.paused || state.suspended
+            };
+            if !rests {
+                return Ok(());
+            }
+            pause(self.stop, PAUSE_CHECK).await?;
+        }
+    }
+
+    fn copied(&self, ns: &Namespace, documents: u64, bytes: u64) {
+        let status = &self.reconciler.status;
+        status.metrics.atlas_heard_ms.set(now_ms());
+        status.metrics.documents_copied.add(documents);
+        if let Some(progress) = &mut status.state().sync {
+            progress.advanced(ns, documents, bytes, now_ms());
+        }
+    }
+
+    /// The worker tries them on the schedule, and keeps them if it must.
+    async fn refused(
+        &self,
+        ns: &Namespace,
+        documents: Vec<(DocumentKey, String)>,
+    ) -> Result<(), SyncError> {
+        if let Some((_, error)) = documents.first() {
+            tracing::warn!(%ns, documents = documents.len(), error, "Atlas did not take documents of the copy; they are tried one by one");
+        }
+        let keys = documents.into_iter().map(|(key, _)| key).collect();
+        self.reconciler.commit_refresh(ns, keys, self.id, ClusterTime::default()).await
+    }
+
+    fn answered(
+        &self,
+        ns: &Namespace,
+        writes: &[Write],
+        error: Option<&SinkError>,
+    ) -> Result<(), SyncError> {
+        if let Some(SinkError::Unanswered(_)) = error {
+            let keys = writes.iter().filter_map(Write::key).collect();
+            self.reconciler.late().given_up(ns, keys, Instant::now());
+        }
+        self.reconciler.status.state().atlas_fault = error.map(Into::into);
+        Ok(())
+    }
+}

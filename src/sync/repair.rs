@@ -1,0 +1,215 @@
+//! What a full sync does with what it finds: a `Refresh` for each document that differs, in bounded
+//! numbers, and no mass delete that nobody asked for.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::{
+    Reconciler, SyncError,
+    compare::{Compared, Comparison, Findings, Mismatch},
+    ends::{End, ask},
+    pause,
+    range::{KeyRange, Part, Size, splits},
+};
+use crate::{
+    checkpoint::ClusterTime,
+    document_key::DocumentKey,
+    event::CollectionId,
+    namespace::Namespace,
+    queue::{Incoming, Work},
+    shutdown::{Stop, blocking},
+    sink::Sink,
+    status::now_ms,
+    sync_state::SyncRequest,
+    write_op::WriteOp,
+};
+
+/// While so many entries wait, the comparison does too: a huge difference must not fill the queue.
+const QUEUE_MAX: u64 = 50_000;
+
+/// How often to look whether it has drained.
+const DRAIN_CHECK: Duration = Duration::from_millis(100);
+
+/// Fewer deletes than this are never a mass delete.
+const MASS_DELETE_MIN: u64 = 100;
+
+/// Bytes of keys that are kept until it is known how many there are in all. Beyond it the collection's keys
+/// are read once more.
+const KEPT_BYTES: usize = 4 << 20;
+
+/// The comparison of one collection, and the repair of what it finds.
+pub(super) struct Repair<'a, K> {
+    pub reconciler: &'a Reconciler<K>,
+    pub ns: &'a Namespace,
+    /// The collection that has the name; `None` for one that only Atlas has.
+    pub id: Option<CollectionId>,
+    pub after: ClusterTime,
+    pub request: &'a SyncRequest,
+    pub stop: &'a Stop,
+    extra: Mutex<Extra>,
+}
+
+/// What only Atlas has: kept back until the guard has seen how much it is.
+#[derive(Default)]
+struct Extra {
+    atlas_documents: u64,
+    total: u64,
+    kept: Vec<DocumentKey>,
+    kept_bytes: usize,
+    /// The second walk: everything is queued at once, nothing counted.
+    is_released: bool,
+}
+
+impl<'a, K: Sink> Repair<'a, K> {
+    pub fn new(
+        reconciler: &'a Reconciler<K>,
+        collection: (&'a Namespace, Option<CollectionId>),
+        after: ClusterTime,
+        request: &'a SyncRequest,
+        stop: &'a Stop,
+    ) -> Self {
+        let (ns, id) = collection;
+        Self { reconciler, ns, id, after, request, stop, extra: Mutex::default() }
+    }
+
+    fn extra(&self) -> MutexGuard<'_, Extra> {
+        self.extra.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Compares the collection and queues what differs. True when a mass delete was refused.
+    pub async fn run(&self, size: Size, is_clustered: bool) -> Result<bool, SyncError> {
+        let ends = &self.reconciler.ends;
+        let comparison =
+            Comparison { ends, ns: self.ns, after: self.after, page: size.page(), stop: self.stop };
+        let keys = ask!(ends, End::Local, self.stop, splits(&ends.local, self.ns, size));
+        let ranges = KeyRange::between(&keys);
+        let expected = size.documents / ranges.len() as u64;
+        // A clustered collection has no index to hash a range by.
+        let by_digest = self.request.digest && !is_clustered;
+        let comparison = &comparison;
+        self.reconciler
+            .ends
+            .each(ranges.clone(), |range| {
+                Box::pin(async move {
+                    let _slot = ends.slot().await;
+                    if by_digest {
+                        comparison.digest(&range, expected, self).await
+                    } else {
+                        comparison.range(&range, Part::Whole, self).await
+                    }
+                })
+            })
+            .await?;
+        let (refused, kept, total) = {
+            let mut extra = self.extra();
+            let ratio = self.reconciler.max_delete_ratio;
+            let allowed = ((extra.atlas_documents as f64 * ratio) as u64).max(MASS_DELETE_MIN);
+            let refused = extra.total > allowed && !self.request.allow_mass_delete;
+            extra.is_released = !refused;
+            (refused, std::mem::take(&mut extra.kept), extra.total)
+        };
+        if refused {
+            return Ok(true);
+        }
+        if self.request.dry_run {
+            return Ok(false);
+        }
+        if kept.len() as u64 == total {
+            self.queue_refresh(kept).await?;
+        } else {
+            self.reconciler
+                .ends
+                .each(ranges, |range| {
+                    Box::pin(async move {
+                        let _slot = ends.slot().await;
+                        comparison.range(&range, Part::Key, self).await
+                    })
+                })
+                .await?;
+        }
+        Ok(false)
+    }
+
+    async fn queue_refresh(&self, keys: Vec<DocumentKey>) -> Result<(), SyncError> {
+        for part in keys.chunks(1_000) {
+            while self.reconciler.queue.pending().0 > QUEUE_MAX {
+                pause(self.stop, DRAIN_CHECK).await?;
+            }
+            self.reconciler.commit_refresh(self.ns, part.to_vec(), self.id, self.after).await?;
+        }
+        Ok(())
+    }
+
+    fn count(&self, part: &Compared) {
+        let found = |kind| part.found.iter().filter(|(of, _)| *of == kind).count() as u64;
+        let status = &self.reconciler.status;
+        let mut state = status.state();
+        let received = self.reconciler.ends.atlas.received();
+        let Some(progress) = &mut state.sync else { return };
+        progress.bytes_from_atlas = received.saturating_sub(self.reconciler.received_before.get());
+        progress.advanced(self.ns, part.local_documents, part.bytes, now_ms());
+        let share = progress.share(self.ns);
+        share.missing += found(Mismatch::Missing);
+        share.extra += found(Mismatch::Extra);
+        share.content += found(Mismatch::Content);
+    }
+}
+
+impl<K: Sink> Findings for Repair<'_, K> {
+    async fn compared(&self, part: Compared) -> Result<(), SyncError> {
+        let is_released = self.extra().is_released;
+        if !is_released {
+            self.count(&part);
+        }
+        let (mut differing, mut only_there) = (Vec::new(), Vec::new());
+        for (kind, key) in part.found {
+            match kind {
+                Mismatch::Extra => only_there.push(key),
+                Mismatch::Missing | Mismatch::Content => differing.push(key),
+            }
+        }
+        if is_released {
+            return self.queue_refresh(only_there).await;
+        }
+        {
+            let mut extra = self.extra();
+            extra.atlas_documents += part.atlas_documents;
+            extra.total += only_there.len() as u64;
+            for key in only_there {
+                if extra.kept_bytes < KEPT_BYTES {
+                    extra.kept_bytes += key.filter().as_bytes().len();
+                    extra.kept.push(key);
+                }
+            }
+        }
+        if self.request.dry_run { Ok(()) } else { self.queue_refresh(differing).await }
+    }
+}
+
+impl<K: Sink> Reconciler<K> {
+    /// Queues a `Refresh` of each key, to be read in a state not older than `after`.
+    pub(super) async fn commit_refresh(
+        &self,
+        ns: &Namespace,
+        keys: Vec<DocumentKey>,
+        id: Option<CollectionId>,
+        after: ClusterTime,
+    ) -> Result<(), SyncError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let incoming: Vec<_> = keys
+            .into_iter()
+            .map(|key| Incoming {
+                work: Work::Document { ns: ns.clone(), key, op: WriteOp::Refresh, collection: id },
+                cluster_time: after,
+                wall_ms: now_ms(),
+            })
+            .collect();
+        let queue = self.queue.clone();
+        blocking(move || queue.commit(incoming, None)).await?;
+        Ok(())
+    }
+}

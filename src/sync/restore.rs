@@ -1,0 +1,338 @@
+//! The restore: the copy in the other direction, into a local database that holds nothing yet.
+//!
+//! How far it is stands in the local database itself, in `outrigger.restore`, so that it can go on after
+//! whatever interrupted it; at the end the note is dropped, and both sides are compared.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bson::{Document, RawDocumentBuf, doc, rawdoc};
+
+use super::{
+    Collection, SyncError, atlas_collections,
+    copy::{Copier, Ledger, Unit},
+    ends::{End, Ends, ask},
+    local_collections,
+    range::{KeyRange, Order, Size, splits},
+    schema::{SchemaDifferences, indexes_of, mend},
+};
+use crate::{
+    checkpoint::ClusterTime,
+    crash::{self, Step},
+    document_key::DocumentKey,
+    event::SchemaChange,
+    mongo::documents,
+    namespace::{Namespace, NamespaceFilter},
+    progress::{Progress, ShareState},
+    schema::{IndexChange, index_changes},
+    shutdown::Stop,
+    sink::{Sink, SinkError, Write},
+    status::now_ms,
+    sync_state::CopyPlan,
+};
+
+const DB: &str = "outrigger";
+const COLLECTION: &str = "restore";
+
+/// The note of the restore itself, beside those of its collections. No namespace is empty.
+const ITSELF: &str = "";
+
+/// A restore to be made.
+pub struct Restore<'a, K> {
+    pub ends: &'a Ends,
+    /// Into the local database.
+    pub sink: &'a K,
+    /// What is replicated.
+    pub filter: &'a NamespaceFilter,
+    /// What of it is restored.
+    pub scope: &'a NamespaceFilter,
+    /// Names the Atlas that is restored from, without credentials.
+    pub origin: String,
+    pub progress: Arc<Mutex<Progress>>,
+    pub stop: &'a Stop,
+}
+
+/// Why there is no restore, or it ended early. It can be run again.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The target is not empty.
+    #[error("the local database holds data in `{ns}`; a restore never writes over anything")]
+    NotEmpty { ns: Namespace },
+    /// Another restore was begun there.
+    #[error("a restore from `{origin}` was begun into this local database and is not finished")]
+    Another { origin: String },
+    /// There is nothing to restore.
+    #[error("Atlas holds no collection that would be restored")]
+    Nothing,
+    #[error(transparent)]
+    Sync(#[from] SyncError),
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Restored {
+    /// Documents that this run copied.
+    pub documents: u64,
+    /// What could not be restored, a sentence each.
+    pub problems: Vec<String>,
+}
+
+impl<K: Sink> Restore<'_, K> {
+    /// Copies everything in scope that is not there yet.
+    ///
+    /// # Errors
+    /// [`RestoreError`]. What was copied stays, and the next run goes on from there.
+    pub async fn run(&self) -> Result<Restored, RestoreError> {
+        let mut attempts = self.ends.attempts(self.stop);
+        let mut collections = loop {
+            match atlas_collections(&self.ends.atlas, self.filter).await {
+                Ok((found, _)) => break found,
+                Err(error) => attempts.failed(error).await?,
+            }
+        };
+        collections.retain(|collection| self.scope.matches(&collection.ns));
+        if collections.is_empty() {
+            return Err(RestoreError::Nothing);
+        }
+        let notes = self.read_notes().await?;
+        match notes.get(ITSELF) {
+            Some(origin) if *origin == self.origin => tracing::info!("an earlier restore goes on"),
+            Some(origin) => return Err(RestoreError::Another { origin: origin.clone() }),
+            None => {
+                self.check_empty().await?;
+                self.note(ITSELF, &self.origin).await?;
+            }
+        }
+        let (notes, done) = (&notes, Mutex::new(Restored::default()));
+        let outcome = &done;
+        let copied = self.ends.each(collections, |collection| {
+            Box::pin(async move {
+                let plan = notes
+                    .get(collection.ns.as_str())
+                    .and_then(|plan| serde_json::from_str(plan).ok());
+                self.collection(&collection, plan, outcome).await
+            })
+        });
+        copied.await?;
+        let command = rawdoc! { "drop": COLLECTION, "writeConcern": { "w": "majority" } };
+        ask!(self.ends, End::Local, self.stop, self.ends.local.command(DB, command.clone()));
+        Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Nothing of what would be written may be there.
+    async fn check_empty(&self) -> Result<(), RestoreError> {
+        let mut attempts = self.ends.attempts(self.stop);
+        let (here, _) = loop {
+            match local_collections(&self.ends.local, self.filter).await {
+                Ok(found) => break found,
+                Err(error) => attempts.failed(error).await?,
+            }
+        };
+        for Collection { ns, .. } in here {
+            let is_in_scope = self.scope.matches(&ns) && ns.db() != DB;
+            let local = &self.ends.local;
+            if is_in_scope && !ask!(self.ends, End::Local, self.stop, local.is_empty(&ns)) {
+                return Err(RestoreError::NotEmpty { ns });
+            }
+        }
+        Ok(())
+    }
+
+    async fn collection(
+        &self,
+        collection: &Collection,
+        plan: Option<CopyPlan>,
+        outcome: &Mutex<Restored>,
+    ) -> Result<(), SyncError> {
+        let ns = &collection.ns;
+        let atlas = &self.ends.atlas;
+        let size = ask!(self.ends, End::Atlas, self.stop, Size::of(atlas, ns));
+        self.progress().share(ns).documents = size.documents;
+        let indexes = indexes_of(self.ends, End::Atlas, ns, self.stop).await?;
+        let plan = match plan {
+            Some(plan) => plan,
+            None => self.begin(collection, size, &indexes, outcome).await?,
+        };
+        {
+            let mut progress = self.progress();
+            let share = progress.share(ns);
+            share.state = ShareState::Running;
+            let ranges = plan.splits.len() as u64 + 1;
+            share.documents = size.documents * (ranges - plan.done.len() as u64) / ranges;
+        }
+        let order = if plan.splits.is_empty() { Order::Natural } else { Order::ById };
+        let ranges = KeyRange::between(&plan.splits).into_iter().enumerate();
+        let open: Vec<_> = ranges.filter(|(n, _)| !plan.done.contains(n)).collect();
+        let notes = Notes { outcome, progress: &self.progress, away_since: Mutex::default() };
+        let copier = Copier {
+            ends: self.ends,
+            from: End::Atlas,
+            sink: self.sink,
+            ledger: &notes,
+            after: ClusterTime::default(),
+            stop: self.stop,
+        };
+        let (copier, plan) = (&copier, &tokio::sync::Mutex::new(plan));
+        self.ends
+            .each(open, |(n, range)| {
+                let unit = Unit { ns: ns.clone(), range, order, page: size.page() };
+                Box::pin(async move {
+                    copier.copy(&unit).await?;
+                    let mut plan = plan.lock().await;
+                    plan.done.insert(n);
+                    self.note_plan(&unit.ns, &plan).await?;
+                    crash::point(Step::RangeNoted);
+                    Ok(())
+                })
+            })
+            .await?;
+        // Those that the documents had to obey are there already.
+        let there = indexes_of(self.ends, End::Local, ns, self.stop).await?;
+        let differences = SchemaDifferences {
+            indexes: index_changes(&indexes, &there),
+            ..SchemaDifferences::default()
+        };
+        let left = mend(self.ends, End::Local, ns, differences, self.stop).await?;
+        note_problems(outcome, ns, left);
+        self.progress().share(ns).state = ShareState::Done;
+        Ok(())
+    }
+
+    /// Makes the collection with its unique indexes, and cuts it into ranges.
+    async fn begin(
+        &self,
+        collection: &Collection,
+        size: Size,
+        indexes: &[Document],
+        outcome: &Mutex<Restored>,
+    ) -> Result<CopyPlan, SyncError> {
+        let ns = &collection.ns;
+        let change = SchemaChange::Create { ns: ns.clone(), options: collection.options.clone() };
+        if let Err(error) = self.sink.change_schema(&change).await {
+            note_problems(
+                outcome,
+                ns,
+                vec![format!("created without its options: {}", reason(&error))],
+            );
+        }
+        let unique: Vec<_> =
+            index_changes(indexes, &[]).into_iter().filter(IndexChange::is_unique).collect();
+        let differences = SchemaDifferences { indexes: unique, ..SchemaDifferences::default() };
+        let left = mend(self.ends, End::Local, ns, differences, self.stop).await?;
+        note_problems(outcome, ns, left);
+        let splits = if collection.is_capped() {
+            Vec::new()
+        } else {
+            ask!(self.ends, End::Atlas, self.stop, splits(&self.ends.atlas, ns, size))
+        };
+        let plan = CopyPlan { splits, ..CopyPlan::default() };
+        self.note_plan(ns, &plan).await?;
+        Ok(plan)
+    }
+
+    async fn read_notes(&self) -> Result<BTreeMap<String, String>, SyncError> {
+        let read = || async {
+            let command = rawdoc! { "find": COLLECTION };
+            let mut cursor = self.ends.local.cursor(DB, command, None).await?;
+            let mut notes = BTreeMap::new();
+            while let Some(reply) = cursor.next().await? {
+                for note in documents(&reply)? {
+                    if let (Ok(name), Ok(text)) = (note.get_str("_id"), note.get_str("note")) {
+                        notes.insert(name.to_owned(), text.to_owned());
+                    }
+                }
+            }
+            Ok(notes)
+        };
+        Ok(ask!(self.ends, End::Local, self.stop, read()))
+    }
+
+    async fn note_plan(&self, ns: &Namespace, plan: &CopyPlan) -> Result<(), SyncError> {
+        let text = serde_json::to_string(plan).expect("keys and numbers are JSON");
+        self.note(ns.as_str(), &text).await
+    }
+
+    async fn note(&self, name: &str, text: &str) -> Result<(), SyncError> {
+        let update =
+            doc! { "q": { "_id": name }, "u": { "_id": name, "note": text }, "upsert": true };
+        let command = doc! {
+            "update": COLLECTION, "updates": [update], "writeConcern": { "w": "majority" },
+        };
+        let command = RawDocumentBuf::try_from(&command).expect("names and text");
+        ask!(self.ends, End::Local, self.stop, self.ends.local.command(DB, command.clone()));
+        Ok(())
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn note_problems(outcome: &Mutex<Restored>, ns: &Namespace, problems: Vec<String>) {
+    let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+    outcome.problems.extend(problems.into_iter().map(|problem| format!("`{ns}`: {problem}")));
+}
+
+/// What the target said, without the words that name Atlas.
+fn reason(error: &SinkError) -> &str {
+    match error {
+        SinkError::Unavailable(reason)
+        | SinkError::Unanswered(reason)
+        | SinkError::Denied(reason)
+        | SinkError::Rejected(reason) => reason,
+    }
+}
+
+/// What a restore notes of a copy.
+struct Notes<'a> {
+    outcome: &'a Mutex<Restored>,
+    progress: &'a Mutex<Progress>,
+    away_since: Mutex<Option<Instant>>,
+}
+
+/// How long the target may be away. Longer than an election; whoever looks on wants to know.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Ledger for Notes<'_> {
+    async fn may_go_on(&self) -> Result<(), SyncError> {
+        Ok(())
+    }
+
+    fn copied(&self, ns: &Namespace, documents: u64, bytes: u64) {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).documents += documents;
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.advanced(ns, documents, bytes, now_ms());
+    }
+
+    async fn refused(
+        &self,
+        ns: &Namespace,
+        documents: Vec<(DocumentKey, String)>,
+    ) -> Result<(), SyncError> {
+        let problems =
+            documents.into_iter().map(|(key, reason)| format!("document {key}: {reason}"));
+        note_problems(self.outcome, ns, problems.collect());
+        Ok(())
+    }
+
+    fn answered(
+        &self,
+        _: &Namespace,
+        _: &[Write],
+        error: Option<&SinkError>,
+    ) -> Result<(), SyncError> {
+        let mut away_since = self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(error) = error else {
+            *away_since = None;
+            return Ok(());
+        };
+        let since = away_since.get_or_insert_with(Instant::now);
+        if matches!(error, SinkError::Denied(_)) || since.elapsed() > PATIENCE {
+            return Err(SyncError::LocalTarget { problem: reason(error).to_owned() });
+        }
+        Ok(())
+    }
+}

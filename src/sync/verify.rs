@@ -1,0 +1,393 @@
+//! The verification: compares both sides, and writes nothing.
+//!
+//! While the application writes, a document may differ because its change is still on the way. So what was
+//! found is looked at again, and counts only when the local document has stayed the same for longer than
+//! the replication lags, and Atlas still has another one.
+
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
+    hash::Hasher,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bson::{RawDocumentBuf, rawdoc};
+use serde::Serialize;
+
+use super::{
+    Collection, LeftOut, SyncError, atlas_collections,
+    compare::{Compared, Comparison, Findings, Mismatch},
+    ends::{End, Ends, ask},
+    local_collections, pause,
+    range::{KeyRange, Part, Size, malformed, splits},
+    schema::schema_differences,
+};
+use crate::{
+    checkpoint::ClusterTime,
+    document_key::DocumentKey,
+    mongo::{Mongo, MongoError, documents, majority_after},
+    namespace::{Namespace, NamespaceFilter},
+    progress::{Progress, ShareState},
+    shutdown::Stop,
+    status::now_ms,
+};
+
+/// Keys that a result names, of each kind.
+const NAMED: usize = 10;
+
+/// Findings of one collection that are looked at again; beyond it they count at once.
+const RECHECKED_MAX: usize = 10_000;
+
+/// Keys that are looked up at once.
+const LOOKED_UP: usize = 500;
+
+/// The wait before each further look, and the longest time for all of them.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_MAX: Duration = Duration::from_secs(60);
+
+/// What a document is given on top of the lag that is known.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// Tells how far replication lags; `None` when no agent runs, so that nothing is on the way.
+pub type Lag = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
+
+/// A verification to be made.
+pub struct Verify<'a> {
+    pub ends: &'a Ends,
+    /// What is replicated.
+    pub filter: &'a NamespaceFilter,
+    /// What of it is verified.
+    pub scope: &'a NamespaceFilter,
+    pub digest: bool,
+    pub lag: Lag,
+    pub progress: Arc<Mutex<Progress>>,
+    pub stop: &'a Stop,
+}
+
+/// Documents that differ in one way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Found {
+    pub count: u64,
+    /// The first ten `_id`s, as extended JSON.
+    pub keys: Vec<serde_json::Value>,
+}
+
+impl Found {
+    fn add(&mut self, key: &DocumentKey) {
+        self.count += 1;
+        if self.keys.len() < NAMED {
+            self.keys.push(key.to_json());
+        }
+    }
+}
+
+/// One collection's result.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceResult {
+    pub ns: String,
+    /// Local documents that were compared, and their bytes.
+    pub documents: u64,
+    pub bytes: u64,
+    pub missing: Found,
+    pub extra: Found,
+    pub different: Found,
+    /// Options and indexes, a sentence each.
+    pub schema: Vec<String>,
+    /// Documents that changed too often for a judgement.
+    pub changing: u64,
+}
+
+impl NamespaceResult {
+    pub fn is_equal(&self) -> bool {
+        self.missing.count + self.extra.count + self.different.count == 0 && self.schema.is_empty()
+    }
+
+    fn add(&mut self, kind: Mismatch, key: &DocumentKey) {
+        match kind {
+            Mismatch::Missing => self.missing.add(key),
+            Mismatch::Extra => self.extra.add(key),
+            Mismatch::Content => self.different.add(key),
+        }
+    }
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verification {
+    pub equal: bool,
+    pub digest: bool,
+    pub documents: u64,
+    pub bytes: u64,
+    /// Bytes of what Atlas sent for it.
+    pub bytes_from_atlas: u64,
+    pub namespaces: Vec<NamespaceResult>,
+    /// Collections that are not replicated, each with the reason.
+    pub left_out: Vec<String>,
+}
+
+/// A finding that may be about to go away.
+struct Suspect {
+    kind: Mismatch,
+    key: DocumentKey,
+    /// The local document when it was looked at last; 0 for none.
+    local: Option<u64>,
+    /// Since when it is this one.
+    since: Instant,
+}
+
+/// Lists the collections of one end until it answers.
+macro_rules! list_of {
+    ($verify:expr, $end:expr, $list:path) => {{
+        let mut attempts = $verify.ends.attempts($verify.stop);
+        loop {
+            match $list($verify.ends.of($end), $verify.filter).await {
+                Ok(found) => break found,
+                Err(error) => attempts.failed(error).await?,
+            }
+        }
+    }};
+}
+
+impl Verify<'_> {
+    /// Compares everything in scope.
+    ///
+    /// # Errors
+    /// When an end stays away for longer than patience lasts, or refuses; [`SyncError::NoDigest`].
+    pub async fn run(&self) -> Result<Verification, SyncError> {
+        let received = self.ends.atlas.received();
+        let (mut here, left_out) = list_of!(self, End::Local, local_collections);
+        let (mut there, left_out_there) = list_of!(self, End::Atlas, atlas_collections);
+        here.retain(|collection| self.scope.matches(&collection.ns));
+        there.retain(|collection| self.scope.matches(&collection.ns));
+        let mut pairs: BTreeMap<Namespace, (Option<Collection>, Option<Collection>)> =
+            BTreeMap::new();
+        for collection in here {
+            let ns = collection.ns.clone();
+            pairs.entry(ns).or_default().0 = Some(collection);
+        }
+        for collection in there {
+            let ns = collection.ns.clone();
+            pairs.entry(ns).or_default().1 = Some(collection);
+        }
+        let sizes = self.measure(pairs.keys().cloned().collect()).await?;
+        let work: Vec<_> = pairs.into_iter().zip(sizes).collect();
+        let namespaces = self
+            .ends
+            .each(work, |((ns, (local, atlas)), size)| {
+                Box::pin(async move { self.collection(ns, local, atlas, size).await })
+            })
+            .await?;
+        let mut namespaces = namespaces;
+        namespaces.sort_by(|a, b| a.ns.cmp(&b.ns));
+        let mut left_out: Vec<_> = left_out
+            .into_iter()
+            .chain(left_out_there)
+            .filter(|LeftOut { ns, .. }| self.scope.matches(ns))
+            .map(|LeftOut { ns, reason }| format!("{ns}: {reason}"))
+            .collect();
+        left_out.sort();
+        left_out.dedup();
+        Ok(Verification {
+            equal: namespaces.iter().all(NamespaceResult::is_equal),
+            digest: self.digest,
+            documents: namespaces.iter().map(|of| of.documents).sum(),
+            bytes: namespaces.iter().map(|of| of.bytes).sum(),
+            bytes_from_atlas: self.ends.atlas.received() - received,
+            namespaces,
+            left_out,
+        })
+    }
+
+    async fn measure(&self, namespaces: Vec<Namespace>) -> Result<Vec<Size>, SyncError> {
+        let mut sizes = self
+            .ends
+            .each(namespaces, |ns| {
+                Box::pin(async move {
+                    let local = &self.ends.local;
+                    let size = ask!(self.ends, End::Local, self.stop, Size::of(local, &ns));
+                    Ok((ns, size))
+                })
+            })
+            .await?;
+        sizes.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut progress = self.progress();
+        for (ns, size) in &sizes {
+            progress.share(ns).documents = size.documents;
+        }
+        Ok(sizes.into_iter().map(|(_, size)| size).collect())
+    }
+
+    async fn collection(
+        &self,
+        ns: Namespace,
+        local: Option<Collection>,
+        atlas: Option<Collection>,
+        size: Size,
+    ) -> Result<NamespaceResult, SyncError> {
+        self.progress().share(&ns).state = ShareState::Running;
+        let comparison = Comparison {
+            ends: self.ends,
+            ns: &ns,
+            after: ClusterTime::default(),
+            page: size.page(),
+            stop: self.stop,
+        };
+        let keys = ask!(self.ends, End::Local, self.stop, splits(&self.ends.local, &ns, size));
+        let ranges = KeyRange::between(&keys);
+        let expected = size.documents / ranges.len() as u64;
+        let by_digest = self.digest && !local.as_ref().is_some_and(Collection::is_clustered);
+        let notes = Notes { verify: self, ns: &ns, result: Mutex::default() };
+        let (comparison, notes_ref) = (&comparison, &notes);
+        self.ends
+            .each(ranges, |range| {
+                Box::pin(async move {
+                    let _slot = self.ends.slot().await;
+                    if by_digest {
+                        comparison.digest(&range, expected, notes_ref).await
+                    } else {
+                        comparison.range(&range, Part::Whole, notes_ref).await
+                    }
+                })
+            })
+            .await?;
+        let (mut result, suspects) =
+            notes.result.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.recheck(&ns, suspects, &mut result).await?;
+        result.schema = match (&local, &atlas) {
+            (Some(local), Some(atlas)) => {
+                let options = (&local.options, &atlas.options);
+                schema_differences(self.ends, &ns, End::Local, options, self.stop)
+                    .await?
+                    .sentences()
+            }
+            (Some(_), None) => vec!["the collection is missing in Atlas".to_owned()],
+            (None, _) => vec!["the collection is in Atlas only".to_owned()],
+        };
+        result.ns = ns.to_string();
+        let mut progress = self.progress();
+        let share = progress.share(&ns);
+        share.state = ShareState::Done;
+        (share.missing, share.extra) = (result.missing.count, result.extra.count);
+        share.content = result.different.count;
+        Ok(result)
+    }
+
+    /// Looks at what was found again and again, until each is equal, or has differed for longer than
+    /// replication lags.
+    async fn recheck(
+        &self,
+        ns: &Namespace,
+        mut suspects: Vec<Suspect>,
+        result: &mut NamespaceResult,
+    ) -> Result<(), SyncError> {
+        let began = Instant::now();
+        while !suspects.is_empty() {
+            pause(self.stop, LOOK_AGAIN).await?;
+            let (ask_lag, is_over) = (self.lag.clone(), began.elapsed() > LOOK_MAX);
+            let lag = crate::shutdown::blocking(move || ask_lag()).await;
+            let allowed = lag.map_or(Duration::ZERO, |lag| lag + MARGIN);
+            let mut open = Vec::new();
+            let mut rest = suspects.into_iter();
+            loop {
+                let part: Vec<Suspect> = rest.by_ref().take(LOOKED_UP).collect();
+                if part.is_empty() {
+                    break;
+                }
+                let keys: Vec<_> = part.iter().map(|suspect| suspect.key.clone()).collect();
+                let here =
+                    ask!(self.ends, End::Local, self.stop, look_up(&self.ends.local, ns, &keys));
+                let there =
+                    ask!(self.ends, End::Atlas, self.stop, look_up(&self.ends.atlas, ns, &keys));
+                for mut suspect in part {
+                    let name = suspect.key.canonical();
+                    let (local, copy) = (here.get(&name), there.get(&name));
+                    let kind = match (local, copy) {
+                        (None, None) => continue,
+                        (Some(local), Some(copy)) if local.as_bytes() == copy.as_bytes() => {
+                            continue;
+                        }
+                        (Some(_), Some(_)) => Mismatch::Content,
+                        (Some(_), None) => Mismatch::Missing,
+                        (None, Some(_)) => Mismatch::Extra,
+                    };
+                    suspect.kind = kind;
+                    let seen = local.map_or(0, fingerprint);
+                    if suspect.local.replace(seen) != Some(seen) && lag.is_some() {
+                        suspect.since = Instant::now();
+                    }
+                    let stayed = suspect.since.elapsed();
+                    // With a queue that does not drain the lag grows as fast as time goes by.
+                    if stayed > allowed || (is_over && stayed > LOOK_MAX / 2) {
+                        result.add(kind, &suspect.key);
+                    } else if is_over {
+                        result.changing += 1;
+                    } else {
+                        open.push(suspect);
+                    }
+                }
+            }
+            suspects = open;
+        }
+        Ok(())
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Notes<'a> {
+    verify: &'a Verify<'a>,
+    ns: &'a Namespace,
+    result: Mutex<(NamespaceResult, Vec<Suspect>)>,
+}
+
+impl Findings for Notes<'_> {
+    async fn compared(&self, part: Compared) -> Result<(), SyncError> {
+        {
+            let mut progress = self.verify.progress();
+            progress.advanced(self.ns, part.local_documents, part.bytes, now_ms());
+        }
+        let mut noted = self.result.lock().unwrap_or_else(PoisonError::into_inner);
+        let (result, suspects) = &mut *noted;
+        result.documents += part.local_documents;
+        result.bytes += part.bytes;
+        for (kind, key) in part.found {
+            if suspects.len() < RECHECKED_MAX {
+                suspects.push(Suspect { kind, key, local: None, since: Instant::now() });
+            } else {
+                result.add(kind, &key);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fingerprint(document: &RawDocumentBuf) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(document.as_bytes());
+    hasher.finish().max(1)
+}
+
+/// The documents of these keys, by canonical key.
+async fn look_up(
+    mongo: &Mongo,
+    ns: &Namespace,
+    keys: &[DocumentKey],
+) -> Result<HashMap<Vec<u8>, RawDocumentBuf>, MongoError> {
+    let command = rawdoc! {
+        "find": ns.coll(), "filter": DocumentKey::filter_of_any(keys), "batchSize": i32::MAX,
+        "readConcern": majority_after(ClusterTime::default()),
+    };
+    let mut cursor = mongo.cursor(ns.db(), command, None).await?;
+    let mut found = HashMap::new();
+    while let Some(reply) = cursor.next().await? {
+        for document in documents(&reply)? {
+            let key = DocumentKey::of(document).map_err(malformed)?;
+            found.insert(key.canonical(), document.to_owned());
+        }
+    }
+    Ok(found)
+}

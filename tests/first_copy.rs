@@ -1,0 +1,251 @@
+//! The first copy: in ranges, of every kind of collection, interrupted by everything, while the
+//! application writes.
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{Bson, Decimal128, Document, doc, oid::ObjectId};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use support::{
+    PATIENCE,
+    agent::Agent,
+    api::Api,
+    compare::{converge, schema},
+    eventually,
+    mongod::Mongod,
+    orders, pair, seed, workload,
+};
+
+/// Documents of `large`: several ranges of 8 MiB.
+const LARGE: u64 = 8_000;
+
+/// Slow enough to be interrupted. 8,000 documents take two seconds.
+const SLOW: &str = "[sync]\nmax_docs_per_second = 4000\n";
+
+/// An `_id` of each kind of value in turn, so that every type stands beside every other.
+fn mixed_id(n: u64) -> Bson {
+    let small = n as i32;
+    match n % 12 {
+        0 => Bson::Int32(small),
+        1 => Bson::Double(f64::from(small) + 0.25),
+        2 => Bson::Decimal128(format!("{n}.5").parse::<Decimal128>().unwrap()),
+        3 => Bson::String(format!("text {n}")),
+        4 => Bson::Document(doc! { "a": small, "b": { "c": "x" } }),
+        5 => Bson::Document(doc! { "b": small }),
+        6 => Bson::ObjectId(ObjectId::new()),
+        7 => Bson::Binary(mongodb::bson::Binary {
+            subtype: mongodb::bson::spec::BinarySubtype::Generic,
+            bytes: n.to_be_bytes().to_vec(),
+        }),
+        8 => Bson::DateTime(mongodb::bson::DateTime::from_millis(n as i64)),
+        9 => Bson::Int64(1 << 40 | n as i64),
+        10 => Bson::Double(-1e300 / (n as f64 + 1.0)),
+        _ => Bson::Timestamp(mongodb::bson::Timestamp { time: small as u32, increment: 1 }),
+    }
+}
+
+/// 64 MB in one collection, with `_id`s of every type and those at the ends of the order.
+async fn fill_large(server: &Mongod) {
+    let filler = "x".repeat(8_000);
+    for part in 0..LARGE / 500 {
+        let documents = (part * 500..(part + 1) * 500)
+            .map(|n| doc! { "_id": mixed_id(n), "n": n as i64, "filler": &filler });
+        orders(server).insert_many(documents).await.unwrap();
+    }
+    let ends = [
+        Bson::MinKey,
+        Bson::MaxKey,
+        Bson::Null,
+        Bson::Double(f64::NAN),
+        Bson::Double(f64::INFINITY),
+        Bson::Double(f64::NEG_INFINITY),
+        Bson::Document(doc! {}),
+        Bson::Boolean(false),
+        Bson::String(String::new()),
+    ];
+    orders(server).insert_many(ends.map(|id| doc! { "_id": id, "end": true })).await.unwrap();
+}
+
+/// Random changes to all documents that have an `n`, and to some others.
+fn keep_changing(server: &Mongod, on: Arc<AtomicBool>, seed: u64) -> tokio::task::JoinHandle<()> {
+    let orders = orders(server);
+    let mut rng = StdRng::seed_from_u64(seed);
+    tokio::spawn(async move {
+        while on.load(Ordering::Relaxed) {
+            let some = doc! { "n": rng.random_range(0..LARGE as i64) };
+            match rng.random_range(0..4) {
+                // Twice as many deletes as there are inserts would empty it; there is time for few.
+                0 => drop(
+                    orders.delete_one(doc! { "_id": mixed_id(rng.random_range(0..LARGE)) }).await,
+                ),
+                1 => drop(orders.update_one(some, doc! { "$set": { "v": 1 } }).await),
+                _ => drop(workload::change(&orders, &mut rng).await),
+            }
+        }
+    })
+}
+
+fn copied(api: &Api) -> u64 {
+    api.get("/api/sync/metrics").1["documentsCopied"].as_u64().unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_killed_goes_on_with_the_ranges_that_are_not_done() {
+    let (local, atlas) = pair().await;
+    fill_large(&local).await;
+    let mut rng = StdRng::seed_from_u64(seed());
+    let on = Arc::new(AtomicBool::new(true));
+    let application = keep_changing(&local, on.clone(), rng.random());
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), SLOW);
+    for _ in 0..3 {
+        agent.start(&[]);
+        let enough = rng.random_range(500..2_500);
+        eventually("a part of the copy", PATIENCE, async || {
+            agent.health().is_some() && copied(&Api::of(&agent)) > enough
+        })
+        .await;
+        let shown = agent.health().unwrap();
+        assert_eq!(shown["phase"], "copying");
+        assert!(shown["sync"]["documents"].as_u64() > Some(0), "{shown}");
+        agent.kill();
+    }
+    agent.start(&[]);
+    agent.streaming().await;
+    let last = copied(&Api::of(&agent));
+    assert!(last < LARGE * 9 / 10, "the last of four copied {last} of {LARGE}");
+    on.store(false, Ordering::Relaxed);
+    application.await.unwrap();
+    converge(&local.client, &atlas.client, PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_waits_while_it_is_paused_and_survives_elections_on_both_sides() {
+    let (local, atlas) = pair().await;
+    fill_large(&local).await;
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), SLOW);
+    agent.start(&[]);
+    let under_way = async |at_least| {
+        eventually("a part of the copy", PATIENCE, async || {
+            agent.health().is_some() && copied(&Api::of(&agent)) > at_least
+        })
+        .await;
+        copied(&Api::of(&agent))
+    };
+    under_way(500).await;
+    assert!(agent.cli(&["pause"]).status.success());
+    // What is being written is still written.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = copied(&Api::of(&agent));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(copied(&Api::of(&agent)), before, "it waits");
+    assert!(before < LARGE);
+    assert!(agent.cli(&["resume"]).status.success());
+
+    for server in [&local, &atlas, &local] {
+        let so_far = under_way(0).await;
+        // The connection breaks with the role.
+        let down = doc! { "replSetStepDown": 1, "force": true };
+        let _ = server.client.database("admin").run_command(down).await;
+        eventually("a primary", PATIENCE, async || {
+            let hello = server.client.database("admin").run_command(doc! { "hello": 1 }).await;
+            hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
+        })
+        .await;
+        if so_far < LARGE {
+            under_way(so_far).await;
+        }
+    }
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collections_of_every_kind_are_copied_with_their_options_and_indexes() {
+    let (local, atlas) = pair().await;
+    let db = local.client.database("shop");
+    let create = async |command: Document| db.run_command(command).await.unwrap();
+    create(doc! { "create": "capped", "capped": true, "size": 1 << 20, "max": 5_000 }).await;
+    create(
+        doc! { "create": "clustered", "clusteredIndex": { "key": { "_id": 1 }, "unique": true } },
+    )
+    .await;
+    create(doc! { "create": "collated", "collation": { "locale": "de", "strength": 2 } }).await;
+    create(doc! { "create": "validated", "validator": { "v": { "$gt": 5 } }, "validationLevel": "moderate" })
+        .await;
+    create(doc! { "create": "images", "changeStreamPreAndPostImages": { "enabled": true } }).await;
+    create(doc! { "createIndexes": "collated", "indexes": [
+        { "key": { "email": 1 }, "name": "email", "unique": true, "sparse": true },
+        { "key": { "place": "2dsphere" }, "name": "place" },
+        { "key": { "t": "text", "u": "text" }, "name": "text", "weights": { "u": 7 }, "default_language": "german",
+          "collation": { "locale": "simple" } },
+        { "key": { "h": "hashed" }, "name": "hashed", "collation": { "locale": "simple" } },
+        { "key": { "$**": 1 }, "name": "wild", "wildcardProjection": { "a": 1, "b.c": 1 } },
+        { "key": { "x": 1, "y": -1 }, "name": "hidden", "hidden": true },
+        { "key": { "at": 1 }, "name": "ttl", "expireAfterSeconds": 86_400 },
+        { "key": { "s": 1 }, "name": "partial", "partialFilterExpression": { "s": { "$gt": 3 } } },
+    ] })
+    .await;
+    // In another order than that of their `_id`s.
+    let capped = db.collection::<Document>("capped");
+    for n in 0..3_000 {
+        capped.insert_one(doc! { "_id": (n * 7_919) % 3_001, "n": n }).await.unwrap();
+    }
+    for name in ["clustered", "collated", "images"] {
+        let documents = (0..2_000).map(|n| doc! { "_id": n, "v": n, "email": format!("{n}@x") });
+        db.collection::<Document>(name).insert_many(documents).await.unwrap();
+    }
+    for n in 0..1_000 {
+        db.create_collection(format!("empty{n}")).await.unwrap();
+    }
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert_eq!(schema(&local.client).await, schema(&atlas.client).await);
+    let natural = async |server: &Mongod| -> Vec<Document> {
+        let capped = server.client.database("shop").collection::<Document>("capped");
+        capped.find(doc! {}).await.unwrap().try_collect().await.unwrap()
+    };
+    assert_eq!(natural(&local).await, natural(&atlas).await, "in the order of insertion");
+    let verified = agent.cli_json(&["verify"]).unwrap();
+    assert_eq!(verified["equal"], true, "{verified}");
+    assert_eq!(verified["namespaces"].as_array().unwrap().len(), 1_005);
+}
+
+/// What only the index of one side knows: the order over `_id`s, by a collation.
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_follow_the_order_of_a_collation() {
+    let (local, atlas) = pair().await;
+    let db = local.client.database("shop");
+    db.run_command(doc! { "create": "orders", "collation": { "locale": "sv", "caseFirst": "upper", "strength": 3 } })
+        .await
+        .unwrap();
+    let filler = "x".repeat(8_000);
+    for part in 0..8 {
+        let letters = ["ä", "Ä", "z", "Z", "å", "a", "ö", "é"];
+        let documents = (0..500).map(|n| {
+            let letter = letters[n % 8];
+            doc! { "_id": format!("{letter}{}{}", part, n), "filler": &filler }
+        });
+        orders(&local).insert_many(documents).await.unwrap();
+    }
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+
+    orders(&atlas).delete_many(doc! { "_id": { "$gt": "å", "$lt": "ä5" } }).await.unwrap();
+    orders(&atlas).insert_one(doc! { "_id": "Åextra" }).await.unwrap();
+    for how in [&["sync", "--wait"][..], &["sync", "--wait", "--digest"]] {
+        assert!(agent.cli(how).status.success());
+        converge(&local.client, &atlas.client, PATIENCE).await;
+        orders(&atlas).delete_one(doc! { "_id": "Z013" }).await.unwrap();
+    }
+}

@@ -1,0 +1,143 @@
+//! The restore: Atlas into an empty local database, whatever interrupts it.
+
+mod support;
+
+use mongodb::bson::{Bson, Document, doc};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use support::{
+    PATIENCE,
+    agent::Agent,
+    compare::{contents, converge, differences, schema},
+    eventually,
+    mongod::Mongod,
+    orders, pair, seed,
+};
+
+/// A copy in Atlas of a database that is gone.
+async fn replica(documents: i32, filler: usize) -> (Mongod, Mongod) {
+    let (local, atlas) = pair().await;
+    let filler = "x".repeat(filler);
+    for part in 0..(documents + 499) / 500 {
+        let documents = (part * 500..((part + 1) * 500).min(documents))
+            .map(|n| doc! { "_id": if n % 2 == 0 { Bson::Int32(n) } else { Bson::String(n.to_string()) }, "u": n, "filler": &filler });
+        orders(&local).insert_many(documents).await.unwrap();
+    }
+    let db = local.client.database("shop");
+    db.run_command(doc! { "createIndexes": "orders", "indexes": [
+        { "key": { "u": 1 }, "name": "u", "unique": true },
+        { "key": { "filler": "text" }, "name": "text", "default_language": "none" },
+    ] })
+    .await
+    .unwrap();
+    db.run_command(doc! { "create": "log", "capped": true, "size": 4_096 }).await.unwrap();
+    db.collection("log").insert_many((0..10).rev().map(|n| doc! { "_id": n })).await.unwrap();
+    db.run_command(doc! { "create": "empty", "validator": { "a": 1 } }).await.unwrap();
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(agent.stop().success());
+    (local, atlas)
+}
+
+async fn assert_restored(local: &Mongod, atlas: &Mongod) {
+    let (here, there) =
+        (contents(&local.client).await.unwrap(), contents(&atlas.client).await.unwrap());
+    assert_eq!(differences(&here, &there), Vec::<String>::new());
+    assert_eq!(schema(&local.client).await, schema(&atlas.client).await);
+    let left = local.client.database("outrigger").list_collection_names().await.unwrap();
+    assert!(left.is_empty(), "no note stays: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_restored_with_indexes_and_options_into_a_replica_set_and_a_standalone() {
+    let (_gone, atlas) = replica(2_000, 100).await;
+    let (set, alone) = tokio::join!(Mongod::start(), Mongod::start_with(&[]));
+    for local in [&set, &alone] {
+        let cli = Agent::new(&local.uri(), &atlas.uri(), "");
+
+        let output = cli.cli(&["restore"]);
+
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(text.contains("restored 2010 documents"), "{text}");
+        assert!(text.contains("both sides are equal"), "{text}");
+        assert_restored(local, &atlas).await;
+
+        let again = cli.cli(&["restore"]);
+        assert_eq!(again.status.code(), Some(1), "it holds data now");
+        let error = String::from_utf8_lossy(&again.stderr).into_owned();
+        assert!(error.contains("never writes over anything") && error.contains("hint:"), "{error}");
+    }
+    // From then on it is replicated as ever.
+    let mut agent = Agent::new(&set.uri(), &atlas.uri(), "");
+    agent.start(&["--adopt"]);
+    agent.streaming().await;
+    orders(&set).insert_one(doc! { "_id": "new" }).await.unwrap();
+    converge(&set.client, &atlas.client, PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_killed_goes_on_with_what_is_not_done() {
+    let (_gone, atlas) = replica(8_000, 8_000).await;
+    let local = Mongod::start().await;
+    let mut rng = StdRng::seed_from_u64(seed());
+    let cli = Agent::new(&local.uri(), &atlas.uri(), "[sync]\nparallel = 1\n");
+    for _ in 0..2 {
+        let mut child = cli.spawn(&["restore"]);
+        let so_far = orders(&local).count_documents(doc! {}).await.unwrap();
+        let enough = so_far + rng.random_range(1_000..3_000);
+        eventually("a part of the restore", PATIENCE, async || {
+            orders(&local).count_documents(doc! {}).await.unwrap() > enough
+        })
+        .await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    let output = cli.cli(&["restore"]);
+
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let count: u64 = text.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(count < 8_000, "the last run restored {count} of 8,010");
+    assert_restored(&local, &atlas).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_named_is_restored_and_what_holds_data_is_never_touched() {
+    let (_gone, atlas) = replica(100, 10).await;
+    let local = Mongod::start().await;
+    let log = local.client.database("shop").collection::<Document>("log");
+    log.insert_one(doc! { "_id": "mine" }).await.unwrap();
+    let cli = Agent::new(&local.uri(), &atlas.uri(), "");
+
+    let refused = cli.cli(&["restore"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("shop.log"));
+    assert_eq!(orders(&local).count_documents(doc! {}).await.unwrap(), 0, "nothing was begun");
+
+    let output = cli.cli(&["restore", "--ns", "shop.orders"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(orders(&local).count_documents(doc! {}).await.unwrap(), 100);
+    assert_eq!(log.count_documents(doc! {}).await.unwrap(), 1);
+
+    let nothing = cli.cli(&["restore", "--ns", "nowhere.*"]);
+    assert_eq!(nothing.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_is_refused_while_an_agent_runs_or_an_end_is_away() {
+    let (local, atlas) = pair().await;
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let refused = agent.cli(&["restore"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("an agent runs"));
+    assert!(agent.stop().success());
+
+    let nowhere = "mongodb://127.0.0.1:1/?directConnection=true";
+    assert_eq!(Agent::new(nowhere, &atlas.uri(), "").cli(&["restore"]).status.code(), Some(3));
+    assert_eq!(Agent::new(&local.uri(), nowhere, "").cli(&["restore"]).status.code(), Some(4));
+    assert_eq!(Agent::new(nowhere, &atlas.uri(), "").cli(&["verify"]).status.code(), Some(3));
+    assert_eq!(Agent::new(&local.uri(), nowhere, "").cli(&["verify"]).status.code(), Some(4));
+}
