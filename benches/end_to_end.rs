@@ -98,7 +98,12 @@ impl Table {
                 if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.3}") }
             };
             let (min, max) = (values[0], values[values.len() - 1]);
-            println!("| {name} | {} | {} | {} |", show(min), show(values[values.len() / 2]), show(max));
+            println!(
+                "| {name} | {} | {} | {} |",
+                show(min),
+                show(values[values.len() / 2]),
+                show(max)
+            );
         }
     }
 }

@@ -227,13 +227,8 @@ impl Agent {
         if !self.status.state().is_marked {
             return;
         }
-        let claim = Claim {
-            atlas: &self.atlas,
-            filter,
-            source_id: &self.source_id,
-            agent: &self.mark,
-            adopt: false,
-        };
+        let claim =
+            Claim { atlas: &self.atlas, filter, source_id: &self.source_id, agent: &self.mark };
         if let Ok(Err(error)) = tokio::time::timeout(GIVE_BACK_FOR, claim.give_back()).await {
             tracing::debug!(%error, "the mark was not given back");
         }
@@ -307,10 +302,13 @@ impl Agent {
             horizon: horizon.clone(),
             late: late.clone(),
             max_delete_ratio: config.sync.max_delete_ratio,
+            queue_max: config.queue.max_documents / 2,
             verify_every: config.sync.verify_every,
             source_id: self.source_id.clone(),
             agent: self.mark.clone(),
             adopt: self.adopt,
+            seen_beat: Mutex::default(),
+            failed: Mutex::default(),
             demanded: compare,
             received_before: Gauge::default(),
         };
@@ -347,6 +345,14 @@ impl Agent {
             Some(exit) = tasks.join_next() => settle(exit),
         };
         self.status.enter(if outcome.is_ok() { Phase::Stopping } else { Phase::Failed });
+        if matches!(
+            outcome,
+            Err(AgentError::Sync(SyncError::Rival { .. } | SyncError::NotOwned { .. }))
+        ) {
+            // What waits is not ours to write any more.
+            self.queue.hold_all();
+            stop.leave.cancel();
+        }
         // Nothing can be waited for then: after a failed write sled's own threads may never answer again.
         let is_queue_lost = outcome.as_ref().is_err_and(AgentError::is_of_the_queue);
         let outcome = if is_queue_lost {

@@ -99,7 +99,13 @@ pub struct SyncArgs {
 #[derive(Debug, Subcommand)]
 pub enum SyncCommand {
     /// How far the full sync is, or how the last one ended.
-    Status(Output),
+    Status {
+        /// Show it until it has ended and what it repaired is written.
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// End it. What is owed, such as the first copy, cannot be cancelled.
     Cancel,
 }
@@ -150,6 +156,11 @@ pub struct Output {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+impl Output {
+    /// For people.
+    pub const TEXT: Self = Self { json: false };
 }
 
 #[derive(Debug, Args)]

@@ -56,6 +56,8 @@ pub enum SchemaChange {
     Create { ns: Namespace, options: RawDocumentBuf },
     /// `drop`.
     Drop { ns: Namespace },
+    /// A full sync found it in Atlas alone: dropped, unless the local database has it when its turn comes.
+    DropIfGone { ns: Namespace },
     /// `rename`; with `dropTarget` a collection named `to` was replaced.
     Rename { from: Namespace, to: Namespace, drop_target: bool },
 }
@@ -64,7 +66,9 @@ impl SchemaChange {
     /// The collection that the change is about; of a rename, the old name.
     pub fn ns(&self) -> &Namespace {
         match self {
-            SchemaChange::Create { ns, .. } | SchemaChange::Drop { ns } => ns,
+            SchemaChange::Create { ns, .. }
+            | SchemaChange::Drop { ns }
+            | SchemaChange::DropIfGone { ns } => ns,
             SchemaChange::Rename { from, .. } => from,
         }
     }
@@ -72,7 +76,9 @@ impl SchemaChange {
     /// Every collection whose ops must not pass the barrier.
     pub fn namespaces(&self) -> Vec<Namespace> {
         match self {
-            SchemaChange::Create { ns, .. } | SchemaChange::Drop { ns } => vec![ns.clone()],
+            SchemaChange::Create { ns, .. }
+            | SchemaChange::Drop { ns }
+            | SchemaChange::DropIfGone { ns } => vec![ns.clone()],
             SchemaChange::Rename { from, to, .. } => vec![from.clone(), to.clone()],
         }
     }
@@ -81,7 +87,7 @@ impl SchemaChange {
     pub fn name(&self) -> &'static str {
         match self {
             SchemaChange::Create { .. } => "create",
-            SchemaChange::Drop { .. } => "drop",
+            SchemaChange::Drop { .. } | SchemaChange::DropIfGone { .. } => "drop",
             SchemaChange::Rename { .. } => "rename",
         }
     }

@@ -41,6 +41,14 @@ impl IndexChange {
     }
 }
 
+/// What `createIndexes` takes for a spec that `listIndexes` told. An index without a collation is one of the
+/// simple collation, even where the collection has another one by default, which a new index would get.
+pub fn creation(spec: &Document) -> Document {
+    let mut spec = spec.clone();
+    spec.entry("collation".to_owned()).or_insert_with(|| doc! { "locale": "simple" }.into());
+    spec
+}
+
 /// A sentence about what differs, for a person.
 impl fmt::Display for IndexChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -313,6 +321,15 @@ mod tests {
             &index_changes(&local, &[index("a", doc! {})])[..],
             [IndexChange::Replace { .. }]
         ));
+    }
+
+    #[test]
+    fn an_index_of_the_simple_collation_does_not_get_that_of_its_collection() {
+        let simple = creation(&index("a", doc! {}));
+        assert_eq!(simple.get_document("collation").unwrap(), &doc! { "locale": "simple" });
+
+        let own = index("a", doc! { "collation": { "locale": "de" } });
+        assert_eq!(creation(&own), own);
     }
 
     #[test]

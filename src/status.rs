@@ -84,6 +84,8 @@ pub struct State {
     pub schema_problems: Vec<String>,
     /// Atlas carries the mark of this very agent.
     pub is_marked: bool,
+    /// The mark could not be renewed for so long that another agent may have it: nothing is written.
+    pub is_fenced: bool,
     pub paused: bool,
     /// The local database seems to be another one. Nothing is written to Atlas until that is certain.
     pub suspended: bool,
@@ -102,6 +104,12 @@ pub struct Fault {
 }
 
 impl Status {
+    /// True while nothing may be written to Atlas, whoever wants it so.
+    pub fn rests(&self) -> bool {
+        let state = self.state();
+        state.paused || state.suspended || state.is_fenced
+    }
+
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

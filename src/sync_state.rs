@@ -87,8 +87,10 @@ pub struct SyncRequest {
 pub struct CopyPlan {
     /// The keys between its ranges.
     pub splits: Vec<DocumentKey>,
-    /// The ranges that are in the target, by number.
+    /// The ranges that are done, by number.
     pub done: BTreeSet<usize>,
+    /// It is a copy, and no comparison.
+    pub is_copy: bool,
 }
 
 /// The note of a sync that is demanded or under way.
@@ -111,9 +113,16 @@ pub struct SyncState {
     /// Collections that are done.
     #[serde(default)]
     pub done: BTreeSet<Namespace>,
-    /// Collections whose copy has begun.
+    /// Collections whose copy or comparison has begun.
     #[serde(default)]
-    pub copying: BTreeMap<Namespace, CopyPlan>,
+    pub begun: BTreeMap<Namespace, CopyPlan>,
+    /// Those of `done` in which a mass delete was refused.
+    #[serde(default)]
+    pub refused: BTreeSet<Namespace>,
+    /// Collections that were renamed meanwhile: what was copied or compared under their names may be
+    /// another's.
+    #[serde(default)]
+    pub again: BTreeSet<Namespace>,
 }
 
 /// What became of a cancellation.
@@ -215,8 +224,42 @@ impl SyncState {
     /// When the queue cannot be read or written.
     pub fn finished(&mut self, queue: &Queue, ns: &Namespace) -> Result<(), QueueError> {
         self.done.insert(ns.clone());
-        self.copying.remove(ns);
+        self.begun.remove(ns);
         self.save(queue)
+    }
+
+    /// Notes that the names of collections have changed hands. False when nothing is open.
+    ///
+    /// # Errors
+    /// When the queue cannot be read or written.
+    pub fn renamed(queue: &Queue, namespaces: &[Namespace]) -> Result<bool, QueueError> {
+        let mut is_open = false;
+        queue.update_meta(META, |stored| {
+            let Some(mut state) = Self::decode(stored)? else { return Ok(None) };
+            is_open = true;
+            state.again.extend(namespaces.iter().cloned());
+            Ok(Some(state.encode()))
+        })?;
+        Ok(is_open)
+    }
+
+    /// Takes the collections that are to be looked at again.
+    ///
+    /// # Errors
+    /// When the queue cannot be read or written.
+    pub fn take_again(&mut self, queue: &Queue) -> Result<BTreeSet<Namespace>, QueueError> {
+        let mut again = BTreeSet::new();
+        queue.update_meta(META, |stored| {
+            let Some(mut state) = Self::decode(stored)?.filter(|stored| stored.id == self.id)
+            else {
+                return Ok(stored.map(<[u8]>::to_vec));
+            };
+            again = std::mem::take(&mut state.again);
+            state.done.retain(|ns| !again.contains(ns));
+            Ok(Some(state.encode()))
+        })?;
+        self.done.retain(|ns| !again.contains(ns));
+        Ok(again)
     }
 
     /// Notes how far it is, unless everything was demanded again meanwhile.
@@ -225,38 +268,30 @@ impl SyncState {
     /// When the queue cannot be read or written.
     pub fn save(&self, queue: &Queue) -> Result<(), QueueError> {
         queue.update_meta(META, |stored| {
-            Ok(if self.is(stored)? { Some(self.encode()) } else { stored.map(<[u8]>::to_vec) })
+            let Some(noted) = Self::decode(stored)?.filter(|noted| noted.id == self.id) else {
+                return Ok(stored.map(<[u8]>::to_vec));
+            };
+            Ok(Some(Self { again: noted.again, ..self.clone() }.encode()))
         })
     }
 
-    /// Ends the sync. False when everything was demanded again meanwhile, so that it must go on.
+    /// Ends the sync. False when it must go on: more was demanded meanwhile.
     ///
     /// # Errors
     /// When the queue cannot be read or written.
     pub fn complete(&self, queue: &Queue) -> Result<bool, QueueError> {
         let mut current = false;
         queue.update_meta(META, |stored| {
-            current = self.is(stored)?;
+            let noted = Self::decode(stored)?;
+            current = noted.is_some_and(|noted| noted.id == self.id && noted.again.is_empty());
             Ok(if current { None } else { stored.map(<[u8]>::to_vec) })
         })?;
         Ok(current)
     }
 
-    /// False when it was cancelled, or something else was demanded in its place.
-    ///
-    /// # Errors
-    /// When the queue cannot be read.
-    pub fn is_current(&self, queue: &Queue) -> Result<bool, QueueError> {
-        self.is(queue.meta(META)?.as_deref())
-    }
-
     /// The time that local reads must have reached.
     pub fn after(&self) -> ClusterTime {
         ClusterTime(self.after)
-    }
-
-    fn is(&self, stored: Option<&[u8]>) -> Result<bool, QueueError> {
-        Ok(Self::decode(stored)?.is_some_and(|stored| stored.id == self.id))
     }
 
     fn decode(stored: Option<&[u8]>) -> Result<Option<Self>, QueueError> {
@@ -281,6 +316,7 @@ mod tests {
         (dir, queue)
     }
 
+    #[expect(clippy::result_large_err, reason = "of a test")]
     fn ask(queue: &Queue) -> Result<SyncState, SyncState> {
         SyncState::ask(queue, ClusterTime(10), SyncRequest::default(), Reason::Asked).unwrap()
     }
@@ -311,7 +347,7 @@ mod tests {
         assert!(!SyncState::is_owed(&queue).unwrap());
 
         SyncState::demand(&queue, ClusterTime(5), Reason::HistoryLost).unwrap();
-        assert!(!first.is_current(&queue).unwrap());
+        assert_ne!(SyncState::load(&queue).unwrap().unwrap().id, first.id);
         assert_eq!(SyncState::load(&queue).unwrap().unwrap().after(), ClusterTime(9));
         assert_eq!(ask(&queue).unwrap_err().reason, Reason::HistoryLost);
     }
@@ -328,6 +364,26 @@ mod tests {
         SyncState::demand(&queue, ClusterTime(5), Reason::FirstCopy).unwrap();
         assert!(matches!(SyncState::cancel(&queue).unwrap(), Cancelled::IsOwed(_)));
         assert!(SyncState::is_owed(&queue).unwrap());
+    }
+
+    #[test]
+    fn a_rename_while_a_sync_runs_keeps_it_open_until_the_names_are_looked_at_again() {
+        let (_dir, queue) = queue();
+        let (old, new) = (Namespace::new("shop", "old"), Namespace::new("shop", "new"));
+        assert!(
+            !SyncState::renamed(&queue, std::slice::from_ref(&old)).unwrap(),
+            "nothing is open"
+        );
+        let mut running = ask(&queue).unwrap();
+        running.finished(&queue, &new).unwrap();
+
+        assert!(SyncState::renamed(&queue, &[old.clone(), new.clone()]).unwrap());
+        running.finished(&queue, &old).unwrap();
+        assert!(!running.complete(&queue).unwrap());
+
+        assert_eq!(running.take_again(&queue).unwrap(), [new, old].into());
+        assert!(running.done.is_empty());
+        assert!(running.complete(&queue).unwrap());
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::{
     checkpoint::{Checkpoint, ClusterTime},
     crash::{self, Step},
     event::{Change, ChangeEvent, SchemaChange},
-    namespace::NamespaceFilter,
+    namespace::{Namespace, NamespaceFilter},
     queue::{Incoming, Queue, QueueError, Work, free_disk},
     report::one_line,
     shutdown::{Stop, blocking},
@@ -83,12 +83,12 @@ pub struct Tailer<S> {
 }
 
 /// What a batch of events asks for beyond the queue.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Wishes {
     /// Compare everything: the stream alone cannot tell what Atlas must hold.
     compare: bool,
-    /// A collection has changed its name.
-    renamed: bool,
+    /// Names of collections that have changed hands.
+    renamed: Vec<Namespace>,
 }
 
 /// Why reading cannot go on at all.
@@ -280,9 +280,12 @@ impl<S: Source> Tailer<S> {
         };
         let queue = self.queue.clone();
         let (committed, compare) = blocking(move || -> Result<_, QueueError> {
-            // A rename while collections are being copied may carry documents along that the copy
-            // had still to read under the old name.
-            let compare = wishes.compare || (wishes.renamed && SyncState::load(&queue)?.is_some());
+            // A rename while collections are being copied or compared may carry documents along that were
+            // still to be read under the old name, or put an older copy in the place of a new one.
+            if !wishes.renamed.is_empty() {
+                SyncState::renamed(&queue, &wishes.renamed)?;
+            }
+            let compare = wishes.compare;
             if compare {
                 SyncState::demand(&queue, checkpoint.cluster_time, Reason::Renamed)?;
             }
@@ -334,7 +337,7 @@ impl<S: Source> Tailer<S> {
         };
         match (self.filter.matches(&from), self.filter.matches(&to)) {
             (true, true) => {
-                wishes.renamed = true;
+                wishes.renamed.extend([from.clone(), to.clone()]);
                 Some(SchemaChange::Rename { from, to, drop_target })
             }
             (true, false) => Some(SchemaChange::Drop { ns: from }),

@@ -25,7 +25,12 @@ const AT_THE_START: [Step; 5] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_step_of_the_start_is_made_good_by_the_next_start() {
     let (local, atlas) = pair().await;
-    orders(&local).insert_many((0..12_000).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
+    // Several ranges, each of several parts.
+    let filler = "x".repeat(2_000);
+    orders(&local)
+        .insert_many((0..12_000).map(|n| doc! { "_id": n, "v": 1, "filler": &filler }))
+        .await
+        .unwrap();
     let people = local.client.database("crm").collection::<Document>("people");
     people.insert_many((0..50).map(|n| doc! { "_id": n })).await.unwrap();
     let (mut rng, mut n) = (StdRng::seed_from_u64(seed()), 0);
@@ -45,7 +50,7 @@ async fn a_crash_at_any_step_of_the_start_is_made_good_by_the_next_start() {
             // What the application does meanwhile.
             for _ in 0..20 {
                 n += 1;
-                orders(&local).insert_one(doc! { "_id": 10_000 + n }).await.unwrap();
+                orders(&local).insert_one(doc! { "_id": 100_000 + n }).await.unwrap();
                 let some = doc! { "_id": rng.random_range(0..5_000) };
                 orders(&local).delete_one(some.clone()).await.unwrap();
                 people

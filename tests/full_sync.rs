@@ -52,7 +52,8 @@ async fn ended(api: &Api, id: &str) -> Value {
     let mut last = Value::Null;
     eventually("the end of the full sync", PATIENCE, async || {
         last = api.get("/api/sync/full").1;
-        last["running"].is_null() && last["sync"]["id"] == id
+        let has_ended = last["running"].is_null() && !last["sync"]["finishedMs"].is_null();
+        has_ended && last["sync"]["id"] == id
     })
     .await;
     last["sync"].clone()
@@ -71,9 +72,9 @@ fn keep_writing(server: &Mongod, on: Arc<AtomicBool>) -> tokio::task::JoinHandle
     })
 }
 
-/// What is planted into Atlas: one of each kind.
-async fn plant(atlas: &Mongod) {
-    let copy = orders(atlas);
+/// Documents that differ in each way, on either side.
+async fn plant_documents(side: &Mongod) {
+    let copy = orders(side);
     let set = async |id: i32, change: Document| {
         copy.update_one(doc! { "_id": id }, doc! { "$set": change }).await.unwrap();
     };
@@ -86,6 +87,12 @@ async fn plant(atlas: &Mongod) {
         .unwrap();
     set(50, doc! { "o.b.0": 51 }).await;
     set(60, doc! { "more": Bson::Null }).await;
+}
+
+/// What is planted into Atlas: one of each kind.
+async fn plant(atlas: &Mongod) {
+    plant_documents(atlas).await;
+    let copy = orders(atlas);
     let index = |name: &str| {
         let options = mongodb::options::IndexOptions::builder().name(name.to_owned()).build();
         IndexModel::builder().keys(doc! { "planted": 1 }).options(options).build()
@@ -214,6 +221,141 @@ async fn property_09_a_second_full_sync_is_refused_while_one_runs_and_the_first_
 
     orders(&local).insert_one(doc! { "_id": -1 }).await.unwrap();
     converge(&local.client, &atlas.client, PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collections_that_one_side_lacks_are_made_and_dropped() {
+    let (local, atlas, agent) = streaming(10, "").await;
+    let (here, there) = (local.client.database("shop"), atlas.client.database("shop"));
+    here.create_collection("empty").await.unwrap();
+    here.collection("few").insert_many((0..60).map(|n| doc! { "_id": n })).await.unwrap();
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    eventually("the empty one", PATIENCE, async || {
+        there.list_collection_names().await.unwrap().len() == 3
+    })
+    .await;
+    there.collection::<Document>("empty").drop().await.unwrap();
+    there.collection::<Document>("few").drop().await.unwrap();
+    there.create_collection("strange").await.unwrap();
+    there.collection("stranger").insert_many((0..60).map(|n| doc! { "_id": n })).await.unwrap();
+    let seen = agent.cli_json(&["verify"]).unwrap();
+    assert_eq!(of(&seen, "shop.empty")["schema"][0], "the collection is missing in Atlas");
+    assert_eq!(of(&seen, "shop.strange")["schema"][0], "the collection is in Atlas only");
+    assert_eq!(of(&seen, "shop.stranger")["extra"]["count"], 60);
+    let dry = agent.cli(&["sync", "--dry-run", "--wait"]);
+    assert!(String::from_utf8_lossy(&dry.stdout).contains("in Atlas only"));
+
+    let output = agent.cli(&["sync", "--wait"]);
+
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(agent.cli_json(&["verify"]).unwrap()["equal"], true);
+    let mut names = there.list_collection_names().await.unwrap();
+    names.sort();
+    assert_eq!(names, ["empty", "few", "orders"]);
+
+    // Too many to be dropped without being asked.
+    there.collection("huge").insert_many((0..200).map(|n| doc! { "_id": n })).await.unwrap();
+    assert_eq!(agent.cli(&["sync", "--wait"]).status.code(), Some(1));
+    assert_eq!(there.list_collection_names().await.unwrap().len(), 4);
+    assert!(agent.cli(&["sync", "--wait", "--allow-mass-delete"]).status.success());
+    assert_eq!(agent.cli_json(&["verify"]).unwrap()["equal"], true);
+}
+
+/// A large collection in ranges, and small ones; what a killed sync had done is not done again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_is_killed_goes_on_with_what_is_not_done() {
+    let (local, atlas) = pair().await;
+    let filler = "x".repeat(8_000);
+    let fill = async |name: &str, documents: i32| {
+        let db = local.client.database("shop");
+        for part in 0..documents / 500 {
+            let all = (part * 500..(part + 1) * 500).map(|n| doc! { "_id": n, "filler": &filler });
+            db.collection::<Document>(name).insert_many(all).await.unwrap();
+        }
+    };
+    fill("orders", 6_000).await;
+    for n in 0..4 {
+        fill(&format!("small{n}"), 500).await;
+    }
+    let config = "[sync]\nmax_docs_per_second = 4000\nparallel = 1\n";
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.start(&[]);
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    orders(&atlas).delete_many(doc! { "_id": { "$mod": [1_000, 7] } }).await.unwrap();
+    let small = atlas.client.database("shop").collection::<Document>("small3");
+    small.update_one(doc! { "_id": 3 }, doc! { "$set": { "v": 1 } }).await.unwrap();
+
+    let (code, started) = Api::of(&agent).with_body("POST", "/api/sync/full", "");
+    assert_eq!(code, 202);
+    let mut rng = StdRng::seed_from_u64(seed());
+    for _ in 0..2 {
+        let enough = rng.random_range(2_200..2_700);
+        eventually("a part of the sync", PATIENCE, async || {
+            let report = agent.health().map(|_| Api::of(&agent).get("/api/sync/full").1);
+            report.is_some_and(|report| report["sync"]["documentsDone"].as_u64() > Some(enough))
+        })
+        .await;
+        agent.kill();
+        agent.start(&[]);
+    }
+    agent.streaming().await;
+    let report = ended(&Api::of(&agent), started["running"].as_str().unwrap()).await;
+
+    assert_eq!(report["outcome"], "done", "{report}");
+    assert!(report["documentsDone"].as_u64() < Some(8_000 * 9 / 10), "{report}");
+    converge(&local.client, &atlas.client, PATIENCE).await;
+}
+
+/// What only the local side has had since, and nobody streamed: the queue and its position are gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn differences_of_the_local_side_are_found_as_well() {
+    let (local, atlas, mut agent) = streaming(200, "").await;
+    assert!(agent.stop().success());
+    plant_documents(&local).await;
+    let shop = local.client.database("shop");
+    shop.run_command(doc! { "collMod": "orders", "validator": { "v": { "$exists": true } } })
+        .await
+        .unwrap();
+    with_indexes(&local).await;
+    shop.create_collection("new").await.unwrap();
+    std::fs::remove_dir_all(agent.dir.path().join("queue")).unwrap();
+
+    agent.start(&[]);
+    agent.streaming().await;
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert_eq!(schema(&local.client).await, schema(&atlas.client).await);
+}
+
+/// A collection is renamed, and another one takes its name, in the middle of a sync; and temporary
+/// collections come and go as `$out` makes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn renames_while_a_sync_runs_lose_nothing() {
+    let (local, atlas, agent) = streaming(3_000, "[sync]\nmax_docs_per_second = 3000\n").await;
+    let api = Api::of(&agent);
+    let shop = local.client.database("shop");
+    for round in 0..4 {
+        orders(&atlas).delete_many(doc! { "_id": { "$mod": [7, round as i64] } }).await.unwrap();
+        let (code, _) = api.with_body("POST", "/api/sync/full", "");
+        assert_eq!(code, 202);
+        tokio::time::sleep(Duration::from_millis(200 * round)).await;
+        let to = format!("shop.orders{round}");
+        local.admin(doc! { "renameCollection": "shop.orders", "to": to }).await;
+        orders(&local)
+            .insert_many((0..500).map(|n| doc! { "_id": n, "round": round as i64 }))
+            .await
+            .unwrap();
+        let out = doc! {
+            "aggregate": "orders", "pipeline": [{ "$out": "copied" }], "cursor": {},
+        };
+        shop.run_command(out).await.unwrap();
+        eventually("the end of the sync", PATIENCE, async || {
+            api.get("/api/sync/full").1["running"].is_null()
+        })
+        .await;
+        converge(&local.client, &atlas.client, PATIENCE).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

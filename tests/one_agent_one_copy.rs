@@ -2,9 +2,17 @@
 
 mod support;
 
+use std::time::Duration;
+
 use mongodb::bson::{DateTime, Document, doc};
 use support::{
-    PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, orders, pair,
+    PATIENCE,
+    agent::Agent,
+    compare::converge,
+    eventually,
+    mongod::Mongod,
+    orders, pair,
+    proxy::{Line, Proxy},
 };
 
 fn marks(atlas: &Mongod) -> mongodb::Collection<Document> {
@@ -87,7 +95,75 @@ async fn an_agent_whose_place_was_taken_ends() {
     assert!(agent.log().contains("host `elsewhere`, process 42"), "{}", agent.log());
 }
 
-/// Somebody dropped it, or put Atlas back to a backup: nothing is known of what is there.
+/// The agent wrote to another Atlas meanwhile: this one still carries its mark, and has missed all that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_atlas_that_was_not_the_target_for_a_while_is_compared_when_it_is_again() {
+    let ((local, first), second) = tokio::join!(pair(), Mongod::start());
+    orders(&local).insert_many((0..20).map(|n| doc! { "_id": n })).await.unwrap();
+    let mut agent = Agent::started(&local.uri(), &first.uri());
+    agent.streaming().await;
+    assert!(agent.stop().success());
+
+    agent.set_env("MONGODB_ATLAS_URI", &second.uri());
+    agent.start(&[]);
+    agent.streaming().await;
+    orders(&local).delete_one(doc! { "_id": 1 }).await.unwrap();
+    orders(&local).insert_one(doc! { "_id": "meanwhile" }).await.unwrap();
+    converge(&local.client, &second.client, PATIENCE).await;
+    assert!(agent.stop().success());
+
+    agent.set_env("MONGODB_ATLAS_URI", &first.uri());
+    agent.start(&[]);
+    converge(&local.client, &first.client, PATIENCE).await;
+}
+
+/// Atlas was put back to a backup, mark and all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_that_is_older_than_it_was_left_has_everything_compared() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_many((0..20).map(|n| doc! { "_id": n })).await.unwrap();
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    eventually("a heartbeat", PATIENCE, async || {
+        marks(&atlas).find_one(doc! { "checkpoint": { "$exists": true } }).await.unwrap().is_some()
+    })
+    .await;
+
+    orders(&atlas).delete_many(doc! { "_id": { "$lt": 5 } }).await.unwrap();
+    let older = mongodb::bson::Timestamp { time: 5, increment: 1 };
+    marks(&atlas).update_one(doc! {}, doc! { "$set": { "checkpoint": older } }).await.unwrap();
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+}
+
+/// The line to Atlas is cut for so long that another agent might have been told to take over.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_could_not_renew_its_heartbeat_writes_only_when_it_has() {
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(atlas.port).await;
+    orders(&local).insert_one(doc! { "_id": 0 }).await.unwrap();
+    let mut agent = Agent::started(&local.uri(), &line.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    line.set(Line::Cut);
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+    eventually("the fence", Duration::from_secs(120), async || {
+        agent.health().unwrap()["alerts"].to_string().contains("mark of ownership")
+    })
+    .await;
+    // What a lane has begun before the fence ends by itself, long before the heartbeat is stale.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let other = doc! { "id": "x", "instance": "y", "host": "elsewhere", "pid": 42_i64 };
+    marks(&atlas).update_one(doc! {}, doc! { "$set": { "agent": other } }).await.unwrap();
+
+    line.set(Line::Up);
+
+    assert_eq!(agent.ended(PATIENCE).await.code(), Some(1));
+    assert!(agent.log().contains("host `elsewhere`"), "{}", agent.log());
+    assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 1, "it has written nothing");
+}
+
+/// Somebody dropped it: nothing is known of what is there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mark_that_is_gone_is_set_again_and_everything_compared() {
     let (local, atlas) = pair().await;

@@ -125,6 +125,30 @@ async fn only_what_is_named_is_restored_and_what_holds_data_is_never_touched() {
     assert_eq!(nothing.status.code(), Some(1));
 }
 
+/// One that was begun may be gone on with only where it had begun: what has come since is somebody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_restore_does_not_open_the_way_over_newer_data() {
+    let (_gone, atlas) = replica(4_000, 8_000).await;
+    let local = Mongod::start().await;
+    let cli = Agent::new(&local.uri(), &atlas.uri(), "[sync]\nparallel = 1\n");
+    let mut child = cli.spawn(&["restore", "--ns", "shop.orders"]);
+    eventually("a part of the restore", PATIENCE, async || {
+        orders(&local).count_documents(doc! {}).await.unwrap() > 500
+    })
+    .await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let log = local.client.database("shop").collection::<Document>("log");
+    log.insert_one(doc! { "_id": 3, "mine": true }).await.unwrap();
+
+    let refused = cli.cli(&["restore"]);
+
+    assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stdout));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("shop.log"));
+    let kept = log.find_one(doc! { "_id": 3 }).await.unwrap().unwrap();
+    assert!(kept.get_bool("mine").unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_is_refused_while_an_agent_runs_or_an_end_is_away() {
     let (local, atlas) = pair().await;

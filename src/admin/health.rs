@@ -87,6 +87,13 @@ pub fn report(handles: &Handles) -> HealthReport {
             alerts.push(fault.error.clone());
         }
     }
+    if state.is_fenced {
+        health = Health::Unhealthy;
+        alerts.push(
+            "the mark of ownership in Atlas could not be renewed; nothing is written until it is"
+                .to_owned(),
+        );
+    }
     for ns in &state.refused_deletes {
         health = Health::Unhealthy;
         alerts.push(format!(

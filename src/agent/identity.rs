@@ -37,6 +37,7 @@ pub(super) async fn mark(queue: &Arc<Queue>, path: &Path) -> Result<AgentMark, Q
     })
     .await?;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let (instance, pid) = (Uuid::new_v4().to_string(), std::process::id());
-    Ok(AgentMark { id, instance, host, pid })
+    Ok(AgentMark { id, instance, host, boot: boot.trim().to_owned(), pid })
 }

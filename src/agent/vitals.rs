@@ -82,10 +82,14 @@ pub(super) async fn beat(status: Arc<Status>, queue: Arc<Queue>) {
 /// looked at, unless something is known to be missing: a first copy or comparison that is not done, or
 /// dead letters.
 fn note_consistency(status: &Status, queue: &Queue) {
-    let read_up_to = status.state().read_up_to;
-    let is_complete = queue.pending().0 == 0
+    let (read_up_to, is_known) = {
+        let state = status.state();
+        let is_known = state.is_marked && state.refused_deletes.is_empty();
+        (state.read_up_to, is_known)
+    };
+    let is_complete = is_known
+        && queue.pending().0 == 0
         && queue.dead_letters_len() == 0
-        && status.state().refused_deletes.is_empty()
         && matches!(SyncState::is_owed(queue), Ok(false));
     if is_complete && read_up_to > ClusterTime::default() {
         status.state().consistent_as_of = Some(read_up_to);

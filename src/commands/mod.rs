@@ -49,8 +49,8 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
             runtime.block_on(run::run(config, adopt))
         }
         Command::Status(output) => status::run(&config, output),
-        Command::Sync(SyncArgs { command: Some(SyncCommand::Status(output)), .. }) => {
-            sync::status(&config, output)
+        Command::Sync(SyncArgs { command: Some(SyncCommand::Status { wait, output }), .. }) => {
+            runtime.block_on(sync::status(&config, output, wait))
         }
         Command::Sync(SyncArgs { command: Some(SyncCommand::Cancel), .. }) => sync::cancel(&config),
         Command::Sync(args) => runtime.block_on(sync::run(config, args)),

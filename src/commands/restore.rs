@@ -51,7 +51,7 @@ pub async fn run(config: &Config, patterns: &[String]) -> Result<Code, Failure> 
         progress: begin(Activity::Restore),
         stop: &stop,
     };
-    let restored = with_bars(&restore.progress, restore.run()).await?;
+    let restored = with_bars(&restore.progress, &stop, restore.run()).await?;
     let report = restore.progress.lock().unwrap_or_else(PoisonError::into_inner).report(now_ms());
     show::line(format!(
         "restored {} documents, {} in {}",
@@ -71,7 +71,7 @@ pub async fn run(config: &Config, patterns: &[String]) -> Result<Code, Failure> 
         progress: begin(Activity::Verify),
         stop: &stop,
     };
-    let found = with_bars(&verify.progress, verify.run()).await?;
+    let found = with_bars(&verify.progress, &stop, verify.run()).await?;
     print(&found);
     Ok(if found.equal { Code::SUCCESS } else { Code::FAILURE })
 }

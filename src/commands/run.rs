@@ -145,6 +145,12 @@ fn begin_anew(restarts: u32) -> Failure {
     .hint("start it again; nothing is lost")
 }
 
+/// SIGTERM.
+pub fn terminate() -> Result<Signal, Failure> {
+    let [terminate, _] = signals()?;
+    Ok(terminate)
+}
+
 fn signals() -> Result<[Signal; 2], Failure> {
     let failed = |error| {
         Failure::new(ExitCode::Problem, anyhow::Error::new(error).context("no signal handler"))

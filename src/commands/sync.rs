@@ -1,6 +1,10 @@
 //! `outrigger sync`, `sync status`, `sync cancel`
 
-use std::{process::ExitCode as Code, sync::Arc, time::Duration};
+use std::{
+    process::ExitCode as Code,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -34,6 +38,10 @@ pub async fn run(config: Config, args: SyncArgs) -> Result<Code, Failure> {
     let Some(client) = Client::connect(&config)? else {
         return run_here(config, request, args.adopt).await;
     };
+    if args.adopt {
+        eprintln!("note: the running agent has its target already; --adopt changes nothing");
+    }
+    let letters = dead_letters(&client)?;
     let answer = client.post("/api/sync/full", &json!(request))?;
     let id = answer["running"].as_str().unwrap_or_default().to_owned();
     if !args.wait {
@@ -42,23 +50,62 @@ pub async fn run(config: Config, args: SyncArgs) -> Result<Code, Failure> {
         ));
         return Ok(Code::SUCCESS);
     }
+    let sync = follow(&client, Some(&id)).await?;
+    let code = summary(&sync);
+    let new = dead_letters(&client)?.saturating_sub(letters);
+    if new > 0 {
+        show::line(format!("Atlas would not take {new} documents; see `outrigger dead list`"));
+        return Ok(Code::FAILURE);
+    }
+    Ok(code)
+}
+
+fn dead_letters(client: &Client) -> Result<u64, Failure> {
+    Ok(show::number(&client.get("/api/sync/health")?["deadLetters"]))
+}
+
+/// How often in a row the agent may not answer, or not know the sync.
+const MISSED_MAX: u32 = 20;
+
+/// Shows how far the sync is until it has ended and what it repaired is written. With an id, that one or the one
+/// that took its place.
+async fn follow(client: &Client, id: Option<&str>) -> Result<ProgressReport, Failure> {
     let mut bars = Bars::new();
+    let mut missed = 0;
     loop {
-        let report = client.get("/api/sync/full")?;
-        let sync = parse(&report["sync"]);
-        if let Some(sync) = sync {
-            bars.show(&sync);
-            // One that took its place, since everything is owed, has another id.
-            if report["running"].is_null() && (sync.id >= id) && sync.finished_ms.is_some() {
-                let health = client.get("/api/sync/health")?;
-                let oldest = health["oldestPendingMs"].as_u64();
-                if sync.activity == Activity::DryRun || is_written(&sync, oldest) {
+        tokio::time::sleep(LOOK).await;
+        let looks = client.get("/api/sync/full").and_then(|report| {
+            Ok((report, client.get("/api/sync/health")?["oldestPendingMs"].as_u64()))
+        });
+        let (report, oldest) = match looks {
+            Ok(looks) => looks,
+            Err(failure) if missed >= MISSED_MAX => return Err(failure),
+            Err(_) => {
+                missed += 1;
+                continue;
+            }
+        };
+        let sync = parse(&report["sync"]).filter(|sync| id.is_none_or(|id| *sync.id >= *id));
+        match sync {
+            Some(sync) => {
+                missed = 0;
+                bars.show(&sync);
+                let is_over = report["running"].is_null() && sync.finished_ms.is_some();
+                if is_over && (sync.activity == Activity::DryRun || is_written(&sync, oldest)) {
                     bars.finish();
-                    return Ok(summary(&sync));
+                    return Ok(sync);
                 }
             }
+            // Not begun yet: the agent waits for Atlas.
+            None if !report["running"].is_null() => missed = 0,
+            None if missed >= MISSED_MAX => {
+                let error =
+                    anyhow::anyhow!("the full sync was cancelled, or the agent has begun anew");
+                return Err(Failure::new(ExitCode::Problem, error)
+                    .hint("`outrigger sync status` shows what there is"));
+            }
+            None => missed += 1,
         }
-        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -78,43 +125,85 @@ pub fn check_patterns(patterns: &[String]) -> Result<NamespaceFilter, Failure> {
 
 /// Runs an agent for as long as the sync takes.
 async fn run_here(config: Config, request: SyncRequest, adopt: bool) -> Result<Code, Failure> {
+    if request.dry_run {
+        // An agent would replicate what has changed meanwhile, and owes more than this perhaps.
+        return super::verify::compare(&config, &request.namespaces, request.digest, Output::TEXT)
+            .await;
+    }
     crate::logging::start("warn", config.log.format);
     let agent = Agent::prepare(config, adopt).await?;
     let handles = agent.handles();
     let queue = handles.queue.clone();
     let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
-    let id = blocking(move || {
-        // Refused only for one of everything that is owed, which finds the same.
+    let wanted = request.clone();
+    let asked = blocking(move || {
         let asked = SyncState::ask(&queue, position.unwrap_or_default(), request, Reason::Asked)?;
         queue.flush()?;
-        Ok::<_, Failure>(asked.unwrap_or_else(|open| open).id.to_string())
+        Ok::<_, Failure>(asked)
     })
     .await?;
-    let done = wait_here(handles.clone(), id);
-    tokio::pin!(done);
-    let interrupted = tokio::signal::ctrl_c();
+    let open = match asked {
+        Ok(open) => open,
+        // One of everything that is owed finds the same, and the same one goes on.
+        Err(open) if open.request.as_ref().is_none_or(|request| *request == wanted) => open,
+        Err(open) => {
+            let error =
+                anyhow::anyhow!("another full sync is open: {}, because {}", open.id, open.reason);
+            return Err(Failure::new(ExitCode::Problem, error)
+                .hint("`outrigger run` finishes it, `outrigger sync cancel` ends it"));
+        }
+    };
+    let mut end = None;
+    let (mut terminate, watched) = (super::run::terminate()?, handles.clone());
     agent
         .run(async {
-            tokio::select! {
-                () = &mut done => {}
-                _ = interrupted => {}
-            }
+            end = Some(tokio::select! {
+                end = wait_here(watched, open.id.to_string()) => end,
+                _ = tokio::signal::ctrl_c() => End::Interrupted,
+                _ = terminate.recv() => End::Interrupted,
+            });
         })
         .await?;
     let sync = handles.status.state().sync.as_ref().map(|sync| sync.report(now_ms()));
-    if let Some(sync) = sync.filter(|sync| sync.finished_ms.is_some()) {
-        return Ok(summary(&sync));
+    match (end, sync) {
+        (Some(End::Written), Some(sync)) => Ok(summary(&sync)),
+        (Some(End::AtlasAway(problem)), _) => {
+            Err(Failure::new(ExitCode::Atlas, anyhow::anyhow!(problem))
+                .hint("`outrigger sync` or `outrigger run` goes on with it"))
+        }
+        (_, _) => {
+            let error = anyhow::anyhow!("the full sync was interrupted");
+            Err(Failure::new(ExitCode::Problem, error)
+                .hint("`outrigger sync` or `outrigger run` goes on with it"))
+        }
     }
-    let error = anyhow::anyhow!("the full sync was interrupted");
-    Err(Failure::new(ExitCode::Problem, error)
-        .hint("`outrigger sync` or `outrigger run` goes on with it"))
 }
 
-async fn wait_here(handles: Handles, id: String) {
+/// How a sync without an agent ended.
+enum End {
+    Written,
+    AtlasAway(String),
+    Interrupted,
+}
+
+/// How long Atlas may be away while a person waits.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn wait_here(handles: Handles, id: String) -> End {
     let mut bars = Bars::new();
+    let mut away: Option<Instant> = None;
     loop {
         tokio::time::sleep(LOOK).await;
         let Handles { status, queue, .. } = &handles;
+        let fault = status.state().atlas_fault.clone();
+        match fault {
+            Some(fault) if away.is_some_and(|since| since.elapsed() > PATIENCE) => {
+                bars.finish();
+                return End::AtlasAway(fault.error);
+            }
+            Some(_) => drop(away.get_or_insert_with(Instant::now)),
+            None => away = None,
+        }
         let Some(sync) = status.state().sync.as_ref().map(|sync| sync.report(now_ms())) else {
             continue;
         };
@@ -127,9 +216,9 @@ async fn wait_here(handles: Handles, id: String) {
         let Ok((oldest, is_open)) = look.await else { continue };
         let oldest = oldest.map(|oldest| now_ms().saturating_sub(oldest));
         let is_over = sync.finished_ms.is_some() && !is_open && sync.id >= id;
-        if is_over && (sync.activity == Activity::DryRun || is_written(&sync, oldest)) {
+        if is_over && is_written(&sync, oldest) {
             bars.finish();
-            return;
+            return End::Written;
         }
     }
 }
@@ -191,10 +280,14 @@ fn parse(value: &Value) -> Option<ProgressReport> {
     serde_json::from_value(value.clone()).ok()
 }
 
-pub fn status(config: &Config, output: Output) -> Result<Code, Failure> {
+/// With `wait`, shows how far it is until it has ended.
+pub async fn status(config: &Config, output: Output, wait: bool) -> Result<Code, Failure> {
     let Some(client) = Client::connect(config)? else {
         return noted(config, output);
     };
+    if wait && !client.get("/api/sync/full")?["running"].is_null() {
+        return Ok(summary(&follow(&client, None).await?));
+    }
     let report = client.get("/api/sync/full")?;
     if output.json {
         show::json(&report);

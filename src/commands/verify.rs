@@ -14,13 +14,13 @@ use super::{
 };
 use crate::{
     agent::{connect_atlas, connect_local, ends},
-    cli::VerifyArgs,
+    cli::{Output, VerifyArgs},
     config::{Config, units},
     progress::{Activity, Progress},
     report::{ExitCode, Failure},
     shutdown::Stop,
     status::now_ms,
-    sync::{End, Ends, Found, SyncError, Verification, Verify},
+    sync::{End, Ends, Found, Lag, SyncError, Verification, Verify},
 };
 
 /// How long an end may be away while a person waits.
@@ -28,7 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Exit code 0 when both sides are equal, 1 when they are not.
 pub async fn run(config: &Config, args: VerifyArgs) -> Result<Code, Failure> {
-    let scope = check_patterns(&args.ns)?;
+    compare(config, &args.ns, args.digest, args.output).await
+}
+
+pub async fn compare(
+    config: &Config,
+    patterns: &[String],
+    digest: bool,
+    output: Output,
+) -> Result<Code, Failure> {
+    let scope = check_patterns(patterns)?;
     crate::logging::start("error", config.log.format);
     let mut ends = ends(config, &connect_local(config).await?, &connect_atlas(config).await?);
     greet(&ends).await?;
@@ -38,13 +47,14 @@ pub async fn run(config: &Config, args: VerifyArgs) -> Result<Code, Failure> {
         ends: &ends,
         filter: &config.filter()?,
         scope: &scope,
-        digest: args.digest,
-        lag: Arc::new(move || lag(&for_lag)),
+        digest,
+        lag: lag_of_agent(for_lag),
         progress: begin(Activity::Verify),
         stop: &stop_on_signal(),
     };
-    let found = with_bars(&verify.progress, verify.run()).await.map_err(interrupted)?;
-    if args.output.json {
+    let found = with_bars(&verify.progress, verify.stop, verify.run()).await;
+    let found = found.map_err(interrupted)?;
+    if output.json {
         show::json(&found);
     } else {
         print(&found);
@@ -76,8 +86,12 @@ pub fn stop_on_signal() -> Stop {
     stop
 }
 
-/// Shows progress on a terminal while `work` runs.
-pub async fn with_bars<T>(progress: &Mutex<Progress>, work: impl Future<Output = T>) -> T {
+/// Shows progress on a terminal while `work` runs, at most until it is to stop.
+pub async fn with_bars<T, E: From<SyncError>>(
+    progress: &Mutex<Progress>,
+    stop: &Stop,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     let mut bars = Bars::new();
     tokio::pin!(work);
     loop {
@@ -85,6 +99,10 @@ pub async fn with_bars<T>(progress: &Mutex<Progress>, work: impl Future<Output =
             result = &mut work => {
                 bars.finish();
                 return result;
+            }
+            () = stop.leave.cancelled() => {
+                bars.finish();
+                return Err(SyncError::Stopped.into());
             }
             () = tokio::time::sleep(LOOK) => {
                 let report =
@@ -104,10 +122,23 @@ fn interrupted(error: SyncError) -> Failure {
     }
 }
 
-/// How far the running agent is behind; `None` when none runs.
-fn lag(config: &Config) -> Option<Duration> {
-    let health = Client::connect(config).ok()??.get("/api/sync/health").ok()?;
-    health["syncLagMs"].as_u64().map(Duration::from_millis)
+/// How far the running agent is behind; `None` when none runs. One that does not answer in time is as far
+/// behind as it was.
+fn lag_of_agent(config: Config) -> Lag {
+    let last = Mutex::new(Duration::from_secs(5));
+    Arc::new(move || {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = match Client::connect(&config) {
+            Ok(None) => return None,
+            Ok(Some(client)) => Some(client),
+            Err(_) => None,
+        };
+        let health = client.and_then(|client| client.get("/api/sync/health").ok());
+        if let Some(lag) = health.and_then(|health| health["syncLagMs"].as_u64()) {
+            *last = Duration::from_millis(lag);
+        }
+        Some(*last)
+    })
 }
 
 /// A table, and below it what differs by name.

@@ -88,6 +88,7 @@ mod kind {
     pub const DROP: u8 = 17;
     pub const RENAME: u8 = 18;
     pub const RENAME_DROPPING_TARGET: u8 = 19;
+    pub const DROP_IF_GONE: u8 = 20;
 }
 
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
@@ -178,6 +179,7 @@ fn stored(entry: &Entry) -> StoredEntry<'_> {
         }
         Work::Schema(SchemaChange::Create { .. }) => (kind::CREATE, &[][..], None, ""),
         Work::Schema(SchemaChange::Drop { .. }) => (kind::DROP, &[][..], None, ""),
+        Work::Schema(SchemaChange::DropIfGone { .. }) => (kind::DROP_IF_GONE, &[][..], None, ""),
         Work::Schema(SchemaChange::Rename { to, drop_target, .. }) => {
             let kind = if *drop_target { kind::RENAME_DROPPING_TARGET } else { kind::RENAME };
             (kind, &[][..], None, to.as_str())
@@ -222,6 +224,7 @@ fn restored(seq: u64, stored: StoredEntry<'_>) -> Result<Entry, CodecError> {
         kind::REFRESH => op(WriteOp::Refresh)?,
         kind::CREATE => Work::Schema(SchemaChange::Create { ns, options: document(stored.body)? }),
         kind::DROP => Work::Schema(SchemaChange::Drop { ns }),
+        kind::DROP_IF_GONE => Work::Schema(SchemaChange::DropIfGone { ns }),
         kind::RENAME | kind::RENAME_DROPPING_TARGET => Work::Schema(SchemaChange::Rename {
             from: ns,
             to: stored.to.parse().map_err(damaged)?,
@@ -294,6 +297,7 @@ mod tests {
                 options: rawdoc! { "capped": true },
             }),
             Work::Schema(SchemaChange::Drop { ns: ns.clone() }),
+            Work::Schema(SchemaChange::DropIfGone { ns: ns.clone() }),
             Work::Schema(SchemaChange::Rename {
                 from: ns.clone(),
                 to: to.clone(),

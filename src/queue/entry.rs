@@ -52,7 +52,11 @@ impl Work {
         match self {
             Work::Document { op, .. } => op.body(),
             Work::Schema(SchemaChange::Create { options, .. }) => Some(options),
-            Work::Schema(SchemaChange::Drop { .. } | SchemaChange::Rename { .. }) => None,
+            Work::Schema(
+                SchemaChange::Drop { .. }
+                | SchemaChange::DropIfGone { .. }
+                | SchemaChange::Rename { .. },
+            ) => None,
         }
     }
 }

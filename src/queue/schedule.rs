@@ -147,6 +147,12 @@ impl Schedule {
         self.unpark_namespace(ns);
     }
 
+    /// Entries of the namespaces that are held on their own.
+    pub fn held_len(&self) -> u64 {
+        let of = |line: &Line| line.behind + line.barriers.iter().map(|b| b.ahead).sum::<u64>();
+        self.held.iter().filter_map(|ns| self.lines.get(ns)).map(of).sum()
+    }
+
     /// Holds every namespace, known or not, until [`release_all`](Self::release_all). Holds on single
     /// ones are not touched by either.
     pub fn hold_all(&mut self) {

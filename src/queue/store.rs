@@ -272,6 +272,14 @@ impl Queue {
         (state.pending, state.pending_bytes)
     }
 
+    /// Entries that may go to Atlas as soon as a worker has time: not those that wait for a retry, nor those
+    /// of namespaces that are held.
+    pub fn ready(&self) -> u64 {
+        let state = self.lock();
+        let waiting = state.schedule.delayed_len() + state.schedule.held_len();
+        state.pending.saturating_sub(waiting)
+    }
+
     /// A number that grows while the queue works, for one who watches whether it is stuck. Never waits.
     /// `None` when nothing is being done, so that it cannot be stuck.
     pub fn progress(&self) -> Option<u64> {

@@ -173,7 +173,7 @@ impl Sink for AtlasSink {
                 let command = create_command(ns, options, majority);
                 self.run(ns.db(), command, classify::NAMESPACE_EXISTS).await
             }
-            SchemaChange::Drop { ns } => {
+            SchemaChange::Drop { ns } | SchemaChange::DropIfGone { ns } => {
                 let command = rawdoc! { "drop": ns.coll(), "writeConcern": majority };
                 self.run(ns.db(), command, classify::NAMESPACE_NOT_FOUND).await
             }
@@ -192,7 +192,8 @@ impl Sink for AtlasSink {
 }
 
 /// `create` with the options as the local server tells them, in a change event or in
-/// `listCollections`; the `_id` index is the new collection's own.
+/// `listCollections`; the `_id` index is the new collection's own, and `temp`, which `$out` sets, is the
+/// server's ("the 'temp' field is an invalid option").
 pub fn create_command(
     ns: &Namespace,
     options: &bson::RawDocument,
@@ -202,7 +203,7 @@ pub fn create_command(
     let name = rawdoc! { "create": ns.coll() };
     let options = raw::elements(options)
         .flatten()
-        .filter(|element| !matches!(element.name, "idIndex" | "uuid" | "autoIndexId"));
+        .filter(|element| !matches!(element.name, "idIndex" | "uuid" | "autoIndexId" | "temp"));
     for element in raw::elements(&name).flatten().chain(options) {
         command.push(element.kind, element.name, element.value);
     }

@@ -75,6 +75,12 @@ pub async fn local_collections(
     Ok((replicated, left_out))
 }
 
+/// True when an item of `listCollections` is this very collection.
+pub(super) fn is_collection(item: &Document, collection: &Collection) -> bool {
+    item.get_str("name").is_ok_and(|name| name == collection.ns.coll())
+        && item.get_document("info").ok().and_then(uuid_of) == collection.id
+}
+
 fn uuid_of(info: &Document) -> Option<CollectionId> {
     match info.get("uuid") {
         Some(bson::Bson::Binary(uuid)) => uuid.bytes.as_slice().try_into().ok().map(CollectionId),

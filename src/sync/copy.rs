@@ -86,7 +86,9 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
         let mut walk = Walk::new(self.ends.of(self.from), route);
         let mut page = self.read(&mut walk).await?;
         while let Some(read) = page {
-            self.ledger.may_go_on().await?;
+            if self.stop.is_draining() {
+                return Err(SyncError::Stopped);
+            }
             let writes = self.writes_of(&read)?;
             let bytes = read.len();
             drop(read);
@@ -129,6 +131,7 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
         let bytes = writes.iter().map(bytes_of).sum();
         let mut wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
         while !writes.is_empty() {
+            self.ledger.may_go_on().await?;
             match self.sink.write(ns, &writes).await {
                 Ok(written) => {
                     self.ledger.answered(ns, &writes, None)?;

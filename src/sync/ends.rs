@@ -60,6 +60,15 @@ impl Ends {
         items: Vec<I>,
         work: impl FnMut(I) -> BoxFuture<'a, Result<T, SyncError>>,
     ) -> Result<Vec<T>, SyncError> {
+        self.each_or(items, work).await
+    }
+
+    /// As [`each`](Self::each), with failures of another kind.
+    pub async fn each_or<'a, I, T: Send + 'a, E: Send + 'a>(
+        &'a self,
+        items: Vec<I>,
+        work: impl FnMut(I) -> BoxFuture<'a, Result<T, E>>,
+    ) -> Result<Vec<T>, E> {
         let work: Vec<_> = items.into_iter().map(work).collect();
         stream::iter(work).buffer_unordered(self.parallel).try_collect().await
     }
@@ -81,6 +90,9 @@ impl Ends {
             let mut reads = self.reads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             reads.book(Instant::now(), documents, 0)
         };
+        if stop.is_draining() {
+            return Err(SyncError::Stopped);
+        }
         if wait.is_zero() { Ok(()) } else { pause(stop, wait).await }
     }
 
@@ -93,10 +105,14 @@ impl Ends {
             wait,
             since: None,
             is_told: false,
+            refusals: 0,
             message: "a sync is interrupted, and goes on when that is over",
         }
     }
 }
+
+/// How often a refusal is met before it is believed.
+const REFUSALS_MAX: u32 = 4;
 
 /// One thing that is tried until it works, or until it never will.
 pub struct Attempts<'a> {
@@ -105,6 +121,7 @@ pub struct Attempts<'a> {
     wait: OutageWait,
     since: Option<Instant>,
     is_told: bool,
+    refusals: u32,
     message: &'static str,
 }
 
@@ -128,7 +145,9 @@ impl Attempts<'_> {
             .ends
             .patience
             .is_some_and(|patience| since.elapsed() > patience || !error.is_unavailable());
-        if !error.is_transient() || is_over {
+        // A server that has understood and will not is asked some times more, and then no more.
+        self.refusals += u32::from(error.is_refusal());
+        if !error.is_transient() || is_over || self.refusals > REFUSALS_MAX {
             return Err(error);
         }
         if !std::mem::replace(&mut self.is_told, true) {
@@ -171,7 +190,11 @@ impl End {
     /// An error of this end.
     pub fn error(self, error: crate::mongo::MongoError) -> SyncError {
         match self {
-            End::Local => SourceError::from(error).into(),
+            // Of a read, it means that a capped collection has overtaken it. Only the stream has a history.
+            End::Local => match SourceError::from(error) {
+                SourceError::HistoryLost(error) => SourceError::Unavailable(error).into(),
+                error => error.into(),
+            },
             End::Atlas => SyncError::atlas(&error),
         }
     }

@@ -1,5 +1,6 @@
 //! The first copy of a collection, and the notes that let it go on where it was.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,35 +59,59 @@ impl Plans {
     }
 
     /// The collection is done.
-    pub async fn finished(&self, ns: &Namespace) -> Result<(), SyncError> {
-        let ns = ns.clone();
-        self.change(move |state, queue| state.finished(queue, &ns)).await
-    }
-
-    /// A copy that was begun is to be begun anew.
-    pub async fn forget(&self, ns: &Namespace) -> Result<(), SyncError> {
+    pub async fn finished(&self, ns: &Namespace, is_refused: bool) -> Result<(), SyncError> {
         let ns = ns.clone();
         self.change(move |state, queue| {
-            state.copying.remove(&ns).map_or(Ok(()), |_| state.save(queue))
+            if is_refused {
+                state.refused.insert(ns.clone());
+            } else {
+                state.refused.remove(&ns);
+            }
+            state.finished(queue, &ns)
         })
         .await
     }
 
-    /// A copy is about to write.
-    async fn begun(&self, ns: &Namespace, splits: Vec<DocumentKey>) -> Result<(), SyncError> {
-        let (ns, plan) = (ns.clone(), CopyPlan { splits, ..CopyPlan::default() });
+    /// The names that have changed hands since this was asked last.
+    pub async fn take_again(&self) -> Result<BTreeSet<Namespace>, SyncError> {
+        let mut state = self.state.lock().await;
+        let (queue, mut next) = (self.queue.clone(), state.clone());
+        let (again, next) =
+            blocking(move || next.take_again(&queue).map(|again| (again, next))).await?;
+        *state = next;
+        Ok(again)
+    }
+
+    /// How far a collection is, if it was begun in this way before.
+    pub async fn known(&self, ns: &Namespace, is_copy: bool) -> Option<CopyPlan> {
+        let state = self.state.lock().await;
+        state.begun.get(ns).filter(|plan| plan.is_copy == is_copy).cloned()
+    }
+
+    /// What was begun is to be begun anew.
+    pub async fn forget(&self, ns: &Namespace) -> Result<(), SyncError> {
+        let ns = ns.clone();
         self.change(move |state, queue| {
-            state.copying.insert(ns, plan);
+            state.begun.remove(&ns).map_or(Ok(()), |_| state.save(queue))
+        })
+        .await
+    }
+
+    /// A copy or a comparison begins.
+    pub async fn begun(&self, ns: &Namespace, plan: CopyPlan) -> Result<(), SyncError> {
+        let ns = ns.clone();
+        self.change(move |state, queue| {
+            state.begun.insert(ns, plan);
             state.save(queue)
         })
         .await
     }
 
-    /// A range is in Atlas.
-    async fn range_done(&self, ns: &Namespace, range: usize) -> Result<(), SyncError> {
+    /// A range is done.
+    pub async fn range_done(&self, ns: &Namespace, range: usize) -> Result<(), SyncError> {
         let ns = ns.clone();
         self.change(move |state, queue| {
-            if let Some(plan) = state.copying.get_mut(&ns) {
+            if let Some(plan) = state.begun.get_mut(&ns) {
                 plan.done.insert(range);
             }
             state.save(queue)
@@ -112,7 +137,7 @@ impl<K: Sink> Reconciler<K> {
         }
         self.set_state(ns, ShareState::Running);
         self.create(run, collection).await?;
-        let known = plans.state().await.copying.get(ns).cloned();
+        let known = plans.known(ns, true).await;
         let plan = if let Some(plan) = known {
             plan
         } else {
@@ -121,8 +146,9 @@ impl<K: Sink> Reconciler<K> {
             } else {
                 ask!(self.ends, End::Local, run.stop, splits(&self.ends.local, ns, size))
             };
-            plans.begun(ns, splits.clone()).await?;
-            CopyPlan { splits, ..CopyPlan::default() }
+            let plan = CopyPlan { splits, is_copy: true, ..CopyPlan::default() };
+            plans.begun(ns, plan.clone()).await?;
+            plan
         };
         // A read of now has everything that was queued before it was held.
         let after = run.after.max(ClusterTime(self.status.state().read_up_to.0.saturating_sub(1)));
@@ -143,24 +169,34 @@ impl<K: Sink> Reconciler<K> {
         self.skip_done(ns, &plan, size);
         let order =
             if ranges.len() == 1 && plan.splits.is_empty() { Order::Natural } else { Order::ById };
-        let copier = &copier;
+        let (copier, plan) = (&copier, &plan);
         self.ends
             .each(ranges, |(n, range)| {
                 let unit = Unit { ns: ns.clone(), range, order, page: size.page() };
                 Box::pin(async move {
                     copier.copy(&unit).await?;
-                    plans.range_done(&unit.ns, n).await?;
-                    crash::point(Step::RangeNoted);
+                    if !plan.splits.is_empty() {
+                        plans.range_done(&unit.ns, n).await?;
+                        crash::point(Step::RangeNoted);
+                    }
                     Ok(())
                 })
             })
             .await?;
         crash::point(Step::CollectionCopied);
         self.queue.release(ns);
-        plans.finished(ns).await?;
+        plans.finished(ns, false).await?;
         self.set_state(ns, ShareState::Done);
         tracing::info!(%ns, documents = size.documents, "copied");
         Ok(true)
+    }
+
+    /// Waits while nothing may be written to Atlas.
+    pub(super) async fn may_write(&self, stop: &Stop) -> Result<(), SyncError> {
+        while self.status.rests() {
+            pause(stop, PAUSE_CHECK).await?;
+        }
+        Ok(())
     }
 
     /// What an earlier run has copied is not to be done.
@@ -174,11 +210,16 @@ impl<K: Sink> Reconciler<K> {
 
     /// Makes the collection, and those of its indexes that documents must obey from the first on. The
     /// others are built when the documents are there, which is faster.
-    async fn create(&self, run: &Run<'_>, collection: &Collection) -> Result<(), SyncError> {
+    pub(super) async fn create(
+        &self,
+        run: &Run<'_>,
+        collection: &Collection,
+    ) -> Result<(), SyncError> {
         let ns = &collection.ns;
         let change = SchemaChange::Create { ns: ns.clone(), options: collection.options.clone() };
         let mut attempts = self.ends.attempts(run.stop);
         loop {
+            self.may_write(run.stop).await?;
             match self.sink.change_schema(&change).await {
                 Ok(()) => break,
                 // Options that this Atlas does not take must not keep the documents away.
@@ -213,16 +254,7 @@ struct Notes<'a, K> {
 
 impl<K: Sink> Ledger for Notes<'_, K> {
     async fn may_go_on(&self) -> Result<(), SyncError> {
-        loop {
-            let rests = {
-                let state = self.reconciler.status.state();
-                state.paused || state.suspended
-            };
-            if !rests {
-                return Ok(());
-            }
-            pause(self.stop, PAUSE_CHECK).await?;
-        }
+        self.reconciler.may_write(self.stop).await
     }
 
     fn copied(&self, ns: &Namespace, documents: u64, bytes: u64) {

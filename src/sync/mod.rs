@@ -25,7 +25,6 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{
-    crash::{self, Step},
     horizon::Horizon,
     late::LateWrites,
     metrics::Gauge,
@@ -40,12 +39,14 @@ use crate::{
     sync_state::{Reason, SyncRequest, SyncState},
 };
 
+mod claim;
 mod collections;
 mod compare;
 mod copy;
 mod digest;
 mod ends;
 mod first;
+mod mend;
 pub mod ownership;
 mod range;
 mod repair;
@@ -54,10 +55,11 @@ mod run;
 mod schema;
 mod verify;
 
+use collections::is_collection;
 pub use collections::{Collection, LeftOut, local_collections};
 pub use ends::{End, Ends};
 pub use restore::{Restore, RestoreError};
-pub use verify::{Found, NamespaceResult, Verification, Verify};
+pub use verify::{Found, Lag, NamespaceResult, Verification, Verify};
 
 /// How often to look for a demand that nobody announced.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -116,14 +118,20 @@ pub struct Reconciler<K> {
     pub horizon: Arc<Mutex<Horizon>>,
     pub late: Arc<Mutex<LateWrites>>,
     pub max_delete_ratio: f64,
+    /// Entries that may be ready in the queue before a comparison waits.
+    pub queue_max: u64,
     /// How often a full sync is made without being asked for. Zero: never.
     pub verify_every: Duration,
     pub source_id: String,
     pub agent: ownership::AgentMark,
     /// Take the target over, whoever's it is.
     pub adopt: bool,
+    /// See [`ownership::Taking`].
+    pub seen_beat: Mutex<Option<i64>>,
     /// Woken when something is demanded, asked for or cancelled.
     pub demanded: Arc<Notify>,
+    /// What a server would not do, of the run in hand, a sentence each.
+    pub failed: Mutex<Vec<String>>,
     /// Bytes that Atlas had sent when the run in hand began.
     pub received_before: Gauge,
 }
@@ -151,7 +159,7 @@ pub enum SyncError {
     NoDigest { end: End },
     /// The local database, which is restored into, takes no documents.
     #[error("the local database does not take documents: {problem}")]
-    LocalTarget { problem: String },
+    LocalTarget { problem: String, is_away: bool },
     /// The agent is leaving.
     #[error("stopped")]
     Stopped,
@@ -162,7 +170,7 @@ impl SyncError {
     pub fn is_transient(&self) -> bool {
         match self {
             SyncError::Source(error) => error.is_transient(),
-            SyncError::Sink(_) => true,
+            SyncError::Sink(_) | SyncError::LocalTarget { is_away: true, .. } => true,
             SyncError::Queue(_)
             | SyncError::NotOwned { .. }
             | SyncError::Rival { .. }
@@ -178,6 +186,7 @@ impl SyncError {
             self,
             SyncError::Source(SourceError::Unavailable(_))
                 | SyncError::Sink(SinkError::Unavailable(_) | SinkError::Unanswered(_))
+                | SyncError::LocalTarget { is_away: true, .. }
         )
     }
 
@@ -211,7 +220,7 @@ impl<K: Sink> Reconciler<K> {
     }
 
     async fn serve(&self, stop: &Stop) -> Result<(), SyncError> {
-        self.claim_patiently(stop).await?;
+        self.claim_patiently(true, stop).await?;
         loop {
             let queue = self.queue.clone();
             if let Some(state) = blocking(move || SyncState::load(&queue)).await? {
@@ -337,68 +346,14 @@ impl<K: Sink> Reconciler<K> {
                 let request = SyncRequest::default();
                 // Refused while another runs, which is as good.
                 let _ = SyncState::ask(&queue, position, request, Reason::Periodic)?;
+                // From now on, so that one that is cancelled does not come again at once.
+                let now = serde_json::to_vec(&now_ms()).expect("a number is JSON");
+                queue.set_meta(LAST, Some(&now))?;
             }
             Ok(())
         })
         .await?;
         Ok(())
-    }
-
-    fn claim(&self, adopt: bool) -> ownership::Claim<'_> {
-        ownership::Claim {
-            atlas: &self.ends.atlas,
-            filter: &self.filter,
-            source_id: &self.source_id,
-            agent: &self.agent,
-            adopt,
-        }
-    }
-
-    /// Makes sure that the target is ours, and demands a sync where it has nothing of ours yet: another
-    /// Atlas than last time. The demand is on the disk before the mark is set, since the mark is what
-    /// keeps the next start from demanding it.
-    async fn claim_patiently(&self, stop: &Stop) -> Result<(), SyncError> {
-        self.retrying(stop, "the mark of ownership cannot be set yet", || {
-            Box::pin(async move {
-                let demand = async || {
-                    let queue = self.queue.clone();
-                    blocking(move || {
-                        let position =
-                            queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
-                        SyncState::demand(&queue, position.unwrap_or_default(), Reason::NewTarget)?;
-                        queue.flush()
-                    })
-                    .await?;
-                    crash::point(Step::ClaimNoted);
-                    Ok(())
-                };
-                let held = self.claim(self.adopt).take(demand).await?;
-                self.status.state().is_marked = true;
-                Ok(held)
-            })
-        })
-        .await
-        .map(drop)
-    }
-
-    /// Renews the heartbeat in the mark for as long as the agent runs.
-    async fn keep_mark(&self, stop: &Stop) -> Result<(), SyncError> {
-        loop {
-            tokio::time::sleep(ownership::HEARTBEAT).await;
-            let position = self.status.state().read_up_to;
-            // Before the claim there is no mark of this instance, and after an outage it is just late.
-            if !self.status.state().is_marked {
-                continue;
-            }
-            match self.claim(false).renew(position).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    tracing::warn!("the mark of ownership in Atlas is gone or another agent's");
-                    self.claim_patiently(stop).await?;
-                }
-                Err(error) => tracing::debug!(%error, "the heartbeat was not renewed"),
-            }
-        }
     }
 
     /// Repeats `attempt` while it fails for reasons that pass.

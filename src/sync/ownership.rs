@@ -7,9 +7,17 @@
 //!
 //! The agent renews its *heartbeat* in the mark. Another agent of the same source refuses to start beside
 //! it: always while the heartbeat is fresh, and, after an agent that was not stopped in order, until it is
-//! told to take over. A mark that an agent gave back at its end is free. All times are Atlas's own.
+//! told to take over. A mark that an agent gave back at its end is free. An agent that cannot renew its
+//! heartbeat stops writing before it is stale. All times are Atlas's own.
+//!
+//! Each time the target turns out to be another one than the queue's position belongs to (another Atlas,
+//! one that was put back to a backup, a mark that is gone), the mark gets a new claim, and everything is
+//! compared.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use bson::{Bson, DateTime, Document, RawDocumentBuf, doc, rawdoc};
 
@@ -25,9 +33,11 @@ use crate::{
 const DB: &str = "outrigger";
 const COLLECTION: &str = "replicas";
 
-/// How often the heartbeat is renewed, and after how long without one it is stale.
+/// How often the heartbeat is renewed; after how long without one it is stale; and when, before that, an
+/// agent that could not renew its own stops writing.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 const STALE_AFTER: Duration = Duration::from_secs(60);
+pub const FENCED_AFTER: Duration = Duration::from_secs(45);
 
 const DUPLICATE_KEY: i32 = 11000;
 
@@ -39,13 +49,25 @@ pub struct AgentMark {
     /// Another one after each.
     pub instance: String,
     pub host: String,
+    /// Another one for each start of a machine: two clones share everything else.
+    pub boot: String,
     pub pid: u32,
 }
 
 impl AgentMark {
     fn to_document(&self) -> Document {
-        doc! { "id": &self.id, "instance": &self.instance, "host": &self.host, "pid": i64::from(self.pid) }
+        let Self { id, instance, host, boot, pid } = self;
+        doc! { "id": id, "instance": instance, "host": host, "boot": boot, "pid": i64::from(*pid) }
     }
+}
+
+/// What the agent remembers of the mark that it left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// The claim that its queue's position belongs to.
+    pub claim: Option<String>,
+    /// The last position that the mark is known to carry.
+    pub checkpoint: ClusterTime,
 }
 
 /// A source's claim on a target.
@@ -54,81 +76,161 @@ pub struct Claim<'a> {
     pub filter: &'a NamespaceFilter,
     pub source_id: &'a str,
     pub agent: &'a AgentMark,
+}
+
+/// How a target is to be taken.
+pub struct Taking<'a> {
     /// Take over what is somebody else's.
     pub adopt: bool,
+    /// The agent's first look. Later on, whoever is in the mark in its place has put it aside.
+    pub is_first: bool,
+    /// Collections that will be written.
+    pub wanted: &'a [Namespace],
+    pub remembered: &'a Remembered,
+    /// The heartbeat that an earlier attempt has seen, of what may be our own last life elsewhere.
+    pub seen_beat: &'a Mutex<Option<i64>>,
 }
 
 struct Mark {
     source_id: String,
     filter: NamespaceFilter,
+    claim: Option<String>,
+    checkpoint: ClusterTime,
     keeper: Option<Keeper>,
 }
 
 /// The agent that a mark names.
 struct Keeper {
     agent: AgentMark,
-    /// Time since its last heartbeat.
+    /// Its last heartbeat, milliseconds since 1970 by Atlas's clock, and the time since.
+    beat: i64,
     silent_for: Duration,
 }
 
-/// What there is of ours in the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
-    /// Our mark.
-    Marked,
-    /// Nothing, or something that is to be adopted.
-    Unmarked,
+impl Keeper {
+    fn is_fresh(&self) -> bool {
+        self.silent_for < STALE_AFTER
+    }
+
+    fn rival(&self) -> SyncError {
+        SyncError::Rival {
+            host: self.agent.host.clone(),
+            pid: self.agent.pid,
+            heartbeat: units::show_duration(Duration::from_secs(self.silent_for.as_secs())),
+            is_fresh: self.is_fresh(),
+        }
+    }
 }
 
 impl Claim<'_> {
-    /// Takes the target: looks whose it is, lets `before_mark` note what follows from a target without our
-    /// mark, and sets the mark.
+    /// Takes the target: looks whose it is, lets `before_mark` note what follows from a target that is not
+    /// as the queue's position has it, and sets the mark. Returns the id of the claim.
     ///
     /// # Errors
     /// [`SyncError::NotOwned`] when it holds somebody else's data and is not to be adopted;
     /// [`SyncError::Rival`] when another agent keeps it; otherwise what keeps Atlas from answering.
     pub async fn take(
         &self,
+        taking: &Taking<'_>,
         before_mark: impl AsyncFnOnce() -> Result<(), SyncError>,
-    ) -> Result<Held, SyncError> {
+    ) -> Result<String, SyncError> {
         let marks = self.marks().await?;
         let own = marks.iter().find(|mark| mark.source_id == self.source_id);
         let keeper = own.and_then(|mark| mark.keeper.as_ref());
-        self.check_rival(keeper)?;
-        if !self.adopt {
-            self.check_data(&marks).await?;
-        }
-        let held = if own.is_some() { Held::Marked } else { Held::Unmarked };
-        if held == Held::Unmarked {
+        self.check_rival(keeper, taking)?;
+        self.check_others(&marks, taking).await?;
+        let Remembered { claim, checkpoint } = taking.remembered;
+        // Another target than last time, or this one put back to an older state.
+        let same = own.filter(|mark| mark.claim.is_some() && mark.claim == *claim);
+        let same = same.filter(|mark| mark.checkpoint >= *checkpoint);
+        let claim = if let Some(claim) = same.and_then(|mark| mark.claim.clone()) {
+            claim
+        } else {
             before_mark().await?;
+            uuid::Uuid::new_v4().to_string()
+        };
+        if taking.adopt {
+            self.remove_others(&marks, taking).await?;
         }
-        if self.adopt {
-            self.remove_others(&marks).await?;
-        }
-        self.set(own.is_some(), keeper.map(|keeper| keeper.agent.instance.as_str())).await?;
-        Ok(held)
+        let instance = keeper.map(|keeper| keeper.agent.instance.as_str());
+        self.set(own.is_some(), instance, &claim).await?;
+        Ok(claim)
     }
 
     /// Another agent may keep this very copy.
-    fn check_rival(&self, keeper: Option<&Keeper>) -> Result<(), SyncError> {
-        let Some(Keeper { agent, silent_for }) = keeper else { return Ok(()) };
-        let is_fresh = *silent_for < STALE_AFTER;
-        // A machine that was cloned has our id too.
-        let is_us = agent.id == self.agent.id && (agent.host == self.agent.host || !is_fresh);
-        if is_us || (self.adopt && !is_fresh) {
+    fn check_rival(&self, keeper: Option<&Keeper>, taking: &Taking<'_>) -> Result<(), SyncError> {
+        let Some(keeper) = keeper else { return Ok(()) };
+        let Keeper { agent: other, beat, .. } = keeper;
+        let (is_us, is_fresh) = (other.id == self.agent.id, keeper.is_fresh());
+        if !taking.is_first {
+            return if other.instance == self.agent.instance {
+                Ok(())
+            } else {
+                Err(keeper.rival())
+            };
+        }
+        if !is_us {
+            return if taking.adopt && !is_fresh { Ok(()) } else { Err(keeper.rival()) };
+        }
+        if !is_fresh {
             return Ok(());
         }
-        Err(SyncError::Rival {
-            host: agent.host.clone(),
-            pid: agent.pid,
-            heartbeat: units::show_duration(Duration::from_secs(silent_for.as_secs())),
-            is_fresh,
+        if other.boot == self.agent.boot {
+            // Our last life, which has ended, unless the queue was copied.
+            return if is_another_agent(other.pid) { Err(keeper.rival()) } else { Ok(()) };
+        }
+        // A machine that was started again, a container under another name, or a clone: only the last goes
+        // on beating.
+        let mut seen = taking.seen_beat.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.replace(*beat).is_some_and(|seen| seen != *beat) {
+            return Err(keeper.rival());
+        }
+        let wait = format!(
+            "an agent of the same id kept this copy until {} ago, on host `{}`; whether it still does is \
+             known in a minute",
+            units::show_duration(Duration::from_secs(keeper.silent_for.as_secs())),
+            other.host
+        );
+        Err(SinkError::Unavailable(wait).into())
+    }
+
+    /// What we are about to write may be another source's.
+    async fn check_others(&self, marks: &[Mark], taking: &Taking<'_>) -> Result<(), SyncError> {
+        let held = self.with_data().await?;
+        if taking.adopt {
+            let mut others = self.overlapping(marks, &held, taking);
+            let fresh =
+                others.find_map(|mark| mark.keeper.as_ref().filter(|keeper| keeper.is_fresh()));
+            return fresh.map_or(Ok(()), |keeper| Err(keeper.rival()));
+        }
+        self.check_data(marks, &held)?;
+        match self.overlapping(marks, &[], taking).next() {
+            None => Ok(()),
+            Some(_) => Err(SyncError::NotOwned {
+                problem:
+                    "Atlas is marked as the copy of another source for collections that are to be \
+                          written"
+                        .to_owned(),
+            }),
+        }
+    }
+
+    /// Marks of other sources that cover what is held there or wanted by us.
+    fn overlapping<'m>(
+        &'m self,
+        marks: &'m [Mark],
+        held: &'m [Namespace],
+        taking: &'m Taking<'_>,
+    ) -> impl Iterator<Item = &'m Mark> {
+        marks.iter().filter(move |mark| {
+            mark.source_id != self.source_id
+                && held.iter().chain(taking.wanted).any(|ns| mark.filter.matches(ns))
         })
     }
 
-    async fn check_data(&self, marks: &[Mark]) -> Result<(), SyncError> {
-        for ns in self.with_data().await? {
-            let covers = |mark: &&Mark| mark.filter.matches(&ns);
+    fn check_data(&self, marks: &[Mark], held: &[Namespace]) -> Result<(), SyncError> {
+        for ns in held {
+            let covers = |mark: &&Mark| mark.filter.matches(ns);
             let is_ours = |mark: &&Mark| mark.source_id == self.source_id;
             if marks.iter().filter(covers).any(|mark| !is_ours(&mark)) {
                 return Err(SyncError::NotOwned {
@@ -150,23 +252,26 @@ impl Claim<'_> {
     }
 
     /// When adopting, the marks of others on what is ours now go.
-    async fn remove_others(&self, marks: &[Mark]) -> Result<(), SyncError> {
+    async fn remove_others(&self, marks: &[Mark], taking: &Taking<'_>) -> Result<(), SyncError> {
         let held = self.with_data().await?;
-        for mark in marks.iter().filter(|mark| mark.source_id != self.source_id) {
-            if held.iter().any(|ns| mark.filter.matches(ns)) {
-                tracing::warn!(source = mark.source_id, "the mark of another source is removed");
-                let delete = doc! { "q": { "_id": &mark.source_id }, "limit": 1 };
-                let command = doc! {
-                    "delete": COLLECTION, "deletes": [delete], "writeConcern": { "w": "majority" },
-                };
-                self.write(&command).await?;
-            }
+        for mark in self.overlapping(marks, &held, taking) {
+            tracing::warn!(source = mark.source_id, "the mark of another source is removed");
+            let delete = doc! { "q": { "_id": &mark.source_id }, "limit": 1 };
+            let command = doc! {
+                "delete": COLLECTION, "deletes": [delete], "writeConcern": { "w": "majority" },
+            };
+            self.write(&command).await?;
         }
         Ok(())
     }
 
     /// Sets the mark, unless another agent has set it since it was looked at.
-    async fn set(&self, is_there: bool, instance: Option<&str>) -> Result<(), SyncError> {
+    async fn set(
+        &self,
+        is_there: bool,
+        instance: Option<&str>,
+        claim: &str,
+    ) -> Result<(), SyncError> {
         let patterns = self.filter.patterns();
         let same_keeper = match instance {
             Some(instance) => Bson::from(instance),
@@ -178,7 +283,7 @@ impl Claim<'_> {
                 "$set": {
                     "version": env!("CARGO_PKG_VERSION"), "startedAt": DateTime::now(),
                     "include": &patterns.include, "exclude": &patterns.exclude,
-                    "agent": self.agent.to_document(),
+                    "agent": self.agent.to_document(), "claim": claim,
                 },
                 "$setOnInsert": { "claimedAt": DateTime::now() },
                 "$currentDate": { "heartbeatAt": true },
@@ -193,15 +298,22 @@ impl Claim<'_> {
         Ok(())
     }
 
-    /// Renews the heartbeat. False when the mark is not ours any more.
+    /// Renews the heartbeat. False when the mark is not as we left it: another agent's, gone, or older.
     ///
     /// # Errors
     /// When Atlas does not take it.
-    pub async fn renew(&self, checkpoint: ClusterTime) -> Result<bool, SyncError> {
+    pub async fn renew(
+        &self,
+        left: ClusterTime,
+        checkpoint: ClusterTime,
+    ) -> Result<bool, SyncError> {
+        let not_older = doc! { "$not": { "$lt": bson::Timestamp::from(left) } };
         let update = doc! {
-            "q": { "_id": self.source_id, "agent.instance": &self.agent.instance },
+            "q": {
+                "_id": self.source_id, "agent.instance": &self.agent.instance, "checkpoint": not_older,
+            },
             "u": {
-                "$set": { "checkpoint": bson::Timestamp::from(checkpoint) },
+                "$max": { "checkpoint": bson::Timestamp::from(checkpoint) },
                 "$currentDate": { "heartbeatAt": true },
             },
         };
@@ -289,6 +401,8 @@ fn read_mark(doc: &Document, now: DateTime) -> Option<Mark> {
     Some(Mark {
         source_id: doc.get_str("_id").ok()?.to_owned(),
         filter: NamespaceFilter::new(&list("include"), &list("exclude")).ok()?,
+        claim: doc.get_str("claim").ok().map(str::to_owned),
+        checkpoint: doc.get_timestamp("checkpoint").map(ClusterTime::from).unwrap_or_default(),
         keeper: doc.get_document("agent").ok().map(|agent| read_keeper(agent, doc, now)),
     })
 }
@@ -302,8 +416,17 @@ fn read_keeper(agent: &Document, mark: &Document, now: DateTime) -> Keeper {
             id: text("id"),
             instance: text("instance"),
             host: text("host"),
+            boot: text("boot"),
             pid: agent.get_i64("pid").ok().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
         },
+        beat,
         silent_for: Duration::from_millis(silent_ms),
     }
+}
+
+/// True when a process of our own program, and not this one, has the id.
+fn is_another_agent(pid: u32) -> bool {
+    let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    pid != std::process::id()
+        && name(&pid.to_string()).is_some_and(|comm| Some(comm) == name("self"))
 }

@@ -2,7 +2,10 @@
 //! numbers, and no mass delete that nobody asked for.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,19 +13,20 @@ use super::{
     Reconciler, SyncError,
     compare::{Compared, Comparison, Findings, Mismatch},
     ends::{End, ask},
+    first::Plans,
     pause,
     range::{KeyRange, Part, Size, splits},
 };
 use crate::{
     checkpoint::ClusterTime,
     document_key::DocumentKey,
-    event::CollectionId,
+    event::{CollectionId, SchemaChange},
     namespace::Namespace,
     queue::{Incoming, Work},
     shutdown::{Stop, blocking},
     sink::Sink,
     status::now_ms,
-    sync_state::SyncRequest,
+    sync_state::{CopyPlan, SyncRequest},
     write_op::WriteOp,
 };
 
@@ -79,33 +83,59 @@ impl<'a, K: Sink> Repair<'a, K> {
     }
 
     /// Compares the collection and queues what differs. True when a mass delete was refused.
-    pub async fn run(&self, size: Size, is_clustered: bool) -> Result<bool, SyncError> {
+    pub async fn run(
+        &self,
+        plans: &Plans,
+        size: Size,
+        is_clustered: bool,
+    ) -> Result<bool, SyncError> {
         let ends = &self.reconciler.ends;
         let comparison =
             Comparison { ends, ns: self.ns, after: self.after, page: size.page(), stop: self.stop };
-        let keys = ask!(ends, End::Local, self.stop, splits(&ends.local, self.ns, size));
-        let ranges = KeyRange::between(&keys);
+        let plan = if let Some(plan) = plans.known(self.ns, false).await {
+            plan
+        } else {
+            let splits = ask!(ends, End::Local, self.stop, splits(&ends.local, self.ns, size));
+            let plan = CopyPlan { splits, ..CopyPlan::default() };
+            if !plan.splits.is_empty() && !self.request.dry_run {
+                plans.begun(self.ns, plan.clone()).await?;
+            }
+            plan
+        };
+        let ranges = KeyRange::between(&plan.splits);
         let expected = size.documents / ranges.len() as u64;
         // A clustered collection has no index to hash a range by.
         let by_digest = self.request.digest && !is_clustered;
-        let comparison = &comparison;
-        self.reconciler
-            .ends
-            .each(ranges.clone(), |range| {
-                Box::pin(async move {
-                    let _slot = ends.slot().await;
-                    if by_digest {
-                        comparison.digest(&range, expected, self).await
-                    } else {
-                        comparison.range(&range, Part::Whole, self).await
-                    }
-                })
+        let open: Vec<_> = ranges.iter().cloned().enumerate().collect();
+        let open = open.into_iter().filter(|(n, _)| !plan.done.contains(n)).collect();
+        let (comparison, plan) = (&comparison, &plan);
+        ends.each(open, |(n, range)| {
+            Box::pin(async move {
+                let _slot = ends.slot().await;
+                let findings = RangeFindings { repair: self, extra: AtomicU64::new(0) };
+                if self.id.is_none() {
+                    comparison.range(&range, Part::Key, &findings).await?;
+                } else if by_digest {
+                    comparison.digest(&range, expected, &findings).await?;
+                } else {
+                    comparison.range(&range, Part::Whole, &findings).await?;
+                }
+                // What is kept back is in memory alone; another run must find it again.
+                let is_noted = !plan.splits.is_empty() && !self.request.dry_run;
+                if findings.extra.into_inner() == 0 && is_noted {
+                    plans.range_done(self.ns, n).await?;
+                }
+                Ok(())
             })
-            .await?;
+        })
+        .await?;
         let (refused, kept, total) = {
             let mut extra = self.extra();
             let ratio = self.reconciler.max_delete_ratio;
-            let allowed = ((extra.atlas_documents as f64 * ratio) as u64).max(MASS_DELETE_MIN);
+            // Of a comparison that goes on, the ranges that are done were not counted.
+            let all = if plan.done.is_empty() { 0 } else { size.documents };
+            let all = extra.atlas_documents.max(all);
+            let allowed = ((all as f64 * ratio) as u64).max(MASS_DELETE_MIN);
             let refused = extra.total > allowed && !self.request.allow_mass_delete;
             extra.is_released = !refused;
             (refused, std::mem::take(&mut extra.kept), extra.total)
@@ -116,6 +146,9 @@ impl<'a, K: Sink> Repair<'a, K> {
         if self.request.dry_run {
             return Ok(false);
         }
+        if self.id.is_none() {
+            return self.queue_drop().await.map(|()| false);
+        }
         if kept.len() as u64 == total {
             self.queue_refresh(kept).await?;
         } else {
@@ -124,7 +157,8 @@ impl<'a, K: Sink> Repair<'a, K> {
                 .each(ranges, |range| {
                     Box::pin(async move {
                         let _slot = ends.slot().await;
-                        comparison.range(&range, Part::Key, self).await
+                        let findings = RangeFindings { repair: self, extra: AtomicU64::new(0) };
+                        comparison.range(&range, Part::Key, &findings).await
                     })
                 })
                 .await?;
@@ -132,9 +166,21 @@ impl<'a, K: Sink> Repair<'a, K> {
         Ok(false)
     }
 
+    /// The collection goes as a whole. In the order of the queue, since the local database may make it again
+    /// at any moment.
+    async fn queue_drop(&self) -> Result<(), SyncError> {
+        let change = SchemaChange::DropIfGone { ns: self.ns.clone() };
+        let incoming =
+            Incoming { work: Work::Schema(change), cluster_time: self.after, wall_ms: now_ms() };
+        let queue = self.reconciler.queue.clone();
+        blocking(move || queue.commit(vec![incoming], None)).await?;
+        Ok(())
+    }
+
     async fn queue_refresh(&self, keys: Vec<DocumentKey>) -> Result<(), SyncError> {
         for part in keys.chunks(1_000) {
-            while self.reconciler.queue.pending().0 > QUEUE_MAX {
+            // What waits for a retry may wait for this very sync: for the delete of what only Atlas has.
+            while self.reconciler.queue.ready() > self.reconciler.queue_max.min(QUEUE_MAX) {
                 pause(self.stop, DRAIN_CHECK).await?;
             }
             self.reconciler.commit_refresh(self.ns, part.to_vec(), self.id, self.after).await?;
@@ -157,7 +203,21 @@ impl<'a, K: Sink> Repair<'a, K> {
     }
 }
 
-impl<K: Sink> Findings for Repair<'_, K> {
+/// One range's findings, of which it is to be known whether anything was kept back.
+struct RangeFindings<'a, K> {
+    repair: &'a Repair<'a, K>,
+    extra: AtomicU64,
+}
+
+impl<K: Sink> Findings for RangeFindings<'_, K> {
+    async fn compared(&self, part: Compared) -> Result<(), SyncError> {
+        let extra = part.found.iter().filter(|(kind, _)| *kind == Mismatch::Extra).count();
+        self.extra.fetch_add(extra as u64, Ordering::Relaxed);
+        self.repair.compared(part).await
+    }
+}
+
+impl<K: Sink> Repair<'_, K> {
     async fn compared(&self, part: Compared) -> Result<(), SyncError> {
         let is_released = self.extra().is_released;
         if !is_released {
@@ -200,6 +260,8 @@ impl<K: Sink> Reconciler<K> {
         if keys.is_empty() {
             return Ok(());
         }
+        // What streaming has brought to Atlas since must not be read in an older state.
+        let after = after.max(ClusterTime(self.status.state().read_up_to.0.saturating_sub(1)));
         let incoming: Vec<_> = keys
             .into_iter()
             .map(|key| Incoming {

@@ -12,7 +12,7 @@ use std::{
 use bson::{Document, RawDocumentBuf, doc, rawdoc};
 
 use super::{
-    Collection, SyncError, atlas_collections,
+    Collection, LeftOut, SyncError, atlas_collections,
     copy::{Copier, Ledger, Unit},
     ends::{End, Ends, ask},
     local_collections,
@@ -108,7 +108,7 @@ impl<K: Sink> Restore<'_, K> {
         }
         let (notes, done) = (&notes, Mutex::new(Restored::default()));
         let outcome = &done;
-        let copied = self.ends.each(collections, |collection| {
+        let copied = self.ends.each_or(collections, |collection| {
             Box::pin(async move {
                 let plan = notes
                     .get(collection.ns.as_str())
@@ -125,20 +125,30 @@ impl<K: Sink> Restore<'_, K> {
     /// Nothing of what would be written may be there.
     async fn check_empty(&self) -> Result<(), RestoreError> {
         let mut attempts = self.ends.attempts(self.stop);
-        let (here, _) = loop {
+        let (here, left_out) = loop {
             match local_collections(&self.ends.local, self.filter).await {
                 Ok(found) => break found,
                 Err(error) => attempts.failed(error).await?,
             }
         };
         for Collection { ns, .. } in here {
-            let is_in_scope = self.scope.matches(&ns) && ns.db() != DB;
-            let local = &self.ends.local;
-            if is_in_scope && !ask!(self.ends, End::Local, self.stop, local.is_empty(&ns)) {
-                return Err(RestoreError::NotEmpty { ns });
+            if self.scope.matches(&ns) && ns.db() != DB {
+                self.check_collection(&ns).await?;
             }
         }
-        Ok(())
+        // A view or a time-series collection is not asked whether it is empty.
+        match left_out.into_iter().find(|LeftOut { ns, .. }| self.scope.matches(ns)) {
+            Some(LeftOut { ns, .. }) => Err(RestoreError::NotEmpty { ns }),
+            None => Ok(()),
+        }
+    }
+
+    async fn check_collection(&self, ns: &Namespace) -> Result<(), RestoreError> {
+        let local = &self.ends.local;
+        if ask!(self.ends, End::Local, self.stop, local.is_empty(ns)) {
+            return Ok(());
+        }
+        Err(RestoreError::NotEmpty { ns: ns.clone() })
     }
 
     async fn collection(
@@ -146,7 +156,7 @@ impl<K: Sink> Restore<'_, K> {
         collection: &Collection,
         plan: Option<CopyPlan>,
         outcome: &Mutex<Restored>,
-    ) -> Result<(), SyncError> {
+    ) -> Result<(), RestoreError> {
         let ns = &collection.ns;
         let atlas = &self.ends.atlas;
         let size = ask!(self.ends, End::Atlas, self.stop, Size::of(atlas, ns));
@@ -208,15 +218,25 @@ impl<K: Sink> Restore<'_, K> {
         size: Size,
         indexes: &[Document],
         outcome: &Mutex<Restored>,
-    ) -> Result<CopyPlan, SyncError> {
+    ) -> Result<CopyPlan, RestoreError> {
         let ns = &collection.ns;
+        // Whatever an earlier restore was about: one that has not begun here writes over nothing.
+        self.check_collection(ns).await?;
         let change = SchemaChange::Create { ns: ns.clone(), options: collection.options.clone() };
-        if let Err(error) = self.sink.change_schema(&change).await {
-            note_problems(
-                outcome,
-                ns,
-                vec![format!("created without its options: {}", reason(&error))],
-            );
+        let mut attempts = self.ends.attempts(self.stop);
+        loop {
+            match self.sink.change_schema(&change).await {
+                Ok(()) => break,
+                Err(SinkError::Rejected(problem)) => {
+                    note_problems(
+                        outcome,
+                        ns,
+                        vec![format!("made without its options: {problem}")],
+                    );
+                    break;
+                }
+                Err(error) => attempts.failed(local_error(&error)).await?,
+            }
         }
         let unique: Vec<_> =
             index_changes(indexes, &[]).into_iter().filter(IndexChange::is_unique).collect();
@@ -262,8 +282,13 @@ impl<K: Sink> Restore<'_, K> {
             "update": COLLECTION, "updates": [update], "writeConcern": { "w": "majority" },
         };
         let command = RawDocumentBuf::try_from(&command).expect("names and text");
-        ask!(self.ends, End::Local, self.stop, self.ends.local.command(DB, command.clone()));
-        Ok(())
+        let reply =
+            ask!(self.ends, End::Local, self.stop, self.ends.local.command(DB, command.clone()));
+        if reply.get_array("writeErrors").is_err() && !reply.contains_key("writeConcernError") {
+            return Ok(());
+        }
+        let problem = "the note of the restore was not taken".to_owned();
+        Err(SyncError::LocalTarget { problem, is_away: false })
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -276,14 +301,15 @@ fn note_problems(outcome: &Mutex<Restored>, ns: &Namespace, problems: Vec<String
     outcome.problems.extend(problems.into_iter().map(|problem| format!("`{ns}`: {problem}")));
 }
 
-/// What the target said, without the words that name Atlas.
-fn reason(error: &SinkError) -> &str {
-    match error {
-        SinkError::Unavailable(reason)
-        | SinkError::Unanswered(reason)
-        | SinkError::Denied(reason)
-        | SinkError::Rejected(reason) => reason,
-    }
+/// The failure of a target that is not Atlas, in its own words.
+fn local_error(error: &SinkError) -> SyncError {
+    let (SinkError::Unavailable(problem)
+    | SinkError::Unanswered(problem)
+    | SinkError::Denied(problem)
+    | SinkError::Rejected(problem)) = error;
+    let problem = problem.replace("MONGODB_ATLAS_URI", "MONGODB_LOCAL_URI");
+    let is_away = matches!(error, SinkError::Unavailable(_) | SinkError::Unanswered(_));
+    SyncError::LocalTarget { problem, is_away }
 }
 
 /// What a restore notes of a copy.
@@ -331,7 +357,7 @@ impl Ledger for Notes<'_> {
         };
         let since = away_since.get_or_insert_with(Instant::now);
         if matches!(error, SinkError::Denied(_)) || since.elapsed() > PATIENCE {
-            return Err(SyncError::LocalTarget { problem: reason(error).to_owned() });
+            return Err(local_error(error));
         }
         Ok(())
     }

@@ -1,14 +1,20 @@
 //! One run of a full sync, stage by stage: what there is, the copies, the comparisons, what only Atlas has,
 //! and options and indexes.
 
+use std::{
+    sync::{MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
 use super::{
     Collection, LAST, LeftOut, Reconciler, SyncError, atlas_collections,
     ends::{End, ask},
     first::Plans,
-    local_collections, note_refused, pause,
+    local_collections,
+    mend::Mending,
+    note_refused, pause,
     range::Size,
     repair::Repair,
-    schema::{mend, schema_differences},
 };
 use crate::{
     checkpoint::ClusterTime,
@@ -24,7 +30,13 @@ use crate::{
 };
 
 /// How often to look whether a barrier is gone, or the stream has come so far.
-const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long indexes wait for the repair of the documents.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long an owed run waits before it tries again what a server would not do.
+const FAILED_WAIT: Duration = Duration::from_secs(60);
 
 /// What a run is about.
 pub(super) struct Run<'a> {
@@ -50,7 +62,6 @@ impl<K: Sink> Reconciler<K> {
             .retrying(stop, "the local collections cannot be listed yet", || Box::pin(self.list()))
             .await?;
         collections.retain(|collection| in_scope(&collection.ns));
-        let listed_at = self.local_time(stop).await?;
         let sizes = self.measure_all(&collections, &state, stop).await?;
 
         let (to_copy, to_compare) = self.plan(&run, &collections, &state).await?;
@@ -74,31 +85,108 @@ impl<K: Sink> Reconciler<K> {
         // Only what is to be copied is held, and it is copied first: a comparison waits for the
         // queue to drain, which it never would for what is held.
         let (run, plans) = (&run, &plans);
-        let mut late = self
+        let late = self
             .ends
             .each(with_size(to_copy), |(collection, size)| {
                 Box::pin(async move {
-                    let is_copied = self.copy_unless_barrier(run, plans, &collection, size).await?;
+                    let copy = self.copy_unless_barrier(run, plans, &collection, size).await;
+                    let is_copied = self.unless_refused(&collection.ns, copy)?;
                     Ok((!is_copied).then_some((collection, size)))
                 })
             })
             .await?;
         let mut others = with_size(to_compare);
-        others.extend(late.drain(..).flatten());
-        let refused = self
-            .ends
-            .each(others, |(collection, size)| {
+        others.extend(late.into_iter().flatten());
+        let to_clear: Vec<_> = others.iter().map(|(collection, _)| collection.clone()).collect();
+        self.mend_schemas(run, &to_clear, Mending::Drops).await?;
+        self.reconcile_all(run, plans, others).await?;
+        self.compare_rest(run, plans, &in_scope).await?;
+        self.after_renames(run, plans).await?;
+        self.wait_until_written(run).await?;
+        let problems = self.mend_schemas(run, &collections, Mending::Everything).await?;
+        self.finish(run, plans, problems).await
+    }
+
+    async fn reconcile_all(
+        &self,
+        run: &Run<'_>,
+        plans: &Plans,
+        collections: Vec<(Collection, Size)>,
+    ) -> Result<(), SyncError> {
+        self.ends
+            .each(collections, |(collection, size)| {
                 Box::pin(async move {
-                    let is_refused = self.reconcile(run, plans, &collection, size).await?;
-                    Ok(is_refused.then(|| collection.ns.to_string()))
+                    let done = self.reconcile(run, plans, &collection, size).await;
+                    self.unless_refused(&collection.ns, done).map(drop)
                 })
             })
-            .await?;
-        let mut refused: Vec<String> = refused.into_iter().flatten().collect();
-        let known: Vec<_> = collections.iter().map(|collection| &collection.ns).collect();
-        refused.extend(self.compare_rest(run, &known, &in_scope, listed_at).await?);
-        let problems = self.mend_schemas(run, &collections).await?;
-        self.finish(run, plans, refused, problems).await
+            .await
+            .map(drop)
+    }
+
+    /// What a server will not do in one collection keeps the others away from nothing. It counts as not
+    /// done.
+    fn unless_refused<T: Default>(
+        &self,
+        ns: &Namespace,
+        result: Result<T, SyncError>,
+    ) -> Result<T, SyncError> {
+        match result {
+            Err(error) if error.is_refusal() => {
+                let error = crate::report::one_line(&error);
+                tracing::error!(%ns, error, "the collection cannot be copied or compared");
+                self.queue.release(ns);
+                self.failed().push(format!("`{ns}`: {error}"));
+                Ok(T::default())
+            }
+            result => result,
+        }
+    }
+
+    /// Names that changed hands while the run was at work: what has them now is compared once more.
+    async fn after_renames(&self, run: &Run<'_>, plans: &Plans) -> Result<(), SyncError> {
+        if run.request.dry_run {
+            return Ok(());
+        }
+        loop {
+            // What was renamed until now is noted when the stream has come so far.
+            let now = self.local_time(run.stop).await?;
+            while self.status.state().read_up_to < now {
+                pause(run.stop, LOOK_AGAIN).await?;
+            }
+            let again = plans.take_again().await?;
+            if again.is_empty() {
+                return Ok(());
+            }
+            tracing::info!(?again, "collections were renamed meanwhile, and are compared again");
+            let here = self
+                .retrying(run.stop, "the local collections cannot be listed yet", || {
+                    Box::pin(self.list())
+                })
+                .await?;
+            let mut renamed = Vec::new();
+            for collection in here.into_iter().filter(|collection| again.contains(&collection.ns)) {
+                let local = &self.ends.local;
+                let size = ask!(self.ends, End::Local, run.stop, Size::of(local, &collection.ns));
+                plans.forget(&collection.ns).await?;
+                renamed.push((collection, size));
+            }
+            self.reconcile_all(run, plans, renamed).await?;
+        }
+    }
+
+    /// Waits, but not for ever, until what was queued is in Atlas: indexes must fit the documents.
+    async fn wait_until_written(&self, run: &Run<'_>) -> Result<(), SyncError> {
+        let (began, since) = (Instant::now(), now_ms());
+        while !run.request.dry_run && began.elapsed() < WRITTEN_WITHIN {
+            let queue = self.queue.clone();
+            let oldest = blocking(move || queue.oldest_ms()).await?;
+            if oldest.is_none_or(|oldest| oldest >= since) {
+                break;
+            }
+            pause(run.stop, LOOK_AGAIN).await?;
+        }
+        Ok(())
     }
 
     async fn list(&self) -> Result<Vec<Collection>, SyncError> {
@@ -165,7 +253,7 @@ impl<K: Sink> Reconciler<K> {
         let empty = self
             .ends
             .each(open, |collection| {
-                let has_begun = state.copying.contains_key(&collection.ns);
+                let has_begun = state.begun.get(&collection.ns).is_some_and(|plan| plan.is_copy);
                 let atlas = &self.ends.atlas;
                 Box::pin(async move {
                     let is_empty = has_begun
@@ -186,63 +274,73 @@ impl<K: Sink> Reconciler<K> {
         Ok((to_copy, to_compare))
     }
 
-    /// Copies or compares one collection. True when a mass delete was refused.
+    /// Copies or compares one collection.
     async fn reconcile(
         &self,
         run: &Run<'_>,
         plans: &Plans,
         collection: &Collection,
         size: Size,
-    ) -> Result<bool, SyncError> {
+    ) -> Result<(), SyncError> {
         let ns = &collection.ns;
         // A drop or a rename that was queued before would destroy what is copied or compared now.
         self.queue.release(ns);
         while self.queue.has_barrier(ns) {
             pause(run.stop, LOOK_AGAIN).await?;
         }
+        let atlas = &self.ends.atlas;
         if run.is_owed {
             self.queue.hold(ns);
-            let atlas = &self.ends.atlas;
             if ask!(self.ends, End::Atlas, run.stop, atlas.is_empty(ns)) {
                 plans.forget(ns).await?;
                 if self.copy_unless_barrier(run, plans, collection, size).await? {
-                    return Ok(false);
+                    return Ok(());
                 }
             }
             self.queue.release(ns);
+        } else if !run.request.dry_run {
+            // Else the first write would make it, without its options.
+            let there = ask!(self.ends, End::Atlas, run.stop, atlas.list_collections(ns.db()));
+            let is_there =
+                there.iter().any(|found| found.get_str("name").is_ok_and(|n| n == ns.coll()));
+            if !is_there && self.is_still(run, collection).await? {
+                self.create(run, collection).await?;
+            }
         }
         self.set_state(ns, ShareState::Running);
         let repair = Repair::new(self, (ns, collection.id), run.after, &run.request, run.stop);
-        let is_refused = repair.run(size, collection.is_clustered()).await?;
+        let is_refused = repair.run(plans, size, collection.is_clustered()).await?;
         if is_refused {
-            self.refuse(run, ns);
+            self.refuse(run, ns).await?;
         }
         self.set_state(ns, ShareState::Done);
         crash::point(Step::CollectionCopied);
-        plans.finished(ns).await?;
-        Ok(is_refused)
+        plans.finished(ns, is_refused).await
     }
 
     /// Said at once: a conflict with one of the documents waits for nothing then.
-    fn refuse(&self, run: &Run<'_>, ns: &Namespace) {
-        let mut state = self.status.state();
-        if let Some(progress) = &mut state.sync {
-            progress.share(ns).mass_delete_refused = true;
-        }
-        let extra = state
-            .sync
-            .as_ref()
-            .map_or(0, |progress| progress.shares.get(ns).map_or(0, |share| share.extra));
-        if run.request.dry_run {
-            return;
-        }
-        if !state.refused_deletes.iter().any(|refused| refused == ns.as_str()) {
-            state.refused_deletes.push(ns.to_string());
-        }
-        tracing::error!(
-            %ns, extra,
-            "Atlas holds many documents that the local database does not; none of them is deleted"
-        );
+    async fn refuse(&self, run: &Run<'_>, ns: &Namespace) -> Result<(), SyncError> {
+        let noted = {
+            let mut state = self.status.state();
+            let share = state.sync.as_mut().map(|progress| progress.share(ns));
+            let extra = share.map_or(0, |share| {
+                share.mass_delete_refused = true;
+                share.extra
+            });
+            tracing::error!(
+                %ns, extra,
+                "Atlas holds many documents that the local database does not; none of them is deleted"
+            );
+            if run.request.dry_run {
+                return Ok(());
+            }
+            if !state.refused_deletes.iter().any(|refused| refused == ns.as_str()) {
+                state.refused_deletes.push(ns.to_string());
+            }
+            state.refused_deletes.clone()
+        };
+        let queue = self.queue.clone();
+        Ok(blocking(move || note_refused(&queue, &noted)).await?)
     }
 
     pub(super) fn set_state(&self, ns: &Namespace, state: ShareState) {
@@ -251,94 +349,61 @@ impl<K: Sink> Reconciler<K> {
         }
     }
 
-    /// Collections that only Atlas has: what is in them is extra. Returns those in which a mass delete
-    /// was refused.
+    /// Collections that only Atlas has: they are dropped, unless they hold too much for that.
     async fn compare_rest(
         &self,
         run: &Run<'_>,
-        known: &[&Namespace],
+        plans: &Plans,
         in_scope: &(impl Fn(&Namespace) -> bool + Sync),
-        listed_at: ClusterTime,
-    ) -> Result<Vec<String>, SyncError> {
-        let listed = || async { atlas_collections(&self.ends.atlas, &self.filter).await };
-        let (in_atlas, _) =
-            self.retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(listed())).await?;
-        let mut rest: Vec<_> = in_atlas.into_iter().map(|collection| collection.ns).collect();
-        rest.retain(|ns| !known.contains(&ns) && in_scope(ns));
+    ) -> Result<(), SyncError> {
+        let there = || async { atlas_collections(&self.ends.atlas, &self.filter).await };
+        let (there, _) =
+            self.retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(there())).await?;
+        // After those of Atlas, so that what is new here is in both.
+        let here = self
+            .retrying(run.stop, "the local collections cannot be listed yet", || {
+                Box::pin(self.list())
+            })
+            .await?;
+        let is_here = |ns: &Namespace| here.iter().any(|collection| collection.ns == *ns);
+        let mut rest: Vec<_> = there.into_iter().map(|collection| collection.ns).collect();
+        rest.retain(|ns| in_scope(ns) && !is_here(ns));
         if rest.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         // A rename or a drop from before the list is in the queue then.
+        let listed_at = self.local_time(run.stop).await?;
         while self.status.state().read_up_to < listed_at {
             pause(run.stop, LOOK_AGAIN).await?;
         }
-        let mut refused = Vec::new();
         for ns in rest {
             if self.queue.has_barrier(&ns) {
                 continue; // Its drop, or its rename from here, is on the way.
             }
             self.set_state(&ns, ShareState::Running);
+            self.note_schema(&ns, &["the collection is in Atlas only".to_owned()]);
             let repair = Repair::new(self, (&ns, None), run.after, &run.request, run.stop);
-            if repair.run(Size::default(), false).await? {
-                self.refuse(run, &ns);
-                refused.push(ns.to_string());
+            let done = repair.run(plans, Size::default(), false).await;
+            let is_refused = self.unless_refused(&ns, done)?;
+            if is_refused {
+                self.refuse(run, &ns).await?;
             }
             self.set_state(&ns, ShareState::Done);
+            plans.finished(&ns, is_refused).await?;
         }
-        Ok(refused)
+        Ok(())
     }
 
-    /// Compares options and indexes, and mends them. Returns what could not be mended, a sentence each.
-    async fn mend_schemas(
-        &self,
-        run: &Run<'_>,
-        collections: &[Collection],
-    ) -> Result<Vec<String>, SyncError> {
-        let listed = || async { atlas_collections(&self.ends.atlas, &self.filter).await };
-        let (copies, _) =
-            self.retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(listed())).await?;
-        let copies = &copies;
-        let problems = self
-            .ends
-            .each(collections.iter().collect(), |collection: &Collection| {
-                Box::pin(async move {
-                    let copy = copies.iter().find(|copy| copy.ns == collection.ns);
-                    self.mend_schema(run, collection, copy).await
-                })
-            })
-            .await?;
-        Ok(problems.into_iter().flatten().collect())
-    }
-
-    async fn mend_schema(
-        &self,
-        run: &Run<'_>,
-        collection: &Collection,
-        copy: Option<&Collection>,
-    ) -> Result<Vec<String>, SyncError> {
-        let ns = &collection.ns;
-        // What the name means is about to change; and making an index would make the collection.
-        let Some(copy) = copy.filter(|_| !self.queue.has_barrier(ns)) else {
-            return Ok(Vec::new());
-        };
-        let options = (&collection.options, &copy.options);
-        let differences = schema_differences(&self.ends, ns, End::Local, options, run.stop).await?;
-        let sentences = differences.sentences();
-        if sentences.is_empty() {
-            return Ok(Vec::new());
-        }
+    pub(super) fn note_schema(&self, ns: &Namespace, sentences: &[String]) {
         if let Some(progress) = &mut self.status.state().sync {
-            progress.share(ns).schema.clone_from(&sentences);
+            let noted = &mut progress.share(ns).schema;
+            let new: Vec<_> = sentences.iter().filter(|said| !noted.contains(said)).collect();
+            noted.extend(new.into_iter().cloned());
         }
-        if run.request.dry_run {
-            return Ok(Vec::new());
-        }
-        tracing::info!(%ns, differences = sentences.join("; "), "options and indexes are mended");
-        let left = mend(&self.ends, End::Atlas, ns, differences, run.stop).await?;
-        for problem in &left {
-            tracing::warn!(%ns, error = problem, "not mended");
-        }
-        Ok(left.into_iter().map(|problem| format!("`{ns}`: {problem}")).collect())
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Vec<String>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the end of a run, and says in words how it was.
@@ -346,24 +411,33 @@ impl<K: Sink> Reconciler<K> {
         &self,
         run: &Run<'_>,
         plans: &Plans,
-        refused: Vec<String>,
         problems: Vec<String>,
     ) -> Result<String, SyncError> {
         // What was written whole may be younger than deltas that are still to come.
         let now = self.local_time(run.stop).await?;
-        self.horizon.lock().unwrap_or_else(std::sync::PoisonError::into_inner).raise(now);
+        self.horizon.lock().unwrap_or_else(PoisonError::into_inner).raise(now);
+        let failed = std::mem::take(&mut *self.failed());
+        if run.is_owed && !failed.is_empty() {
+            // Without them the copy stays wrong, so it is not over.
+            self.status.state().schema_problems.clone_from(&failed);
+            pause(run.stop, FAILED_WAIT).await?;
+            return Ok(format!("not done, and tried again: {}", failed.join("; ")));
+        }
         let state = plans.state().await;
         let is_dry = run.request.dry_run;
-        let is_everything = run.request.namespaces.is_empty() && !is_dry;
-        let scope = NamespaceFilter::new(&run.request.namespaces, &[]).ok();
+        let refused: Vec<_> = state.refused.iter().map(ToString::to_string).collect();
+        let refused = if is_dry { self.refused_in_progress() } else { refused };
         let mut still_refused = self.status.state().refused_deletes.clone();
-        still_refused.retain(|ns| {
-            let ns = ns.parse::<Namespace>().ok();
-            is_dry || !ns.zip(scope.as_ref()).is_none_or(|(ns, scope)| scope.matches(&ns))
-        });
         if !is_dry {
+            // Of what was looked at, this run knows best.
+            let is_looked_at = |ns: &String| state.done.iter().any(|done| done.as_str() == *ns);
+            still_refused.retain(|ns| !is_looked_at(ns));
             still_refused.extend(refused.iter().cloned());
+            if run.request.namespaces.is_empty() {
+                still_refused.clone_from(&refused);
+            }
         }
+        let is_everything = run.request.namespaces.is_empty() && !is_dry;
         let (queue, noted) = (self.queue.clone(), still_refused.clone());
         let is_complete = blocking(move || -> Result<_, QueueError> {
             note_refused(&queue, &noted)?;
@@ -378,18 +452,25 @@ impl<K: Sink> Reconciler<K> {
             let mut status = self.status.state();
             status.refused_deletes = still_refused;
             if is_everything {
-                status.schema_problems.clone_from(&problems);
+                status.schema_problems = problems.iter().chain(&failed).cloned().collect();
             }
         }
-        Ok(match (is_complete, refused.is_empty(), problems.is_empty()) {
-            (false, ..) => "ended; it begins anew, since more was demanded meanwhile".to_owned(),
-            (true, false, _) => {
-                format!("done, but for a mass delete that was refused in {}", refused.join(", "))
-            }
-            (true, true, false) => {
-                format!("done, but for options or indexes: {}", problems.join("; "))
-            }
-            (true, true, true) => "done".to_owned(),
+        let mut but = failed;
+        but.extend(problems);
+        if !refused.is_empty() {
+            but.insert(0, format!("a mass delete was refused in {}", refused.join(", ")));
+        }
+        Ok(match (is_complete, but.is_empty()) {
+            (false, _) => "ended; it begins anew, since more was demanded meanwhile".to_owned(),
+            (true, true) => "done".to_owned(),
+            (true, false) => format!("done, but: {}", but.join("; ")),
         })
+    }
+
+    fn refused_in_progress(&self) -> Vec<String> {
+        let state = self.status.state();
+        let shares = state.sync.as_ref().map(|progress| progress.shares.iter());
+        let refused = shares.into_iter().flatten().filter(|(_, share)| share.mass_delete_refused);
+        refused.map(|(ns, _)| ns.to_string()).collect()
     }
 }

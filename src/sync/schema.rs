@@ -11,7 +11,7 @@ use super::{
 use crate::{
     mongo::{Mongo, MongoError, documents},
     namespace::Namespace,
-    schema::{IndexChange, OptionChange, index_changes, option_changes},
+    schema::{IndexChange, OptionChange, creation, index_changes, option_changes},
     shutdown::Stop,
 };
 
@@ -108,7 +108,7 @@ pub async fn mend(
     stop: &Stop,
 ) -> Result<Vec<String>, SyncError> {
     let mut target =
-        Target { ends, end: copy, ns, attempts: ends.attempts(stop), left: Vec::new() };
+        Target { ends, end: copy, ns, attempts: ends.attempts(stop), stop, left: Vec::new() };
     for change in differences.options {
         match &change {
             OptionChange::Modify { fields, .. } => {
@@ -116,7 +116,7 @@ pub async fn mend(
                 command.extend(fields.clone());
                 target.run(&change, raw(&command)).await?;
             }
-            OptionChange::Fixed { .. } => target.left.push(change.to_string()),
+            OptionChange::Fixed { .. } => target.left.push(target.say(&change)),
         }
     }
     let mut builds = Vec::new();
@@ -127,10 +127,10 @@ pub async fn mend(
                 let command = rawdoc! { "collMod": ns.coll(), "index": raw(changes) };
                 target.run(&change, command).await?;
             }
-            IndexChange::Create { spec } => builds.push((change.to_string(), spec.clone())),
+            IndexChange::Create { spec } => builds.push((target.say(&change), spec.clone())),
             IndexChange::Replace { spec } => {
                 target.drop_index(&change, change.name()).await?;
-                builds.push((change.to_string(), spec.clone()));
+                builds.push((target.say(&change), spec.clone()));
             }
         }
     }
@@ -143,11 +143,20 @@ struct Target<'a> {
     end: End,
     ns: &'a Namespace,
     attempts: Attempts<'a>,
+    stop: &'a Stop,
     /// What could not be done.
     left: Vec<String>,
 }
 
 impl Target<'_> {
+    /// What differs, in words that fit the direction.
+    fn say(&self, what: &impl ToString) -> String {
+        match self.end {
+            End::Atlas => what.to_string(),
+            End::Local => what.to_string().replace(" in Atlas", " in the local database"),
+        }
+    }
+
     async fn drop_index(&mut self, what: &IndexChange, name: &str) -> Result<(), SyncError> {
         self.run(what, rawdoc! { "dropIndexes": self.ns.coll(), "index": name }).await
     }
@@ -158,7 +167,7 @@ impl Target<'_> {
         command: RawDocumentBuf,
     ) -> Result<(), SyncError> {
         if let Err(reason) = self.send(&command).await? {
-            self.left.push(format!("{}: {reason}", what.to_string()));
+            self.left.push(format!("{}: {reason}", self.say(what)));
         }
         Ok(())
     }
@@ -169,7 +178,7 @@ impl Target<'_> {
         let command = |specs: &[(String, Document)]| {
             let mut indexes = RawArrayBuf::new();
             for (_, spec) in specs {
-                indexes.push(raw(spec));
+                indexes.push(raw(&creation(spec)));
             }
             rawdoc! { "createIndexes": self.ns.coll(), "indexes": indexes }
         };
@@ -180,7 +189,11 @@ impl Target<'_> {
         }
         for ((what, _), command) in builds.iter().zip(each) {
             if let Err(reason) = self.send(&command).await? {
+                let is_aborted = reason.contains("IndexBuildAborted");
                 self.left.push(format!("{what}: {reason}"));
+                if is_aborted {
+                    break; // Dropped meanwhile: building the next would make the collection again.
+                }
             }
         }
         Ok(())
@@ -192,7 +205,12 @@ impl Target<'_> {
         loop {
             let mut command = command.clone();
             command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
-            let reply = mongo.command_within(self.ns.db(), command, BUILD_PATIENCE).await;
+            let exchange = mongo.command_within(self.ns.db(), command, BUILD_PATIENCE);
+            let reply = tokio::select! {
+                reply = exchange => reply,
+                () = self.stop.drain.cancelled() => return Err(SyncError::Stopped),
+                () = self.stop.leave.cancelled() => return Err(SyncError::Stopped),
+            };
             let error = match reply {
                 Ok(_) => {
                     self.attempts.succeeded();

@@ -7,7 +7,10 @@
 use std::{
     collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
     hash::Hasher,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -47,6 +50,9 @@ const LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// What a document is given on top of the lag that is known.
 const MARGIN: Duration = Duration::from_secs(2);
+
+/// How often a collection that differs in more than can be looked at again is compared anew.
+const WALKS_MAX: u32 = 3;
 
 /// Tells how far replication lags; `None` when no agent runs, so that nothing is on the way.
 pub type Lag = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
@@ -131,10 +137,29 @@ pub struct Verification {
 struct Suspect {
     kind: Mismatch,
     key: DocumentKey,
-    /// The local document when it was looked at last; 0 for none.
-    local: Option<u64>,
-    /// Since when it is this one.
+    local: Seen,
+    copy: Seen,
+}
+
+/// A document as it was looked at last, and since when it is so.
+struct Seen {
+    /// 0 for none.
+    fingerprint: Option<u64>,
     since: Instant,
+}
+
+impl Seen {
+    fn unknown() -> Self {
+        Self { fingerprint: None, since: Instant::now() }
+    }
+
+    fn look(&mut self, document: Option<&RawDocumentBuf>) {
+        let seen = document.map_or(0, fingerprint);
+        let before = self.fingerprint.replace(seen);
+        if before.is_some_and(|before| before != seen) {
+            self.since = Instant::now();
+        }
+    }
 }
 
 /// Lists the collections of one end until it answers.
@@ -238,33 +263,51 @@ impl Verify<'_> {
         let ranges = KeyRange::between(&keys);
         let expected = size.documents / ranges.len() as u64;
         let by_digest = self.digest && !local.as_ref().is_some_and(Collection::is_clustered);
-        let notes = Notes { verify: self, ns: &ns, result: Mutex::default() };
-        let (comparison, notes_ref) = (&comparison, &notes);
-        self.ends
-            .each(ranges, |range| {
-                Box::pin(async move {
-                    let _slot = self.ends.slot().await;
-                    if by_digest {
-                        comparison.digest(&range, expected, notes_ref).await
-                    } else {
-                        comparison.range(&range, Part::Whole, notes_ref).await
-                    }
+        let (comparison, ranges) = (&comparison, &ranges);
+        let mut walks = 0;
+        let (mut result, suspects) = loop {
+            walks += 1;
+            let notes = Notes {
+                verify: self,
+                ns: &ns,
+                result: Mutex::default(),
+                has_overflowed: AtomicBool::new(false),
+            };
+            let to = &notes;
+            self.ends
+                .each(ranges.clone(), |range| {
+                    Box::pin(async move {
+                        let _slot = self.ends.slot().await;
+                        if by_digest {
+                            comparison.digest(&range, expected, to).await
+                        } else {
+                            comparison.range(&range, Part::Whole, to).await
+                        }
+                    })
                 })
-            })
-            .await?;
-        let (mut result, suspects) =
-            notes.result.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.recheck(&ns, suspects, &mut result).await?;
-        result.schema = match (&local, &atlas) {
-            (Some(local), Some(atlas)) => {
-                let options = (&local.options, &atlas.options);
-                schema_differences(self.ends, &ns, End::Local, options, self.stop)
-                    .await?
-                    .sentences()
+                .await?;
+            // So much may be on its way: after the lag it is there, or it never will be.
+            let lag = self.current_lag().await;
+            if let (true, Some(lag)) = (notes.has_overflowed.into_inner() && walks < WALKS_MAX, lag)
+            {
+                pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
+                self.progress().share(&ns).documents_done = 0;
+                continue;
             }
-            (Some(_), None) => vec!["the collection is missing in Atlas".to_owned()],
-            (None, _) => vec!["the collection is in Atlas only".to_owned()],
+            break notes.result.into_inner().unwrap_or_else(PoisonError::into_inner);
         };
+        self.recheck(&ns, suspects, (size.page() as usize).min(LOOKED_UP), &mut result).await?;
+        result.schema = self.schema(&ns, local.as_ref(), atlas.as_ref()).await?;
+        if !result.schema.is_empty()
+            && let Some(lag) = self.current_lag().await
+        {
+            // It may have been made, changed or dropped between the looks at the two sides.
+            pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
+            let (here, _) = list_of!(self, End::Local, local_collections);
+            let (there, _) = list_of!(self, End::Atlas, atlas_collections);
+            let find = |all: Vec<Collection>| all.into_iter().find(|found| found.ns == ns);
+            result.schema = self.schema(&ns, find(here).as_ref(), find(there).as_ref()).await?;
+        }
         result.ns = ns.to_string();
         let mut progress = self.progress();
         let share = progress.share(&ns);
@@ -274,24 +317,41 @@ impl Verify<'_> {
         Ok(result)
     }
 
+    async fn schema(
+        &self,
+        ns: &Namespace,
+        local: Option<&Collection>,
+        atlas: Option<&Collection>,
+    ) -> Result<Vec<String>, SyncError> {
+        Ok(match (local, atlas) {
+            (Some(local), Some(atlas)) => {
+                let options = (&local.options, &atlas.options);
+                schema_differences(self.ends, ns, End::Local, options, self.stop).await?.sentences()
+            }
+            (Some(_), None) => vec!["the collection is missing in Atlas".to_owned()],
+            (None, Some(_)) => vec!["the collection is in Atlas only".to_owned()],
+            (None, None) => Vec::new(),
+        })
+    }
+
     /// Looks at what was found again and again, until each is equal, or has differed for longer than
     /// replication lags.
     async fn recheck(
         &self,
         ns: &Namespace,
         mut suspects: Vec<Suspect>,
+        part_max: usize,
         result: &mut NamespaceResult,
     ) -> Result<(), SyncError> {
         let began = Instant::now();
         while !suspects.is_empty() {
             pause(self.stop, LOOK_AGAIN).await?;
-            let (ask_lag, is_over) = (self.lag.clone(), began.elapsed() > LOOK_MAX);
-            let lag = crate::shutdown::blocking(move || ask_lag()).await;
+            let (lag, is_over) = (self.current_lag().await, began.elapsed() > LOOK_MAX);
             let allowed = lag.map_or(Duration::ZERO, |lag| lag + MARGIN);
             let mut open = Vec::new();
             let mut rest = suspects.into_iter();
             loop {
-                let part: Vec<Suspect> = rest.by_ref().take(LOOKED_UP).collect();
+                let part: Vec<Suspect> = rest.by_ref().take(part_max).collect();
                 if part.is_empty() {
                     break;
                 }
@@ -313,11 +373,10 @@ impl Verify<'_> {
                         (None, Some(_)) => Mismatch::Extra,
                     };
                     suspect.kind = kind;
-                    let seen = local.map_or(0, fingerprint);
-                    if suspect.local.replace(seen) != Some(seen) && lag.is_some() {
-                        suspect.since = Instant::now();
-                    }
-                    let stayed = suspect.since.elapsed();
+                    suspect.local.look(local);
+                    suspect.copy.look(copy);
+                    // One that changes all the time is on its way as long as Atlas follows.
+                    let stayed = suspect.local.since.elapsed().max(suspect.copy.since.elapsed());
                     // With a queue that does not drain the lag grows as fast as time goes by.
                     if stayed > allowed || (is_over && stayed > LOOK_MAX / 2) {
                         result.add(kind, &suspect.key);
@@ -333,6 +392,11 @@ impl Verify<'_> {
         Ok(())
     }
 
+    async fn current_lag(&self) -> Option<Duration> {
+        let lag = self.lag.clone();
+        crate::shutdown::blocking(move || lag()).await
+    }
+
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -342,6 +406,8 @@ struct Notes<'a> {
     verify: &'a Verify<'a>,
     ns: &'a Namespace,
     result: Mutex<(NamespaceResult, Vec<Suspect>)>,
+    /// More was found than is looked at again.
+    has_overflowed: AtomicBool,
 }
 
 impl Findings for Notes<'_> {
@@ -356,9 +422,10 @@ impl Findings for Notes<'_> {
         result.bytes += part.bytes;
         for (kind, key) in part.found {
             if suspects.len() < RECHECKED_MAX {
-                suspects.push(Suspect { kind, key, local: None, since: Instant::now() });
+                suspects.push(Suspect { kind, key, local: Seen::unknown(), copy: Seen::unknown() });
             } else {
                 result.add(kind, &key);
+                self.has_overflowed.store(true, Ordering::Relaxed);
             }
         }
         Ok(())

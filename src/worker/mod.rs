@@ -149,11 +149,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             let changed = self.queue.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let rests = {
-                let state = self.status.state();
-                state.paused || state.suspended
-            };
-            if rests {
+            if self.status.rests() {
                 if stop.is_draining() {
                     return Ok(());
                 }

@@ -1,0 +1,137 @@
+//! How the agent takes its target, and keeps it: what it remembers of the mark that it left, the demand that
+//! follows from another target, and the heartbeat.
+
+use std::time::Instant;
+
+use super::{
+    LOOK_AGAIN, Reconciler, SyncError, local_collections, ownership, ownership::Remembered,
+};
+use crate::{
+    checkpoint::ClusterTime,
+    crash::{self, Step},
+    queue::{Queue, QueueError},
+    shutdown::{Stop, blocking},
+    sink::Sink,
+    sync_state::{Reason, SyncState},
+};
+
+/// The claim that the queue's position belongs to, and the last position that its mark is known to carry; kept
+/// beside the queue.
+const CLAIM: &str = "claim";
+const RENEWED: &str = "renewed";
+
+fn remembered(queue: &Queue) -> Result<Remembered, QueueError> {
+    let claim = queue.meta(CLAIM)?.and_then(|claim| String::from_utf8(claim).ok());
+    let renewed = queue.meta(RENEWED)?.and_then(|renewed| renewed.try_into().ok());
+    let checkpoint = ClusterTime(renewed.map_or(0, u64::from_be_bytes));
+    Ok(Remembered { claim, checkpoint })
+}
+
+/// A copy that has not begun goes to the new target anyway.
+fn demand_for_new_target(queue: &Queue) -> Result<(), QueueError> {
+    let open = SyncState::load(queue)?.filter(|state| state.request.is_none());
+    if !open.is_some_and(|state| state.done.is_empty() && state.begun.is_empty()) {
+        let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
+        SyncState::demand(queue, position.unwrap_or_default(), Reason::NewTarget)?;
+    }
+    queue.flush()
+}
+
+impl<K: Sink> Reconciler<K> {
+    fn claim(&self) -> ownership::Claim<'_> {
+        ownership::Claim {
+            atlas: &self.ends.atlas,
+            filter: &self.filter,
+            source_id: &self.source_id,
+            agent: &self.agent,
+        }
+    }
+
+    /// Makes sure that the target is ours.
+    pub(super) async fn claim_patiently(
+        &self,
+        is_first: bool,
+        stop: &Stop,
+    ) -> Result<(), SyncError> {
+        self.retrying(stop, "the mark of ownership cannot be set yet", || {
+            Box::pin(self.take_target(is_first))
+        })
+        .await
+    }
+
+    /// Takes the target, and demands a sync where it is not the one that the queue's position belongs to.
+    /// The demand is on the disk before the mark is set, since the mark is what keeps the next start from
+    /// demanding it.
+    async fn take_target(&self, is_first: bool) -> Result<(), SyncError> {
+        let (here, _) = local_collections(&self.ends.local, &self.filter).await?;
+        let wanted: Vec<_> = here.into_iter().map(|collection| collection.ns).collect();
+        let queue = self.queue.clone();
+        let remembered = blocking(move || remembered(&queue)).await?;
+        let taking = ownership::Taking {
+            // A target is adopted once, by a person who looks on.
+            adopt: self.adopt && is_first,
+            is_first,
+            wanted: &wanted,
+            remembered: &remembered,
+            seen_beat: &self.seen_beat,
+        };
+        let demand = async || {
+            let queue = self.queue.clone();
+            blocking(move || demand_for_new_target(&queue)).await?;
+            crash::point(Step::ClaimNoted);
+            Ok(())
+        };
+        let claim = self.claim().take(&taking, demand).await?;
+        let (queue, is_new) = (self.queue.clone(), remembered.claim.as_ref() != Some(&claim));
+        if is_new {
+            blocking(move || {
+                queue.set_meta(RENEWED, None)?;
+                queue.set_meta(CLAIM, Some(claim.as_bytes()))
+            })
+            .await?;
+        }
+        let mut state = self.status.state();
+        (state.is_marked, state.is_fenced) = (true, false);
+        Ok(())
+    }
+
+    /// Renews the heartbeat in the mark for as long as the agent runs, and stops the writing when that
+    /// fails for too long: another agent may have been told to take over.
+    pub(super) async fn keep_mark(&self, stop: &Stop) -> Result<(), SyncError> {
+        let mut renewed = Instant::now();
+        loop {
+            let is_fenced = self.status.state().is_fenced;
+            tokio::time::sleep(if is_fenced { LOOK_AGAIN } else { ownership::HEARTBEAT }).await;
+            // Before the claim there is no mark of this instance.
+            if !self.status.state().is_marked {
+                renewed = Instant::now();
+                continue;
+            }
+            let queue = self.queue.clone();
+            let left = blocking(move || remembered(&queue)).await?.checkpoint;
+            let position = self.status.state().read_up_to.max(left);
+            let claim = self.claim();
+            let renewal = claim.renew(left, position);
+            match tokio::time::timeout(ownership::HEARTBEAT, renewal).await {
+                Ok(Ok(true)) => {
+                    renewed = Instant::now();
+                    self.status.state().is_fenced = false;
+                    let (queue, position) = (self.queue.clone(), position.0.to_be_bytes());
+                    blocking(move || queue.set_meta(RENEWED, Some(&position))).await?;
+                }
+                Ok(Ok(false)) => {
+                    tracing::warn!("the mark of ownership in Atlas is not as it was left");
+                    self.status.state().is_fenced = true;
+                    self.claim_patiently(false, stop).await?;
+                    self.demanded.notify_one();
+                    renewed = Instant::now();
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "the heartbeat was not renewed"),
+                Err(_) => tracing::debug!("the heartbeat was not renewed in time"),
+            }
+            if renewed.elapsed() > ownership::FENCED_AFTER {
+                self.status.state().is_fenced = true;
+            }
+        }
+    }
+}

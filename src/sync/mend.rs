@@ -1,0 +1,100 @@
+//! Options and indexes of all collections of a run.
+
+use super::{
+    Collection, Reconciler, SyncError, atlas_collections,
+    ends::{End, ask},
+    is_collection,
+    run::Run,
+    schema::{SchemaDifferences, mend, schema_differences},
+};
+use crate::{schema::IndexChange, sink::Sink};
+
+/// Which differences are mended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mending {
+    /// Indexes that only Atlas has: before the documents, which they may keep out.
+    Drops,
+    /// All: when the documents are there, since they must fit, and since it is faster.
+    Everything,
+}
+
+impl<K: Sink> Reconciler<K> {
+    /// Compares options and indexes, and mends them. Returns what could not be mended, a sentence each.
+    pub(super) async fn mend_schemas(
+        &self,
+        run: &Run<'_>,
+        collections: &[Collection],
+        what: Mending,
+    ) -> Result<Vec<String>, SyncError> {
+        let listed = || async { atlas_collections(&self.ends.atlas, &self.filter).await };
+        let (copies, _) =
+            self.retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(listed())).await?;
+        let copies = &copies;
+        let problems = self
+            .ends
+            .each(collections.iter().collect(), |collection: &Collection| {
+                Box::pin(async move {
+                    let copy = copies.iter().find(|copy| copy.ns == collection.ns);
+                    self.mend_schema(run, collection, copy, what).await
+                })
+            })
+            .await?;
+        Ok(problems.into_iter().flatten().collect())
+    }
+
+    async fn mend_schema(
+        &self,
+        run: &Run<'_>,
+        collection: &Collection,
+        copy: Option<&Collection>,
+        what: Mending,
+    ) -> Result<Vec<String>, SyncError> {
+        let ns = &collection.ns;
+        // What the name means is about to change.
+        if self.queue.has_barrier(ns) {
+            return Ok(Vec::new());
+        }
+        let Some(copy) = copy else {
+            self.note_schema(ns, &["the collection is missing in Atlas".to_owned()]);
+            return Ok(Vec::new());
+        };
+        let options = (&collection.options, &copy.options);
+        let mut differences =
+            schema_differences(&self.ends, ns, End::Local, options, run.stop).await?;
+        if what == Mending::Drops {
+            let indexes = std::mem::take(&mut differences.indexes);
+            let is_drop = |change: &IndexChange| matches!(change, IndexChange::Drop { .. });
+            differences = SchemaDifferences {
+                indexes: indexes.into_iter().filter(is_drop).collect(),
+                ..SchemaDifferences::default()
+            };
+        }
+        let sentences = differences.sentences();
+        if sentences.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.note_schema(ns, &sentences);
+        if run.request.dry_run || !self.is_still(run, collection).await? {
+            return Ok(Vec::new());
+        }
+        tracing::info!(%ns, differences = sentences.join("; "), "options and indexes are mended");
+        self.may_write(run.stop).await?;
+        let left = mend(&self.ends, End::Atlas, ns, differences, run.stop).await?;
+        for problem in &left {
+            tracing::warn!(%ns, error = problem, "not mended");
+        }
+        Ok(left.into_iter().map(|problem| format!("`{ns}`: {problem}")).collect())
+    }
+
+    /// True when the local database still has this very collection: making an index would make a
+    /// collection that is gone.
+    pub(super) async fn is_still(
+        &self,
+        run: &Run<'_>,
+        collection: &Collection,
+    ) -> Result<bool, SyncError> {
+        let (local, ns) = (&self.ends.local, &collection.ns);
+        let here = ask!(self.ends, End::Local, run.stop, local.list_collections(ns.db()));
+        Ok(here.iter().any(|found| is_collection(found, collection)))
+    }
+}
