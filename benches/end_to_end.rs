@@ -159,7 +159,9 @@ async fn raw_pipe(local: &Client, atlas: &Client) -> Duration {
         for document in reply.doc_slices().unwrap() {
             documents.push(document.unwrap().as_document().unwrap().to_owned());
         }
-        sender.send(documents).await.unwrap();
+        if !documents.is_empty() {
+            sender.send(documents).await.unwrap();
+        }
     }
     drop(sender);
     for writer in writers {
