@@ -237,7 +237,10 @@ impl SyncState {
         queue.update_meta(META, |stored| {
             let Some(mut state) = Self::decode(stored)? else { return Ok(None) };
             is_open = true;
-            state.again.extend(namespaces.iter().cloned());
+            // A dry run repairs nothing, so there is nothing to do again.
+            if !state.request.as_ref().is_some_and(|request| request.dry_run) {
+                state.again.extend(namespaces.iter().cloned());
+            }
             Ok(Some(state.encode()))
         })?;
         Ok(is_open)

@@ -356,6 +356,36 @@ async fn renames_while_a_sync_runs_lose_nothing() {
         .await;
         converge(&local.client, &atlas.client, PATIENCE).await;
     }
+    // A dry run has nothing to do again.
+    let (code, started) = api.with_body("POST", "/api/sync/full", r#"{"dryRun":true}"#);
+    assert_eq!(code, 202);
+    local.admin(doc! { "renameCollection": "shop.orders", "to": "shop.last" }).await;
+    ended(&api, started["running"].as_str().unwrap()).await;
+    assert!(agent.cli(&["sync", "--wait"]).status.success());
+    assert_eq!(schema(&local.client).await, schema(&atlas.client).await);
+}
+
+/// It is in the list of the first copy under one name only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_renamed_while_it_is_copied_has_its_indexes() {
+    let (local, atlas) = pair().await;
+    let filler = "x".repeat(4_000);
+    let all = (0..4_000).map(|n| doc! { "_id": n, "v": n, "filler": &filler });
+    orders(&local).insert_many(all).await.unwrap();
+    with_indexes(&local).await;
+    let config = "[sync]\nmax_docs_per_second = 2000\nparallel = 1\n";
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.start(&[]);
+    eventually("the copy", PATIENCE, async || {
+        orders(&atlas).count_documents(doc! {}).await.unwrap() > 0
+    })
+    .await;
+
+    local.admin(doc! { "renameCollection": "shop.orders", "to": "shop.archive" }).await;
+
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert_eq!(schema(&local.client).await, schema(&atlas.client).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,6 +91,10 @@ async fn follow(client: &Client, id: Option<&str>) -> Result<ProgressReport, Fai
                 missed = 0;
                 bars.show(&sync);
                 let is_over = report["running"].is_null() && sync.finished_ms.is_some();
+                if is_stuck(&sync) {
+                    bars.finish();
+                    return Ok(sync);
+                }
                 if is_over && (sync.activity == Activity::DryRun || is_written(&sync, oldest)) {
                     bars.finish();
                     return Ok(sync);
@@ -107,6 +111,11 @@ async fn follow(client: &Client, id: Option<&str>) -> Result<ProgressReport, Fai
             None => missed += 1,
         }
     }
+}
+
+/// True for what is owed and cannot be done until somebody acts.
+fn is_stuck(sync: &ProgressReport) -> bool {
+    sync.outcome.as_ref().is_some_and(|outcome| outcome.starts_with("not done"))
 }
 
 /// True when nothing waits any more that was queued before the sync had ended. `oldest` is the age of the
@@ -216,7 +225,7 @@ async fn wait_here(handles: Handles, id: String) -> End {
         let Ok((oldest, is_open)) = look.await else { continue };
         let oldest = oldest.map(|oldest| now_ms().saturating_sub(oldest));
         let is_over = sync.finished_ms.is_some() && !is_open && sync.id >= id;
-        if is_over && is_written(&sync, oldest) {
+        if is_stuck(&sync) || (is_over && is_written(&sync, oldest)) {
             bars.finish();
             return End::Written;
         }
@@ -239,7 +248,7 @@ fn summary(sync: &ProgressReport) -> Code {
     show::line(match (sync.activity, found) {
         (_, 0) => format!("no difference; {outcome}"),
         (Activity::DryRun, _) => format!("nothing was changed; {outcome}"),
-        (_, _) => outcome.to_owned(),
+        (_, _) => format!("what differed is repaired; {outcome}"),
     });
     if !sync.mass_delete_refused.is_empty() {
         show::line(

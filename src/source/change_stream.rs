@@ -164,6 +164,12 @@ impl Source for ChangeStreamSource {
         Ok(FindPages { cursor })
     }
 
+    async fn time(&self) -> Result<ClusterTime, SourceError> {
+        let hello = self.mongo.hello().await?;
+        let now = hello.get_timestamp("operationTime").map(ClusterTime::from);
+        now.map_err(|_| SourceError::Malformed(Malformed("a server without a time".to_owned())))
+    }
+
     async fn last_entry(&self) -> Result<Option<ClusterTime>, SourceError> {
         last_entry(&self.mongo).await
     }

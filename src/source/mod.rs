@@ -75,6 +75,10 @@ pub trait Source: Send + Sync + 'static {
         after: ClusterTime,
     ) -> impl Future<Output = Result<Self::Pages, SourceError>> + Send;
 
+    /// The time of the last operation that the server has made: not older than anything that was read
+    /// before.
+    fn time(&self) -> impl Future<Output = Result<ClusterTime, SourceError>> + Send;
+
     /// The time of the last entry of the oplog that a majority has; `None` where that may not be read.
     fn last_entry(&self) -> impl Future<Output = Result<Option<ClusterTime>, SourceError>> + Send;
 

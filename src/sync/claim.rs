@@ -28,9 +28,11 @@ fn remembered(queue: &Queue) -> Result<Remembered, QueueError> {
 }
 
 /// A copy that has not begun goes to the new target anyway.
-fn demand_for_new_target(queue: &Queue) -> Result<(), QueueError> {
+fn demand_for_new_target(queue: &Queue, is_first: bool) -> Result<(), QueueError> {
     let open = SyncState::load(queue)?.filter(|state| state.request.is_none());
-    if !open.is_some_and(|state| state.done.is_empty() && state.begun.is_empty()) {
+    let has_not_begun =
+        is_first && open.is_some_and(|state| state.done.is_empty() && state.begun.is_empty());
+    if !has_not_begun {
         let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
         SyncState::demand(queue, position.unwrap_or_default(), Reason::NewTarget)?;
     }
@@ -77,7 +79,7 @@ impl<K: Sink> Reconciler<K> {
         };
         let demand = async || {
             let queue = self.queue.clone();
-            blocking(move || demand_for_new_target(&queue)).await?;
+            blocking(move || demand_for_new_target(&queue, is_first)).await?;
             crash::point(Step::ClaimNoted);
             Ok(())
         };

@@ -106,6 +106,7 @@ impl Ends {
             since: None,
             is_told: false,
             refusals: 0,
+            refusals_max: REFUSALS_MAX,
             message: "a sync is interrupted, and goes on when that is over",
         }
     }
@@ -122,14 +123,16 @@ pub struct Attempts<'a> {
     since: Option<Instant>,
     is_told: bool,
     refusals: u32,
+    refusals_max: u32,
     message: &'static str,
 }
 
 impl Attempts<'_> {
-    /// What is logged of the first failure.
+    /// Refusals are not believed either; `message` is what is logged of the first failure.
     #[must_use]
-    pub fn saying(mut self, message: &'static str) -> Self {
+    pub fn without_end(mut self, message: &'static str) -> Self {
         self.message = message;
+        self.refusals_max = u32::MAX;
         self
     }
 
@@ -147,7 +150,7 @@ impl Attempts<'_> {
             .is_some_and(|patience| since.elapsed() > patience || !error.is_unavailable());
         // A server that has understood and will not is asked some times more, and then no more.
         self.refusals += u32::from(error.is_refusal());
-        if !error.is_transient() || is_over || self.refusals > REFUSALS_MAX {
+        if !error.is_transient() || is_over || self.refusals > self.refusals_max {
             return Err(error);
         }
         if !std::mem::replace(&mut self.is_told, true) {

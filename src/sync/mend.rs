@@ -35,7 +35,8 @@ impl<K: Sink> Reconciler<K> {
             .each(collections.iter().collect(), |collection: &Collection| {
                 Box::pin(async move {
                     let copy = copies.iter().find(|copy| copy.ns == collection.ns);
-                    self.mend_schema(run, collection, copy, what).await
+                    let mended = self.mend_schema(run, collection, copy, what).await;
+                    self.unless_refused(&collection.ns, mended)
                 })
             })
             .await?;

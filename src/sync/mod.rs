@@ -3,7 +3,7 @@
 //! What is owed ([`sync_state`](crate::sync_state)) goes, for each collection that the local database
 //! has, one of two ways:
 //!
-//! - **Copy**, where Atlas has nothing: documents stream straight across, [range](range) by range. What is
+//! - **Copy**, where Atlas has nothing: documents stream straight across, range by range. What is
 //!   queued for the collection is held meanwhile, since a delete that overtook the copy's older insert
 //!   would leave the document there for ever.
 //! - **Compare**, where Atlas has something: both sides are read, and a `Refresh` is queued for each
@@ -63,6 +63,9 @@ pub use verify::{Found, Lag, NamespaceResult, Verification, Verify};
 
 /// How often to look for a demand that nobody announced.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// How long an owed run waits before it tries again what a server would not do.
+const FAILED_WAIT: Duration = Duration::from_secs(60);
 
 /// Waits, unless the agent is leaving.
 async fn pause(stop: &Stop, wait: Duration) -> Result<(), SyncError> {
@@ -276,6 +279,22 @@ impl<K: Sink> Reconciler<K> {
                 blocking(move || SyncState::cancel(&queue)).await?;
                 Ok(format!("failed: {error}; ask again without digest"))
             }
+            // Nor does what a server will not do at all, while it is not owed.
+            Err(error) if error.is_refusal() => {
+                let reason = crate::report::one_line(&error);
+                if request.is_some() {
+                    let queue = self.queue.clone();
+                    blocking(move || SyncState::cancel(&queue)).await?;
+                    Ok(format!("failed: {reason}"))
+                } else {
+                    tracing::error!(
+                        error = reason,
+                        "the full sync cannot go on, and is tried again"
+                    );
+                    pause(stop, FAILED_WAIT).await?;
+                    Ok(format!("not done, and tried again: {reason}"))
+                }
+            }
             result => result,
         };
         let outcome = result?;
@@ -294,6 +313,7 @@ impl<K: Sink> Reconciler<K> {
         progress.digest = state.request.as_ref().is_some_and(|request| request.digest);
         tracing::info!(id = progress.id, reason = progress.reason, "a full sync begins");
         self.received_before.set(self.ends.atlas.received());
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.status.state().sync = Some(progress);
     }
 
@@ -363,7 +383,7 @@ impl<K: Sink> Reconciler<K> {
         message: &'static str,
         mut attempt: impl FnMut() -> BoxFuture<'a, Result<T, SyncError>> + Send,
     ) -> Result<T, SyncError> {
-        let mut attempts = self.ends.attempts(stop).saying(message);
+        let mut attempts = self.ends.attempts(stop).without_end(message);
         loop {
             let result = tokio::select! {
                 () = stop.drain.cancelled() => return Err(SyncError::Stopped),

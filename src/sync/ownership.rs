@@ -163,7 +163,8 @@ impl Claim<'_> {
         let Keeper { agent: other, beat, .. } = keeper;
         let (is_us, is_fresh) = (other.id == self.agent.id, keeper.is_fresh());
         if !taking.is_first {
-            return if other.instance == self.agent.instance {
+            // An older life of ours that is stale is what a backup of Atlas holds.
+            return if other.instance == self.agent.instance || (is_us && !is_fresh) {
                 Ok(())
             } else {
                 Err(keeper.rival())

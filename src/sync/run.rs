@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Collection, LAST, LeftOut, Reconciler, SyncError, atlas_collections,
+    Collection, FAILED_WAIT, LAST, LeftOut, Reconciler, SyncError, atlas_collections,
     ends::{End, ask},
     first::Plans,
     local_collections,
@@ -34,9 +34,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long indexes wait for the repair of the documents.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
-
-/// How long an owed run waits before it tries again what a server would not do.
-const FAILED_WAIT: Duration = Duration::from_secs(60);
 
 /// What a run is about.
 pub(super) struct Run<'a> {
@@ -101,8 +98,13 @@ impl<K: Sink> Reconciler<K> {
         self.mend_schemas(run, &to_clear, Mending::Drops).await?;
         self.reconcile_all(run, plans, others).await?;
         self.compare_rest(run, plans, &in_scope).await?;
-        self.after_renames(run, plans).await?;
+        self.after_renames(run, plans, &in_scope).await?;
         self.wait_until_written(run).await?;
+        // As they are called by now.
+        let mut collections = self
+            .retrying(stop, "the local collections cannot be listed yet", || Box::pin(self.list()))
+            .await?;
+        collections.retain(|collection| in_scope(&collection.ns));
         let problems = self.mend_schemas(run, &collections, Mending::Everything).await?;
         self.finish(run, plans, problems).await
     }
@@ -126,7 +128,7 @@ impl<K: Sink> Reconciler<K> {
 
     /// What a server will not do in one collection keeps the others away from nothing. It counts as not
     /// done.
-    fn unless_refused<T: Default>(
+    pub(super) fn unless_refused<T: Default>(
         &self,
         ns: &Namespace,
         result: Result<T, SyncError>,
@@ -144,7 +146,12 @@ impl<K: Sink> Reconciler<K> {
     }
 
     /// Names that changed hands while the run was at work: what has them now is compared once more.
-    async fn after_renames(&self, run: &Run<'_>, plans: &Plans) -> Result<(), SyncError> {
+    async fn after_renames(
+        &self,
+        run: &Run<'_>,
+        plans: &Plans,
+        in_scope: &(impl Fn(&Namespace) -> bool + Sync),
+    ) -> Result<(), SyncError> {
         if run.request.dry_run {
             return Ok(());
         }
@@ -154,7 +161,8 @@ impl<K: Sink> Reconciler<K> {
             while self.status.state().read_up_to < now {
                 pause(run.stop, LOOK_AGAIN).await?;
             }
-            let again = plans.take_again().await?;
+            let mut again = plans.take_again().await?;
+            again.retain(in_scope);
             if again.is_empty() {
                 return Ok(());
             }
@@ -166,11 +174,14 @@ impl<K: Sink> Reconciler<K> {
                 .await?;
             let mut renamed = Vec::new();
             for collection in here.into_iter().filter(|collection| again.contains(&collection.ns)) {
-                let local = &self.ends.local;
-                let size = ask!(self.ends, End::Local, run.stop, Size::of(local, &collection.ns));
+                let size = self.size_of(&collection.ns, run.stop).await;
+                let size = self.unless_refused(&collection.ns, size)?;
                 plans.forget(&collection.ns).await?;
                 renamed.push((collection, size));
             }
+            let to_clear: Vec<_> =
+                renamed.iter().map(|(collection, _)| collection.clone()).collect();
+            self.mend_schemas(run, &to_clear, Mending::Drops).await?;
             self.reconcile_all(run, plans, renamed).await?;
         }
     }
@@ -204,6 +215,14 @@ impl<K: Sink> Reconciler<K> {
         .await
     }
 
+    async fn size_of(&self, ns: &Namespace, stop: &Stop) -> Result<Size, SyncError> {
+        Ok(ask!(self.ends, End::Local, stop, Size::of(&self.ends.local, ns)))
+    }
+
+    async fn is_empty_there(&self, ns: &Namespace, stop: &Stop) -> Result<bool, SyncError> {
+        Ok(ask!(self.ends, End::Atlas, stop, self.ends.atlas.is_empty(ns)))
+    }
+
     async fn measure_all(
         &self,
         collections: &[Collection],
@@ -214,12 +233,8 @@ impl<K: Sink> Reconciler<K> {
             .ends
             .each(collections.iter().collect(), |collection: &Collection| {
                 Box::pin(async move {
-                    let size = ask!(
-                        self.ends,
-                        End::Local,
-                        stop,
-                        Size::of(&self.ends.local, &collection.ns)
-                    );
+                    let size = self.size_of(&collection.ns, stop).await;
+                    let size = self.unless_refused(&collection.ns, size)?;
                     Ok((collection.ns.clone(), size))
                 })
             })
@@ -254,10 +269,12 @@ impl<K: Sink> Reconciler<K> {
             .ends
             .each(open, |collection| {
                 let has_begun = state.begun.get(&collection.ns).is_some_and(|plan| plan.is_copy);
-                let atlas = &self.ends.atlas;
                 Box::pin(async move {
-                    let is_empty = has_begun
-                        || ask!(self.ends, End::Atlas, run.stop, atlas.is_empty(&collection.ns));
+                    if has_begun {
+                        return Ok((collection, true));
+                    }
+                    let is_empty = self.is_empty_there(&collection.ns, run.stop).await;
+                    let is_empty = self.unless_refused(&collection.ns, is_empty)?;
                     Ok((collection, is_empty))
                 })
             })
@@ -291,7 +308,7 @@ impl<K: Sink> Reconciler<K> {
         let atlas = &self.ends.atlas;
         if run.is_owed {
             self.queue.hold(ns);
-            if ask!(self.ends, End::Atlas, run.stop, atlas.is_empty(ns)) {
+            if self.is_empty_there(ns, run.stop).await? {
                 plans.forget(ns).await?;
                 if self.copy_unless_barrier(run, plans, collection, size).await? {
                     return Ok(());
@@ -383,8 +400,8 @@ impl<K: Sink> Reconciler<K> {
             self.set_state(&ns, ShareState::Running);
             self.note_schema(&ns, &["the collection is in Atlas only".to_owned()]);
             let repair = Repair::new(self, (&ns, None), run.after, &run.request, run.stop);
-            let done = repair.run(plans, Size::default(), false).await;
-            let is_refused = self.unless_refused(&ns, done)?;
+            let done = repair.run(plans, Size::default(), false).await.map(Some);
+            let Some(is_refused) = self.unless_refused(&ns, done)? else { continue };
             if is_refused {
                 self.refuse(run, &ns).await?;
             }

@@ -155,8 +155,7 @@ impl Seen {
 
     fn look(&mut self, document: Option<&RawDocumentBuf>) {
         let seen = document.map_or(0, fingerprint);
-        let before = self.fingerprint.replace(seen);
-        if before.is_some_and(|before| before != seen) {
+        if self.fingerprint.replace(seen) != Some(seen) {
             self.since = Instant::now();
         }
     }
@@ -378,7 +377,7 @@ impl Verify<'_> {
                     // One that changes all the time is on its way as long as Atlas follows.
                     let stayed = suspect.local.since.elapsed().max(suspect.copy.since.elapsed());
                     // With a queue that does not drain the lag grows as fast as time goes by.
-                    if stayed > allowed || (is_over && stayed > LOOK_MAX / 2) {
+                    if stayed >= allowed || (is_over && stayed > LOOK_MAX / 2) {
                         result.add(kind, &suspect.key);
                     } else if is_over {
                         result.changing += 1;

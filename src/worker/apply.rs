@@ -197,9 +197,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let is_gone = self.source.collection_id(ns).await?.is_none();
         let Some(seen_at) = seen_at.filter(|_| is_gone) else {
             self.waiting().remove(&seq);
-            // Where the time may not be asked for, it stays.
-            let now = if is_gone { self.source.last_entry().await? } else { None };
-            let Some(now) = now else { return Ok(Some(false)) };
+            if !is_gone {
+                return Ok(Some(false));
+            }
+            let now = self.source.time().await?;
             self.waiting().insert(seq, now);
             return Ok(None);
         };
