@@ -140,12 +140,21 @@ async fn an_interrupted_restore_does_not_open_the_way_over_newer_data() {
     child.wait().unwrap();
     let log = local.client.database("shop").collection::<Document>("log");
     log.insert_one(doc! { "_id": 3, "mine": true }).await.unwrap();
+    // In the middle of what is not done yet.
+    orders(&local).delete_one(doc! { "_id": 3_998 }).await.unwrap();
+    orders(&local).insert_one(doc! { "_id": 3_998, "mine": true }).await.unwrap();
 
     let refused = cli.cli(&["restore"]);
 
     assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stdout));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("shop.log"));
     let kept = log.find_one(doc! { "_id": 3 }).await.unwrap().unwrap();
+    assert!(kept.get_bool("mine").unwrap());
+    let output = cli.cli(&["restore", "--ns", "shop.orders"]);
+    assert_eq!(output.status.code(), Some(1), "the verification names what is different");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("different: 3998"));
+    assert_eq!(orders(&local).count_documents(doc! {}).await.unwrap(), 4_000);
+    let kept = orders(&local).find_one(doc! { "_id": 3_998 }).await.unwrap().unwrap();
     assert!(kept.get_bool("mine").unwrap());
 }
 

@@ -64,12 +64,23 @@ pub struct Copier<'a, K, L> {
     pub ledger: &'a L,
     /// What is read shows no older state.
     pub after: ClusterTime,
+    /// What becomes of a document that is there already, from a part whose answer was lost, or from an earlier
+    /// run.
+    pub there_already: ThereAlready,
     pub stop: &'a Stop,
 }
 
+/// See [`Copier`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThereAlready {
+    /// It is written over: the original may be newer.
+    WriteOver,
+    /// It is left as it is: it may be somebody's.
+    Leave,
+}
+
 impl<K: Sink, L: Ledger> Copier<'_, K, L> {
-    /// Copies one unit. Whatever passes is waited for; a unit that was copied in part before is written
-    /// over.
+    /// Copies one unit. Whatever passes is waited for.
     ///
     /// # Errors
     /// What waiting does not mend.
@@ -135,7 +146,7 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
             match self.sink.write(ns, &writes).await {
                 Ok(written) => {
                     self.ledger.answered(ns, &writes, None)?;
-                    let (again, refused) = leftovers(writes, written)?;
+                    let (again, refused) = leftovers(writes, written, self.there_already)?;
                     if !refused.is_empty() {
                         self.ledger.refused(ns, refused).await?;
                     }
@@ -170,16 +181,18 @@ fn bytes_of(write: &Write) -> u64 {
 
 type Refused = Vec<(DocumentKey, String)>;
 
-/// What a part left to do: documents that were there already, from a part whose answer was lost, to be
-/// written over; and those that the target would not take.
+/// What a part left to do: documents that were there already, to be written over; and those that the target would not take.
 fn leftovers(
     writes: Vec<Write>,
     written: Vec<Written>,
+    there_already: ThereAlready,
 ) -> Result<(Vec<Write>, Refused), SyncError> {
     let (mut again, mut refused) = (Vec::new(), Vec::new());
     for (write, written) in writes.into_iter().zip(written) {
         match (written, write) {
-            (Written::AlreadyThere, Write::Insert(document)) => {
+            (Written::AlreadyThere, Write::Insert(document))
+                if there_already == ThereAlready::WriteOver =>
+            {
                 let key = DocumentKey::of(&document).map_err(SourceError::from)?;
                 again.push(Write::Upsert { key, document });
             }

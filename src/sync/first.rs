@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Collection, Reconciler, SyncError,
-    copy::{Copier, Ledger, Unit},
+    copy::{Copier, Ledger, ThereAlready, Unit},
     ends::{End, ask},
     pause,
     range::{KeyRange, Order, Size, splits},
@@ -158,6 +158,7 @@ impl<K: Sink> Reconciler<K> {
             from: End::Local,
             sink: &*self.sink,
             ledger: &notes,
+            there_already: ThereAlready::WriteOver,
             after,
             stop: run.stop,
         };

@@ -157,7 +157,7 @@ pub enum SyncError {
          last heartbeat {heartbeat} ago"
     )]
     Rival { host: String, pid: u32, heartbeat: String, is_fresh: bool },
-    /// A server before 5.1 or one that leaves the expression out.
+    /// A server that does not know the expression.
     #[error("{} cannot hash documents (`$toHashedIndexKey`)", match .end { End::Local => "the local database", End::Atlas => "Atlas" })]
     NoDigest { end: End },
     /// The local database, which is restored into, takes no documents.

@@ -13,7 +13,7 @@ use bson::{Document, RawDocumentBuf, doc, rawdoc};
 
 use super::{
     Collection, LeftOut, SyncError, atlas_collections,
-    copy::{Copier, Ledger, Unit},
+    copy::{Copier, Ledger, ThereAlready, Unit},
     ends::{End, Ends, ask},
     local_collections,
     range::{KeyRange, Order, Size, splits},
@@ -182,6 +182,7 @@ impl<K: Sink> Restore<'_, K> {
             from: End::Atlas,
             sink: self.sink,
             ledger: &notes,
+            there_already: ThereAlready::Leave,
             after: ClusterTime::default(),
             stop: self.stop,
         };
