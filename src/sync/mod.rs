@@ -172,6 +172,8 @@ impl SyncError {
     /// True when trying again may help.
     pub fn is_transient(&self) -> bool {
         match self {
+            // Of a read that is not the stream's it says nothing about the history.
+            SyncError::Source(SourceError::HistoryLost(_)) => true,
             SyncError::Source(error) => error.is_transient(),
             SyncError::Sink(_) | SyncError::LocalTarget { is_away: true, .. } => true,
             SyncError::Queue(_)
@@ -187,7 +189,7 @@ impl SyncError {
     pub fn is_unavailable(&self) -> bool {
         matches!(
             self,
-            SyncError::Source(SourceError::Unavailable(_))
+            SyncError::Source(SourceError::Unavailable(_) | SourceError::HistoryLost(_))
                 | SyncError::Sink(SinkError::Unavailable(_) | SinkError::Unanswered(_))
                 | SyncError::LocalTarget { is_away: true, .. }
         )
