@@ -289,7 +289,16 @@ impl Agent {
             anchor: AtomicU64::new(0),
         };
         if self.queue.checkpoint()?.is_none() {
-            tailer.take_position().await.map_err(from_tailer)?;
+            let mut attempts = 0;
+            while let Err(error) = tailer.take_position().await {
+                attempts += 1;
+                // A new stream has no history to lose; a server that says so means something that passes.
+                let passes = matches!(error, TailerError::Source(SourceError::HistoryLost(_)));
+                if !passes || attempts > 3 {
+                    return Err(from_tailer(error));
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
         }
         let mut ends = connect::ends(&config, &self.local, &self.atlas);
         ends.status = Some(self.status.clone());
