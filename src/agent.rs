@@ -28,10 +28,11 @@ use crate::{
     mongo::{Mongo, MongoError},
     namespace::NamespaceFilter,
     queue::{Queue, QueueError, QueueOptions, Rebuilt},
+    schema_watch::SchemaWatch,
     shutdown::{Stop, blocking},
     sink::AtlasSink,
     source::{
-        ChangeStreamSource, PIPELINE_VERSION, SourceError, SourceInfo, has_entry, inspect,
+        ChangeStreamSource, PIPELINE_VERSION, Source, SourceError, SourceInfo, has_entry, inspect,
         source_id,
     },
     status::{Phase, Status, now_ms},
@@ -221,6 +222,15 @@ impl Agent {
         })
     }
 
+    /// The queue does not know which collections are capped; from now on the stream tells.
+    async fn keep_capped_in_order(&self, filter: &NamespaceFilter) -> Result<(), AgentError> {
+        let listing = sync::local_collections(&self.local, filter).await?;
+        for collection in listing.collections.iter().filter(|found| found.is_capped()) {
+            self.queue.keep_in_order(&collection.ns, true);
+        }
+        Ok(())
+    }
+
     /// Gives the mark in Atlas back, so that another agent may follow. One that could not be given back
     /// is stale after a minute.
     async fn give_back(&self, filter: &NamespaceFilter) {
@@ -265,6 +275,7 @@ impl Agent {
         let sink = Arc::new(AtlasSink::new(self.atlas.clone(), connect::limiter(&config)));
         let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
         let late = Arc::new(Mutex::new(LateWrites::default()));
+        let watch = Arc::new(SchemaWatch::default());
         let compare = self.demanded.clone();
         let admin = tokio::spawn(self.serve_admin().await?);
         // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
@@ -287,7 +298,9 @@ impl Agent {
             disk: config.queue.path.clone(),
             compare: compare.clone(),
             anchor: AtomicU64::new(0),
+            watch: watch.clone(),
         };
+        self.keep_capped_in_order(&filter).await?;
         if self.queue.checkpoint()?.is_none() {
             let mut attempts = 0;
             while let Err(error) = tailer.take_position().await {
@@ -320,6 +333,9 @@ impl Agent {
             failed: Mutex::default(),
             demanded: compare,
             received_before: Gauge::default(),
+            watch: watch.clone(),
+            tells_of_schema: source.tells_of_schema(),
+            made_anew: Mutex::default(),
         };
         let worker = Arc::new(Worker::new(
             self.queue.clone(),
@@ -329,6 +345,7 @@ impl Agent {
             connect::worker_options(&config),
             horizon,
             late,
+            watch,
         ));
         let mut tasks = JoinSet::new();
         let stop = self.stop.clone();

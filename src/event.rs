@@ -45,6 +45,8 @@ pub enum Change {
     Document { ns: Namespace, key: DocumentKey, op: WriteOp },
     /// A collection as such.
     Schema(SchemaChange),
+    /// `dropDatabase`, which comes behind the drops of its collections. Its views go without a word.
+    DatabaseDropped { db: String },
     /// Nothing that is replicated, such as an index build's progress. `kind` is the server's word.
     Ignored { ns: Option<Namespace>, kind: String },
 }
@@ -60,6 +62,10 @@ pub enum SchemaChange {
     DropIfGone { ns: Namespace },
     /// `rename`; with `dropTarget` a collection named `to` was replaced.
     Rename { from: Namespace, to: Namespace, drop_target: bool },
+    /// Options or indexes were changed, or may have been: `modify`, `createIndexes`, `dropIndexes`. Atlas's
+    /// are made like the local ones as they are when its turn comes. `collection` tells of which collection
+    /// of that name, where that is known.
+    Reconcile { ns: Namespace, collection: Option<CollectionId> },
 }
 
 impl SchemaChange {
@@ -68,7 +74,8 @@ impl SchemaChange {
         match self {
             SchemaChange::Create { ns, .. }
             | SchemaChange::Drop { ns }
-            | SchemaChange::DropIfGone { ns } => ns,
+            | SchemaChange::DropIfGone { ns }
+            | SchemaChange::Reconcile { ns, .. } => ns,
             SchemaChange::Rename { from, .. } => from,
         }
     }
@@ -78,7 +85,8 @@ impl SchemaChange {
         match self {
             SchemaChange::Create { ns, .. }
             | SchemaChange::Drop { ns }
-            | SchemaChange::DropIfGone { ns } => vec![ns.clone()],
+            | SchemaChange::DropIfGone { ns }
+            | SchemaChange::Reconcile { ns, .. } => vec![ns.clone()],
             SchemaChange::Rename { from, to, .. } => vec![from.clone(), to.clone()],
         }
     }
@@ -89,6 +97,7 @@ impl SchemaChange {
             SchemaChange::Create { .. } => "create",
             SchemaChange::Drop { .. } | SchemaChange::DropIfGone { .. } => "drop",
             SchemaChange::Rename { .. } => "rename",
+            SchemaChange::Reconcile { .. } => "modify",
         }
     }
 }
@@ -162,6 +171,19 @@ impl Fields<'_> {
                 Ok(Change::Schema(SchemaChange::Create { ns: self.ns()?, options }))
             }
             "drop" => Ok(Change::Schema(SchemaChange::Drop { ns: self.ns()? })),
+            // Of a time-series collection it tells of the view that it is.
+            "modify" if self.is_of_a_series() => {
+                Ok(Change::Ignored { ns: self.ns().ok(), kind: kind.to_owned() })
+            }
+            "modify" | "createIndexes" | "dropIndexes" => {
+                let (ns, collection) = (self.ns()?, self.collection);
+                Ok(Change::Schema(SchemaChange::Reconcile { ns, collection }))
+            }
+            "dropDatabase" => {
+                let ns = self.ns.ok_or_else(|| missing("ns"))?;
+                let db = ns.get_str("db").map_err(|_| missing("db"))?.to_owned();
+                Ok(Change::DatabaseDropped { db })
+            }
             "rename" => {
                 let to = self.to.ok_or_else(|| missing("to"))?;
                 let drop_target = self.description.is_some_and(|description| {
@@ -172,6 +194,10 @@ impl Fields<'_> {
             }
             kind => Ok(Change::Ignored { ns: self.ns().ok(), kind: kind.to_owned() }),
         }
+    }
+
+    fn is_of_a_series(&self) -> bool {
+        self.description.is_some_and(is_series)
     }
 
     fn ns(&self) -> Result<Namespace, Malformed> {
@@ -190,6 +216,16 @@ impl Fields<'_> {
         Delta::from_diff(raw::subdocument(update, "diff")?).ok()
     }
 }
+
+/// True for the options of a time-series collection: itself, or the view that events (6.0.5) tell of
+/// instead.
+pub fn is_series(options: &RawDocument) -> bool {
+    matches!(options.get("timeseries"), Ok(Some(_)))
+        || options.get_str("viewOn").is_ok_and(|on| on.starts_with(SYSTEM_BUCKETS))
+}
+
+/// What a time-series collection keeps its documents in; the collection itself is a view of that.
+const SYSTEM_BUCKETS: &str = "system.buckets.";
 
 fn namespace(doc: &RawDocument) -> Result<Namespace, Malformed> {
     let part = |name: &'static str| doc.get_str(name).map_err(|_| missing(name));
@@ -252,6 +288,28 @@ mod tests {
         let raw = rawdoc! { "rawUpdateDescription": { "$v": 2, "diff": { "u": { "a": 1 } } } };
 
         assert!(matches!(op(&event("update", raw)), WriteOp::Update(_)));
+    }
+
+    #[test]
+    fn a_change_of_options_or_indexes_names_its_collection() {
+        for kind in ["modify", "createIndexes", "dropIndexes"] {
+            let change = ChangeEvent::parse(&event(kind, rawdoc! {})).unwrap().change;
+            let Change::Schema(SchemaChange::Reconcile { ns, .. }) = change else {
+                panic!("{change:?}")
+            };
+            assert_eq!(ns.as_str(), "shop.orders");
+        }
+    }
+
+    #[test]
+    fn a_time_series_is_known_by_the_view_that_it_is() {
+        let series = rawdoc! { "viewOn": "system.buckets.orders", "pipeline": [] };
+
+        assert!(is_series(&series) && is_series(&rawdoc! { "timeseries": {} }));
+        assert!(!is_series(&rawdoc! { "viewOn": "orders", "pipeline": [] }));
+        let modified = event("modify", rawdoc! { "operationDescription": series });
+        let change = ChangeEvent::parse(&modified).unwrap().change;
+        assert!(matches!(change, Change::Ignored { .. }));
     }
 
     #[test]

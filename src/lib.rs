@@ -27,7 +27,7 @@
 //! | face | [`cli`], [`commands`] |
 //! | wiring | [`agent`], [`admin`], [`logging`] |
 //! | tasks | [`tailer`], [`worker`], [`sync`] |
-//! | stores of the tasks | [`sync_state`] |
+//! | stores of the tasks | [`sync_state`], [`schema_watch`] |
 //! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
 //! | driver | [`mongo`] |
 //! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`], [`late`], [`schema`] |
@@ -72,6 +72,7 @@ pub mod queue;
 pub mod raw;
 pub mod report;
 pub mod schema;
+pub mod schema_watch;
 pub mod shutdown;
 pub mod sink;
 pub mod source;

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use crate::{checkpoint::ClusterTime, config::Uri, metrics::Counter, namespace::Namespace};
 
 pub mod class;
+mod describe;
 
 /// A failed exchange with a server.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -288,14 +289,7 @@ impl Mongo {
     /// `listCollections` of one database: name, type, options, info.
     pub async fn list_collections(&self, db: &str) -> Result<Vec<Document>, MongoError> {
         let command = bson::rawdoc! { "listCollections": 1, "cursor": { "batchSize": 1000 } };
-        let mut cursor = self.cursor(db, command, None).await?;
-        let mut collections = Vec::new();
-        while let Some(batch) = cursor.next().await? {
-            for doc in documents(&batch)? {
-                collections.push(Document::try_from(doc).map_err(mongodb::error::Error::from)?);
-            }
-        }
-        Ok(collections)
+        self.items(db, command).await
     }
 
     /// True when a collection holds no document, or is not there.

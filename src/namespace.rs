@@ -229,7 +229,7 @@ impl NamespaceFilter {
     }
 
     /// The `$match` stage that makes the server apply this filter to change events. An event passes
-    /// when its own namespace, or the one it is renamed to, is chosen.
+    /// when its own namespace, or the one it is renamed to, is chosen; the drop of any database does.
     pub fn to_match_stage(&self) -> RawDocumentBuf {
         let clause = |field: &str| {
             let mut all = bson::RawArrayBuf::new();
@@ -249,6 +249,8 @@ impl NamespaceFilter {
         let mut either = bson::RawArrayBuf::new();
         either.push(clause("ns"));
         either.push(clause("to"));
+        // Of no collection, and rare.
+        either.push(rawdoc! { "operationType": "dropDatabase" });
         rawdoc! { "$match": { "$or": either } }
     }
 }

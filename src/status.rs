@@ -1,7 +1,7 @@
 //! The agent's condition, as everything that shows it sees it.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -12,6 +12,7 @@ use crate::{
     checkpoint::ClusterTime,
     config::units,
     metrics::{Counter, Metrics},
+    namespace::Namespace,
     progress::Progress,
 };
 
@@ -80,8 +81,14 @@ pub struct State {
     pub consistent_as_of: Option<ClusterTime>,
     /// The full sync that runs, or ran last.
     pub sync: Option<Progress>,
-    /// What the last one could not mend of options and indexes, a sentence each.
-    pub schema_problems: Vec<String>,
+    /// What the last one could not do, a sentence each.
+    pub sync_problems: Vec<String>,
+    /// What Atlas does not take of options and indexes, a sentence each; tried again from time to time.
+    pub schema_problems: BTreeMap<Namespace, Vec<String>>,
+    /// Indexes that are being built in Atlas.
+    pub builds: BTreeMap<Namespace, Build>,
+    /// What the filter chooses and is not replicated all the same, with the reason.
+    pub left_out: Vec<String>,
     /// Atlas carries the mark of this very agent.
     pub is_marked: bool,
     /// The mark could not be renewed for so long that another agent may have it: nothing is written.
@@ -93,6 +100,27 @@ pub struct State {
     pub samples: VecDeque<(u64, u64)>,
     /// The local oplog's reach back before the checkpoint, in seconds, where it may be asked for.
     pub oplog_window_s: Option<u64>,
+}
+
+/// Indexes of one collection that are being built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    pub indexes: Vec<String>,
+    /// Milliseconds since 1970.
+    pub since_ms: u64,
+    /// How far it is, where the server tells.
+    pub percent: Option<u8>,
+}
+
+impl State {
+    /// What keeps options and indexes in Atlas from being the local ones, a sentence each.
+    pub fn schema_sentences(&self) -> Vec<String> {
+        let of = |(ns, problems): (&Namespace, &Vec<String>)| -> Vec<String> {
+            problems.iter().map(|problem| format!("`{ns}`: {problem}")).collect()
+        };
+        let listed = self.schema_problems.iter().flat_map(of);
+        self.sync_problems.iter().cloned().chain(listed).collect()
+    }
 }
 
 /// What is wrong with one of the ends.

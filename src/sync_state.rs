@@ -36,6 +36,8 @@ pub enum Reason {
     NamespacesChanged,
     /// A collection came in by a rename, or was renamed while others were copied.
     Renamed,
+    /// Documents came into a collection without events (`convertToCapped`), or it must be made anew.
+    Replaced,
     /// Atlas would not take a schema change.
     SchemaGivenUp,
     /// What became of a write to Atlas is not known.
@@ -58,6 +60,7 @@ impl fmt::Display for Reason {
             Reason::NewTarget => "this Atlas was not the target before",
             Reason::NamespacesChanged => "the replicated namespaces have changed",
             Reason::Renamed => "a collection was renamed",
+            Reason::Replaced => "a collection was replaced as a whole",
             Reason::SchemaGivenUp => "Atlas would not take a schema change",
             Reason::Unanswered => "Atlas did not answer a schema change",
             Reason::Evicted => "a collection changed while documents of it gave way to others",
@@ -110,6 +113,9 @@ pub struct SyncState {
     /// `None` for a demand.
     #[serde(default)]
     pub request: Option<SyncRequest>,
+    /// Of a demand: the collections that it is about. Empty for all.
+    #[serde(default)]
+    pub only: BTreeSet<Namespace>,
     /// Collections that are done.
     #[serde(default)]
     pub done: BTreeSet<Namespace>,
@@ -161,6 +167,44 @@ impl SyncState {
             let last = Self::decode(stored)?.unwrap_or_default();
             let mut next = Self::begin(position, reason, None);
             next.after = next.after.max(last.after);
+            Ok(Some(next.encode()))
+        })
+    }
+
+    /// Demands that these collections be copied or compared, as they are at `position` or later. What is
+    /// demanded already stays so; a request of everything becomes a demand, and any other one gives way.
+    ///
+    /// # Errors
+    /// When the queue cannot be written.
+    pub fn demand_of(
+        queue: &Queue,
+        position: ClusterTime,
+        namespaces: &BTreeSet<Namespace>,
+        reason: Reason,
+    ) -> Result<(), QueueError> {
+        queue.update_meta(META, |stored| {
+            let mut next = Self::begin(position, reason, None);
+            let next = match Self::decode(stored)? {
+                Some(mut open) if open.request.is_none() => {
+                    if !open.only.is_empty() {
+                        open.only.extend(namespaces.iter().cloned());
+                    }
+                    // It may be done with them already.
+                    open.again.extend(namespaces.iter().cloned());
+                    open.after = open.after.max(next.after);
+                    open
+                }
+                open => {
+                    let is_everything = open.is_some_and(|open| {
+                        let request = open.request.unwrap_or_default();
+                        request.namespaces.is_empty() && !request.dry_run
+                    });
+                    if !is_everything {
+                        next.only.clone_from(namespaces);
+                    }
+                    next
+                }
+            };
             Ok(Some(next.encode()))
         })
     }
@@ -274,7 +318,9 @@ impl SyncState {
             let Some(noted) = Self::decode(stored)?.filter(|noted| noted.id == self.id) else {
                 return Ok(stored.map(<[u8]>::to_vec));
             };
-            Ok(Some(Self { again: noted.again, ..self.clone() }.encode()))
+            let (again, only) = (noted.again, noted.only);
+            let after = self.after.max(noted.after);
+            Ok(Some(Self { again, only, after, ..self.clone() }.encode()))
         })
     }
 

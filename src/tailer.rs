@@ -15,6 +15,7 @@
 //! first, and a comparison of everything is asked for then, so that no change falls between the two.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -28,10 +29,11 @@ use crate::{
     backoff::OutageWait,
     checkpoint::{Checkpoint, ClusterTime},
     crash::{self, Step},
-    event::{Change, ChangeEvent, SchemaChange},
+    event::{Change, ChangeEvent, CollectionId, SchemaChange, is_series},
     namespace::{Namespace, NamespaceFilter},
     queue::{Incoming, Queue, QueueError, Work, free_disk},
     report::one_line,
+    schema_watch::SchemaWatch,
     shutdown::{Stop, blocking},
     source::{EventBatch, EventStream, Source, SourceError, StartFrom},
     status::{Fault, Status, now_ms},
@@ -80,13 +82,17 @@ pub struct Tailer<S> {
     pub compare: Arc<Notify>,
     /// The last known [`Checkpoint::anchor`].
     pub anchor: AtomicU64,
+    /// Told when the stream cannot say what has become of options and indexes.
+    pub watch: Arc<SchemaWatch>,
 }
 
 /// What a batch of events asks for beyond the queue.
 #[derive(Clone, Debug, Default)]
 struct Wishes {
-    /// Compare everything: the stream alone cannot tell what Atlas must hold.
-    compare: bool,
+    /// Collections that are to be compared: the stream alone cannot tell what Atlas must hold of them.
+    compare: BTreeSet<Namespace>,
+    /// Something changed of options or indexes that no event names.
+    look_at_schema: bool,
     /// Names of collections that have changed hands.
     renamed: Vec<Namespace>,
 }
@@ -266,11 +272,9 @@ impl<S: Source> Tailer<S> {
         let metrics = &self.status.metrics;
         metrics.events_read.add(batch.events.len() as u64);
         let mut wishes = Wishes::default();
-        let incoming: Vec<Incoming> = batch
-            .events
-            .into_iter()
-            .filter_map(|event| self.incoming(event, &mut wishes))
-            .collect();
+        let incoming: Vec<Incoming> =
+            batch.events.into_iter().flat_map(|event| self.incoming(event, &mut wishes)).collect();
+        let incoming = without_repetition(incoming);
         let checkpoint = Checkpoint {
             token: batch.token,
             anchor,
@@ -278,6 +282,7 @@ impl<S: Source> Tailer<S> {
             source_id: self.identity.source_id.clone(),
             pipeline: self.identity.pipeline.clone(),
         };
+        let look_at_schema = wishes.look_at_schema;
         let queue = self.queue.clone();
         let (committed, compare) = blocking(move || -> Result<_, QueueError> {
             // A rename while collections are being copied or compared may carry documents along that were
@@ -285,13 +290,17 @@ impl<S: Source> Tailer<S> {
             if !wishes.renamed.is_empty() {
                 SyncState::renamed(&queue, &wishes.renamed)?;
             }
-            let compare = wishes.compare;
+            let compare = !wishes.compare.is_empty();
             if compare {
-                SyncState::demand(&queue, checkpoint.cluster_time, Reason::Renamed)?;
+                let position = checkpoint.cluster_time;
+                SyncState::demand_of(&queue, position, &wishes.compare, Reason::Replaced)?;
             }
             Ok((queue.commit(incoming, Some(&checkpoint))?, compare))
         })
         .await?;
+        if look_at_schema {
+            self.watch.ask_everything();
+        }
         metrics.ops_coalesced.add(committed.coalesced);
         if compare {
             self.compare.notify_one();
@@ -307,46 +316,75 @@ impl<S: Source> Tailer<S> {
         state.read_up_to = state.read_up_to.max(time);
     }
 
-    /// What an event asks for, if anything; `wishes` takes what goes beyond the queue.
-    fn incoming(&self, event: ChangeEvent, wishes: &mut Wishes) -> Option<Incoming> {
-        let work = match event.change {
+    /// What an event puts into the queue; `wishes` takes what goes beyond it.
+    fn incoming(&self, event: ChangeEvent, wishes: &mut Wishes) -> Vec<Incoming> {
+        let works = match event.change {
             Change::Document { ns, key, op } if self.filter.matches(&ns) => {
-                Work::Document { ns, key, op, collection: event.collection }
+                vec![Work::Document { ns, key, op, collection: event.collection }]
             }
-            Change::Document { .. } => return None,
-            Change::Schema(change) => Work::Schema(self.narrow(change, wishes)?),
+            Change::Document { .. } => Vec::new(),
+            Change::Schema(change) => {
+                let changes = self.narrow(change, event.collection, wishes);
+                changes.into_iter().map(Work::Schema).collect()
+            }
+            Change::DatabaseDropped { db } => {
+                tracing::info!(db, "a database was dropped");
+                wishes.look_at_schema = true;
+                Vec::new()
+            }
             Change::Ignored { ns, kind } => {
-                // Indexes and validators are not replicated yet: say so rather than differ silently.
                 let ns = ns.map_or_else(String::new, |ns| ns.to_string());
                 tracing::warn!(%ns, op = %kind, "a change of this kind is not replicated");
-                return None;
+                Vec::new()
             }
         };
-        Some(Incoming { work, cluster_time: event.cluster_time, wall_ms: event.wall_ms })
+        let (cluster_time, wall_ms) = (event.cluster_time, event.wall_ms);
+        works.into_iter().map(|work| Incoming { work, cluster_time, wall_ms }).collect()
     }
 
     /// The part of a schema change that concerns replicated collections.
-    fn narrow(&self, change: SchemaChange, wishes: &mut Wishes) -> Option<SchemaChange> {
+    fn narrow(
+        &self,
+        change: SchemaChange,
+        collection: Option<CollectionId>,
+        wishes: &mut Wishes,
+    ) -> Vec<SchemaChange> {
+        let tells = self.source.tells_of_schema();
         let SchemaChange::Rename { from, to, drop_target } = change else {
-            let is_series = matches!(&change, SchemaChange::Create { options, .. }
-                if matches!(options.get("timeseries"), Ok(Some(_))));
-            if is_series {
-                tracing::warn!(ns = %change.ns(), "a time-series collection is not replicated");
+            if !self.filter.matches(change.ns()) {
+                return Vec::new();
             }
-            return (self.filter.matches(change.ns()) && !is_series).then_some(change);
+            if let SchemaChange::Create { ns, options } = &change {
+                if is_series(options) {
+                    tracing::warn!(%ns, "a time-series collection is not replicated");
+                    return Vec::new();
+                }
+                // `cloneCollectionAsCapped` fills it without an event (6.0.5), and looks no different.
+                if options.get_bool("capped").unwrap_or(false) {
+                    wishes.compare.insert(ns.clone());
+                }
+            }
+            wishes.look_at_schema |= !tells;
+            return vec![change];
         };
         match (self.filter.matches(&from), self.filter.matches(&to)) {
             (true, true) => {
                 wishes.renamed.extend([from.clone(), to.clone()]);
-                Some(SchemaChange::Rename { from, to, drop_target })
+                if is_filled_unseen(&from, tells) {
+                    wishes.compare.insert(to.clone());
+                }
+                wishes.look_at_schema |= !tells;
+                // What was changed of it under its old name, and not applied there any more, is now.
+                let reconcile = SchemaChange::Reconcile { ns: to.clone(), collection };
+                vec![SchemaChange::Rename { from, to, drop_target }, reconcile]
             }
-            (true, false) => Some(SchemaChange::Drop { ns: from }),
+            (true, false) => vec![SchemaChange::Drop { ns: from }],
             (false, true) => {
                 // Its documents were never copied and are not in the stream.
-                wishes.compare = true;
-                Some(SchemaChange::Drop { ns: to })
+                wishes.compare.insert(to.clone());
+                vec![SchemaChange::Drop { ns: to }]
             }
-            (false, false) => None,
+            (false, false) => Vec::new(),
         }
     }
 
@@ -395,5 +433,39 @@ impl<S: Source> Tailer<S> {
             }
             Some(_) | None => None,
         }
+    }
+}
+
+/// Several changes of one collection's options or indexes that follow one another are one.
+fn without_repetition(mut incoming: Vec<Incoming>) -> Vec<Incoming> {
+    incoming.dedup_by(|next, last| {
+        matches!(next.work, Work::Schema(SchemaChange::Reconcile { .. })) && next.work == last.work
+    });
+    incoming
+}
+
+/// True for the temporary names under which a server fills a collection that it then renames, without an
+/// event for its documents: `convertToCapped` always, a rename across databases before 6.0.
+fn is_filled_unseen(from: &Namespace, tells_of_schema: bool) -> bool {
+    from.coll().strip_prefix("tmp").and_then(|rest| rest.split_once('.')).is_some_and(
+        |(_, what)| {
+            what.starts_with("convertToCapped.") || (what == "renameCollection" && !tells_of_schema)
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collection_that_is_filled_without_events_is_known_by_its_temporary_name() {
+        let is = |coll: &str, tells| is_filled_unseen(&Namespace::new("shop", coll), tells);
+
+        assert!(is("tmpRhESk.convertToCapped.c", true) && is("tmpRhESk.convertToCapped.c", false));
+        assert!(is("tmp8GWGL.renameCollection", false) && !is("tmp8GWGL.renameCollection", true));
+        assert!(
+            !is("tmp.agg_out.7be2b1b0", false) && !is("orders", false) && !is("tmporders", false)
+        );
     }
 }

@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["cli", "commands"],
     &["agent", "admin", "logging"],
     &["tailer", "worker", "sync"],
-    &["sync_state"],
+    &["sync_state", "schema_watch"],
     &["source", "sink", "queue", "dead_letter"],
     &["mongo"],
     &[

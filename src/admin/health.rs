@@ -11,10 +11,11 @@ use crate::{
     checkpoint::ClusterTime,
     config::units,
     mongo::Mongo,
+    namespace::Namespace,
     progress::ProgressReport,
     queue::QueueStats,
     shutdown::blocking,
-    status::{Health, Limits, Phase, Vitals, judge, now_ms},
+    status::{Build, Health, Limits, Phase, Vitals, judge, now_ms},
 };
 
 /// `GET /api/sync/health`.
@@ -37,11 +38,33 @@ pub struct HealthReport {
     pub atlas_error: Option<String>,
     /// The full sync that runs: the first copy, or one that was asked for.
     pub sync: Option<ProgressReport>,
-    /// What the last full sync could not mend of options and indexes.
+    /// What Atlas does not take of options and indexes, and what the last full sync could not do.
     pub schema_problems: Vec<String>,
+    /// Indexes that are being built in Atlas.
+    pub index_builds: Vec<IndexBuild>,
+    /// What is chosen and cannot be replicated, with the reason.
+    pub not_replicated: Vec<String>,
     pub dead_letters: u64,
     pub oldest_pending_ms: Option<u64>,
     pub oplog_window_s: Option<u64>,
+}
+
+/// Indexes of one collection that are being built.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IndexBuild {
+    pub ns: Namespace,
+    pub indexes: Vec<String>,
+    pub running_ms: u64,
+    /// Where Atlas tells it.
+    pub percent: Option<u8>,
+}
+
+impl IndexBuild {
+    fn new(ns: &Namespace, build: &Build, now_ms: u64) -> Self {
+        let Build { indexes, since_ms, percent } = build.clone();
+        Self { ns: ns.clone(), indexes, running_ms: now_ms.saturating_sub(since_ms), percent }
+    }
 }
 
 /// Puts the report together.
@@ -101,6 +124,7 @@ pub fn report(handles: &Handles) -> HealthReport {
         ));
     }
     alerts.extend(state.reading_stopped.clone());
+    let schema_problems = state.schema_sentences();
     HealthReport {
         status: health,
         sync_lag: format!("{:.1}s", lag.as_secs_f64()),
@@ -118,7 +142,13 @@ pub fn report(handles: &Handles) -> HealthReport {
             .sync
             .filter(|sync| sync.finished_ms.is_none())
             .map(|sync| sync.report(now).brief()),
-        schema_problems: state.schema_problems,
+        schema_problems,
+        index_builds: state
+            .builds
+            .iter()
+            .map(|(ns, build)| IndexBuild::new(ns, build, now))
+            .collect(),
+        not_replicated: state.left_out,
         dead_letters: queue.dead_letters_len(),
         oldest_pending_ms: queue
             .oldest_ms()

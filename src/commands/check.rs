@@ -196,9 +196,13 @@ async fn check_oplog(
 async fn check_collections(config: &Config, mongo: &Mongo, lines: &mut Lines) {
     let Ok(filter) = config.filter() else { return };
     match local_collections(mongo, &filter).await {
-        Ok((replicated, left_out)) => {
-            lines.ok("local", format!("{} collections will be replicated", replicated.len()));
-            for left in left_out {
+        Ok(listing) => {
+            let (collections, views) = (listing.collections.len(), listing.views.len());
+            lines.ok(
+                "local",
+                format!("{collections} collections and {views} views will be replicated"),
+            );
+            for left in listing.left_out {
                 lines.warning(
                     "local",
                     format!("{} is not replicated: it is {}", left.ns, left.reason),

@@ -85,6 +85,17 @@ fn print(health: &Value) {
         let window = units::show_duration(Duration::from_secs(window));
         show::line(format!("oplog    reaches back {window} before the checkpoint"));
     }
+    for build in health["indexBuilds"].as_array().into_iter().flatten() {
+        let names = build["indexes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let names = names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let ns = build["ns"].as_str().unwrap_or_default();
+        let far = build["percent"].as_u64().map_or_else(String::new, |far| format!("{far} %, "));
+        let since = ago(show::number(&build["runningMs"]));
+        show::line(format!("index    building {names} of `{ns}`: {far}for {since}"));
+    }
+    for left in health["notReplicated"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        show::line(format!("left out {left}"));
+    }
     for problem in
         health["schemaProblems"].as_array().into_iter().flatten().filter_map(Value::as_str)
     {

@@ -89,6 +89,7 @@ mod kind {
     pub const RENAME: u8 = 18;
     pub const RENAME_DROPPING_TARGET: u8 = 19;
     pub const DROP_IF_GONE: u8 = 20;
+    pub const RECONCILE: u8 = 21;
 }
 
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
@@ -180,6 +181,9 @@ fn stored(entry: &Entry) -> StoredEntry<'_> {
         Work::Schema(SchemaChange::Create { .. }) => (kind::CREATE, &[][..], None, ""),
         Work::Schema(SchemaChange::Drop { .. }) => (kind::DROP, &[][..], None, ""),
         Work::Schema(SchemaChange::DropIfGone { .. }) => (kind::DROP_IF_GONE, &[][..], None, ""),
+        Work::Schema(SchemaChange::Reconcile { collection, .. }) => {
+            (kind::RECONCILE, &[][..], collection.map(|id| id.0), "")
+        }
         Work::Schema(SchemaChange::Rename { to, drop_target, .. }) => {
             let kind = if *drop_target { kind::RENAME_DROPPING_TARGET } else { kind::RENAME };
             (kind, &[][..], None, to.as_str())
@@ -225,6 +229,10 @@ fn restored(seq: u64, stored: StoredEntry<'_>) -> Result<Entry, CodecError> {
         kind::CREATE => Work::Schema(SchemaChange::Create { ns, options: document(stored.body)? }),
         kind::DROP => Work::Schema(SchemaChange::Drop { ns }),
         kind::DROP_IF_GONE => Work::Schema(SchemaChange::DropIfGone { ns }),
+        kind::RECONCILE => Work::Schema(SchemaChange::Reconcile {
+            ns,
+            collection: stored.collection.map(CollectionId),
+        }),
         kind::RENAME | kind::RENAME_DROPPING_TARGET => Work::Schema(SchemaChange::Rename {
             from: ns,
             to: stored.to.parse().map_err(damaged)?,
@@ -298,6 +306,11 @@ mod tests {
             }),
             Work::Schema(SchemaChange::Drop { ns: ns.clone() }),
             Work::Schema(SchemaChange::DropIfGone { ns: ns.clone() }),
+            Work::Schema(SchemaChange::Reconcile { ns: ns.clone(), collection: None }),
+            Work::Schema(SchemaChange::Reconcile {
+                ns: ns.clone(),
+                collection: Some(CollectionId([4; 16])),
+            }),
             Work::Schema(SchemaChange::Rename {
                 from: ns.clone(),
                 to: to.clone(),
@@ -330,7 +343,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
         #[test]
-        fn a_flipped_bit_or_a_cut_is_noticed(sample in 0..9_usize, at: prop::sample::Index, bit in 0..8_u32, cut: bool) {
+        fn a_flipped_bit_or_a_cut_is_noticed(sample in 0..12_usize, at: prop::sample::Index, bit in 0..8_u32, cut: bool) {
             let mut bytes = encode_entry(&samples()[sample]);
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at); } else { bytes[at] ^= 1_u8 << bit; }

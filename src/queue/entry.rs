@@ -55,6 +55,7 @@ impl Work {
             Work::Schema(
                 SchemaChange::Drop { .. }
                 | SchemaChange::DropIfGone { .. }
+                | SchemaChange::Reconcile { .. }
                 | SchemaChange::Rename { .. },
             ) => None,
         }

@@ -33,6 +33,10 @@ pub struct Schedule {
     lines: HashMap<Namespace, Line>,
     held: HashSet<Namespace>,
     hold_all: bool,
+    /// Namespaces whose entries go in their order, and how many of them are leased.
+    in_order: HashMap<Namespace, u64>,
+    /// Those of them that another batch has.
+    busy: HashSet<Namespace>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,7 +211,7 @@ impl Schedule {
     }
 
     fn is_blocked(&self, ns: &Namespace, seq: u64) -> bool {
-        if self.hold_all || self.held.contains(ns) {
+        if self.hold_all || self.held.contains(ns) || self.busy.contains(ns) {
             return true;
         }
         match self.lines.get(ns).and_then(|line| line.barriers.front()) {
@@ -217,7 +221,26 @@ impl Schedule {
         }
     }
 
-    pub fn lease(&mut self, seq: u64, lease: Lease) {
+    /// Entries of `ns` go in their order, one batch at a time; or as any others.
+    pub fn keep_in_order(&mut self, ns: &Namespace, on: bool) {
+        if on {
+            self.in_order.entry(ns.clone()).or_default();
+        } else if self.in_order.remove(ns).is_some() {
+            self.unpark_namespace(ns);
+        }
+    }
+
+    /// What is leased from here on belongs to one batch.
+    pub fn batch_begins(&mut self) {
+        self.busy.clear();
+        let taken = self.in_order.iter().filter(|(_, leased)| **leased > 0);
+        self.busy.extend(taken.map(|(ns, _)| ns.clone()));
+    }
+
+    pub fn lease(&mut self, seq: u64, lease: Lease, ns: &Namespace) {
+        if let Some(leased) = self.in_order.get_mut(ns) {
+            *leased += 1;
+        }
         if let Some(document) = lease.document {
             self.leased_documents.insert(document);
         }
@@ -244,7 +267,13 @@ impl Schedule {
     }
 
     /// Ends a lease; where the entry goes from here is the caller's to say.
-    pub fn unlease(&mut self, seq: u64) {
+    pub fn unlease(&mut self, seq: u64, ns: &Namespace) {
+        if let Some(leased) = self.in_order.get_mut(ns) {
+            *leased = leased.saturating_sub(1);
+            if *leased == 0 {
+                self.unpark_namespace(ns);
+            }
+        }
         if let Some(Lease { document: Some(document), .. }) = self.leased.remove(&seq) {
             self.leased_documents.remove(&document);
             if let Some(parked) = self.parked_at_document.remove(&document) {

@@ -211,7 +211,7 @@ impl Step {
             - self.bytes_before as i64
             - self.absorbed.map_or(0, |(_, bytes)| bytes as i64);
         state.pending_bytes = state.pending_bytes.saturating_add_signed(delta);
-        state.schedule.unlease(self.seq);
+        state.schedule.unlease(self.seq, self.work.ns());
         if let Some((newer, _)) = self.absorbed {
             let name = self.name.as_ref().expect("only documents are merged");
             state.index.replace(name, newer, self.seq);

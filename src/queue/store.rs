@@ -125,6 +125,7 @@ impl Queue {
         now_ms: u64,
     ) -> Result<Batch, QueueError> {
         let mut state = self.lock();
+        state.schedule.batch_begins();
         let mut batch = Batch::default();
         let mut bytes = 0;
         let mut scan = Scan::new(self, now_ms);
@@ -157,7 +158,8 @@ impl Queue {
                 state.schedule.requeue(seq, None);
                 break;
             }
-            state.schedule.lease(seq, Lease { version: entry.version, document, successor: None });
+            let lease = Lease { version: entry.version, document, successor: None };
+            state.schedule.lease(seq, lease, entry.work.ns());
             bytes += value.len();
             batch.entries.push(entry);
             if is_barrier {
@@ -165,6 +167,12 @@ impl Queue {
             }
         }
         Ok(batch)
+    }
+
+    /// Entries of `ns` are leased in their order, one batch at a time: it is a capped collection. Or as
+    /// any others.
+    pub fn keep_in_order(&self, ns: &Namespace, on: bool) {
+        self.lock().schedule.keep_in_order(ns, on);
     }
 
     /// Keeps the entries of `ns` from being leased until [`release`](Self::release).

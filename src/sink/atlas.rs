@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use bson::{Document, RawDocument, RawDocumentBuf, rawdoc};
+use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use super::{
     Contender, Holder, Sink, SinkError, Write, Written, classify,
@@ -25,6 +25,7 @@ use crate::{
     },
     namespace::Namespace,
     raw,
+    schema::Description,
 };
 
 /// Atlas, or any replica set that stands in for it.
@@ -105,6 +106,42 @@ impl AtlasSink {
         }
     }
 
+    /// Makes a collection. Options that this Atlas does not take must not keep the documents away: those
+    /// that it can do without are left out first, then all.
+    async fn create(&self, ns: &Namespace, options: &RawDocument) -> Result<(), SinkError> {
+        let options = Document::try_from(options).unwrap_or_default();
+        let is_view = options.contains_key("viewOn");
+        let mut plain = options.clone();
+        for option in DISPENSABLE {
+            plain.remove(option);
+        }
+        let mut refused = None;
+        for options in [options, plain, Document::new()] {
+            let options = RawDocumentBuf::try_from(&options).unwrap_or_default();
+            let command = create_command(ns, &options, rawdoc! { "w": "majority" });
+            match self.run(ns.db(), command, classify::NAMESPACE_EXISTS).await {
+                Err(SinkError::Rejected(error)) if !is_view => {
+                    tracing::warn!(%ns, %error, "Atlas does not take the collection's options");
+                    refused = Some(SinkError::Rejected(error));
+                }
+                result => return result,
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// A collection cannot be renamed while an index of it is built. Its build begins anew under the new
+    /// name.
+    async fn abort_builds(&self, ns: &Namespace) -> Result<(), SinkError> {
+        let builds = self.mongo.list_builds(ns).await;
+        let (_, building) = builds.map_err(|error| classify::command_error(&error))?;
+        if building.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(%ns, indexes = building.join(", "), "builds of indexes end for a rename");
+        self.alter(ns, doc! { "dropIndexes": ns.coll(), "index": building }).await
+    }
+
     async fn run(&self, db: &str, command: RawDocumentBuf, fine: i32) -> Result<(), SinkError> {
         match self.mongo.command(db, command).await {
             Ok(reply) => match reply.get_document("writeConcernError") {
@@ -169,10 +206,7 @@ impl Sink for AtlasSink {
     async fn change_schema(&self, change: &SchemaChange) -> Result<(), SinkError> {
         let majority = rawdoc! { "w": "majority" };
         match change {
-            SchemaChange::Create { ns, options } => {
-                let command = create_command(ns, options, majority);
-                self.run(ns.db(), command, classify::NAMESPACE_EXISTS).await
-            }
+            SchemaChange::Create { ns, options } => self.create(ns, options).await,
             SchemaChange::Drop { ns } | SchemaChange::DropIfGone { ns } => {
                 let command = rawdoc! { "drop": ns.coll(), "writeConcern": majority };
                 self.run(ns.db(), command, classify::NAMESPACE_NOT_FOUND).await
@@ -185,11 +219,46 @@ impl Sink for AtlasSink {
                     "renameCollection": from.as_str(), "to": to.as_str(), "dropTarget": true,
                     "writeConcern": majority,
                 };
+                for ns in [from, to] {
+                    self.abort_builds(ns).await?;
+                }
                 self.run("admin", command, classify::NAMESPACE_NOT_FOUND).await
             }
+            // Needs the local side too: the worker makes single steps of it.
+            SchemaChange::Reconcile { .. } => Ok(()),
+        }
+    }
+
+    async fn describe(&self, ns: &Namespace) -> Result<Option<Description>, SinkError> {
+        self.mongo.describe(ns).await.map_err(|error| classify::command_error(&error))
+    }
+
+    async fn estimated_count(&self, ns: &Namespace) -> Result<u64, SinkError> {
+        self.mongo.estimated_count(ns).await.map_err(|error| classify::command_error(&error))
+    }
+
+    async fn alter(&self, ns: &Namespace, command: Document) -> Result<(), SinkError> {
+        let mut command = RawDocumentBuf::try_from(&command)
+            .map_err(|error| SinkError::Rejected(error.to_string()))?;
+        command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
+        match self.mongo.command(ns.db(), command).await {
+            // The keeper of the indexes goes on with it when the build has ended.
+            Err(error) if error.code() == Some(classify::BUILD_IN_PROGRESS) => {
+                Err(SinkError::Rejected(error.to_string()))
+            }
+            Err(error) if error.code() == Some(classify::INDEX_NOT_FOUND) => Ok(()),
+            Err(error) => Err(classify::command_error(&error)),
+            Ok(reply) => match reply.get_document("writeConcernError") {
+                Ok(error) => Err(classify::write_concern_error(error)),
+                Err(_) => Ok(()),
+            },
         }
     }
 }
+
+/// Options without which a collection still holds its documents as it should.
+const DISPENSABLE: [&str; 4] =
+    ["storageEngine", "indexOptionDefaults", "changeStreamPreAndPostImages", "encryptedFields"];
 
 /// `create` with the options as the local server tells them, in a change event or in
 /// `listCollections`; the `_id` index is the new collection's own, and `temp`, which `$out` sets, is the

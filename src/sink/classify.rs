@@ -14,6 +14,10 @@ const DUPLICATE_KEY: i32 = 11000;
 /// `NamespaceNotFound` and `NamespaceExists`: what a schema change meant to do is done.
 pub const NAMESPACE_NOT_FOUND: i32 = 26;
 pub const NAMESPACE_EXISTS: i32 = 48;
+/// `IndexNotFound`.
+pub const INDEX_NOT_FOUND: i32 = 27;
+/// An index build keeps a collection from being renamed or changed (6.0.5).
+pub const BUILD_IN_PROGRESS: i32 = 12587;
 
 /// What a failed command means.
 pub fn command_error(error: &MongoError) -> SinkError {

@@ -5,11 +5,11 @@
 
 use std::future::Future;
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::{Document, RawDocument, RawDocumentBuf};
 
 use crate::{
     delta::UpdateCommand, document_key::DocumentKey, event::SchemaChange, namespace::Namespace,
-    status::Fault,
+    schema::Description, status::Fault,
 };
 
 mod atlas;
@@ -125,6 +125,34 @@ pub trait Sink: Send + Sync + 'static {
     fn change_schema(
         &self,
         change: &SchemaChange,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// What has this name now, with its options and indexes, if anything has.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn describe(
+        &self,
+        ns: &Namespace,
+    ) -> impl Future<Output = Result<Option<Description>, SinkError>> + Send;
+
+    /// How many documents a collection holds, as its statistics say.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn estimated_count(
+        &self,
+        ns: &Namespace,
+    ) -> impl Future<Output = Result<u64, SinkError>> + Send;
+
+    /// Runs a command of a [`Step`](crate::schema::Step). An index that is gone already is fine.
+    ///
+    /// # Errors
+    /// As [`change_schema`](Self::change_schema).
+    fn alter(
+        &self,
+        ns: &Namespace,
+        command: Document,
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
 }
 

@@ -30,11 +30,12 @@ use crate::{
     },
     namespace::{Namespace, NamespaceFilter},
     raw::Malformed,
+    schema::Description,
 };
 
 /// Changes when the pipeline changes in a way that makes old tokens unusable. Part of the
 /// checkpoint's fingerprint, beside the filter's.
-pub const PIPELINE_VERSION: &str = "1";
+pub const PIPELINE_VERSION: &str = "2";
 
 /// How long the server waits for news before it answers with an empty batch.
 const AWAIT: Duration = Duration::from_secs(1);
@@ -176,6 +177,14 @@ impl Source for ChangeStreamSource {
 
     async fn has_entry(&self, time: ClusterTime) -> Result<Option<bool>, SourceError> {
         has_entry(&self.mongo, time).await
+    }
+
+    async fn describe(&self, ns: &Namespace) -> Result<Option<Description>, SourceError> {
+        Ok(self.mongo.describe(ns).await?)
+    }
+
+    fn tells_of_schema(&self) -> bool {
+        self.options != StreamOptions::Plain
     }
 
     async fn collection_id(&self, ns: &Namespace) -> Result<Option<CollectionId>, SourceError> {

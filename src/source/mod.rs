@@ -15,6 +15,7 @@ use crate::{
     event::{ChangeEvent, CollectionId},
     mongo::MongoError,
     namespace::Namespace,
+    schema::Description,
 };
 
 mod change_stream;
@@ -88,6 +89,15 @@ pub trait Source: Send + Sync + 'static {
         &self,
         time: ClusterTime,
     ) -> impl Future<Output = Result<Option<bool>, SourceError>> + Send;
+
+    /// What has this name now, with its options and indexes, if anything has.
+    fn describe(
+        &self,
+        ns: &Namespace,
+    ) -> impl Future<Output = Result<Option<Description>, SourceError>> + Send;
+
+    /// True when the stream tells of new collections, options and indexes (6.0+).
+    fn tells_of_schema(&self) -> bool;
 
     /// The collection that has this name now, if any has.
     fn collection_id(

@@ -65,7 +65,7 @@ impl<K: Sink> Reconciler<K> {
     /// The demand is on the disk before the mark is set, since the mark is what keeps the next start from
     /// demanding it.
     async fn take_target(&self, is_first: bool) -> Result<(), SyncError> {
-        let (here, _) = local_collections(&self.ends.local, &self.filter).await?;
+        let here = local_collections(&self.ends.local, &self.filter).await?.collections;
         let wanted: Vec<_> = here.into_iter().map(|collection| collection.ns).collect();
         let queue = self.queue.clone();
         let remembered = blocking(move || remembered(&queue)).await?;

@@ -6,10 +6,11 @@ use crate::{
     event::CollectionId,
     mongo::Mongo,
     namespace::{Namespace, NamespaceFilter},
+    schema::{Description, Kind},
     source::SourceError,
 };
 
-/// A collection that is replicated.
+/// A collection or a view that is replicated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Collection {
     pub ns: Namespace,
@@ -20,6 +21,14 @@ pub struct Collection {
 }
 
 impl Collection {
+    /// As its server describes it, without the indexes.
+    pub fn description(&self) -> Description {
+        let options = Document::try_from(&self.options).unwrap_or_default();
+        let is_view = options.contains_key("viewOn");
+        let kind = if is_view { Kind::View } else { Kind::Collection };
+        Description { kind, id: self.id, options, indexes: Vec::new() }
+    }
+
     pub fn is_capped(&self) -> bool {
         self.options.get_bool("capped").unwrap_or(false)
     }
@@ -37,55 +46,55 @@ pub struct LeftOut {
     pub reason: &'static str,
 }
 
-/// Lists the collections that `filter` chooses: those that are replicated, and those that cannot be.
+/// What one end has of what the filter chooses.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Listing {
+    pub collections: Vec<Collection>,
+    /// Views, which hold no documents.
+    pub views: Vec<Collection>,
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Lists what `filter` chooses: collections and views, and what cannot be replicated.
 ///
 /// # Errors
 /// When the server does not answer or refuses.
 pub async fn local_collections(
     mongo: &Mongo,
     filter: &NamespaceFilter,
-) -> Result<(Vec<Collection>, Vec<LeftOut>), SourceError> {
-    let mut replicated = Vec::new();
-    let mut left_out = Vec::new();
+) -> Result<Listing, SourceError> {
+    let mut listing = Listing::default();
     for db in mongo.list_databases().await? {
-        for collection in mongo.list_collections(&db).await? {
-            let Ok(name) = collection.get_str("name") else {
+        for item in mongo.list_collections(&db).await? {
+            let Ok(name) = item.get_str("name") else {
                 continue;
             };
             let ns = Namespace::new(&db, name);
             if !filter.matches(&ns) {
                 continue;
             }
-            match collection.get_str("type").unwrap_or("collection") {
-                "collection" => {
-                    let options = collection.get_document("options").cloned().unwrap_or_default();
-                    let id = collection.get_document("info").ok().and_then(uuid_of);
-                    replicated.push(Collection { ns, options: raw(&options), id });
+            let Description { kind, id, options, .. } = Description::of(&item);
+            let options = raw(&options);
+            match kind {
+                Kind::Collection => listing.collections.push(Collection { ns, options, id }),
+                Kind::View => listing.views.push(Collection { ns, options, id }),
+                Kind::TimeSeries => {
+                    listing.left_out.push(LeftOut { ns, reason: "a time-series collection" });
                 }
-                "timeseries" => {
-                    left_out.push(LeftOut { ns, reason: "a time-series collection" });
-                }
-                "view" => left_out.push(LeftOut { ns, reason: "a view" }),
-                _ => {
-                    left_out.push(LeftOut { ns, reason: "a kind of collection that is not known" });
+                Kind::Other => {
+                    let reason = "a kind of collection that is not known";
+                    listing.left_out.push(LeftOut { ns, reason });
                 }
             }
         }
     }
-    Ok((replicated, left_out))
+    Ok(listing)
 }
 
 /// True when an item of `listCollections` is this very collection.
 pub(super) fn is_collection(item: &Document, collection: &Collection) -> bool {
     item.get_str("name").is_ok_and(|name| name == collection.ns.coll())
-        && item.get_document("info").ok().and_then(uuid_of) == collection.id
-}
-
-fn uuid_of(info: &Document) -> Option<CollectionId> {
-    match info.get("uuid") {
-        Some(bson::Bson::Binary(uuid)) => uuid.bytes.as_slice().try_into().ok().map(CollectionId),
-        _ => None,
-    }
+        && Description::of(item).id == collection.id
 }
 
 fn raw(options: &Document) -> RawDocumentBuf {

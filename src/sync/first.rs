@@ -13,7 +13,7 @@ use super::{
     pause,
     range::{KeyRange, Order, Size, splits},
     run::Run,
-    schema::{SchemaDifferences, indexes_of, mend},
+    schema::{indexes_of, mend, unique_builds},
 };
 use crate::{
     checkpoint::ClusterTime,
@@ -23,7 +23,6 @@ use crate::{
     namespace::Namespace,
     progress::ShareState,
     queue::{Queue, QueueError},
-    schema::IndexChange,
     shutdown::{Stop, blocking},
     sink::{Sink, SinkError, Write},
     status::now_ms,
@@ -217,6 +216,7 @@ impl<K: Sink> Reconciler<K> {
         collection: &Collection,
     ) -> Result<(), SyncError> {
         let ns = &collection.ns;
+        self.queue.keep_in_order(ns, collection.is_capped());
         let change = SchemaChange::Create { ns: ns.clone(), options: collection.options.clone() };
         let mut attempts = self.ends.attempts(run.stop);
         loop {
@@ -232,13 +232,9 @@ impl<K: Sink> Reconciler<K> {
             }
         }
         let indexes = indexes_of(&self.ends, End::Local, ns, run.stop).await?;
-        let unique: Vec<_> = crate::schema::index_changes(&indexes, &[])
-            .into_iter()
-            .filter(IndexChange::is_unique)
-            .collect();
+        let unique = unique_builds(&indexes);
         if !unique.is_empty() {
-            let differences = SchemaDifferences { indexes: unique, ..SchemaDifferences::default() };
-            for problem in mend(&self.ends, End::Atlas, ns, differences, run.stop).await? {
+            for problem in mend(&self.ends, End::Atlas, ns, unique, run.stop).await? {
                 tracing::warn!(%ns, error = problem, "copied without it");
             }
         }

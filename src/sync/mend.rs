@@ -1,13 +1,22 @@
 //! Options and indexes of all collections of a run.
 
+use std::{
+    collections::BTreeMap,
+    sync::{MutexGuard, PoisonError},
+};
+
 use super::{
     Collection, Reconciler, SyncError, atlas_collections,
     ends::{End, ask},
     is_collection,
     run::Run,
-    schema::{SchemaDifferences, mend, schema_differences},
+    schema::{mend, schema_steps, sentences},
 };
-use crate::{schema::IndexChange, sink::Sink};
+use crate::{
+    namespace::Namespace,
+    schema::{IndexChange, Step},
+    sink::Sink,
+};
 
 /// Which differences are mended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,22 +34,23 @@ impl<K: Sink> Reconciler<K> {
         run: &Run<'_>,
         collections: &[Collection],
         what: Mending,
-    ) -> Result<Vec<String>, SyncError> {
+    ) -> Result<BTreeMap<Namespace, Vec<String>>, SyncError> {
         let listed = || async { atlas_collections(&self.ends.atlas, &self.filter).await };
-        let (copies, _) =
+        let copies =
             self.retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(listed())).await?;
-        let copies = &copies;
+        let copies = &copies.collections;
         let problems = self
             .ends
             .each(collections.iter().collect(), |collection: &Collection| {
                 Box::pin(async move {
                     let copy = copies.iter().find(|copy| copy.ns == collection.ns);
                     let mended = self.mend_schema(run, collection, copy, what).await;
-                    self.unless_refused(&collection.ns, mended)
+                    let problems = self.unless_refused(&collection.ns, mended)?;
+                    Ok((collection.ns.clone(), problems))
                 })
             })
             .await?;
-        Ok(problems.into_iter().flatten().collect())
+        Ok(problems.into_iter().filter(|(_, problems)| !problems.is_empty()).collect())
     }
 
     async fn mend_schema(
@@ -60,17 +70,11 @@ impl<K: Sink> Reconciler<K> {
             return Ok(Vec::new());
         };
         let options = (&collection.options, &copy.options);
-        let mut differences =
-            schema_differences(&self.ends, ns, End::Local, options, run.stop).await?;
+        let mut steps = schema_steps(&self.ends, ns, End::Local, options, run.stop).await?;
         if what == Mending::Drops {
-            let indexes = std::mem::take(&mut differences.indexes);
-            let is_drop = |change: &IndexChange| matches!(change, IndexChange::Drop { .. });
-            differences = SchemaDifferences {
-                indexes: indexes.into_iter().filter(is_drop).collect(),
-                ..SchemaDifferences::default()
-            };
+            steps.retain(|step| matches!(step, Step::Index(IndexChange::Drop { .. })));
         }
-        let sentences = differences.sentences();
+        let sentences = sentences(&steps);
         if sentences.is_empty() {
             return Ok(Vec::new());
         }
@@ -80,11 +84,11 @@ impl<K: Sink> Reconciler<K> {
         }
         tracing::info!(%ns, differences = sentences.join("; "), "options and indexes are mended");
         self.may_write(run.stop).await?;
-        let left = mend(&self.ends, End::Atlas, ns, differences, run.stop).await?;
+        let left = mend(&self.ends, End::Atlas, ns, steps, run.stop).await?;
         for problem in &left {
             tracing::warn!(%ns, error = problem, "not mended");
         }
-        Ok(left.into_iter().map(|problem| format!("`{ns}`: {problem}")).collect())
+        Ok(left)
     }
 
     /// True when the local database still has this very collection: making an index would make a
@@ -97,5 +101,17 @@ impl<K: Sink> Reconciler<K> {
         let (local, ns) = (&self.ends.local, &collection.ns);
         let here = ask!(self.ends, End::Local, run.stop, local.list_collections(ns.db()));
         Ok(here.iter().any(|found| is_collection(found, collection)))
+    }
+
+    pub(super) fn note_schema(&self, ns: &Namespace, sentences: &[String]) {
+        if let Some(progress) = &mut self.status.state().sync {
+            let noted = &mut progress.share(ns).schema;
+            let new: Vec<_> = sentences.iter().filter(|said| !noted.contains(said)).collect();
+            noted.extend(new.into_iter().cloned());
+        }
+    }
+
+    pub(super) fn failed(&self) -> MutexGuard<'_, Vec<String>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

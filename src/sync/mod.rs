@@ -16,6 +16,7 @@
 //! Before any of it, the [ownership] of the target is settled. Until then nothing is written to Atlas.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -29,9 +30,10 @@ use crate::{
     late::LateWrites,
     metrics::Gauge,
     mongo::{Mongo, MongoError},
-    namespace::NamespaceFilter,
+    namespace::{Namespace, NamespaceFilter},
     progress::{Activity, Progress},
     queue::{Queue, QueueError},
+    schema_watch::SchemaWatch,
     shutdown::{Stop, blocking},
     sink::{Sink, SinkError},
     source::SourceError,
@@ -46,6 +48,7 @@ mod copy;
 mod digest;
 mod ends;
 mod first;
+mod keeper;
 mod mend;
 pub mod ownership;
 mod range;
@@ -54,9 +57,10 @@ mod restore;
 mod run;
 mod schema;
 mod verify;
+mod views;
 
 use collections::is_collection;
-pub use collections::{Collection, LeftOut, local_collections};
+pub use collections::{Collection, LeftOut, Listing, local_collections};
 pub use ends::{End, Ends};
 pub use restore::{Restore, RestoreError};
 pub use verify::{Found, Lag, NamespaceResult, Verification, Verify};
@@ -98,10 +102,7 @@ fn note_refused(queue: &Queue, refused: &[String]) -> Result<(), QueueError> {
 }
 
 /// The collections of Atlas that the filter chooses. Its failures are Atlas's.
-async fn atlas_collections(
-    atlas: &Mongo,
-    filter: &NamespaceFilter,
-) -> Result<(Vec<Collection>, Vec<LeftOut>), SyncError> {
+async fn atlas_collections(atlas: &Mongo, filter: &NamespaceFilter) -> Result<Listing, SyncError> {
     local_collections(atlas, filter).await.map_err(|error| match error {
         SourceError::Unavailable(error)
         | SourceError::Denied { source: error, .. }
@@ -137,6 +138,12 @@ pub struct Reconciler<K> {
     pub failed: Mutex<Vec<String>>,
     /// Bytes that Atlas had sent when the run in hand began.
     pub received_before: Gauge,
+    /// What the worker leaves to the task that builds indexes.
+    pub watch: Arc<SchemaWatch>,
+    /// See [`Source::tells_of_schema`](crate::source::Source::tells_of_schema).
+    pub tells_of_schema: bool,
+    /// Collections that were made anew in Atlas for their options, by this process.
+    pub made_anew: Mutex<BTreeSet<Namespace>>,
 }
 
 /// Why a sync stopped.
@@ -217,6 +224,7 @@ impl<K: Sink> Reconciler<K> {
         let result = tokio::select! {
             result = self.serve(stop) => result,
             result = self.keep_mark(stop) => result,
+            result = self.keep_schema(stop) => result,
         };
         match result {
             Err(SyncError::Stopped) => Ok(()),
@@ -253,7 +261,7 @@ impl<K: Sink> Reconciler<K> {
     /// compared.
     async fn run_until_ended(&self, state: SyncState, stop: &Stop) -> Result<(), SyncError> {
         let request = state.request.clone();
-        if request.is_none() {
+        if request.is_none() && state.only.is_empty() {
             self.status.enter(Phase::Copying);
         } else {
             // Streaming goes on beside it; after a restart nothing else would let it.
@@ -306,7 +314,8 @@ impl<K: Sink> Reconciler<K> {
 
     fn begin(&self, state: &SyncState) {
         let activity = match &state.request {
-            None => Activity::Copy,
+            None if state.only.is_empty() => Activity::Copy,
+            None => Activity::Sync,
             Some(request) if request.dry_run => Activity::DryRun,
             Some(_) => Activity::Sync,
         };

@@ -21,7 +21,7 @@ use std::{
 
 use bson::{Bson, DateTime, Document, RawDocumentBuf, doc, rawdoc};
 
-use super::{SyncError, atlas_collections};
+use super::{Listing, SyncError, atlas_collections};
 use crate::{
     checkpoint::ClusterTime,
     config::units,
@@ -382,7 +382,7 @@ impl Claim<'_> {
     /// The replicated namespaces in which Atlas holds anything.
     async fn with_data(&self) -> Result<Vec<Namespace>, SyncError> {
         let failed = |error| SyncError::atlas(&error);
-        let (collections, _) = atlas_collections(self.atlas, self.filter).await?;
+        let Listing { collections, .. } = atlas_collections(self.atlas, self.filter).await?;
         let mut found = Vec::new();
         for collection in collections {
             let ns = collection.ns;

@@ -12,12 +12,12 @@ use std::{
 use bson::{Document, RawDocumentBuf, doc, rawdoc};
 
 use super::{
-    Collection, LeftOut, SyncError, atlas_collections,
+    Collection, LeftOut, Listing, SyncError, atlas_collections,
     copy::{Copier, Ledger, ThereAlready, Unit},
     ends::{End, Ends, ask},
     local_collections,
     range::{KeyRange, Order, Size, splits},
-    schema::{SchemaDifferences, indexes_of, mend},
+    schema::{indexes_of, mend, unique_builds},
 };
 use crate::{
     checkpoint::ClusterTime,
@@ -27,7 +27,7 @@ use crate::{
     mongo::documents,
     namespace::{Namespace, NamespaceFilter},
     progress::{Progress, ShareState},
-    schema::{IndexChange, index_changes},
+    schema::{self, index_changes},
     shutdown::Stop,
     sink::{Sink, SinkError, Write},
     status::now_ms,
@@ -87,14 +87,16 @@ impl<K: Sink> Restore<'_, K> {
     /// [`RestoreError`]. What was copied stays, and the next run goes on from there.
     pub async fn run(&self) -> Result<Restored, RestoreError> {
         let mut attempts = self.ends.attempts(self.stop);
-        let mut collections = loop {
+        let found = loop {
             match atlas_collections(&self.ends.atlas, self.filter).await {
-                Ok((found, _)) => break found,
+                Ok(found) => break found,
                 Err(error) => attempts.failed(error).await?,
             }
         };
+        let Listing { mut collections, mut views, .. } = found;
         collections.retain(|collection| self.scope.matches(&collection.ns));
-        if collections.is_empty() {
+        views.retain(|view| self.scope.matches(&view.ns));
+        if collections.is_empty() && views.is_empty() {
             return Err(RestoreError::Nothing);
         }
         let notes = self.read_notes().await?;
@@ -117,6 +119,9 @@ impl<K: Sink> Restore<'_, K> {
             })
         });
         copied.await?;
+        for view in views {
+            self.make(&view, outcome).await?;
+        }
         let command = rawdoc! { "drop": COLLECTION, "writeConcern": { "w": "majority" } };
         ask!(self.ends, End::Local, self.stop, self.ends.local.command(DB, command.clone()));
         Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
@@ -125,20 +130,22 @@ impl<K: Sink> Restore<'_, K> {
     /// Nothing of what would be written may be there.
     async fn check_empty(&self) -> Result<(), RestoreError> {
         let mut attempts = self.ends.attempts(self.stop);
-        let (here, left_out) = loop {
+        let Listing { collections, views, left_out } = loop {
             match local_collections(&self.ends.local, self.filter).await {
                 Ok(found) => break found,
                 Err(error) => attempts.failed(error).await?,
             }
         };
-        for Collection { ns, .. } in here {
+        for Collection { ns, .. } in collections {
             if self.scope.matches(&ns) && ns.db() != DB {
                 self.check_collection(&ns).await?;
             }
         }
         // A view or a time-series collection is not asked whether it is empty.
-        match left_out.into_iter().find(|LeftOut { ns, .. }| self.scope.matches(ns)) {
-            Some(LeftOut { ns, .. }) => Err(RestoreError::NotEmpty { ns }),
+        let others = views.into_iter().map(|view| view.ns);
+        let mut others = others.chain(left_out.into_iter().map(|LeftOut { ns, .. }| ns));
+        match others.find(|ns| self.scope.matches(ns)) {
+            Some(ns) => Err(RestoreError::NotEmpty { ns }),
             None => Ok(()),
         }
     }
@@ -202,11 +209,9 @@ impl<K: Sink> Restore<'_, K> {
             .await?;
         // Those that the documents had to obey are there already.
         let there = indexes_of(self.ends, End::Local, ns, self.stop).await?;
-        let differences = SchemaDifferences {
-            indexes: index_changes(&indexes, &there),
-            ..SchemaDifferences::default()
-        };
-        let left = mend(self.ends, End::Local, ns, differences, self.stop).await?;
+        let missing =
+            index_changes(&indexes, &there).into_iter().map(schema::Step::Index).collect();
+        let left = mend(self.ends, End::Local, ns, missing, self.stop).await?;
         note_problems(outcome, ns, left);
         self.progress().share(ns).state = ShareState::Done;
         Ok(())
@@ -223,26 +228,9 @@ impl<K: Sink> Restore<'_, K> {
         let ns = &collection.ns;
         // Whatever an earlier restore was about: one that has not begun here writes over nothing.
         self.check_collection(ns).await?;
-        let change = SchemaChange::Create { ns: ns.clone(), options: collection.options.clone() };
-        let mut attempts = self.ends.attempts(self.stop);
-        loop {
-            match self.sink.change_schema(&change).await {
-                Ok(()) => break,
-                Err(SinkError::Rejected(problem)) => {
-                    note_problems(
-                        outcome,
-                        ns,
-                        vec![format!("made without its options: {problem}")],
-                    );
-                    break;
-                }
-                Err(error) => attempts.failed(local_error(&error)).await?,
-            }
-        }
-        let unique: Vec<_> =
-            index_changes(indexes, &[]).into_iter().filter(IndexChange::is_unique).collect();
-        let differences = SchemaDifferences { indexes: unique, ..SchemaDifferences::default() };
-        let left = mend(self.ends, End::Local, ns, differences, self.stop).await?;
+        self.make(collection, outcome).await?;
+        let unique = unique_builds(indexes);
+        let left = mend(self.ends, End::Local, ns, unique, self.stop).await?;
         note_problems(outcome, ns, left);
         let splits = if collection.is_capped() {
             Vec::new()
@@ -252,6 +240,27 @@ impl<K: Sink> Restore<'_, K> {
         let plan = CopyPlan { splits, ..CopyPlan::default() };
         self.note_plan(ns, &plan).await?;
         Ok(plan)
+    }
+
+    /// Makes a collection or a view, with its options.
+    async fn make(
+        &self,
+        collection: &Collection,
+        outcome: &Mutex<Restored>,
+    ) -> Result<(), RestoreError> {
+        let (ns, options) = (&collection.ns, collection.options.clone());
+        let change = SchemaChange::Create { ns: ns.clone(), options };
+        let mut attempts = self.ends.attempts(self.stop);
+        loop {
+            match self.sink.change_schema(&change).await {
+                Ok(()) => return Ok(()),
+                Err(SinkError::Rejected(problem)) => {
+                    note_problems(outcome, ns, vec![format!("not made as it was: {problem}")]);
+                    return Ok(());
+                }
+                Err(error) => attempts.failed(local_error(&error)).await?,
+            }
+        }
     }
 
     async fn read_notes(&self) -> Result<BTreeMap<String, String>, SyncError> {

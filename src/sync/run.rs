@@ -2,12 +2,13 @@
 //! and options and indexes.
 
 use std::{
-    sync::{MutexGuard, PoisonError},
+    collections::BTreeMap,
+    sync::PoisonError,
     time::{Duration, Instant},
 };
 
 use super::{
-    Collection, FAILED_WAIT, LAST, LeftOut, Reconciler, SyncError, atlas_collections,
+    Collection, FAILED_WAIT, LAST, Reconciler, SyncError, atlas_collections,
     ends::{End, ask},
     first::Plans,
     local_collections,
@@ -54,7 +55,11 @@ impl<K: Sink> Reconciler<K> {
             stop,
         };
         let scope = NamespaceFilter::new(&run.request.namespaces, &[]).ok();
-        let in_scope = |ns: &Namespace| scope.as_ref().is_none_or(|scope| scope.matches(ns));
+        let only = state.only.clone();
+        let in_scope = |ns: &Namespace| {
+            scope.as_ref().is_none_or(|scope| scope.matches(ns))
+                && (only.is_empty() || only.contains(ns))
+        };
         let mut collections = self
             .retrying(stop, "the local collections cannot be listed yet", || Box::pin(self.list()))
             .await?;
@@ -106,6 +111,7 @@ impl<K: Sink> Reconciler<K> {
             .await?;
         collections.retain(|collection| in_scope(&collection.ns));
         let problems = self.mend_schemas(run, &collections, Mending::Everything).await?;
+        self.mend_views(run, &in_scope).await?;
         self.finish(run, plans, problems).await
     }
 
@@ -162,7 +168,8 @@ impl<K: Sink> Reconciler<K> {
                 pause(run.stop, LOOK_AGAIN).await?;
             }
             let mut again = plans.take_again().await?;
-            again.retain(in_scope);
+            // What is owed may have become more meanwhile.
+            again.retain(|ns| run.is_owed || in_scope(ns));
             if again.is_empty() {
                 return Ok(());
             }
@@ -201,11 +208,9 @@ impl<K: Sink> Reconciler<K> {
     }
 
     async fn list(&self) -> Result<Vec<Collection>, SyncError> {
-        let (replicated, left_out) = local_collections(&self.ends.local, &self.filter).await?;
-        for LeftOut { ns, reason } in left_out {
-            tracing::warn!(%ns, error = reason, "not replicated");
-        }
-        Ok(replicated)
+        let listing = local_collections(&self.ends.local, &self.filter).await?;
+        self.note_left_out(&listing);
+        Ok(listing.collections)
     }
 
     async fn local_time(&self, stop: &Stop) -> Result<ClusterTime, SyncError> {
@@ -374,8 +379,9 @@ impl<K: Sink> Reconciler<K> {
         in_scope: &(impl Fn(&Namespace) -> bool + Sync),
     ) -> Result<(), SyncError> {
         let there = || async { atlas_collections(&self.ends.atlas, &self.filter).await };
-        let (there, _) =
+        let there =
             self.retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(there())).await?;
+        let there = there.collections;
         // After those of Atlas, so that what is new here is in both.
         let here = self
             .retrying(run.stop, "the local collections cannot be listed yet", || {
@@ -411,24 +417,12 @@ impl<K: Sink> Reconciler<K> {
         Ok(())
     }
 
-    pub(super) fn note_schema(&self, ns: &Namespace, sentences: &[String]) {
-        if let Some(progress) = &mut self.status.state().sync {
-            let noted = &mut progress.share(ns).schema;
-            let new: Vec<_> = sentences.iter().filter(|said| !noted.contains(said)).collect();
-            noted.extend(new.into_iter().cloned());
-        }
-    }
-
-    fn failed(&self) -> MutexGuard<'_, Vec<String>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Notes the end of a run, and says in words how it was.
     async fn finish(
         &self,
         run: &Run<'_>,
         plans: &Plans,
-        problems: Vec<String>,
+        problems: BTreeMap<Namespace, Vec<String>>,
     ) -> Result<String, SyncError> {
         // What was written whole may be younger than deltas that are still to come.
         let now = self.local_time(run.stop).await?;
@@ -436,7 +430,7 @@ impl<K: Sink> Reconciler<K> {
         let failed = std::mem::take(&mut *self.failed());
         if run.is_owed && !failed.is_empty() {
             // Without them the copy stays wrong, so it is not over.
-            self.status.state().schema_problems.clone_from(&failed);
+            self.status.state().sync_problems.clone_from(&failed);
             pause(run.stop, FAILED_WAIT).await?;
             return Ok(format!("not done, and tried again: {}", failed.join("; ")));
         }
@@ -454,7 +448,7 @@ impl<K: Sink> Reconciler<K> {
                 still_refused.clone_from(&refused);
             }
         }
-        let is_everything = run.request.namespaces.is_empty() && !is_dry;
+        let is_everything = run.request.namespaces.is_empty() && !is_dry && state.only.is_empty();
         let (queue, noted) = (self.queue.clone(), still_refused.clone());
         let is_complete = blocking(move || -> Result<_, QueueError> {
             note_refused(&queue, &noted)?;
@@ -469,11 +463,19 @@ impl<K: Sink> Reconciler<K> {
             let mut status = self.status.state();
             status.refused_deletes = still_refused;
             if is_everything {
-                status.schema_problems = problems.iter().chain(&failed).cloned().collect();
+                status.sync_problems.clone_from(&failed);
+                status.schema_problems.clone_from(&problems);
+            } else if !is_dry {
+                status.schema_problems.extend(problems.clone());
             }
         }
+        // From here on they are tried again beside the data.
+        for ns in problems.keys().filter(|_| !is_dry) {
+            self.watch.ask(ns);
+        }
         let mut but = failed;
-        but.extend(problems);
+        let named = |(ns, of): (Namespace, Vec<String>)| format!("`{ns}`: {}", of.join("; "));
+        but.extend(problems.into_iter().map(named));
         if !refused.is_empty() {
             but.insert(0, format!("a mass delete was refused in {}", refused.join(", ")));
         }

@@ -2,66 +2,60 @@
 
 use std::time::Duration;
 
-use bson::{Document, RawArrayBuf, RawDocumentBuf, rawdoc};
+use bson::{Document, RawDocumentBuf, rawdoc};
 
 use super::{
     SyncError,
-    ends::{Attempts, End, Ends},
+    ends::{Attempts, End, Ends, ask},
 };
 use crate::{
-    mongo::{Mongo, MongoError, documents},
     namespace::Namespace,
-    schema::{IndexChange, OptionChange, creation, index_changes, option_changes},
+    schema::{Description, IndexChange, Kind, Step, build_command, index_changes, steps},
     shutdown::Stop,
+    sink::classify::INDEX_NOT_FOUND,
 };
 
 /// How long one attempt waits for an index to be built. The server goes on building, and the next attempt
 /// joins it.
-const BUILD_PATIENCE: Duration = Duration::from_secs(600);
-
-const NAMESPACE_NOT_FOUND: i32 = 26;
-const INDEX_NOT_FOUND: i32 = 27;
-
-/// What keeps the copy of a collection from being like the original.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct SchemaDifferences {
-    pub options: Vec<OptionChange>,
-    pub indexes: Vec<IndexChange>,
-}
-
-impl SchemaDifferences {
-    /// A sentence each.
-    pub fn sentences(&self) -> Vec<String> {
-        let options = self.options.iter().map(ToString::to_string);
-        options.chain(self.indexes.iter().map(ToString::to_string)).collect()
-    }
-}
+pub const BUILD_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Compares the options that were listed, and the indexes as they are now.
 ///
 /// # Errors
 /// When an end stays away for longer than patience lasts, or refuses.
-pub async fn schema_differences(
+pub async fn schema_steps(
     ends: &Ends,
     ns: &Namespace,
     original: End,
     options: (&RawDocumentBuf, &RawDocumentBuf),
     stop: &Stop,
-) -> Result<SchemaDifferences, SyncError> {
+) -> Result<Vec<Step>, SyncError> {
     let copy = match original {
         End::Local => End::Atlas,
         End::Atlas => End::Local,
     };
-    let wanted = indexes_of(ends, original, ns, stop).await?;
-    let there = indexes_of(ends, copy, ns, stop).await?;
-    let decode = |options: &RawDocumentBuf| Document::try_from(options).unwrap_or_default();
-    Ok(SchemaDifferences {
-        options: option_changes(&decode(options.0), &decode(options.1)),
-        indexes: index_changes(&wanted, &there),
-    })
+    let wanted = described(options.0, indexes_of(ends, original, ns, stop).await?);
+    let there = described(options.1, indexes_of(ends, copy, ns, stop).await?);
+    Ok(steps(&wanted, Some(&there)))
 }
 
-/// The indexes of a collection; none where it is not there.
+fn described(options: &RawDocumentBuf, indexes: Vec<Document>) -> Description {
+    let options = Document::try_from(options).unwrap_or_default();
+    Description { kind: Kind::Collection, id: None, options, indexes }
+}
+
+/// A sentence each.
+pub fn sentences(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(ToString::to_string).collect()
+}
+
+/// The unique ones among indexes: those that documents must obey from the first on.
+pub fn unique_builds(indexes: &[Document]) -> Vec<Step> {
+    let all = index_changes(indexes, &[]).into_iter();
+    all.filter(IndexChange::is_unique).map(Step::Index).collect()
+}
+
+/// The indexes of a collection that are ready; none where it is not there.
 ///
 /// # Errors
 /// When the end stays away for longer than patience lasts, or refuses.
@@ -71,28 +65,7 @@ pub async fn indexes_of(
     ns: &Namespace,
     stop: &Stop,
 ) -> Result<Vec<Document>, SyncError> {
-    let mut attempts = ends.attempts(stop);
-    loop {
-        match list(ends.of(end), ns).await {
-            Ok(indexes) => return Ok(indexes),
-            Err(error) => attempts.failed(end.error(error)).await?,
-        }
-    }
-}
-
-async fn list(mongo: &Mongo, ns: &Namespace) -> Result<Vec<Document>, MongoError> {
-    let command = rawdoc! { "listIndexes": ns.coll(), "cursor": { "batchSize": 1_000 } };
-    let mut cursor = match mongo.cursor(ns.db(), command, None).await {
-        Err(error) if error.code() == Some(NAMESPACE_NOT_FOUND) => return Ok(Vec::new()),
-        cursor => cursor?,
-    };
-    let mut indexes = Vec::new();
-    while let Some(reply) = cursor.next().await? {
-        for spec in documents(&reply)? {
-            indexes.push(Document::try_from(spec).map_err(mongodb::error::Error::from)?);
-        }
-    }
-    Ok(indexes)
+    Ok(ask!(ends, end, stop, ends.of(end).list_indexes(ns)))
 }
 
 /// Makes the steps on the copy. What it will not take is no error: it comes back as a sentence each, with
@@ -104,34 +77,28 @@ pub async fn mend(
     ends: &Ends,
     copy: End,
     ns: &Namespace,
-    differences: SchemaDifferences,
+    steps: Vec<Step>,
     stop: &Stop,
 ) -> Result<Vec<String>, SyncError> {
     let mut target =
         Target { ends, end: copy, ns, attempts: ends.attempts(stop), stop, left: Vec::new() };
-    for change in differences.options {
-        match &change {
-            OptionChange::Modify { fields, .. } => {
-                let mut command = Document::from_iter([("collMod".to_owned(), ns.coll().into())]);
-                command.extend(fields.clone());
-                target.run(&change, raw(&command)).await?;
-            }
-            OptionChange::Fixed { .. } => target.left.push(target.say(&change)),
-        }
-    }
     let mut builds = Vec::new();
-    for change in differences.indexes {
-        match &change {
-            IndexChange::Drop { name } => target.drop_index(&change, name).await?,
-            IndexChange::Modify { changes, .. } => {
-                let command = rawdoc! { "collMod": ns.coll(), "index": raw(changes) };
-                target.run(&change, command).await?;
-            }
-            IndexChange::Create { spec } => builds.push((target.say(&change), spec.clone())),
-            IndexChange::Replace { spec } => {
-                target.drop_index(&change, change.name()).await?;
-                builds.push((target.say(&change), spec.clone()));
-            }
+    for step in steps {
+        if step.is_fixed() {
+            target.left.push(target.say(&step));
+            continue;
+        }
+        let mut taken = step.clone();
+        let mut result = target.take(&step).await?;
+        if let Err(reason) = &result
+            && let Some(instead) = step.instead(reason)
+        {
+            result = target.take(&instead).await?;
+            taken = instead;
+        }
+        match result {
+            Ok(()) => builds.extend(taken.build().map(|spec| (target.say(&step), spec.clone()))),
+            Err(reason) => target.left.push(format!("{}: {reason}", target.say(&step))),
         }
     }
     target.build(builds).await?;
@@ -157,30 +124,21 @@ impl Target<'_> {
         }
     }
 
-    async fn drop_index(&mut self, what: &IndexChange, name: &str) -> Result<(), SyncError> {
-        self.run(what, rawdoc! { "dropIndexes": self.ns.coll(), "index": name }).await
-    }
-
-    async fn run(
-        &mut self,
-        what: &impl ToString,
-        command: RawDocumentBuf,
-    ) -> Result<(), SyncError> {
-        if let Err(reason) = self.send(&command).await? {
-            self.left.push(format!("{}: {reason}", self.say(what)));
+    async fn take(&mut self, step: &Step) -> Result<Result<(), String>, SyncError> {
+        for command in step.commands(self.ns.coll()) {
+            if let Err(reason) = self.send(&raw(&command)).await? {
+                return Ok(Err(reason));
+            }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// All at once, which reads the collection once; where that is refused, one by one, so that one that
     /// cannot be built keeps none of the others away.
     async fn build(&mut self, builds: Vec<(String, Document)>) -> Result<(), SyncError> {
         let command = |specs: &[(String, Document)]| {
-            let mut indexes = RawArrayBuf::new();
-            for (_, spec) in specs {
-                indexes.push(raw(&creation(spec)));
-            }
-            rawdoc! { "createIndexes": self.ns.coll(), "indexes": indexes }
+            let specs: Vec<_> = specs.iter().map(|(_, spec)| spec.clone()).collect();
+            raw(&build_command(self.ns.coll(), &specs, None))
         };
         let all = command(&builds);
         let each: Vec<_> = builds.chunks(1).map(command).collect();
@@ -231,10 +189,10 @@ impl Target<'_> {
 }
 
 /// A server's message without the values of documents that it quotes.
-fn without_values(message: &str) -> String {
+pub fn without_values(message: &str) -> String {
     message.split(" dup key:").next().unwrap_or_default().to_owned()
 }
 
-fn raw(document: &Document) -> RawDocumentBuf {
+pub fn raw(document: &Document) -> RawDocumentBuf {
     RawDocumentBuf::try_from(document).unwrap_or_default()
 }

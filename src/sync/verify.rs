@@ -23,7 +23,8 @@ use super::{
     ends::{End, Ends, ask},
     local_collections, pause,
     range::{KeyRange, Part, Size, malformed, splits},
-    schema::schema_differences,
+    schema::{schema_steps, sentences},
+    views::view_differences,
 };
 use crate::{
     checkpoint::ClusterTime,
@@ -181,10 +182,15 @@ impl Verify<'_> {
     /// When an end stays away for longer than patience lasts, or refuses; [`SyncError::NoDigest`].
     pub async fn run(&self) -> Result<Verification, SyncError> {
         let received = self.ends.atlas.received();
-        let (mut here, left_out) = list_of!(self, End::Local, local_collections);
-        let (mut there, left_out_there) = list_of!(self, End::Atlas, atlas_collections);
-        here.retain(|collection| self.scope.matches(&collection.ns));
-        there.retain(|collection| self.scope.matches(&collection.ns));
+        let here = list_of!(self, End::Local, local_collections);
+        let there = list_of!(self, End::Atlas, atlas_collections);
+        let in_scope = |mut found: Vec<Collection>| {
+            found.retain(|collection| self.scope.matches(&collection.ns));
+            found
+        };
+        let views = self.views(&in_scope(here.views), &in_scope(there.views)).await?;
+        let (left_out, left_out_there) = (here.left_out, there.left_out);
+        let (here, there) = (in_scope(here.collections), in_scope(there.collections));
         let mut pairs: BTreeMap<Namespace, (Option<Collection>, Option<Collection>)> =
             BTreeMap::new();
         for collection in here {
@@ -204,6 +210,7 @@ impl Verify<'_> {
             })
             .await?;
         let mut namespaces = namespaces;
+        namespaces.extend(views);
         namespaces.sort_by(|a, b| a.ns.cmp(&b.ns));
         let mut left_out: Vec<_> = left_out
             .into_iter()
@@ -302,8 +309,8 @@ impl Verify<'_> {
         {
             // It may have been made, changed or dropped between the looks at the two sides.
             pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
-            let (here, _) = list_of!(self, End::Local, local_collections);
-            let (there, _) = list_of!(self, End::Atlas, atlas_collections);
+            let here = list_of!(self, End::Local, local_collections).collections;
+            let there = list_of!(self, End::Atlas, atlas_collections).collections;
             let find = |all: Vec<Collection>| all.into_iter().find(|found| found.ns == ns);
             result.schema = self.schema(&ns, find(here).as_ref(), find(there).as_ref()).await?;
         }
@@ -316,6 +323,24 @@ impl Verify<'_> {
         Ok(result)
     }
 
+    /// The views that differ, and those that are on one side only; again after the lag, since they may have
+    /// been changed just now.
+    async fn views(
+        &self,
+        here: &[Collection],
+        there: &[Collection],
+    ) -> Result<Vec<NamespaceResult>, SyncError> {
+        let mut found = view_differences(here, there);
+        if let (false, Some(lag)) = (found.is_empty(), self.current_lag().await) {
+            pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
+            let here = list_of!(self, End::Local, local_collections).views;
+            let there = list_of!(self, End::Atlas, atlas_collections).views;
+            let again = view_differences(&here, &there);
+            found.retain(|view| again.contains(view));
+        }
+        Ok(found)
+    }
+
     async fn schema(
         &self,
         ns: &Namespace,
@@ -325,7 +350,7 @@ impl Verify<'_> {
         Ok(match (local, atlas) {
             (Some(local), Some(atlas)) => {
                 let options = (&local.options, &atlas.options);
-                schema_differences(self.ends, ns, End::Local, options, self.stop).await?.sentences()
+                sentences(&schema_steps(self.ends, ns, End::Local, options, self.stop).await?)
             }
             (Some(_), None) => vec!["the collection is missing in Atlas".to_owned()],
             (None, Some(_)) => vec!["the collection is in Atlas only".to_owned()],

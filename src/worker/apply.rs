@@ -13,17 +13,14 @@ use crate::{
     checkpoint::ClusterTime,
     config::UpdateMode,
     document_key::DocumentKey,
-    event::{CollectionId, SchemaChange},
+    event::CollectionId,
     namespace::Namespace,
     queue::{Entry, Outcome, QueueError, Settlement, Work},
     sink::{Sink, SinkError, Write, Written},
-    source::{Source, SourceError},
+    source::Source,
     status::now_ms,
     write_op::WriteOp,
 };
-
-/// How long a collection that only Atlas has waits for the stream.
-const ORPHAN_WAIT_MS: u64 = 200;
 
 /// An entry's document side, without its op, which has become a [`Write`].
 #[derive(Clone, Debug)]
@@ -73,7 +70,7 @@ pub(super) struct Outcomes {
     /// Writes that found a unique value taken; see [`Worker::resolve`].
     pub conflicts: Conflicts,
     /// Atlas answered at least once.
-    answered: bool,
+    pub answered: bool,
 }
 
 impl Outcomes {
@@ -144,80 +141,13 @@ impl<S: Source, K: Sink> Worker<S, K> {
         Ok((settlements, verdict))
     }
 
-    async fn apply_schema(
-        &self,
-        (seq, id, attempts): (u64, Uuid, u32),
-        change: &SchemaChange,
-        outcomes: &mut Outcomes,
-    ) -> Result<(), Halt> {
-        let ns = change.ns();
-        if matches!(change, SchemaChange::DropIfGone { .. }) {
-            match self.is_orphan(ns, seq).await {
-                Ok(Some(true)) => {}
-                Ok(Some(false)) => {
-                    outcomes.insert(seq, Outcome::Applied);
-                    return Ok(());
-                }
-                Ok(None) => {
-                    self.status.state().stream_wanted = true;
-                    let due_ms = now_ms() + ORPHAN_WAIT_MS;
-                    outcomes.insert(seq, Outcome::Unavailable { due_ms });
-                    return Ok(());
-                }
-                Err(error) => {
-                    tracing::debug!(%ns, %error, "the local database cannot be read");
-                    return Err(Halt::Local);
-                }
-            }
-        }
-        let result = self.sink.change_schema(change).await;
-        outcomes.answered |= matches!(result, Ok(()) | Err(SinkError::Rejected(_)));
-        match result {
-            Ok(()) => {
-                tracing::info!(%ns, op = change.name(), "schema change applied");
-                outcomes.insert(seq, Outcome::Applied);
-            }
-            Err(SinkError::Rejected(reason)) => {
-                outcomes.insert(seq, self.rejected(ns, id, attempts, reason));
-            }
-            Err(error) => {
-                if matches!(error, SinkError::Unanswered(_)) {
-                    self.late().schema_given_up(ns, Instant::now());
-                }
-                return Err(error.into());
-            }
-        }
-        Ok(())
-    }
-
-    /// True when only Atlas has the collection, and nothing that is still to come says what becomes of it:
-    /// its own drop, or a rename that takes its documents along. `None` while that is not known.
-    async fn is_orphan(&self, ns: &Namespace, seq: u64) -> Result<Option<bool>, SourceError> {
-        let seen_at = self.waiting().get(&seq).copied();
-        let is_gone = self.source.collection_id(ns).await?.is_none();
-        let Some(seen_at) = seen_at.filter(|_| is_gone) else {
-            self.waiting().remove(&seq);
-            if !is_gone {
-                return Ok(Some(false));
-            }
-            let now = self.source.time().await?;
-            self.waiting().insert(seq, now);
-            return Ok(None);
-        };
-        // What was done to it before it was seen to be gone is in the queue when the stream has come so far.
-        if self.status.state().read_up_to < seen_at {
-            return Ok(None);
-        }
-        self.waiting().remove(&seq);
-        Ok(Some(!self.queue.has_barrier_behind(ns, seq)))
-    }
-
     async fn apply_namespace(
         &self,
         ns: &Namespace,
         entries: Vec<Entry>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
+        self.ensure(ns).await?;
         // Those of another namespace that had no chance wait; see `Conflicts::push`.
         drop(outcomes.conflicts.take());
         let mut direct = Vec::with_capacity(entries.len());

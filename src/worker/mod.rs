@@ -15,7 +15,7 @@
 //! [`Horizon`].
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -31,6 +31,7 @@ use crate::{
     late::{Due, LateWrites},
     namespace::Namespace,
     queue::{Entry, Incoming, Outcome, Queue, QueueError, Settlement, Work},
+    schema_watch::SchemaWatch,
     shutdown::{Stop, blocking},
     sink::{Sink, SinkError},
     source::Source,
@@ -43,6 +44,7 @@ mod apply;
 mod conflict;
 mod hydrate;
 mod judge;
+mod schema;
 
 /// Most documents of a probe: enough to prove that Atlas answers, small enough to lose little.
 const PROBE_OPS: usize = 10;
@@ -79,6 +81,10 @@ pub struct Worker<S, K> {
     late: Arc<Mutex<LateWrites>>,
     /// Entries that wait for a delete, and when its document was first seen to be gone locally.
     waiting: Mutex<HashMap<u64, ClusterTime>>,
+    /// Collections that are there in Atlas, where the stream does not tell that they are made.
+    known: Mutex<HashSet<Namespace>>,
+    /// What is left to the task that builds indexes.
+    watch: Arc<SchemaWatch>,
 }
 
 /// Another collection under a name than the one that entries were queued for.
@@ -108,6 +114,7 @@ enum Verdict {
 }
 
 impl<S: Source, K: Sink> Worker<S, K> {
+    #[expect(clippy::too_many_arguments, reason = "the parts that it is put together from")]
     /// A worker between `queue` and `sink`, which reads documents from `source` when it must.
     pub fn new(
         queue: Arc<Queue>,
@@ -117,6 +124,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         options: WorkerOptions,
         horizon: Arc<Mutex<Horizon>>,
         late: Arc<Mutex<LateWrites>>,
+        watch: Arc<SchemaWatch>,
     ) -> Self {
         let breaker = CircuitBreaker::new(options.breaker);
         status.state().breaker = breaker.name();
@@ -133,6 +141,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
             strangers: Mutex::default(),
             late,
             waiting: Mutex::default(),
+            known: Mutex::default(),
+            watch,
         }
     }
 
@@ -350,6 +360,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, ClusterTime>> {
         self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashSet<Namespace>> {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn traits_of(&self, ns: &Namespace, learn: impl FnOnce(&mut Traits)) -> Traits {

@@ -11,6 +11,7 @@ pub mod guarded;
 pub mod mongod;
 pub mod proxy;
 pub mod replica_set;
+pub mod schemas;
 pub mod workload;
 
 use std::time::{Duration, Instant};

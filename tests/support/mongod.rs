@@ -27,11 +27,21 @@ pub fn program() -> &'static Path {
     })
 }
 
+/// The program of one version, as `scripts/mongod VERSION` fetches it.
+pub fn program_of(version: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/mongod");
+    let output = Command::new(script).arg(version).stderr(Stdio::inherit()).output();
+    let output = output.expect("scripts/mongod runs");
+    assert!(output.status.success(), "scripts/mongod found no mongod {version}");
+    String::from_utf8(output.stdout).unwrap().trim().into()
+}
+
 /// A server process with its data in a folder of its own. Killed when dropped.
 pub struct Mongod {
     pub port: u16,
     dir: TempDir,
     args: Vec<String>,
+    program: PathBuf,
     child: Option<Child>,
     /// Connects past the replica set's discovery. Not bound to the agent's client in any way.
     pub client: Client,
@@ -45,8 +55,20 @@ impl Mongod {
         server
     }
 
+    /// As [`start`](Self::start), of one version; TTL indexes are looked at every second.
+    pub async fn start_of(version: &str) -> Self {
+        let args = ["--replSet", "rs", "--setParameter", "ttlMonitorSleepSecs=1"];
+        let server = Self::start_program(program_of(version), &args).await;
+        server.initiate().await;
+        server
+    }
+
     /// Starts a server with these arguments, and waits until it answers.
     pub async fn start_with(args: &[&str]) -> Self {
+        Self::start_program(program().to_owned(), args).await
+    }
+
+    async fn start_program(program: PathBuf, args: &[&str]) -> Self {
         let port = free_port();
         let client = Client::with_uri_str(format!(
             "mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=30000"
@@ -55,6 +77,7 @@ impl Mongod {
             port,
             dir: TempDir::new().unwrap(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            program,
             child: None,
             client: client.await.unwrap(),
         };
@@ -80,7 +103,7 @@ impl Mongod {
     pub async fn resume(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
-        let mut command = Command::new(program());
+        let mut command = Command::new(&self.program);
         command
             .args(["--bind_ip", "127.0.0.1", "--nounixsocket"])
             .args(["--wiredTigerCacheSizeGB", "0.5", "--setParameter", "enableTestCommands=1"])

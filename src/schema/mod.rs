@@ -2,11 +2,17 @@
 //! `listCollections` and `listIndexes` tell of both, and says what would make the second like the first.
 //!
 //! Numbers count by value, since a spec that was typed by hand may hold `1` where another holds `1.0`; the
-//! order of fields counts in an index's key alone.
+//! order of fields counts in an index's key, a validator and a view's pipeline alone.
 
 use std::{collections::BTreeMap, fmt};
 
 use bson::{Bson, Document, doc};
+
+mod steps;
+mod versions;
+
+pub use steps::{Description, Kind, Step, build_command, steps};
+pub use versions::{Version, not_taken};
 
 /// A step that makes the indexes of a copy those of its original.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,8 +21,11 @@ pub enum IndexChange {
     Create { spec: Document },
     /// The original does not have it.
     Drop { name: String },
-    /// It differs in what `collMod` can change; `changes` is the command's `index`.
-    Modify { name: String, changes: Document },
+    /// It differs in what `collMod` can change; `changes` is the command's `index`, `spec` what it is to
+    /// become, for a server that cannot change it.
+    Modify { spec: Document, changes: Document },
+    /// It is to become unique, which documents must obey from then on (`collMod`, 6.0+).
+    MakeUnique { spec: Document },
     /// It differs in what makes another index of it.
     Replace { spec: Document },
 }
@@ -28,15 +37,20 @@ impl IndexChange {
             IndexChange::Create { spec } | IndexChange::Replace { spec } => {
                 spec.get_bool("unique").unwrap_or(false)
             }
-            IndexChange::Drop { .. } | IndexChange::Modify { .. } => false,
+            IndexChange::Drop { .. }
+            | IndexChange::Modify { .. }
+            | IndexChange::MakeUnique { .. } => false,
         }
     }
 
     /// Its index.
     pub fn name(&self) -> &str {
         match self {
-            IndexChange::Create { spec } | IndexChange::Replace { spec } => name_of(spec),
-            IndexChange::Drop { name } | IndexChange::Modify { name, .. } => name,
+            IndexChange::Create { spec }
+            | IndexChange::Replace { spec }
+            | IndexChange::MakeUnique { spec }
+            | IndexChange::Modify { spec, .. } => name_of(spec),
+            IndexChange::Drop { name } => name,
         }
     }
 }
@@ -60,6 +74,7 @@ impl fmt::Display for IndexChange {
                 let keys = changes.keys().filter(|key| *key != "name").map(String::as_str);
                 write!(f, "index `{name}` differs: {}", keys.collect::<Vec<_>>().join(", "))
             }
+            IndexChange::MakeUnique { .. } => write!(f, "index `{name}` differs: unique"),
             IndexChange::Replace { .. } => write!(f, "index `{name}` is another one in Atlas"),
         }
     }
@@ -141,21 +156,31 @@ fn difference(name: &str, spec: Document, copy: &Document) -> Option<IndexChange
         return None;
     }
     let mut changes = doc! { "name": name };
+    let mut becomes_unique = false;
+    let on = |value: Option<&Bson>| value == Some(&Bson::Boolean(true));
     for field in different {
         match (field.as_str(), spec.get(field), copy.get(field)) {
-            ("expireAfterSeconds", Some(seconds), Some(_)) => {
+            ("expireAfterSeconds", Some(seconds), _) => {
                 changes.insert("expireAfterSeconds", seconds.clone());
             }
             ("hidden", hidden, _) => {
-                changes.insert("hidden", hidden == Some(&Bson::Boolean(true)));
+                changes.insert("hidden", on(hidden));
+            }
+            ("unique", unique, _) if on(unique) => becomes_unique = true,
+            // What is being made unique is prepared for it on the way.
+            ("prepareUnique", _, _) if on(spec.get("unique")) => {}
+            ("prepareUnique", prepared, _) => {
+                changes.insert("prepareUnique", on(prepared));
             }
             _ => return Some(IndexChange::Replace { spec }),
         }
     }
-    if changes.len() == 1 {
-        return Some(IndexChange::Replace { spec }); // The order of the key.
+    match (becomes_unique, changes.len()) {
+        (true, 1) => Some(IndexChange::MakeUnique { spec }),
+        // The order of the key; or more at once than is worth a step of its own.
+        (true, _) | (false, 1) => Some(IndexChange::Replace { spec }),
+        (false, _) => Some(IndexChange::Modify { spec, changes }),
     }
-    Some(IndexChange::Modify { name: name.to_owned(), changes })
 }
 
 fn is_same_field(a: Option<&Bson>, b: Option<&Bson>) -> bool {
@@ -193,6 +218,11 @@ fn number(value: &Bson) -> Option<f64> {
 /// What keeps the options `copy` from being `original`.
 pub fn option_changes(original: &Document, copy: &Document) -> Vec<OptionChange> {
     let differs = |name: &str| !is_same_field(setting(original, name), setting(copy, name));
+    // `{ $gt: 1 }` in another order means the same; `{ $eq: { a: 1, b: 2 } }` does not.
+    let differs = |name: &str| match name {
+        "validator" => setting(original, name) != setting(copy, name),
+        name => differs(name),
+    };
     let mut changes = Vec::new();
     let mut fields = Document::new();
     for (name, default) in [
@@ -307,19 +337,33 @@ mod tests {
         assert_eq!(
             changes[1],
             IndexChange::Modify {
-                name: "hidden".into(),
+                spec: doc! { "key": { "a": 1, "b": -1 }, "name": "hidden" },
                 changes: doc! { "name": "hidden", "hidden": false }
             }
         );
     }
 
     #[test]
-    fn an_index_that_expires_nothing_becomes_one_that_does_only_anew() {
-        let local = [index("a", doc! { "expireAfterSeconds": 60 })];
+    fn an_index_that_expires_no_more_is_made_anew() {
+        let ttl = [index("a", doc! { "expireAfterSeconds": 60 })];
+        let plain = [index("a", doc! {})];
 
+        assert!(matches!(&index_changes(&plain, &ttl)[..], [IndexChange::Replace { .. }]));
+        assert!(matches!(&index_changes(&ttl, &plain)[..], [IndexChange::Modify { .. }]));
+    }
+
+    #[test]
+    fn an_index_that_becomes_unique_stays_in_its_place() {
+        let unique = [index("a", doc! { "unique": true })];
+        let prepared = [index("a", doc! { "prepareUnique": true })];
+        let plain = [index("a", doc! {})];
+
+        assert!(matches!(&index_changes(&unique, &plain)[..], [IndexChange::MakeUnique { .. }]));
+        assert!(matches!(&index_changes(&unique, &prepared)[..], [IndexChange::MakeUnique { .. }]));
+        assert!(matches!(&index_changes(&plain, &unique)[..], [IndexChange::Replace { .. }]));
         assert!(matches!(
-            &index_changes(&local, &[index("a", doc! {})])[..],
-            [IndexChange::Replace { .. }]
+            &index_changes(&prepared, &plain)[..],
+            [IndexChange::Modify { changes, .. }] if changes.get_bool("prepareUnique") == Ok(true)
         ));
     }
 

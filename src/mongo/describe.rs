@@ -1,0 +1,124 @@
+//! What a server tells of its collections and indexes.
+
+use bson::{Document, doc, rawdoc};
+
+use super::{Mongo, MongoError, documents};
+use crate::{
+    namespace::Namespace,
+    schema::{Description, Kind},
+};
+
+const NAMESPACE_NOT_FOUND: i32 = 26;
+/// `CommandNotSupportedOnView`.
+const NOT_ON_A_VIEW: i32 = 166;
+
+impl Mongo {
+    /// A collection or view with its options and indexes; `None` where the name is free.
+    ///
+    /// # Errors
+    /// [`MongoError`].
+    pub async fn describe(&self, ns: &Namespace) -> Result<Option<Description>, MongoError> {
+        let command = rawdoc! {
+            "listCollections": 1, "filter": { "name": ns.coll() }, "cursor": {},
+        };
+        let Some(item) = self.items(ns.db(), command).await?.pop() else { return Ok(None) };
+        let mut description = Description::of(&item);
+        if description.kind == Kind::Collection {
+            description.indexes = self.list_indexes(ns).await?;
+        }
+        Ok(Some(description))
+    }
+
+    /// `listIndexes`, without those that are still being built; nothing where there is no collection.
+    ///
+    /// # Errors
+    /// [`MongoError`].
+    pub async fn list_indexes(&self, ns: &Namespace) -> Result<Vec<Document>, MongoError> {
+        let (ready, _) = self.list_builds(ns).await?;
+        Ok(ready)
+    }
+
+    /// The indexes that are ready, and the names of those that are being built.
+    ///
+    /// # Errors
+    /// [`MongoError`].
+    pub async fn list_builds(
+        &self,
+        ns: &Namespace,
+    ) -> Result<(Vec<Document>, Vec<String>), MongoError> {
+        // Without the option both look alike (6.0.5), and an index that is never finished would count.
+        let mut command = rawdoc! {
+            "listIndexes": ns.coll(), "cursor": { "batchSize": 1_000 }, "includeBuildUUIDs": true,
+        };
+        let mut listed = self.items(ns.db(), command).await;
+        if listed.as_ref().is_err_and(|error| error.code() != Some(NAMESPACE_NOT_FOUND)) {
+            command = rawdoc! { "listIndexes": ns.coll(), "cursor": { "batchSize": 1_000 } };
+            listed = self.items(ns.db(), command).await;
+        }
+        let listed = match listed {
+            Err(error) if matches!(error.code(), Some(NAMESPACE_NOT_FOUND | NOT_ON_A_VIEW)) => {
+                Vec::new()
+            }
+            listed => listed?,
+        };
+        let (mut ready, mut building) = (Vec::new(), Vec::new());
+        for mut item in listed {
+            if item.contains_key("buildUUID") {
+                let spec = item.get_document_mut("spec").map(std::mem::take).unwrap_or_default();
+                building.extend(spec.get_str("name").map(str::to_owned));
+            } else {
+                ready.push(item);
+            }
+        }
+        Ok((ready, building))
+    }
+
+    /// How many documents a collection holds, as its statistics say.
+    ///
+    /// # Errors
+    /// [`MongoError`].
+    pub async fn estimated_count(&self, ns: &Namespace) -> Result<u64, MongoError> {
+        let reply = self.command(ns.db(), rawdoc! { "count": ns.coll() }).await?;
+        let count = match reply.get("n") {
+            Some(bson::Bson::Int32(n)) => i64::from(*n),
+            Some(bson::Bson::Int64(n)) => *n,
+            _ => 0,
+        };
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// How far the builds of a collection's indexes are, in percent, where the user may know.
+    pub async fn build_progress(&self, ns: &Namespace) -> Option<u8> {
+        let command = doc! {
+            "currentOp": 1, "ns": ns.as_str(), "progress.total": { "$gt": 0 },
+            "msg": { "$regex": "^Index Build" },
+        };
+        let command = bson::RawDocumentBuf::try_from(&command).ok()?;
+        let reply = self.command("admin", command).await.ok()?;
+        let operation = reply.get_array("inprog").ok()?.first()?.as_document()?;
+        let progress = operation.get_document("progress").ok()?;
+        let number = |name: &str| match progress.get(name) {
+            Some(bson::Bson::Int32(n)) => Some(f64::from(*n)),
+            Some(bson::Bson::Int64(n)) => Some(*n as f64),
+            Some(bson::Bson::Double(n)) => Some(*n),
+            _ => None,
+        };
+        Some((number("done")? / number("total")? * 100.0).clamp(0.0, 100.0) as u8)
+    }
+
+    /// All documents of a cursor.
+    pub(super) async fn items(
+        &self,
+        db: &str,
+        command: bson::RawDocumentBuf,
+    ) -> Result<Vec<Document>, MongoError> {
+        let mut cursor = self.cursor(db, command, None).await?;
+        let mut items = Vec::new();
+        while let Some(batch) = cursor.next().await? {
+            for item in documents(&batch)? {
+                items.push(Document::try_from(item).map_err(mongodb::error::Error::from)?);
+            }
+        }
+        Ok(items)
+    }
+}

@@ -1,0 +1,295 @@
+//! Options and indexes beside the data: what takes long, what was refused, and what no event told of.
+//!
+//! The worker makes short changes in their order ([`SchemaChange::Reconcile`]) and names what is left; here
+//! indexes are built while documents flow, what fails is listed and tried again, ever more rarely, and
+//! everything is looked at when the agent starts and from time to time: often where the stream tells of no
+//! schema change (5.0).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+
+use super::{
+    Collection, Listing, Reconciler, SyncError, atlas_collections, ends::End, local_collections,
+    pause,
+};
+use crate::{
+    checkpoint::ClusterTime,
+    event::SchemaChange,
+    namespace::Namespace,
+    queue::{Incoming, Work},
+    schema::{Description, Kind, steps},
+    shutdown::{Stop, blocking},
+    sink::Sink,
+    source::inspect,
+    status::now_ms,
+    sync_state::SyncState,
+};
+
+mod look;
+
+use look::Looked;
+
+/// How often everything is looked at, where the stream tells of schema changes and where it does not.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
+const LOOK_OFTEN: Duration = Duration::from_secs(30);
+
+/// A look at everything takes at most this share of the time.
+const SHARE_MAX: u32 = 20;
+
+/// Waits before what was refused is tried again: the first one, doubled each time, and the longest.
+const RETRY_FIRST: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(3_600);
+
+/// How soon to look again while something is in the way, or an end is away.
+const SOON: Duration = Duration::from_secs(1);
+
+/// How long to wait for the stream to come as far as what was read.
+const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Collections that are looked at at the same time. A server builds three at once by default
+/// (`maxNumActiveUserIndexBuilds`).
+const LOOKS_MAX: usize = 3;
+
+/// When a collection is looked at next.
+struct Due {
+    at: Instant,
+    /// How often it was refused.
+    refusals: u32,
+}
+
+type Look<'a> = BoxFuture<'a, (Namespace, Instant, Result<Looked, SyncError>)>;
+
+impl<K: Sink> Reconciler<K> {
+    /// Looks after options and indexes until told to stop.
+    ///
+    /// # Errors
+    /// [`SyncError::Stopped`], or a failure of the queue.
+    pub(super) async fn keep_schema(&self, stop: &Stop) -> Result<(), SyncError> {
+        let mut looks: FuturesUnordered<Look<'_>> = FuturesUnordered::new();
+        let mut busy = BTreeSet::new();
+        let mut due: BTreeMap<Namespace, Due> = BTreeMap::new();
+        let mut next_pass = Instant::now();
+        loop {
+            let asked = self.watch.take();
+            if asked.everything {
+                next_pass = next_pass.min(Instant::now() + SOON / 2);
+            }
+            for ns in asked.namespaces {
+                let entry = due.entry(ns).or_insert(Due { at: Instant::now(), refusals: 0 });
+                entry.at = Instant::now();
+            }
+            if Instant::now() >= next_pass {
+                let began = Instant::now();
+                match self.look_at_all(stop).await {
+                    Ok(Some(open)) => {
+                        let usual = if self.tells_of_schema { LOOK_EVERY } else { LOOK_OFTEN };
+                        next_pass = Instant::now() + usual.max(began.elapsed() * SHARE_MAX);
+                        for ns in open {
+                            due.entry(ns).or_insert(Due { at: Instant::now(), refusals: 0 });
+                        }
+                    }
+                    Ok(None) => next_pass = Instant::now() + SOON,
+                    Err(error @ (SyncError::Queue(_) | SyncError::Stopped)) => return Err(error),
+                    Err(error) => {
+                        tracing::debug!(%error, "options and indexes cannot be looked at yet");
+                        next_pass = Instant::now() + SOON * 5;
+                    }
+                }
+            }
+            let now = Instant::now();
+            let ready = due.iter().filter(|(ns, due)| due.at <= now && !busy.contains(*ns));
+            let ready: Vec<_> = ready.map(|(ns, _)| ns.clone()).collect();
+            for ns in ready.into_iter().take(LOOKS_MAX - looks.len()) {
+                busy.insert(ns.clone());
+                looks.push(Box::pin(async move {
+                    let looked = self.look(&ns, stop).await;
+                    (ns, now, looked)
+                }));
+            }
+            // What is due and has no place waits for one that ends.
+            let idle = due.iter().filter(|(ns, due)| due.at > now && !busy.contains(*ns));
+            let wake = idle.map(|(_, due)| due.at).min().unwrap_or(next_pass).min(next_pass);
+            tokio::select! {
+                () = stop.drain.cancelled() => return Err(SyncError::Stopped),
+                () = stop.leave.cancelled() => return Err(SyncError::Stopped),
+                () = self.watch.changed() => {}
+                () = tokio::time::sleep_until(wake.into()) => {}
+                Some((ns, since, looked)) = looks.next() => {
+                    busy.remove(&ns);
+                    self.looked(ns, looked, since, &mut due)?;
+                }
+            }
+        }
+    }
+
+    /// Notes how a look ended that began at `since`.
+    fn looked(
+        &self,
+        ns: Namespace,
+        looked: Result<Looked, SyncError>,
+        since: Instant,
+        due: &mut BTreeMap<Namespace, Due>,
+    ) -> Result<(), SyncError> {
+        let looked = match looked {
+            Err(error @ (SyncError::Queue(_) | SyncError::Stopped)) => return Err(error),
+            Err(error) => {
+                tracing::debug!(%ns, %error, "a collection cannot be looked at yet");
+                Looked::Soon
+            }
+            Ok(looked) => looked,
+        };
+        let entry = due.entry(ns.clone()).or_insert(Due { at: since, refusals: 0 });
+        match looked {
+            Looked::Done => {
+                self.status.state().schema_problems.remove(&ns);
+                // Unless it was asked for again meanwhile.
+                if entry.at <= since {
+                    due.remove(&ns);
+                }
+            }
+            Looked::Soon => entry.at = Instant::now() + SOON,
+            Looked::Problems(problems) => {
+                let wait = RETRY_FIRST.saturating_mul(1 << entry.refusals.min(16)).min(RETRY_MAX);
+                entry.refusals += 1;
+                entry.at = Instant::now() + wait;
+                let before =
+                    self.status.state().schema_problems.insert(ns.clone(), problems.clone());
+                if before.as_ref() != Some(&problems) {
+                    let error = problems.join("; ");
+                    tracing::warn!(%ns, error, wait_s = wait.as_secs(), "options or indexes in Atlas differ; tried again");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the options and indexes of everything. Queues what is short, so that it comes in its turn;
+    /// returns the collections whose indexes are to be built, or that nothing short can mend. `None` while
+    /// it is not the time for it.
+    async fn look_at_all(&self, stop: &Stop) -> Result<Option<Vec<Namespace>>, SyncError> {
+        let queue = self.queue.clone();
+        let is_owed = blocking(move || SyncState::is_owed(&queue)).await?;
+        if is_owed || !self.may_alter() {
+            return Ok(None); // What is owed ends with the same comparison.
+        }
+        let here = local_collections(&self.ends.local, &self.filter).await?;
+        let there = atlas_collections(&self.ends.atlas, &self.filter).await?;
+        self.note_left_out(&here);
+        let mut pairs = Vec::new();
+        for (original, is_view) in here
+            .collections
+            .iter()
+            .map(|of| (of, false))
+            .chain(here.views.iter().map(|of| (of, true)))
+        {
+            let copies = there.collections.iter().chain(&there.views);
+            let copy = copies.into_iter().find(|copy| copy.ns == original.ns);
+            pairs.push((original, copy, is_view));
+        }
+        let described = self
+            .ends
+            .each(pairs, |(original, copy, is_view)| {
+                Box::pin(async move {
+                    let wanted = self.described(End::Local, original, is_view).await?;
+                    let there = match copy {
+                        Some(copy) => Some(self.described(End::Atlas, copy, is_view).await?),
+                        None => None,
+                    };
+                    Ok((original.ns.clone(), wanted, there))
+                })
+            })
+            .await?;
+        if !self.stream_has_come(stop).await? {
+            return Ok(None);
+        }
+        let mut open = Vec::new();
+        let mut changes = Vec::new();
+        for (ns, wanted, there) in described {
+            if self.queue.has_barrier(&ns) {
+                continue; // What the name means is about to change.
+            }
+            let is_capped = wanted.options.get_bool("capped").unwrap_or(false);
+            self.queue.keep_in_order(&ns, is_capped);
+            let steps = steps(&wanted, there.as_ref());
+            if steps.iter().any(|step| step.build().is_none() && !step.is_fixed()) {
+                changes.push(SchemaChange::Reconcile { ns, collection: wanted.id });
+            } else if steps.is_empty() {
+                self.status.state().schema_problems.remove(&ns);
+            } else {
+                open.push(ns);
+            }
+        }
+        let is_here = |ns: &Namespace| here.views.iter().any(|view| view.ns == *ns);
+        for Collection { ns, .. } in there.views {
+            let is_taken = here.collections.iter().any(|collection| collection.ns == ns);
+            if !is_here(&ns) && !is_taken && !self.queue.has_barrier(&ns) {
+                changes.push(SchemaChange::DropIfGone { ns });
+            }
+        }
+        self.queue_changes(changes).await?;
+        Ok(Some(open))
+    }
+
+    pub(super) fn note_left_out(&self, listing: &Listing) {
+        let named = listing.left_out.iter().map(|left| format!("`{}`: {}", left.ns, left.reason));
+        let named: Vec<_> = named.collect();
+        let before = std::mem::replace(&mut self.status.state().left_out, named.clone());
+        for left in named.iter().filter(|left| !before.contains(left)) {
+            tracing::warn!(left, "not replicated");
+        }
+    }
+
+    /// As a listing told of it, with the indexes as they are now.
+    async fn described(
+        &self,
+        end: End,
+        collection: &Collection,
+        is_view: bool,
+    ) -> Result<Description, SyncError> {
+        let mut description = collection.description();
+        if !is_view && description.kind == Kind::Collection {
+            let listed = self.ends.of(end).list_indexes(&collection.ns).await;
+            description.indexes = listed.map_err(|error| end.error(error))?;
+        }
+        Ok(description)
+    }
+
+    pub(super) async fn queue_changes(&self, changes: Vec<SchemaChange>) -> Result<(), SyncError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let position = self.status.state().read_up_to;
+        let cluster_time = ClusterTime(position.0.saturating_sub(1));
+        let incoming: Vec<_> = changes
+            .into_iter()
+            .map(|change| Incoming { work: Work::Schema(change), cluster_time, wall_ms: now_ms() })
+            .collect();
+        let queue = self.queue.clone();
+        Ok(blocking(move || queue.commit(incoming, None).map(drop)).await?)
+    }
+
+    /// False while Atlas is not ours to write to, or away.
+    fn may_alter(&self) -> bool {
+        let rests = self.status.rests();
+        let state = self.status.state();
+        !rests && state.is_marked && state.breaker != "open"
+    }
+
+    /// Waits until everything that was done locally until now has been read into the queue: what a name
+    /// meant when it was looked at is certain then, if no barrier waits for it.
+    async fn stream_has_come(&self, stop: &Stop) -> Result<bool, SyncError> {
+        let now = inspect(&self.ends.local).await?.now;
+        let give_up = Instant::now() + STREAM_PATIENCE;
+        while self.status.state().read_up_to < now {
+            if Instant::now() > give_up {
+                return Ok(false);
+            }
+            pause(stop, Duration::from_millis(50)).await?;
+        }
+        Ok(true)
+    }
+}

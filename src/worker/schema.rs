@@ -1,0 +1,226 @@
+//! A schema change whose turn has come: everything that was queued before it for its namespaces is done.
+//!
+//! The changes of options and indexes are all one, [`SchemaChange::Reconcile`]: Atlas is made like the local
+//! database *is now*, which is right whatever happened in between, and as often as it is done. What takes
+//! long, or what Atlas will not do, is left to the task that builds indexes; documents never wait for it.
+
+use std::time::Instant;
+
+use bson::Document;
+use uuid::Uuid;
+
+use super::{
+    Worker,
+    apply::{Halt, Outcomes},
+};
+use crate::{
+    event::{CollectionId, SchemaChange},
+    namespace::Namespace,
+    queue::Outcome,
+    schema::{Description, Kind, Step, build_command, steps},
+    sink::{Sink, SinkError},
+    source::{Source, SourceError},
+    status::now_ms,
+};
+
+/// How long a collection that only Atlas has waits for the stream.
+const ORPHAN_WAIT_MS: u64 = 200;
+
+/// Indexes of a collection that holds at most so many documents in Atlas are built at once, so that unique
+/// ones are enforced from the first document on.
+const BUILT_AT_ONCE: u64 = 10_000;
+
+impl<S: Source, K: Sink> Worker<S, K> {
+    pub(super) async fn apply_schema(
+        &self,
+        (seq, id, attempts): (u64, Uuid, u32),
+        change: &SchemaChange,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Halt> {
+        let ns = change.ns();
+        if let SchemaChange::Reconcile { collection, .. } = change {
+            self.reconcile(ns, *collection).await?;
+            outcomes.answered = true;
+            tracing::debug!(%ns, "options and indexes are as they are locally, or being built");
+            outcomes.insert(seq, Outcome::Applied);
+            return Ok(());
+        }
+        if matches!(change, SchemaChange::DropIfGone { .. }) {
+            match self.is_orphan(ns, seq).await {
+                Ok(Some(true)) => {}
+                Ok(Some(false)) => {
+                    outcomes.insert(seq, Outcome::Applied);
+                    return Ok(());
+                }
+                Ok(None) => {
+                    self.status.state().stream_wanted = true;
+                    let due_ms = now_ms() + ORPHAN_WAIT_MS;
+                    outcomes.insert(seq, Outcome::Unavailable { due_ms });
+                    return Ok(());
+                }
+                Err(error) => {
+                    tracing::debug!(%ns, %error, "the local database cannot be read");
+                    return Err(Halt::Local);
+                }
+            }
+        }
+        for ns in change.namespaces() {
+            self.known().remove(&ns);
+        }
+        if let SchemaChange::Create { options, .. } = change {
+            self.queue.keep_in_order(ns, options.get_bool("capped").unwrap_or(false));
+        }
+        let result = self.sink.change_schema(change).await;
+        outcomes.answered |= matches!(result, Ok(()) | Err(SinkError::Rejected(_)));
+        match result {
+            Ok(()) => {
+                tracing::info!(%ns, op = change.name(), "schema change applied");
+                outcomes.insert(seq, Outcome::Applied);
+            }
+            // A view keeps no document away. It is listed, and tried again.
+            Err(SinkError::Rejected(reason)) if is_view(change) => {
+                tracing::warn!(%ns, error = %reason, "Atlas does not take a view");
+                self.watch.ask(ns);
+                outcomes.insert(seq, Outcome::Applied);
+            }
+            Err(SinkError::Rejected(reason)) => {
+                outcomes.insert(seq, self.rejected(ns, id, attempts, reason));
+            }
+            Err(error) => {
+                if matches!(error, SinkError::Unanswered(_)) {
+                    self.late().schema_given_up(ns, Instant::now());
+                }
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes options and indexes in Atlas like the local ones are now.
+    async fn reconcile(
+        &self,
+        ns: &Namespace,
+        collection: Option<CollectionId>,
+    ) -> Result<(), Halt> {
+        let wanted = match self.source.describe(ns).await {
+            Ok(Some(wanted)) => wanted,
+            // Its drop or its rename is still to come, and with the rename another turn.
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                tracing::debug!(%ns, %error, "the local database cannot be read");
+                return Err(Halt::Local);
+            }
+        };
+        if collection.is_some() && wanted.id != collection {
+            return Ok(());
+        }
+        let is_capped = wanted.options.get_bool("capped").unwrap_or(false);
+        self.queue.keep_in_order(ns, wanted.kind == Kind::Collection && is_capped);
+        let there = self.sink.describe(ns).await?;
+        let is_done = self.take_steps(ns, &wanted, there.as_ref()).await?;
+        if !is_done {
+            self.watch.ask(ns);
+        }
+        Ok(())
+    }
+
+    /// Takes the steps that are short. False when something is left.
+    async fn take_steps(
+        &self,
+        ns: &Namespace,
+        wanted: &Description,
+        there: Option<&Description>,
+    ) -> Result<bool, Halt> {
+        let mut is_done = true;
+        let mut builds: Vec<Document> = Vec::new();
+        let steps = steps(wanted, there);
+        let said: Vec<_> = steps.iter().map(ToString::to_string).collect();
+        for step in steps {
+            is_done &= !step.is_fixed();
+            if let Step::Create { options } = &step {
+                let options = options.try_into().unwrap_or_default();
+                let create = SchemaChange::Create { ns: ns.clone(), options };
+                is_done &= is_taken(self.sink.change_schema(&create).await)?;
+                continue;
+            }
+            match self.take_step(ns, &step).await {
+                Ok(()) => builds.extend(step.build().cloned()),
+                Err(SinkError::Rejected(reason)) => match step.instead(&reason) {
+                    Some(instead) => {
+                        is_done &= is_taken(self.take_step(ns, &instead).await)?;
+                        builds.extend(instead.build().cloned());
+                    }
+                    None => is_done = false,
+                },
+                result => is_done &= is_taken(result)?,
+            }
+        }
+        if !builds.is_empty() {
+            let is_small = self.sink.estimated_count(ns).await? <= BUILT_AT_ONCE;
+            let command = build_command(ns.coll(), &builds, None);
+            is_done &= is_small && is_taken(self.sink.alter(ns, command).await)?;
+        }
+        if !said.is_empty() {
+            tracing::info!(%ns, changes = said.join("; "), is_done, "options and indexes are made as they are locally");
+        }
+        Ok(is_done)
+    }
+
+    async fn take_step(&self, ns: &Namespace, step: &Step) -> Result<(), SinkError> {
+        for command in step.commands(ns.coll()) {
+            self.sink.alter(ns, command).await?;
+        }
+        Ok(())
+    }
+
+    /// Before the first document of a collection is written whose making the stream does not tell of (5.0):
+    /// the write itself would make it, without its options.
+    pub(super) async fn ensure(&self, ns: &Namespace) -> Result<(), Halt> {
+        if self.source.tells_of_schema() || self.known().contains(ns) {
+            return Ok(());
+        }
+        let there = self.sink.describe(ns).await?;
+        if there.is_none_or(|there| there.kind != Kind::Collection) {
+            self.reconcile(ns, None).await?;
+        }
+        self.known().insert(ns.clone());
+        Ok(())
+    }
+
+    /// True when only Atlas has the collection, and nothing that is still to come says what becomes of it:
+    /// its own drop, or a rename that takes its documents along. `None` while that is not known.
+    async fn is_orphan(&self, ns: &Namespace, seq: u64) -> Result<Option<bool>, SourceError> {
+        let seen_at = self.waiting().get(&seq).copied();
+        let is_gone = self.source.describe(ns).await?.is_none();
+        let Some(seen_at) = seen_at.filter(|_| is_gone) else {
+            self.waiting().remove(&seq);
+            if !is_gone {
+                return Ok(Some(false));
+            }
+            let now = self.source.time().await?;
+            self.waiting().insert(seq, now);
+            return Ok(None);
+        };
+        // What was done to it before it was seen to be gone is in the queue when the stream has come so far.
+        if self.status.state().read_up_to < seen_at {
+            return Ok(None);
+        }
+        self.waiting().remove(&seq);
+        Ok(Some(!self.queue.has_barrier_behind(ns, seq)))
+    }
+}
+
+fn is_view(change: &SchemaChange) -> bool {
+    matches!(change, SchemaChange::Create { options, .. }
+        if matches!(options.get("viewOn"), Ok(Some(_))))
+}
+
+/// False when Atlas will not, or this user may not: whoever lists it tries it again. An outage is the
+/// caller's.
+fn is_taken(result: Result<(), SinkError>) -> Result<bool, SinkError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(SinkError::Rejected(_) | SinkError::Denied(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
