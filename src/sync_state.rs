@@ -320,7 +320,7 @@ impl SyncState {
             };
             let (again, only) = (noted.again, noted.only);
             let after = self.after.max(noted.after);
-            Ok(Some(Self { again, only, after, ..self.clone() }.encode()))
+            Ok(Some(Self { after, only, again, ..self.clone() }.encode()))
         })
     }
 

@@ -13,6 +13,7 @@ use crate::{
     mongo::Mongo,
     queue::free_disk,
     report::{ExitCode, Failure, one_line},
+    schema::{Kind, Version, not_taken},
     sink::{SinkError, classify::command_error},
     source::{
         ChangeStreamSource, EventStream, Source, SourceError, StartFrom, inspect, oplog_start,
@@ -82,6 +83,7 @@ pub async fn run(config: &Config, output: Output) -> Result<Code, Failure> {
     let mut lines = Lines::default();
     check_local(config, &mut lines).await;
     check_atlas(config, &mut lines).await;
+    check_schemas(config, &mut lines).await;
     check_here(config, &mut lines);
     if output.json {
         show::json(&lines.0);
@@ -244,6 +246,43 @@ async fn check_atlas(config: &Config, lines: &mut Lines) {
     }
     check_privileges(&mongo, lines).await;
     check_skew("atlas", &mongo, lines).await;
+}
+
+/// What of the local collections this version of Atlas would not take.
+async fn check_schemas(config: &Config, lines: &mut Lines) {
+    // Whoever does not answer has been named already.
+    let (Ok(filter), Ok(local), Ok(atlas)) =
+        (config.filter(), connect_local(config).await, connect_atlas(config).await)
+    else {
+        return;
+    };
+    let (Ok(listing), Ok(version)) =
+        (local_collections(&local, &filter).await, atlas.version().await)
+    else {
+        return;
+    };
+    let Ok(version) = version.parse::<Version>() else { return };
+    let mut all_taken = true;
+    for collection in listing.collections.iter().chain(&listing.views) {
+        let mut description = collection.description();
+        if description.kind == Kind::Collection {
+            match local.list_indexes(&collection.ns).await {
+                Ok(indexes) => description.indexes = indexes,
+                Err(error) => return lines.failure("local", SourceError::from(error).into()),
+            }
+        }
+        for (what, since) in not_taken(&description, version) {
+            all_taken = false;
+            lines.warning(
+                "atlas",
+                format!("{}: {what} needs MongoDB {since}, this is {version}", collection.ns),
+                "upgrade Atlas; without it the documents are copied, and this is left out and named in `status`",
+            );
+        }
+    }
+    if all_taken {
+        lines.ok("atlas", "its version takes every option and index of the local collections");
+    }
 }
 
 /// What the agent does in Atlas.

@@ -190,7 +190,7 @@ fn view_steps(original: &Document, copy: &Document) -> Vec<Step> {
         return vec![Step::DropView, Step::Create { options: original.clone() }];
     }
     let is_other = |name: &&str| original.get(name) != copy.get(name);
-    if !["viewOn", "pipeline"].iter().any(|name| is_other(name)) {
+    if !["viewOn", "pipeline"].iter().any(is_other) {
         return Vec::new();
     }
     // Both, always: the server takes neither alone.

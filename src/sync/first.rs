@@ -191,6 +191,17 @@ impl<K: Sink> Reconciler<K> {
         Ok(true)
     }
 
+    /// Drops a capped collection that is held, to be copied anew.
+    pub(super) async fn drop_capped(&self, run: &Run<'_>, ns: &Namespace) -> Result<(), SyncError> {
+        let change = SchemaChange::Drop { ns: ns.clone() };
+        let mut attempts = self.ends.attempts(run.stop);
+        self.may_write(run.stop).await?;
+        while let Err(error) = self.sink.change_schema(&change).await {
+            attempts.failed(error).await?;
+        }
+        Ok(())
+    }
+
     /// Waits while nothing may be written to Atlas.
     pub(super) async fn may_write(&self, stop: &Stop) -> Result<(), SyncError> {
         while self.status.rests() {

@@ -41,6 +41,8 @@ pub(super) struct Run<'a> {
     pub request: SyncRequest,
     /// Owed, and not just asked for: it may copy.
     pub is_owed: bool,
+    /// Owed of some collections, which were replaced.
+    pub is_of_some: bool,
     pub after: ClusterTime,
     pub stop: &'a Stop,
 }
@@ -51,6 +53,7 @@ impl<K: Sink> Reconciler<K> {
         let run = Run {
             request: state.request.clone().unwrap_or_default(),
             is_owed: state.request.is_none(),
+            is_of_some: !state.only.is_empty(),
             after: state.after(),
             stop,
         };
@@ -313,6 +316,11 @@ impl<K: Sink> Reconciler<K> {
         let atlas = &self.ends.atlas;
         if run.is_owed {
             self.queue.hold(ns);
+            // The documents of a buffer have an order that a comparison cannot mend. It was replaced as a
+            // whole just now, so it is copied as a whole.
+            if run.is_of_some && collection.is_capped() {
+                self.drop_capped(run, ns).await?;
+            }
             if self.is_empty_there(ns, run.stop).await? {
                 plans.forget(ns).await?;
                 if self.copy_unless_barrier(run, plans, collection, size).await? {

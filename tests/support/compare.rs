@@ -108,7 +108,9 @@ pub async fn schemas_converge(local: &Client, atlas: &Client, patience: Duration
         let names = here.keys().chain(there.keys()).collect::<std::collections::BTreeSet<_>>();
         let differ = names.into_iter().filter(|name| here.get(*name) != there.get(*name));
         let found: Vec<_> = differ
-            .map(|name| format!("{name}: local {:?}\n   but Atlas {:?}", here.get(name), there.get(name)))
+            .map(|name| {
+                format!("{name}: local {:?}\n   but Atlas {:?}", here.get(name), there.get(name))
+            })
             .collect();
         assert!(
             Instant::now() < give_up,

@@ -45,7 +45,8 @@ pub fn collections(major: u32) -> Vec<Command> {
 /// Makes an index of each kind, on `plain` and `german`, and on the others where they have rules of their
 /// own.
 pub fn indexes() -> Vec<Command> {
-    let of = |coll: &str, indexes: Vec<Document>| doc! { "createIndexes": coll, "indexes": indexes };
+    let of =
+        |coll: &str, indexes: Vec<Document>| doc! { "createIndexes": coll, "indexes": indexes };
     [
         of(
             "plain",

@@ -145,7 +145,7 @@ impl<K: Sink> Reconciler<K> {
         }
         match answer {
             Answer::Done => {
-                builds.extend(taken.build().map(|spec| (step.to_string(), spec.clone())))
+                builds.extend(taken.build().map(|spec| (step.to_string(), spec.clone())));
             }
             Answer::Refused(reason) => return Answer::Refused(format!("{step}: {reason}")),
             answer => return answer,
