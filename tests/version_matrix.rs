@@ -114,7 +114,7 @@ async fn every_pair_of_versions_ends_equal() {
 async fn what_the_target_is_too_old_for_is_named_before_anything_is_copied() {
     let (local, atlas) = tokio::join!(Mongod::start_of("6.0.5"), Mongod::start_of("5.0.4"));
     run_all(&local.client, collections(6)).await;
-    let prepared = doc! { "createIndexes": "plain", "indexes": [{ "key": { "a": 1 }, "name": "prepared", "prepareUnique": true }] };
+    let prepared = doc! { "createIndexes": "plain", "indexes": [{ "key": { "u": 1 }, "name": "prepared", "prepareUnique": true }] };
     run_all(&local.client, [("shop", prepared)]).await;
     write(&local, 0, &names(6)).await;
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");

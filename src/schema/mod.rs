@@ -150,8 +150,13 @@ fn difference(name: &str, spec: Document, copy: &Document) -> Option<IndexChange
         spec.get_document("key").map(|key| key.keys().cloned().collect()).unwrap_or_default()
     };
     let fields = spec.keys().chain(copy.keys().filter(|name| !spec.contains_key(*name)));
-    let different: Vec<_> =
-        fields.filter(|field| !is_same_field(spec.get(*field), copy.get(*field))).collect();
+    let is_same = |field: &str| match field {
+        "wildcardProjection" => {
+            projection(spec.get(field)).as_ref() == projection(copy.get(field)).as_ref()
+        }
+        field => is_same_field(spec.get(field), copy.get(field)),
+    };
+    let different: Vec<_> = fields.filter(|field| !is_same(field)).collect();
     if different.is_empty() && order(&spec) == order(copy) {
         return None;
     }
@@ -181,6 +186,15 @@ fn difference(name: &str, spec: Document, copy: &Document) -> Option<IndexChange
         (true, _) | (false, 1) => Some(IndexChange::Replace { spec }),
         (false, _) => Some(IndexChange::Modify { spec, changes }),
     }
+}
+
+/// Which fields a wildcard index takes or leaves. 5.0 writes `1` as `true`, and adds the `_id` that is left
+/// out anyway.
+fn projection(value: Option<&Bson>) -> Option<BTreeMap<String, bool>> {
+    let fields = value?.as_document()?.iter().map(|(field, value)| {
+        (field.clone(), number(value).map_or(*value != Bson::Boolean(false), |n| n != 0.0))
+    });
+    Some(fields.filter(|(field, is_taken)| field != "_id" || *is_taken).collect())
 }
 
 fn is_same_field(a: Option<&Bson>, b: Option<&Bson>) -> bool {
@@ -341,6 +355,17 @@ mod tests {
                 changes: doc! { "name": "hidden", "hidden": false }
             }
         );
+    }
+
+    #[test]
+    fn a_projection_means_the_same_in_the_words_of_another_version() {
+        let new = [index("w", doc! { "wildcardProjection": { "a": 0, "b": 0 } })];
+        let old =
+            [index("w", doc! { "wildcardProjection": { "_id": false, "b": false, "a": false } })];
+        let other = [index("w", doc! { "wildcardProjection": { "a": 1 } })];
+
+        assert_eq!(index_changes(&new, &old), []);
+        assert!(matches!(&index_changes(&new, &other)[..], [IndexChange::Replace { .. }]));
     }
 
     #[test]

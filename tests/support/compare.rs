@@ -8,7 +8,7 @@ use std::{
 use futures_util::TryStreamExt;
 use mongodb::{
     Client,
-    bson::{Document, RawDocumentBuf, doc},
+    bson::{Bson, Document, RawDocumentBuf, doc},
 };
 use outrigger::document_key::DocumentKey;
 
@@ -107,9 +107,15 @@ pub async fn schemas_converge(local: &Client, atlas: &Client, patience: Duration
         }
         let names = here.keys().chain(there.keys()).collect::<std::collections::BTreeSet<_>>();
         let differ = names.into_iter().filter(|name| here.get(*name) != there.get(*name));
+        let nothing = (Document::new(), BTreeMap::new());
         let found: Vec<_> = differ
             .map(|name| {
-                format!("{name}: local {:?}\n   but Atlas {:?}", here.get(name), there.get(name))
+                let of = |all: &Schemas| all.get(name).unwrap_or(&nothing).clone();
+                let (mut here, mut there) = (of(&here), of(&there));
+                let all = here.1.clone();
+                here.1.retain(|name, spec| there.1.get(name) != Some(spec));
+                there.1.retain(|name, spec| all.get(name) != Some(spec));
+                format!("{name}: local {here:?}\n   but Atlas {there:?}")
             })
             .collect();
         assert!(
@@ -148,8 +154,18 @@ pub async fn schema(client: &Client) -> Schemas {
                     indexes = list.try_collect().await.unwrap_or_default();
                 }
             }
-            let by_name =
-                indexes.into_iter().map(|spec| (spec.get_str("name").unwrap().to_owned(), spec));
+            let by_name = indexes.into_iter().map(|mut spec| {
+                // Each version has its own words for the same projection.
+                if let Ok(projection) = spec.get_document_mut("wildcardProjection") {
+                    let fields = std::mem::take(projection).into_iter();
+                    let taken = fields.map(|(name, value)| {
+                        (name, value != Bson::Boolean(false) && value != Bson::Int32(0))
+                    });
+                    let sorted: BTreeMap<_, _> = taken.filter(|(name, _)| name != "_id").collect();
+                    projection.extend(sorted.into_iter().map(|(name, on)| (name, on.into())));
+                }
+                (spec.get_str("name").unwrap().to_owned(), spec)
+            });
             let mut options = collection.get_document("options").unwrap().clone();
             // Once a validator was changed they are told, though they say nothing.
             for (name, default) in [("validationLevel", "strict"), ("validationAction", "error")] {
