@@ -76,7 +76,7 @@ async fn read_ops(
             match event.change {
                 Change::Document { op: WriteOp::Insert(_), .. } => {}
                 Change::Document { op, .. } => ops.push(op),
-                Change::Schema(_) | Change::Ignored { .. } => {}
+                Change::Schema(_) | Change::DatabaseDropped { .. } | Change::Ignored { .. } => {}
             }
         }
     }
