@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test check fmt clippy deny doc build bench bench-copy soak fuzz clean
+.PHONY: demo test test-matrix check fmt clippy deny doc build bench bench-copy soak fuzz clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
@@ -15,6 +15,11 @@ test: check
 	scripts/mongod > /dev/null
 	$(CARGO) build --locked --all-targets --all-features
 	scripts/test
+
+# Every pair of MongoDB 5.0.4, 6.0.5 and 6.0.27 as local database and as target; about ten minutes.
+test-matrix:
+	for version in 5.0.4 6.0.5 6.0.27; do scripts/mongod $$version > /dev/null || exit 1; done
+	OUTRIGGER_MATRIX=all $(CARGO) test --locked --test version_matrix -- --nocapture --test-threads 1
 
 check: fmt clippy deny doc
 

@@ -335,7 +335,6 @@ impl Agent {
             received_before: Gauge::default(),
             watch: watch.clone(),
             tells_of_schema: source.tells_of_schema(),
-            made_anew: Mutex::default(),
         };
         let worker = Arc::new(Worker::new(
             self.queue.clone(),

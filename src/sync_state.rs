@@ -167,6 +167,8 @@ impl SyncState {
             let last = Self::decode(stored)?.unwrap_or_default();
             let mut next = Self::begin(position, reason, None);
             next.after = next.after.max(last.after);
+            // What was to be copied as a whole still is.
+            next.again = &last.again | &last.only;
             Ok(Some(next.encode()))
         })
     }
@@ -199,7 +201,9 @@ impl SyncState {
                         let request = open.request.unwrap_or_default();
                         request.namespaces.is_empty() && !request.dry_run
                     });
-                    if !is_everything {
+                    if is_everything {
+                        next.again.clone_from(namespaces);
+                    } else {
                         next.only.clone_from(namespaces);
                     }
                     next

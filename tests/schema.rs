@@ -259,7 +259,7 @@ async fn an_index_that_cannot_be_built_is_listed_and_built_when_it_can_be() {
     let verified = agent.cli_json(&["verify"]).unwrap();
     assert_eq!(verified["equal"], false);
     let text = verified.to_string();
-    assert!(text.contains("index `unique` is missing in Atlas"), "{text}");
+    assert!(text.contains("index `unique` is missing in Atlas: "), "with the reason: {text}");
 
     there.delete_one(doc! { "_id": "stranger" }).await.unwrap();
     equal(&local, &atlas).await;

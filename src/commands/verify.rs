@@ -53,13 +53,36 @@ pub async fn compare(
         stop: &stop_on_signal(),
     };
     let found = with_bars(&verify.progress, verify.stop, verify.run()).await;
-    let found = found.map_err(interrupted)?;
+    let mut found = found.map_err(interrupted)?;
+    add_reasons(config, &mut found);
     if output.json {
         show::json(&found);
     } else {
         print(&found);
     }
     Ok(if found.equal { Code::SUCCESS } else { Code::FAILURE })
+}
+
+/// A running agent knows why Atlas does not take an option or index.
+fn add_reasons(config: &Config, found: &mut Verification) {
+    let health = Client::connect(config).ok().flatten();
+    let Some(health) = health.and_then(|client| client.get("/api/sync/health").ok()) else {
+        return;
+    };
+    let known: Vec<&str> = health["schemaProblems"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|p| p.as_str())
+        .collect();
+    for of in &mut found.namespaces {
+        for said in &mut of.schema {
+            let start = format!("`{}`: {said}", of.ns);
+            if let Some(problem) = known.iter().find(|problem| problem.starts_with(&start)) {
+                problem[start.len() - said.len()..].clone_into(said);
+            }
+        }
+    }
 }
 
 /// Both ends must answer at all: what is away from the start is told at once.

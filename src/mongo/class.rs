@@ -146,7 +146,10 @@ pub fn class_of_code(code: i32, message: &str) -> Class {
 fn class_of_atlas_error(message: &str) -> Class {
     if message.contains("auth") || message.contains("user is not allowed") {
         Class::Denied
-    } else if message.contains("not allowed in this") || message.contains("unsupported") {
+    } else if ["not allowed in this", "unsupported", "disallowed", "cmd_not_allowed"]
+        .iter()
+        .any(|words| message.contains(words))
+    {
         Class::Rejected
     } else {
         Class::Unavailable

@@ -230,6 +230,14 @@ impl Schedule {
         }
     }
 
+    pub fn is_leased_in_order(&self, ns: &Namespace) -> bool {
+        self.in_order.get(ns).is_some_and(|leased| *leased > 0)
+    }
+
+    pub fn is_in_order(&self, ns: &Namespace) -> bool {
+        self.in_order.contains_key(ns)
+    }
+
     /// What is leased from here on belongs to one batch.
     pub fn batch_begins(&mut self) {
         self.busy.clear();

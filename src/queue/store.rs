@@ -175,6 +175,16 @@ impl Queue {
         self.lock().schedule.keep_in_order(ns, on);
     }
 
+    /// True while a batch has entries of a namespace of [`keep_in_order`](Self::keep_in_order).
+    pub fn is_leased(&self, ns: &Namespace) -> bool {
+        self.lock().schedule.is_leased_in_order(ns)
+    }
+
+    /// True for a namespace of [`keep_in_order`](Self::keep_in_order).
+    pub fn is_in_order(&self, ns: &Namespace) -> bool {
+        self.lock().schedule.is_in_order(ns)
+    }
+
     /// Keeps the entries of `ns` from being leased until [`release`](Self::release).
     pub fn hold(&self, ns: &Namespace) {
         self.lock().schedule.hold(ns);

@@ -151,9 +151,8 @@ fn difference(name: &str, spec: Document, copy: &Document) -> Option<IndexChange
     };
     let fields = spec.keys().chain(copy.keys().filter(|name| !spec.contains_key(*name)));
     let is_same = |field: &str| match field {
-        "wildcardProjection" => {
-            projection(spec.get(field)).as_ref() == projection(copy.get(field)).as_ref()
-        }
+        "wildcardProjection" => projection(spec.get(field)) == projection(copy.get(field)),
+        "partialFilterExpression" => is_identical(spec.get(field), copy.get(field)),
         field => is_same_field(spec.get(field), copy.get(field)),
     };
     let different: Vec<_> = fields.filter(|field| !is_same(field)).collect();
@@ -190,11 +189,28 @@ fn difference(name: &str, spec: Document, copy: &Document) -> Option<IndexChange
 
 /// Which fields a wildcard index takes or leaves. 5.0 writes `1` as `true`, and adds the `_id` that is left
 /// out anyway.
-fn projection(value: Option<&Bson>) -> Option<BTreeMap<String, bool>> {
-    let fields = value?.as_document()?.iter().map(|(field, value)| {
-        (field.clone(), number(value).map_or(*value != Bson::Boolean(false), |n| n != 0.0))
-    });
-    Some(fields.filter(|(field, is_taken)| field != "_id" || *is_taken).collect())
+fn projection(value: Option<&Bson>) -> Option<Document> {
+    fn plain(value: &Bson) -> Bson {
+        match value {
+            Bson::Document(nested) => nested
+                .iter()
+                .map(|(field, value)| (field.clone(), plain(value)))
+                .collect::<Document>()
+                .into(),
+            value => number(value).map_or_else(|| value.clone(), |n| (n != 0.0).into()),
+        }
+    }
+    let mut fields = plain(&value?.as_document()?.clone().into()).as_document()?.clone();
+    if fields.get("_id") == Some(&Bson::Boolean(false)) {
+        fields.remove("_id");
+    }
+    Some(fields)
+}
+
+/// Equal byte for byte: in the order of fields too, which `==` does not see, and with NaN equal to itself.
+fn is_identical(a: Option<&Bson>, b: Option<&Bson>) -> bool {
+    let bytes = |value: Option<&Bson>| value.map(|value| doc! { "": value.clone() }.to_vec().ok());
+    bytes(a) == bytes(b)
 }
 
 fn is_same_field(a: Option<&Bson>, b: Option<&Bson>) -> bool {
@@ -234,7 +250,7 @@ pub fn option_changes(original: &Document, copy: &Document) -> Vec<OptionChange>
     let differs = |name: &str| !is_same_field(setting(original, name), setting(copy, name));
     // `{ $gt: 1 }` in another order means the same; `{ $eq: { a: 1, b: 2 } }` does not.
     let differs = |name: &str| match name {
-        "validator" => setting(original, name) != setting(copy, name),
+        "validator" => !is_identical(setting(original, name), setting(copy, name)),
         name => differs(name),
     };
     let mut changes = Vec::new();
@@ -345,7 +361,7 @@ mod tests {
                 "index `missing` is missing in Atlas",
                 "index `ttl` differs: expireAfterSeconds",
                 "index `turned` is another one in Atlas",
-                "index `unique` is another one in Atlas",
+                "index `unique` differs: unique",
             ]
         );
         assert_eq!(
@@ -434,6 +450,17 @@ mod tests {
                 "option `collation` differs, which only a new collection can change"
             ]
         );
+    }
+
+    #[test]
+    fn the_order_of_fields_counts_in_a_validator_and_not_a_number_equals_itself() {
+        let with = |value: Bson| doc! { "validator": { "x": { "$eq": value } } };
+        let ab = with(doc! { "a": 1, "b": 2 }.into());
+        let ba = with(doc! { "b": 2, "a": 1 }.into());
+
+        assert_eq!(option_changes(&ab, &ab), []);
+        assert_eq!(option_changes(&ab, &ba).len(), 1);
+        assert_eq!(option_changes(&with(f64::NAN.into()), &with(f64::NAN.into())), []);
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::fmt;
 
 use bson::{Bson, Document, doc};
 
-use super::{IndexChange, OptionChange, creation, index_changes, is_same_field, option_changes};
+use super::{
+    IndexChange, OptionChange, creation, index_changes, is_identical, is_same_field, option_changes,
+};
 use crate::event::CollectionId;
 
 /// What kind of thing has a name.
@@ -92,6 +94,11 @@ impl Step {
             Step::Index(IndexChange::Create { spec } | IndexChange::Replace { spec }) => Some(spec),
             _ => None,
         }
+    }
+
+    /// True for a change that reads all of an index.
+    pub fn scans(&self) -> bool {
+        matches!(self, Step::Index(IndexChange::MakeUnique { .. }))
     }
 
     /// True for what no command changes.
@@ -189,7 +196,7 @@ fn view_steps(original: &Document, copy: &Document) -> Vec<Step> {
     if !is_same_field(original.get("collation"), copy.get("collation")) {
         return vec![Step::DropView, Step::Create { options: original.clone() }];
     }
-    let is_other = |name: &&str| original.get(name) != copy.get(name);
+    let is_other = |name: &&str| !is_identical(original.get(name), copy.get(name));
     if !["viewOn", "pipeline"].iter().any(is_other) {
         return Vec::new();
     }

@@ -115,8 +115,12 @@ impl AtlasSink {
         for option in DISPENSABLE {
             plain.remove(option);
         }
+        let mut bare = plain.clone();
+        for option in CHANGEABLE {
+            bare.remove(option);
+        }
         let mut refused = None;
-        for options in [options, plain, Document::new()] {
+        for options in [options, plain, bare, Document::new()] {
             let options = RawDocumentBuf::try_from(&options).unwrap_or_default();
             let command = create_command(ns, &options, rawdoc! { "w": "majority" });
             match self.run(ns.db(), command, classify::NAMESPACE_EXISTS).await {
@@ -255,6 +259,10 @@ impl Sink for AtlasSink {
         }
     }
 }
+
+/// Options that can be changed later, and whose words a server may not know.
+const CHANGEABLE: [&str; 4] =
+    ["validator", "validationLevel", "validationAction", "expireAfterSeconds"];
 
 /// Options without which a collection still holds its documents as it should.
 const DISPENSABLE: [&str; 4] =

@@ -191,8 +191,20 @@ impl<K: Sink> Reconciler<K> {
         Ok(true)
     }
 
-    /// Drops a capped collection that is held, to be copied anew.
-    pub(super) async fn drop_capped(&self, run: &Run<'_>, ns: &Namespace) -> Result<(), SyncError> {
+    pub(super) async fn size_of(&self, ns: &Namespace, stop: &Stop) -> Result<Size, SyncError> {
+        Ok(ask!(self.ends, End::Local, stop, Size::of(&self.ends.local, ns)))
+    }
+
+    pub(super) async fn is_empty_there(
+        &self,
+        ns: &Namespace,
+        stop: &Stop,
+    ) -> Result<bool, SyncError> {
+        Ok(ask!(self.ends, End::Atlas, stop, self.ends.atlas.is_empty(ns)))
+    }
+
+    /// Drops a collection that is held, to be copied anew.
+    pub(super) async fn drop_held(&self, run: &Run<'_>, ns: &Namespace) -> Result<(), SyncError> {
         let change = SchemaChange::Drop { ns: ns.clone() };
         let mut attempts = self.ends.attempts(run.stop);
         self.may_write(run.stop).await?;

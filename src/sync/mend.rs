@@ -1,9 +1,6 @@
 //! Options and indexes of all collections of a run.
 
-use std::{
-    collections::BTreeMap,
-    sync::{MutexGuard, PoisonError},
-};
+use std::collections::BTreeMap;
 
 use super::{
     Collection, Reconciler, SyncError, atlas_collections,
@@ -109,9 +106,5 @@ impl<K: Sink> Reconciler<K> {
             let new: Vec<_> = sentences.iter().filter(|said| !noted.contains(said)).collect();
             noted.extend(new.into_iter().cloned());
         }
-    }
-
-    pub(super) fn failed(&self) -> MutexGuard<'_, Vec<String>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -16,7 +16,6 @@
 //! Before any of it, the [ownership] of the target is settled. Until then nothing is written to Atlas.
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -30,7 +29,7 @@ use crate::{
     late::LateWrites,
     metrics::Gauge,
     mongo::{Mongo, MongoError},
-    namespace::{Namespace, NamespaceFilter},
+    namespace::NamespaceFilter,
     progress::{Activity, Progress},
     queue::{Queue, QueueError},
     schema_watch::SchemaWatch,
@@ -52,6 +51,7 @@ mod keeper;
 mod mend;
 pub mod ownership;
 mod range;
+mod refusals;
 mod repair;
 mod restore;
 mod run;
@@ -142,8 +142,6 @@ pub struct Reconciler<K> {
     pub watch: Arc<SchemaWatch>,
     /// See [`Source::tells_of_schema`](crate::source::Source::tells_of_schema).
     pub tells_of_schema: bool,
-    /// Collections that were made anew in Atlas for their options, by this process.
-    pub made_anew: Mutex<BTreeSet<Namespace>>,
 }
 
 /// Why a sync stopped.

@@ -382,8 +382,8 @@ impl Claim<'_> {
     /// The replicated namespaces in which Atlas holds anything.
     async fn with_data(&self) -> Result<Vec<Namespace>, SyncError> {
         let failed = |error| SyncError::atlas(&error);
-        let Listing { collections, .. } = atlas_collections(self.atlas, self.filter).await?;
-        let mut found = Vec::new();
+        let Listing { collections, views, .. } = atlas_collections(self.atlas, self.filter).await?;
+        let mut found: Vec<_> = views.into_iter().map(|view| view.ns).collect();
         for collection in collections {
             let ns = collection.ns;
             if !self.atlas.is_empty(&ns).await.map_err(failed)? {

@@ -37,7 +37,7 @@ const QUEUE_MAX: u64 = 50_000;
 const DRAIN_CHECK: Duration = Duration::from_millis(100);
 
 /// Fewer deletes than this are never a mass delete.
-const MASS_DELETE_MIN: u64 = 100;
+pub(super) const MASS_DELETE_MIN: u64 = 100;
 
 /// Bytes of keys that are kept until it is known how many there are in all. Beyond it the collection's keys
 /// are read once more.

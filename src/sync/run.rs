@@ -63,6 +63,10 @@ impl<K: Sink> Reconciler<K> {
             scope.as_ref().is_none_or(|scope| scope.matches(ns))
                 && (only.is_empty() || only.contains(ns))
         };
+        // A demand of some is noted before its barriers are.
+        while !only.is_empty() && self.status.state().read_up_to <= run.after {
+            pause(stop, LOOK_AGAIN).await?;
+        }
         let mut collections = self
             .retrying(stop, "the local collections cannot be listed yet", || Box::pin(self.list()))
             .await?;
@@ -135,25 +139,6 @@ impl<K: Sink> Reconciler<K> {
             .map(drop)
     }
 
-    /// What a server will not do in one collection keeps the others away from nothing. It counts as not
-    /// done.
-    pub(super) fn unless_refused<T: Default>(
-        &self,
-        ns: &Namespace,
-        result: Result<T, SyncError>,
-    ) -> Result<T, SyncError> {
-        match result {
-            Err(error) if error.is_refusal() => {
-                let error = crate::report::one_line(&error);
-                tracing::error!(%ns, error, "the collection cannot be copied or compared");
-                self.queue.release(ns);
-                self.failed().push(format!("`{ns}`: {error}"));
-                Ok(T::default())
-            }
-            result => result,
-        }
-    }
-
     /// Names that changed hands while the run was at work: what has them now is compared once more.
     async fn after_renames(
         &self,
@@ -192,6 +177,7 @@ impl<K: Sink> Reconciler<K> {
             let to_clear: Vec<_> =
                 renamed.iter().map(|(collection, _)| collection.clone()).collect();
             self.mend_schemas(run, &to_clear, Mending::Drops).await?;
+            let run = &Run { is_of_some: run.is_owed, request: run.request.clone(), ..*run };
             self.reconcile_all(run, plans, renamed).await?;
         }
     }
@@ -221,14 +207,6 @@ impl<K: Sink> Reconciler<K> {
             Box::pin(async move { Ok(inspect(&self.ends.local).await?.now) })
         })
         .await
-    }
-
-    async fn size_of(&self, ns: &Namespace, stop: &Stop) -> Result<Size, SyncError> {
-        Ok(ask!(self.ends, End::Local, stop, Size::of(&self.ends.local, ns)))
-    }
-
-    async fn is_empty_there(&self, ns: &Namespace, stop: &Stop) -> Result<bool, SyncError> {
-        Ok(ask!(self.ends, End::Atlas, stop, self.ends.atlas.is_empty(ns)))
     }
 
     async fn measure_all(
@@ -308,6 +286,7 @@ impl<K: Sink> Reconciler<K> {
         size: Size,
     ) -> Result<(), SyncError> {
         let ns = &collection.ns;
+        self.queue.keep_in_order(ns, collection.is_capped() || run.is_of_some);
         // A drop or a rename that was queued before would destroy what is copied or compared now.
         self.queue.release(ns);
         while self.queue.has_barrier(ns) {
@@ -318,8 +297,15 @@ impl<K: Sink> Reconciler<K> {
             self.queue.hold(ns);
             // The documents of a buffer have an order that a comparison cannot mend. It was replaced as a
             // whole just now, so it is copied as a whole.
-            if run.is_of_some && collection.is_capped() {
-                self.drop_capped(run, ns).await?;
+            if run.is_of_some
+                && (self.is_empty_there(ns, run.stop).await?
+                    || (collection.is_capped() && self.may_replace(ns).await?))
+            {
+                // A batch in flight would make it again, without its options.
+                while self.queue.is_leased(ns) {
+                    pause(run.stop, LOOK_AGAIN).await?;
+                }
+                self.drop_held(run, ns).await?;
             }
             if self.is_empty_there(ns, run.stop).await? {
                 plans.forget(ns).await?;
@@ -346,31 +332,6 @@ impl<K: Sink> Reconciler<K> {
         self.set_state(ns, ShareState::Done);
         crash::point(Step::CollectionCopied);
         plans.finished(ns, is_refused).await
-    }
-
-    /// Said at once: a conflict with one of the documents waits for nothing then.
-    async fn refuse(&self, run: &Run<'_>, ns: &Namespace) -> Result<(), SyncError> {
-        let noted = {
-            let mut state = self.status.state();
-            let share = state.sync.as_mut().map(|progress| progress.share(ns));
-            let extra = share.map_or(0, |share| {
-                share.mass_delete_refused = true;
-                share.extra
-            });
-            tracing::error!(
-                %ns, extra,
-                "Atlas holds many documents that the local database does not; none of them is deleted"
-            );
-            if run.request.dry_run {
-                return Ok(());
-            }
-            if !state.refused_deletes.iter().any(|refused| refused == ns.as_str()) {
-                state.refused_deletes.push(ns.to_string());
-            }
-            state.refused_deletes.clone()
-        };
-        let queue = self.queue.clone();
-        Ok(blocking(move || note_refused(&queue, &noted)).await?)
     }
 
     pub(super) fn set_state(&self, ns: &Namespace, state: ShareState) {
@@ -492,12 +453,5 @@ impl<K: Sink> Reconciler<K> {
             (true, true) => "done".to_owned(),
             (true, false) => format!("done, but: {}", but.join("; ")),
         })
-    }
-
-    fn refused_in_progress(&self) -> Vec<String> {
-        let state = self.status.state();
-        let shares = state.sync.as_ref().map(|progress| progress.shares.iter());
-        let refused = shares.into_iter().flatten().filter(|(_, share)| share.mass_delete_refused);
-        refused.map(|(ns, _)| ns.to_string()).collect()
     }
 }

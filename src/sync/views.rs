@@ -38,7 +38,10 @@ impl<K: Sink> Reconciler<K> {
             }
         }
         for view in there.views.iter().filter(|view| in_scope(&view.ns)) {
-            if !here.views.iter().chain(&here.collections).any(|found| found.ns == view.ns) {
+            let is_left_out = here.left_out.iter().any(|left| left.ns == view.ns);
+            if !is_left_out
+                && !here.views.iter().chain(&here.collections).any(|found| found.ns == view.ns)
+            {
                 self.note_schema(&view.ns, &["the view is in Atlas only".to_owned()]);
                 changes.push(SchemaChange::DropIfGone { ns: view.ns.clone() });
             }

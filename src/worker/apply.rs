@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     Verdict, Worker,
     conflict::{Conflict, Conflicts},
+    schema::LOCAL_WAIT_MS,
 };
 use crate::{
     checkpoint::ClusterTime,
@@ -116,7 +117,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 halted = Some(verdict_of(halt)?);
             }
         }
-        for (ns, entries) in by_namespace {
+        for (ns, entries) in self.keep_order(by_namespace) {
             match self.apply_namespace(&ns, entries, &mut outcomes).await {
                 Ok(()) => {}
                 Err(halt @ Halt::Local) => halted = Some(verdict_of(halt)?),
@@ -141,13 +142,44 @@ impl<S: Source, K: Sink> Worker<S, K> {
         Ok((settlements, verdict))
     }
 
+    /// What is read from the local database is written after what is not, but for a capped collection,
+    /// whose documents stay in the order of their entries.
+    fn keep_order(&self, groups: Vec<(Namespace, Vec<Entry>)>) -> Vec<(Namespace, Vec<Entry>)> {
+        let mut parts = Vec::with_capacity(groups.len());
+        for (ns, entries) in groups {
+            if !self.queue.is_in_order(&ns) {
+                parts.push((ns, entries));
+                continue;
+            }
+            let mut last = None;
+            for entry in entries {
+                let is_read = matches!(
+                    &entry.work,
+                    Work::Document { op: WriteOp::Update(_) | WriteOp::Refresh, .. }
+                );
+                if last.replace(is_read) != Some(is_read) {
+                    parts.push((ns.clone(), Vec::new()));
+                }
+                let (_, part) = parts.last_mut().expect("one was just begun, or before");
+                part.push(entry);
+            }
+        }
+        parts
+    }
+
     async fn apply_namespace(
         &self,
         ns: &Namespace,
         entries: Vec<Entry>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
-        self.ensure(ns).await?;
+        if !self.ensure(ns).await? {
+            let due_ms = now_ms() + LOCAL_WAIT_MS;
+            for entry in entries {
+                outcomes.insert(entry.seq, Outcome::Unavailable { due_ms });
+            }
+            return Err(Halt::Local);
+        }
         // Those of another namespace that had no chance wait; see `Conflicts::push`.
         drop(outcomes.conflicts.take());
         let mut direct = Vec::with_capacity(entries.len());

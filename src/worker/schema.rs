@@ -26,9 +26,8 @@ use crate::{
 /// How long a collection that only Atlas has waits for the stream.
 const ORPHAN_WAIT_MS: u64 = 200;
 
-/// Indexes of a collection that holds at most so many documents in Atlas are built at once, so that unique
-/// ones are enforced from the first document on.
-const BUILT_AT_ONCE: u64 = 10_000;
+/// How long a change waits that needs the local database while that is away.
+pub(super) const LOCAL_WAIT_MS: u64 = 1_000;
 
 impl<S: Source, K: Sink> Worker<S, K> {
     pub(super) async fn apply_schema(
@@ -39,8 +38,16 @@ impl<S: Source, K: Sink> Worker<S, K> {
     ) -> Result<(), Halt> {
         let ns = change.ns();
         if let SchemaChange::Reconcile { collection, .. } = change {
-            self.reconcile(ns, *collection).await?;
-            outcomes.answered = true;
+            let reconciled = self.reconcile(ns, *collection).await;
+            if let Err(Halt::Sink(SinkError::Unanswered(_))) = &reconciled {
+                self.late().schema_given_up(ns, Instant::now());
+            }
+            // Documents do not wait for the local database: what is left is seen to when it is back.
+            if reconciled? {
+                outcomes.answered = true;
+            } else {
+                self.watch.ask(ns);
+            }
             tracing::debug!(%ns, "options and indexes are as they are locally, or being built");
             outcomes.insert(seq, Outcome::Applied);
             return Ok(());
@@ -60,7 +67,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 }
                 Err(error) => {
                     tracing::debug!(%ns, %error, "the local database cannot be read");
-                    return Err(Halt::Local);
+                    let due_ms = now_ms() + LOCAL_WAIT_MS;
+                    outcomes.insert(seq, Outcome::Unavailable { due_ms });
+                    return Ok(());
                 }
             }
         }
@@ -79,7 +88,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             }
             // A view keeps no document away. It is listed, and tried again.
             Err(SinkError::Rejected(reason)) if is_view(change) => {
-                tracing::warn!(%ns, error = %reason, "Atlas does not take a view");
+                self.list(ns, format!("the view is missing in Atlas: {reason}"));
                 self.watch.ask(ns);
                 outcomes.insert(seq, Outcome::Applied);
             }
@@ -96,23 +105,24 @@ impl<S: Source, K: Sink> Worker<S, K> {
         Ok(())
     }
 
-    /// Makes options and indexes in Atlas like the local ones are now.
+    /// Makes options and indexes in Atlas like the local ones are now. False when the local database cannot
+    /// be asked.
     async fn reconcile(
         &self,
         ns: &Namespace,
         collection: Option<CollectionId>,
-    ) -> Result<(), Halt> {
+    ) -> Result<bool, Halt> {
         let wanted = match self.source.describe(ns).await {
             Ok(Some(wanted)) => wanted,
             // Its drop or its rename is still to come, and with the rename another turn.
-            Ok(None) => return Ok(()),
+            Ok(None) => return Ok(true),
             Err(error) => {
                 tracing::debug!(%ns, %error, "the local database cannot be read");
-                return Err(Halt::Local);
+                return Ok(false);
             }
         };
         if collection.is_some() && wanted.id != collection {
-            return Ok(());
+            return Ok(true);
         }
         let is_capped = wanted.options.get_bool("capped").unwrap_or(false);
         self.queue.keep_in_order(ns, wanted.kind == Kind::Collection && is_capped);
@@ -121,7 +131,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         if !is_done {
             self.watch.ask(ns);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes the steps that are short. False when something is left.
@@ -134,13 +144,24 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let mut is_done = true;
         let mut builds: Vec<Document> = Vec::new();
         let steps = steps(wanted, there);
+        // On an empty collection it takes no time to build an index, and unique ones are enforced from the
+        // first document on. Elsewhere it may wait for members of the set, or for its turn among others.
+        let is_long = |step: &Step| step.build().is_some() || step.scans();
+        let may_build = steps.iter().any(is_long) && self.sink.estimated_count(ns).await? == 0;
         let said: Vec<_> = steps.iter().map(ToString::to_string).collect();
         for step in steps {
-            is_done &= !step.is_fixed();
+            if step.is_fixed() || (step.scans() && !may_build) {
+                is_done = false;
+                continue;
+            }
             if let Step::Create { options } = &step {
                 let options = options.try_into().unwrap_or_default();
                 let create = SchemaChange::Create { ns: ns.clone(), options };
-                is_done &= is_taken(self.sink.change_schema(&create).await)?;
+                let created = self.sink.change_schema(&create).await;
+                if let Err(SinkError::Rejected(reason) | SinkError::Denied(reason)) = &created {
+                    self.list(ns, format!("{step}: {reason}"));
+                }
+                is_done &= is_taken(created)?;
                 continue;
             }
             match self.take_step(ns, &step).await {
@@ -156,14 +177,19 @@ impl<S: Source, K: Sink> Worker<S, K> {
             }
         }
         if !builds.is_empty() {
-            let is_small = self.sink.estimated_count(ns).await? <= BUILT_AT_ONCE;
             let command = build_command(ns.coll(), &builds, None);
-            is_done &= is_small && is_taken(self.sink.alter(ns, command).await)?;
+            is_done &= may_build && is_taken(self.sink.alter(ns, command).await)?;
         }
         if !said.is_empty() {
             tracing::info!(%ns, changes = said.join("; "), is_done, "options and indexes are made as they are locally");
         }
         Ok(is_done)
+    }
+
+    /// Names what Atlas will not take of a collection, until a look at it finds out more.
+    fn list(&self, ns: &Namespace, problem: String) {
+        tracing::warn!(%ns, error = %problem, "Atlas does not take a collection or view as it is");
+        self.status.state().schema_problems.insert(ns.clone(), vec![problem]);
     }
 
     async fn take_step(&self, ns: &Namespace, step: &Step) -> Result<(), SinkError> {
@@ -175,16 +201,18 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     /// Before the first document of a collection is written whose making the stream does not tell of (5.0):
     /// the write itself would make it, without its options.
-    pub(super) async fn ensure(&self, ns: &Namespace) -> Result<(), Halt> {
+    /// False when the local database cannot be asked.
+    pub(super) async fn ensure(&self, ns: &Namespace) -> Result<bool, Halt> {
         if self.source.tells_of_schema() || self.known().contains(ns) {
-            return Ok(());
+            return Ok(true);
         }
         let there = self.sink.describe(ns).await?;
-        if there.is_none_or(|there| there.kind != Kind::Collection) {
-            self.reconcile(ns, None).await?;
+        let is_there = there.is_some_and(|there| there.kind == Kind::Collection);
+        if !is_there && !self.reconcile(ns, None).await? {
+            return Ok(false);
         }
         self.known().insert(ns.clone());
-        Ok(())
+        Ok(true)
     }
 
     /// True when only Atlas has the collection, and nothing that is still to come says what becomes of it:

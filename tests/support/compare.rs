@@ -150,9 +150,12 @@ pub async fn schema(client: &Client) -> Schemas {
             let mut indexes: Vec<Document> = Vec::new();
             if kind == "collection" {
                 // One that is dropped just now has none.
-                if let Ok(list) = db.run_cursor_command(doc! { "listIndexes": name }).await {
+                let list = doc! { "listIndexes": name, "includeBuildUUIDs": true };
+                if let Ok(list) = db.run_cursor_command(list).await {
                     indexes = list.try_collect().await.unwrap_or_default();
                 }
+                // Those that are not finished yet.
+                indexes.retain(|spec| !spec.contains_key("buildUUID"));
             }
             let by_name = indexes.into_iter().map(|mut spec| {
                 // Each version has its own words for the same projection.
@@ -164,9 +167,11 @@ pub async fn schema(client: &Client) -> Schemas {
                     let sorted: BTreeMap<_, _> = taken.filter(|(name, _)| name != "_id").collect();
                     projection.extend(sorted.into_iter().map(|(name, on)| (name, on.into())));
                 }
+                in_order(&mut spec, &["key", "partialFilterExpression"]);
                 (spec.get_str("name").unwrap().to_owned(), spec)
             });
             let mut options = collection.get_document("options").unwrap().clone();
+            in_order(&mut options, &["validator", "pipeline"]);
             // Once a validator was changed they are told, though they say nothing.
             for (name, default) in [("validationLevel", "strict"), ("validationAction", "error")] {
                 if options.get_str(name).is_ok_and(|value| value == default) {
@@ -177,6 +182,15 @@ pub async fn schema(client: &Client) -> Schemas {
         }
     }
     found
+}
+
+/// Makes the order of fields count in these, which `==` of documents does not see.
+fn in_order(document: &mut Document, fields: &[&str]) {
+    for field in fields {
+        if let Some(value) = document.get_mut(*field) {
+            *value = format!("{value:?}").into();
+        }
+    }
 }
 
 /// A text that a person can still read.

@@ -89,7 +89,11 @@ pub fn changes(major: u32) -> Vec<Command> {
     let index = |coll: &str, index: Document| doc! { "collMod": coll, "index": index };
     let mut all = vec![
         doc! { "collMod": "checked", "validator": { "n": { "$gte": 1 } }, "validationLevel": "strict" },
-        doc! { "collMod": "json", "validator": {} },
+        doc! { "collMod": "json", "validator": { "o": { "$ne": { "a": 1, "b": 2 } } } },
+        doc! { "collMod": "json", "validator": { "o": { "$ne": { "b": 2, "a": 1 } } } },
+        doc! { "collMod": "capped", "validator": { "n": { "$ne": f64::NAN } } },
+        doc! { "collMod": "stored", "validator": { "n": { "$exists": true } } },
+        doc! { "collMod": "stored", "validator": {} },
         doc! { "collMod": "german", "validator": { "n": { "$exists": true } }, "validationAction": "warn" },
         index("plain", doc! { "name": "ttl", "expireAfterSeconds": 43_200 }),
         index("plain", doc! { "name": "hidden", "hidden": false }),

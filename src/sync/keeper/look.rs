@@ -2,25 +2,31 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use bson::{Document, rawdoc};
+use bson::{Document, RawDocumentBuf, rawdoc};
+use sha2::{Digest, Sha256};
 
 use super::super::{
     End, Reconciler, SyncError,
+    repair::MASS_DELETE_MIN,
     schema::{BUILD_PATIENCE, raw, without_values},
 };
 use crate::{
     event::{CollectionId, SchemaChange},
     mongo::class::{Class, class_of},
     namespace::Namespace,
-    schema::{Description, Kind, Step, build_command, steps},
+    queue::QueueError,
+    schema::{Description, OptionChange, Step, build_command, steps},
     shutdown::{Stop, blocking},
     sink::{
-        Sink, SinkError,
+        Sink,
         classify::{BUILD_IN_PROGRESS, INDEX_NOT_FOUND},
     },
     status::{Build, now_ms},
     sync_state::{Reason, SyncState},
 };
+
+/// Collections that were made anew for their options, each with these options' hash; kept beside the queue.
+const MADE_ANEW: &str = "made-anew";
 
 /// How often the progress of a build is asked for.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
@@ -34,6 +40,8 @@ pub(super) enum Looked {
     Done,
     /// Something passes that is in the way.
     Soon,
+    /// Atlas is away, in its own words.
+    Away(String),
     /// A sentence each, with the server's reason.
     Problems(Vec<String>),
 }
@@ -43,43 +51,71 @@ enum Answer {
     Done,
     Refused(String),
     /// The collection is not the one that was meant any more, or its build was ended.
-    Overtaken,
-    Away,
+    Overtaken(String),
+    Away(String),
 }
 
 impl<K: Sink> Reconciler<K> {
     /// Makes one collection's options and indexes as they are locally.
-    pub(super) async fn look(&self, ns: &Namespace, stop: &Stop) -> Result<Looked, SyncError> {
+    ///
+    /// What makes or drops a collection or view is left to the worker, in its turn: queued anew where it
+    /// was refused before (`is_asked` false), and listed else.
+    pub(super) async fn look(
+        &self,
+        ns: &Namespace,
+        is_asked: bool,
+        stop: &Stop,
+    ) -> Result<Looked, SyncError> {
         if !self.may_alter() {
             return Ok(Looked::Soon);
         }
-        let local = self.ends.local.describe(ns).await;
-        let Some(wanted) = local.map_err(|error| End::Local.error(error))? else {
+        let local = || async {
+            let described = self.ends.local.describe(ns).await;
+            described.map_err(|error| End::Local.error(error))
+        };
+        let Some(wanted) = local().await? else {
             return Ok(Looked::Done);
         };
+        if !self.stream_has_come(stop).await? {
+            return Ok(Looked::Soon);
+        }
         let copy = self.ends.atlas.describe(ns).await;
         let copy = copy.map_err(|error| End::Atlas.error(error))?;
-        if !self.stream_has_come(stop).await? || self.queue.has_barrier(ns) {
+        // Whatever has changed while the two were looked at is still to come, or has a barrier.
+        if local().await?.as_ref() != Some(&wanted) || self.queue.has_barrier(ns) {
             return Ok(Looked::Soon);
         }
         let mut problems = Vec::new();
         let mut builds = Vec::new();
         let steps = steps(&wanted, copy.as_ref());
-        if steps.iter().any(Step::is_fixed) && self.make_anew(ns, &wanted).await? {
+        let is_fixed = |step: &Step| matches!(step, Step::Option(OptionChange::Fixed { .. }));
+        if steps.iter().any(is_fixed) && self.make_anew(ns, &wanted).await? {
             return Ok(Looked::Soon);
+        }
+        let is_the_workers = |step: &Step| matches!(step, Step::Create { .. } | Step::DropView);
+        if steps.iter().any(is_the_workers) {
+            if !is_asked {
+                let reconcile = SchemaChange::Reconcile { ns: ns.clone(), collection: wanted.id };
+                self.queue_changes(vec![reconcile]).await?;
+            }
+            let listed = self.status.state().schema_problems.get(ns).cloned();
+            let listed = listed.unwrap_or_else(|| steps.iter().map(ToString::to_string).collect());
+            return Ok(Looked::Problems(listed));
         }
         for step in steps {
             match self.take_step(ns, &step, &mut builds).await {
                 Answer::Done => {}
                 Answer::Refused(reason) => problems.push(reason),
-                Answer::Overtaken | Answer::Away => return Ok(Looked::Soon),
+                Answer::Overtaken(reason) | Answer::Away(reason) => {
+                    return Ok(Looked::Away(reason));
+                }
             }
         }
         // Of what was made just now the id is not known; it can only be the one that was meant.
         let id = copy.as_ref().and_then(|copy| copy.id);
         match self.build(ns, builds, id, stop).await? {
             Ok(refused) => problems.extend(refused),
-            Err(()) => return Ok(Looked::Soon),
+            Err(reason) => return Ok(Looked::Away(reason)),
         }
         Ok(if problems.is_empty() { Looked::Done } else { Looked::Problems(problems) })
     }
@@ -90,28 +126,47 @@ impl<K: Sink> Reconciler<K> {
         let is_capped = wanted.options.get_bool("capped").unwrap_or(false);
         let is_empty = self.ends.atlas.is_empty(ns).await;
         let is_empty = is_empty.map_err(|error| End::Atlas.error(error))?;
-        let may = wanted.kind == Kind::Collection && (is_capped || is_empty);
-        let is_first = |made: &mut BTreeSet<Namespace>| made.insert(ns.clone());
-        if !may
-            || !is_first(
-                &mut self.made_anew.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-            )
-        {
+        let may = is_empty || (is_capped && self.may_replace(ns).await?);
+        if !may {
+            return Ok(false);
+        }
+        // Once for these options, also after a restart.
+        let options = RawDocumentBuf::try_from(&wanted.options).unwrap_or_default();
+        let digest = Sha256::digest(options.as_bytes());
+        let mark = format!("{ns} {}", uuid::Uuid::from_slice(&digest[..16]).unwrap_or_default());
+        let queue = self.queue.clone();
+        let is_first = blocking(move || -> Result<bool, QueueError> {
+            let mut is_first = false;
+            queue.update_meta(MADE_ANEW, |stored| {
+                let mut made: BTreeSet<String> = stored
+                    .and_then(|stored| serde_json::from_slice(stored).ok())
+                    .unwrap_or_default();
+                is_first = made.insert(mark);
+                Ok(Some(serde_json::to_vec(&made).expect("a list of names is JSON")))
+            })?;
+            Ok(is_first)
+        })
+        .await?;
+        if !is_first {
             return Ok(false);
         }
         tracing::info!(%ns, "made anew in Atlas, for options that only a new collection can have");
         let (queue, position) = (self.queue.clone(), self.status.state().read_up_to);
         let only = BTreeSet::from([ns.clone()]);
         blocking(move || SyncState::demand_of(&queue, position, &only, Reason::Replaced)).await?;
-        let options = (&wanted.options).try_into().unwrap_or_default();
-        let changes = vec![
-            SchemaChange::Drop { ns: ns.clone() },
-            SchemaChange::Create { ns: ns.clone(), options },
-            SchemaChange::Reconcile { ns: ns.clone(), collection: wanted.id },
-        ];
-        self.queue_changes(changes).await?;
         self.demanded.notify_one();
         Ok(true)
+    }
+
+    /// A collection is replaced as a whole only if that takes no more from Atlas than a comparison may
+    /// delete.
+    pub(in crate::sync) async fn may_replace(&self, ns: &Namespace) -> Result<bool, SyncError> {
+        let (here, there) =
+            tokio::join!(self.ends.local.estimated_count(ns), self.ends.atlas.estimated_count(ns));
+        let here = here.map_err(|error| End::Local.error(error))?;
+        let there = there.map_err(|error| End::Atlas.error(error))?;
+        let extra = there.saturating_sub(here);
+        Ok(extra <= MASS_DELETE_MIN || extra as f64 <= there as f64 * self.max_delete_ratio)
     }
 
     /// Takes a step but for what it builds, which goes to `builds` with the sentence for it.
@@ -121,17 +176,6 @@ impl<K: Sink> Reconciler<K> {
         step: &Step,
         builds: &mut Vec<(String, Document)>,
     ) -> Answer {
-        if let Step::Create { options } = step {
-            let options = options.try_into().unwrap_or_default();
-            let create = SchemaChange::Create { ns: ns.clone(), options };
-            return match self.sink.change_schema(&create).await {
-                Ok(()) => Answer::Done,
-                Err(SinkError::Rejected(reason) | SinkError::Denied(reason)) => {
-                    Answer::Refused(format!("{step}: {reason}"))
-                }
-                Err(_) => Answer::Away,
-            };
-        }
         if step.is_fixed() {
             return Answer::Refused(step.to_string());
         }
@@ -172,7 +216,7 @@ impl<K: Sink> Reconciler<K> {
         builds: Vec<(String, Document)>,
         id: Option<CollectionId>,
         stop: &Stop,
-    ) -> Result<Result<Vec<String>, ()>, SyncError> {
+    ) -> Result<Result<Vec<String>, String>, SyncError> {
         if builds.is_empty() {
             return Ok(Ok(Vec::new()));
         }
@@ -199,11 +243,11 @@ impl<K: Sink> Reconciler<K> {
         ns: &Namespace,
         builds: &[(String, Document)],
         id: Option<CollectionId>,
-    ) -> Result<Vec<String>, ()> {
+    ) -> Result<Vec<String>, String> {
         let specs: Vec<_> = builds.iter().map(|(_, spec)| spec.clone()).collect();
         match self.build_some(ns, &specs, id).await {
             Answer::Done => return Ok(Vec::new()),
-            Answer::Overtaken | Answer::Away => return Err(()),
+            Answer::Overtaken(reason) | Answer::Away(reason) => return Err(reason),
             Answer::Refused(_) => {}
         }
         let mut refused = Vec::new();
@@ -211,7 +255,7 @@ impl<K: Sink> Reconciler<K> {
             match self.build_some(ns, std::slice::from_ref(spec), id).await {
                 Answer::Done => {}
                 Answer::Refused(reason) => refused.push(format!("{what}: {reason}")),
-                Answer::Overtaken | Answer::Away => return Err(()),
+                Answer::Overtaken(reason) | Answer::Away(reason) => return Err(reason),
             }
         }
         Ok(refused)
@@ -237,17 +281,19 @@ impl<K: Sink> Reconciler<K> {
         command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
         let atlas = &self.ends.atlas;
         let error = match atlas.command_within(ns.db(), command, BUILD_PATIENCE).await {
-            Ok(reply) if reply.contains_key("writeConcernError") => return Answer::Away,
+            Ok(reply) if reply.contains_key("writeConcernError") => {
+                return Answer::Away("no majority has answered".to_owned());
+            }
             Ok(_) => return Answer::Done,
             Err(error) => error,
         };
         let reason = without_values(&error.to_string());
         match (error.code(), class_of(&error)) {
             (Some(INDEX_NOT_FOUND), _) => Answer::Done,
-            (Some(OTHER_COLLECTION), _) => Answer::Overtaken,
+            (Some(OTHER_COLLECTION), _) => Answer::Overtaken(reason),
             (Some(BUILD_IN_PROGRESS), _) => Answer::Refused(reason),
-            (_, Class::Unavailable) => Answer::Away,
-            (_, _) if reason.contains("IndexBuildAborted") => Answer::Overtaken,
+            (_, Class::Unavailable) => Answer::Away(reason),
+            (_, _) if reason.contains("IndexBuildAborted") => Answer::Overtaken(reason),
             (_, _) => Answer::Refused(reason),
         }
     }

@@ -21,10 +21,11 @@ use crate::{
     event::SchemaChange,
     namespace::Namespace,
     queue::{Incoming, Work},
+    report::one_line,
     schema::{Description, Kind, steps},
     shutdown::{Stop, blocking},
-    sink::Sink,
-    source::inspect,
+    sink::{Sink, SinkError},
+    source::{SourceError, inspect},
     status::now_ms,
     sync_state::SyncState,
 };
@@ -47,18 +48,31 @@ const RETRY_MAX: Duration = Duration::from_secs(3_600);
 /// How soon to look again while something is in the way, or an end is away.
 const SOON: Duration = Duration::from_secs(1);
 
+/// How often that is believed of Atlas before it is listed.
+const AWAY_MAX: u32 = 10;
+
 /// How long to wait for the stream to come as far as what was read.
 const STREAM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Collections that are looked at at the same time. A server builds three at once by default
-/// (`maxNumActiveUserIndexBuilds`).
-const LOOKS_MAX: usize = 3;
+/// (`maxNumActiveUserIndexBuilds`), and a full sync may need one.
+const LOOKS_MAX: usize = 2;
 
 /// When a collection is looked at next.
 struct Due {
     at: Instant,
     /// How often it was refused.
     refusals: u32,
+    /// It was asked for, and is not only tried again.
+    is_asked: bool,
+    /// How often Atlas was away for it.
+    away: u32,
+}
+
+impl Due {
+    fn now() -> Self {
+        Self { at: Instant::now(), refusals: 0, is_asked: true, away: 0 }
+    }
 }
 
 type Look<'a> = BoxFuture<'a, (Namespace, Instant, Result<Looked, SyncError>)>;
@@ -73,23 +87,34 @@ impl<K: Sink> Reconciler<K> {
         let mut busy = BTreeSet::new();
         let mut due: BTreeMap<Namespace, Due> = BTreeMap::new();
         let mut next_pass = Instant::now();
+        let mut earliest = next_pass;
         loop {
             let asked = self.watch.take();
             if asked.everything {
-                next_pass = next_pass.min(Instant::now() + SOON / 2);
+                next_pass = next_pass.min((Instant::now() + SOON / 2).max(earliest));
             }
             for ns in asked.namespaces {
-                let entry = due.entry(ns).or_insert(Due { at: Instant::now(), refusals: 0 });
-                entry.at = Instant::now();
+                let entry = due.entry(ns).or_insert_with(Due::now);
+                (entry.at, entry.is_asked) = (Instant::now(), true);
             }
+            let usual = if self.tells_of_schema { LOOK_EVERY } else { LOOK_OFTEN };
             if Instant::now() >= next_pass {
                 let began = Instant::now();
+                let queue = self.queue.clone();
+                if let Some(owed) = blocking(move || SyncState::load(&queue)).await?
+                    && owed.request.is_none()
+                {
+                    // One of everything ends with the same comparison.
+                    let wait = if owed.only.is_empty() { usual } else { SOON };
+                    next_pass = began + wait;
+                    continue;
+                }
                 match self.look_at_all(stop).await {
                     Ok(Some(open)) => {
-                        let usual = if self.tells_of_schema { LOOK_EVERY } else { LOOK_OFTEN };
+                        earliest = Instant::now() + began.elapsed() * SHARE_MAX;
                         next_pass = Instant::now() + usual.max(began.elapsed() * SHARE_MAX);
                         for ns in open {
-                            due.entry(ns).or_insert(Due { at: Instant::now(), refusals: 0 });
+                            due.entry(ns).or_insert_with(Due::now);
                         }
                     }
                     Ok(None) => next_pass = Instant::now() + SOON,
@@ -105,8 +130,10 @@ impl<K: Sink> Reconciler<K> {
             let ready: Vec<_> = ready.map(|(ns, _)| ns.clone()).collect();
             for ns in ready.into_iter().take(LOOKS_MAX - looks.len()) {
                 busy.insert(ns.clone());
+                let entry = due.get_mut(&ns);
+                let is_asked = entry.is_some_and(|due| std::mem::take(&mut due.is_asked));
                 looks.push(Box::pin(async move {
-                    let looked = self.look(&ns, stop).await;
+                    let looked = self.look(&ns, is_asked, stop).await;
                     (ns, now, looked)
                 }));
             }
@@ -136,13 +163,18 @@ impl<K: Sink> Reconciler<K> {
     ) -> Result<(), SyncError> {
         let looked = match looked {
             Err(error @ (SyncError::Queue(_) | SyncError::Stopped)) => return Err(error),
+            // Waiting does not help: a person must.
+            Err(
+                error @ (SyncError::Source(SourceError::Denied { .. })
+                | SyncError::Sink(SinkError::Denied(_))),
+            ) => Looked::Problems(vec![one_line(&error)]),
             Err(error) => {
                 tracing::debug!(%ns, %error, "a collection cannot be looked at yet");
                 Looked::Soon
             }
             Ok(looked) => looked,
         };
-        let entry = due.entry(ns.clone()).or_insert(Due { at: since, refusals: 0 });
+        let entry = due.entry(ns.clone()).or_insert_with(Due::now);
         match looked {
             Looked::Done => {
                 self.status.state().schema_problems.remove(&ns);
@@ -152,29 +184,39 @@ impl<K: Sink> Reconciler<K> {
                 }
             }
             Looked::Soon => entry.at = Instant::now() + SOON,
-            Looked::Problems(problems) => {
-                let wait = RETRY_FIRST.saturating_mul(1 << entry.refusals.min(16)).min(RETRY_MAX);
-                entry.refusals += 1;
-                entry.at = Instant::now() + wait;
-                let before =
-                    self.status.state().schema_problems.insert(ns.clone(), problems.clone());
-                if before.as_ref() != Some(&problems) {
-                    let error = problems.join("; ");
-                    tracing::warn!(%ns, error, wait_s = wait.as_secs(), "options or indexes in Atlas differ; tried again");
-                }
+            Looked::Away(reason) if entry.away < AWAY_MAX => {
+                tracing::debug!(%ns, reason, "Atlas is away, or says so");
+                entry.away += 1;
+                entry.at = Instant::now() + SOON;
             }
+            // What is said so often is no outage, or one of this alone: a full disk, a quota.
+            Looked::Away(problem) => self.list_problems(&ns, vec![problem], entry),
+            Looked::Problems(problems) => self.list_problems(&ns, problems, entry),
         }
         Ok(())
+    }
+
+    fn list_problems(&self, ns: &Namespace, problems: Vec<String>, entry: &mut Due) {
+        let wait = RETRY_FIRST.saturating_mul(1 << entry.refusals.min(16)).min(RETRY_MAX);
+        entry.away = 0;
+        entry.refusals += 1;
+        // What was asked for during the look is looked at at once.
+        if !entry.is_asked {
+            entry.at = Instant::now() + wait;
+        }
+        let before = self.status.state().schema_problems.insert(ns.clone(), problems.clone());
+        if before.as_ref() != Some(&problems) {
+            let error = problems.join("; ");
+            tracing::warn!(%ns, error, wait_s = wait.as_secs(), "options or indexes in Atlas differ; tried again");
+        }
     }
 
     /// Compares the options and indexes of everything. Queues what is short, so that it comes in its turn;
     /// returns the collections whose indexes are to be built, or that nothing short can mend. `None` while
     /// it is not the time for it.
     async fn look_at_all(&self, stop: &Stop) -> Result<Option<Vec<Namespace>>, SyncError> {
-        let queue = self.queue.clone();
-        let is_owed = blocking(move || SyncState::is_owed(&queue)).await?;
-        if is_owed || !self.may_alter() {
-            return Ok(None); // What is owed ends with the same comparison.
+        if !self.may_alter() {
+            return Ok(None);
         }
         let here = local_collections(&self.ends.local, &self.filter).await?;
         let there = atlas_collections(&self.ends.atlas, &self.filter).await?;
@@ -215,7 +257,11 @@ impl<K: Sink> Reconciler<K> {
             let is_capped = wanted.options.get_bool("capped").unwrap_or(false);
             self.queue.keep_in_order(&ns, is_capped);
             let steps = steps(&wanted, there.as_ref());
-            if steps.iter().any(|step| step.build().is_none() && !step.is_fixed()) {
+            // What was refused is tried again in its own time.
+            let is_listed = self.status.state().schema_problems.contains_key(&ns);
+            if is_listed && !steps.is_empty() {
+                open.push(ns);
+            } else if steps.iter().any(|step| step.build().is_none() && !step.is_fixed()) {
                 changes.push(SchemaChange::Reconcile { ns, collection: wanted.id });
             } else if steps.is_empty() {
                 self.status.state().schema_problems.remove(&ns);
@@ -225,7 +271,8 @@ impl<K: Sink> Reconciler<K> {
         }
         let is_here = |ns: &Namespace| here.views.iter().any(|view| view.ns == *ns);
         for Collection { ns, .. } in there.views {
-            let is_taken = here.collections.iter().any(|collection| collection.ns == ns);
+            let is_taken = here.collections.iter().any(|collection| collection.ns == ns)
+                || here.left_out.iter().any(|left| left.ns == ns);
             if !is_here(&ns) && !is_taken && !self.queue.has_barrier(&ns) {
                 changes.push(SchemaChange::DropIfGone { ns });
             }
