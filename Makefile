@@ -19,7 +19,7 @@ test: check
 # Every pair of MongoDB 5.0.4, 6.0.5 and 6.0.27 as local database and as target; about ten minutes.
 test-matrix:
 	for version in 5.0.4 6.0.5 6.0.27; do scripts/mongod $$version > /dev/null || exit 1; done
-	OUTRIGGER_MATRIX=all $(CARGO) test --locked --test version_matrix -- --nocapture --test-threads 1
+	OUTRIGGER_MATRIX=all $(CARGO) test --locked --all-features --test version_matrix -- --nocapture --test-threads 1
 
 check: fmt clippy deny doc
 

@@ -106,7 +106,9 @@ async fn every_option_index_and_view_that_is_made_while_documents_flow_arrives()
 async fn changes_of_options_and_indexes_wait_for_atlas_and_survive_restarts() {
     let (local, atlas) = pair().await;
     run_all(&local.client, collections(6)).await;
-    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    // Soon full: the rest of it stays in the oplog meanwhile.
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[queue]\nmax_documents = 400\n");
+    agent.start(&[]);
     agent.streaming().await;
     let mut atlas = atlas;
     atlas.terminate();

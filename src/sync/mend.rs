@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bson::Document;
+
 use super::{
     Collection, Reconciler, SyncError, atlas_collections,
     ends::{End, ask},
@@ -13,6 +15,7 @@ use crate::{
     namespace::Namespace,
     schema::{IndexChange, Step},
     sink::Sink,
+    status::{Build, now_ms},
 };
 
 /// Which differences are mended.
@@ -81,7 +84,15 @@ impl<K: Sink> Reconciler<K> {
         }
         tracing::info!(%ns, differences = sentences.join("; "), "options and indexes are mended");
         self.may_write(run.stop).await?;
-        let left = mend(&self.ends, End::Atlas, ns, steps, run.stop).await?;
+        let name = |spec: &Document| spec.get_str("name").unwrap_or_default().to_owned();
+        let indexes: Vec<_> = steps.iter().filter_map(Step::build).map(name).collect();
+        if !indexes.is_empty() {
+            let build = Build { indexes, since_ms: now_ms(), percent: None };
+            self.status.state().builds.insert(ns.clone(), build);
+        }
+        let left = mend(&self.ends, End::Atlas, ns, steps, run.stop).await;
+        self.status.state().builds.remove(ns);
+        let left = left?;
         for problem in &left {
             tracing::warn!(%ns, error = problem, "not mended");
         }
