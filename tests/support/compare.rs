@@ -167,6 +167,10 @@ pub async fn schema(client: &Client) -> Schemas {
                     let sorted: BTreeMap<_, _> = taken.filter(|(name, _)| name != "_id").collect();
                     projection.extend(sorted.into_iter().map(|(name, on)| (name, on.into())));
                 }
+                // 6.0.27 repeats the collection's option here.
+                if spec.get_bool("clustered").unwrap_or(false) {
+                    spec.remove("expireAfterSeconds");
+                }
                 in_order(&mut spec, &["key", "partialFilterExpression"]);
                 (spec.get_str("name").unwrap().to_owned(), spec)
             });
