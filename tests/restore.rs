@@ -32,6 +32,8 @@ async fn replica(documents: i32, filler: usize) -> (Mongod, Mongod) {
     db.run_command(doc! { "create": "log", "capped": true, "size": 4_096 }).await.unwrap();
     db.collection("log").insert_many((0..10).rev().map(|n| doc! { "_id": n })).await.unwrap();
     db.run_command(doc! { "create": "empty", "validator": { "a": 1 } }).await.unwrap();
+    let few = doc! { "$match": { "_id": { "$lt": 5 } } };
+    db.run_command(doc! { "create": "seen", "viewOn": "log", "pipeline": [few] }).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
     converge(&local.client, &atlas.client, PATIENCE).await;
