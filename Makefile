@@ -16,7 +16,7 @@ test: check
 	$(CARGO) build --locked --all-targets --all-features
 	scripts/test
 
-# Every pair of MongoDB 5.0.4, 6.0.5 and 6.0.27 as local database and as target; about ten minutes.
+# Every pair of MongoDB 5.0.4, 6.0.5 and 6.0.27 as local database and as target; about five minutes.
 test-matrix:
 	for version in 5.0.4 6.0.5 6.0.27; do scripts/mongod $$version > /dev/null || exit 1; done
 	OUTRIGGER_MATRIX=all $(CARGO) test --locked --all-features --test version_matrix -- --nocapture --test-threads 1
