@@ -545,3 +545,25 @@ async fn a_thousand_collections_are_made_and_dropped_in_a_storm() {
     schemas_converge(&local.client, &atlas.client, PATIENCE).await;
     assert_eq!(atlas.client.database("storm").list_collection_names().await.unwrap().len(), 20);
 }
+
+#[tokio::test]
+async fn options_that_only_a_new_collection_can_have_come_with_a_new_one_where_little_is_at_stake()
+{
+    let (local, atlas) = pair().await;
+    fill(&local, &["plain"]).await;
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(agent.stop().success());
+    // In Atlas each is there already, without its options; one is empty, one holds what it should.
+    run_all(&atlas.client, [("shop", doc! { "create": "collated" })]).await;
+    fill(&atlas, &["buffer"]).await;
+    let collated = doc! { "create": "collated", "collation": { "locale": "de" } };
+    let buffer = doc! { "create": "buffer", "capped": true, "size": 1 << 20 };
+    run_all(&local.client, [("shop", collated), ("shop", buffer)]).await;
+    fill(&local, &["buffer"]).await;
+
+    agent.start(&[]);
+
+    equal(&local, &atlas).await;
+}

@@ -33,8 +33,10 @@ pub struct Schedule {
     lines: HashMap<Namespace, Line>,
     held: HashSet<Namespace>,
     hold_all: bool,
-    /// Namespaces whose entries go in their order, and how many of them are leased.
-    in_order: HashMap<Namespace, u64>,
+    /// Namespaces whose entries go in their order.
+    in_order: HashSet<Namespace>,
+    /// How many entries of each namespace are leased.
+    leased_of: HashMap<Namespace, u64>,
     /// Those of them that another batch has.
     busy: HashSet<Namespace>,
 }
@@ -224,31 +226,30 @@ impl Schedule {
     /// Entries of `ns` go in their order, one batch at a time; or as any others.
     pub fn keep_in_order(&mut self, ns: &Namespace, on: bool) {
         if on {
-            self.in_order.entry(ns.clone()).or_default();
-        } else if self.in_order.remove(ns).is_some() {
+            self.in_order.insert(ns.clone());
+        } else if self.in_order.remove(ns) {
             self.unpark_namespace(ns);
         }
     }
 
-    pub fn is_leased_in_order(&self, ns: &Namespace) -> bool {
-        self.in_order.get(ns).is_some_and(|leased| *leased > 0)
+    /// True while a batch has entries of the namespace.
+    pub fn is_leased_of(&self, ns: &Namespace) -> bool {
+        self.leased_of.contains_key(ns)
     }
 
     pub fn is_in_order(&self, ns: &Namespace) -> bool {
-        self.in_order.contains_key(ns)
+        self.in_order.contains(ns)
     }
 
     /// What is leased from here on belongs to one batch.
     pub fn batch_begins(&mut self) {
         self.busy.clear();
-        let taken = self.in_order.iter().filter(|(_, leased)| **leased > 0);
-        self.busy.extend(taken.map(|(ns, _)| ns.clone()));
+        let taken = self.in_order.iter().filter(|ns| self.leased_of.contains_key(*ns));
+        self.busy.extend(taken.cloned());
     }
 
     pub fn lease(&mut self, seq: u64, lease: Lease, ns: &Namespace) {
-        if let Some(leased) = self.in_order.get_mut(ns) {
-            *leased += 1;
-        }
+        *self.leased_of.entry(ns.clone()).or_default() += 1;
         if let Some(document) = lease.document {
             self.leased_documents.insert(document);
         }
@@ -276,10 +277,13 @@ impl Schedule {
 
     /// Ends a lease; where the entry goes from here is the caller's to say.
     pub fn unlease(&mut self, seq: u64, ns: &Namespace) {
-        if let Some(leased) = self.in_order.get_mut(ns) {
-            *leased = leased.saturating_sub(1);
+        if let Some(leased) = self.leased_of.get_mut(ns) {
+            *leased -= 1;
             if *leased == 0 {
-                self.unpark_namespace(ns);
+                self.leased_of.remove(ns);
+                if self.in_order.contains(ns) {
+                    self.unpark_namespace(ns);
+                }
             }
         }
         if let Some(Lease { document: Some(document), .. }) = self.leased.remove(&seq) {

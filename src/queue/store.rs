@@ -175,9 +175,9 @@ impl Queue {
         self.lock().schedule.keep_in_order(ns, on);
     }
 
-    /// True while a batch has entries of a namespace of [`keep_in_order`](Self::keep_in_order).
+    /// True while a batch has entries of `ns`.
     pub fn is_leased(&self, ns: &Namespace) -> bool {
-        self.lock().schedule.is_leased_in_order(ns)
+        self.lock().schedule.is_leased_of(ns)
     }
 
     /// True for a namespace of [`keep_in_order`](Self::keep_in_order).

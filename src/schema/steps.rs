@@ -47,6 +47,14 @@ impl Description {
         let options = item.get_document("options").cloned().unwrap_or_default();
         Self { kind, id, options, indexes: Vec::new() }
     }
+
+    /// Equal byte for byte; with `==` a collection whose options hold NaN is not equal to itself.
+    pub fn is_identical(&self, other: &Self) -> bool {
+        let bytes = |of: &Self| -> Vec<_> {
+            of.indexes.iter().chain([&of.options]).map(|document| document.to_vec().ok()).collect()
+        };
+        (self.kind, self.id) == (other.kind, other.id) && bytes(self) == bytes(other)
+    }
 }
 
 /// One step.

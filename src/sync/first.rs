@@ -12,6 +12,7 @@ use super::{
     ends::{End, ask},
     pause,
     range::{KeyRange, Order, Size, splits},
+    repair::MASS_DELETE_MIN,
     run::Run,
     schema::{indexes_of, mend, unique_builds},
 };
@@ -201,6 +202,25 @@ impl<K: Sink> Reconciler<K> {
         stop: &Stop,
     ) -> Result<bool, SyncError> {
         Ok(ask!(self.ends, End::Atlas, stop, self.ends.atlas.is_empty(ns)))
+    }
+
+    /// As [`may_replace`](Self::may_replace), with patience.
+    pub(super) async fn may_replace_held(
+        &self,
+        run: &Run<'_>,
+        ns: &Namespace,
+    ) -> Result<bool, SyncError> {
+        let (local, atlas) = (&self.ends.local, &self.ends.atlas);
+        let here = ask!(self.ends, End::Local, run.stop, local.estimated_count(ns));
+        let there = ask!(self.ends, End::Atlas, run.stop, atlas.estimated_count(ns));
+        Ok(self.may_lose(here, there))
+    }
+
+    /// A collection is replaced as a whole only if that takes no more from Atlas than a comparison may
+    /// delete.
+    pub(super) fn may_lose(&self, here: u64, there: u64) -> bool {
+        let extra = there.saturating_sub(here);
+        extra <= MASS_DELETE_MIN || extra as f64 <= there as f64 * self.max_delete_ratio
     }
 
     /// Drops a collection that is held, to be copied anew.

@@ -256,6 +256,10 @@ impl<K: Sink> Reconciler<K> {
             .each(open, |collection| {
                 let has_begun = state.begun.get(&collection.ns).is_some_and(|plan| plan.is_copy);
                 Box::pin(async move {
+                    // One that was replaced may be there, empty, with the wrong options: see `reconcile`.
+                    if run.is_of_some && !has_begun {
+                        return Ok((collection, false));
+                    }
                     if has_begun {
                         return Ok((collection, true));
                     }
@@ -299,7 +303,7 @@ impl<K: Sink> Reconciler<K> {
             // whole just now, so it is copied as a whole.
             if run.is_of_some
                 && (self.is_empty_there(ns, run.stop).await?
-                    || (collection.is_capped() && self.may_replace(ns).await?))
+                    || (collection.is_capped() && self.may_replace_held(run, ns).await?))
             {
                 // A batch in flight would make it again, without its options.
                 while self.queue.is_leased(ns) {

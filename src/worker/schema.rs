@@ -147,7 +147,14 @@ impl<S: Source, K: Sink> Worker<S, K> {
         // On an empty collection it takes no time to build an index, and unique ones are enforced from the
         // first document on. Elsewhere it may wait for members of the set, or for its turn among others.
         let is_long = |step: &Step| step.build().is_some() || step.scans();
-        let may_build = steps.iter().any(is_long) && self.sink.estimated_count(ns).await? == 0;
+        let may_build = match there {
+            _ if !steps.iter().any(is_long) => false,
+            Some(there) if there.kind == Kind::Collection => {
+                self.sink.estimated_count(ns).await? == 0
+            }
+            // It is made first. A view is not counted: that would run it.
+            Some(_) | None => true,
+        };
         let said: Vec<_> = steps.iter().map(ToString::to_string).collect();
         for step in steps {
             if step.is_fixed() || (step.scans() && !may_build) {

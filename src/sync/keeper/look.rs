@@ -7,7 +7,6 @@ use sha2::{Digest, Sha256};
 
 use super::super::{
     End, Reconciler, SyncError,
-    repair::MASS_DELETE_MIN,
     schema::{BUILD_PATIENCE, raw, without_values},
 };
 use crate::{
@@ -82,7 +81,8 @@ impl<K: Sink> Reconciler<K> {
         let copy = self.ends.atlas.describe(ns).await;
         let copy = copy.map_err(|error| End::Atlas.error(error))?;
         // Whatever has changed while the two were looked at is still to come, or has a barrier.
-        if local().await?.as_ref() != Some(&wanted) || self.queue.has_barrier(ns) {
+        let is_same = local().await?.is_some_and(|now| now.is_identical(&wanted));
+        if !is_same || self.queue.has_barrier(ns) {
             return Ok(Looked::Soon);
         }
         let mut problems = Vec::new();
@@ -134,39 +134,37 @@ impl<K: Sink> Reconciler<K> {
         let options = RawDocumentBuf::try_from(&wanted.options).unwrap_or_default();
         let digest = Sha256::digest(options.as_bytes());
         let mark = format!("{ns} {}", uuid::Uuid::from_slice(&digest[..16]).unwrap_or_default());
-        let queue = self.queue.clone();
+        let (queue, position) = (self.queue.clone(), self.status.state().read_up_to);
+        let only = BTreeSet::from([ns.clone()]);
         let is_first = blocking(move || -> Result<bool, QueueError> {
-            let mut is_first = false;
-            queue.update_meta(MADE_ANEW, |stored| {
-                let mut made: BTreeSet<String> = stored
-                    .and_then(|stored| serde_json::from_slice(stored).ok())
-                    .unwrap_or_default();
-                is_first = made.insert(mark);
-                Ok(Some(serde_json::to_vec(&made).expect("a list of names is JSON")))
-            })?;
-            Ok(is_first)
+            let stored = queue.meta(MADE_ANEW)?;
+            let mut made: BTreeSet<String> =
+                stored.and_then(|stored| serde_json::from_slice(&stored).ok()).unwrap_or_default();
+            if !made.insert(mark) {
+                return Ok(false);
+            }
+            // First the demand: a crash between the two repeats it.
+            SyncState::demand_of(&queue, position, &only, Reason::Replaced)?;
+            let made = serde_json::to_vec(&made).expect("a list of names is JSON");
+            queue.set_meta(MADE_ANEW, Some(&made))?;
+            Ok(true)
         })
         .await?;
         if !is_first {
             return Ok(false);
         }
         tracing::info!(%ns, "made anew in Atlas, for options that only a new collection can have");
-        let (queue, position) = (self.queue.clone(), self.status.state().read_up_to);
-        let only = BTreeSet::from([ns.clone()]);
-        blocking(move || SyncState::demand_of(&queue, position, &only, Reason::Replaced)).await?;
         self.demanded.notify_one();
         Ok(true)
     }
 
-    /// A collection is replaced as a whole only if that takes no more from Atlas than a comparison may
-    /// delete.
+    /// What [`may_lose`](Self::may_lose) says of a collection as it is now.
     pub(in crate::sync) async fn may_replace(&self, ns: &Namespace) -> Result<bool, SyncError> {
         let (here, there) =
             tokio::join!(self.ends.local.estimated_count(ns), self.ends.atlas.estimated_count(ns));
         let here = here.map_err(|error| End::Local.error(error))?;
         let there = there.map_err(|error| End::Atlas.error(error))?;
-        let extra = there.saturating_sub(here);
-        Ok(extra <= MASS_DELETE_MIN || extra as f64 <= there as f64 * self.max_delete_ratio)
+        Ok(self.may_lose(here, there))
     }
 
     /// Takes a step but for what it builds, which goes to `builds` with the sentence for it.

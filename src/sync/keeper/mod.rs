@@ -22,7 +22,7 @@ use crate::{
     namespace::Namespace,
     queue::{Incoming, Work},
     report::one_line,
-    schema::{Description, Kind, steps},
+    schema::{Description, Kind, Step, steps},
     shutdown::{Stop, blocking},
     sink::{Sink, SinkError},
     source::{SourceError, inspect},
@@ -258,8 +258,10 @@ impl<K: Sink> Reconciler<K> {
             self.queue.keep_in_order(&ns, is_capped);
             let steps = steps(&wanted, there.as_ref());
             // What was refused is tried again in its own time.
-            let is_listed = self.status.state().schema_problems.contains_key(&ns);
-            if is_listed && !steps.is_empty() {
+            let listed = self.status.state().schema_problems.get(&ns).cloned().unwrap_or_default();
+            let is_listed =
+                |step: &Step| listed.iter().any(|said| said.starts_with(&step.to_string()));
+            if !steps.is_empty() && steps.iter().all(is_listed) {
                 open.push(ns);
             } else if steps.iter().any(|step| step.build().is_none() && !step.is_fixed()) {
                 changes.push(SchemaChange::Reconcile { ns, collection: wanted.id });
