@@ -46,10 +46,15 @@ use crate::{
 };
 
 mod connect;
+mod flush;
 mod identity;
+mod monitor;
+mod outbox;
 mod vitals;
 
 pub use connect::{connect_atlas, connect_local, ends, queue_options};
+pub use flush::{FlushError, Flushed, flush};
+pub use monitor::{Monitor, judged, lives};
 pub use vitals::lag;
 
 /// Documents whose reads are remembered one by one; see [`Horizon`].
@@ -104,6 +109,7 @@ pub struct Agent {
     adopt: bool,
     mark: AgentMark,
     demanded: Arc<Notify>,
+    monitor: Arc<Monitor>,
     stop: Stop,
 }
 
@@ -117,6 +123,7 @@ pub struct Handles {
     pub config: Arc<Config>,
     /// Wakes the reconciler.
     pub demanded: Arc<Notify>,
+    pub monitor: Arc<Monitor>,
 }
 
 impl Agent {
@@ -154,6 +161,7 @@ impl Agent {
             adopt,
             mark,
             demanded: Arc::default(),
+            monitor: Arc::default(),
             stop: Stop::default(),
         };
         agent.check_history()?;
@@ -253,6 +261,7 @@ impl Agent {
             atlas: self.atlas.clone(),
             config: Arc::new(self.config.clone()),
             demanded: self.demanded.clone(),
+            monitor: self.monitor.clone(),
         }
     }
 
@@ -277,13 +286,14 @@ impl Agent {
         let late = Arc::new(Mutex::new(LateWrites::default()));
         let watch = Arc::new(SchemaWatch::default());
         let compare = self.demanded.clone();
-        let admin = tokio::spawn(self.serve_admin().await?);
+        let admin = self.serve_admin().await?;
         // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
         self.queue.hold_all();
         self.status.state().paused = self.queue.meta("paused")?.is_some();
         self.status.state().refused_deletes = sync::refused_deletes(&self.queue)?;
         // Heard of at its inspection; from now on its silence counts.
         self.status.metrics.local_heard_ms.set(now_ms());
+        self.status.metrics.atlas_heard_ms.set(now_ms());
         let tailer = Tailer {
             queue: self.queue.clone(),
             source: source.clone(),
@@ -326,6 +336,7 @@ impl Agent {
             max_delete_ratio: config.sync.max_delete_ratio,
             queue_max: config.queue.max_documents / 2,
             verify_every: config.sync.verify_every,
+            count_check_every: config.sync.count_check_every,
             source_id: self.source_id.clone(),
             agent: self.mark.clone(),
             adopt: self.adopt,
@@ -360,8 +371,17 @@ impl Agent {
             let (worker, stop) = (worker.clone(), stop.clone());
             tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
         }
-        let ticker = tokio::spawn(vitals::tick(self.handles()));
-        let heart = tokio::spawn(vitals::beat(self.status.clone(), self.queue.clone()));
+        let outbox = Arc::new(outbox::Outbox::default());
+        let mut beside = JoinSet::new();
+        beside.spawn(admin);
+        beside.spawn(vitals::tick(self.handles(), outbox.clone()));
+        beside.spawn(vitals::beat(self.status.clone(), self.queue.clone()));
+        if let Some(url) = config.alerts.webhook.clone() {
+            beside.spawn(async move { outbox.deliver(&url).await });
+        }
+        if let Some(url) = config.alerts.heartbeat_url.clone() {
+            beside.spawn(outbox::heartbeat(self.handles(), url, config.alerts.heartbeat_every));
+        }
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, local = %config.local_uri()?, local_version = %self.info.version, atlas = %config.atlas_uri()?, "started");
 
@@ -385,9 +405,7 @@ impl Agent {
         } else {
             outcome.and(stop_tasks(&stop, tasks, config.shutdown.drain_for).await)
         };
-        for task in [ticker, heart, admin] {
-            task.abort();
-        }
+        beside.abort_all();
         if is_queue_lost {
             return outcome;
         }

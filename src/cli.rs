@@ -1,11 +1,14 @@
 //! The command line: what there is to type.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
-use crate::config::LogFormat;
+use crate::{
+    config::{LogFormat, units},
+    namespace::Namespace,
+};
 
 /// Keeps a second, always usable copy of a local MongoDB in MongoDB Atlas.
 #[derive(Debug, Parser)]
@@ -14,7 +17,9 @@ use crate::config::LogFormat;
   outrigger init                 write a commented config.toml
   outrigger check                see whether both ends are fit
   outrigger run                  replicate until stopped
-  outrigger status               phase, lag, queue, dead letters
+  outrigger status --watch       phase, lag, queue, dead letters, every second
+  outrigger flush && poweroff    all that is committed here is in Atlas first
+  outrigger doc shop.orders 42   is this document in Atlas as it is here?
   outrigger sync --wait          compare everything and repair what differs
   outrigger verify --digest      compare everything, over a slow line
   outrigger restore              Atlas into an empty local database
@@ -45,29 +50,83 @@ pub enum Command {
         #[arg(long)]
         adopt: bool,
     },
-    /// Phase, lag, queue, breaker, dead letters.
-    Status(Output),
+    /// Phase, lag, queue, breaker, dead letters. Exit code 1 when unhealthy or not running.
+    #[command(after_help = "Examples:
+  outrigger status
+  outrigger status --watch
+  outrigger status --json | jq .syncLagMs
+  outrigger status --watch --json >> lag.jsonl")]
+    Status(StatusArgs),
     /// Compare everything while replication goes on, and repair what differs.
-    #[command(args_conflicts_with_subcommands = true)]
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:
+  outrigger sync --wait
+  outrigger sync --ns shop.orders --ns 'crm.*' --digest
+  outrigger sync --dry-run --wait
+  outrigger sync status --wait"
+    )]
     Sync(SyncArgs),
     /// Compare both sides, and write nothing. Exit code 1 when they differ.
+    #[command(after_help = "Examples:
+  outrigger verify
+  outrigger verify --ns 'shop.*' --digest
+  outrigger verify --json > report.json")]
     Verify(VerifyArgs),
     /// Copy from Atlas into a local database that holds nothing yet, then compare both.
+    #[command(after_help = "Examples:
+  outrigger restore
+  outrigger restore --ns 'shop.*'")]
     Restore {
         /// Only these collections: `shop.orders`, `shop.*`. May be given more than once.
         #[arg(long, value_name = "NS")]
         ns: Vec<String>,
     },
+    /// Wait until all that is committed locally now is in Atlas. Exit code 1 when it is not in time.
+    #[command(after_help = "Examples:
+  outrigger flush                    before the machine is switched off
+  outrigger flush --timeout 10m      over a slow line")]
+    Flush(FlushArgs),
+    /// The state of one document: SYNCED, PENDING or FAILED, with error and last sync time.
+    #[command(after_help = "Examples:
+  outrigger doc shop.orders 42
+  outrigger doc shop.orders 64f1c0ffee64f1c0ffee64f1     an ObjectId
+  outrigger doc shop.people '\"42\"'                      a string
+  outrigger doc shop.parts '{\"bin\": 3, \"row\": 7}'")]
+    Doc(DocArgs),
     /// Stop writing to Atlas; reading into the queue goes on. Survives a restart.
     Pause,
     /// Continue writing to Atlas.
     Resume,
     /// What waits for Atlas.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  outrigger queue list --limit 10
+  outrigger queue export backlog.json       for a look, or to move to another machine
+  outrigger queue import backlog.json"
+    )]
     Queue(QueueCommand),
     /// What Atlas would not take.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  outrigger dead list
+  outrigger dead show 019aa5c2-…
+  outrigger dead retry 019aa5c2-…           after the cause was mended"
+    )]
     Dead(DeadCommand),
+    /// Print completions for a shell.
+    #[command(after_help = "Example:
+  outrigger completions bash > /etc/bash_completion.d/outrigger")]
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page.
+    #[command(after_help = "Example:
+  outrigger man | man -l -")]
+    Man,
 }
 
 #[derive(Debug, Args)]
@@ -131,6 +190,70 @@ pub enum QueueCommand {
     List(ListArgs),
     /// One entry with its document.
     Show(ItemArgs),
+    /// Write the queue as JSON. While no agent runs, with the checkpoint: such a file moves the queue.
+    Export(ExportArgs),
+    /// Take an exported queue in. Into a queue that was never used, exactly as it was; into any other one, its
+    /// documents are brought up to date as the local database has them.
+    Import(ImportArgs),
+    /// Throw away what waits, while no agent runs. The next start compares everything, so nothing is lost.
+    Clear(ClearArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// A new file, which only its owner can read; without it, stdout.
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// As `queue export` wrote it.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ClearArgs {
+    /// It is meant.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Show it again every second, until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct FlushArgs {
+    /// Longest wait, such as `90s` or `10m`.
+    #[arg(long, value_name = "D", default_value = "60s", value_parser = timeout)]
+    pub timeout: Duration,
+}
+
+/// Up to what the API takes.
+fn timeout(text: &str) -> Result<Duration, String> {
+    match units::parse_duration(text)? {
+        wait if wait <= Duration::from_secs(3600) => Ok(wait),
+        _ => Err("at most 1h".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct DocArgs {
+    /// The collection: `shop.orders`.
+    #[arg(value_name = "NS")]
+    pub ns: Namespace,
+    /// The `_id` as extended JSON; 24 hexadecimal digits are an ObjectId, any other text is a string.
+    #[arg(value_name = "ID", allow_hyphen_values = true)]
+    pub id: String,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Subcommand)]

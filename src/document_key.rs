@@ -111,6 +111,43 @@ impl DocumentKey {
         Self::of(&document).ok()
     }
 
+    /// Makes a key of extended JSON, relaxed or canonical.
+    ///
+    /// # Errors
+    /// [`Malformed`] for what is no extended JSON, or cannot be an `_id`.
+    pub fn from_json(id: serde_json::Value) -> Result<Self, Malformed> {
+        let id = bson::Bson::try_from(id).map_err(|error| Malformed(error.to_string()))?;
+        if matches!(
+            id,
+            bson::Bson::Array(_) | bson::Bson::RegularExpression(_) | bson::Bson::Undefined
+        ) {
+            return Err(Malformed(
+                "neither a list nor a regular expression can be an `_id`".into(),
+            ));
+        }
+        let document = RawDocumentBuf::try_from(&bson::doc! { "_id": id })
+            .map_err(|error| Malformed(error.to_string()))?;
+        Self::of(&document)
+    }
+
+    /// The `_id`s that a person may mean who types `text`: extended JSON; else, of 24 hexadecimal digits, an
+    /// ObjectId; else a string. The likeliest first.
+    pub fn meant_by(text: &str) -> Vec<Self> {
+        if let Ok(value) = serde_json::from_str(text)
+            && let Ok(key) = Self::from_json(value)
+        {
+            return vec![key];
+        }
+        let object_id = bson::oid::ObjectId::parse_str(text).ok().map(bson::Bson::ObjectId);
+        let string = bson::Bson::String(text.to_owned());
+        object_id
+            .into_iter()
+            .chain([string])
+            .filter_map(|id| RawDocumentBuf::try_from(&bson::doc! { "_id": id }).ok())
+            .filter_map(|document| Self::of(&document).ok())
+            .collect()
+    }
+
     /// The `_id` as relaxed extended JSON, as shown to a person and in the API.
     pub fn to_json(&self) -> serde_json::Value {
         match bson::Document::try_from(self.filter()) {

@@ -126,6 +126,7 @@ static ADMIN: LazyLock<(tokio::runtime::Runtime, Router)> = LazyLock::new(|| {
         let path = std::env::temp_dir().join(format!("outrigger-fuzz-{}", std::process::id()));
         let options = QueueOptions { persist: false, ..QueueOptions::new(path) };
         let handles = Handles {
+            monitor: Arc::default(),
             demanded: Arc::default(),
             status: Arc::default(),
             queue: Arc::new(Queue::open(&options).expect("a new queue")),

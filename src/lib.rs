@@ -30,8 +30,8 @@
 //! | stores of the tasks | [`sync_state`], [`schema_watch`] |
 //! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
 //! | driver | [`mongo`] |
-//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`], [`late`], [`schema`] |
-//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`report`], [`shutdown`], [`crash`], [`progress`] |
+//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`], [`late`], [`schema`], [`health`], [`alerts`], [`history`] |
+//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`recent`], [`report`], [`shutdown`], [`crash`], [`progress`] |
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
 //! sled and bincode, only `admin` knows the web framework, only `backoff` knows the crate of that name.
@@ -45,6 +45,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod alerts;
 pub mod backoff;
 pub mod breaker;
 pub mod checkpoint;
@@ -59,6 +60,8 @@ pub mod document_key;
 pub mod event;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
+pub mod health;
+pub mod history;
 pub mod horizon;
 pub mod insert_mode;
 pub mod late;
@@ -70,6 +73,7 @@ pub mod namespace;
 pub mod progress;
 pub mod queue;
 pub mod raw;
+pub mod recent;
 pub mod report;
 pub mod schema;
 pub mod schema_watch;

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     match commands::run(cli) {
         Ok(code) => code,
         Err(failure) => {
-            eprint!("{}", failure.render());
+            anstream::eprint!("{}", failure.render_in_colour());
             ExitCode::from(failure.exit as u8)
         }
     }

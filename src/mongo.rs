@@ -88,6 +88,8 @@ pub struct Mongo {
     client: Arc<Mutex<Option<Slot>>>,
     /// Bytes of the replies that cursors brought, before any compression of the wire.
     received: Arc<Counter>,
+    /// Bytes of the commands that were sent, likewise.
+    sent: Arc<Counter>,
 }
 
 impl Mongo {
@@ -101,6 +103,7 @@ impl Mongo {
             connect: connect.clone(),
             client: Arc::default(),
             received: Arc::default(),
+            sent: Arc::default(),
         };
         match mongo.client().await {
             Err(error @ MongoError::BadUri(_)) => Err(error),
@@ -182,6 +185,7 @@ impl Mongo {
         timeout: Duration,
     ) -> Result<Document, MongoError> {
         let Slot { client, number } = self.client().await?;
+        self.sent.add(command.as_bytes().len() as u64);
         let db = client.database(db);
         let exchange = async { Ok(db.run_raw_command(command).await?) };
         let reply = tokio::time::timeout(timeout, exchange)
@@ -229,6 +233,7 @@ impl Mongo {
         page: Option<u32>,
     ) -> Result<BatchCursor, MongoError> {
         let Slot { client, number } = self.client().await?;
+        self.sent.add(command.as_bytes().len() as u64);
         let db = client.database(db);
         let mut action = db.run_raw_cursor_command(command);
         if let Some(page) = page {
@@ -258,6 +263,12 @@ impl Mongo {
     /// is compressed.
     pub fn received(&self) -> u64 {
         self.received.get()
+    }
+
+    /// Bytes of all commands that were sent so far, as BSON: what the wire carries is less where it is
+    /// compressed.
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
     }
 
     /// The longest that the server may work on a command: less than its answer is waited for, so that

@@ -60,6 +60,15 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// As [`render`](Self::render), for a stream that leaves colours out where they do not belong.
+    pub fn render_in_colour(&self) -> String {
+        let text = self.render();
+        let text = text.replacen("error:", "\x1b[1;31merror:\x1b[0m", 1);
+        text.replacen("\nhint:", "\n\x1b[1;36mhint:\x1b[0m", 1)
+    }
+}
+
 /// An error and its causes in one line, for a log field.
 pub fn one_line(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -3,17 +3,17 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::Serialize;
 
 use crate::{
     checkpoint::ClusterTime,
-    config::units,
     metrics::{Counter, Metrics},
     namespace::Namespace,
     progress::Progress,
+    recent::Recent,
 };
 
 /// Overall condition.
@@ -50,12 +50,20 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
 }
 
+/// RFC 3339, or nothing for 0, which stands for "never".
+pub fn rfc3339(ms: u64) -> Option<String> {
+    let ms = i64::try_from(ms).ok().filter(|ms| *ms > 0)?;
+    bson::DateTime::from_millis(ms).try_to_rfc3339_string().ok()
+}
+
 /// Shared by all tasks: they write what they know, the admin API reads.
 #[derive(Debug, Default)]
 pub struct Status {
     pub metrics: Metrics,
     /// Grows every second for as long as the agent and its queue are not stuck.
     pub beats: Counter,
+    /// When documents were written to Atlas, as far as that is remembered.
+    pub recent: Recent,
     state: Mutex<State>,
 }
 
@@ -89,6 +97,10 @@ pub struct State {
     pub builds: BTreeMap<Namespace, Build>,
     /// What the filter chooses and is not replicated all the same, with the reason.
     pub left_out: Vec<String>,
+    /// The replicated collections that were counted or written to.
+    pub namespaces: BTreeMap<Namespace, Figures>,
+    /// Those whose numbers of documents differ by more than what waits explains.
+    pub divergences: Vec<Divergence>,
     /// Atlas carries the mark of this very agent.
     pub is_marked: bool,
     /// The mark could not be renewed for so long that another agent may have it: nothing is written.
@@ -110,6 +122,27 @@ pub struct Build {
     pub since_ms: u64,
     /// How far it is, where the server tells.
     pub percent: Option<u8>,
+}
+
+/// One collection in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Figures {
+    /// Changes written to Atlas since the agent started.
+    pub writes: u64,
+    /// When the last of them was, milliseconds since 1970; 0: none yet.
+    pub last_write_ms: u64,
+    /// Documents on either side when they were last counted, as the servers estimate.
+    pub local_documents: Option<u64>,
+    pub atlas_documents: Option<u64>,
+}
+
+/// A collection that holds another number of documents in Atlas than waiting writes explain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    pub ns: String,
+    pub local: u64,
+    pub atlas: u64,
 }
 
 impl State {
@@ -171,127 +204,5 @@ impl Status {
         let applied = self.metrics.writes_applied.get().saturating_sub(first.0);
         let failed = self.metrics.writes_failed.get().saturating_sub(first.1);
         failed as f64 / (applied + failed).max(1) as f64
-    }
-}
-
-/// Health, in the words of the API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Health {
-    /// Within the targets.
-    Healthy,
-    /// Between target and alert.
-    Degraded,
-    /// Past an alert, or nothing moves on the wire.
-    Unhealthy,
-}
-
-/// What health is judged by.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    pub lag_alert: Duration,
-    pub queue_alert: u64,
-    pub error_rate_alert: f64,
-}
-
-/// Targets (design: lag 5 s, queue 1,000, error rate 1 %).
-const LAG_TARGET: Duration = Duration::from_secs(5);
-const QUEUE_TARGET: u64 = 1_000;
-const ERROR_RATE_TARGET: f64 = 0.01;
-/// The stream answers every second when nothing happens; after this long it is not heard any more.
-const SILENCE: Duration = Duration::from_secs(30);
-
-/// Figures that health follows from.
-#[derive(Clone, Copy, Debug)]
-pub struct Vitals {
-    pub phase: Phase,
-    pub lag: Duration,
-    pub queue_size: u64,
-    pub error_rate: f64,
-    /// Time since the local change stream answered.
-    pub local_silence: Duration,
-    pub breaker_open: bool,
-    pub reading_stopped: bool,
-}
-
-/// Judges health; the second value says what is wrong, a sentence each.
-pub fn judge(vitals: &Vitals, limits: &Limits) -> (Health, Vec<String>) {
-    let mut alerts = Vec::new();
-    let mut degraded = false;
-    if vitals.lag > limits.lag_alert {
-        alerts.push(format!("Atlas is {} behind", units::show_duration(vitals.lag)));
-    }
-    degraded |= vitals.lag > LAG_TARGET;
-    if vitals.queue_size > limits.queue_alert {
-        alerts.push(format!("{} documents wait in the queue", vitals.queue_size));
-    }
-    degraded |= vitals.queue_size > QUEUE_TARGET;
-    if vitals.error_rate > limits.error_rate_alert {
-        alerts.push(format!("{:.1}% of the writes fail", vitals.error_rate * 100.0));
-    }
-    degraded |= vitals.error_rate > ERROR_RATE_TARGET;
-    if vitals.local_silence > SILENCE {
-        alerts.push(format!(
-            "the local database has not answered for {}",
-            units::show_duration(Duration::from_secs(vitals.local_silence.as_secs()))
-        ));
-    }
-    if vitals.reading_stopped {
-        alerts.push("reading has stopped: the queue is at its limit".to_owned());
-    }
-    if vitals.phase == Phase::Failed {
-        alerts.push("the agent has failed".to_owned());
-    }
-    degraded |= vitals.breaker_open
-        || matches!(
-            vitals.phase,
-            Phase::Starting | Phase::Copying | Phase::Paused | Phase::Stopping
-        );
-    let health = match (alerts.is_empty(), degraded) {
-        (false, _) => Health::Unhealthy,
-        (true, true) => Health::Degraded,
-        (true, false) => Health::Healthy,
-    };
-    (health, alerts)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: Limits =
-        Limits { lag_alert: Duration::from_secs(30), queue_alert: 10_000, error_rate_alert: 0.05 };
-
-    fn vitals() -> Vitals {
-        Vitals {
-            phase: Phase::Streaming,
-            lag: Duration::ZERO,
-            queue_size: 0,
-            error_rate: 0.0,
-            local_silence: Duration::ZERO,
-            breaker_open: false,
-            reading_stopped: false,
-        }
-    }
-
-    #[test]
-    fn health_follows_the_targets_and_the_alerts() {
-        let health = |vitals: &Vitals| judge(vitals, &LIMITS).0;
-
-        assert_eq!(health(&vitals()), Health::Healthy);
-        assert_eq!(health(&Vitals { lag: Duration::from_secs(6), ..vitals() }), Health::Degraded);
-        assert_eq!(health(&Vitals { lag: Duration::from_secs(31), ..vitals() }), Health::Unhealthy);
-        assert_eq!(health(&Vitals { queue_size: 1_001, ..vitals() }), Health::Degraded);
-        assert_eq!(health(&Vitals { queue_size: 10_001, ..vitals() }), Health::Unhealthy);
-        assert_eq!(health(&Vitals { error_rate: 0.02, ..vitals() }), Health::Degraded);
-        assert_eq!(health(&Vitals { error_rate: 0.06, ..vitals() }), Health::Unhealthy);
-        assert_eq!(health(&Vitals { breaker_open: true, ..vitals() }), Health::Degraded);
-    }
-
-    #[test]
-    fn a_stream_that_is_silent_is_unhealthy_though_all_loops_are_alive() {
-        let frozen = Vitals { local_silence: Duration::from_secs(31), ..vitals() };
-
-        assert_eq!(judge(&frozen, &LIMITS).0, Health::Unhealthy);
     }
 }

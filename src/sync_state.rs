@@ -48,6 +48,10 @@ pub enum Reason {
     Asked,
     /// `sync.verify_every`.
     Periodic,
+    /// A person has thrown away what waited.
+    Cleared,
+    /// Schema changes came with an imported queue.
+    Imported,
     #[default]
     Unknown,
 }
@@ -66,6 +70,8 @@ impl fmt::Display for Reason {
             Reason::Evicted => "a collection changed while documents of it gave way to others",
             Reason::Asked => "it was asked for",
             Reason::Periodic => "`sync.verify_every`",
+            Reason::Cleared => "the queue was cleared",
+            Reason::Imported => "a queue was imported",
             Reason::Unknown => "it was demanded",
         })
     }

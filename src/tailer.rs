@@ -248,6 +248,7 @@ impl<S: Source> Tailer<S> {
                 committed?;
                 batch = next?;
             } else {
+                self.status.metrics.read_wall_ms.set(now_ms());
                 self.position_reached(batch.cluster_time);
                 batch = stream.next().await?;
             }
@@ -271,6 +272,7 @@ impl<S: Source> Tailer<S> {
         self.anchor.store(anchor.0, Ordering::Relaxed);
         let metrics = &self.status.metrics;
         metrics.events_read.add(batch.events.len() as u64);
+        let read_wall_ms = batch.events.last().map_or_else(now_ms, |event| event.wall_ms);
         let mut wishes = Wishes::default();
         let incoming: Vec<Incoming> =
             batch.events.into_iter().flat_map(|event| self.incoming(event, &mut wishes)).collect();
@@ -302,6 +304,8 @@ impl<S: Source> Tailer<S> {
             self.watch.ask_everything();
         }
         metrics.ops_coalesced.add(committed.coalesced);
+        metrics.checkpoint_ms.set(now_ms());
+        metrics.read_wall_ms.set(read_wall_ms);
         if compare {
             self.compare.notify_one();
         }

@@ -21,6 +21,36 @@ pub enum WriteOp {
     Refresh,
 }
 
+/// Why Atlas does not take a write, in one of few words, for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A unique value that another document keeps.
+    Unique,
+    /// A validator of the collection.
+    Validation,
+    TooLarge,
+    /// A change of a collection, not of a document.
+    Schema,
+    Other,
+}
+
+impl Refusal {
+    /// Every one, the catch-all last.
+    pub const ALL: [Self; 5] =
+        [Self::Unique, Self::Validation, Self::TooLarge, Self::Schema, Self::Other];
+
+    /// The label in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unique => "unique_value",
+            Self::Validation => "validation",
+            Self::TooLarge => "too_large",
+            Self::Schema => "schema",
+            Self::Other => "other",
+        }
+    }
+}
+
 impl WriteOp {
     /// The name that people see, in the API, in metrics and in logs.
     pub fn name(&self) -> &'static str {

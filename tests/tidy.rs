@@ -22,6 +22,9 @@ const LAYERS: &[&[&str]] = &[
         "limiter",
         "late",
         "schema",
+        "health",
+        "alerts",
+        "history",
     ],
     &[
         "event",
@@ -33,6 +36,7 @@ const LAYERS: &[&[&str]] = &[
         "config",
         "status",
         "metrics",
+        "recent",
         "report",
         "shutdown",
         "crash",
@@ -51,6 +55,7 @@ const MAY: &[(&str, &str, &str)] = &[
     ("event", "delta", "an update carries its delta"),
     ("write_op", "delta", "an update carries its delta"),
     ("cli", "config", "one flag is a configured value"),
+    ("alerts", "health", "an alert is a condition that holds"),
 ];
 
 /// Crates that one module alone may name.
@@ -61,10 +66,12 @@ const OWNERS: &[(&str, &[&str])] = &[
     // Our own module has the crate's name, so only an import from the root counts.
     ("use backoff::", &["backoff"]),
     ("mongodb::", &["mongo", "source", "sink", "sync"]),
-    ("clap::", &["cli", "config", "main"]),
-    ("ureq::", &["commands"]),
+    ("clap::", &["cli", "commands", "config", "main"]),
+    ("ureq::", &["agent", "commands"]),
     ("fast_float::", &["config"]),
     ("indicatif::", &["commands"]),
+    ("prometheus::", &["admin", "metrics"]),
+    ("hyper::", &["admin"]),
 ];
 
 /// Pure policies: no clock, no I/O, no async.
@@ -78,6 +85,9 @@ const PURE: &[&str] = &[
     "limiter",
     "late",
     "schema",
+    "health",
+    "alerts",
+    "history",
     "progress",
 ];
 const IMPURE: &[&str] =

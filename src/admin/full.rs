@@ -1,9 +1,14 @@
 //! The full sync: start, progress, cancel.
 
-use axum::{Json, body::Bytes, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    http::StatusCode,
+};
 use serde::Serialize;
 
-use super::{Api, Problem, with_queue};
+use super::{Api, Problem, body_of, with_queue};
 use crate::{
     namespace::NamespaceFilter,
     progress::ProgressReport,
@@ -40,23 +45,12 @@ pub(super) async fn progress(State(api): State<Api>) -> Result<Json<FullReport>,
 /// Starts one. The body is a [`SyncRequest`], or empty for everything.
 pub(super) async fn start(
     State(api): State<Api>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<FullReport>), Problem> {
-    let request: SyncRequest = if body.is_empty() {
-        SyncRequest::default()
-    } else {
-        // Through an object, since a list would pass for one without fields.
-        let object = serde_json::from_slice::<serde_json::Map<_, _>>(&body);
-        let request = object.and_then(|object| serde_json::from_value(object.into()));
-        request.map_err(|error| {
-            Problem::new(StatusCode::BAD_REQUEST, "the body is no request for a full sync")
-                .cause(error)
-                .hint(
-                    "send {\"namespaces\": [\"shop.*\"], \"digest\": false, \"dryRun\": false, \
-                     \"allowMassDelete\": false}, each of them optional",
-                )
-        })?
-    };
+    let request: SyncRequest = body_of(
+        body,
+        "{\"namespaces\": [\"shop.*\"], \"digest\": false, \"dryRun\": false, \"allowMassDelete\": false}",
+    )?;
     NamespaceFilter::new(&request.namespaces, &[]).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, error.to_string()).hint("a pattern is `shop.*`")
     })?;

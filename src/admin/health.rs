@@ -7,15 +7,16 @@ use serde::Serialize;
 
 use super::Api;
 use crate::{
-    agent::{Handles, lag},
+    agent::{Handles, judged},
+    alerts::Alert,
     checkpoint::ClusterTime,
-    config::units,
-    mongo::Mongo,
+    health::Health,
+    mongo::{Mongo, MongoError},
     namespace::Namespace,
     progress::ProgressReport,
     queue::QueueStats,
     shutdown::blocking,
-    status::{Build, Health, Limits, Phase, Vitals, judge, now_ms},
+    status::{Build, Phase, now_ms, rfc3339},
 };
 
 /// `GET /api/sync/health`.
@@ -33,7 +34,12 @@ pub struct HealthReport {
     pub breaker: &'static str,
     /// The latest source time at which the copy equalled the local database, RFC 3339.
     pub consistent_as_of: Option<String>,
+    /// What holds right now, a sentence each.
     pub alerts: Vec<String>,
+    /// The alerts that were raised and are not cleared, with names that stay.
+    pub raised: Vec<Alert>,
+    /// A person has stopped the writing to Atlas.
+    pub paused: bool,
     pub local_error: Option<String>,
     pub atlas_error: Option<String>,
     /// The full sync that runs: the first copy, or one that was asked for.
@@ -67,75 +73,27 @@ impl IndexBuild {
     }
 }
 
-/// Puts the report together.
+/// Puts the report together. Reads the queue, so call it off the async threads.
 pub fn report(handles: &Handles) -> HealthReport {
-    let Handles { status, queue, config, .. } = handles;
+    let Handles { status, queue, monitor, .. } = handles;
+    let (vitals, health, conditions) = judged(handles);
+    let raised = monitor.alerts().raised().to_vec();
     let state = status.state().clone();
     let now = now_ms();
-    let lag = lag(status, queue);
-    let (queue_size, _) = queue.pending();
-    let error_rate = status.error_rate();
-    let heard = status.metrics.local_heard_ms.get();
-    let vitals = Vitals {
-        phase: state.phase,
-        lag,
-        queue_size,
-        error_rate,
-        local_silence: Duration::from_millis(if heard == 0 {
-            0
-        } else {
-            now.saturating_sub(heard)
-        }),
-        breaker_open: state.breaker != "closed",
-        reading_stopped: state.reading_stopped.is_some(),
-    };
-    let limits = Limits {
-        lag_alert: config.alerts.lag,
-        queue_alert: config.alerts.queue_size,
-        error_rate_alert: config.alerts.error_rate,
-    };
-    let (mut health, mut alerts) = judge(&vitals, &limits);
-    if let Some(window) = state.oplog_window_s
-        && window < config.alerts.oplog_window.as_secs()
-    {
-        health = Health::Unhealthy;
-        alerts.push(format!(
-            "the local oplog reaches back only {} before the checkpoint",
-            units::show_duration(Duration::from_secs(window))
-        ));
-    }
-    for fault in [&state.local_fault, &state.atlas_fault].into_iter().flatten() {
-        if fault.is_denied {
-            health = Health::Unhealthy;
-            alerts.push(fault.error.clone());
-        }
-    }
-    if state.is_fenced {
-        health = Health::Unhealthy;
-        alerts.push(
-            "the mark of ownership in Atlas could not be renewed; nothing is written until it is"
-                .to_owned(),
-        );
-    }
-    for ns in &state.refused_deletes {
-        health = Health::Unhealthy;
-        alerts.push(format!(
-            "`{ns}` holds more documents in Atlas than a comparison may delete (`sync.max_delete_ratio`)"
-        ));
-    }
-    alerts.extend(state.reading_stopped.clone());
     let schema_problems = state.schema_sentences();
     HealthReport {
         status: health,
-        sync_lag: format!("{:.1}s", lag.as_secs_f64()),
-        sync_lag_ms: lag.as_millis() as u64,
-        queue_size,
-        error_rate: format!("{:.1}%", error_rate * 100.0),
-        last_sync: time(status.metrics.last_applied_ms.get()),
+        sync_lag: format!("{:.1}s", vitals.lag.as_secs_f64()),
+        sync_lag_ms: vitals.lag.as_millis() as u64,
+        queue_size: vitals.queue_size,
+        error_rate: format!("{:.1}%", vitals.error_rate * 100.0),
+        last_sync: rfc3339(status.metrics.last_applied_ms.get()),
         phase: state.phase,
         breaker: state.breaker,
-        consistent_as_of: state.consistent_as_of.map(ClusterTime::millis).and_then(time),
-        alerts,
+        consistent_as_of: state.consistent_as_of.map(ClusterTime::millis).and_then(rfc3339),
+        alerts: conditions.into_iter().map(|condition| condition.message).collect(),
+        raised,
+        paused: state.paused,
         local_error: state.local_fault.map(|fault| fault.error),
         atlas_error: state.atlas_fault.map(|fault| fault.error),
         sync: state
@@ -149,7 +107,7 @@ pub fn report(handles: &Handles) -> HealthReport {
             .map(|(ns, build)| IndexBuild::new(ns, build, now))
             .collect(),
         not_replicated: state.left_out,
-        dead_letters: queue.dead_letters_len(),
+        dead_letters: vitals.dead_letters,
         oldest_pending_ms: queue
             .oldest_ms()
             .ok()
@@ -157,12 +115,6 @@ pub fn report(handles: &Handles) -> HealthReport {
             .map(|oldest| now.saturating_sub(oldest)),
         oplog_window_s: state.oplog_window_s,
     }
-}
-
-/// RFC 3339, or nothing for 0, which stands for "never".
-pub fn time(ms: u64) -> Option<String> {
-    let ms = i64::try_from(ms).ok().filter(|ms| *ms > 0)?;
-    bson::DateTime::from_millis(ms).try_to_rfc3339_string().ok()
 }
 
 pub(super) async fn health(State(api): State<Api>) -> Json<HealthReport> {
@@ -214,7 +166,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Json<MetricsReport
         failed_syncs: metrics.writes_failed.get(),
         queue_size: queue.pending,
         avg_sync_time: metrics.batch_micros.get() as f64 / 1000.0 / batches.max(1) as f64,
-        last_sync_timestamp: time(metrics.last_applied_ms.get()),
+        last_sync_timestamp: rfc3339(metrics.last_applied_ms.get()),
         coalesced_operations: metrics.ops_coalesced.get(),
         retries: metrics.retries.get(),
         conflicts_resolved: metrics.conflicts_resolved.get(),
@@ -248,9 +200,14 @@ pub(super) async fn databases(State(api): State<Api>) -> Json<DatabasesReport> {
     Json(DatabasesReport { local, atlas })
 }
 
+/// Longest wait for an end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 async fn ask(mongo: &Mongo) -> DatabaseReport {
     let started = Instant::now();
-    match mongo.version().await {
+    // An end that hangs must not make the answer hang.
+    let version = tokio::time::timeout(PATIENCE, mongo.version()).await;
+    match version.unwrap_or(Err(MongoError::Silent(PATIENCE))) {
         Ok(version) => DatabaseReport {
             state: "connected",
             version: Some(version),

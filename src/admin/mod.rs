@@ -5,11 +5,12 @@
 //! is kept out by name: a foreign `Host` (DNS rebinding) or `Origin` (another site's script) is
 //! refused. Errors are JSON with `error`, `cause` and `hint`.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
+    body::Bytes,
+    extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
     http::{HeaderMap, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -21,11 +22,18 @@ use tokio::net::TcpListener;
 
 use crate::agent::Handles;
 
+mod assets;
 mod dead_letters;
+mod documents;
+mod events;
+mod flush;
 mod full;
 pub mod health;
+mod prometheus;
 mod queue;
+mod server;
 mod token;
+mod transfer;
 
 pub use token::{TokenError, read_or_make, read_token};
 
@@ -37,6 +45,12 @@ pub(crate) struct Api {
     listen: SocketAddr,
 }
 
+/// Most bytes of a request's body; the answer beyond is 413.
+const BODY_MAX: usize = 16 << 20;
+
+/// Longest time for an answer to begin, but for `flush`, which has a time of its own.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
 /// Serves until the task is dropped.
 ///
 /// # Errors
@@ -44,29 +58,39 @@ pub(crate) struct Api {
 pub async fn serve(listener: TcpListener, handles: Handles, token: String) -> std::io::Result<()> {
     let listen = listener.local_addr()?;
     let api = Api { handles, token: token.into(), listen };
-    axum::serve(listener, router(api)).await
+    server::serve(listener, router(api)).await
 }
 
 fn router(api: Api) -> Router {
     Router::new()
+        .route("/", get(assets::page))
+        .route("/assets/{name}", get(assets::asset))
+        .route("/openapi.json", get(assets::openapi))
+        .route("/metrics", get(prometheus::scrape))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(health::ready))
         .route("/api/sync/health", get(health::health))
         .route("/api/sync/metrics", get(health::metrics))
         .route("/api/sync/databases", get(health::databases))
         .route("/api/sync/full", get(full::progress).post(full::start).delete(full::cancel))
+        .route("/api/sync/flush", post(flush::flush))
         .route("/api/sync/pause", post(queue::pause))
         .route("/api/sync/resume", post(queue::resume))
         .route("/api/queue", get(queue::list))
+        .route("/api/queue/export", get(transfer::export))
+        .route("/api/queue/import", post(transfer::import))
         .route("/api/queue/{id}", get(queue::show))
         .route("/api/dead-letters", get(dead_letters::list))
         .route("/api/dead-letters/{id}", get(dead_letters::show))
         .route("/api/dead-letters/{id}", delete(dead_letters::discard))
         .route("/api/dead-letters/{id}/retry", post(dead_letters::retry))
+        .route("/api/documents/{ns}/{id}", get(documents::show))
+        .route("/api/events", get(events::events))
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "no such path") })
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
         })
+        .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn_with_state(api.clone(), guard))
         .with_state(api)
 }
@@ -114,6 +138,7 @@ impl From<crate::queue::QueueError> for Problem {
         let status = match &error {
             crate::queue::QueueError::NotFound(_) => StatusCode::NOT_FOUND,
             crate::queue::QueueError::NotRetried(_) => StatusCode::CONFLICT,
+            crate::queue::QueueError::NotImported(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -122,7 +147,8 @@ impl From<crate::queue::QueueError> for Problem {
 }
 
 async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
+    let path = request.uri().path().to_owned();
+    let path = path.as_str();
     if path != "/healthz" {
         if let Err(problem) = check_names(&api, request.headers()) {
             return problem.into_response();
@@ -136,7 +162,84 @@ async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response
                 .into_response();
         }
     }
-    next.run(request).await
+    let waits_itself = path == "/api/sync/flush";
+    let answer = next.run(request);
+    let response = if waits_itself {
+        answer.await
+    } else {
+        tokio::time::timeout(ANSWER_WITHIN, answer).await.unwrap_or_else(|_| {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "there was no answer in time")
+                .hint("`outrigger status` tells which end is away")
+                .into_response()
+        })
+    };
+    harden(as_json(response))
+}
+
+/// What axum refuses by itself it says in plain text.
+fn as_json(response: Response) -> Response {
+    let status = response.status();
+    let is_json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if is_json || !(status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR) {
+        return response;
+    }
+    let error = status.canonical_reason().unwrap_or("the request was refused").to_lowercase();
+    Problem::new(status, error)
+        .hint("`GET /openapi.json` describes what is understood")
+        .into_response()
+}
+
+/// Nothing here is for other sites, for caches, or for guessing its type.
+fn harden(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+             connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ),
+    ] {
+        headers.entry(name).or_insert(header::HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// The body as it came.
+pub(crate) fn bytes_of(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
+    body.map_err(|refused| {
+        let status = refused.status();
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            return Problem::new(status, "the body is too large")
+                .cause(format!("{} MiB is the most", BODY_MAX >> 20))
+                .hint("send it in parts");
+        }
+        Problem::new(status, "the body cannot be read").cause(refused)
+    })
+}
+
+/// A body that is a JSON object, or empty for the default; `example` is what to send instead of a bad one.
+pub(crate) fn body_of<T: serde::de::DeserializeOwned + Default>(
+    body: Result<Bytes, BytesRejection>,
+    example: &str,
+) -> Result<T, Problem> {
+    let body = bytes_of(body)?;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    // Through an object, since a list would pass for one without fields.
+    let object = serde_json::from_slice::<serde_json::Map<_, _>>(&body);
+    object.and_then(|object| serde_json::from_value(object.into())).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, "the body is not understood")
+            .cause(error)
+            .hint(&format!("send {example}, each field optional"))
+    })
 }
 
 fn is_item(path: &str, collection: &str) -> bool {

@@ -1,33 +1,65 @@
-//! Figures that follow from others: lag, consistency, the summary of each minute.
+//! Figures that follow from others: lag, consistency, alerts, the summary of each minute.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::Handles;
+use super::{
+    Handles,
+    monitor::{sample, update_alerts},
+    outbox::{Outbox, letter},
+};
 use crate::{
+    alerts::Notice,
     checkpoint::ClusterTime,
     queue::Queue,
+    shutdown::blocking,
     source::oplog_start,
-    status::{Status, now_ms},
+    status::{Fault, Status, now_ms},
     sync_state::SyncState,
 };
 
-/// How often the figures are brought up to date, a sample is taken, the oplog is looked at, and the
-/// summary is logged.
+/// How often the figures are brought up to date, alerts are looked at, a sample is taken, the oplog is
+/// looked at, and the summary is logged.
 const TICK: Duration = Duration::from_millis(250);
+const ALERT_TICKS: u64 = 4;
 const SAMPLE_TICKS: u64 = 20;
 const WINDOW_TICKS: u64 = 40;
 const SUMMARY_TICKS: u64 = 240;
 
+/// How often a fault that lasts is repeated in the log.
+const SLOW_BEAT: Duration = Duration::from_secs(600);
+
 /// Keeps up to date what follows from other figures, and says once a minute how it goes.
-pub(super) async fn tick(handles: Handles) {
-    let Handles { status, queue, local, .. } = handles;
+pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
+    let Handles { status, queue, local, .. } = handles.clone();
     let mut ticks = tokio::time::interval(TICK);
     let mut before = (0, 0, 0);
+    let mut faults = [LastingFault::of("local"), LastingFault::of("atlas")];
     for n in 0_u64.. {
         ticks.tick().await;
         note_consistency(&status, &queue);
+        if n % ALERT_TICKS == 0 {
+            let of_now = handles.clone();
+            let notices = blocking(move || update_alerts(&of_now)).await;
+            for notice in notices {
+                say(&notice);
+                if handles.config.alerts.webhook.is_some() {
+                    outbox.push(letter(&notice, &status));
+                }
+            }
+            let state = status.state();
+            let now = [state.local_fault.clone(), state.atlas_fault.clone()];
+            drop(state);
+            for (fault, now) in faults.iter_mut().zip(now) {
+                fault.look(now, Instant::now());
+            }
+        }
         if n % SAMPLE_TICKS == 0 {
             status.sample();
+            let handles = handles.clone();
+            blocking(move || sample(&handles)).await;
         }
         if n % WINDOW_TICKS == 0 {
             let read_up_to = status.state().read_up_to;
@@ -61,6 +93,47 @@ pub(super) async fn tick(handles: Handles) {
                 );
             }
             before = now;
+        }
+    }
+}
+
+fn say(notice: &Notice) {
+    match notice {
+        Notice::Raised(alert) => {
+            let ns = alert.ns.as_deref().unwrap_or_default();
+            tracing::warn!(alert = alert.name, ns, error = alert.message, "alert raised");
+        }
+        Notice::Cleared(alert, at_ms) => {
+            let ns = alert.ns.as_deref().unwrap_or_default();
+            let elapsed_ms = at_ms.saturating_sub(alert.since_ms);
+            tracing::info!(alert = alert.name, ns, elapsed_ms, "alert cleared");
+        }
+    }
+}
+
+/// A fault of one end. Its begin and its end are logged by who meets it; that it lasts, here.
+struct LastingFault {
+    end: &'static str,
+    since: Option<Instant>,
+    told: Option<Instant>,
+}
+
+impl LastingFault {
+    fn of(end: &'static str) -> Self {
+        Self { end, since: None, told: None }
+    }
+
+    fn look(&mut self, fault: Option<Fault>, now: Instant) {
+        let Some(fault) = fault else {
+            (self.since, self.told) = (None, None);
+            return;
+        };
+        let since = *self.since.get_or_insert(now);
+        let told = *self.told.get_or_insert(now);
+        if now.duration_since(told) >= SLOW_BEAT {
+            self.told = Some(now);
+            let elapsed_ms = now.duration_since(since).as_millis() as u64;
+            tracing::warn!(end = self.end, elapsed_ms, error = fault.error, "this still lasts");
         }
     }
 }

@@ -103,13 +103,28 @@ impl Client {
                 return Err(Failure::new(ExitCode::Problem, error).hint("check `admin.listen`"));
             }
         }
-        let http = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
-            .build()
-            .into();
+        let http = http(PATIENCE);
         let token = read_token(&config.admin.token_file).ok();
         Ok(Some(Self { base: format!("http://{listen}"), http, token }))
+    }
+
+    /// The same with more time for an answer.
+    pub fn patient(self, patience: Duration) -> Self {
+        Self { http: http(patience), ..self }
+    }
+
+    /// Copies an answer as it comes.
+    pub fn copy(&self, path: &str, out: &mut impl std::io::Write) -> Result<(), Failure> {
+        let request = self.http.get(format!("{}{path}", self.base));
+        let mut response = request.header("Authorization", self.bearer()).call().map_err(odd)?;
+        if !response.status().is_success() {
+            return read(Ok(response)).map(drop);
+        }
+        let copied = std::io::copy(&mut response.body_mut().as_reader(), out);
+        copied.map(drop).map_err(|error| {
+            let error = anyhow::Error::new(error).context("the answer was not received in full");
+            Failure::new(ExitCode::Problem, error).hint("try again")
+        })
     }
 
     pub fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -137,20 +152,30 @@ impl Client {
     }
 }
 
+fn http(patience: Duration) -> ureq::Agent {
+    let config = ureq::Agent::config_builder().http_status_as_error(false);
+    config.timeout_global(Some(patience)).build().into()
+}
+
+fn odd(error: ureq::Error) -> Failure {
+    let error = anyhow::Error::new(error).context("the agent does not answer as one");
+    Failure::new(ExitCode::Problem, error).hint("check what listens on `admin.listen`")
+}
+
 fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
-    let failed = |error: ureq::Error| {
-        let error = anyhow::Error::new(error).context("the agent does not answer as one");
-        Failure::new(ExitCode::Problem, error).hint("check what listens on `admin.listen`")
-    };
-    let mut response = response.map_err(failed)?;
+    let mut response = response.map_err(odd)?;
     let status = response.status();
-    let text = response.body_mut().read_to_string().map_err(failed)?;
+    let text = response.body_mut().read_to_string().map_err(odd)?;
     let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
     if status.is_success() {
         return Ok(body);
     }
     let message = body["error"].as_str().unwrap_or("the agent refused").to_owned();
-    let mut failure = Failure::new(ExitCode::Problem, anyhow::anyhow!(message));
+    let error = match body["cause"].as_str() {
+        Some(cause) => anyhow::anyhow!(cause.to_owned()).context(message),
+        None => anyhow::anyhow!(message),
+    };
+    let mut failure = Failure::new(ExitCode::Problem, error);
     failure.hint = match (status.as_u16(), body["hint"].as_str()) {
         (401, _) => Some("run this as the user who may read `admin.token_file`".to_owned()),
         (_, hint) => hint.map(str::to_owned),

@@ -90,9 +90,9 @@ pub async fn run(config: &Config, output: Output) -> Result<Code, Failure> {
     } else {
         for line in &lines.0 {
             let verdict = match line.verdict {
-                Verdict::Ok => "ok     ",
-                Verdict::Warning => "warning",
-                Verdict::Problem => "PROBLEM",
+                Verdict::Ok => show::good("ok     "),
+                Verdict::Warning => show::soso("warning"),
+                Verdict::Problem => show::bad("PROBLEM"),
             };
             show::line(format!("{verdict}  {:<5}  {}", line.end, line.text));
             if let Some(fix) = line.fix.as_deref().filter(|fix| !fix.is_empty()) {

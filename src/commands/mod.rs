@@ -17,13 +17,18 @@ mod access;
 mod bars;
 mod check;
 mod dead;
+mod doc;
+mod flush;
 mod init;
+mod print;
 mod queue;
 mod restore;
 mod run;
 mod show;
 mod status;
 mod sync;
+mod systemd;
+mod transfer;
 mod verify;
 
 /// Runs what was typed.
@@ -31,8 +36,12 @@ mod verify;
 /// # Errors
 /// The failure as the person sees it.
 pub fn run(cli: Cli) -> Result<Code, Failure> {
-    if matches!(cli.command, Command::Init) {
-        return init::run();
+    // These need no configuration.
+    match cli.command {
+        Command::Init => return init::run(),
+        Command::Completions { shell } => return Ok(print::completions(shell)),
+        Command::Man => return print::man(),
+        _ => {}
     }
     let mut config = load(cli.config.as_deref())?;
     if let Some(format) = cli.log_format {
@@ -42,13 +51,17 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Failure::new(ExitCode::Problem, error).hint("the system has no threads left")
     })?;
     match cli.command {
-        Command::Init => unreachable!("handled above: it needs no configuration"),
+        Command::Init | Command::Completions { .. } | Command::Man => {
+            unreachable!("handled above: they need no configuration")
+        }
         Command::Check(output) => runtime.block_on(check::run(&config, output)),
         Command::Run { adopt } => {
             crate::logging::start(&config.log.level, config.log.format);
             runtime.block_on(run::run(config, adopt))
         }
-        Command::Status(output) => status::run(&config, output),
+        Command::Status(args) => status::run(&config, &args),
+        Command::Flush(args) => flush::run(&config, &args),
+        Command::Doc(args) => runtime.block_on(doc::run(&config, &args)),
         Command::Sync(SyncArgs { command: Some(SyncCommand::Status { wait, output }), .. }) => {
             runtime.block_on(sync::status(&config, output, wait))
         }
@@ -61,6 +74,9 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Queue(QueueCommand::Stats(output)) => queue::stats(&config, output),
         Command::Queue(QueueCommand::List(args)) => queue::list(&config, &args),
         Command::Queue(QueueCommand::Show(args)) => queue::show(&config, &args),
+        Command::Queue(QueueCommand::Export(args)) => transfer::export(&config, &args),
+        Command::Queue(QueueCommand::Import(args)) => transfer::import(&config, &args),
+        Command::Queue(QueueCommand::Clear(args)) => transfer::clear(&config, &args),
         Command::Dead(DeadCommand::List(args)) => dead::list(&config, &args),
         Command::Dead(DeadCommand::Show(args)) => dead::show(&config, &args),
         Command::Dead(DeadCommand::Retry { id }) => access::Access::open(&config)?.retry(id),
@@ -129,6 +145,9 @@ impl From<QueueError> for Failure {
             }
             QueueError::NotRetried(_) => {
                 "make the change in Atlas by hand if it is still wanted, then `outrigger dead discard ID`"
+            }
+            QueueError::NotImported(_) => {
+                "nothing was imported; `outrigger queue export` writes what can be"
             }
             QueueError::NotFound(_) => "list what there is with `queue list` or `dead list`",
             QueueError::Damaged(_) | QueueError::Storage(_) => {

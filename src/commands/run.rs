@@ -9,6 +9,7 @@ use std::{
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::systemd;
 use crate::{
     agent::{Agent, AgentError},
     backoff::OutageWait,
@@ -34,13 +35,14 @@ pub async fn run(config: Config, adopt: bool) -> Result<Code, Failure> {
         println!("replication is switched off (`sync.enabled`, SYNC_ENABLED): nothing to do");
         return Ok(Code::SUCCESS);
     }
-    for key in config.without_effect() {
-        tracing::warn!(key, "this setting has no effect yet");
-    }
     let restarts = std::env::var(RESTARTS).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
     let asked = Stop::default();
     tokio::spawn(on_signals(signals()?, config.shutdown.drain_for, asked.clone()));
-    let Some(agent) = prepare(&config, adopt, restarts, &asked).await? else {
+    let prepared = tokio::select! {
+        prepared = prepare(&config, adopt, restarts, &asked) => prepared?,
+        () = systemd::feed_while_starting() => unreachable!("it never ends"),
+    };
+    let Some(agent) = prepared else {
         return Ok(Code::SUCCESS);
     };
     let (leave, stop) = (asked.leave.clone(), agent.stop().leave);
@@ -49,6 +51,7 @@ pub async fn run(config: Config, adopt: bool) -> Result<Code, Failure> {
         stop.cancel();
     });
     watch(agent.handles().status, asked.clone(), restarts);
+    tokio::spawn(systemd::follow(agent.handles()));
     let started = Instant::now();
     match agent.run(asked.drain.cancelled()).await {
         // sled may also panic where it should return an error.
@@ -165,6 +168,7 @@ async fn on_signals(mut signals: [Signal; 2], drain_for: Duration, asked: Stop) 
     wait_for(&mut signals).await;
     let drain_for = show_duration(drain_for);
     tracing::info!(%drain_for, "stopping: writing what waits; a second signal leaves at once");
+    systemd::stopping();
     asked.drain.cancel();
     wait_for(&mut signals).await;
     asked.leave.cancel();

@@ -1,13 +1,41 @@
 //! Printing: JSON for programs, aligned lines for people.
 
-use std::io::Write;
+use std::{
+    io::Write,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// Prints a line to stdout. A reader that has gone, as `head` does, is no error.
+/// Prints a line to stdout. A reader that has gone, as `head` does, is no error. Colours are left out where
+/// stdout is no terminal, or `NO_COLOR` is set.
 pub fn line(text: impl AsRef<str>) {
-    let _ = writeln!(std::io::stdout(), "{}", text.as_ref());
+    if writeln!(anstream::stdout(), "{}", text.as_ref()).is_err() {
+        READER_GONE.store(true, Ordering::Relaxed);
+    }
+}
+
+static READER_GONE: AtomicBool = AtomicBool::new(false);
+
+/// False once the reader of stdout has gone, for what would go on for ever.
+pub fn is_read() -> bool {
+    !READER_GONE.load(Ordering::Relaxed)
+}
+
+/// Words in colour; it only repeats what they say.
+pub fn good(text: &str) -> String {
+    format!("\x1b[32m{text}\x1b[0m")
+}
+
+/// As [`good`], for what a person should look at.
+pub fn soso(text: &str) -> String {
+    format!("\x1b[33m{text}\x1b[0m")
+}
+
+/// As [`good`], for what is wrong.
+pub fn bad(text: &str) -> String {
+    format!("\x1b[31m{text}\x1b[0m")
 }
 
 /// Prints a value as indented JSON.

@@ -1,19 +1,59 @@
 //! `outrigger status`
 
-use std::{process::ExitCode as Code, time::Duration};
+use std::{io::IsTerminal, process::ExitCode as Code, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{access::Access, show};
+use super::{
+    access::{Access, Client},
+    show,
+};
 use crate::{
-    cli::Output,
+    cli::{Output, StatusArgs},
     config::{Config, units},
     progress::ProgressReport,
     report::Failure,
 };
 
+/// How often `--watch` looks.
+const EVERY: Duration = Duration::from_secs(1);
+
 /// Exit code 0 while health is `healthy` or `degraded`, 1 when it is `unhealthy` or no agent runs.
-pub fn run(config: &Config, output: Output) -> Result<Code, Failure> {
+pub fn run(config: &Config, args: &StatusArgs) -> Result<Code, Failure> {
+    if args.watch { watch(config, args.output) } else { once(config, args.output) }
+}
+
+/// Until Ctrl-C. On a terminal the screen is drawn anew each time; elsewhere one follows the other, as JSON one
+/// to a line.
+fn watch(config: &Config, output: Output) -> Result<Code, Failure> {
+    let is_terminal = std::io::stdout().is_terminal();
+    loop {
+        let health = match Client::connect(config) {
+            Ok(Some(client)) => client.get("/api/sync/health"),
+            Ok(None) => Ok(json!({ "status": "unhealthy", "phase": "not running" })),
+            Err(failure) => Err(failure),
+        };
+        if is_terminal {
+            // The cursor home, and everything behind it gone.
+            show::line("\x1b[H\x1b[2J");
+        }
+        match &health {
+            Ok(health) if output.json => show::line(health.to_string()),
+            Ok(health) if health["phase"] == "not running" => show::line("phase    not running"),
+            Ok(health) => print(health),
+            Err(failure) => show::line(failure.render()),
+        }
+        if !is_terminal && !output.json {
+            show::line("");
+        }
+        if !show::is_read() {
+            return Ok(Code::SUCCESS);
+        }
+        std::thread::sleep(EVERY);
+    }
+}
+
+fn once(config: &Config, output: Output) -> Result<Code, Failure> {
     match Access::open(config)? {
         Access::Agent(client) => {
             let health = client.get("/api/sync/health")?;
@@ -102,9 +142,14 @@ fn print(health: &Value) {
         show::line(format!("schema   {problem}"));
     }
     let status = health["status"].as_str().unwrap_or("unknown");
-    show::line(format!("health   {status}"));
+    let word = match status {
+        "healthy" => show::good(status),
+        "degraded" => show::soso(status),
+        _ => show::bad(status),
+    };
+    show::line(format!("health   {word}"));
     for alert in health["alerts"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        show::line(format!("alert    {alert}"));
+        show::line(format!("{}    {alert}", show::bad("alert")));
     }
 }
 

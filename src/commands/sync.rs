@@ -36,7 +36,7 @@ pub async fn run(config: Config, args: SyncArgs) -> Result<Code, Failure> {
         allow_mass_delete: args.allow_mass_delete,
     };
     let Some(client) = Client::connect(&config)? else {
-        return run_here(config, request, args.adopt).await;
+        return Box::pin(run_here(config, request, args.adopt)).await;
     };
     if args.adopt {
         eprintln!("note: the running agent has its target already; --adopt changes nothing");

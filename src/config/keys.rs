@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use toml::Value;
 
-use super::{Config, LogFormat, UpdateMode, Uri, units};
+use super::{Config, HttpUrl, LogFormat, UpdateMode, Uri, units};
 
 /// One key: how it is read from a TOML value, and what is accepted.
 pub struct Key {
@@ -108,6 +108,11 @@ pub const KEYS: &[Key] = &[
         "0s (never) or a duration",
         sync.verify_every = |v| duration(v, 0, u64::MAX)
     ),
+    key!(
+        "sync.count_check_every",
+        "0s (never), or 1s to 24h",
+        sync.count_check_every = |v| duration(v, 0, 86_400)
+    ),
     key!("sync.max_delete_ratio", "0.0 to 1.0", sync.max_delete_ratio = ratio),
     key!(
         "sync.max_docs_per_second",
@@ -127,7 +132,13 @@ pub const KEYS: &[Key] = &[
     key!("alerts.error_rate", "0.0 to 1.0", alerts.error_rate = ratio),
     key!("alerts.oplog_window", "a duration", alerts.oplog_window = |v| duration(v, 0, u64::MAX)),
     key!("alerts.webhook", "a URL", alerts.webhook = |v| url(v).map(Some)),
+    key!("alerts.webhook_file", "a file name", alerts.webhook_file = |v| path(v).map(Some)),
     key!("alerts.heartbeat_url", "a URL", alerts.heartbeat_url = |v| url(v).map(Some)),
+    key!(
+        "alerts.heartbeat_every",
+        "1s to 24h",
+        alerts.heartbeat_every = |v| duration(v, 1, 86_400)
+    ),
     key!("shutdown.drain_for", "0s to 1h", shutdown.drain_for = |v| duration(v, 0, 3600)),
     key!(
         "log.level",
@@ -223,13 +234,8 @@ fn compressors(value: &Value) -> Result<Vec<String>, String> {
     }
 }
 
-fn url(value: &Value) -> Result<String, String> {
-    let url = text(value)?;
-    if url.starts_with("http://") || url.starts_with("https://") {
-        Ok(url.to_owned())
-    } else {
-        Err("a URL begins with http:// or https://".to_owned())
-    }
+fn url(value: &Value) -> Result<HttpUrl, String> {
+    HttpUrl::parse(text(value)?)
 }
 
 fn update_mode(value: &Value) -> Result<UpdateMode, String> {

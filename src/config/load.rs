@@ -8,7 +8,7 @@ use std::{
 
 use toml::{Table, Value};
 
-use super::{Config, Uri, keys::KEYS};
+use super::{Config, HttpUrl, Uri, keys::KEYS};
 
 /// The reference file: every key at its default, with its explanation. `outrigger init` writes it.
 pub const REFERENCE: &str = include_str!("../../config.toml");
@@ -88,6 +88,7 @@ pub fn parse(
     }
     read_environment(&mut config, &env)?;
     read_uri_files(&mut config)?;
+    read_webhook_file(&mut config)?;
     validate(&config)?;
     Ok(config)
 }
@@ -186,6 +187,23 @@ fn read_uri_files(config: &mut Config) -> Result<(), ConfigError> {
             .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
         *uri = Some(secret_uri(key, &text)?);
     }
+    Ok(())
+}
+
+fn read_webhook_file(config: &mut Config) -> Result<(), ConfigError> {
+    let alerts = &mut config.alerts;
+    let (None, Some(path)) = (&alerts.webhook, &alerts.webhook_file) else {
+        return Ok(());
+    };
+    let text = fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+    let url = HttpUrl::parse(&text).map_err(|problem| ConfigError::Value {
+        key: "alerts.webhook_file".to_owned(),
+        value: "<not shown>".to_owned(),
+        problem,
+        accepts: "a URL",
+    })?;
+    alerts.webhook = Some(url);
     Ok(())
 }
 

@@ -14,7 +14,7 @@ pub mod units;
 mod uri;
 
 pub use load::{ConfigError, REFERENCE, load, parse};
-pub use uri::Uri;
+pub use uri::{HttpUrl, Uri};
 
 /// Everything that can be configured. Field names are the keys.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,6 +103,8 @@ pub struct Sync {
     pub parallel: usize,
     /// Zero: never.
     pub verify_every: Duration,
+    /// Zero: never.
+    pub count_check_every: Duration,
     pub max_delete_ratio: f64,
     /// 0: no limit.
     pub max_docs_per_second: u64,
@@ -120,8 +122,10 @@ pub struct Alerts {
     pub queue_size: u64,
     pub error_rate: f64,
     pub oplog_window: Duration,
-    pub webhook: Option<String>,
-    pub heartbeat_url: Option<String>,
+    pub webhook: Option<HttpUrl>,
+    pub webhook_file: Option<PathBuf>,
+    pub heartbeat_url: Option<HttpUrl>,
+    pub heartbeat_every: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -181,6 +185,7 @@ impl Default for Config {
                 enabled: true,
                 parallel: 4,
                 verify_every: Duration::ZERO,
+                count_check_every: seconds(300),
                 max_delete_ratio: 0.2,
                 max_docs_per_second: 50_000,
             },
@@ -194,7 +199,9 @@ impl Default for Config {
                 error_rate: 0.05,
                 oplog_window: seconds(6 * 3600),
                 webhook: None,
+                webhook_file: None,
                 heartbeat_url: None,
+                heartbeat_every: seconds(60),
             },
             shutdown: Shutdown { drain_for: seconds(30) },
             log: Log { level: "info".to_owned(), format: LogFormat::Text },
@@ -251,16 +258,5 @@ impl Config {
             ));
         }
         Ok(uri)
-    }
-
-    /// Settings that this version reads but does not act on yet, so that nobody relies on them.
-    pub fn without_effect(&self) -> Vec<&'static str> {
-        [
-            ("alerts.webhook", self.alerts.webhook.is_some()),
-            ("alerts.heartbeat_url", self.alerts.heartbeat_url.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(key, set)| set.then_some(key))
-        .collect()
     }
 }

@@ -112,9 +112,67 @@ impl fmt::Debug for Uri {
     }
 }
 
+/// The address of a web hook or a heartbeat. Such addresses often carry a token, so `Display` and `Debug`
+/// show scheme and host only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpUrl(String);
+
+impl HttpUrl {
+    /// Takes an address.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that do not repeat it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+        match rest {
+            None => Err("a URL begins with http:// or https://".to_owned()),
+            Some(rest) if rest.starts_with(['/', '?', '#']) || rest.is_empty() => {
+                Err("the URL names no host".to_owned())
+            }
+            Some(_) if text.chars().any(|c| c.is_whitespace() || c.is_control()) => {
+                Err("a URL holds no spaces".to_owned())
+            }
+            Some(_) => Ok(Self(text.to_owned())),
+        }
+    }
+
+    /// The whole address, for the request alone.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for HttpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, rest) = self.0.split_once("://").unwrap_or(("http", ""));
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
+        // Up to the last `@`, as in a connection string.
+        let host = authority.rsplit('@').next().unwrap_or("");
+        write!(f, "{scheme}://{host}")
+    }
+}
+
+impl fmt::Debug for HttpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_web_address_shows_its_host_only() {
+        for text in ["https://hooks.example/T0/s3cret", "https://ann:s3cret@hooks.example?k=s3cret"]
+        {
+            assert_eq!(format!("{:?}", HttpUrl::parse(text).unwrap()), "https://hooks.example");
+        }
+        for text in ["s3cret", "ftp://s3cret", "https://", "https:///s3cret", "http://h/s3 cret"] {
+            assert!(!HttpUrl::parse(text).unwrap_err().contains("s3cret"));
+        }
+    }
 
     #[test]
     fn a_uri_never_shows_its_credentials_or_options() {

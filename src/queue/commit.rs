@@ -3,7 +3,6 @@
 use std::{collections::HashMap, sync::atomic::Ordering};
 
 use sled::IVec;
-use uuid::Uuid;
 
 use super::{
     Entry, Incoming, Queue, QueueError, Work, codec,
@@ -262,20 +261,7 @@ impl Staged {
         previous: Option<u64>,
         succeeds: Option<u64>,
     ) {
-        let entry = Entry {
-            seq: self.next_seq,
-            id: Uuid::now_v7(),
-            work: incoming.work,
-            first_time: incoming.cluster_time,
-            last_time: incoming.cluster_time,
-            first_ms: incoming.wall_ms,
-            last_ms: incoming.wall_ms,
-            changes: 1,
-            version: 0,
-            attempts: 0,
-            due_ms: 0,
-            error: None,
-        };
+        let entry = incoming.into_entry(self.next_seq);
         self.next_seq += 1;
         self.committed.queued += 1;
         if let Some(name) = &name {

@@ -9,7 +9,7 @@ use crate::{
     document_key::DocumentKey,
     event::{CollectionId, SchemaChange},
     namespace::Namespace,
-    write_op::WriteOp,
+    write_op::{Refusal, WriteOp},
 };
 
 /// What an entry asks for.
@@ -70,6 +70,27 @@ pub struct Incoming {
     pub cluster_time: ClusterTime,
     /// The same by the server's wall clock, milliseconds since 1970.
     pub wall_ms: u64,
+}
+
+impl Incoming {
+    /// The entry that it becomes where nothing waits that it could be merged with.
+    pub(super) fn into_entry(self, seq: u64) -> Entry {
+        let Incoming { work, cluster_time, wall_ms } = self;
+        Entry {
+            seq,
+            id: Uuid::now_v7(),
+            work,
+            first_time: cluster_time,
+            last_time: cluster_time,
+            first_ms: wall_ms,
+            last_ms: wall_ms,
+            changes: 1,
+            version: 0,
+            attempts: 0,
+            due_ms: 0,
+            error: None,
+        }
+    }
 }
 
 /// One entry of the queue.
@@ -162,7 +183,7 @@ pub enum Outcome {
     /// the name then will do.
     Refresh { due_ms: u64, keep_collection: bool },
     /// Atlas will not take it. The entry becomes a dead letter.
-    Rejected { reason: String, now_ms: u64 },
+    Rejected { reason: String, refusal: Refusal, now_ms: u64 },
 }
 
 /// What the queue holds, in numbers.

@@ -66,6 +66,7 @@ mod reserve;
 mod schedule;
 mod settle;
 mod store;
+pub mod transfer;
 
 pub use codec::{CodecError, FORMAT_VERSION};
 pub use commit::Committed;
@@ -105,6 +106,9 @@ pub enum QueueError {
     /// when it was given up makes the documents equal.
     #[error("the dead letter {0} is a schema change, which is not repeated out of its order")]
     NotRetried(uuid::Uuid),
+    /// A file that is no export, or a queue that cannot take it.
+    #[error("the export cannot be imported: {0}")]
+    NotImported(String),
     /// Nothing of this id is in the queue or among the dead letters.
     #[error("no entry with the id {0}")]
     NotFound(uuid::Uuid),

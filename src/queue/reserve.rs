@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use super::{Queue, QueueError, codec};
-use crate::{document_key::DocumentKey, namespace::Namespace};
+use super::{Entry, Queue, QueueError, codec, store::dead_key};
+use crate::{dead_letter::DeadLetter, document_key::DocumentKey, namespace::Namespace};
 
 /// While it lives, no entry of its documents is leased. One that was leased before goes on.
 #[must_use = "the documents are let go when it is dropped"]
@@ -38,16 +38,41 @@ impl Queue {
     /// # Errors
     /// When the queue cannot be read.
     pub fn holds(&self, ns: &Namespace, key: &DocumentKey) -> Result<bool, QueueError> {
+        Ok(self.entry_of(ns, key)?.is_some())
+    }
+
+    /// The newest entry of a document, pending or leased.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn entry_of(&self, ns: &Namespace, key: &DocumentKey) -> Result<Option<Entry>, QueueError> {
         let state = self.lock();
         let name = state.index.name_of(ns, key);
         let found = state.index.find(&name, |seq| -> Result<bool, QueueError> {
-            let Some(value) = self.entry_bytes(seq)? else {
-                return Ok(false);
-            };
-            let entry = codec::decode_entry(seq, &value)?;
-            Ok(state.name_of(&entry.work).as_ref() == Some(&name))
+            let entry = self.decoded(seq)?;
+            Ok(entry.is_some_and(|entry| state.name_of(&entry.work).as_ref() == Some(&name)))
         })?;
-        Ok(found.is_some())
+        found.map_or(Ok(None), |seq| self.decoded(seq))
+    }
+
+    fn decoded(&self, seq: u64) -> Result<Option<Entry>, QueueError> {
+        let value = self.entry_bytes(seq)?;
+        Ok(value.map(|value| codec::decode_entry(seq, &value)).transpose()?)
+    }
+
+    /// The dead letter of a document, if it has one.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn dead_letter_of(
+        &self,
+        ns: &Namespace,
+        key: &DocumentKey,
+    ) -> Result<Option<DeadLetter>, QueueError> {
+        let state = self.lock();
+        let Some(&seq) = state.dead.get(&state.index.name_of(ns, key)) else { return Ok(None) };
+        let value = self.db.get(dead_key(seq))?;
+        Ok(value.map(|value| codec::decode_dead_letter(seq, &value)).transpose()?)
     }
 }
 

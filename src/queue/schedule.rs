@@ -63,6 +63,12 @@ struct Barrier {
     ahead: u64,
 }
 
+impl Line {
+    fn len(&self) -> u64 {
+        self.behind + self.barriers.iter().map(|barrier| barrier.ahead + 1).sum::<u64>()
+    }
+}
+
 /// The longest wait that a schedule may ask for (`worker.retry_delays`), with room for jitter.
 const WAIT_MAX_MS: u64 = 2 * 60 * 60 * 1_000;
 
@@ -134,6 +140,16 @@ impl Schedule {
     /// True when a barrier stands behind `seq`, so that a new op must not be merged into it.
     pub fn is_closed(&self, ns: &Namespace, seq: u64) -> bool {
         self.lines.get(ns).and_then(|line| line.barriers.back()).is_some_and(|last| last.seq > seq)
+    }
+
+    /// Entries of the namespace, barriers included.
+    pub fn len_of(&self, ns: &Namespace) -> u64 {
+        self.lines.get(ns).map_or(0, Line::len)
+    }
+
+    /// Every namespace that has entries, with their number.
+    pub fn lens(&self) -> impl Iterator<Item = (&Namespace, u64)> {
+        self.lines.iter().map(|(ns, line)| (ns, line.len()))
     }
 
     /// True when any barrier of the namespace is left.

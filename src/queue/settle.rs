@@ -72,7 +72,7 @@ impl Queue {
                     step.revived = name;
                 }
             }
-            Outcome::Rejected { reason, now_ms } => {
+            Outcome::Rejected { reason, now_ms, refusal: _ } => {
                 edit.remove(&entry_key(seq), Some(&value));
                 step.gone = true;
                 // What arrived meanwhile was made on top of an op that never got through.

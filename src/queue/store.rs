@@ -1,7 +1,7 @@
 //! The queue on sled: commit, lease, settle.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Mutex, MutexGuard, TryLockError,
         atomic::{AtomicU64, Ordering},
@@ -279,6 +279,20 @@ impl Queue {
         Ok(first.map(|entry| entry.first_ms))
     }
 
+    /// The number that the next entry will have: all that is in the queue now is before it.
+    pub fn position(&self) -> u64 {
+        self.lock().next_seq
+    }
+
+    /// True while an entry from before `position` is in the queue.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn has_before(&self, position: u64) -> Result<bool, QueueError> {
+        let first = self.entries().next().transpose()?;
+        Ok(first.is_some_and(|entry| entry.seq < position))
+    }
+
     /// The number of dead letters, without touching the disk.
     pub fn dead_letters_len(&self) -> u64 {
         self.lock().dead_len
@@ -288,6 +302,24 @@ impl Queue {
     pub fn pending(&self) -> (u64, u64) {
         let state = self.lock();
         (state.pending, state.pending_bytes)
+    }
+
+    /// Entries of each namespace that has any. One that changes two namespaces counts for both.
+    pub fn pending_by_namespace(&self) -> BTreeMap<Namespace, u64> {
+        let state = self.lock();
+        state.schedule.lens().map(|(ns, n)| (ns.clone(), n)).collect()
+    }
+
+    /// What is not in Atlas of `ns`: its entries and its dead letters.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn unwritten_of(&self, ns: &Namespace) -> Result<u64, QueueError> {
+        let pending = self.lock().schedule.len_of(ns);
+        let letters =
+            if self.dead_letters_len() == 0 { Vec::new() } else { self.dead_letters(usize::MAX)? };
+        let dead = letters.iter().filter(|letter| letter.entry.work.ns() == ns).count();
+        Ok(pending + dead as u64)
     }
 
     /// Entries that may go to Atlas as soon as a worker has time: not those that wait for a retry, nor those

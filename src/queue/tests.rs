@@ -8,7 +8,7 @@ use crate::{
     document_key::DocumentKey,
     event::SchemaChange,
     namespace::Namespace,
-    write_op::WriteOp,
+    write_op::{Refusal, WriteOp},
 };
 
 mod model;
@@ -76,7 +76,7 @@ fn settle(queue: &Queue, entries: &[Entry], outcome: &Outcome) {
 }
 
 fn rejected() -> Outcome {
-    Outcome::Rejected { reason: "validation".into(), now_ms: 5 }
+    Outcome::Rejected { reason: "validation".into(), refusal: Refusal::Validation, now_ms: 5 }
 }
 
 fn ids(entries: &[Entry]) -> Vec<i64> {

@@ -4,9 +4,12 @@
 use bson::{Document, RawDocumentBuf};
 
 use super::{SinkError, Taken, Written};
-use crate::mongo::{
-    MongoError,
-    class::{Class, advice, class_of, class_of_code},
+use crate::{
+    mongo::{
+        MongoError,
+        class::{Class, advice, class_of, class_of_code},
+    },
+    write_op::Refusal,
 };
 
 /// `DuplicateKey`.
@@ -59,7 +62,19 @@ pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkErr
     match class_of_code(code, message) {
         Class::Unavailable => Err(SinkError::Unavailable(reason)),
         Class::Denied => Err(SinkError::Denied(reason)),
-        Class::HistoryLost | Class::Rejected => Ok(Written::Rejected { reason }),
+        Class::HistoryLost | Class::Rejected => {
+            Ok(Written::Rejected { reason, refusal: refusal(code) })
+        }
+    }
+}
+
+/// `DocumentValidationFailure`; `BSONObjectTooLarge` and its older number, and 17420, a document that an
+/// update would make too large.
+fn refusal(code: i32) -> Refusal {
+    match code {
+        121 => Refusal::Validation,
+        10334 | 17419 | 17420 => Refusal::TooLarge,
+        _ => Refusal::Other,
     }
 }
 
@@ -116,7 +131,7 @@ mod tests {
     fn a_reason_quotes_no_document() {
         let error = doc! { "code": 16755, "errmsg": "Can't extract geo keys: { _id: 1, card: \"s3cret\" }" };
 
-        let Ok(Written::Rejected { reason }) = write_error(&error, false) else {
+        let Ok(Written::Rejected { reason, .. }) = write_error(&error, false) else {
             panic!("a document of its own kind of badness is rejected")
         };
 
@@ -127,6 +142,9 @@ mod tests {
     fn what_nobody_thought_of_is_rejected() {
         let error = doc! { "code": 121, "errmsg": "Document failed validation" };
 
-        assert!(matches!(write_error(&error, false), Ok(Written::Rejected { .. })));
+        assert!(matches!(
+            write_error(&error, false),
+            Ok(Written::Rejected { refusal: Refusal::Validation, .. })
+        ));
     }
 }

@@ -9,7 +9,7 @@ use bson::{Document, RawDocument, RawDocumentBuf};
 
 use crate::{
     delta::UpdateCommand, document_key::DocumentKey, event::SchemaChange, namespace::Namespace,
-    schema::Description, status::Fault,
+    schema::Description, status::Fault, write_op::Refusal,
 };
 
 mod atlas;
@@ -56,7 +56,7 @@ pub enum Written {
     /// Another document holds a value that a unique index reserves to one.
     Conflict { reason: String, taken: Taken },
     /// Atlas will not take it.
-    Rejected { reason: String },
+    Rejected { reason: String, refusal: Refusal },
 }
 
 /// Which unique value is taken, as far as Atlas tells.

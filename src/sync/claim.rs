@@ -12,6 +12,7 @@ use crate::{
     queue::{Queue, QueueError},
     shutdown::{Stop, blocking},
     sink::Sink,
+    status::now_ms,
     sync_state::{Reason, SyncState},
 };
 
@@ -94,6 +95,8 @@ impl<K: Sink> Reconciler<K> {
         }
         let mut state = self.status.state();
         (state.is_marked, state.is_fenced) = (true, false);
+        drop(state);
+        self.status.metrics.atlas_heard_ms.set(now_ms());
         Ok(())
     }
 
@@ -117,6 +120,7 @@ impl<K: Sink> Reconciler<K> {
             match tokio::time::timeout(ownership::HEARTBEAT, renewal).await {
                 Ok(Ok(true)) => {
                     renewed = Instant::now();
+                    self.status.metrics.atlas_heard_ms.set(now_ms());
                     self.status.state().is_fenced = false;
                     let (queue, position) = (self.queue.clone(), position.0.to_be_bytes());
                     blocking(move || queue.set_meta(RENEWED, Some(&position))).await?;

@@ -196,7 +196,7 @@ fn leftovers(
                 let key = DocumentKey::of(&document).map_err(SourceError::from)?;
                 again.push(Write::Upsert { key, document });
             }
-            (Written::Conflict { reason, .. } | Written::Rejected { reason }, write) => {
+            (Written::Conflict { reason, .. } | Written::Rejected { reason, .. }, write) => {
                 refused.extend(write.key().map(|key| (key, reason)));
             }
             (_, _) => {}

@@ -44,7 +44,9 @@ mod claim;
 mod collections;
 mod compare;
 mod copy;
+mod counts;
 mod digest;
+pub mod document;
 mod ends;
 mod first;
 mod keeper;
@@ -126,6 +128,8 @@ pub struct Reconciler<K> {
     pub queue_max: u64,
     /// How often a full sync is made without being asked for. Zero: never.
     pub verify_every: Duration,
+    /// How often both sides are counted. Zero: never.
+    pub count_check_every: Duration,
     pub source_id: String,
     pub agent: ownership::AgentMark,
     /// Take the target over, whoever's it is.
@@ -223,6 +227,7 @@ impl<K: Sink> Reconciler<K> {
             result = self.serve(stop) => result,
             result = self.keep_mark(stop) => result,
             result = self.keep_schema(stop) => result,
+            result = Box::pin(self.keep_counts(stop)) => result,
         };
         match result {
             Err(SyncError::Stopped) => Ok(()),

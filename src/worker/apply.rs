@@ -20,7 +20,7 @@ use crate::{
     sink::{Sink, SinkError, Write, Written},
     source::Source,
     status::now_ms,
-    write_op::WriteOp,
+    write_op::{Refusal, WriteOp},
 };
 
 /// An entry's document side, without its op, which has become a [`Write`].
@@ -288,14 +288,15 @@ impl<S: Source, K: Sink> Worker<S, K> {
     ) -> Result<Vec<Written>, SinkError> {
         match self.sink.write(ns, writes).await {
             Err(SinkError::Rejected(reason)) if writes.len() == 1 => {
-                Ok(vec![Written::Rejected { reason }])
+                Ok(vec![Written::Rejected { reason, refusal: Refusal::Other }])
             }
             Err(SinkError::Rejected(_)) => {
                 let mut written = Vec::with_capacity(writes.len());
                 for write in writes {
                     match self.sink.write(ns, std::slice::from_ref(write)).await {
                         Err(SinkError::Rejected(reason)) => {
-                            written.push(Written::Rejected { reason });
+                            let refusal = Refusal::Other;
+                            written.push(Written::Rejected { reason, refusal });
                         }
                         one => written.extend(one?),
                     }
@@ -365,12 +366,15 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 outcomes.insert(seq, meanwhile);
                 return;
             }
-            Written::Rejected { reason } => self.rejected(ns, item.id, item.attempts, reason),
+            Written::Rejected { reason, refusal } => {
+                self.rejected(ns, (item.id, item.attempts), reason, refusal)
+            }
             Written::AlreadyThere | Written::Unmatched => {
                 unreachable!("only inserts and changes end so, and both are written once more")
             }
         };
         if outcome == Outcome::Applied {
+            self.status.recent.written(ns, &item.key, now_ms());
             tracing::debug!(%ns, key = %item.key, id = %item.id, "written");
         }
         outcomes.insert(item.seq, outcome);
@@ -380,9 +384,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
     pub(super) fn rejected(
         &self,
         ns: &Namespace,
-        id: Uuid,
-        attempts: u32,
+        (id, attempts): (Uuid, u32),
         reason: String,
+        refusal: Refusal,
     ) -> Outcome {
         let attempt = attempts + 1;
         if let Some(wait) = self.options.retries.after(attempt, fastrand::f64()) {
@@ -391,7 +395,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             Outcome::Retry { due_ms: now_ms() + wait_ms, error: reason }
         } else {
             tracing::error!(%ns, %id, attempt, error = %reason, "write rejected, kept as a dead letter");
-            Outcome::Rejected { reason, now_ms: now_ms() }
+            Outcome::Rejected { reason, refusal, now_ms: now_ms() }
         }
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     source::{Pages, Source, SourceError},
     status::now_ms,
     sync_state::{Reason, SyncState},
-    write_op::WriteOp,
+    write_op::{Refusal, WriteOp},
 };
 
 /// How often holders are looked for in one go: a document may be in the way of several.
@@ -131,9 +131,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 for conflict in open {
                     let outcome = self.rejected(
                         ns,
-                        conflict.item.id,
-                        conflict.item.attempts,
+                        (conflict.item.id, conflict.item.attempts),
                         conflict.reason,
+                        Refusal::Unique,
                     );
                     outcomes.insert(conflict.item.seq, outcome);
                 }
@@ -285,7 +285,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
             "the local database has both documents with this value, so its indexes are not Atlas's"
         };
         let reason = format!("{}; {why}", conflict.reason);
-        match self.rejected(ns, conflict.item.id, conflict.item.attempts, reason) {
+        match self.rejected(ns, (conflict.item.id, conflict.item.attempts), reason, Refusal::Unique)
+        {
             // The comparison that is under way removes what only Atlas has.
             Outcome::Rejected { reason, .. }
                 if is_foreign && is_syncing && !self.may_not_delete_in(ns) =>

@@ -102,6 +102,33 @@ struct Traits {
     document_bytes: usize,
 }
 
+/// What the entries of a batch are, for counting.
+#[derive(Default)]
+struct Tally {
+    namespaces: Vec<Namespace>,
+    /// By sequence number: the kind of write, and the place of its namespace.
+    entries: HashMap<u64, (&'static str, usize)>,
+}
+
+impl Tally {
+    fn of(entries: &[Entry]) -> Self {
+        let mut tally = Self::default();
+        for entry in entries {
+            let ns = entry.work.ns();
+            let at = tally.namespaces.iter().position(|known| known == ns).unwrap_or_else(|| {
+                tally.namespaces.push(ns.clone());
+                tally.namespaces.len() - 1
+            });
+            let kind = match &entry.work {
+                Work::Document { op, .. } => op.name(),
+                Work::Schema(_) => "schema",
+            };
+            tally.entries.insert(entry.seq, (kind, at));
+        }
+        tally
+    }
+}
+
 /// What a batch taught about the ends.
 #[derive(Clone, Debug, PartialEq)]
 enum Verdict {
@@ -220,8 +247,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
             // behind it is (`Queue::settle`). So a crash repeats it at the most with nothing after it.
             self.flush().await?;
         }
+        let tally = Tally::of(&entries);
         let (settlements, verdict) = self.apply(entries).await?;
-        self.count(&settlements);
+        self.count(&settlements, &tally);
         crash::point(if is_schema { Step::BarrierApplied } else { Step::Written });
         let queue = self.queue.clone();
         let is_given_up = is_schema
@@ -241,6 +269,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             let metrics = &self.status.metrics;
             metrics.batches.add(1);
             metrics.batch_micros.add(started.elapsed().as_micros() as u64);
+            metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
             metrics.atlas_heard_ms.set(now_ms());
             self.late().answered(Instant::now());
         }
@@ -284,24 +313,37 @@ impl<S: Source, K: Sink> Worker<S, K> {
         blocking(move || queue.flush()).await
     }
 
-    fn count(&self, settlements: &[Settlement]) {
+    fn count(&self, settlements: &[Settlement], tally: &Tally) {
         let metrics = &self.status.metrics;
+        let now = now_ms();
+        let mut applied = vec![0; tally.namespaces.len()];
         for settlement in settlements {
             match &settlement.outcome {
                 Outcome::Applied => {
                     metrics.writes_applied.add(1);
-                    metrics.last_applied_ms.set(now_ms());
+                    metrics.last_applied_ms.set(now);
+                    if let Some((kind, ns)) = tally.entries.get(&settlement.seq) {
+                        metrics.writes_by_kind.add(kind, 1);
+                        applied[*ns] += 1;
+                    }
                 }
                 Outcome::Retry { .. } => {
                     metrics.writes_failed.add(1);
                     metrics.retries.add(1);
                 }
-                Outcome::Rejected { .. } => {
+                Outcome::Rejected { refusal, .. } => {
                     metrics.writes_failed.add(1);
                     metrics.dead_letters.add(1);
+                    metrics.dead_letters_by_reason.add(refusal.name(), 1);
                 }
                 Outcome::Unavailable { .. } | Outcome::Refresh { .. } => {}
             }
+        }
+        let mut state = self.status.state();
+        for (ns, writes) in tally.namespaces.iter().zip(applied).filter(|(_, writes)| *writes > 0) {
+            let figures = state.namespaces.entry(ns.clone()).or_default();
+            figures.writes += writes;
+            figures.last_write_ms = now;
         }
     }
 

@@ -21,6 +21,7 @@ use crate::{
     sink::{Sink, SinkError},
     source::{Source, SourceError},
     status::now_ms,
+    write_op::Refusal,
 };
 
 /// How long a collection that only Atlas has waits for the stream.
@@ -93,7 +94,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 outcomes.insert(seq, Outcome::Applied);
             }
             Err(SinkError::Rejected(reason)) => {
-                outcomes.insert(seq, self.rejected(ns, id, attempts, reason));
+                outcomes.insert(seq, self.rejected(ns, (id, attempts), reason, Refusal::Schema));
             }
             Err(error) => {
                 if matches!(error, SinkError::Unanswered(_)) {

@@ -1,0 +1,41 @@
+//! The dashboard and the OpenAPI document: embedded, so that nothing else is needed to look at them.
+
+use axum::{
+    extract::Path,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::Problem;
+
+const PAGE: &str = include_str!("../../assets/dashboard/index.html");
+const OPENAPI: &str = include_str!("../../docs/openapi.json");
+
+/// Name, type, content. uPlot 1.6.32 (MIT) is unchanged from its package; `scripts/uplot` says where it
+/// comes from.
+const ASSETS: [(&str, &str, &str); 5] = [
+    ("app.js", "text/javascript", include_str!("../../assets/dashboard/app.js")),
+    ("charts.js", "text/javascript", include_str!("../../assets/dashboard/charts.js")),
+    ("app.css", "text/css", include_str!("../../assets/dashboard/app.css")),
+    ("uplot.js", "text/javascript", include_str!("../../assets/vendor/uPlot.iife.min.js")),
+    ("uplot.css", "text/css", include_str!("../../assets/vendor/uPlot.min.css")),
+];
+
+pub(super) async fn page() -> Response {
+    text("text/html", PAGE)
+}
+
+pub(super) async fn openapi() -> Response {
+    text("application/json", OPENAPI)
+}
+
+pub(super) async fn asset(Path(name): Path<String>) -> Result<Response, Problem> {
+    let found = ASSETS.iter().find(|(known, ..)| *known == name);
+    let (_, kind, content) =
+        found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no such path"))?;
+    Ok(text(kind, content))
+}
+
+fn text(kind: &str, content: &'static str) -> Response {
+    ([(header::CONTENT_TYPE, format!("{kind}; charset=utf-8"))], content).into_response()
+}

@@ -1,0 +1,77 @@
+//! Waiting until all that is committed locally now is in Atlas.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    http::StatusCode,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Api, Problem, body_of};
+use crate::{
+    agent::{self, FlushError, Flushed},
+    status::rfc3339,
+};
+
+/// The body of `POST /api/sync/flush`, which may be empty.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct FlushRequest {
+    timeout_ms: u64,
+}
+
+impl Default for FlushRequest {
+    fn default() -> Self {
+        Self { timeout_ms: 30_000 }
+    }
+}
+
+/// Longest wait that may be asked for.
+const TIMEOUT_MAX_MS: u64 = 3_600_000;
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct FlushReport {
+    flushed: bool,
+    /// Atlas has everything up to this time, RFC 3339.
+    up_to: Option<String>,
+}
+
+pub(super) async fn flush(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<FlushReport>, Problem> {
+    let request: FlushRequest = body_of(body, "{\"timeoutMs\": 30000}")?;
+    if request.timeout_ms > TIMEOUT_MAX_MS {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "`timeoutMs` is at most 3600000"));
+    }
+    match agent::flush(&api.handles, Duration::from_millis(request.timeout_ms)).await {
+        Ok(Flushed::Done(up_to)) => {
+            Ok(Json(FlushReport { flushed: true, up_to: rfc3339(up_to.millis()) }))
+        }
+        Ok(Flushed::Waiting { pending, because }) => {
+            let waiting = if pending == 1 {
+                "1 change waits".to_owned()
+            } else {
+                format!("{pending} changes wait")
+            };
+            let problem = format!("not everything is in Atlas yet: {waiting}");
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, problem)
+                .cause(because)
+                .hint("`outrigger status` shows what goes on; nothing is lost meanwhile"))
+        }
+        Ok(Flushed::GivenUp { dead_letters }) => {
+            let problem = format!("everything is in Atlas but {dead_letters} dead letters");
+            Err(Problem::new(StatusCode::CONFLICT, problem)
+                .hint("`outrigger dead list` shows them, with the reasons"))
+        }
+        Err(FlushError::Local(error)) => {
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the local database does not answer")
+                .cause(crate::report::one_line(&error)))
+        }
+        Err(FlushError::Queue(error)) => Err(error.into()),
+    }
+}

@@ -1,0 +1,346 @@
+//! `GET /metrics`: everything that is counted, in the text format of Prometheus.
+//!
+//! The figures live where they are made; here they get their names and help texts. A registry is made for
+//! each scrape, so there is nothing that could be forgotten to be brought up to date. Names are
+//! `outrigger_<noun>_<unit>[_total]`, units are seconds and bytes.
+
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use prometheus::{
+    Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+    core::Collector, process_collector::ProcessCollector,
+};
+
+use super::{Api, Problem};
+use crate::{
+    agent::{Handles, judged},
+    checkpoint::ClusterTime,
+    health::{Health, Vitals},
+    queue::{QueueError, QueueStats, free_disk},
+    shutdown::blocking,
+    status::{Phase, State as Condition, now_ms},
+};
+
+const PHASES: [Phase; 6] = [
+    Phase::Starting,
+    Phase::Copying,
+    Phase::Streaming,
+    Phase::Paused,
+    Phase::Stopping,
+    Phase::Failed,
+];
+
+pub(super) async fn scrape(State(api): State<Api>) -> Result<Response, Problem> {
+    let body = blocking(move || text(&api.handles)).await?;
+    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], body).into_response())
+}
+
+/// Everything, as text.
+fn text(handles: &Handles) -> Result<Vec<u8>, QueueError> {
+    let page = Page(Registry::new());
+    let stats = handles.queue.stats()?;
+    let state = handles.status.state().clone();
+    let (vitals, health, conditions) = judged(handles);
+    page.counters(handles);
+    page.queue(&stats, handles);
+    page.condition(&vitals, health, &state, handles);
+    page.sync(&state);
+    page.gauge_of("outrigger_alerts", "Conditions that hold now, by name.", "name", {
+        let mut by_name = std::collections::BTreeMap::new();
+        for condition in conditions {
+            *by_name.entry(condition.name).or_insert(0.0) += 1.0;
+        }
+        by_name.into_iter()
+    });
+    page.add(ProcessCollector::for_self());
+    page.add(handles.status.metrics.batch_seconds.clone());
+    let mut text = Vec::new();
+    // Writing to memory cannot fail, and every family was checked when it was registered.
+    let _ = TextEncoder::new().encode(&page.0.gather(), &mut text);
+    Ok(text)
+}
+
+struct Page(Registry);
+
+impl Page {
+    fn add(&self, collector: impl Collector + 'static) {
+        // A name twice is a mistake of this file, which its test would find.
+        let registered = self.0.register(Box::new(collector));
+        debug_assert!(registered.is_ok(), "{registered:?}");
+    }
+
+    fn counter(&self, name: &str, help: &str, value: u64) {
+        if let Ok(counter) = IntCounter::new(name, help) {
+            counter.inc_by(value);
+            self.add(counter);
+        }
+    }
+
+    fn counter_of(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl Iterator<Item = (&'static str, u64)>,
+    ) {
+        if let Ok(counters) = IntCounterVec::new(Opts::new(name, help), &[label]) {
+            for (value, n) in values {
+                counters.with_label_values(&[value]).inc_by(n);
+            }
+            self.add(counters);
+        }
+    }
+
+    fn gauge(&self, name: &str, help: &str, value: f64) {
+        if let Ok(gauge) = Gauge::new(name, help) {
+            gauge.set(value);
+            self.add(gauge);
+        }
+    }
+
+    fn gauge_of(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl Iterator<Item = (&'static str, f64)>,
+    ) {
+        if let Ok(gauges) = GaugeVec::new(Opts::new(name, help), &[label]) {
+            for (value, n) in values {
+                gauges.with_label_values(&[value]).set(n);
+            }
+            self.add(gauges);
+        }
+    }
+
+    fn counters(&self, handles: &Handles) {
+        let metrics = &handles.status.metrics;
+        for (name, help, value) in [
+            (
+                "outrigger_events_read_total",
+                "Change events read from the local database.",
+                metrics.events_read.get(),
+            ),
+            (
+                "outrigger_ops_coalesced_total",
+                "Changes merged into one that waited, each a write that was not made.",
+                metrics.ops_coalesced.get(),
+            ),
+            (
+                "outrigger_writes_rejected_total",
+                "Attempts to write one document that Atlas rejected.",
+                metrics.writes_failed.get(),
+            ),
+            (
+                "outrigger_retries_total",
+                "Rejected attempts that are tried again.",
+                metrics.retries.get(),
+            ),
+            (
+                "outrigger_conflicts_resolved_total",
+                "Writes that found their unique value with another document, and got it.",
+                metrics.conflicts_resolved.get(),
+            ),
+            (
+                "outrigger_local_reads_total",
+                "Documents read from the local database to be written whole.",
+                metrics.local_reads.get(),
+            ),
+            (
+                "outrigger_documents_copied_total",
+                "Documents written by a first copy, past the queue.",
+                metrics.documents_copied.get(),
+            ),
+            (
+                "outrigger_atlas_sent_bytes_total",
+                "Bytes of the commands sent to Atlas, before compression.",
+                handles.atlas.sent(),
+            ),
+            (
+                "outrigger_atlas_received_bytes_total",
+                "Bytes of the replies of cursors in Atlas, before compression.",
+                handles.atlas.received(),
+            ),
+            (
+                "outrigger_breaker_openings_total",
+                "How often writing to Atlas was stopped because Atlas did not answer.",
+                metrics.breaker_openings.get(),
+            ),
+        ] {
+            self.counter(name, help, value);
+        }
+        self.counter_of(
+            "outrigger_writes_applied_total",
+            "Changes that reached Atlas through the queue, by what the queue held.",
+            "op",
+            metrics.writes_by_kind.all(),
+        );
+        self.counter_of(
+            "outrigger_dead_letters_total",
+            "Changes given up since the start, by reason.",
+            "reason",
+            metrics.dead_letters_by_reason.all(),
+        );
+    }
+
+    fn queue(&self, stats: &QueueStats, handles: &Handles) {
+        let oldest = stats.oldest_ms.map_or(0, |oldest| now_ms().saturating_sub(oldest));
+        for (name, help, value) in [
+            ("outrigger_queue_documents", "Changes that wait for Atlas.", stats.pending as f64),
+            ("outrigger_queue_bytes", "Their encoded size.", stats.pending_bytes as f64),
+            (
+                "outrigger_queue_leased_documents",
+                "Those of them that are being written.",
+                stats.leased as f64,
+            ),
+            (
+                "outrigger_queue_delayed_documents",
+                "Those of them that wait for their next attempt.",
+                stats.delayed as f64,
+            ),
+            ("outrigger_queue_oldest_seconds", "Age of the oldest of them.", seconds(oldest)),
+            ("outrigger_queue_disk_bytes", "Size of the queue's files.", stats.disk_bytes as f64),
+            (
+                "outrigger_dead_letters",
+                "Changes given up and kept for a person, now.",
+                stats.dead_letters as f64,
+            ),
+        ] {
+            self.gauge(name, help, value);
+        }
+        if let Some(free) = free_disk(&handles.config.queue.path) {
+            let help = "Free space of the disk that the queue is on.";
+            self.gauge("outrigger_queue_free_disk_bytes", help, free as f64);
+        }
+    }
+
+    fn condition(&self, vitals: &Vitals, health: Health, state: &Condition, handles: &Handles) {
+        let metrics = &handles.status.metrics;
+        let now = now_ms();
+        let age = |ms: u64| seconds(if ms == 0 { 0 } else { now.saturating_sub(ms) });
+        let breaker = match state.breaker {
+            "closed" | "" => 0.0,
+            "half-open" => 1.0,
+            _ => 2.0,
+        };
+        let oldest = handles.queue.oldest_ms().ok().flatten();
+        for (name, help, value) in [
+            (
+                "outrigger_lag_seconds",
+                "How far Atlas is behind the local database.",
+                vitals.lag.as_secs_f64(),
+            ),
+            (
+                "outrigger_read_lag_seconds",
+                "Age of the newest change that was read; the time since the stream answered, when there was none.",
+                age(metrics.read_wall_ms.get()),
+            ),
+            (
+                "outrigger_applied_lag_seconds",
+                "Age of the oldest change that was read and is not in Atlas; 0 when there is none.",
+                oldest.map_or(0.0, age),
+            ),
+            (
+                "outrigger_error_ratio",
+                "Share of the writes of the last five minutes that Atlas rejected.",
+                vitals.error_rate,
+            ),
+            (
+                "outrigger_local_silence_seconds",
+                "Time since the local change stream answered.",
+                vitals.local_silence.as_secs_f64(),
+            ),
+            (
+                "outrigger_atlas_silence_seconds",
+                "Time since Atlas answered anything.",
+                vitals.atlas_silence.as_secs_f64(),
+            ),
+            (
+                "outrigger_breaker_state",
+                "Whether writes go to Atlas: 0 closed (they do), 1 half-open, 2 open.",
+                breaker,
+            ),
+            (
+                "outrigger_health_state",
+                "Health: 0 healthy, 1 degraded, 2 unhealthy.",
+                match health {
+                    Health::Healthy => 0.0,
+                    Health::Degraded => 1.0,
+                    Health::Unhealthy => 2.0,
+                },
+            ),
+            (
+                "outrigger_checkpoint_age_seconds",
+                "Time since the position in the stream was last committed.",
+                age(metrics.checkpoint_ms.get()),
+            ),
+            (
+                "outrigger_last_applied_timestamp_seconds",
+                "When Atlas last took a change; 0: never.",
+                seconds(metrics.last_applied_ms.get()),
+            ),
+            (
+                "outrigger_consistent_as_of_timestamp_seconds",
+                "The latest source time at which the copy equalled the local database; 0: not yet.",
+                seconds(state.consistent_as_of.map_or(0, ClusterTime::millis)),
+            ),
+            (
+                "outrigger_reading_stopped",
+                "1 while nothing is read because the queue is at a limit.",
+                f64::from(u8::from(state.reading_stopped.is_some())),
+            ),
+        ] {
+            self.gauge(name, help, value);
+        }
+        if let Some(window) = vitals.oplog_window {
+            let help = "How far the local oplog reaches back before the checkpoint.";
+            self.gauge("outrigger_oplog_window_seconds", help, window.as_secs_f64());
+        }
+        let of = |phase: Phase| (phase.name(), f64::from(u8::from(phase == state.phase)));
+        self.gauge_of(
+            "outrigger_phase",
+            "1 for the phase that the agent is in.",
+            "phase",
+            PHASES.into_iter().map(of),
+        );
+        self.gauge_of(
+            "outrigger_build_info",
+            "1, with the version as a label.",
+            "version",
+            std::iter::once((env!("CARGO_PKG_VERSION"), 1.0)),
+        );
+    }
+
+    fn sync(&self, state: &Condition) {
+        let running = state.sync.as_ref().filter(|sync| sync.finished_ms.is_none());
+        let report = running.map(|sync| sync.report(now_ms())).unwrap_or_default();
+        let is_running = f64::from(u8::from(running.is_some()));
+        for (name, help, value) in [
+            ("outrigger_sync_running", "1 while a copy or a full sync runs.", is_running),
+            (
+                "outrigger_sync_documents",
+                "Documents that it has to do, as the server estimates.",
+                report.documents as f64,
+            ),
+            (
+                "outrigger_sync_documents_done",
+                "Those of them that are done.",
+                report.documents_done as f64,
+            ),
+            (
+                "outrigger_sync_mismatches",
+                "Documents that it found missing, extra or different.",
+                (report.missing + report.extra + report.content) as f64,
+            ),
+        ] {
+            self.gauge(name, help, value);
+        }
+    }
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}

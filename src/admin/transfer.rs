@@ -1,0 +1,98 @@
+//! The queue as a file: export, and import beside a running agent.
+//!
+//! An export made here has no checkpoint, since entries come and go while it is written. What is imported
+//! here is queued by key, never by content; see [`transfer`](crate::queue::transfer).
+
+use std::io::Write;
+
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::{State, rejection::BytesRejection},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::stream;
+use tokio::sync::mpsc;
+
+use super::{Api, Problem, bytes_of, with_queue};
+use crate::{
+    checkpoint::ClusterTime,
+    queue::transfer::{Wish, read},
+    sync_state::{Reason, SyncState},
+};
+
+/// Bytes that are gathered before they are sent, and how many such parts may wait.
+const PART: usize = 64 << 10;
+const PARTS: usize = 8;
+
+pub(super) async fn export(State(api): State<Api>) -> Response {
+    let (parts, mut received) = mpsc::channel::<Bytes>(PARTS);
+    let queue = api.handles.queue.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut out = std::io::BufWriter::with_capacity(PART, Parts(parts));
+        // A reader that has gone ends it.
+        if let Err(error) = queue.export(&mut out, None, false) {
+            tracing::debug!(%error, "the export ended early");
+        }
+    });
+    let body = stream::poll_fn(move |context| {
+        received.poll_recv(context).map(|part| part.map(Ok::<_, std::convert::Infallible>))
+    });
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response()
+}
+
+struct Parts(mpsc::Sender<Bytes>);
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let sent = self.0.blocking_send(Bytes::copy_from_slice(bytes));
+        sent.map_err(|_| std::io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) async fn import(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<serde_json::Value>), Problem> {
+    let body = bytes_of(body)?;
+    let filter = api.handles.config.filter().map_err(|error| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the filter cannot be used").cause(error)
+    })?;
+    let position = api.handles.status.state().read_up_to;
+    let done = with_queue(&api, move |queue| {
+        let mut incoming = Vec::new();
+        let mut compare = std::collections::BTreeSet::new();
+        let mut left_out = 0_u64;
+        read(&*body, |operation| {
+            if !filter.matches(&operation.collection) {
+                left_out += 1;
+                return Ok(());
+            }
+            match operation.wish()? {
+                Wish::Refresh(wanted) => incoming.push(wanted),
+                Wish::Compare(namespaces) => compare.extend(namespaces),
+            }
+            Ok(())
+        })?;
+        let time = ClusterTime(position.0.saturating_sub(1));
+        for wanted in &mut incoming {
+            wanted.cluster_time = time;
+        }
+        let queued = incoming.len();
+        if !compare.is_empty() {
+            SyncState::demand_of(queue, position, &compare, Reason::Imported)?;
+        }
+        queue.commit(incoming, None)?;
+        queue.flush()?;
+        Ok(serde_json::json!({ "queued": queued, "compared": compare, "leftOut": left_out }))
+    })
+    .await?;
+    api.handles.demanded.notify_one();
+    Ok((StatusCode::ACCEPTED, Json(done)))
+}

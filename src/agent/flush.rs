@@ -1,0 +1,100 @@
+//! Waiting until all that is committed locally now is in Atlas.
+
+use std::time::{Duration, Instant};
+
+use super::Handles;
+use crate::{
+    checkpoint::ClusterTime,
+    queue::QueueError,
+    shutdown::blocking,
+    source::{SourceError, inspect},
+    status::Phase,
+    sync_state::SyncState,
+};
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Atlas has everything up to this time.
+    Done(ClusterTime),
+    /// It has not, so far.
+    Waiting { pending: u64, because: String },
+    /// Nothing waits any more, and some of it was given up.
+    GivenUp { dead_letters: u64 },
+}
+
+/// Why it cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum FlushError {
+    #[error(transparent)]
+    Local(#[from] SourceError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Waits until Atlas has all that was committed locally before the call, at most for `patience`.
+///
+/// # Errors
+/// When the local database does not tell its time, or the queue fails.
+pub async fn flush(handles: &Handles, patience: Duration) -> Result<Flushed, FlushError> {
+    let give_up = Instant::now() + patience;
+    let target = inspect(&handles.local).await?.now;
+    // Everything up to the target is read first; only then does the queue's end mean something.
+    let mut position = None;
+    loop {
+        let has_read = handles.status.state().read_up_to >= target;
+        if has_read && position.is_none() {
+            position = Some(handles.queue.position());
+        }
+        if let Some(position) = position {
+            let queue = handles.queue.clone();
+            let (waits, owed) = blocking(move || {
+                Ok::<_, QueueError>((queue.has_before(position)?, SyncState::is_owed(&queue)?))
+            })
+            .await?;
+            let is_settled = {
+                let state = handles.status.state();
+                state.is_marked && state.refused_deletes.is_empty()
+            };
+            if !waits && !owed && is_settled {
+                let dead_letters = handles.queue.dead_letters_len();
+                return Ok(if dead_letters > 0 {
+                    Flushed::GivenUp { dead_letters }
+                } else {
+                    Flushed::Done(target)
+                });
+            }
+        }
+        if Instant::now() >= give_up {
+            let (pending, _) = handles.queue.pending();
+            return Ok(Flushed::Waiting { pending, because: why(handles, position.is_some()) });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn why(handles: &Handles, has_read: bool) -> String {
+    let state = handles.status.state();
+    let faults = [&state.local_fault, &state.atlas_fault];
+    if let Some(fault) = faults.into_iter().flatten().next() {
+        return fault.error.clone();
+    }
+    if state.paused {
+        return "writing to Atlas is paused".to_owned();
+    }
+    if let Some(reason) = &state.reading_stopped {
+        return format!("reading has stopped: {reason}");
+    }
+    if !state.refused_deletes.is_empty() {
+        return "a comparison found more to delete in Atlas than it may".to_owned();
+    }
+    match state.phase {
+        Phase::Starting => "the agent waits for Atlas".to_owned(),
+        Phase::Copying => "the first copy is not done".to_owned(),
+        _ if !has_read => "not everything was read yet".to_owned(),
+        _ => "changes wait in the queue".to_owned(),
+    }
+}

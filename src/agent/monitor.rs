@@ -1,0 +1,112 @@
+//! What the agent remembers about itself: the alerts that are raised, and the last hour.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::{Handles, vitals::lag};
+use crate::{
+    alerts::{AlertBook, Notice},
+    health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
+    history::{History, Sample, Totals},
+    status::{Fault, now_ms},
+};
+
+/// Shared by those who ask.
+#[derive(Debug, Default)]
+pub struct Monitor {
+    alerts: Mutex<AlertBook>,
+    history: Mutex<History>,
+}
+
+impl Monitor {
+    pub fn alerts(&self) -> MutexGuard<'_, AlertBook> {
+        self.alerts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The figures that health follows from, as they are now. Reads the queue, so call it off the async
+/// threads.
+pub fn vitals(handles: &Handles) -> Vitals {
+    let Handles { status, queue, .. } = handles;
+    let lag = lag(status, queue);
+    let (queue_size, _) = queue.pending();
+    let error_rate = status.error_rate();
+    let dead_letters = queue.dead_letters_len();
+    let now = now_ms();
+    let state = status.state();
+    let denied = |fault: &Option<Fault>| {
+        fault.as_ref().filter(|fault| fault.is_denied).map(|fault| fault.error.clone())
+    };
+    Vitals {
+        phase: state.phase,
+        lag,
+        queue_size,
+        error_rate,
+        local_silence: since(status.metrics.local_heard_ms.get(), now),
+        atlas_silence: since(status.metrics.atlas_heard_ms.get(), now),
+        breaker_open: state.breaker != "closed",
+        reading_stopped: state.reading_stopped.clone(),
+        oplog_window: state.oplog_window_s.map(Duration::from_secs),
+        local_denied: denied(&state.local_fault),
+        atlas_denied: denied(&state.atlas_fault),
+        is_fenced: state.is_fenced,
+        refused_deletes: state.refused_deletes.clone(),
+        divergences: state.divergences.clone(),
+        dead_letters,
+    }
+}
+
+fn since(heard_ms: u64, now_ms: u64) -> Duration {
+    // 0: the agent does not run yet.
+    Duration::from_millis(if heard_ms == 0 { 0 } else { now_ms.saturating_sub(heard_ms) })
+}
+
+/// Health as it is now, and every condition that holds.
+pub fn judged(handles: &Handles) -> (Vitals, Health, Vec<Condition>) {
+    let vitals = vitals(handles);
+    let (health, conditions) = judge(&vitals, &handles.config.alerts);
+    (vitals, health, conditions)
+}
+
+/// Brings the alerts up to date; returns what is to be told.
+pub(super) fn update_alerts(handles: &Handles) -> Vec<Notice> {
+    let (_, _, conditions) = judged(handles);
+    handles.monitor.alerts().update(&conditions, now_ms())
+}
+
+/// Adds a sample to the last hour.
+pub(super) fn sample(handles: &Handles) {
+    let Handles { status, queue, monitor, .. } = handles;
+    let (pending, pending_bytes) = queue.pending();
+    let metrics = &status.metrics;
+    let totals = Totals {
+        events: metrics.events_read.get(),
+        writes: metrics.writes_applied.get() + metrics.documents_copied.get(),
+    };
+    let lag_ms = lag(status, queue).as_millis() as u64;
+    let sample = Sample { at_ms: now_ms(), lag_ms, pending, pending_bytes, ..Sample::default() };
+    monitor.history().add(sample, totals);
+}
+
+/// See [`is_alive`]: what the watchdog of systemd is told.
+pub fn lives(handles: &Handles) -> bool {
+    let Handles { status, config, .. } = handles;
+    let now = now_ms();
+    let patience = 3 * config.local.timeout.max(config.atlas.timeout);
+    let state = status.state();
+    let known = |is_known| if is_known { KnownFault::Yes } else { KnownFault::No };
+    // While reading stands still the stream is not asked; while the mark cannot be renewed, that is known.
+    let local = known(state.local_fault.is_some() || state.reading_stopped.is_some());
+    let atlas = known(state.atlas_fault.is_some() || state.breaker != "closed" || state.is_fenced);
+    is_alive(
+        (since(status.metrics.local_heard_ms.get(), now), local),
+        (since(status.metrics.atlas_heard_ms.get(), now), atlas),
+        patience,
+    )
+}

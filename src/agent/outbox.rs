@@ -1,0 +1,163 @@
+//! Telling others: alerts to a web hook, and a heartbeat to whoever waits for one.
+//!
+//! Both run beside replication and never hold it up: what the far end does not take waits in a bounded list,
+//! is tried again for as long as the agent runs, and the oldest goes first when the list is full.
+
+use std::{collections::VecDeque, sync::Mutex, sync::PoisonError, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use super::{Handles, monitor::vitals};
+use crate::{
+    alerts::{Alert, Notice},
+    backoff::OutageWait,
+    config::HttpUrl,
+    health::proves_life,
+    shutdown::blocking,
+    status::{Status, rfc3339},
+};
+
+/// Longest wait for an answer of the far end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Most alerts that wait for a web hook that is away.
+const WAITING_MAX: usize = 200;
+
+/// Alerts that wait to be sent.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    waiting: Mutex<VecDeque<Value>>,
+    filled: Notify,
+}
+
+impl Outbox {
+    pub fn push(&self, letter: Value) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() == WAITING_MAX {
+            waiting.pop_front();
+        }
+        waiting.push_back(letter);
+        self.filled.notify_one();
+    }
+
+    fn first(&self) -> Option<Value> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).front().cloned()
+    }
+
+    /// Takes `letter` out, if it is still there: a full list may have dropped it meanwhile.
+    fn remove(&self, letter: &Value) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.front() == Some(letter) {
+            waiting.pop_front();
+        }
+    }
+
+    /// Sends what there is to `url`, one after the other, for ever.
+    pub async fn deliver(&self, url: &HttpUrl) {
+        let mut wait = OutageWait::new(Duration::from_secs(1), Duration::from_secs(60));
+        let mut has_failed = false;
+        loop {
+            let filled = self.filled.notified();
+            let Some(letter) = self.first() else {
+                filled.await;
+                continue;
+            };
+            let (to, body) = (url.clone(), letter.clone());
+            match blocking(move || post(&to, &body)).await {
+                Ok(()) => {
+                    self.remove(&letter);
+                    wait.reset();
+                    if std::mem::take(&mut has_failed) {
+                        tracing::info!(%url, "the web hook takes alerts again");
+                    }
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut has_failed, true) {
+                        tracing::warn!(%url, error, "the web hook does not take alerts, trying on");
+                    }
+                    tokio::time::sleep(wait.next_wait()).await;
+                }
+            }
+        }
+    }
+}
+
+/// What the web hook gets. `text` is for receivers that show a line and know nothing of us.
+pub(super) fn letter(notice: &Notice, status: &Status) -> Value {
+    let (event, alert, cleared) = match notice {
+        Notice::Raised(alert) => ("raised", alert, None),
+        Notice::Cleared(alert, at) => ("cleared", alert, rfc3339(*at)),
+    };
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let Alert { name, ns, severity, message, since_ms, .. } = alert;
+    json!({
+        "source": "outrigger",
+        "version": env!("CARGO_PKG_VERSION"),
+        "host": host,
+        "event": event,
+        "alert": { "name": name, "ns": ns, "severity": severity, "message": message },
+        "since": rfc3339(*since_ms),
+        "clearedAt": cleared,
+        "phase": status.state().phase,
+        "text": format!("outrigger on {host}: {event}: {message}"),
+    })
+}
+
+/// Asks for `url` from time to time, for as long as replication proves that it lives.
+pub(super) async fn heartbeat(handles: Handles, url: HttpUrl, every: Duration) {
+    let mut before = 0;
+    let mut has_failed = false;
+    loop {
+        tokio::time::sleep(every).await;
+        let metrics = &handles.status.metrics;
+        let now = metrics.writes_applied.get() + metrics.documents_copied.get();
+        let figures = {
+            let handles = handles.clone();
+            blocking(move || vitals(&handles)).await
+        };
+        if !proves_life(now.saturating_sub(before), &figures) {
+            continue;
+        }
+        let to = url.clone();
+        match blocking(move || get(&to)).await {
+            Ok(()) => {
+                // What was done before a heartbeat that failed still counts for the next.
+                before = now;
+                has_failed = false;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut has_failed, true) {
+                    tracing::warn!(%url, error, "the heartbeat does not get through");
+                }
+            }
+        }
+    }
+}
+
+fn client() -> ureq::Agent {
+    ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into()
+}
+
+fn post(url: &HttpUrl, body: &Value) -> Result<(), String> {
+    client().post(url.expose()).send_json(body).map(drop).map_err(|error| in_words(&error))
+}
+
+fn get(url: &HttpUrl) -> Result<(), String> {
+    client().get(url.expose()).call().map(drop).map_err(|error| in_words(&error))
+}
+
+/// Without the address, which may hold a token, and which some of the library's errors repeat.
+fn in_words(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::StatusCode(code) => format!("it answers {code}"),
+        ureq::Error::Timeout(_) => "no answer in time".to_owned(),
+        ureq::Error::HostNotFound => "its host is not known".to_owned(),
+        ureq::Error::ConnectionFailed => "no connection".to_owned(),
+        ureq::Error::Io(error) => error.kind().to_string(),
+        ureq::Error::Tls(what) => format!("TLS: {what}"),
+        ureq::Error::Rustls(error) => format!("TLS: {error}"),
+        ureq::Error::BadUri(_) => "the address is no URL".to_owned(),
+        _ => "the request failed".to_owned(),
+    }
+}

@@ -1,0 +1,388 @@
+//! Taking a queue from one machine to another, as JSON.
+//!
+//! ```json
+//! {"version": 1, "timestamp": 1763700000000, "checkpoint": "…", "owed": false,
+//!  "operations": [{"id": "…", "type": "insert", "collection": "shop.orders", "documentId": 1,
+//!                  "data": {…}, "timestamp": 1763699999000, "retryCount": 0, "key": "…", "entry": "…"}]}
+//! ```
+//!
+//! What a person reads is relaxed extended JSON, which does not tell every type. So each operation carries its
+//! entry a second time, exactly as the queue holds it (`entry`, base64), and its `_id` (`key`, base64). Both
+//! may be missing: such an operation brings its document up to date, as the local database has it.
+//!
+//! A *moved* queue keeps entries and checkpoint: the new place was never used, and the file was written while
+//! no agent ran, so the two belong together. Anywhere else an operation's content may be older than what was
+//! read since. There only the keys are taken, as `Refresh`: never an old document over a newer one.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    io::{Read, Write},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Entry, EntrySummary, Incoming, Queue, QueueError, Work, body_json, codec,
+    store::{CHECKPOINT, entry_key},
+};
+use crate::{
+    checkpoint::{Checkpoint, ClusterTime},
+    document_key::DocumentKey,
+    namespace::Namespace,
+    status::now_ms,
+    write_op::WriteOp,
+};
+
+/// The version of the file that this program writes and reads.
+pub const EXPORT_VERSION: u64 = 1;
+
+/// Entries that are written to the disk at a time.
+const PART: usize = 1_000;
+
+/// One operation of the file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Operation {
+    /// Of the entry that it was; a new one is given where it lands.
+    #[serde(default)]
+    pub id: Value,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub collection: Namespace,
+    #[serde(default)]
+    pub document_id: Value,
+    #[serde(default)]
+    pub data: Value,
+    /// When the document first changed, milliseconds since 1970.
+    #[serde(default)]
+    pub timestamp: u64,
+    #[serde(default)]
+    pub retry_count: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+}
+
+/// Everything in the file but its operations.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Header {
+    pub version: u64,
+    pub checkpoint: Option<Checkpoint>,
+    /// A copy or comparison of everything was owed.
+    pub owed: bool,
+}
+
+/// What an operation asks of a queue that takes keys only.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wish {
+    /// Bring one document up to date.
+    Refresh(Incoming),
+    /// Compare these collections: what was changed of them cannot be repeated out of its order.
+    Compare(BTreeSet<Namespace>),
+}
+
+impl Operation {
+    fn of(entry: &Entry) -> Self {
+        let summary = EntrySummary::from(entry);
+        let key = match &entry.work {
+            Work::Document { key, .. } => Some(BASE64.encode(key.filter().as_bytes())),
+            Work::Schema(_) => None,
+        };
+        Self {
+            id: json!(summary.id),
+            kind: summary.kind,
+            collection: entry.work.ns().clone(),
+            document_id: summary.document_id,
+            data: body_json(&entry.work),
+            timestamp: summary.timestamp,
+            retry_count: summary.retry_count,
+            key,
+            entry: Some(BASE64.encode(codec::encode_entry(entry))),
+        }
+    }
+
+    /// The entry as it was exported.
+    ///
+    /// # Errors
+    /// When it is damaged, or `data` was changed since.
+    fn entry(&self, seq: u64) -> Result<Option<Entry>, String> {
+        let Some(text) = &self.entry else { return Ok(None) };
+        let bytes = BASE64.decode(text).map_err(|error| format!("`entry`: {error}"))?;
+        let entry =
+            codec::decode_entry(seq, &bytes).map_err(|error| format!("`entry`: {error}"))?;
+        if Self::of(&entry) != *self {
+            return Err(
+                "its fields were changed since it was exported; without `entry`, the document \
+                        is brought up to date as the local database has it"
+                    .to_owned(),
+            );
+        }
+        Ok(Some(entry))
+    }
+
+    fn document(&self) -> Result<DocumentKey, String> {
+        if let Some(text) = &self.key {
+            let bytes = BASE64.decode(text).map_err(|error| format!("`key`: {error}"))?;
+            return DocumentKey::from_filter_bytes(&bytes)
+                .map_err(|error| format!("`key`: {error}"));
+        }
+        DocumentKey::from_json(self.document_id.clone())
+            .map_err(|error| format!("`documentId`: {error}"))
+    }
+
+    /// What is left of it where only keys are taken.
+    ///
+    /// # Errors
+    /// When it names no document.
+    pub fn wish(&self) -> Result<Wish, String> {
+        if self.collection.is_internal() {
+            return Err(format!("`{}` is never replicated", self.collection));
+        }
+        match self.kind.as_str() {
+            "insert" | "replace" | "update" | "delete" | "refresh" => {
+                self.entry(0)?;
+                let (ns, key) = (self.collection.clone(), self.document()?);
+                let work = Work::Document { ns, key, op: WriteOp::Refresh, collection: None };
+                let wall_ms = if self.timestamp == 0 { now_ms() } else { self.timestamp };
+                Ok(Wish::Refresh(Incoming { work, cluster_time: ClusterTime::default(), wall_ms }))
+            }
+            _ => match self.entry(0)?.map(|entry| entry.work) {
+                Some(Work::Schema(change)) => {
+                    Ok(Wish::Compare(change.namespaces().into_iter().collect()))
+                }
+                Some(Work::Document { .. }) | None => {
+                    Err(format!("`{}` is no type of operation that can be imported", self.kind))
+                }
+            },
+        }
+    }
+}
+
+impl PartialEq for Operation {
+    fn eq(&self, other: &Self) -> bool {
+        let view = |op: &Self| {
+            (op.kind.clone(), op.collection.clone(), op.document_id.clone(), op.data.clone())
+        };
+        view(self) == view(other)
+    }
+}
+
+impl Queue {
+    /// Writes the queue, dead letters included, which are tried again where they land. With `checkpoint`
+    /// the file is one to move the queue with; only for a queue that nobody works on.
+    ///
+    /// # Errors
+    /// When the queue cannot be read, or `out` cannot be written.
+    pub fn export(
+        &self,
+        out: &mut impl Write,
+        checkpoint: Option<Checkpoint>,
+        owed: bool,
+    ) -> Result<u64, QueueError> {
+        let disk = QueueError::Disk;
+        let mut header = json!({ "version": EXPORT_VERSION, "timestamp": now_ms(), "owed": owed });
+        if let Some(checkpoint) = checkpoint {
+            header["checkpoint"] = BASE64.encode(codec::encode_checkpoint(&checkpoint)).into();
+        }
+        let text = header.to_string();
+        // The object goes on with the operations, one to a line.
+        let open = text.strip_suffix('}').expect("an object ends so");
+        write!(out, "{open},\"operations\":[").map_err(disk)?;
+        let mut n = 0_u64;
+        let mut put = |operation: &Operation| -> Result<(), QueueError> {
+            let text = serde_json::to_string(operation).expect("an operation is JSON");
+            write!(out, "{}\n{text}", if n == 0 { "" } else { "," }).map_err(disk)?;
+            n += 1;
+            Ok(())
+        };
+        for entry in self.entries() {
+            put(&Operation::of(&entry?))?;
+        }
+        for letter in self.dead_letters(usize::MAX)? {
+            // A schema change that was given up is not repeated; its comparison is owed or done.
+            if matches!(letter.entry.work, Work::Document { .. }) {
+                let given_up = Operation::of(&letter.entry);
+                let again = Operation {
+                    kind: "refresh".into(),
+                    data: Value::Null,
+                    entry: None,
+                    ..given_up
+                };
+                put(&again)?;
+            }
+        }
+        writeln!(out, "\n]}}").map_err(disk)?;
+        out.flush().map_err(disk)?;
+        Ok(n)
+    }
+
+    /// Fills a queue that was never used with the entries of another, and at last its checkpoint (I1). Ends
+    /// the queue: it is opened anew to be worked with.
+    ///
+    /// # Errors
+    /// [`QueueError::NotImported`] when the queue was used, or an operation cannot be read. Nothing is in
+    /// it then that counts: without a checkpoint everything is compared at the first start.
+    pub fn move_in(self, file: impl Read, header: &Header) -> Result<u64, QueueError> {
+        if self.checkpoint()?.is_some() || self.pending().0 > 0 || self.dead_letters_len() > 0 {
+            return Err(QueueError::NotImported("the queue was used before".to_owned()));
+        }
+        let mut part = Vec::with_capacity(PART);
+        let mut n = 0;
+        let mut seq = self.lock().next_seq;
+        read(file, |operation| {
+            let entry = match operation.entry(seq)? {
+                Some(entry) => entry,
+                None => match operation.wish()? {
+                    Wish::Refresh(incoming) => incoming.into_entry(seq),
+                    Wish::Compare(_) => unreachable!("it needs an entry, and has none"),
+                },
+            };
+            seq += 1;
+            n += 1;
+            part.push(entry);
+            if part.len() == PART { self.put_all(&mut part, None) } else { Ok(()) }
+                .map_err(|error| error.to_string())
+        })?;
+        self.put_all(&mut part, header.checkpoint.as_ref())?;
+        self.flush()?;
+        Ok(n)
+    }
+
+    fn put_all(
+        &self,
+        entries: &mut Vec<Entry>,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<(), QueueError> {
+        let mut state = self.lock();
+        let mut edit = state.edit();
+        for entry in entries.drain(..) {
+            edit.put(&entry_key(entry.seq), codec::encode_entry(&entry), None);
+        }
+        if let Some(checkpoint) = checkpoint {
+            edit.put(CHECKPOINT, codec::encode_checkpoint(checkpoint), None);
+        }
+        self.write(&mut state, edit)
+    }
+
+    /// Removes all that waits, and ends the queue: it is opened anew to be worked with. The checkpoint
+    /// stays, so the caller has noted before that everything is to be compared.
+    ///
+    /// # Errors
+    /// When the queue cannot be written.
+    pub fn clear(self) -> Result<u64, QueueError> {
+        let mut removed = 0;
+        loop {
+            let mut state = self.lock();
+            let mut edit = state.edit();
+            let before = removed;
+            for item in self.db.scan_prefix([super::store::ENTRY]).take(PART) {
+                let (key, value) = item?;
+                edit.remove(&key, Some(&value));
+                removed += 1;
+            }
+            if removed == before {
+                break;
+            }
+            self.write(&mut state, edit)?;
+        }
+        self.flush()?;
+        Ok(removed)
+    }
+}
+
+/// Reads a file: hands each operation to `each` as it comes, and returns the rest.
+///
+/// # Errors
+/// [`QueueError::NotImported`], which names the operation, for a file that is none, or what `each` says.
+pub fn read(
+    file: impl Read,
+    each: impl FnMut(Operation) -> Result<(), String>,
+) -> Result<Header, QueueError> {
+    let mut from = serde_json::Deserializer::from_reader(std::io::BufReader::new(file));
+    let header = from.deserialize_map(File(each));
+    let header = header.and_then(|header| from.end().map(|()| header));
+    header.map_err(|error| QueueError::NotImported(error.to_string()))
+}
+
+/// Reads the object of a file.
+struct File<F>(F);
+
+impl<'de, F: FnMut(Operation) -> Result<(), String>> Visitor<'de> for File<F> {
+    type Value = Header;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `version` and `operations`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Header, A::Error> {
+        use serde::de::Error;
+        let mut header = Header::default();
+        let mut has_operations = false;
+        while let Some(name) = map.next_key::<String>()? {
+            match name.as_str() {
+                "version" => {
+                    header.version = map.next_value()?;
+                    if header.version != EXPORT_VERSION {
+                        return Err(A::Error::custom(format!(
+                            "version {} is not known to this program, which reads version {EXPORT_VERSION}",
+                            header.version
+                        )));
+                    }
+                }
+                "checkpoint" => {
+                    let text: String = map.next_value()?;
+                    let bytes = BASE64.decode(text).map_err(A::Error::custom)?;
+                    let checkpoint = codec::decode_checkpoint(&bytes).map_err(A::Error::custom)?;
+                    header.checkpoint = Some(checkpoint);
+                }
+                "owed" => header.owed = map.next_value()?,
+                "operations" => {
+                    has_operations = true;
+                    map.next_value_seed(Operations(&mut self.0))?;
+                }
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        if header.version == 0 || !has_operations {
+            return Err(A::Error::custom("`version` or `operations` is missing"));
+        }
+        Ok(header)
+    }
+}
+
+/// Reads the list, one by one.
+struct Operations<'a, F>(&'a mut F);
+
+impl<'de, F: FnMut(Operation) -> Result<(), String>> DeserializeSeed<'de> for Operations<'_, F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_seq(self)
+    }
+}
+
+impl<'de, F: FnMut(Operation) -> Result<(), String>> Visitor<'de> for Operations<'_, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of operations")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        use serde::de::Error;
+        let mut n = 1_u64;
+        while let Some(operation) = list.next_element::<Operation>()? {
+            (self.0)(operation)
+                .map_err(|error| A::Error::custom(format!("operation {n}: {error}")))?;
+            n += 1;
+        }
+        Ok(())
+    }
+}

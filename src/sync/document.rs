@@ -1,0 +1,135 @@
+//! The state of one document: is it in Atlas as it is here?
+//!
+//! What waits in the queue and what was given up is known. Of everything else both sides are read and
+//! compared byte for byte: that nothing waits proves nothing about a document that somebody changed in Atlas.
+
+use std::time::Duration;
+
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use serde::Serialize;
+
+use super::SyncError;
+use crate::{
+    checkpoint::ClusterTime,
+    document_key::DocumentKey,
+    mongo::{Mongo, MongoError, documents, majority_after},
+    namespace::Namespace,
+    queue::Queue,
+    source::SourceError,
+    status::rfc3339,
+};
+
+/// Whether Atlas has a document as it is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum DocumentState {
+    /// Both sides hold the same bytes, or neither holds it.
+    Synced,
+    /// A change of it waits for Atlas.
+    Pending,
+    /// It was given up, or differs although nothing waits.
+    Failed,
+}
+
+/// `GET /api/documents/{ns}/{id}`, and `outrigger doc`. Holds no document.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DocumentReport {
+    pub collection: Namespace,
+    pub document_id: serde_json::Value,
+    pub state: DocumentState,
+    /// Why it is not in Atlas, or what went wrong at the last attempt.
+    pub error: Option<String>,
+    /// When it was last written to Atlas, RFC 3339, as far as a running agent remembers.
+    pub last_sync: Option<String>,
+    /// Since when its change waits, or was given up, RFC 3339.
+    pub since: Option<String>,
+    pub retry_count: u32,
+    /// Whether each side holds it; null where that was not looked at.
+    pub in_local: Option<bool>,
+    pub in_atlas: Option<bool>,
+}
+
+/// How often two sides that differ are looked at, and how far apart: a change may be on its way.
+const LOOKS: usize = 8;
+const LOOK_APART: Duration = Duration::from_millis(500);
+
+/// Looks a document up.
+///
+/// # Errors
+/// When the queue cannot be read, or an end that must be asked does not answer.
+pub async fn look_up(
+    queue: &Queue,
+    local: &Mongo,
+    atlas: &Mongo,
+    ns: &Namespace,
+    key: &DocumentKey,
+) -> Result<DocumentReport, SyncError> {
+    let mut report = DocumentReport {
+        collection: ns.clone(),
+        document_id: key.to_json(),
+        state: DocumentState::Synced,
+        error: None,
+        last_sync: None,
+        since: None,
+        retry_count: 0,
+        in_local: None,
+        in_atlas: None,
+    };
+    for look in 0..LOOKS {
+        if look > 0 {
+            tokio::time::sleep(LOOK_APART).await;
+        }
+        let letter = queue.dead_letter_of(ns, key)?;
+        if let Some(entry) = queue.entry_of(ns, key)? {
+            report.state = DocumentState::Pending;
+            report.error = entry.error.or(letter.map(|letter| letter.reason));
+            report.since = rfc3339(entry.first_ms);
+            report.retry_count = entry.attempts;
+            return Ok(report);
+        }
+        if let Some(letter) = letter {
+            report.state = DocumentState::Failed;
+            report.error = Some(letter.reason);
+            report.since = rfc3339(letter.died_ms);
+            report.retry_count = letter.entry.attempts;
+            return Ok(report);
+        }
+        let here = find(local, ns, key).await.map_err(SourceError::from)?;
+        let there = find(atlas, ns, key).await.map_err(|error| SyncError::atlas(&error))?;
+        (report.in_local, report.in_atlas) = (Some(here.is_some()), Some(there.is_some()));
+        if is_same(here.as_deref(), there.as_deref()) {
+            return Ok(report);
+        }
+    }
+    report.state = DocumentState::Failed;
+    let what = match (report.in_local, report.in_atlas) {
+        (Some(true), Some(false)) => "it is missing in Atlas",
+        (Some(false), Some(true)) => "only Atlas has it",
+        _ => "Atlas has it with another content",
+    };
+    report.error = Some(format!("{what}, and nothing waits for it"));
+    Ok(report)
+}
+
+fn is_same(here: Option<&RawDocument>, there: Option<&RawDocument>) -> bool {
+    match (here, there) {
+        (None, None) => true,
+        (Some(here), Some(there)) => here.as_bytes() == there.as_bytes(),
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+async fn find(
+    mongo: &Mongo,
+    ns: &Namespace,
+    key: &DocumentKey,
+) -> Result<Option<RawDocumentBuf>, MongoError> {
+    let mut command = rawdoc! {
+        "find": ns.coll(), "filter": key.filter().to_owned(), "limit": 1, "singleBatch": true,
+    };
+    command.append(bson::raw::cstr!("readConcern"), majority_after(ClusterTime::default()));
+    let mut cursor = mongo.cursor(ns.db(), command, None).await?;
+    let Some(reply) = cursor.next().await? else { return Ok(None) };
+    Ok(documents(&reply)?.first().map(|document| (*document).to_owned()))
+}
