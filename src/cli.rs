@@ -28,7 +28,7 @@ use crate::{
 Exit codes: 0 fine, 1 a problem was found, 2 usage or configuration,
 3 local database unreachable or unfit, 4 Atlas unreachable or denied")]
 pub struct Cli {
-    /// The configuration file; without it, `config.toml` if there is one.
+    /// The configuration file; without it, `config.toml` here, else `/etc/outrigger/config.toml`, if there is one.
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// How log lines look; overrides `log.format`.

@@ -4,8 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use outrigger::{cli::Cli, commands};
+use rustix::fs::Mode;
 
 fn main() -> ExitCode {
+    // The queue and exports hold the application's documents, the token opens the API: for the owner alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     // clap exits with 2 on wrong usage, and with 0 after `--help` and `--version`.
     let cli = Cli::parse();
     match commands::run(cli) {

@@ -28,6 +28,13 @@ const SENTENCES = {
   stopping: "The agent is stopping and writes what it still can.",
   failed: "The agent has failed; its log says why.",
 };
+function sentence({ phase, breaker, localError }) {
+  if (phase === "streaming" && breaker !== "closed") return "Atlas does not take writes; changes wait in the queue, and nothing is lost.";
+  if (phase === "streaming" && localError) return "The local database does not answer; reading goes on when it does.";
+  return SENTENCES[phase] ?? "";
+}
+/** What a driver says, without its inner life; `outrigger status` has all of it. */
+const brief = (error) => error?.split(" Topology:")[0];
 const VERDICTS = { healthy: "Healthy", degraded: "Degraded", unhealthy: "Unhealthy" };
 
 let last = null;
@@ -40,7 +47,7 @@ function show(status) {
   document.title = `${VERDICTS[health.status]} · Outrigger`;
   text("version", status.version);
   text("health", `${VERDICTS[health.status]}, ${health.phase}`);
-  text("sentence", SENTENCES[health.phase] ?? "");
+  text("sentence", sentence(health));
   lines($("alerts"), health.alerts);
   $("pause").hidden = false;
   text("pause", health.paused ? "Resume writing to Atlas" : "Pause writing to Atlas");
@@ -50,9 +57,9 @@ function show(status) {
   text("queue", health.queueSize === 0 ? "empty" : many(health.queueSize, "change", "changes"));
   text("oldest", health.oldestPendingMs == null ? "nothing waits" : `the oldest for ${span(health.oldestPendingMs)}`);
   text("breaker", health.breaker === "closed" ? "writes flow" : health.breaker === "open" ? "away" : "being tried");
-  text("atlas-note", health.atlasError ?? `breaker ${health.breaker}, opened ${many(status.breakerOpenings, "time", "times")}; answered ${span(status.atlasSilenceMs)} ago`);
+  text("atlas-note", brief(health.atlasError) ?? `breaker ${health.breaker}, opened ${many(status.breakerOpenings, "time", "times")}; answered ${span(status.atlasSilenceMs)} ago`);
   text("oplog", health.oplogWindowS == null ? "not known" : span(health.oplogWindowS * 1000));
-  text("local-note", health.localError ?? `left before the checkpoint; answered ${span(status.localSilenceMs)} ago`);
+  text("local-note", brief(health.localError) ?? `left before the checkpoint; answered ${span(status.localSilenceMs)} ago`);
   text("dead", health.deadLetters === 0 ? "none" : count(health.deadLetters));
   text("errors", `${health.errorRate} of recent writes failed`);
   text("written", count(totals.writes + totals.documentsCopied));

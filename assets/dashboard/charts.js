@@ -18,6 +18,8 @@ const Charts = (() => {
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const short = (n) => (n == null ? "–" : Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(n));
 
+  const clock = (s) => new Date(s * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+
   function data(lines) {
     const times = samples.map((s) => s.atMs / 1000);
     return [times, ...lines.map((line) => samples.map(line.of))];
@@ -33,9 +35,13 @@ const Charts = (() => {
         height: 170,
         cursor: { y: false },
         // An idle queue is a line on the ground, not noise blown up.
-        scales: { y: { range: (_, min, max) => [0, Math.max(1, max * 1.1)] } },
-        axes: [axis, { ...axis, size: 48, values: (_, ticks) => ticks.map(short) }],
-        series: [{}, ...lines.map((line) => ({
+        scales: {
+          // A young agent's minutes fill the chart, and an hour is the most.
+          x: { range: (_, min, max) => [Math.min(min, max - 300), max] },
+          y: { range: (_, min, max) => [0, Math.max(1, max * 1.1)] },
+        },
+        axes: [{ ...axis, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 48, values: (_, ticks) => ticks.map(short) }],
+        series: [{ label: "at", value: (_, s) => (s == null ? "–" : clock(s)) }, ...lines.map((line) => ({
           label: line.label, stroke: color(line.color), width: 2, points: { show: false },
           value: (_, value) => short(value),
         }))],

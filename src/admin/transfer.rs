@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::{Api, Problem, bytes_of, with_queue};
 use crate::{
     checkpoint::ClusterTime,
-    queue::transfer::{Wish, read},
+    queue::transfer::{Whole, Wish, read},
     sync_state::{Reason, SyncState},
 };
 
@@ -32,7 +32,7 @@ pub(super) async fn export(State(api): State<Api>) -> Response {
     tokio::task::spawn_blocking(move || {
         let mut out = std::io::BufWriter::with_capacity(PART, Parts(parts));
         // A reader that has gone ends it.
-        if let Err(error) = queue.export(&mut out, None, false) {
+        if let Err(error) = queue.export(&mut out, Whole::No) {
             tracing::debug!(%error, "the export ended early");
         }
     });

@@ -10,7 +10,7 @@ use crate::{
     alerts::{AlertBook, Notice},
     health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
     history::{History, Sample, Totals},
-    status::{Fault, now_ms},
+    status::{Fault, Phase, now_ms},
 };
 
 /// Shared by those who ask.
@@ -100,6 +100,10 @@ pub fn lives(handles: &Handles) -> bool {
     let now = now_ms();
     let patience = 3 * config.local.timeout.max(config.atlas.timeout);
     let state = status.state();
+    // Reading has ended then, and what is left may take `shutdown.drain_for`.
+    if state.phase == Phase::Stopping {
+        return true;
+    }
     let known = |is_known| if is_known { KnownFault::Yes } else { KnownFault::No };
     // While reading stands still the stream is not asked; while the mark cannot be renewed, that is known.
     let local = known(state.local_fault.is_some() || state.reading_stopped.is_some());

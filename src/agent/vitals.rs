@@ -61,7 +61,8 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
             let handles = handles.clone();
             blocking(move || sample(&handles)).await;
         }
-        if n % WINDOW_TICKS == 0 {
+        let is_known = status.state().oplog_window_s.is_some();
+        if n % WINDOW_TICKS == 0 || (n % ALERT_TICKS == 0 && !is_known && n < WINDOW_TICKS) {
             let read_up_to = status.state().read_up_to;
             if read_up_to > ClusterTime::default()
                 && let Ok(Some(start)) = oplog_start(&local).await

@@ -85,8 +85,9 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
 }
 
 fn load(file: Option<&Path>) -> Result<Config, Failure> {
-    let default = Path::new("config.toml");
-    let file = file.or_else(|| default.exists().then_some(default));
+    // Here, or where the package puts it.
+    let defaults = ["config.toml", "/etc/outrigger/config.toml"].map(Path::new);
+    let file = file.or_else(|| defaults.into_iter().find(|default| default.exists()));
     Ok(config::load(file, |name| std::env::var(name).ok())?)
 }
 

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     queue::{
         Queue, QueueError,
-        transfer::{EXPORT_VERSION, Operation, Wish, read},
+        transfer::{EXPORT_VERSION, Operation, Whole, Wish, read},
     },
     report::{ExitCode, Failure},
     sync_state::{Reason, SyncState},
@@ -42,9 +42,8 @@ pub fn export(config: &Config, args: &ExportArgs) -> Result<Code, Failure> {
             None
         }
         Access::Queue(queue) => {
-            let owed = SyncState::is_owed(&queue)?;
             let mut out = BufWriter::new(&mut out);
-            Some(queue.export(&mut out, queue.checkpoint()?, owed)?)
+            Some(queue.export(&mut out, Whole::Yes)?)
         }
     };
     if let Some(path) = &args.file {
@@ -101,10 +100,6 @@ pub fn import(config: &Config, args: &ImportArgs) -> Result<Code, Failure> {
                 && queue.pending().0 == 0
                 && queue.dead_letters_len() == 0;
             if is_new && header.checkpoint.is_some() {
-                let position = header.checkpoint.as_ref().map(|checkpoint| checkpoint.cluster_time);
-                if header.owed {
-                    SyncState::demand(&queue, position.unwrap_or_default(), Reason::FirstCopy)?;
-                }
                 let n = queue.move_in(open(&args.file)?, &header)?;
                 show::line(format!(
                     "{n} operations and the checkpoint are in the queue; `outrigger run` goes on from there"

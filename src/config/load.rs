@@ -87,8 +87,8 @@ pub fn parse(
         set(&mut config, &key, &value, None)?;
     }
     read_environment(&mut config, &env)?;
-    read_uri_files(&mut config)?;
-    read_webhook_file(&mut config)?;
+    read_uri_files(&mut config, &env)?;
+    read_webhook_file(&mut config, &env)?;
     validate(&config)?;
     Ok(config)
 }
@@ -176,27 +176,40 @@ fn read_environment(
     Ok(())
 }
 
-fn read_uri_files(config: &mut Config) -> Result<(), ConfigError> {
+/// A file with a secret. A service that systemd runs may not read it, and gets a copy of the same name instead
+/// (`LoadCredential=`).
+fn read_secret(path: &Path, env: &impl Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
+    let copies = env("CREDENTIALS_DIRECTORY").filter(|folder| !folder.is_empty());
+    let copy = copies.zip(path.file_name()).map(|(folder, name)| Path::new(&folder).join(name));
+    let path = copy.filter(|copy| copy.exists()).unwrap_or_else(|| path.to_owned());
+    fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable { path, source })
+}
+
+fn read_uri_files(
+    config: &mut Config,
+    env: &impl Fn(&str) -> Option<String>,
+) -> Result<(), ConfigError> {
     let local = (&mut config.local.uri, &config.local.uri_file, "local.uri_file");
     let atlas = (&mut config.atlas.uri, &config.atlas.uri_file, "atlas.uri_file");
     for (uri, file, key) in [local, atlas] {
         let (None, Some(path)) = (&uri, file) else {
             continue;
         };
-        let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+        let text = read_secret(path, env)?;
         *uri = Some(secret_uri(key, &text)?);
     }
     Ok(())
 }
 
-fn read_webhook_file(config: &mut Config) -> Result<(), ConfigError> {
+fn read_webhook_file(
+    config: &mut Config,
+    env: &impl Fn(&str) -> Option<String>,
+) -> Result<(), ConfigError> {
     let alerts = &mut config.alerts;
     let (None, Some(path)) = (&alerts.webhook, &alerts.webhook_file) else {
         return Ok(());
     };
-    let text = fs::read_to_string(path)
-        .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+    let text = read_secret(path, env)?;
     let url = HttpUrl::parse(&text).map_err(|problem| ConfigError::Value {
         key: "alerts.webhook_file".to_owned(),
         value: "<not shown>".to_owned(),

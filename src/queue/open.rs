@@ -119,6 +119,7 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File, QueueError> {
     }
     // The queue holds the application's documents: nobody else's business.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
+    restrict_files(folder).map_err(unusable)?;
     let file = fs::File::create(folder.join("lock")).map_err(unusable)?;
     // Made by root, it must not keep the agent's own user out.
     if let (Ok(owner), Ok(own)) = (fs::metadata(folder), file.metadata())
@@ -137,6 +138,20 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File, QueueError> {
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
+}
+
+/// Files of an earlier version, or of one that was embedded, may be readable by others.
+fn restrict_files(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            restrict_files(&entry.path())?;
+        } else if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o600))?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens sled in `options.path`.

@@ -494,6 +494,6 @@ pub(super) fn seq_of(key: &[u8]) -> u64 {
     key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
-fn meta_key(name: &str) -> Vec<u8> {
+pub(super) fn meta_key(name: &str) -> Vec<u8> {
     [&[META], name.as_bytes()].concat()
 }

@@ -1,7 +1,7 @@
 //! Taking a queue from one machine to another, as JSON.
 //!
 //! ```json
-//! {"version": 1, "timestamp": 1763700000000, "checkpoint": "…", "owed": false,
+//! {"version": 1, "timestamp": 1763700000000, "checkpoint": "…", "notes": {"claim": "…", …},
 //!  "operations": [{"id": "…", "type": "insert", "collection": "shop.orders", "documentId": 1,
 //!                  "data": {…}, "timestamp": 1763699999000, "retryCount": 0, "key": "…", "entry": "…"}]}
 //! ```
@@ -10,12 +10,12 @@
 //! entry a second time, exactly as the queue holds it (`entry`, base64), and its `_id` (`key`, base64). Both
 //! may be missing: such an operation brings its document up to date, as the local database has it.
 //!
-//! A *moved* queue keeps entries and checkpoint: the new place was never used, and the file was written while
-//! no agent ran, so the two belong together. Anywhere else an operation's content may be older than what was
+//! A *moved* queue keeps entries, checkpoint and notes (which agent it is, whose copy it keeps, what is owed): the
+//! new place was never used, and the file was written while no agent ran, so all of it belongs together. Anywhere else an operation's content may be older than what was
 //! read since. There only the keys are taken, as `Refresh`: never an old document over a newer one.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     io::{Read, Write},
 };
@@ -29,7 +29,8 @@ use serde_json::{Value, json};
 
 use super::{
     Entry, EntrySummary, Incoming, Queue, QueueError, Work, body_json, codec,
-    store::{CHECKPOINT, entry_key},
+    edit::SEAL,
+    store::{CHECKPOINT, ENTRY, FORMAT, META, entry_key, meta_key},
 };
 use crate::{
     checkpoint::{Checkpoint, ClusterTime},
@@ -75,8 +76,19 @@ pub struct Operation {
 pub struct Header {
     pub version: u64,
     pub checkpoint: Option<Checkpoint>,
-    /// A copy or comparison of everything was owed.
-    pub owed: bool,
+    /// What is kept beside the entries.
+    pub notes: BTreeMap<String, Vec<u8>>,
+}
+
+/// A person's pause stays where it was made.
+const NOT_MOVED: &[&[u8]] = &[CHECKPOINT, FORMAT, SEAL, b"mpaused"];
+
+/// Whether an export is one to move the queue with. Only of a queue that nobody works on: else entries and
+/// checkpoint would not belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whole {
+    Yes,
+    No,
 }
 
 /// What an operation asks of a queue that takes keys only.
@@ -175,21 +187,24 @@ impl PartialEq for Operation {
 }
 
 impl Queue {
-    /// Writes the queue, dead letters included, which are tried again where they land. With `checkpoint`
-    /// the file is one to move the queue with; only for a queue that nobody works on.
+    /// Writes the queue, dead letters included, which are tried again where they land.
     ///
     /// # Errors
     /// When the queue cannot be read, or `out` cannot be written.
-    pub fn export(
-        &self,
-        out: &mut impl Write,
-        checkpoint: Option<Checkpoint>,
-        owed: bool,
-    ) -> Result<u64, QueueError> {
+    pub fn export(&self, out: &mut impl Write, whole: Whole) -> Result<u64, QueueError> {
         let disk = QueueError::Disk;
-        let mut header = json!({ "version": EXPORT_VERSION, "timestamp": now_ms(), "owed": owed });
-        if let Some(checkpoint) = checkpoint {
-            header["checkpoint"] = BASE64.encode(codec::encode_checkpoint(&checkpoint)).into();
+        let mut header = json!({ "version": EXPORT_VERSION, "timestamp": now_ms() });
+        if whole == Whole::Yes
+            && let Some(checkpoint) = self.db.get(CHECKPOINT)?
+        {
+            header["checkpoint"] = BASE64.encode(checkpoint).into();
+            for note in self.db.scan_prefix([META]) {
+                let (key, value) = note?;
+                let name = String::from_utf8_lossy(&key[1..]).into_owned();
+                if !NOT_MOVED.contains(&&*key) {
+                    header["notes"][name] = BASE64.encode(value).into();
+                }
+            }
         }
         let text = header.to_string();
         // The object goes on with the operations, one to a line.
@@ -250,22 +265,23 @@ impl Queue {
             if part.len() == PART { self.put_all(&mut part, None) } else { Ok(()) }
                 .map_err(|error| error.to_string())
         })?;
-        self.put_all(&mut part, header.checkpoint.as_ref())?;
+        self.put_all(&mut part, Some(header))?;
         self.flush()?;
         Ok(n)
     }
 
-    fn put_all(
-        &self,
-        entries: &mut Vec<Entry>,
-        checkpoint: Option<&Checkpoint>,
-    ) -> Result<(), QueueError> {
+    fn put_all(&self, entries: &mut Vec<Entry>, last: Option<&Header>) -> Result<(), QueueError> {
         let mut state = self.lock();
         let mut edit = state.edit();
         for entry in entries.drain(..) {
             edit.put(&entry_key(entry.seq), codec::encode_entry(&entry), None);
         }
-        if let Some(checkpoint) = checkpoint {
+        for (name, note) in last.iter().flat_map(|header| &header.notes) {
+            let key = meta_key(name);
+            let before = self.db.get(&key)?;
+            edit.put(&key, note.clone(), before.as_deref());
+        }
+        if let Some(checkpoint) = last.and_then(|header| header.checkpoint.as_ref()) {
             edit.put(CHECKPOINT, codec::encode_checkpoint(checkpoint), None);
         }
         self.write(&mut state, edit)
@@ -282,7 +298,7 @@ impl Queue {
             let mut state = self.lock();
             let mut edit = state.edit();
             let before = removed;
-            for item in self.db.scan_prefix([super::store::ENTRY]).take(PART) {
+            for item in self.db.scan_prefix([ENTRY]).take(PART) {
                 let (key, value) = item?;
                 edit.remove(&key, Some(&value));
                 removed += 1;
@@ -342,7 +358,16 @@ impl<'de, F: FnMut(Operation) -> Result<(), String>> Visitor<'de> for File<F> {
                     let checkpoint = codec::decode_checkpoint(&bytes).map_err(A::Error::custom)?;
                     header.checkpoint = Some(checkpoint);
                 }
-                "owed" => header.owed = map.next_value()?,
+                "notes" => {
+                    for (name, text) in map.next_value::<BTreeMap<String, String>>()? {
+                        if NOT_MOVED.contains(&&*meta_key(&name)) {
+                            return Err(A::Error::custom(format!(
+                                "`{name}` is no note that is moved"
+                            )));
+                        }
+                        header.notes.insert(name, BASE64.decode(text).map_err(A::Error::custom)?);
+                    }
+                }
                 "operations" => {
                     has_operations = true;
                     map.next_value_seed(Operations(&mut self.0))?;

@@ -6,10 +6,12 @@
 
 pub mod agent;
 pub mod api;
+pub mod browser;
 pub mod compare;
 pub mod guarded;
 pub mod mongod;
 pub mod proxy;
+pub mod receiver;
 pub mod replica_set;
 pub mod schemas;
 pub mod workload;
