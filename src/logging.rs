@@ -1,8 +1,60 @@
 //! Log lines on stderr, as text or JSON.
+//!
+//! The message is a constant text; everything that varies is a field, and every field is one of [`FIELDS`].
+//! Never a document, never a credential; a document's key at `debug` only, since an `_id` may be an address.
 
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::config::LogFormat;
+
+/// Every field that a line may have beside `timestamp`, `level` and `message`, with what it holds.
+pub const FIELDS: &[(&str, &str)] = &[
+    ("again", "collections whose copy goes on where it was"),
+    ("alert", "the stable name of an alert"),
+    ("applied", "changes that reached Atlas in the last minute"),
+    ("atlas", "Atlas's address, without credentials"),
+    ("attempt", "how often a write was tried"),
+    ("breaker", "closed, open or half-open"),
+    ("bytes", "encoded size of what waits"),
+    ("changes", "what was changed of a collection"),
+    ("coalesced", "changes merged away in the last minute"),
+    ("collections", "how many a run was about"),
+    ("compare", "collections to compare"),
+    ("content", "documents that differed"),
+    ("copy", "collections to copy"),
+    ("db", "a database"),
+    ("differences", "differences of options and indexes"),
+    ("documents", "how many documents"),
+    ("drain_for", "how long a stopping agent writes"),
+    ("drift", "by how many documents an estimate is off"),
+    ("elapsed_ms", "how long it took or has lasted"),
+    ("end", "local or atlas"),
+    ("error", "what went wrong"),
+    ("events", "change events of the last minute"),
+    ("everything", "whether everything is compared"),
+    ("extra", "documents that only Atlas had"),
+    ("files", "size of the queue's files"),
+    ("id", "an entry, a dead letter or a run"),
+    ("indexes", "names of indexes"),
+    ("is_done", "whether nothing is left to do"),
+    ("key", "a document's `_id`; at debug only"),
+    ("lag_s", "how far Atlas is behind"),
+    ("left", "what is still to be built"),
+    ("local", "the local database's address, without credentials"),
+    ("local_version", "its version"),
+    ("missing", "documents that Atlas lacked"),
+    ("moved_to", "where a broken queue is now"),
+    ("ns", "database and collection"),
+    ("op", "what was to be done"),
+    ("outcome", "how a run ended"),
+    ("pending", "changes that wait"),
+    ("phase", "the agent's phase"),
+    ("reason", "why a run takes place"),
+    ("source", "the id of another source's mark"),
+    ("url", "scheme and host of a web hook"),
+    ("version", "Outrigger's version"),
+    ("wait_ms", "when it is tried again"),
+];
 
 /// Starts logging. Results go to stdout, so logs never mix with them.
 ///

@@ -1,6 +1,10 @@
 //! The layers of `src/lib.rs` as data, and that nothing climbs over them.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 /// From the top down. A module uses those below its own row, and, within a row, only itself, except
 /// where `MAY` says so. The last row are the words, which are defined by one another.
@@ -262,6 +266,63 @@ fn a_file_opens_with_what_it_is_for_and_is_no_longer_than_a_sitting() {
         }
     }
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// The field names in the arguments of a log macro: what stands before a `=`, or the name itself.
+fn fields_of(arguments: &str) -> Vec<String> {
+    let (mut parts, mut part) = (Vec::new(), String::new());
+    let (mut depth, mut in_text, mut escaped) = (0_i32, false, false);
+    for c in arguments.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if in_text => escaped = true,
+            '"' => in_text = !in_text,
+            _ if in_text => {}
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' if depth == 0 => break,
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(std::mem::take(&mut part));
+                continue;
+            }
+            _ => {}
+        }
+        part.push(c);
+    }
+    parts.push(part);
+    parts
+        .iter()
+        .map(|part| part.trim())
+        .filter(|part| !part.is_empty() && !part.starts_with('"'))
+        .map(|part| {
+            let name = part.split('=').next().unwrap().trim().trim_start_matches(['%', '?']);
+            name.rsplit('.').next().unwrap().trim().to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn every_log_line_uses_the_fixed_list_of_fields() {
+    let listed: BTreeSet<_> =
+        outrigger::logging::FIELDS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let mut used = BTreeSet::new();
+    for (_, files) in sources() {
+        for (name, text) in files {
+            let code = without_tests(&name, &text);
+            for (at, _) in code.match_indices("tracing::") {
+                let rest = &code[at + "tracing::".len()..];
+                if let Some((level, arguments)) = rest.split_once("!(")
+                    && ["error", "warn", "info", "debug", "trace"].contains(&level)
+                {
+                    used.extend(fields_of(arguments));
+                }
+            }
+        }
+    }
+
+    // The one that is an argument of a message.
+    used.remove("message");
+    assert_eq!(used, listed);
 }
 
 #[test]

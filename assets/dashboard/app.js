@@ -58,8 +58,8 @@ function show(status) {
   text("oldest", health.oldestPendingMs == null ? "nothing waits" : `the oldest for ${span(health.oldestPendingMs)}`);
   text("breaker", health.breaker === "closed" ? "writes flow" : health.breaker === "open" ? "away" : "being tried");
   text("atlas-note", brief(health.atlasError) ?? `breaker ${health.breaker}, opened ${many(status.breakerOpenings, "time", "times")}; answered ${span(status.atlasSilenceMs)} ago`);
-  text("oplog", health.oplogWindowS == null ? "not known" : span(health.oplogWindowS * 1000));
-  text("local-note", brief(health.localError) ?? `left before the checkpoint; answered ${span(status.localSilenceMs)} ago`);
+  text("oplog", health.oplogWindowS == null ? "–" : span(health.oplogWindowS * 1000));
+  text("local-note", brief(health.localError) ?? `${health.oplogWindowS == null ? "has dropped nothing yet, or may not be read" : "left before the checkpoint"}; answered ${span(status.localSilenceMs)} ago`);
   text("dead", health.deadLetters === 0 ? "none" : count(health.deadLetters));
   text("errors", `${health.errorRate} of recent writes failed`);
   text("written", count(totals.writes + totals.documentsCopied));

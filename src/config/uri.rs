@@ -26,6 +26,15 @@ impl Uri {
             );
         }
         let uri = Self(text.to_owned());
+        let ports = uri.parts().hosts.split(',').filter_map(|host| {
+            // The colons of `[::1]` are no port's.
+            host.rsplit(']').next().unwrap_or(host).split_once(':').map(|(_, port)| port)
+        });
+        if ports.into_iter().any(|port| port.parse::<u16>().is_err()) {
+            // In practice `user:password` without the `@host` behind it, which must not be printed.
+            return Err("what follows the `:` of a host is no port; a password is followed by `@`"
+                .to_owned());
+        }
         if rest.is_empty() || uri.parts().hosts.is_empty() {
             return Err("the connection string names no host".to_owned());
         }
@@ -184,6 +193,7 @@ mod tests {
             ("mongodb+srv://ann:s3cret@c.mongodb.net", "mongodb+srv://c.mongodb.net"),
             ("mongodb://ann:s3/cret@h/db", "mongodb://h/db"),
             ("mongodb://ann:s3@cret@h", "mongodb://h"),
+            ("mongodb://[::1]:27017,h:1/db", "mongodb://[::1]:27017,h:1/db"),
             ("mongodb://a,b,c/?replicaSet=rs&proxyPassword=s3cret", "mongodb://a,b,c"),
         ] {
             let uri = Uri::parse(text).unwrap();
@@ -200,6 +210,8 @@ mod tests {
             "mongodb://",
             "mongodb://ann:s3cret@",
             "mongodb://ann:s3?cret@h/db",
+            "mongodb://ann:s3cret",
+            "mongodb://h:27017,ann:s3cret/db",
         ] {
             assert!(!Uri::parse(text).unwrap_err().contains("s3cret"));
         }

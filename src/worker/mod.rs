@@ -251,6 +251,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let (settlements, verdict) = self.apply(entries).await?;
         self.count(&settlements, &tally);
         crash::point(if is_schema { Step::BarrierApplied } else { Step::Written });
+        // Before what failed is ready again: else another lane would try it once more.
+        self.learn(&verdict, permit);
         let queue = self.queue.clone();
         let is_given_up = is_schema
             && settlements.iter().any(|end| matches!(end.outcome, Outcome::Rejected { .. }));
@@ -264,7 +266,6 @@ impl<S: Source, K: Sink> Worker<S, K> {
             queue.settle(&settlements)
         })
         .await?;
-        self.learn(&verdict, permit);
         if verdict == Verdict::Answered {
             let metrics = &self.status.metrics;
             metrics.batches.add(1);

@@ -8,7 +8,7 @@ use mongodb::{
 };
 use tempfile::TempDir;
 
-use super::mongod::Mongod;
+use super::{certificates::Certificates, mongod::Mongod};
 
 /// The password of every user here, for tests that look for it where it must not be.
 pub const PASSWORD: &str = "s3cret";
@@ -22,12 +22,23 @@ pub struct Guarded {
 
 impl Guarded {
     pub async fn start(roles: Vec<Bson>) -> Self {
+        Self::start_with(roles, &[], "").await
+    }
+
+    /// As [`start`](Self::start), and nobody may come without TLS.
+    pub async fn start_tls(roles: Vec<Bson>, certificates: &Certificates) -> Self {
+        Self::start_with(roles, &certificates.server_args(), &certificates.options()).await
+    }
+
+    async fn start_with(roles: Vec<Bson>, args: &[String], options: &str) -> Self {
         let key = TempDir::new().unwrap();
         let key_file = key.path().join("key");
         std::fs::write(&key_file, "c2VjcmV0IG9mIHRoZSByZXBsaWNhIHNldA==").unwrap();
         std::fs::set_permissions(&key_file, PermissionsExt::from_mode(0o600)).unwrap();
-        let args = ["--replSet", "rs", "--auth", "--keyFile", key_file.to_str().unwrap()];
-        let server = Mongod::start_with(&args).await;
+        let args_of_set = ["--replSet", "rs", "--auth", "--keyFile", key_file.to_str().unwrap()];
+        let args: Vec<&str> =
+            args_of_set.into_iter().chain(args.iter().map(String::as_str)).collect();
+        let server = Mongod::start_with_options(&args, options).await;
         server.initiate().await;
         // The first user may be made from this machine without being one.
         server.admin(user("root", vec!["root".into()])).await;
@@ -52,5 +63,6 @@ fn user(name: &str, roles: Vec<Bson>) -> Document {
 }
 
 fn uri(server: &Mongod, name: &str, password: &str) -> String {
-    format!("mongodb://{name}:{password}@127.0.0.1:{}/?directConnection=true", server.port)
+    let (port, options) = (server.port, &server.options);
+    format!("mongodb://{name}:{password}@127.0.0.1:{port}/?directConnection=true{options}")
 }

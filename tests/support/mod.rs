@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod api;
 pub mod browser;
+pub mod certificates;
 pub mod compare;
 pub mod guarded;
 pub mod mongod;

@@ -42,6 +42,8 @@ pub struct Mongod {
     dir: TempDir,
     args: Vec<String>,
     program: PathBuf,
+    /// What a connection string must have beside the usual, for TLS.
+    pub options: String,
     child: Option<Child>,
     /// Connects past the replica set's discovery. Not bound to the agent's client in any way.
     pub client: Client,
@@ -58,31 +60,42 @@ impl Mongod {
     /// As [`start`](Self::start), of one version; TTL indexes are looked at every second.
     pub async fn start_of(version: &str) -> Self {
         let args = ["--replSet", "rs", "--setParameter", "ttlMonitorSleepSecs=1"];
-        let server = Self::start_program(program_of(version), &args).await;
+        let server = Self::start_program(program_of(version), &args, "").await;
         server.initiate().await;
         server
     }
 
     /// Starts a server with these arguments, and waits until it answers.
     pub async fn start_with(args: &[&str]) -> Self {
-        Self::start_program(program().to_owned(), args).await
+        Self::start_with_options(args, "").await
     }
 
-    async fn start_program(program: PathBuf, args: &[&str]) -> Self {
-        let port = free_port();
-        let client = Client::with_uri_str(format!(
-            "mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=30000"
-        ));
-        let mut server = Self {
-            port,
-            dir: TempDir::new().unwrap(),
-            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-            program,
-            child: None,
-            client: client.await.unwrap(),
-        };
-        server.resume().await;
-        server
+    /// As [`start_with`](Self::start_with), for a server that is reached with further `options` only.
+    pub async fn start_with_options(args: &[&str], options: &str) -> Self {
+        Self::start_program(program().to_owned(), args, options).await
+    }
+
+    async fn start_program(program: PathBuf, args: &[&str], options: &str) -> Self {
+        for _ in 0..3 {
+            let port = free_port();
+            let client = Client::with_uri_str(format!(
+                "mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=30000{options}"
+            ));
+            let mut server = Self {
+                port,
+                dir: TempDir::new().unwrap(),
+                args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+                program: program.clone(),
+                options: options.to_owned(),
+                child: None,
+                client: client.await.unwrap(),
+            };
+            if server.launch().await {
+                return server;
+            }
+            // Somebody else took the port in between.
+        }
+        panic!("mongod ends at once, three times; its log is above")
     }
 
     pub async fn initiate(&self) {
@@ -101,6 +114,11 @@ impl Mongod {
 
     /// Starts the process again, after [`kill`](Self::kill) or [`terminate`](Self::terminate).
     pub async fn resume(&mut self) {
+        assert!(self.launch().await, "mongod ended at once; its log is above");
+    }
+
+    /// False when the process ends before it answers.
+    async fn launch(&mut self) -> bool {
         assert!(self.child.is_none(), "it runs already");
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         let mut command = Command::new(&self.program);
@@ -119,13 +137,25 @@ impl Mongod {
         }
         self.child = Some(command.spawn().expect("mongod starts"));
         let client = self.client.clone();
+        let mut ended = None;
+        let child = self.child.as_mut().expect("it was just started");
         eventually("mongod", Duration::from_secs(60), async || {
-            client.database("admin").run_command(doc! { "hello": 1 }).await.is_ok()
+            ended = child.try_wait().unwrap();
+            ended.is_some()
+                || client.database("admin").run_command(doc! { "hello": 1 }).await.is_ok()
         })
         .await;
+        if let Some(ended) = ended {
+            self.child = None;
+            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            let last: Vec<_> = log.lines().rev().take(12).collect();
+            eprintln!("mongod ended at once, {ended}: {last:#?}");
+            return false;
+        }
         if self.args.iter().any(|arg| arg == "--replSet") && self.is_alone_in_its_set().await {
             self.wait_for_primary().await;
         }
+        true
     }
 
     async fn is_alone_in_its_set(&self) -> bool {

@@ -207,7 +207,8 @@ impl<K: Sink> Reconciler<K> {
         let before = self.status.state().schema_problems.insert(ns.clone(), problems.clone());
         if before.as_ref() != Some(&problems) {
             let error = problems.join("; ");
-            tracing::warn!(%ns, error, wait_s = wait.as_secs(), "options or indexes in Atlas differ; tried again");
+            let wait_ms = wait.as_millis() as u64;
+            tracing::warn!(%ns, error, wait_ms, "options or indexes in Atlas differ; tried again");
         }
     }
 

@@ -1,0 +1,26 @@
+// Least privilege, to paste into mongosh. Passwords are asked for. A test runs the agent with exactly these.
+
+// --- on the local database: reads only --------------------------------------------------------
+use admin
+db.createRole({
+  "role": "outriggerReader",
+  "privileges": [
+    { "resource": { "db": "", "collection": "" }, "actions": ["find", "changeStream", "listCollections", "listIndexes", "collStats"] },
+    { "resource": { "cluster": true }, "actions": ["listDatabases", "replSetGetConfig"] },
+    { "resource": { "db": "local", "collection": "oplog.rs" }, "actions": ["find"] }
+  ],
+  "roles": []
+})
+db.createUser({ user: "outrigger", pwd: passwordPrompt(), roles: ["outriggerReader"] })
+
+// --- on Atlas (or: Security, Database Access, Specific Privileges): for the database `shop` --------
+use admin
+db.createUser({ user: "outrigger", pwd: passwordPrompt(), roles: [
+  { "role": "readWrite", "db": "shop" },
+  { "role": "dbAdmin", "db": "shop" },
+  { "role": "readWrite", "db": "outrigger" }
+] })
+
+// --- on Atlas, for every database ---------------------------------------------------------------
+use admin
+db.createUser({ user: "outrigger", pwd: passwordPrompt(), roles: ["readWriteAnyDatabase", "dbAdminAnyDatabase"] })

@@ -1,0 +1,286 @@
+//! With access control on both sides, over TLS to Atlas, with exactly the roles of `deploy/roles.js`; and nothing
+//! that is printed, answered or stored shows a secret.
+
+mod support;
+
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+
+use mongodb::bson::{Bson, Document, doc};
+use serde_json::Value;
+use support::{
+    PATIENCE,
+    agent::Agent,
+    api::Api,
+    certificates::{CLIENT, Certificates},
+    compare::{converge, schemas_converge},
+    eventually,
+    guarded::{Guarded, PASSWORD},
+    receiver::Receiver,
+};
+
+/// The JSON that follows `mark` in `deploy/roles.js`, up to where its brackets close.
+fn pasted(mark: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/roles.js");
+    let text = std::fs::read_to_string(path).unwrap();
+    let rest = &text[text.find(mark).expect("it is in the file") + mark.len()..];
+    let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+    values.next().unwrap().unwrap()
+}
+
+/// What stands before the roles of the user in Atlas.
+const OF_SHOP: &str = "for the database `shop` --------\nuse admin\ndb.createUser({ user: \"outrigger\", pwd: passwordPrompt(), roles: ";
+
+fn bson(value: Value) -> Bson {
+    Bson::try_from(value).unwrap()
+}
+
+/// The local database with the role of the file.
+async fn local() -> Guarded {
+    let role = bson(pasted("db.createRole("));
+    let role = role.as_document().unwrap().clone();
+    let name = role.get_str("role").unwrap().to_owned();
+    let mut command = doc! { "createRole": &name };
+    command.extend(role.into_iter().filter(|(key, _)| key != "role"));
+    let local = Guarded::start(vec![]).await;
+    local.admin(command).await;
+    local.admin(doc! { "grantRolesToUser": "outrigger", "roles": [name] }).await;
+    local
+}
+
+/// What an application does: documents, options, indexes, renames, drops.
+async fn work(local: &mongodb::Client, n: i32) {
+    let shop = local.database("shop");
+    let orders = shop.collection::<Document>("orders");
+    orders.insert_many((0..100).map(|m| doc! { "_id": n * 1000 + m, "n": m })).await.unwrap();
+    let change = doc! { "$set": { "n": -1 } };
+    orders.update_many(doc! { "n": { "$lt": 10 } }, change).await.unwrap();
+    orders.delete_many(doc! { "n": { "$gt": 90 } }).await.unwrap();
+    let index = doc! { "key": { format!("f{n}"): 1 }, "name": format!("f{n}") };
+    shop.run_command(doc! { "createIndexes": "orders", "indexes": [index] }).await.unwrap();
+    let validator = doc! { "collMod": "orders", "validator": { "_id": { "$exists": true } } };
+    shop.run_command(validator).await.unwrap();
+    shop.run_command(doc! { "create": format!("view{n}"), "viewOn": "orders", "pipeline": [] })
+        .await
+        .unwrap();
+    let (old, new) = (format!("shop.old{n}"), format!("shop.new{n}"));
+    shop.collection::<Document>(&old[5..]).insert_one(doc! { "_id": 1 }).await.unwrap();
+    local.database("admin").run_command(doc! { "renameCollection": old, "to": new }).await.unwrap();
+    shop.collection::<Document>("gone").insert_one(doc! { "_id": 1 }).await.unwrap();
+    shop.collection::<Document>("gone").drop().await.unwrap();
+}
+
+async fn everything_works(local: &Guarded, atlas: &Guarded, agent: &mut Agent) {
+    work(&local.root, 0).await;
+    let check = agent.cli(&["check"]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert_eq!(check.status.code(), Some(0), "{said}");
+    assert!(!said.contains("PROBLEM") && !said.contains("grant"), "{said}");
+    agent.start(&[]);
+    agent.streaming().await;
+    work(&local.root, 1).await;
+    converge(&local.root, &atlas.root, PATIENCE).await;
+    schemas_converge(&local.root, &atlas.root, PATIENCE).await;
+    // The unique index goes from one document to another, with a look at the holder.
+    for args in [&["sync", "--wait"][..], &["verify"], &["verify", "--digest"], &["flush"]] {
+        let output = agent.cli(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+    }
+    eventually("health", PATIENCE, async || agent.health().unwrap()["status"] == "healthy").await;
+    let health = agent.health().unwrap();
+    assert_eq!((&health["deadLetters"], &health["atlasError"]), (&0.into(), &Value::Null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_works_with_exactly_the_roles_of_the_file_over_tls() {
+    let certificates = Certificates::new();
+    let of_shop = pasted(OF_SHOP);
+    let roles = of_shop.as_array().unwrap().iter().cloned().map(bson).collect();
+    let (local, atlas) = tokio::join!(local(), Guarded::start_tls(roles, &certificates));
+    let insecure = atlas.uri().replace("&tls=true", "");
+    let local_uri = local
+        .uri()
+        .replace("/?", "/shop?")
+        .replace("directConnection=true", "directConnection=true&authSource=admin");
+    let mut agent = Agent::new(&local_uri, &atlas.uri(), "[sync]\ncount_check_every = \"1s\"\n");
+    let config = agent.dir.path().join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("allow_insecure = true", "allow_insecure = false"))
+        .unwrap();
+
+    everything_works(&local, &atlas, &mut agent).await;
+
+    // Without TLS it does not even start.
+    assert!(agent.stop().success());
+    agent.set_env("MONGODB_ATLAS_URI", &insecure);
+    let refused = agent.cli(&["run"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("without TLS"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_may_show_a_certificate_in_place_of_a_password() {
+    let certificates = Certificates::new();
+    let (local, atlas) = tokio::join!(local(), Guarded::start_tls(vec![], &certificates));
+    let user = doc! { "createUser": CLIENT, "roles": [
+        { "role": "readWriteAnyDatabase", "db": "admin" }, { "role": "dbAdminAnyDatabase", "db": "admin" },
+    ] };
+    atlas.root.database("$external").run_command(user).await.unwrap();
+    let uri = format!(
+        "mongodb://127.0.0.1:{}/?directConnection=true{}",
+        atlas.server.port,
+        certificates.x509_options()
+    );
+    let mut agent = Agent::new(&local.uri(), &uri, "[namespaces]\ninclude = [\"shop.*\"]\n");
+
+    everything_works(&local, &atlas, &mut agent).await;
+}
+
+/// Everything that a run of many commands prints and answers, at the most talkative level.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_printed_or_answered_shows_a_secret() {
+    let certificates = Certificates::new();
+    let roles: Vec<Bson> = vec!["readWriteAnyDatabase".into(), "dbAdminAnyDatabase".into()];
+    let (local, atlas) = tokio::join!(local(), Guarded::start_tls(roles, &certificates));
+    let hook = Receiver::start();
+    hook.answer(500);
+    let config = format!(
+        "[namespaces]\ninclude = [\"shop.*\"]\n[log]\nlevel = \"trace\"\nformat = \"json\"\n[worker]\nmax_retries = 0\n\
+         [alerts]\nqueue_size = 1\nheartbeat_every = \"1s\"\nwebhook = \"http://ann:{PASSWORD}@127.0.0.1:{port}/{PASSWORD}\"\n\
+         heartbeat_url = \"http://127.0.0.1:{port}/{PASSWORD}?k={PASSWORD}\"\n",
+        port = hook.port
+    );
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config);
+    let said = std::cell::RefCell::new(String::new());
+    let add = |text: &str| said.borrow_mut().push_str(text);
+    let note = |output: std::process::Output| {
+        add(&String::from_utf8_lossy(&output.stdout));
+        add(&String::from_utf8_lossy(&output.stderr));
+    };
+    let secret = "of-a-customer-4711";
+    let shop = local.root.database("shop");
+    let orders = shop.collection::<Document>("orders");
+    orders.insert_many((0..20).map(|id| doc! { "_id": id, "card": secret })).await.unwrap();
+    for args in [&["check"][..], &["check", "--json"], &["status"], &["doc", "shop.orders", "1"]] {
+        note(agent.cli(args));
+    }
+    agent.start(&[]);
+    agent.streaming().await;
+    // A dead letter, an outage, a refusal: what fails talks most.
+    let index = doc! { "key": { "card": 1 }, "name": "card", "unique": true };
+    atlas
+        .root
+        .database("shop")
+        .collection::<Document>("orders")
+        .delete_many(doc! {})
+        .await
+        .unwrap();
+    let command = doc! { "createIndexes": "orders", "indexes": [index] };
+    atlas.root.database("shop").run_command(command).await.unwrap();
+    orders.insert_many((20..40).map(|id| doc! { "_id": id, "card": secret })).await.unwrap();
+    eventually("dead letters", PATIENCE, async || {
+        agent.health().unwrap()["deadLetters"].as_u64() > Some(5)
+    })
+    .await;
+    let revoke = doc! { "revokeRolesFromUser": "outrigger", "roles": ["readWriteAnyDatabase"] };
+    atlas.admin(revoke).await;
+    orders.insert_many((40..60).map(|id| doc! { "_id": id, "card": secret })).await.unwrap();
+    agent.queued(3).await;
+    for args in [
+        &["status"][..],
+        &["status", "--json"],
+        &["check"],
+        &["queue", "list"],
+        &["queue", "stats"],
+        &["dead", "list"],
+        &["verify"],
+        &["sync"],
+        &["sync", "status"],
+        &["flush", "--timeout", "1s"],
+        &["doc", "shop.orders", "45"],
+        &["pause"],
+        &["resume"],
+    ] {
+        note(agent.cli(args));
+    }
+    let api = Api::of(&agent);
+    for path in [
+        "/",
+        "/metrics",
+        "/openapi.json",
+        "/api/sync/health",
+        "/api/sync/metrics",
+        "/api/sync/databases",
+        "/api/sync/full",
+        "/api/queue",
+        "/api/dead-letters",
+        "/api/documents/shop.orders/45",
+        "/api/queue/nonsense",
+        "/nowhere",
+    ] {
+        add(&api.get(path).1.to_string());
+    }
+    let token = api.token.clone();
+    // Wrong addresses, and a wrong password, in what the program says of them.
+    let mut wrong = Agent::new(&local.uri().replace(PASSWORD, "s3cret-too"), &atlas.uri(), "");
+    note(wrong.cli(&["run"]));
+    wrong.set_env("MONGODB_LOCAL_URI", &format!("mongodb://ann:{PASSWORD}"));
+    note(wrong.cli(&["run"]));
+    assert!(agent.stop().success());
+    add(&agent.log());
+    let files = Command::new("find").arg(agent.dir.path()).output().unwrap();
+    note(files);
+
+    let said = said.into_inner();
+    assert!(said.len() > 20_000, "it did say something");
+    for hidden in [PASSWORD, "s3cret-too", secret, &token] {
+        let at =
+            said.find(hidden).map(|at| &said[at.saturating_sub(300)..(at + 100).min(said.len())]);
+        assert_eq!(at, None, "{hidden} was shown");
+    }
+    let fields: std::collections::BTreeSet<_> =
+        outrigger::logging::FIELDS.iter().map(|(name, _)| *name).collect();
+    for line in agent.log().lines().filter(|line| line.starts_with('{')) {
+        let line: Value = serde_json::from_str(line).expect("every line is JSON");
+        for key in line.as_object().unwrap().keys() {
+            let known = ["timestamp", "level", "message"].contains(&key.as_str())
+                || fields.contains(key.as_str());
+            // The driver and the queue's storage have words of their own, from `warn` on.
+            assert!(known || key.starts_with("log."), "{key} is no field of the list: {line}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_agent_stores_is_for_its_owner_only() {
+    let (local, atlas) = support::pair().await;
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    // From an earlier version, say.
+    let queue = agent.dir.path().join("queue");
+    std::fs::create_dir(&queue).unwrap();
+    std::fs::set_permissions(&queue, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(queue.join("old"), "").unwrap();
+    std::fs::set_permissions(queue.join("old"), PermissionsExt::from_mode(0o644)).unwrap();
+    agent.start(&[]);
+    agent.streaming().await;
+    local.client.database("shop").collection("orders").insert_one(doc! { "_id": 1 }).await.unwrap();
+    converge(&local.client, &atlas.client, PATIENCE).await;
+
+    let mut looked = 0;
+    let mut folders = vec![queue];
+    while let Some(folder) = folders.pop() {
+        assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            let metadata = entry.metadata().unwrap();
+            if metadata.is_dir() {
+                folders.push(entry.path());
+                continue;
+            }
+            looked += 1;
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o600, "{}", entry.path().display());
+        }
+    }
+    assert!(looked >= 3, "the queue is made of files");
+    let token = agent.dir.path().join("outrigger.token");
+    assert_eq!(std::fs::metadata(token).unwrap().permissions().mode() & 0o777, 0o600);
+}
