@@ -78,7 +78,7 @@ pub struct Metrics {
     pub retries: Counter,
     /// Writes that found their unique value with another document, and got it.
     pub conflicts_resolved: Counter,
-    /// Ops given up, in all and by [`Refusal`](crate::write_op::Refusal).
+    /// Ops given up, in all and by [`Refusal`].
     pub dead_letters: Counter,
     pub dead_letters_by_reason: Labelled<5>,
     /// Documents read from the local database to be written whole.

@@ -1,6 +1,6 @@
 //! When documents were written to Atlas: the latest ones, in bounded memory.
 //!
-//! A document is remembered by a 64-bit hash, in two generations of at most [`GENERATION`] documents: when
+//! A document is remembered by a 64-bit hash, in two generations of at most 50,000 documents: when
 //! the younger one is full it becomes the older one, and what was older is forgotten. So between one and
 //! two generations are known, in about three megabytes at the most.
 
