@@ -60,6 +60,10 @@ pub use vitals::lag;
 /// Documents whose reads are remembered one by one; see [`Horizon`].
 const HORIZON_DOCUMENTS: usize = 100_000;
 
+/// How long an agent that fails waits for its alert to be noticed, and to be taken by the web hook.
+const LAST_WORDS_SOON: Duration = Duration::from_millis(1500);
+const LAST_WORDS_FOR: Duration = Duration::from_secs(5);
+
 /// How long an agent that stops waits for Atlas to take its mark back.
 const GIVE_BACK_FOR: Duration = Duration::from_secs(2);
 
@@ -287,6 +291,8 @@ impl Agent {
         let watch = Arc::new(SchemaWatch::default());
         let compare = self.demanded.clone();
         let admin = self.serve_admin().await?;
+        let mut beside = JoinSet::new();
+        beside.spawn(vitals::beat(self.status.clone(), self.queue.clone()));
         // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
         self.queue.hold_all();
         self.status.state().paused = self.queue.meta("paused")?.is_some();
@@ -372,11 +378,11 @@ impl Agent {
             tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
         }
         let outbox = Arc::new(outbox::Outbox::default());
-        let mut beside = JoinSet::new();
         beside.spawn(admin);
         beside.spawn(vitals::tick(self.handles(), outbox.clone()));
-        beside.spawn(vitals::beat(self.status.clone(), self.queue.clone()));
+        beside.spawn(vitals::look_at_oplog(self.handles()));
         if let Some(url) = config.alerts.webhook.clone() {
+            let outbox = outbox.clone();
             beside.spawn(async move { outbox.deliver(&url).await });
         }
         if let Some(url) = config.alerts.heartbeat_url.clone() {
@@ -405,6 +411,11 @@ impl Agent {
         } else {
             outcome.and(stop_tasks(&stop, tasks, config.shutdown.drain_for).await)
         };
+        if self.status.state().phase == Phase::Failed && config.alerts.webhook.is_some() {
+            // Somebody should hear of it.
+            let _ =
+                tokio::time::timeout(LAST_WORDS_FOR, outbox.is_empty_after(LAST_WORDS_SOON)).await;
+        }
         beside.abort_all();
         if is_queue_lost {
             return outcome;

@@ -127,7 +127,24 @@ impl DocumentKey {
         }
         let document = RawDocumentBuf::try_from(&bson::doc! { "_id": id })
             .map_err(|error| Malformed(error.to_string()))?;
-        Self::of(&document)
+        Self::of(&document)?.checked()
+    }
+
+    /// Refuses what is no plain value in a filter: `{_id: {$gt: 0}}` would find another document. A server lets
+    /// nobody have such an `_id`, but a person can type one.
+    ///
+    /// # Errors
+    /// [`Malformed`] for an embedded document with an operator.
+    pub fn checked(self) -> Result<Self, Malformed> {
+        if let RawBsonRef::Document(id) = self.value()? {
+            for element in raw::elements(id) {
+                let name = element?.name;
+                if name.starts_with('$') && !["$ref", "$id", "$db"].contains(&name) {
+                    return Err(Malformed(format!("`{name}` cannot stand in an `_id`")));
+                }
+            }
+        }
+        Ok(self)
     }
 
     /// The `_id`s that a person may mean who types `text`: extended JSON; else, of 24 hexadecimal digits, an

@@ -118,8 +118,10 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
         found.push(Condition { name, ns: ns.map(str::to_owned), severity, message });
     };
     let critical = Severity::Critical;
+    // The stream is not read any more then.
+    let is_stopping = vitals.phase == Phase::Stopping;
     let whole = |time: Duration| units::show_duration(Duration::from_secs(time.as_secs()));
-    if vitals.lag > alerts.lag {
+    if vitals.lag > alerts.lag && !is_stopping {
         add("lag", critical, None, format!("Atlas is {} behind", whole(vitals.lag)));
     }
     if vitals.queue_size > alerts.queue_size {
@@ -134,7 +136,7 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
         ("local_silent", "the local database", vitals.local_silence),
         ("atlas_silent", "Atlas", vitals.atlas_silence),
     ] {
-        if silence > SILENCE {
+        if silence > SILENCE && !is_stopping {
             add(name, critical, None, format!("{end} has not answered for {}", whole(silence)));
         }
     }
@@ -169,11 +171,12 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
         );
         add("mass_delete", critical, Some(ns), message);
     }
-    for Divergence { ns, local, atlas } in &vitals.divergences {
+    for Divergence { ns, local, atlas, is_exact } in &vitals.divergences {
         let message = format!(
             "`{ns}` holds {local} documents locally and {atlas} in Atlas, and what waits does not explain it"
         );
-        add("divergence", critical, Some(ns), message);
+        let severity = if *is_exact { critical } else { Severity::Warning };
+        add("divergence", severity, Some(ns), message);
     }
     match vitals.dead_letters {
         0 => {}
@@ -264,7 +267,8 @@ mod tests {
 
     #[test]
     fn every_condition_has_a_name_of_its_own_and_collections_are_told_apart() {
-        let divergence = |ns: &str| Divergence { ns: ns.into(), local: 3, atlas: 1 };
+        let divergence =
+            |ns: &str| Divergence { ns: ns.into(), local: 3, atlas: 1, is_exact: true };
         let everything = Vitals {
             phase: Phase::Failed,
             lag: secs(100),

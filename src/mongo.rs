@@ -11,7 +11,13 @@ use mongodb::{
 };
 use tokio::sync::Mutex;
 
-use crate::{checkpoint::ClusterTime, config::Uri, metrics::Counter, namespace::Namespace};
+use crate::{
+    checkpoint::ClusterTime,
+    config::Uri,
+    metrics::{Counter, Gauge},
+    namespace::Namespace,
+    status::now_ms,
+};
 
 pub mod class;
 mod describe;
@@ -90,6 +96,8 @@ pub struct Mongo {
     received: Arc<Counter>,
     /// Bytes of the commands that were sent, likewise.
     sent: Arc<Counter>,
+    /// When the server last answered anything, milliseconds since 1970.
+    heard_ms: Arc<Gauge>,
 }
 
 impl Mongo {
@@ -104,6 +112,7 @@ impl Mongo {
             client: Arc::default(),
             received: Arc::default(),
             sent: Arc::default(),
+            heard_ms: Arc::default(),
         };
         match mongo.client().await {
             Err(error @ MongoError::BadUri(_)) => Err(error),
@@ -194,7 +203,20 @@ impl Mongo {
         if matches!(reply, Err(MongoError::Silent(_))) {
             self.give_up(number).await;
         }
+        self.note_answer(&reply);
         reply
+    }
+
+    /// A refusal is an answer too.
+    fn note_answer<T>(&self, reply: &Result<T, MongoError>) {
+        if reply.as_ref().err().is_none_or(|error| error.code().is_some()) {
+            self.heard_ms.set(now_ms());
+        }
+    }
+
+    /// When the server last answered anything, milliseconds since 1970; 0: never.
+    pub fn heard_ms(&self) -> u64 {
+        self.heard_ms.get()
     }
 
     /// Runs a command that opens a cursor. `await_ms` bounds the server's wait for more in a
@@ -247,6 +269,7 @@ impl Mongo {
         if matches!(opened, Err(MongoError::Silent(_))) {
             self.give_up(number).await;
         }
+        self.note_answer(&opened);
         Ok(BatchCursor { cursor: opened?, mongo: self.clone(), number })
     }
 
@@ -344,7 +367,9 @@ impl BatchCursor {
     pub async fn next(&mut self) -> Result<Option<RawBatch>, MongoError> {
         let timeout = self.mongo.connect.timeout;
         if let Ok(reply) = tokio::time::timeout(timeout, self.cursor.next()).await {
-            let reply = reply.transpose()?;
+            let reply = reply.transpose().map_err(MongoError::from);
+            self.mongo.note_answer(&reply);
+            let reply = reply?;
             let bytes = reply.as_ref().map_or(0, |reply| reply.as_raw_document().as_bytes().len());
             self.mongo.received.add(bytes as u64);
             return Ok(reply);

@@ -85,6 +85,9 @@ pub struct State {
     pub refused_deletes: Vec<String>,
     /// Everything up to this time has been committed to the queue.
     pub read_up_to: ClusterTime,
+    /// Everything up to this time has been committed to the queue, the rest of a transaction included: all events
+    /// of one have the same time, and may come in several answers.
+    pub read_whole: ClusterTime,
     /// The latest source time at which the copy in Atlas equalled the local database.
     pub consistent_as_of: Option<ClusterTime>,
     /// The full sync that runs, or ran last.
@@ -143,6 +146,8 @@ pub struct Divergence {
     pub ns: String,
     pub local: u64,
     pub atlas: u64,
+    /// Counted one by one; else both are estimates, which a crash of a server may have put wrong.
+    pub is_exact: bool,
 }
 
 impl State {

@@ -249,7 +249,7 @@ impl<S: Source> Tailer<S> {
                 batch = next?;
             } else {
                 self.status.metrics.read_wall_ms.set(now_ms());
-                self.position_reached(batch.cluster_time);
+                self.position_reached(batch.cluster_time, true);
                 batch = stream.next().await?;
             }
         }
@@ -272,6 +272,7 @@ impl<S: Source> Tailer<S> {
         self.anchor.store(anchor.0, Ordering::Relaxed);
         let metrics = &self.status.metrics;
         metrics.events_read.add(batch.events.len() as u64);
+        let is_empty = batch.events.is_empty();
         let read_wall_ms = batch.events.last().map_or_else(now_ms, |event| event.wall_ms);
         let mut wishes = Wishes::default();
         let incoming: Vec<Incoming> =
@@ -309,15 +310,18 @@ impl<S: Source> Tailer<S> {
         if compare {
             self.compare.notify_one();
         }
-        self.position_reached(batch.cluster_time);
+        self.position_reached(batch.cluster_time, is_empty);
         Ok(())
     }
 
     /// The position is published after its ops are committed, and the queue is looked at after the
     /// position: an empty queue then proves that Atlas has everything up to it.
-    fn position_reached(&self, time: ClusterTime) {
+    fn position_reached(&self, time: ClusterTime, is_empty: bool) {
         let mut state = self.status.state();
         state.read_up_to = state.read_up_to.max(time);
+        // More of the same time may follow, until an answer is empty.
+        let whole = if is_empty { time } else { ClusterTime(time.0.saturating_sub(1)) };
+        state.read_whole = state.read_whole.max(whole);
     }
 
     /// What an event puts into the queue; `wishes` takes what goes beyond it.

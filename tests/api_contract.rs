@@ -72,6 +72,8 @@ async fn the_document_describes_what_the_agent_answers() {
     let ask = |method: &str, path: &str, real: &str, body: &str| {
         let (status, answer) = api.with_body(&method.to_uppercase(), real, body);
         check(&document, path, method, status, &answer);
+        let is_problem = status >= 400 && answer.is_object();
+        assert!(!is_problem || answer["hint"].is_string(), "{method} {path} {status}: {answer}");
         (status, answer)
     };
     let plain = |path: &'static str| ask("get", path, path, "").0;

@@ -187,6 +187,46 @@ async fn an_exported_queue_goes_on_elsewhere_from_where_it_was() {
     converge(&local.client, &atlas.client, PATIENCE).await;
 }
 
+/// The agent went on after the export, so what the file holds is older than what Atlas has; and then it comes back
+/// itself. Both times everything is compared, and nothing old stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_of_long_ago_leaves_nothing_old_in_atlas() {
+    let (local, atlas) = pair().await;
+    let mut first = Agent::started(&local.uri(), &atlas.uri());
+    first.streaming().await;
+    assert!(first.cli(&["pause"]).status.success());
+    orders(&local).insert_many((0..50).map(|id| doc! { "_id": id, "v": 1 })).await.unwrap();
+    first.queued(50).await;
+    assert!(first.stop().success());
+    let file = first.dir.path().join("backlog.json");
+    let name = file.to_str().unwrap().to_owned();
+    assert!(first.cli(&["queue", "export", &name]).status.success());
+    assert!(first.cli(&["resume"]).status.success());
+    first.start(&[]);
+    orders(&local).update_many(doc! {}, doc! { "$set": { "v": 2 } }).await.unwrap();
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    // Until the mark carries a later position than the file knows of.
+    tokio::time::sleep(std::time::Duration::from_secs(12)).await;
+    assert!(first.stop().success());
+
+    let mut second = Agent::new(&local.uri(), &atlas.uri(), "");
+    assert!(second.cli(&["queue", "import", &name]).status.success());
+    second.start(&[]);
+    eventually("a comparison", PATIENCE, async || second.log().contains("a full sync has ended"))
+        .await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(second.stop().success());
+    orders(&local).update_many(doc! {}, doc! { "$set": { "v": 3 } }).await.unwrap();
+    let before = first.log().matches("a full sync begins").count();
+    first.start(&[]);
+
+    eventually("another one", PATIENCE, async || {
+        first.log().matches("a full sync begins").count() > before
+    })
+    .await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_beside_newer_data_takes_keys_and_never_contents() {
     let (local, atlas) = pair().await;

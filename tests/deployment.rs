@@ -76,7 +76,7 @@ fn the_unit_is_understood_by_systemd_and_hardened() {
         "StateDirectory=outrigger",
         "MemoryMax=1G",
         "WatchdogSec=180",
-        "Restart=always",
+        "Restart=on-failure",
     ] {
         assert!(unit.lines().any(|of| of == line), "{line} is missing");
     }
@@ -214,7 +214,7 @@ fn all_conditions() -> Vec<outrigger::health::Condition> {
         atlas_denied: Some(String::new()),
         is_fenced: true,
         refused_deletes: vec![String::new()],
-        divergences: vec![Divergence { ns: String::new(), local: 1, atlas: 0 }],
+        divergences: vec![Divergence { ns: String::new(), local: 1, atlas: 0, is_exact: true }],
         dead_letters: 1,
     };
     judge(&vitals, &outrigger::config::Config::default().alerts).1

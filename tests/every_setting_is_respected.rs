@@ -19,12 +19,12 @@ use support::{
 const PROVED_BY: &[(&str, &str)] = &[
     ("local.uri", "bad_configuration_and_usage_exit_2"),
     ("local.uri_file", "a_connection_string_may_come_from_a_file"),
-    ("local.timeout", "a_frozen_peer_makes_unhealthy_though_all_loops_are_alive"),
+    ("local.timeout", "property_11_an_end_that_hangs_is_waited_for_as_long_as_configured"),
     ("atlas.uri", "an_atlas_without_tls_is_refused"),
     ("atlas.uri_file", "a_connection_string_may_come_from_a_file"),
     ("atlas.allow_insecure", "an_atlas_without_tls_is_refused"),
     ("atlas.compressors", "property_11_the_line_is_compressed_as_configured"),
-    ("atlas.timeout", "property_11_a_stopping_agent_writes_for_as_long_as_it_may"),
+    ("atlas.timeout", "property_11_an_end_that_hangs_is_waited_for_as_long_as_configured"),
     ("atlas.max_ops_per_second", "property_11_a_rate_limit_cuts_what_is_sent"),
     ("atlas.max_bytes_per_second", "property_11_a_limit_of_bytes_cuts_what_is_sent"),
     ("namespaces.include", "property_11_excluded_collections_and_limits_are_respected"),
@@ -35,8 +35,8 @@ const PROVED_BY: &[(&str, &str)] = &[
     ("queue.min_free_disk", "property_11_reading_stops_at_each_limit_of_the_queue"),
     ("queue.persist", "property_11_a_queue_that_is_not_to_persist_goes_with_the_agent"),
     ("worker.batch_size", "property_11_excluded_collections_and_limits_are_respected"),
-    ("worker.lanes", "property_11_the_environment_is_respected"),
-    ("worker.interval", "property_11_the_environment_is_respected"),
+    ("worker.lanes", "property_11_each_lane_writes_one_batch_and_then_pauses"),
+    ("worker.interval", "property_11_each_lane_writes_one_batch_and_then_pauses"),
     ("worker.max_retries", "property_11_the_environment_is_respected"),
     ("worker.retry_delays", "property_07_metrics_equal_what_happened"),
     ("worker.update_mode", "deltas_that_are_sent_as_such_end_equal_too"),
@@ -407,4 +407,52 @@ async fn property_11_thresholds_of_alerts_are_respected() {
     eventually("the API", PATIENCE, async || agent.health().is_some()).await;
     orders(&local).insert_many((20..30).map(|id| doc! { "_id": id, "u": 0 })).await.unwrap();
     eventually("the alert", PATIENCE, async || raised(&agent).contains("error_rate")).await;
+}
+
+/// Two lanes of five documents each, and a pause after them that outlasts the test.
+#[tokio::test(flavor = "multi_thread")]
+async fn property_11_each_lane_writes_one_batch_and_then_pauses() {
+    let (local, atlas) = pair().await;
+    // Made beforehand, so that its creation is no batch.
+    local.client.database("shop").create_collection("orders").await.unwrap();
+    let config = "[worker]\nlanes = 2\nbatch_size = 5\ninterval = \"1h\"\n";
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.start(&[]);
+    agent.streaming().await;
+    assert!(agent.cli(&["pause"]).status.success());
+    orders(&local).insert_many((0..50).map(|id| doc! { "_id": id })).await.unwrap();
+    agent.queued(50).await;
+
+    assert!(agent.cli(&["resume"]).status.success());
+
+    let there = async || orders(&atlas).count_documents(doc! {}).await.unwrap();
+    eventually("both batches", PATIENCE, async || there().await == 10).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(there().await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn property_11_an_end_that_hangs_is_waited_for_as_long_as_configured() {
+    let (local, atlas) = pair().await;
+    let (to_local, to_atlas) = (Proxy::to(local.port).await, Proxy::to(atlas.port).await);
+    let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), "");
+    replace(
+        &agent,
+        "[atlas]\nallow_insecure = true\ntimeout = \"5s\"",
+        "[atlas]\nallow_insecure = true\ntimeout = \"2s\"",
+    );
+    replace(&agent, "[local]\ntimeout = \"5s\"", "[local]\ntimeout = \"3s\"");
+    agent.start(&[]);
+    agent.streaming().await;
+    let error = |key: &str| agent.health().unwrap()[key].to_string();
+
+    to_atlas.set(Line::Silent);
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+    eventually("Atlas is given up", PATIENCE, async || error("atlasError").contains("within 2s"))
+        .await;
+    to_local.set(Line::Silent);
+    eventually("the local end is given up", PATIENCE, async || {
+        error("localError").contains("within 3s")
+    })
+    .await;
 }

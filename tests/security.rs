@@ -219,6 +219,17 @@ async fn nothing_that_is_printed_or_answered_shows_a_secret() {
     ] {
         add(&api.get(path).1.to_string());
     }
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", agent.admin_port)).unwrap();
+    let request =
+        format!("GET /api/events HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n\r\n", agent.admin_port);
+    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+    let mut events = Vec::new();
+    while events.windows(13).filter(|part| *part == b"event: status").count() < 2 {
+        let mut part = [0; 4096];
+        let n = std::io::Read::read(&mut stream, &mut part).unwrap();
+        events.extend_from_slice(&part[..n]);
+    }
+    add(&String::from_utf8_lossy(&events));
     let token = api.token.clone();
     // Wrong addresses, and a wrong password, in what the program says of them.
     let mut wrong = Agent::new(&local.uri().replace(PASSWORD, "s3cret-too"), &atlas.uri(), "");
@@ -283,4 +294,32 @@ async fn what_the_agent_stores_is_for_its_owner_only() {
     assert!(looked >= 3, "the queue is made of files");
     let token = agent.dir.path().join("outrigger.token");
     assert_eq!(std::fs::metadata(token).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+/// As `outrigger status` does beside a service that is down: root looks, and the service's own user must still be
+/// able to open its queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_root_makes_in_the_queue_belongs_to_its_owner() {
+    use std::os::unix::fs::MetadataExt;
+    let (local, atlas) = support::pair().await;
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    agent.start(&[]);
+    agent.streaming().await;
+    assert!(agent.stop().success());
+    let queue = agent.dir.path().join("queue");
+    let owner = 65_534;
+    if std::os::unix::fs::chown(&queue, Some(owner), Some(owner)).is_err() {
+        println!("NOT PROVED: this needs root");
+        return;
+    }
+
+    assert!(agent.cli(&["queue", "stats"]).status.success());
+
+    let mut looked = 0;
+    for entry in std::fs::read_dir(&queue).unwrap() {
+        let entry = entry.unwrap();
+        looked += 1;
+        assert_eq!(entry.metadata().unwrap().uid(), owner, "{}", entry.path().display());
+    }
+    assert!(looked >= 3);
 }

@@ -16,7 +16,18 @@ function span(ms) {
   return `${Math.round(s / 86_400)} days`;
 }
 const ago = (ms, now) => (ms ? `${span(Math.max(0, now - ms))} ago` : "never");
-const bytes = (n) => Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(n) + "B";
+function bytes(n) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let at = 0;
+  for (; n >= 1000 && at < units.length - 1; at += 1) n /= 1000;
+  return `${at === 0 ? n : n.toFixed(1)} ${units[at]}`;
+}
+/** With the day, unless that is today. */
+function moment(time) {
+  const at = new Date(time);
+  const isToday = at.toDateString() === new Date().toDateString();
+  return isToday ? at.toLocaleTimeString() : at.toLocaleString();
+}
 
 // --- what the agent tells ---------------------------------------------------------------------
 
@@ -53,7 +64,7 @@ function show(status) {
   text("pause", health.paused ? "Resume writing to Atlas" : "Pause writing to Atlas");
 
   text("lag", span(health.syncLagMs));
-  text("equal", health.consistentAsOf ? `equal as of ${new Date(health.consistentAsOf).toLocaleTimeString()}` : "not equal yet");
+  text("equal", health.consistentAsOf ? `equal as of ${moment(health.consistentAsOf)}` : "not equal yet");
   text("queue", health.queueSize === 0 ? "empty" : many(health.queueSize, "change", "changes"));
   text("oldest", health.oldestPendingMs == null ? "nothing waits" : `the oldest for ${span(health.oldestPendingMs)}`);
   text("breaker", health.breaker === "closed" ? "writes flow" : health.breaker === "open" ? "away" : "being tried");
@@ -69,7 +80,7 @@ function show(status) {
   sync(status.full);
   namespaces(status, now);
   // The stream carries their number only; what they are is asked for when it changes.
-  const dead = `${health.deadLetters}`;
+  const dead = `${status.deadRevision}`;
   if (dead !== deadShown) { deadShown = dead; deadLetters(); }
 }
 
@@ -93,7 +104,7 @@ function sync(full) {
       + `${full.collectionsDone} of ${many(full.collections, "collection", "collections")}, ${count(full.documentsPerSecond)} per second${left}.`);
   } else {
     const found = full.missing + full.extra + full.content + full.schema;
-    text("sync-text", `The last one (${full.reason}) ended ${new Date(full.finishedMs).toLocaleTimeString()}: ${full.outcome ?? "done"}; `
+    text("sync-text", `The last one (${full.reason}) ended ${moment(full.finishedMs)}: ${full.outcome ?? "done"}; `
       + `${many(full.documentsDone, "document", "documents")}, ${found === 0 ? "no difference" : many(found, "difference", "differences")}.`);
   }
 }
@@ -124,8 +135,12 @@ function namespaces({ namespaces: list, namespacesTotal: total }, now) {
   text("ns-more", total > list.length ? `${total - list.length} more are not shown.` : "");
 }
 
+let deadAsked = 0;
 async function deadLetters() {
+  const asked = (deadAsked += 1);
   const answer = await ask("GET", "/api/dead-letters?limit=100").catch(() => null);
+  // One that was asked for later may have come first.
+  if (asked !== deadAsked) return;
   if (!answer) { deadShown = null; return; }
   const { total, deadLetters: letters } = answer;
   $("dead-empty").hidden = letters.length > 0;
@@ -159,14 +174,21 @@ function headers() {
   return token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
 }
 
-/** Asks for the token; false when the person leaves it. */
+/** Asks for the token, once for all who need it; false when the person leaves it. */
+let asking = null;
 function askForToken(wasRefused) {
+  asking ??= openDialog(wasRefused).finally(() => { asking = null; });
+  return asking;
+}
+
+function openDialog(wasRefused) {
   const dialog = $("token-dialog");
   $("token-error").hidden = !wasRefused;
   $("token").value = "";
   dialog.showModal();
   return new Promise((resolve) => dialog.addEventListener("close", () => {
-    const given = dialog.returnValue === "ok" && $("token").value.trim();
+    // A header takes nothing else, and a token is nothing else.
+    const given = dialog.returnValue === "ok" && $("token").value.replace(/[^\x21-\x7e]/g, "");
     if (given) token.set(given);
     dialog.returnValue = "";
     resolve(Boolean(given));
@@ -174,12 +196,14 @@ function askForToken(wasRefused) {
 }
 
 async function ask(method, path, body) {
-  for (let tries = 0; ; tries += 1) {
+  for (;;) {
+    const used = token.get();
     const response = await fetch(path, { method, headers: headers(), body: body ? JSON.stringify(body) : undefined });
     if (response.status === 401) {
-      const had = token.get() != null;
+      // Somebody else may have been given a better one meanwhile.
+      if (token.get() !== used) continue;
       token.drop();
-      if (await askForToken(had && tries > 0 || had)) continue;
+      if (await askForToken(used != null)) continue;
       throw new Error("this needs the token");
     }
     const answer = response.status === 204 ? {} : await response.json().catch(() => ({}));
@@ -230,8 +254,12 @@ function link(state, words) {
 }
 
 function lost() {
-  const since = heardAt ? `; what is shown is ${span(Date.now() - heardAt)} old` : "";
-  link("lost", `No connection to the agent, trying again${since}.`);
+  link("lost", "No connection to the agent, trying again.");
+  document.body.dataset.health = "unknown";
+  document.title = "No connection · Outrigger";
+  text("health", "Not known: the agent does not answer");
+  text("sentence", heardAt ? `What is shown below is from ${moment(heardAt)}. \u201coutrigger status\u201d on the agent\u2019s host tells whether it runs.` : "Nothing has been heard of it yet.");
+  $("pause").hidden = true;
 }
 
 function dispatch(block) {
@@ -250,6 +278,7 @@ function dispatch(block) {
 // Not an EventSource, which can send no token. A stream that falls silent without ending, as behind a machine
 // that sleeps, is given up.
 async function follow() {
+  const began = Date.now();
   const stop = new AbortController();
   let timer = setTimeout(() => stop.abort(), SILENCE_MS);
   try {
@@ -257,14 +286,14 @@ async function follow() {
     if (response.status === 401) {
       clearTimeout(timer);
       await askForToken(token.get() != null);
-      return;
+      return false;
     }
     if (!response.ok) throw new Error(response.statusText);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {
       const { value, done } = await reader.read();
-      if (done) return;
+      if (done) return heardAt != null && Date.now() - heardAt < SILENCE_MS / 2 && Date.now() - began > SILENCE_MS;
       clearTimeout(timer);
       timer = setTimeout(() => stop.abort(), SILENCE_MS);
       const blocks = (rest + value).split("\n\n");
@@ -278,9 +307,9 @@ async function follow() {
 
 (async () => {
   for (;;) {
-    await follow().catch(() => {});
+    // One that ends in order is asked for again at once.
+    if (await follow().catch(() => false)) continue;
     lost();
     await new Promise((wait) => setTimeout(wait, AGAIN_MS));
   }
 })();
-setInterval(() => { if (document.body.dataset.link === "lost") lost(); }, 1000);

@@ -6,13 +6,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::Problem;
+use super::{Problem, SEE};
 
 const PAGE: &str = include_str!("../../assets/dashboard/index.html");
 const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
-/// Name, type, content. uPlot 1.6.32 (MIT) is unchanged from its package; `scripts/uplot` says where it
-/// comes from.
+/// Name, type, content. uPlot (MIT) is unchanged from its npm package: 1.6.32, sha512
+/// `KIMVnG68zvu5XXUbC4LQEPnhwOxBuLyW1AHtpm6IKTXImkbLgkMy+jabjLgSLMasNuGGzQm/ep3tOkyTxpiQIw==`.
 const ASSETS: [(&str, &str, &str); 5] = [
     ("app.js", "text/javascript", include_str!("../../assets/dashboard/app.js")),
     ("charts.js", "text/javascript", include_str!("../../assets/dashboard/charts.js")),
@@ -32,7 +32,7 @@ pub(super) async fn openapi() -> Response {
 pub(super) async fn asset(Path(name): Path<String>) -> Result<Response, Problem> {
     let found = ASSETS.iter().find(|(known, ..)| *known == name);
     let (_, kind, content) =
-        found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no such path"))?;
+        found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no such path").hint(SEE))?;
     Ok(text(kind, content))
 }
 

@@ -34,8 +34,7 @@ pub(super) async fn list(
     limit: Result<Query<Limit>, QueryRejection>,
 ) -> Result<Json<DeadLettersReport>, Problem> {
     let limit = limit_of(limit)?;
-    let letters = with_queue(&api, move |queue| queue.dead_letters(limit)).await?;
-    let dead_letters = letters.iter().map(DeadLetterSummary::from).collect();
+    let dead_letters = with_queue(&api, move |queue| queue.dead_letters(limit)).await?;
     Ok(Json(DeadLettersReport { total: api.handles.queue.dead_letters_len(), dead_letters }))
 }
 

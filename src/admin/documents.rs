@@ -34,7 +34,15 @@ pub(super) async fn show(
     let mut found = None;
     // What was typed may mean more than one `_id`; the first that anybody has is meant.
     for key in DocumentKey::meant_by(&id) {
-        let report = look_up(&handles.queue, &handles.local, &handles.atlas, &ns, &key).await;
+        let report = look_up(
+            &handles.queue,
+            Some(&handles.status),
+            &handles.local,
+            &handles.atlas,
+            &ns,
+            &key,
+        )
+        .await;
         let mut report = report.map_err(|error| {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not both sides can be asked")
                 .cause(crate::report::one_line(&error))

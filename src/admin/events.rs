@@ -6,13 +6,15 @@ use std::{collections::BTreeMap, convert::Infallible, time::Duration};
 
 use axum::{
     extract::State,
+    http::StatusCode,
     response::sse::{Event, Sse},
 };
 use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use super::{
-    Api,
+    Api, Problem,
     health::{HealthReport, report},
 };
 use crate::{
@@ -46,6 +48,8 @@ struct StatusEvent {
     local_silence_ms: u64,
     atlas_silence_ms: u64,
     breaker_openings: u64,
+    /// Another number when the list of dead letters may be another one.
+    dead_revision: u64,
 }
 
 /// Since the agent started.
@@ -76,9 +80,22 @@ struct HistoryEvent {
     samples: Vec<Sample>,
 }
 
+/// Most streams at the same time, far fewer than connections; and how long one lasts: a page that is looked at
+/// asks again at once, one that is forgotten behind a tunnel makes room.
+const STREAMS_MAX: usize = 16;
+const LASTS: Duration = Duration::from_secs(600);
+
+static STREAMS: Semaphore = Semaphore::const_new(STREAMS_MAX);
+
 pub(super) async fn events(
     State(api): State<Api>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let Ok(slot) = STREAMS.try_acquire() else {
+        let cause = format!("{STREAMS_MAX} dashboards are open already");
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many streams of events")
+            .cause(cause)
+            .hint("close those that nobody looks at"));
+    };
     let samples = api.handles.monitor.history().samples().copied().collect();
     let first = event("history", &HistoryEvent { sample_seconds: SAMPLE_SECONDS, samples });
     let mut ticks = tokio::time::interval(EVERY);
@@ -89,7 +106,11 @@ pub(super) async fn events(
         let status = blocking(move || status(&handles)).await;
         Some((event("status", &status), (ticks, api)))
     });
-    Sse::new(stream::once(async { first }).chain(rest).map(Ok))
+    let all = stream::once(async { first }).chain(rest).take_until(tokio::time::sleep(LASTS));
+    Ok(Sse::new(all.map(move |event| {
+        let _held = &slot;
+        Ok(event)
+    })))
 }
 
 fn event(name: &str, data: &impl Serialize) -> Event {
@@ -105,6 +126,8 @@ fn status(handles: &Handles) -> StatusEvent {
     let metrics = &status.metrics;
     let (namespaces, namespaces_total) = rows(handles);
     let full = status.state().sync.as_ref().map(|sync| sync.report(now).brief());
+    // Each letter that comes counts; one that goes leaves the number smaller.
+    let dead_revision = metrics.dead_letters.get() * 1_000_003 + health.dead_letters;
     let sample = monitor.history().last().copied();
     StatusEvent {
         now_ms: now,
@@ -123,8 +146,9 @@ fn status(handles: &Handles) -> StatusEvent {
         namespaces_total,
         full,
         local_silence_ms: now.saturating_sub(metrics.local_heard_ms.get()),
-        atlas_silence_ms: now.saturating_sub(metrics.atlas_heard_ms.get()),
+        atlas_silence_ms: now.saturating_sub(metrics.atlas_heard_ms.get().max(atlas.heard_ms())),
         breaker_openings: metrics.breaker_openings.get(),
+        dead_revision,
     }
 }
 

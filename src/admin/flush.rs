@@ -46,7 +46,8 @@ pub(super) async fn flush(
 ) -> Result<Json<FlushReport>, Problem> {
     let request: FlushRequest = body_of(body, "{\"timeoutMs\": 30000}")?;
     if request.timeout_ms > TIMEOUT_MAX_MS {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "`timeoutMs` is at most 3600000"));
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "`timeoutMs` is at most 3600000")
+            .hint("ask again when that time is over"));
     }
     match agent::flush(&api.handles, Duration::from_millis(request.timeout_ms)).await {
         Ok(Flushed::Done(up_to)) => {
@@ -70,7 +71,8 @@ pub(super) async fn flush(
         }
         Err(FlushError::Local(error)) => {
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the local database does not answer")
-                .cause(crate::report::one_line(&error)))
+                .cause(crate::report::one_line(&error))
+                .hint("`outrigger status` tells since when"))
         }
         Err(FlushError::Queue(error)) => Err(error.into()),
     }

@@ -85,6 +85,7 @@ pub(super) async fn cancel(State(api): State<Api>) -> Result<Json<serde_json::Va
             Err(Problem::new(StatusCode::CONFLICT, problem)
                 .hint("without it the copy stays wrong; `outrigger pause` makes it wait"))
         }
-        Cancelled::NothingRuns => Err(Problem::new(StatusCode::NOT_FOUND, "no full sync runs")),
+        Cancelled::NothingRuns => Err(Problem::new(StatusCode::NOT_FOUND, "no full sync runs")
+            .hint("`outrigger sync status` shows how the last one ended")),
     }
 }

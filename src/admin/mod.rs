@@ -45,6 +45,9 @@ pub(crate) struct Api {
     listen: SocketAddr,
 }
 
+/// Where it stands what there is.
+const SEE: &str = "`GET /openapi.json` describes what is understood";
+
 /// Most bytes of a request's body; the answer beyond is 413.
 const BODY_MAX: usize = 16 << 20;
 
@@ -86,9 +89,10 @@ fn router(api: Api) -> Router {
         .route("/api/dead-letters/{id}/retry", post(dead_letters::retry))
         .route("/api/documents/{ns}/{id}", get(documents::show))
         .route("/api/events", get(events::events))
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "no such path") })
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "no such path").hint(SEE) })
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
+                .hint(SEE)
         })
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn_with_state(api.clone(), guard))
@@ -142,7 +146,7 @@ impl From<crate::queue::QueueError> for Problem {
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        Self { status, error: error.to_string(), cause, hint: None }
+        Self { status, error: error.to_string(), cause, hint: Some(error.hint().to_owned()) }
     }
 }
 
@@ -151,15 +155,18 @@ async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response
     let path = path.as_str();
     if path != "/healthz" {
         if let Err(problem) = check_names(&api, request.headers()) {
-            return problem.into_response();
+            return harden(problem.into_response());
         }
         let shows_document = is_item(path, "/api/queue/") || is_item(path, "/api/dead-letters/");
-        let is_open =
-            request.method() == Method::GET && !shows_document && api.listen.ip().is_loopback();
+        let only_reads = request.method() == Method::GET || request.method() == Method::HEAD;
+        let is_open = only_reads && !shows_document && api.listen.ip().is_loopback();
         if !is_open && !has_token(&api, request.headers()) {
-            return Problem::new(StatusCode::UNAUTHORIZED, "this needs the agent's token")
-                .hint("send `Authorization: Bearer` with the content of `admin.token_file`")
-                .into_response();
+            let problem = Problem::new(StatusCode::UNAUTHORIZED, "this needs the agent's token")
+                .hint("send `Authorization: Bearer` with the content of `admin.token_file`");
+            let mut response = harden(problem.into_response());
+            let bearer = header::HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+            return response;
         }
     }
     let waits_itself = path == "/api/sync/flush";
@@ -187,9 +194,7 @@ fn as_json(response: Response) -> Response {
         return response;
     }
     let error = status.canonical_reason().unwrap_or("the request was refused").to_lowercase();
-    Problem::new(status, error)
-        .hint("`GET /openapi.json` describes what is understood")
-        .into_response()
+    Problem::new(status, error).hint(SEE).into_response()
 }
 
 /// Nothing here is for other sites, for caches, or for guessing its type.
@@ -220,7 +225,7 @@ pub(crate) fn bytes_of(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Pro
                 .cause(format!("{} MiB is the most", BODY_MAX >> 20))
                 .hint("send it in parts");
         }
-        Problem::new(status, "the body cannot be read").cause(refused)
+        Problem::new(status, "the body cannot be read").cause(refused).hint("send it again")
     })
 }
 

@@ -52,7 +52,7 @@ pub(super) async fn list(
 ) -> Result<Json<QueueReport>, Problem> {
     let limit = limit_of(limit)?;
     let report = with_queue(&api, move |queue| {
-        let operations = queue.list(limit)?.iter().map(EntrySummary::from).collect();
+        let operations = queue.list(limit)?;
         Ok(QueueReport { stats: queue.stats()?, operations })
     });
     Ok(Json(report.await?))
@@ -63,6 +63,7 @@ pub(super) fn limit_of(
 ) -> Result<usize, Problem> {
     let Query(limit) = limit.map_err(|_| {
         Problem::new(axum::http::StatusCode::BAD_REQUEST, "`limit` is a whole number")
+            .hint("such as `?limit=50`")
     })?;
     Ok(limit.limit.min(LIST_MAX))
 }

@@ -15,12 +15,16 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
+use tokio_io_timeout::TimeoutStream;
 
-/// Most connections at the same time, each dashboard's stream among them.
+/// Most connections at the same time; streams of events have a smaller limit of their own.
 const CONNECTIONS_MAX: usize = 64;
 
 /// Longest wait for a request's head, also on a connection that is kept open.
 const HEAD_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Longest wait for a reader to take a part of an answer.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Most bytes and most fields of a request's head; the answer beyond is 431.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -49,6 +53,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router) -> std::io::Res
             tokio::spawn(refuse(stream));
             continue;
         };
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_PATIENCE));
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
             let served = http1::Builder::new()
@@ -56,7 +62,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router) -> std::io::Res
                 .header_read_timeout(HEAD_PATIENCE)
                 .max_buf_size(HEAD_BYTES_MAX)
                 .max_headers(HEAD_FIELDS_MAX)
-                .serve_connection(TokioIo::new(stream), service)
+                .serve_connection(TokioIo::new(Box::pin(stream)), service)
                 .await;
             if let Err(error) = served {
                 tracing::debug!(%error, "a connection to the admin API ended");

@@ -27,26 +27,25 @@ const PART: usize = 64 << 10;
 const PARTS: usize = 8;
 
 pub(super) async fn export(State(api): State<Api>) -> Response {
-    let (parts, mut received) = mpsc::channel::<Bytes>(PARTS);
+    let (parts, mut received) = mpsc::channel::<std::io::Result<Bytes>>(PARTS);
     let queue = api.handles.queue.clone();
     tokio::task::spawn_blocking(move || {
-        let mut out = std::io::BufWriter::with_capacity(PART, Parts(parts));
-        // A reader that has gone ends it.
+        let mut out = std::io::BufWriter::with_capacity(PART, Parts(parts.clone()));
+        // The answer must not look whole then.
         if let Err(error) = queue.export(&mut out, Whole::No) {
-            tracing::debug!(%error, "the export ended early");
+            tracing::warn!(%error, "an export of the queue ended early");
+            let _ = parts.blocking_send(Err(std::io::Error::other(error.to_string())));
         }
     });
-    let body = stream::poll_fn(move |context| {
-        received.poll_recv(context).map(|part| part.map(Ok::<_, std::convert::Infallible>))
-    });
+    let body = stream::poll_fn(move |context| received.poll_recv(context));
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response()
 }
 
-struct Parts(mpsc::Sender<Bytes>);
+struct Parts(mpsc::Sender<std::io::Result<Bytes>>);
 
 impl Write for Parts {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let sent = self.0.blocking_send(Bytes::copy_from_slice(bytes));
+        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
         sent.map_err(|_| std::io::ErrorKind::BrokenPipe)?;
         Ok(bytes.len())
     }

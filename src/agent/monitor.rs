@@ -33,7 +33,7 @@ impl Monitor {
 /// The figures that health follows from, as they are now. Reads the queue, so call it off the async
 /// threads.
 pub fn vitals(handles: &Handles) -> Vitals {
-    let Handles { status, queue, .. } = handles;
+    let Handles { status, queue, atlas, .. } = handles;
     let lag = lag(status, queue);
     let (queue_size, _) = queue.pending();
     let error_rate = status.error_rate();
@@ -49,7 +49,7 @@ pub fn vitals(handles: &Handles) -> Vitals {
         queue_size,
         error_rate,
         local_silence: since(status.metrics.local_heard_ms.get(), now),
-        atlas_silence: since(status.metrics.atlas_heard_ms.get(), now),
+        atlas_silence: since(status.metrics.atlas_heard_ms.get().max(atlas.heard_ms()), now),
         breaker_open: state.breaker != "closed",
         reading_stopped: state.reading_stopped.clone(),
         oplog_window: state.oplog_window_s.map(Duration::from_secs),
@@ -96,7 +96,7 @@ pub(super) fn sample(handles: &Handles) {
 
 /// See [`is_alive`]: what the watchdog of systemd is told.
 pub fn lives(handles: &Handles) -> bool {
-    let Handles { status, config, .. } = handles;
+    let Handles { status, config, local: local_end, atlas: atlas_end, .. } = handles;
     let now = now_ms();
     let patience = 3 * config.local.timeout.max(config.atlas.timeout);
     let state = status.state();
@@ -109,8 +109,8 @@ pub fn lives(handles: &Handles) -> bool {
     let local = known(state.local_fault.is_some() || state.reading_stopped.is_some());
     let atlas = known(state.atlas_fault.is_some() || state.breaker != "closed" || state.is_fenced);
     is_alive(
-        (since(status.metrics.local_heard_ms.get(), now), local),
-        (since(status.metrics.atlas_heard_ms.get(), now), atlas),
+        (since(status.metrics.local_heard_ms.get().max(local_end.heard_ms()), now), local),
+        (since(status.metrics.atlas_heard_ms.get().max(atlas_end.heard_ms()), now), atlas),
         patience,
     )
 }

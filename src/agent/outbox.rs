@@ -15,7 +15,7 @@ use crate::{
     config::HttpUrl,
     health::proves_life,
     shutdown::blocking,
-    status::{Status, rfc3339},
+    status::{Status, now_ms, rfc3339},
 };
 
 /// Longest wait for an answer of the far end.
@@ -53,6 +53,14 @@ impl Outbox {
         }
     }
 
+    /// Waits for `soon`, and then until nothing waits.
+    pub async fn is_empty_after(&self, soon: Duration) {
+        tokio::time::sleep(soon).await;
+        while self.first().is_some() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Sends what there is to `url`, one after the other, for ever.
     pub async fn deliver(&self, url: &HttpUrl) {
         let mut wait = OutageWait::new(Duration::from_secs(1), Duration::from_secs(60));
@@ -72,7 +80,12 @@ impl Outbox {
                         tracing::info!(%url, "the web hook takes alerts again");
                     }
                 }
-                Err(error) => {
+                // It will not take this one, and the next may be fine.
+                Err(Refused { is_final: true, error }) => {
+                    tracing::warn!(%url, error, "the web hook refuses an alert, which is dropped");
+                    self.remove(&letter);
+                }
+                Err(Refused { error, .. }) => {
                     if !std::mem::replace(&mut has_failed, true) {
                         tracing::warn!(%url, error, "the web hook does not take alerts, trying on");
                     }
@@ -111,12 +124,17 @@ pub(super) async fn heartbeat(handles: Handles, url: HttpUrl, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
         let metrics = &handles.status.metrics;
-        let now = metrics.writes_applied.get() + metrics.documents_copied.get();
+        let compared = {
+            let state = handles.status.state();
+            state.sync.as_ref().map_or(0, |sync| sync.report(now_ms()).documents_done)
+        };
+        let now = metrics.writes_applied.get() + metrics.documents_copied.get() + compared;
         let figures = {
             let handles = handles.clone();
             blocking(move || vitals(&handles)).await
         };
-        if !proves_life(now.saturating_sub(before), &figures) {
+        // A run that begins starts to count anew.
+        if !proves_life(now.abs_diff(before), &figures) {
             continue;
         }
         let to = url.clone();
@@ -126,7 +144,7 @@ pub(super) async fn heartbeat(handles: Handles, url: HttpUrl, every: Duration) {
                 before = now;
                 has_failed = false;
             }
-            Err(error) => {
+            Err(Refused { error, .. }) => {
                 if !std::mem::replace(&mut has_failed, true) {
                     tracing::warn!(%url, error, "the heartbeat does not get through");
                 }
@@ -139,12 +157,28 @@ fn client() -> ureq::Agent {
     ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into()
 }
 
-fn post(url: &HttpUrl, body: &Value) -> Result<(), String> {
-    client().post(url.expose()).send_json(body).map(drop).map_err(|error| in_words(&error))
+/// Why the far end did not take something.
+struct Refused {
+    /// Trying again is of no use.
+    is_final: bool,
+    error: String,
 }
 
-fn get(url: &HttpUrl) -> Result<(), String> {
-    client().get(url.expose()).call().map(drop).map_err(|error| in_words(&error))
+impl From<ureq::Error> for Refused {
+    fn from(error: ureq::Error) -> Self {
+        // Too slow, too early, too many: these pass. So may a wrong address or token, which a person mends.
+        let is_final =
+            matches!(error, ureq::Error::StatusCode(400 | 405 | 406 | 411 | 413 | 414 | 415 | 422));
+        Self { is_final, error: in_words(&error) }
+    }
+}
+
+fn post(url: &HttpUrl, body: &Value) -> Result<(), Refused> {
+    Ok(client().post(url.expose()).send_json(body).map(drop)?)
+}
+
+fn get(url: &HttpUrl) -> Result<(), Refused> {
+    Ok(client().get(url.expose()).call().map(drop)?)
 }
 
 /// Without the address, which may hold a token, and which some of the library's errors repeat.

@@ -20,21 +20,24 @@ use crate::{
     sync_state::SyncState,
 };
 
-/// How often the figures are brought up to date, alerts are looked at, a sample is taken, the oplog is
-/// looked at, and the summary is logged.
+/// How often the figures are brought up to date, alerts are looked at, a sample is taken, and the summary is
+/// logged.
 const TICK: Duration = Duration::from_millis(250);
 const ALERT_TICKS: u64 = 4;
 const SAMPLE_TICKS: u64 = 20;
-const WINDOW_TICKS: u64 = 40;
 const SUMMARY_TICKS: u64 = 240;
+
+/// How often the oplog is looked at.
+const WINDOW_EVERY: Duration = Duration::from_secs(10);
 
 /// How often a fault that lasts is repeated in the log.
 const SLOW_BEAT: Duration = Duration::from_secs(600);
 
 /// Keeps up to date what follows from other figures, and says once a minute how it goes.
 pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
-    let Handles { status, queue, local, .. } = handles.clone();
+    let Handles { status, queue, .. } = handles.clone();
     let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut before = (0, 0, 0);
     let mut faults = [LastingFault::of("local"), LastingFault::of("atlas")];
     for n in 0_u64.. {
@@ -61,17 +64,6 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
             let handles = handles.clone();
             blocking(move || sample(&handles)).await;
         }
-        let is_known = status.state().oplog_window_s.is_some();
-        if n % WINDOW_TICKS == 0 || (n % ALERT_TICKS == 0 && !is_known && n < WINDOW_TICKS) {
-            let read_up_to = status.state().read_up_to;
-            if read_up_to > ClusterTime::default()
-                && let Ok(Some(start)) = oplog_start(&local).await
-            {
-                let window =
-                    u64::from(read_up_to.seconds()).saturating_sub(u64::from(start.seconds()));
-                status.state().oplog_window_s = Some(window);
-            }
-        }
         if n % SUMMARY_TICKS == 0 {
             let (pending, bytes) = queue.pending();
             let metrics = &status.metrics;
@@ -95,6 +87,23 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
             }
             before = now;
         }
+    }
+}
+
+/// Keeps up to date how far the oplog reaches back. A local database that hangs holds up nothing else.
+pub(super) async fn look_at_oplog(handles: Handles) {
+    let Handles { status, local, .. } = handles;
+    loop {
+        let read_up_to = status.state().read_up_to;
+        if read_up_to == ClusterTime::default() {
+            tokio::time::sleep(TICK).await;
+            continue;
+        }
+        if let Ok(Some(start)) = oplog_start(&local).await {
+            let window = u64::from(read_up_to.seconds()).saturating_sub(u64::from(start.seconds()));
+            status.state().oplog_window_s = Some(window);
+        }
+        tokio::time::sleep(WINDOW_EVERY).await;
     }
 }
 
@@ -159,7 +168,7 @@ fn note_consistency(status: &Status, queue: &Queue) {
     let (read_up_to, is_known) = {
         let state = status.state();
         let is_known = state.is_marked && state.refused_deletes.is_empty();
-        (state.read_up_to, is_known)
+        (state.read_whole, is_known)
     };
     let is_complete = is_known
         && queue.pending().0 == 0

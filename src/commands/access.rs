@@ -5,6 +5,7 @@ use std::{io::ErrorKind, net::TcpStream, process::ExitCode as Code, time::Durati
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::show;
 use crate::{
     admin::read_token,
     agent::queue_options,
@@ -12,6 +13,9 @@ use crate::{
     queue::Queue,
     report::{ExitCode, Failure},
 };
+
+/// Longest answer of an agent.
+const ANSWER_MAX: u64 = 256 << 20;
 
 /// Longest wait for an agent on this machine.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,7 +54,7 @@ impl Access {
                 queue.flush()?;
             }
         }
-        println!("{}", if paused { "paused: changes wait in the queue" } else { "resumed" });
+        show::line(if paused { "paused: changes wait in the queue" } else { "resumed" });
         Ok(Code::SUCCESS)
     }
 
@@ -64,7 +68,7 @@ impl Access {
                 queue.flush()?;
             }
         }
-        println!("queued again");
+        show::line("queued again");
         Ok(Code::SUCCESS)
     }
 
@@ -76,7 +80,7 @@ impl Access {
                 queue.flush()?;
             }
         }
-        println!("discarded; the document differs in Atlas until it changes again");
+        show::line("discarded; the document differs in Atlas until it changes again");
         Ok(Code::SUCCESS)
     }
 }
@@ -165,7 +169,8 @@ fn odd(error: ureq::Error) -> Failure {
 fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
     let mut response = response.map_err(odd)?;
     let status = response.status();
-    let text = response.body_mut().read_to_string().map_err(odd)?;
+    // A document of 16 MB is longer as JSON.
+    let text = response.body_mut().with_config().limit(ANSWER_MAX).read_to_string().map_err(odd)?;
     let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
     if status.is_success() {
         return Ok(body);

@@ -22,9 +22,7 @@ pub fn list(config: &Config, args: &ListArgs) -> Result<Code, Failure> {
         Access::Agent(client) => {
             client.get(&format!("/api/dead-letters?limit={}", args.limit))?["deadLetters"].clone()
         }
-        Access::Queue(queue) => json!(
-            queue.dead_letters(args.limit)?.iter().map(DeadLetterSummary::from).collect::<Vec<_>>()
-        ),
+        Access::Queue(queue) => json!(queue.dead_letters(args.limit)?),
     };
     if args.output.json {
         show::json(&letters);

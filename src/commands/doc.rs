@@ -33,7 +33,7 @@ pub async fn run(config: &Config, args: &DocArgs) -> Result<Code, Failure> {
             let (local, atlas) = (connect_local(config).await?, connect_atlas(config).await?);
             let mut found = None;
             for key in DocumentKey::meant_by(&args.id) {
-                let report = look_up(&queue, &local, &atlas, &args.ns, &key).await?;
+                let report = look_up(&queue, None, &local, &atlas, &args.ns, &key).await?;
                 if report.in_local != Some(false) || report.in_atlas != Some(false) {
                     found = Some(json!(report));
                     break;

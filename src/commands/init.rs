@@ -23,7 +23,9 @@ pub fn run() -> Result<Code, Failure> {
     let mut file =
         fs::OpenOptions::new().write(true).create_new(true).open("config.toml").map_err(failed)?;
     file.write_all(REFERENCE.as_bytes()).map_err(failed)?;
-    println!("wrote config.toml");
-    println!("next: export MONGODB_LOCAL_URI and MONGODB_ATLAS_URI, then run `outrigger check`");
+    super::show::line("wrote config.toml");
+    super::show::line(
+        "next: export MONGODB_LOCAL_URI and MONGODB_ATLAS_URI, then run `outrigger check`",
+    );
     Ok(Code::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! One file for each subcommand. Results go to stdout, everything else to stderr.
 
-use std::{path::Path, process::ExitCode as Code};
+use std::{path::Path, process::ExitCode as Code, time::Duration};
 
 use crate::{
     agent::AgentError,
@@ -31,6 +31,9 @@ mod systemd;
 mod transfer;
 mod verify;
 
+/// How long what runs in the background may go on at the end.
+const EXIT_WITHIN: Duration = Duration::from_secs(3);
+
 /// Runs what was typed.
 ///
 /// # Errors
@@ -50,7 +53,7 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| {
         Failure::new(ExitCode::Problem, error).hint("the system has no threads left")
     })?;
-    match cli.command {
+    let done = match cli.command {
         Command::Init | Command::Completions { .. } | Command::Man => {
             unreachable!("handled above: they need no configuration")
         }
@@ -81,7 +84,10 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Dead(DeadCommand::Show(args)) => dead::show(&config, &args),
         Command::Dead(DeadCommand::Retry { id }) => access::Access::open(&config)?.retry(id),
         Command::Dead(DeadCommand::Discard { id }) => access::Access::open(&config)?.discard(id),
-    }
+    };
+    // What still waits for a far end, such as a web hook that does not answer, must not hold up the exit.
+    runtime.shutdown_timeout(EXIT_WITHIN);
+    done
 }
 
 fn load(file: Option<&Path>) -> Result<Config, Failure> {
@@ -136,29 +142,7 @@ impl From<SourceError> for Failure {
 
 impl From<QueueError> for Failure {
     fn from(error: QueueError) -> Self {
-        let hint = match &error {
-            QueueError::InUse { .. } => {
-                "stop the other agent, or give this one a `queue.path` of its own; a running agent is \
-                 asked over `admin.listen`"
-            }
-            QueueError::Unusable { .. } => {
-                "check owner and permissions of `queue.path`, and the disk"
-            }
-            QueueError::NotRetried(_) => {
-                "make the change in Atlas by hand if it is still wanted, then `outrigger dead discard ID`"
-            }
-            QueueError::NotImported(_) => {
-                "nothing was imported; `outrigger queue export` writes what can be"
-            }
-            QueueError::NotFound(_) => "list what there is with `queue list` or `dead list`",
-            QueueError::Damaged(_) | QueueError::Storage(_) => {
-                "`outrigger run` moves it aside and rebuilds it; nothing is lost"
-            }
-            QueueError::MostlyEmpty => "restart the agent; nothing is lost",
-            QueueError::Disk(_) => {
-                "make room or mend the disk, then restart the agent; nothing is lost"
-            }
-        };
+        let hint = error.hint();
         Failure::new(ExitCode::Problem, error).hint(hint)
     }
 }

@@ -50,7 +50,7 @@ pub fn list(config: &Config, args: &ListArgs) -> Result<Code, Failure> {
             client.get(&format!("/api/queue?limit={}", args.limit))?["operations"].clone()
         }
         Access::Queue(queue) => {
-            json!(queue.list(args.limit)?.iter().map(EntrySummary::from).collect::<Vec<_>>())
+            json!(queue.list(args.limit)?)
         }
     };
     if args.output.json {

@@ -32,7 +32,11 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// Replicates until a signal arrives, then drains. A second signal leaves at once.
 pub async fn run(config: Config, adopt: bool) -> Result<Code, Failure> {
     if !config.sync.enabled {
-        println!("replication is switched off (`sync.enabled`, SYNC_ENABLED): nothing to do");
+        // A start that is meant so, and not tried again.
+        systemd::ready();
+        super::show::line(
+            "replication is switched off (`sync.enabled`, SYNC_ENABLED): nothing to do",
+        );
         return Ok(Code::SUCCESS);
     }
     let restarts = std::env::var(RESTARTS).ok().and_then(|n| n.parse().ok()).unwrap_or(0);

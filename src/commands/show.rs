@@ -11,12 +11,18 @@ use serde_json::Value;
 /// Prints a line to stdout. A reader that has gone, as `head` does, is no error. Colours are left out where
 /// stdout is no terminal, or `NO_COLOR` is set.
 pub fn line(text: impl AsRef<str>) {
-    if writeln!(anstream::stdout(), "{}", text.as_ref()).is_err() {
+    let written = writeln!(anstream::stdout(), "{}", text.as_ref());
+    if written.is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
         READER_GONE.store(true, Ordering::Relaxed);
     }
 }
 
 static READER_GONE: AtomicBool = AtomicBool::new(false);
+
+/// Empties the screen of a terminal, and puts the cursor at its top.
+pub fn clear() {
+    let _ = std::io::stdout().write_all(b"\x1b[H\x1b[2J");
+}
 
 /// False once the reader of stdout has gone, for what would go on for ever.
 pub fn is_read() -> bool {

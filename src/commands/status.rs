@@ -34,13 +34,18 @@ fn watch(config: &Config, output: Output) -> Result<Code, Failure> {
             Err(failure) => Err(failure),
         };
         if is_terminal {
-            // The cursor home, and everything behind it gone.
-            show::line("\x1b[H\x1b[2J");
+            show::clear();
         }
         match &health {
             Ok(health) if output.json => show::line(health.to_string()),
             Ok(health) if health["phase"] == "not running" => show::line("phase    not running"),
             Ok(health) => print(health),
+            Err(failure) if output.json => {
+                show::line(
+                    json!({ "status": "unhealthy", "error": failure.error.to_string() })
+                        .to_string(),
+                );
+            }
             Err(failure) => show::line(failure.render()),
         }
         if !is_terminal && !output.json {

@@ -41,7 +41,7 @@ pub async fn follow(handles: Handles) {
             let has_read = state.read_up_to > ClusterTime::default();
             if !is_ready && (has_read || state.reading_stopped.is_some()) {
                 is_ready = true;
-                tell(&[NotifyState::Ready]);
+                ready();
             }
         }
         if lives(&handles) && beats.go_on(&handles.status.beats) {
@@ -60,6 +60,11 @@ pub async fn follow(handles: Handles) {
         }
         tokio::time::sleep(TICK).await;
     }
+}
+
+/// The start is done.
+pub fn ready() {
+    tell(&[NotifyState::Ready]);
 }
 
 /// The agent stops, and may take `shutdown.drain_for` for it.

@@ -6,19 +6,27 @@ use super::{
     Incoming, Queue, QueueError, Work, codec,
     store::{DEAD, dead_key, seq_of},
 };
-use crate::{dead_letter::DeadLetter, write_op::WriteOp};
+use crate::{
+    dead_letter::{DeadLetter, DeadLetterSummary},
+    status::now_ms,
+    write_op::WriteOp,
+};
 
 impl Queue {
-    /// The first `limit` dead letters, the oldest first.
-    pub fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        self.db
-            .scan_prefix([DEAD])
-            .take(limit)
-            .map(|item| {
-                let (key, value) = item?;
-                Ok(codec::decode_dead_letter(seq_of(&key), &value)?)
-            })
-            .collect()
+    /// Every dead letter, the oldest first, one after the other: each may hold a document of 16 MB.
+    pub fn letters(&self) -> impl Iterator<Item = Result<DeadLetter, QueueError>> + '_ {
+        self.db.scan_prefix([DEAD]).map(|item| {
+            let (key, value) = item?;
+            Ok(codec::decode_dead_letter(seq_of(&key), &value)?)
+        })
+    }
+
+    /// The first `limit` dead letters, the oldest first, without their documents.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetterSummary>, QueueError> {
+        self.letters().take(limit).map(|letter| Ok(DeadLetterSummary::from(&letter?))).collect()
     }
 
     /// The dead letter with this id.
@@ -26,10 +34,9 @@ impl Queue {
     /// # Errors
     /// [`QueueError::NotFound`] when there is none; a later success may have cleared it.
     pub fn dead_letter(&self, id: Uuid) -> Result<DeadLetter, QueueError> {
-        self.dead_letters(usize::MAX)?
-            .into_iter()
-            .find(|letter| letter.id() == id)
-            .ok_or(QueueError::NotFound(id))
+        self.letters()
+            .find(|letter| letter.as_ref().is_ok_and(|letter| letter.id() == id))
+            .unwrap_or(Err(QueueError::NotFound(id)))
     }
 
     /// Queues a dead letter's document again, as a `Refresh`: what is tried is the document as it is
@@ -40,7 +47,8 @@ impl Queue {
     /// destroy newer data.
     pub fn retry_dead_letter(&self, id: Uuid) -> Result<(), QueueError> {
         let letter = self.dead_letter(id)?;
-        let (cluster_time, wall_ms) = (letter.entry.last_time, letter.entry.last_ms);
+        // It is behind since now: what lay among the dead letters was no lag.
+        let (cluster_time, wall_ms) = (letter.entry.last_time, now_ms());
         let Work::Document { ns, key, collection, .. } = letter.entry.work else {
             return Err(QueueError::NotRetried(id));
         };

@@ -54,6 +54,7 @@
 mod codec;
 mod commit;
 mod compact;
+mod counts;
 mod dead;
 mod edit;
 mod entry;
@@ -115,6 +116,29 @@ pub enum QueueError {
 }
 
 impl QueueError {
+    /// What to do next.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::InUse { .. } => {
+                "stop the other agent, or give this one a `queue.path` of its own; a running agent is \
+                 asked over `admin.listen`"
+            }
+            Self::Unusable { .. } => "check owner and permissions of `queue.path`, and the disk",
+            Self::NotRetried(_) => {
+                "make the change in Atlas by hand if it is still wanted, then `outrigger dead discard ID`"
+            }
+            Self::NotImported(_) => {
+                "nothing was imported; `outrigger queue export` writes what can be"
+            }
+            Self::NotFound(_) => "list what there is with `queue list` or `dead list`",
+            Self::Damaged(_) | Self::Storage(_) => {
+                "`outrigger run` moves it aside and rebuilds it; nothing is lost"
+            }
+            Self::MostlyEmpty => "restart the agent; nothing is lost",
+            Self::Disk(_) => "make room or mend the disk, then restart the agent; nothing is lost",
+        }
+    }
+
     /// True when the files themselves are bad, so that moving them aside and rebuilding helps.
     pub fn is_damage(&self) -> bool {
         matches!(self, QueueError::Damaged(_) | QueueError::Storage(_))

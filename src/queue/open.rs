@@ -111,7 +111,8 @@ fn free_name(start: &Path) -> PathBuf {
 ///
 /// # Errors
 /// [`QueueError::InUse`] when another process has it, [`QueueError::Unusable`] when it cannot be written.
-pub(super) fn lock(folder: &Path) -> Result<fs::File, QueueError> {
+pub(super) fn lock(options: &QueueOptions) -> Result<fs::File, QueueError> {
+    let folder = options.path.as_path();
     let path = folder.display().to_string();
     let unusable = |source| QueueError::Unusable { path: path.clone(), source };
     if !folder.exists() {
@@ -119,7 +120,6 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File, QueueError> {
     }
     // The queue holds the application's documents: nobody else's business.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
-    restrict_files(folder).map_err(unusable)?;
     let file = fs::File::create(folder.join("lock")).map_err(unusable)?;
     // Made by root, it must not keep the agent's own user out.
     if let (Ok(owner), Ok(own)) = (fs::metadata(folder), file.metadata())
@@ -127,10 +127,14 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File, QueueError> {
     {
         let _ = std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()));
     }
-    let give_up = Instant::now() + LOCK_PATIENCE;
+    // A command of the CLI may be looking at it just now; an agent that starts waits for that.
+    let give_up = Instant::now() + if options.compact { 8 * LOCK_PATIENCE } else { LOCK_PATIENCE };
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => {
+                restrict_files(folder);
+                return Ok(file);
+            }
             Err(fs::TryLockError::Error(error)) => return Err(unusable(error)),
             Err(fs::TryLockError::WouldBlock) if Instant::now() >= give_up => {
                 return Err(QueueError::InUse { path });
@@ -141,17 +145,38 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File, QueueError> {
 }
 
 /// Files of an earlier version, or of one that was embedded, may be readable by others.
-fn restrict_files(folder: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
+fn restrict_files(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
         if metadata.is_dir() {
-            restrict_files(&entry.path())?;
+            restrict_files(&entry.path());
         } else if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
-            fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o600))?;
+            // Another owner's file stays as it is, within a folder that nobody else can enter.
+            let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o600));
         }
     }
-    Ok(())
+}
+
+/// What root has made in somebody else's queue, in practice by `outrigger status` beside a service that is down,
+/// must not keep its owner out.
+pub(super) fn hand_over(folder: &Path) {
+    let Ok(owner) = fs::metadata(folder) else { return };
+    if owner.uid() == 0 || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.uid() != owner.uid() {
+                let _ =
+                    std::os::unix::fs::lchown(entry.path(), Some(owner.uid()), Some(owner.gid()));
+            }
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
 }
 
 /// Opens sled in `options.path`.

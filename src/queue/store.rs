@@ -1,7 +1,7 @@
 //! The queue on sled: commit, lease, settle.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{
         Mutex, MutexGuard, TryLockError,
         atomic::{AtomicU64, Ordering},
@@ -13,10 +13,10 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    Batch, Entry, QueueError, QueueOptions, QueueStats, Work, codec, compact,
+    Batch, Entry, EntrySummary, QueueError, QueueOptions, QueueStats, Work, codec, compact,
     edit::Edit,
     index::{DocumentName, Index},
-    open::{guarded, load, lock, open_sled},
+    open::{guarded, hand_over, load, lock, open_sled},
     schedule::{Lease, Schedule, is_due},
 };
 use crate::{checkpoint::Checkpoint, namespace::Namespace, report::one_line};
@@ -72,7 +72,7 @@ impl Queue {
     pub fn open(options: &QueueOptions) -> Result<Queue, QueueError> {
         let unusable =
             |source| QueueError::Unusable { path: options.path.display().to_string(), source };
-        let lock = lock(&options.path)?;
+        let lock = lock(options)?;
         compact::finish(&options.path).map_err(unusable)?;
         let mut db = open_sled(options)?;
         let mut state = guarded(|| load(&db, &options.path))??;
@@ -102,6 +102,7 @@ impl Queue {
                 }
             }
         }
+        hand_over(&options.path);
         Ok(Queue {
             db,
             state: Mutex::new(state),
@@ -304,24 +305,6 @@ impl Queue {
         (state.pending, state.pending_bytes)
     }
 
-    /// Entries of each namespace that has any. One that changes two namespaces counts for both.
-    pub fn pending_by_namespace(&self) -> BTreeMap<Namespace, u64> {
-        let state = self.lock();
-        state.schedule.lens().map(|(ns, n)| (ns.clone(), n)).collect()
-    }
-
-    /// What is not in Atlas of `ns`: its entries and its dead letters.
-    ///
-    /// # Errors
-    /// When the queue cannot be read.
-    pub fn unwritten_of(&self, ns: &Namespace) -> Result<u64, QueueError> {
-        let pending = self.lock().schedule.len_of(ns);
-        let letters =
-            if self.dead_letters_len() == 0 { Vec::new() } else { self.dead_letters(usize::MAX)? };
-        let dead = letters.iter().filter(|letter| letter.entry.work.ns() == ns).count();
-        Ok(pending + dead as u64)
-    }
-
     /// Entries that may go to Atlas as soon as a worker has time: not those that wait for a retry, nor those
     /// of namespaces that are held.
     pub fn ready(&self) -> u64 {
@@ -339,9 +322,9 @@ impl Queue {
         }
     }
 
-    /// The first `limit` entries, the oldest first.
-    pub fn list(&self, limit: usize) -> Result<Vec<Entry>, QueueError> {
-        self.entries().take(limit).collect()
+    /// The first `limit` entries, the oldest first, without their documents.
+    pub fn list(&self, limit: usize) -> Result<Vec<EntrySummary>, QueueError> {
+        self.entries().take(limit).map(|entry| Ok(EntrySummary::from(&entry?))).collect()
     }
 
     /// The entry with this id.

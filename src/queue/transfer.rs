@@ -43,8 +43,12 @@ use crate::{
 /// The version of the file that this program writes and reads.
 pub const EXPORT_VERSION: u64 = 1;
 
-/// Entries that are written to the disk at a time.
+/// The note of a queue that was moved in and has not claimed its target yet.
+pub const MOVED: &str = "moved";
+
+/// Entries, and bytes of them, that are written to the disk at a time.
 const PART: usize = 1_000;
+const PART_BYTES: usize = 8 << 20;
 
 /// One operation of the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -142,8 +146,8 @@ impl Operation {
     fn document(&self) -> Result<DocumentKey, String> {
         if let Some(text) = &self.key {
             let bytes = BASE64.decode(text).map_err(|error| format!("`key`: {error}"))?;
-            return DocumentKey::from_filter_bytes(&bytes)
-                .map_err(|error| format!("`key`: {error}"));
+            let key = DocumentKey::from_filter_bytes(&bytes).and_then(DocumentKey::checked);
+            return key.map_err(|error| format!("`key`: {error}"));
         }
         DocumentKey::from_json(self.document_id.clone())
             .map_err(|error| format!("`documentId`: {error}"))
@@ -174,6 +178,15 @@ impl Operation {
                 }
             },
         }
+    }
+}
+
+impl Operation {
+    /// The same without what only a queue of its own could use.
+    #[must_use]
+    pub fn key_only(self) -> Self {
+        // A schema change is known by its entry alone.
+        if self.key.is_some() { Self { data: Value::Null, entry: None, ..self } } else { self }
     }
 }
 
@@ -220,7 +233,8 @@ impl Queue {
         for entry in self.entries() {
             put(&Operation::of(&entry?))?;
         }
-        for letter in self.dead_letters(usize::MAX)? {
+        for letter in self.letters() {
+            let letter = letter?;
             // A schema change that was given up is not repeated; its comparison is owed or done.
             if matches!(letter.entry.work, Work::Document { .. }) {
                 let given_up = Operation::of(&letter.entry);
@@ -238,20 +252,29 @@ impl Queue {
         Ok(n)
     }
 
-    /// Fills a queue that was never used with the entries of another, and at last its checkpoint (I1). Ends
+    /// Fills a queue that was never used with the entries of another, those of `wanted` collections, and at last its checkpoint (I1). Ends
     /// the queue: it is opened anew to be worked with.
     ///
     /// # Errors
     /// [`QueueError::NotImported`] when the queue was used, or an operation cannot be read. Nothing is in
     /// it then that counts: without a checkpoint everything is compared at the first start.
-    pub fn move_in(self, file: impl Read, header: &Header) -> Result<u64, QueueError> {
+    pub fn move_in(
+        self,
+        file: impl Read,
+        header: &Header,
+        wanted: impl Fn(&Namespace) -> bool,
+    ) -> Result<u64, QueueError> {
         if self.checkpoint()?.is_some() || self.pending().0 > 0 || self.dead_letters_len() > 0 {
             return Err(QueueError::NotImported("the queue was used before".to_owned()));
         }
         let mut part = Vec::with_capacity(PART);
         let mut n = 0;
+        let mut bytes = 0;
         let mut seq = self.lock().next_seq;
         read(file, |operation| {
+            if !wanted(&operation.collection) {
+                return Ok(());
+            }
             let entry = match operation.entry(seq)? {
                 Some(entry) => entry,
                 None => match operation.wish()? {
@@ -261,9 +284,15 @@ impl Queue {
             };
             seq += 1;
             n += 1;
+            bytes += operation.entry.as_ref().map_or(0, String::len);
             part.push(entry);
-            if part.len() == PART { self.put_all(&mut part, None) } else { Ok(()) }
-                .map_err(|error| error.to_string())
+            if part.len() == PART || bytes > PART_BYTES {
+                bytes = 0;
+                self.put_all(&mut part, None)
+            } else {
+                Ok(())
+            }
+            .map_err(|error| error.to_string())
         })?;
         self.put_all(&mut part, Some(header))?;
         self.flush()?;
@@ -276,10 +305,12 @@ impl Queue {
         for entry in entries.drain(..) {
             edit.put(&entry_key(entry.seq), codec::encode_entry(&entry), None);
         }
-        for (name, note) in last.iter().flat_map(|header| &header.notes) {
-            let key = meta_key(name);
+        let moved = last.map(|_| (MOVED.to_owned(), b"1".to_vec()));
+        let notes = last.iter().flat_map(|header| header.notes.clone());
+        for (name, note) in notes.chain(moved) {
+            let key = meta_key(&name);
             let before = self.db.get(&key)?;
-            edit.put(&key, note.clone(), before.as_deref());
+            edit.put(&key, note, before.as_deref());
         }
         if let Some(checkpoint) = last.and_then(|header| header.checkpoint.as_ref()) {
             edit.put(CHECKPOINT, codec::encode_checkpoint(checkpoint), None);

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     checkpoint::ClusterTime,
     crash::{self, Step},
-    queue::{Queue, QueueError},
+    queue::{Queue, QueueError, transfer::MOVED},
     shutdown::{Stop, blocking},
     sink::Sink,
     status::now_ms,
@@ -25,7 +25,8 @@ fn remembered(queue: &Queue) -> Result<Remembered, QueueError> {
     let claim = queue.meta(CLAIM)?.and_then(|claim| String::from_utf8(claim).ok());
     let renewed = queue.meta(RENEWED)?.and_then(|renewed| renewed.try_into().ok());
     let checkpoint = ClusterTime(renewed.map_or(0, u64::from_be_bytes));
-    Ok(Remembered { claim, checkpoint })
+    let moved = queue.meta(MOVED)?.is_some();
+    Ok(Remembered { claim, checkpoint, moved })
 }
 
 /// A copy that has not begun goes to the new target anyway.
@@ -79,8 +80,16 @@ impl<K: Sink> Reconciler<K> {
             seen_beat: &self.seen_beat,
         };
         let demand = async || {
-            let queue = self.queue.clone();
-            blocking(move || demand_for_new_target(&queue, is_first)).await?;
+            let (queue, moved) = (self.queue.clone(), remembered.moved);
+            blocking(move || {
+                if moved {
+                    let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
+                    let before = position.unwrap_or_default().0.saturating_sub(1);
+                    queue.refresh_pending(ClusterTime(before), now_ms())?;
+                }
+                demand_for_new_target(&queue, is_first)
+            })
+            .await?;
             crash::point(Step::ClaimNoted);
             Ok(())
         };
@@ -89,7 +98,8 @@ impl<K: Sink> Reconciler<K> {
         if is_new {
             blocking(move || {
                 queue.set_meta(RENEWED, None)?;
-                queue.set_meta(CLAIM, Some(claim.as_bytes()))
+                queue.set_meta(CLAIM, Some(claim.as_bytes()))?;
+                queue.set_meta(MOVED, None)
             })
             .await?;
         }

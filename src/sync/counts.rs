@@ -5,11 +5,14 @@
 //!
 //! - it is larger than what waits in the queue, or lies among the dead letters, can explain,
 //! - it outlives [`LOOKS`] looks over more than a minute (both servers expire documents once a minute, each
-//!   at a moment of its own), and
+//!   at a moment of its own; a collection with an expiry may differ by half for that), and
 //! - an exact count on both sides confirms it. An estimate may be off for good after a server has crashed;
 //!   by how much is remembered, so that the exact count is made once.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
 
 use bson::{RawDocumentBuf, rawdoc};
 
@@ -20,13 +23,20 @@ use crate::{
     namespace::Namespace,
     shutdown::{Stop, blocking},
     sink::Sink,
-    source::SourceError,
-    status::{Divergence, Figures, Phase},
+    source::{SourceError, inspect},
+    status::{Divergence, Phase},
 };
 
 /// How often a difference is looked at before it is believed, and how far apart at the most.
 const LOOKS: usize = 6;
 const LOOK_APART: Duration = Duration::from_secs(15);
+
+/// How long, and how often, what was committed before a count is waited for to be read.
+const READ_LOOKS: usize = 20;
+const READ_APART: Duration = Duration::from_millis(500);
+
+/// How long what an exact count has confirmed is believed without another one.
+const CONFIRM_EVERY: Duration = Duration::from_secs(3600);
 
 /// How long after its start the agent counts for the first time.
 const FIRST: Duration = Duration::from_secs(10);
@@ -41,7 +51,22 @@ struct Counts {
     pending: u64,
 }
 
+/// What was found out before.
+#[derive(Default)]
+struct Known {
+    /// By how much the estimates of Atlas are off, compared with those of the local database.
+    drifts: HashMap<Namespace, i64>,
+    /// Differences that an exact count has confirmed, and when.
+    confirmed: HashMap<Namespace, (Instant, Divergence)>,
+}
+
 impl Counts {
+    /// True when neither side has less than half of the other.
+    fn are_about_equal(&self) -> bool {
+        let (local, atlas) = (self.local[1], self.atlas);
+        local.min(atlas) >= local.max(atlas) / 2
+    }
+
     /// True when what waits explains the difference, given that the estimates of Atlas are off by `drift`.
     fn are_explained(&self, drift: i64) -> bool {
         let [first, second] = self.local;
@@ -58,15 +83,23 @@ impl<K: Sink> Reconciler<K> {
         if self.count_check_every.is_zero() {
             std::future::pending::<()>().await;
         }
-        let mut drifts = HashMap::new();
+        let mut known = Known::default();
+        let mut has_failed = false;
         pause(stop, FIRST.min(self.count_check_every)).await?;
         loop {
             if self.may_count() {
-                match self.count_all(&mut drifts, stop).await {
-                    Ok(Some(found)) => self.publish(found),
-                    // Copying began meanwhile: the next count tells.
+                match self.count_all(&mut known, stop).await {
+                    Ok(Some(found)) => {
+                        has_failed = false;
+                        self.status.state().divergences = found;
+                    }
+                    // Not everything was read meanwhile, or copying began: the next count tells.
                     Ok(None) => {}
                     Err(error @ (SyncError::Stopped | SyncError::Queue(_))) => return Err(error),
+                    Err(error) if !has_failed => {
+                        has_failed = true;
+                        tracing::warn!(%error, "the documents of both sides were not counted");
+                    }
                     Err(error) => tracing::debug!(%error, "the documents were not counted"),
                 }
             }
@@ -74,113 +107,180 @@ impl<K: Sink> Reconciler<K> {
         }
     }
 
-    /// A copy or a comparison finds out by itself, and while one runs nothing is as it will be.
+    /// A copy or a comparison finds out by itself, and while one runs nothing is as it will be; nor while an
+    /// end is away or reading stands still.
     fn may_count(&self) -> bool {
         let state = self.status.state();
         let runs = state.sync.as_ref().is_some_and(|sync| sync.finished_ms.is_none());
-        state.phase == Phase::Streaming && !runs && state.is_marked && state.atlas_fault.is_none()
+        let is_quiet = state.atlas_fault.is_none()
+            && state.local_fault.is_none()
+            && state.reading_stopped.is_none();
+        state.phase == Phase::Streaming && !runs && state.is_marked && is_quiet
     }
 
-    fn publish(&self, found: Vec<Divergence>) {
-        let mut state = self.status.state();
-        if state.divergences != found {
-            state.divergences = found;
+    /// True once everything that was committed before the call is in the queue: what is not read yet could
+    /// explain any difference.
+    async fn has_read_all(&self, stop: &Stop) -> Result<bool, SyncError> {
+        let now = inspect(&self.ends.local).await?.now;
+        for _ in 0..READ_LOOKS {
+            if self.status.state().read_whole >= now {
+                return Ok(true);
+            }
+            pause(stop, READ_APART).await?;
         }
+        Ok(false)
     }
 
+    /// `None` where it cannot be told.
     async fn count_all(
         &self,
-        drifts: &mut HashMap<Namespace, i64>,
+        known: &mut Known,
         stop: &Stop,
     ) -> Result<Option<Vec<Divergence>>, SyncError> {
         let listing = local_collections(&self.ends.local, &self.filter).await?;
-        // Which documents a capped collection has thrown away is each server's own affair.
-        let mut open = Vec::new();
-        let mut counted = Vec::new();
-        for collection in listing.collections {
-            let counts = self.count(&collection.ns).await?;
-            counted.push((collection.ns.clone(), counts));
-            let drift = drifts.get(&collection.ns).copied().unwrap_or(0);
-            if !collection.is_capped() && !counts.are_explained(drift) {
-                open.push(collection.ns);
+        let mut open = listing.collections;
+        for look in 0..LOOKS {
+            if look > 0 {
+                pause(stop, LOOK_APART.min(self.count_check_every)).await?;
             }
-        }
-        self.note_figures(&counted);
-        for _ in 1..LOOKS {
-            if open.is_empty() {
-                return Ok(Some(Vec::new()));
-            }
-            pause(stop, LOOK_APART.min(self.count_check_every)).await?;
-            if !self.may_count() {
+            if !self.may_count() || !self.has_read_all(stop).await? {
                 return Ok(None);
             }
+            let dead = self.dead_letters().await?;
+            let mut counted = Vec::new();
             let mut still = Vec::new();
-            for ns in open {
-                let drift = drifts.get(&ns).copied().unwrap_or(0);
-                if !self.count(&ns).await?.are_explained(drift) {
-                    still.push(ns);
+            for collection in open {
+                let ns = &collection.ns;
+                let counts = self.count(ns, &dead).await?;
+                counted.push((ns.clone(), counts));
+                let drift = known.drifts.get(ns).copied().unwrap_or(0);
+                // Which documents a capped collection has thrown away is each server's own affair; and what a
+                // barrier stands for is no number of documents.
+                let is_left_out = collection.is_capped() || self.queue.has_barrier(ns);
+                if !is_left_out && !counts.are_explained(drift) {
+                    still.push(collection);
                 }
             }
+            self.note_figures(&counted, look == 0);
             open = still;
-        }
-        let mut found = Vec::new();
-        for ns in open {
-            let estimated = self.count(&ns).await?;
-            let exact = self.count_exactly(&ns).await?;
-            if exact.are_explained(0) {
-                let drift = estimated.atlas as i64 - estimated.local[1] as i64;
-                tracing::info!(%ns, drift, "a server's estimate of its documents is off; an exact count agrees");
-                drifts.insert(ns, drift);
-            } else {
-                drifts.remove(&ns);
-                found.push(Divergence {
-                    ns: ns.to_string(),
-                    local: exact.local[1],
-                    atlas: exact.atlas,
-                });
+            if open.is_empty() {
+                break;
             }
+        }
+        known.confirmed.retain(|ns, _| open.iter().any(|collection| collection.ns == *ns));
+        let mut found = Vec::new();
+        for collection in open {
+            found.extend(self.confirm(&collection.ns, known).await?);
         }
         Ok(Some(found))
     }
 
-    async fn count(&self, ns: &Namespace) -> Result<Counts, SyncError> {
-        let before = self.pending_of(ns).await?;
+    /// What an exact count makes of a difference that lasts.
+    async fn confirm(
+        &self,
+        ns: &Namespace,
+        known: &mut Known,
+    ) -> Result<Option<Divergence>, SyncError> {
+        // It reads every key on both sides, so it is not repeated with each check.
+        if let Some((at, divergence)) = known.confirmed.get(ns)
+            && at.elapsed() < CONFIRM_EVERY
+        {
+            return Ok(Some(divergence.clone()));
+        }
+        let dead = self.dead_letters().await?;
+        let estimated = self.count(ns, &dead).await?;
+        let [_, local] = estimated.local;
+        let exact = self.count_exactly(ns, &dead).await?;
+        let of = |local, atlas, is_exact| Divergence { ns: ns.to_string(), local, atlas, is_exact };
+        let divergence = match exact {
+            // Each server expires documents at moments of its own.
+            _ if self.expires(ns).await? && estimated.are_about_equal() => return Ok(None),
+            // Too many to be counted one by one; the estimates are all there is.
+            None => of(local, estimated.atlas, false),
+            Some(exact) if exact.are_explained(0) => {
+                if exact.local == [exact.atlas; 2] && exact.pending + estimated.pending == 0 {
+                    let off = |estimate: u64, count: u64| estimate as i64 - count as i64;
+                    let drift = off(estimated.atlas, exact.atlas) - off(local, exact.local[1]);
+                    tracing::info!(%ns, drift, "a server's estimate of its documents is off; an exact count agrees");
+                    known.drifts.insert(ns.clone(), drift);
+                }
+                return Ok(None);
+            }
+            Some(exact) => of(exact.local[1], exact.atlas, true),
+        };
+        known.drifts.remove(ns);
+        known.confirmed.insert(ns.clone(), (Instant::now(), divergence.clone()));
+        Ok(Some(divergence))
+    }
+
+    async fn dead_letters(&self) -> Result<BTreeMap<Namespace, u64>, SyncError> {
+        let queue = self.queue.clone();
+        Ok(blocking(move || queue.dead_letters_by_namespace()).await?)
+    }
+
+    async fn count(
+        &self,
+        ns: &Namespace,
+        dead: &BTreeMap<Namespace, u64>,
+    ) -> Result<Counts, SyncError> {
+        let before = self.queue.pending_of(ns);
         let first = self.ends.local.estimated_count(ns).await.map_err(SourceError::from)?;
         let atlas = self.ends.atlas.estimated_count(ns).await.map_err(|e| SyncError::atlas(&e))?;
         let second = self.ends.local.estimated_count(ns).await.map_err(SourceError::from)?;
-        let pending = before.max(self.pending_of(ns).await?);
+        let pending = before.max(self.queue.pending_of(ns)) + dead.get(ns).copied().unwrap_or(0);
         Ok(Counts { local: [first, second], atlas, pending })
     }
 
-    async fn count_exactly(&self, ns: &Namespace) -> Result<Counts, SyncError> {
-        let before = self.pending_of(ns).await?;
+    /// `None` where a server would take longer than an answer is waited for.
+    async fn count_exactly(
+        &self,
+        ns: &Namespace,
+        dead: &BTreeMap<Namespace, u64>,
+    ) -> Result<Option<Counts>, SyncError> {
+        let before = self.queue.pending_of(ns);
         let first = exact(&self.ends.local, ns).await.map_err(SourceError::from)?;
         let atlas = exact(&self.ends.atlas, ns).await.map_err(|error| SyncError::atlas(&error))?;
         let second = exact(&self.ends.local, ns).await.map_err(SourceError::from)?;
-        let pending = before.max(self.pending_of(ns).await?);
-        Ok(Counts { local: [first, second], atlas, pending })
+        let (Some(first), Some(atlas), Some(second)) = (first, atlas, second) else {
+            return Ok(None);
+        };
+        let pending = before.max(self.queue.pending_of(ns)) + dead.get(ns).copied().unwrap_or(0);
+        Ok(Some(Counts { local: [first, second], atlas, pending }))
     }
 
-    async fn pending_of(&self, ns: &Namespace) -> Result<u64, SyncError> {
-        let (queue, ns) = (self.queue.clone(), ns.clone());
-        Ok(blocking(move || queue.unwritten_of(&ns)).await?)
+    async fn expires(&self, ns: &Namespace) -> Result<bool, SyncError> {
+        let described = self.ends.local.describe(ns).await.map_err(SourceError::from)?;
+        let has_expiry = |document: &bson::Document| document.contains_key("expireAfterSeconds");
+        Ok(described.is_some_and(|of| has_expiry(&of.options) || of.indexes.iter().any(has_expiry)))
     }
 
-    /// What the dashboard shows of each collection. Those that are gone take their figures along.
-    fn note_figures(&self, counted: &[(Namespace, Counts)]) {
+    /// What the dashboard shows of each collection. `is_all`: those that are gone take their figures along.
+    fn note_figures(&self, counted: &[(Namespace, Counts)], is_all: bool) {
         let mut state = self.status.state();
-        let before = std::mem::take(&mut state.namespaces);
+        if is_all {
+            state.namespaces.retain(|ns, _| counted.iter().any(|(of, _)| of == ns));
+        }
         for (ns, counts) in counted {
-            let figures = before.get(ns).copied().unwrap_or_default();
-            let (local, atlas) = (Some(counts.local[1]), Some(counts.atlas));
-            let figures = Figures { local_documents: local, atlas_documents: atlas, ..figures };
-            state.namespaces.insert(ns.clone(), figures);
+            let figures = state.namespaces.entry(ns.clone()).or_default();
+            (figures.local_documents, figures.atlas_documents) =
+                (Some(counts.local[1]), Some(counts.atlas));
         }
     }
 }
 
-/// Counts the documents one by one, in a snapshot that a majority has.
-async fn exact(mongo: &Mongo, ns: &Namespace) -> Result<u64, MongoError> {
+/// `MaxTimeMSExpired`.
+const TIME_EXPIRED: i32 = 50;
+
+/// Counts the documents one by one, in a snapshot that a majority has; `None` when that takes too long.
+async fn exact(mongo: &Mongo, ns: &Namespace) -> Result<Option<u64>, MongoError> {
+    match count_all(mongo, ns).await {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if error.code() == Some(TIME_EXPIRED) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn count_all(mongo: &Mongo, ns: &Namespace) -> Result<u64, MongoError> {
     let mut pipeline = bson::RawArrayBuf::new();
     pipeline.push(rawdoc! { "$match": {} });
     pipeline.push(rawdoc! { "$count": "n" });
@@ -188,6 +288,9 @@ async fn exact(mongo: &Mongo, ns: &Namespace) -> Result<u64, MongoError> {
         "aggregate": ns.coll(), "pipeline": pipeline, "cursor": {},
     };
     command.append(bson::raw::cstr!("readConcern"), majority_after(ClusterTime::default()));
+    // The server gives up first: else the connection would count as dead, and all others with it.
+    let max_time_ms = i64::try_from(mongo.server_time_max().as_millis()).unwrap_or(i64::MAX);
+    command.append(bson::raw::cstr!("maxTimeMS"), max_time_ms);
     let mut cursor = mongo.cursor(ns.db(), command, None).await?;
     let mut count = 0;
     while let Some(reply) = cursor.next().await? {

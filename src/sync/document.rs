@@ -15,8 +15,9 @@ use crate::{
     mongo::{Mongo, MongoError, documents, majority_after},
     namespace::Namespace,
     queue::Queue,
-    source::SourceError,
-    status::rfc3339,
+    source::{SourceError, inspect},
+    status::{Status, rfc3339},
+    sync_state::SyncState,
 };
 
 /// Whether Atlas has a document as it is here.
@@ -25,7 +26,7 @@ use crate::{
 pub enum DocumentState {
     /// Both sides hold the same bytes, or neither holds it.
     Synced,
-    /// A change of it waits for Atlas.
+    /// A change of it waits for Atlas, or is still to be read.
     Pending,
     /// It was given up, or differs although nothing waits.
     Failed,
@@ -54,12 +55,13 @@ pub struct DocumentReport {
 const LOOKS: usize = 8;
 const LOOK_APART: Duration = Duration::from_millis(500);
 
-/// Looks a document up.
+/// Looks a document up; `status` is that of the agent that runs, if one does.
 ///
 /// # Errors
 /// When the queue cannot be read, or an end that must be asked does not answer.
 pub async fn look_up(
     queue: &Queue,
+    status: Option<&Status>,
     local: &Mongo,
     atlas: &Mongo,
     ns: &Namespace,
@@ -80,8 +82,10 @@ pub async fn look_up(
         if look > 0 {
             tokio::time::sleep(LOOK_APART).await;
         }
+        // The entry first: its success removes the letter in the same step.
+        let entry = queue.entry_of(ns, key)?;
         let letter = queue.dead_letter_of(ns, key)?;
-        if let Some(entry) = queue.entry_of(ns, key)? {
+        if let Some(entry) = entry {
             report.state = DocumentState::Pending;
             report.error = entry.error.or(letter.map(|letter| letter.reason));
             report.since = rfc3339(entry.first_ms);
@@ -102,13 +106,22 @@ pub async fn look_up(
             return Ok(report);
         }
     }
-    report.state = DocumentState::Failed;
+    let why = match status {
+        None => Some("no agent runs, so nothing is read"),
+        Some(_) if SyncState::is_owed(queue)? => Some("a copy or a comparison is not done"),
+        Some(status) => {
+            let now = inspect(local).await?.now;
+            (status.state().read_whole < now).then_some("not every change was read yet")
+        }
+    };
+    report.state = if why.is_some() { DocumentState::Pending } else { DocumentState::Failed };
     let what = match (report.in_local, report.in_atlas) {
         (Some(true), Some(false)) => "it is missing in Atlas",
         (Some(false), Some(true)) => "only Atlas has it",
         _ => "Atlas has it with another content",
     };
-    report.error = Some(format!("{what}, and nothing waits for it"));
+    let why = why.unwrap_or("nothing waits for it");
+    report.error = Some(format!("{what}; {why}"));
     Ok(report)
 }
 

@@ -68,6 +68,8 @@ pub struct Remembered {
     pub claim: Option<String>,
     /// The last position that the mark is known to carry.
     pub checkpoint: ClusterTime,
+    /// The queue came from another machine, and has not claimed its target yet.
+    pub moved: bool,
 }
 
 /// A source's claim on a target.
@@ -139,15 +141,21 @@ impl Claim<'_> {
         let keeper = own.and_then(|mark| mark.keeper.as_ref());
         self.check_rival(keeper, taking)?;
         self.check_others(&marks, taking).await?;
-        let Remembered { claim, checkpoint } = taking.remembered;
+        let Remembered { claim, checkpoint, moved } = taking.remembered;
+        let moved = *moved;
         // Another target than last time, or this one put back to an older state.
         let same = own.filter(|mark| mark.claim.is_some() && mark.claim == *claim);
         let same = same.filter(|mark| mark.checkpoint >= *checkpoint);
-        let claim = if let Some(claim) = same.and_then(|mark| mark.claim.clone()) {
-            claim
-        } else {
-            before_mark().await?;
-            uuid::Uuid::new_v4().to_string()
+        // A queue that came from another machine: where that one went on after the export, what came with the
+        // file is older than what Atlas has. And should it come back, it must not take Atlas for its own.
+        let same = same.filter(|mark| !moved || mark.checkpoint == *checkpoint);
+        let claim = match same.and_then(|mark| mark.claim.clone()) {
+            Some(claim) if !moved => claim,
+            Some(_) => uuid::Uuid::new_v4().to_string(),
+            None => {
+                before_mark().await?;
+                uuid::Uuid::new_v4().to_string()
+            }
         };
         if taking.adopt {
             self.remove_others(&marks, taking).await?;
@@ -176,7 +184,7 @@ impl Claim<'_> {
         if !is_fresh {
             return Ok(());
         }
-        if other.boot == self.agent.boot {
+        if !other.boot.is_empty() && other.boot == self.agent.boot {
             // Our last life, which has ended, unless the queue was copied.
             return if is_another_agent(other.pid) { Err(keeper.rival()) } else { Ok(()) };
         }

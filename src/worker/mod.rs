@@ -49,6 +49,9 @@ mod schema;
 /// Most documents of a probe: enough to prove that Atlas answers, small enough to lose little.
 const PROBE_OPS: usize = 10;
 
+/// Most collections whose figures are kept for the dashboard.
+const NAMESPACES_MAX: usize = 10_000;
+
 /// Most bytes of one lease. Below what a command takes, with room for keys and envelopes.
 const LEASE_BYTES: usize = 12 << 20;
 
@@ -342,9 +345,12 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
         let mut state = self.status.state();
         for (ns, writes) in tally.namespaces.iter().zip(applied).filter(|(_, writes)| *writes > 0) {
-            let figures = state.namespaces.entry(ns.clone()).or_default();
-            figures.writes += writes;
-            figures.last_write_ms = now;
+            // Names may come and go without end; counting forgets those that are gone, where it is on.
+            if state.namespaces.len() < NAMESPACES_MAX || state.namespaces.contains_key(ns) {
+                let figures = state.namespaces.entry(ns.clone()).or_default();
+                figures.writes += writes;
+                figures.last_write_ms = now;
+            }
         }
     }
 
