@@ -6,7 +6,7 @@ db.createRole({
   "role": "outriggerReader",
   "privileges": [
     { "resource": { "db": "", "collection": "" }, "actions": ["find", "changeStream", "listCollections", "listIndexes", "collStats"] },
-    { "resource": { "cluster": true }, "actions": ["listDatabases", "replSetGetConfig"] },
+    { "resource": { "cluster": true }, "actions": ["listDatabases", "replSetGetConfig", "replSetGetStatus"] },
     { "resource": { "db": "local", "collection": "oplog.rs" }, "actions": ["find"] }
   ],
   "roles": []

@@ -8,6 +8,7 @@ use mongodb::bson::{Document, doc};
 use support::{
     PATIENCE,
     agent::Agent,
+    api::Api,
     compare::converge,
     eventually,
     mongod::Mongod,
@@ -123,6 +124,10 @@ async fn an_oplog_that_is_about_to_roll_over_is_an_alert_and_status_shows_what_i
     assert_eq!(status.status.code(), Some(1));
     let text = String::from_utf8(status.stdout).unwrap();
     assert!(text.contains("oplog    reaches back"), "{text}");
+    let metrics = Api::of(&agent).get("/metrics").1;
+    let metrics = metrics.as_str().unwrap();
+    assert!(metrics.contains("# TYPE outrigger_oplog_window_seconds gauge"), "{metrics}");
+    assert!(metrics.contains("outrigger_alerts{name=\"oplog_window\"} 1"), "{metrics}");
 }
 
 /// The same replica set, set back to an earlier state: its history has another end. The agent is down
