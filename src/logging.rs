@@ -3,7 +3,12 @@
 //! The message is a constant text; everything that varies is a field, and every field is one of [`FIELDS`].
 //! Never a document, never a credential; a document's key at `debug` only, since an `_id` may be an address.
 
-use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::config::LogFormat;
 
@@ -58,14 +63,18 @@ pub const FIELDS: &[(&str, &str)] = &[
 
 /// Starts logging. Results go to stdout, so logs never mix with them.
 ///
-/// `level` is one of error, warn, info, debug and trace, or a list of targets; the configuration has
-/// checked it. The driver and the queue's storage speak from `warn` on, whatever is asked for us.
+/// `level` is one of error, warn, info, debug and trace, or a list of targets; the configuration has checked it. It
+/// is about Outrigger's own lines: others speak from `warn` on, whatever is asked for, and the HTTP client not at
+/// all, which would tell the whole address of a web hook.
 pub fn start(level: &str, format: LogFormat) {
-    let targets = level.parse::<Targets>().unwrap_or_default().with_targets([
-        ("mongodb", tracing::Level::WARN),
-        ("sled", tracing::Level::WARN),
-        ("hyper", tracing::Level::WARN),
-    ]);
+    let asked = level.parse::<Targets>().unwrap_or_default();
+    let own = asked.default_level().unwrap_or(LevelFilter::INFO);
+    let of_us = asked.iter().filter(|(target, _)| target.starts_with("outrigger"));
+    let targets = Targets::new()
+        .with_default(own.min(LevelFilter::WARN))
+        .with_target("outrigger", own)
+        .with_targets(of_us.map(|(target, level)| (target.to_owned(), level)))
+        .with_targets([("ureq", LevelFilter::OFF), ("ureq_proto", LevelFilter::OFF)]);
     let registry = tracing_subscriber::registry().with(targets);
     // A second start, as in a test, keeps the first.
     let _ = match format {
