@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-matrix check fmt clippy deny doc build bench bench-copy soak fuzz clean
+.PHONY: demo test test-matrix check fmt clippy deny doc build deb bench bench-copy soak fuzz clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
@@ -34,6 +34,10 @@ deny:
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+# The Debian package, into target/debian/.
+deb:
+	scripts/deb
 
 build:
 	$(CARGO) build --locked --release

@@ -395,7 +395,9 @@ impl Agent {
             () = shutdown => Ok(()),
             Some(exit) = tasks.join_next() => settle(exit),
         };
-        self.status.enter(if outcome.is_ok() { Phase::Stopping } else { Phase::Failed });
+        // To be opened again at once, to give back disk, is no failure.
+        let is_meant = matches!(outcome, Ok(()) | Err(AgentError::Queue(QueueError::MostlyEmpty)));
+        self.status.enter(if is_meant { Phase::Stopping } else { Phase::Failed });
         if matches!(
             outcome,
             Err(AgentError::Sync(SyncError::Rival { .. } | SyncError::NotOwned { .. }))

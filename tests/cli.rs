@@ -159,6 +159,12 @@ async fn an_exported_queue_goes_on_elsewhere_from_where_it_was() {
         assert!(exported["operations"][0].get(key).is_some(), "{key}");
     }
 
+    // By way of a machine that it never ran on.
+    let between = Agent::new(&local.uri(), &atlas.uri(), "");
+    assert!(between.cli(&["queue", "import", name]).status.success());
+    let again = first.dir.path().join("again.json");
+    let name = again.to_str().unwrap();
+    assert!(between.cli(&["queue", "export", name]).status.success());
     let mut second = Agent::new(&local.uri(), &atlas.uri(), "");
     let imported = second.cli(&["queue", "import", name]);
     assert!(imported.status.success(), "{}", text(&imported));

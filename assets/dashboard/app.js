@@ -253,8 +253,8 @@ function link(state, words) {
   text("link", words);
 }
 
-function lost() {
-  link("lost", "No connection to the agent, trying again.");
+function lost(why) {
+  link("lost", why ? `Trying again: ${why}` : "No connection to the agent, trying again.");
   document.body.dataset.health = "unknown";
   document.title = "No connection · Outrigger";
   text("health", "Not known: the agent does not answer");
@@ -282,13 +282,20 @@ async function follow() {
   const stop = new AbortController();
   let timer = setTimeout(() => stop.abort(), SILENCE_MS);
   try {
+    const used = token.get();
     const response = await fetch("/api/events", { headers: headers(), signal: stop.signal, cache: "no-store" });
     if (response.status === 401) {
       clearTimeout(timer);
-      await askForToken(token.get() != null);
-      return false;
+      if (token.get() === used && !(await askForToken(used != null))) {
+        link("lost", "This needs the token; click anywhere to be asked again.");
+        await new Promise((clicked) => document.addEventListener("click", clicked, { once: true }));
+      }
+      return true;
     }
-    if (!response.ok) throw new Error(response.statusText);
+    if (!response.ok) {
+      const problem = await response.json().catch(() => ({}));
+      throw new Error([problem.error, problem.hint].filter(Boolean).join("; ") || response.statusText);
+    }
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {
@@ -302,14 +309,17 @@ async function follow() {
     }
   } finally {
     clearTimeout(timer);
+    // Whatever ended it: a stream that nobody reads would keep its place in the agent.
+    stop.abort();
   }
 }
 
 (async () => {
   for (;;) {
     // One that ends in order is asked for again at once.
-    if (await follow().catch(() => false)) continue;
-    lost();
+    let why = "";
+    if (await follow().catch((error) => { why = error.name === "Error" ? error.message : ""; return false; })) continue;
+    lost(why);
     await new Promise((wait) => setTimeout(wait, AGAIN_MS));
   }
 })();

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -117,10 +117,25 @@ pub(super) fn lock(options: &QueueOptions) -> Result<fs::File, QueueError> {
     let unusable = |source| QueueError::Unusable { path: path.clone(), source };
     if !folder.exists() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
+        // Made by root within a service's own folder, it is the service's.
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Ok(parent) = fs::metadata(parent.unwrap_or(Path::new(".")))
+            && rustix::process::geteuid().is_root()
+            && parent.uid() != 0
+        {
+            let _ = std::os::unix::fs::chown(folder, Some(parent.uid()), Some(parent.gid()));
+        }
     }
     // The queue holds the application's documents: nobody else's business.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
-    let file = fs::File::create(folder.join("lock")).map_err(unusable)?;
+    // Never through a link: its owner could have it lead anywhere, and root may be the one who opens it.
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
+        .open(folder.join("lock"))
+        .map_err(unusable)?;
     // Made by root, it must not keep the agent's own user out.
     if let (Ok(owner), Ok(own)) = (fs::metadata(folder), file.metadata())
         && owner.uid() != own.uid()
@@ -168,7 +183,9 @@ pub(super) fn hand_over(folder: &Path) {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.uid() != owner.uid() {
+            // A second name for a file elsewhere is not ours to give away.
+            let is_ours = metadata.is_dir() || (metadata.is_file() && metadata.nlink() == 1);
+            if is_ours && metadata.uid() != owner.uid() {
                 let _ =
                     std::os::unix::fs::lchown(entry.path(), Some(owner.uid()), Some(owner.gid()));
             }

@@ -381,6 +381,12 @@ impl Queue {
     }
 }
 
+impl Drop for Queue {
+    fn drop(&mut self) {
+        hand_over(&self.path);
+    }
+}
+
 impl State {
     pub(super) fn name_of(&self, work: &Work) -> Option<DocumentName> {
         match work {

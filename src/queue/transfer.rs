@@ -84,8 +84,8 @@ pub struct Header {
     pub notes: BTreeMap<String, Vec<u8>>,
 }
 
-/// A person's pause stays where it was made.
-const NOT_MOVED: &[&[u8]] = &[CHECKPOINT, FORMAT, SEAL, b"mpaused"];
+/// A person's pause stays where it was made, and every import notes for itself that it was one.
+const NOT_MOVED: &[&[u8]] = &[CHECKPOINT, FORMAT, SEAL, b"mpaused", b"mmoved"];
 
 /// Whether an export is one to move the queue with. Only of a queue that nobody works on: else entries and
 /// checkpoint would not belong together.

@@ -56,11 +56,23 @@ struct Counts {
 struct Known {
     /// By how much the estimates of Atlas are off, compared with those of the local database.
     drifts: HashMap<Namespace, i64>,
-    /// Differences that an exact count has confirmed, and when.
-    confirmed: HashMap<Namespace, (Instant, Divergence)>,
+    /// What an exact count has said of a difference of the estimates, and when.
+    counted: HashMap<Namespace, Exact>,
+}
+
+/// See [`Known::counted`].
+struct Exact {
+    at: Instant,
+    /// By how much the estimates differed.
+    difference: i64,
+    divergence: Option<Divergence>,
 }
 
 impl Counts {
+    fn difference(&self) -> i64 {
+        self.atlas as i64 - self.local[1] as i64
+    }
+
     /// True when neither side has less than half of the other.
     fn are_about_equal(&self) -> bool {
         let (local, atlas) = (self.local[1], self.atlas);
@@ -167,7 +179,7 @@ impl<K: Sink> Reconciler<K> {
                 break;
             }
         }
-        known.confirmed.retain(|ns, _| open.iter().any(|collection| collection.ns == *ns));
+        known.counted.retain(|ns, _| open.iter().any(|collection| collection.ns == *ns));
         let mut found = Vec::new();
         for collection in open {
             found.extend(self.confirm(&collection.ns, known).await?);
@@ -181,22 +193,26 @@ impl<K: Sink> Reconciler<K> {
         ns: &Namespace,
         known: &mut Known,
     ) -> Result<Option<Divergence>, SyncError> {
-        // It reads every key on both sides, so it is not repeated with each check.
-        if let Some((at, divergence)) = known.confirmed.get(ns)
-            && at.elapsed() < CONFIRM_EVERY
-        {
-            return Ok(Some(divergence.clone()));
-        }
         let dead = self.dead_letters().await?;
         let estimated = self.count(ns, &dead).await?;
+        let difference = estimated.difference();
+        // It reads every key on both sides, so it is not repeated while nothing has changed.
+        if let Some(counted) = known.counted.get(ns)
+            && counted.at.elapsed() < CONFIRM_EVERY
+            && counted.difference == difference
+        {
+            return Ok(counted.divergence.clone());
+        }
+        // Each server expires documents at moments of its own.
+        if estimated.are_about_equal() && self.expires(ns).await? {
+            return Ok(None);
+        }
         let [_, local] = estimated.local;
         let exact = self.count_exactly(ns, &dead).await?;
         let of = |local, atlas, is_exact| Divergence { ns: ns.to_string(), local, atlas, is_exact };
         let divergence = match exact {
-            // Each server expires documents at moments of its own.
-            _ if self.expires(ns).await? && estimated.are_about_equal() => return Ok(None),
             // Too many to be counted one by one; the estimates are all there is.
-            None => of(local, estimated.atlas, false),
+            None => Some(of(local, estimated.atlas, false)),
             Some(exact) if exact.are_explained(0) => {
                 if exact.local == [exact.atlas; 2] && exact.pending + estimated.pending == 0 {
                     let off = |estimate: u64, count: u64| estimate as i64 - count as i64;
@@ -204,13 +220,16 @@ impl<K: Sink> Reconciler<K> {
                     tracing::info!(%ns, drift, "a server's estimate of its documents is off; an exact count agrees");
                     known.drifts.insert(ns.clone(), drift);
                 }
-                return Ok(None);
+                None
             }
-            Some(exact) => of(exact.local[1], exact.atlas, true),
+            Some(exact) => Some(of(exact.local[1], exact.atlas, true)),
         };
-        known.drifts.remove(ns);
-        known.confirmed.insert(ns.clone(), (Instant::now(), divergence.clone()));
-        Ok(Some(divergence))
+        if divergence.is_some() {
+            known.drifts.remove(ns);
+        }
+        let counted = Exact { at: Instant::now(), difference, divergence: divergence.clone() };
+        known.counted.insert(ns.clone(), counted);
+        Ok(divergence)
     }
 
     async fn dead_letters(&self) -> Result<BTreeMap<Namespace, u64>, SyncError> {

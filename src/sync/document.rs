@@ -78,6 +78,10 @@ pub async fn look_up(
         in_local: None,
         in_atlas: None,
     };
+    let now = match status {
+        Some(_) => inspect(local).await.map_or(ClusterTime::default(), |info| info.now),
+        None => ClusterTime::default(),
+    };
     for look in 0..LOOKS {
         if look > 0 {
             tokio::time::sleep(LOOK_APART).await;
@@ -109,8 +113,8 @@ pub async fn look_up(
     let why = match status {
         None => Some("no agent runs, so nothing is read"),
         Some(_) if SyncState::is_owed(queue)? => Some("a copy or a comparison is not done"),
+        // What was committed before the first look had seconds to be read.
         Some(status) => {
-            let now = inspect(local).await?.now;
             (status.state().read_whole < now).then_some("not every change was read yet")
         }
     };
