@@ -55,8 +55,11 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
             let state = status.state();
             let now = [state.local_fault.clone(), state.atlas_fault.clone()];
             drop(state);
-            for (fault, now) in faults.iter_mut().zip(now) {
-                fault.look(now, Instant::now());
+            for (lasting, now) in faults.iter_mut().zip(now) {
+                if let Some((elapsed, error)) = lasting.look(now, Instant::now()) {
+                    let elapsed_ms = elapsed.as_millis() as u64;
+                    tracing::warn!(end = lasting.end, elapsed_ms, error, "this still lasts");
+                }
             }
         }
         if n % SAMPLE_TICKS == 0 {
@@ -133,18 +136,19 @@ impl LastingFault {
         Self { end, since: None, told: None }
     }
 
-    fn look(&mut self, fault: Option<Fault>, now: Instant) {
+    /// How long it has lasted, and what it is, when that is to be told again.
+    fn look(&mut self, fault: Option<Fault>, now: Instant) -> Option<(Duration, String)> {
         let Some(fault) = fault else {
             (self.since, self.told) = (None, None);
-            return;
+            return None;
         };
         let since = *self.since.get_or_insert(now);
         let told = *self.told.get_or_insert(now);
-        if now.duration_since(told) >= SLOW_BEAT {
+        let is_due = now.duration_since(told) >= SLOW_BEAT;
+        is_due.then(|| {
             self.told = Some(now);
-            let elapsed_ms = now.duration_since(since).as_millis() as u64;
-            tracing::warn!(end = self.end, elapsed_ms, error = fault.error, "this still lasts");
-        }
+            (now.duration_since(since), fault.error)
+        })
     }
 }
 
@@ -189,4 +193,26 @@ pub fn lag(status: &Status, queue: &Queue) -> Duration {
     // An answer is due every second; half a minute of slack is the driver's business, not lag.
     let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
     Duration::from_millis(unapplied.max(silence))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_lasts_is_told_every_ten_minutes_with_how_long() {
+        let fault = || Some(Fault { error: "away".to_owned(), is_denied: false });
+        let start = Instant::now();
+        let mut lasting = LastingFault::of("atlas");
+        let mut told = Vec::new();
+
+        for second in 0..3_000 {
+            let found = lasting.look(fault(), start + Duration::from_secs(second));
+            told.extend(found.map(|(elapsed, _)| elapsed.as_secs()));
+        }
+
+        assert_eq!(told, [600, 1_200, 1_800, 2_400]);
+        assert!(lasting.look(None, start + Duration::from_secs(3_000)).is_none());
+        assert!(lasting.look(fault(), start + Duration::from_secs(3_700)).is_none(), "another one");
+    }
 }
