@@ -299,7 +299,7 @@ impl Agent {
         self.status.state().refused_deletes = sync::refused_deletes(&self.queue)?;
         // Heard of at its inspection; from now on its silence counts.
         self.status.metrics.local_heard_ms.set(now_ms());
-        self.status.metrics.atlas_heard_ms.set(now_ms());
+        self.atlas.silent_from_now();
         let tailer = Tailer {
             queue: self.queue.clone(),
             source: source.clone(),

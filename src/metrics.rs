@@ -93,8 +93,6 @@ pub struct Metrics {
     pub breaker_openings: Counter,
     /// The local change stream answered, with events or without.
     pub local_heard_ms: Gauge,
-    /// Atlas answered: a write, or the renewal of the mark.
-    pub atlas_heard_ms: Gauge,
     /// An entry was applied.
     pub last_applied_ms: Gauge,
     /// When the newest change that was read was made; now, whenever there was none to read.
@@ -131,7 +129,6 @@ impl Default for Metrics {
                 .expect("the name and the buckets are valid"),
             breaker_openings: Counter::default(),
             local_heard_ms: Gauge::default(),
-            atlas_heard_ms: Gauge::default(),
             last_applied_ms: Gauge::default(),
             read_wall_ms: Gauge::default(),
             checkpoint_ms: Gauge::default(),

@@ -219,6 +219,11 @@ impl Mongo {
         self.heard_ms.get()
     }
 
+    /// Silence counts from now on, not from the last answer.
+    pub fn silent_from_now(&self) {
+        self.heard_ms.set(now_ms());
+    }
+
     /// Runs a command that opens a cursor. `await_ms` bounds the server's wait for more in a
     /// tailable cursor; zero for any other.
     ///

@@ -294,11 +294,7 @@ async fn property_11_a_limit_of_bytes_cuts_what_is_sent() {
         .unwrap();
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
     replace(&agent, "[atlas]", "[atlas]\nmax_bytes_per_second = \"100KiB\"");
-    let inserts = async || {
-        let status = atlas.admin(doc! { "serverStatus": 1 }).await;
-        let commands = status.get_document("metrics").unwrap().get_document("commands").unwrap();
-        commands.get_document("insert").unwrap().get_i64("total").unwrap()
-    };
+    let inserts = async || atlas.insert_commands().await;
     let before = inserts().await;
 
     agent.start(&[]);

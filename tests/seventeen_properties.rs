@@ -219,11 +219,7 @@ async fn property_11_a_rate_limit_cuts_what_is_sent() {
     let config = agent.dir.path().join("config.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("[atlas]", "[atlas]\nmax_ops_per_second = 200")).unwrap();
-    let inserts = async || {
-        let status = atlas.admin(doc! { "serverStatus": 1 }).await;
-        let commands = status.get_document("metrics").unwrap().get_document("commands").unwrap();
-        commands.get_document("insert").unwrap().get_i64("total").unwrap()
-    };
+    let inserts = async || atlas.insert_commands().await;
     let before = inserts().await;
 
     agent.start(&[]);

@@ -146,7 +146,7 @@ fn status(handles: &Handles) -> StatusEvent {
         namespaces_total,
         full,
         local_silence_ms: now.saturating_sub(metrics.local_heard_ms.get()),
-        atlas_silence_ms: now.saturating_sub(metrics.atlas_heard_ms.get().max(atlas.heard_ms())),
+        atlas_silence_ms: now.saturating_sub(atlas.heard_ms()),
         breaker_openings: metrics.breaker_openings.get(),
         dead_revision,
     }

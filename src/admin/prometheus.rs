@@ -46,7 +46,7 @@ fn text(handles: &Handles) -> Result<Vec<u8>, QueueError> {
     let (vitals, health, conditions) = judged(handles);
     page.counters(handles);
     page.queue(&stats, handles);
-    page.condition(&vitals, health, &state, handles);
+    page.condition(&vitals, health, &state, handles, stats.oldest_ms);
     page.sync(&state);
     page.gauge_of("outrigger_alerts", "Conditions that hold now, by name.", "name", {
         let mut by_name = std::collections::BTreeMap::new();
@@ -217,7 +217,14 @@ impl Page {
         }
     }
 
-    fn condition(&self, vitals: &Vitals, health: Health, state: &Condition, handles: &Handles) {
+    fn condition(
+        &self,
+        vitals: &Vitals,
+        health: Health,
+        state: &Condition,
+        handles: &Handles,
+        oldest: Option<u64>,
+    ) {
         let metrics = &handles.status.metrics;
         let now = now_ms();
         let age = |ms: u64| seconds(if ms == 0 { 0 } else { now.saturating_sub(ms) });
@@ -226,7 +233,6 @@ impl Page {
             "half-open" => 1.0,
             _ => 2.0,
         };
-        let oldest = handles.queue.oldest_ms().ok().flatten();
         for (name, help, value) in [
             (
                 "outrigger_lag_seconds",

@@ -49,7 +49,7 @@ pub fn vitals(handles: &Handles) -> Vitals {
         queue_size,
         error_rate,
         local_silence: since(status.metrics.local_heard_ms.get(), now),
-        atlas_silence: since(status.metrics.atlas_heard_ms.get().max(atlas.heard_ms()), now),
+        atlas_silence: since(atlas.heard_ms(), now),
         breaker_open: state.breaker != "closed",
         reading_stopped: state.reading_stopped.clone(),
         oplog_window: state.oplog_window_s.map(Duration::from_secs),
@@ -110,7 +110,7 @@ pub fn lives(handles: &Handles) -> bool {
     let atlas = known(state.atlas_fault.is_some() || state.breaker != "closed" || state.is_fenced);
     is_alive(
         (since(status.metrics.local_heard_ms.get().max(local_end.heard_ms()), now), local),
-        (since(status.metrics.atlas_heard_ms.get().max(atlas_end.heard_ms()), now), atlas),
+        (since(atlas_end.heard_ms(), now), atlas),
         patience,
     )
 }

@@ -105,8 +105,6 @@ impl<K: Sink> Reconciler<K> {
         }
         let mut state = self.status.state();
         (state.is_marked, state.is_fenced) = (true, false);
-        drop(state);
-        self.status.metrics.atlas_heard_ms.set(now_ms());
         Ok(())
     }
 
@@ -130,7 +128,6 @@ impl<K: Sink> Reconciler<K> {
             match tokio::time::timeout(ownership::HEARTBEAT, renewal).await {
                 Ok(Ok(true)) => {
                     renewed = Instant::now();
-                    self.status.metrics.atlas_heard_ms.set(now_ms());
                     self.status.state().is_fenced = false;
                     let (queue, position) = (self.queue.clone(), position.0.to_be_bytes());
                     blocking(move || queue.set_meta(RENEWED, Some(&position))).await?;

@@ -299,7 +299,6 @@ impl<K: Sink> Ledger for Notes<'_, K> {
 
     fn copied(&self, ns: &Namespace, documents: u64, bytes: u64) {
         let status = &self.reconciler.status;
-        status.metrics.atlas_heard_ms.set(now_ms());
         status.metrics.documents_copied.add(documents);
         if let Some(progress) = &mut status.state().sync {
             progress.advanced(ns, documents, bytes, now_ms());

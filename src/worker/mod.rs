@@ -274,7 +274,6 @@ impl<S: Source, K: Sink> Worker<S, K> {
             metrics.batches.add(1);
             metrics.batch_micros.add(started.elapsed().as_micros() as u64);
             metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
-            metrics.atlas_heard_ms.set(now_ms());
             self.late().answered(Instant::now());
         }
         Ok(())

@@ -216,6 +216,13 @@ impl Mongod {
         }
     }
 
+    /// How many `insert` commands the server was asked for.
+    pub async fn insert_commands(&self) -> i64 {
+        let status = self.admin(doc! { "serverStatus": 1 }).await;
+        let commands = status.get_document("metrics").unwrap().get_document("commands").unwrap();
+        commands.get_document("insert").unwrap().get_i64("total").unwrap()
+    }
+
     /// The total number of writes that the server was asked for: inserts, updates, deletes.
     pub async fn writes(&self) -> i64 {
         let status = self.admin(doc! { "serverStatus": 1 }).await;
