@@ -77,10 +77,18 @@ impl DocumentKey {
     /// Bytes that two keys share exactly when MongoDB holds their `_id`s for equal.
     pub fn canonical(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.0.as_bytes().len());
-        match self.value().and_then(|value| canonicalize(value, 0, &mut out)) {
-            Ok(()) => out,
+        self.canonical_into(&mut out);
+        out
+    }
+
+    /// Appends [`canonical`](Self::canonical).
+    pub fn canonical_into(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        if self.value().and_then(|value| canonicalize(value, 0, out)).is_err() {
             // A string that is no UTF-8, which old drivers could write: equal only to its own bytes.
-            Err(_) => [b"!", self.0.as_bytes()].concat(),
+            out.truncate(start);
+            out.push(b'!');
+            out.extend_from_slice(self.0.as_bytes());
         }
     }
 
@@ -89,7 +97,13 @@ impl DocumentKey {
     /// # Errors
     /// [`Malformed`] when they are no such document.
     pub fn from_filter_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
-        Self::of(RawDocument::from_bytes(bytes)?)
+        let filter = RawDocument::from_bytes(bytes)?;
+        match raw::elements(filter).next() {
+            Some(Ok(id)) if id.name == "_id" && id.value.len() + 10 == bytes.len() => {
+                Ok(Self(filter.to_owned()))
+            }
+            _ => Self::of(filter),
+        }
     }
 
     /// The key's bytes as hexadecimal digits, for notes that are JSON.

@@ -4,7 +4,7 @@
 //! replicated never crosses the wire, and as [`NamespaceFilter::matches`] here, for the first copy.
 //! Both are made from the same regular expressions, so they cannot disagree.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{collections::VecDeque, fmt, str::FromStr, sync::Arc};
 
 use bson::{RawDocumentBuf, rawdoc};
 use regex::Regex;
@@ -45,6 +45,44 @@ impl Namespace {
         is_internal_db(self.db())
             || self.coll().starts_with("system.")
             || self.as_str() == OWNERSHIP_NAMESPACE
+    }
+}
+
+/// Names that were met lately, so that the documents of a collection share one in memory.
+#[derive(Debug, Default)]
+pub struct Interner(VecDeque<Namespace>);
+
+/// Names that an [`Interner`] remembers: few, since it looks through them one by one.
+const INTERNED_MAX: usize = 16;
+
+impl Interner {
+    /// As [`Namespace::new`].
+    pub fn named(&mut self, db: &str, coll: &str) -> Namespace {
+        let is_it = |ns: &&Namespace| ns.db() == db && ns.coll() == coll;
+        self.find(is_it).unwrap_or_else(|| self.remember(Namespace::new(db, coll)))
+    }
+
+    /// As [`Namespace::from_str`].
+    ///
+    /// # Errors
+    /// [`BadNamespace`].
+    pub fn parse(&mut self, text: &str) -> Result<Namespace, BadNamespace> {
+        match self.find(|ns| ns.as_str() == text) {
+            Some(ns) => Ok(ns),
+            None => Ok(self.remember(text.parse()?)),
+        }
+    }
+
+    fn find(&self, is_it: impl FnMut(&&Namespace) -> bool) -> Option<Namespace> {
+        self.0.iter().find(is_it).cloned()
+    }
+
+    fn remember(&mut self, ns: Namespace) -> Namespace {
+        if self.0.len() == INTERNED_MAX {
+            self.0.pop_back();
+        }
+        self.0.push_front(ns.clone());
+        ns
     }
 }
 
@@ -270,6 +308,18 @@ mod tests {
     fn filter(include: &[&str], exclude: &[&str]) -> NamespaceFilter {
         let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         NamespaceFilter::new(&own(include), &own(exclude)).unwrap()
+    }
+
+    #[test]
+    fn an_interner_gives_the_names_that_it_was_asked_for() {
+        let mut interner = Interner::default();
+        for n in (0..40).chain(0..40) {
+            let name = format!("c{n}.x");
+            assert_eq!(interner.named("shop", &name), Namespace::new("shop", &name));
+            assert_eq!(interner.parse(&format!("shop.{name}")).unwrap().coll(), name);
+        }
+        assert_eq!(interner.0.len(), INTERNED_MAX);
+        assert!(interner.parse("shop").is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! told apart (I6); the checksum turns a flipped bit into an error where sled would hand it out.
 
 use bincode::config::{Configuration, standard};
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
 use uuid::Uuid;
 
 use super::entry::{Entry, Work};
@@ -96,8 +96,47 @@ pub fn encode_entry(entry: &Entry) -> Vec<u8> {
     seal(stored(entry))
 }
 
+/// Appends the entry's bytes.
+pub fn encode_entry_into(entry: &Entry, bytes: &mut Vec<u8>) {
+    seal_into(stored(entry), bytes);
+}
+
 pub fn decode_entry(seq: u64, bytes: &[u8]) -> Result<Entry, CodecError> {
-    restored(seq, open::<StoredEntry<'_>>(bytes)?)
+    decode_entry_of(seq, bytes, &mut Namespaces::default())
+}
+
+/// As [`decode_entry`], for one of many entries.
+pub fn decode_entry_of(
+    seq: u64,
+    bytes: &[u8],
+    namespaces: &mut Namespaces,
+) -> Result<Entry, CodecError> {
+    restored(seq, open::<StoredEntry<'_>>(bytes)?, namespaces)
+}
+
+/// What an entry is about, without the rest of it.
+pub enum Subject {
+    Document(Namespace, DocumentKey),
+    Schema(SchemaChange),
+}
+
+/// What an entry is about, after the same checks of its bytes as [`decode_entry`] makes.
+pub fn subject_of(bytes: &[u8], namespaces: &mut Namespaces) -> Result<Subject, CodecError> {
+    let stored = open::<StoredEntry<'_>>(bytes)?;
+    let body = stored.body;
+    match stored.kind {
+        kind::INSERT | kind::REPLACE => drop(RawDocument::from_bytes(body).map_err(damaged)?),
+        kind::UPDATE => drop(Delta::from_bytes(body).map_err(damaged)?),
+        kind::DELETE | kind::REFRESH => {}
+        _ => {
+            return match restored(0, stored, namespaces)?.work {
+                Work::Schema(change) => Ok(Subject::Schema(change)),
+                Work::Document { .. } => Err(damaged("of two kinds")),
+            };
+        }
+    }
+    let key = DocumentKey::from_filter_bytes(stored.key).map_err(damaged)?;
+    Ok(Subject::Document(namespaces.parse(stored.ns)?, key))
 }
 
 pub fn encode_dead_letter(letter: &DeadLetter) -> Vec<u8> {
@@ -113,7 +152,7 @@ pub fn decode_dead_letter(seq: u64, bytes: &[u8]) -> Result<DeadLetter, CodecErr
     Ok(DeadLetter {
         reason: letter.reason.to_owned(),
         died_ms: letter.died_ms,
-        entry: restored(seq, letter.entry)?,
+        entry: restored(seq, letter.entry, &mut Namespaces::default())?,
     })
 }
 
@@ -141,12 +180,18 @@ pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
 }
 
 fn seal(value: impl bincode::Encode) -> Vec<u8> {
-    let mut bytes = vec![FORMAT_VERSION, 0, 0, 0, 0];
-    bincode::encode_into_std_write(value, &mut bytes, standard())
-        .expect("encoding into memory cannot fail");
-    let checksum = crc32fast::hash(&bytes[5..]);
-    bytes[1..5].copy_from_slice(&checksum.to_le_bytes());
+    let mut bytes = Vec::new();
+    seal_into(value, &mut bytes);
     bytes
+}
+
+fn seal_into(value: impl bincode::Encode, bytes: &mut Vec<u8>) {
+    let start = bytes.len();
+    bytes.extend_from_slice(&[FORMAT_VERSION, 0, 0, 0, 0]);
+    bincode::encode_into_std_write(value, bytes, standard())
+        .expect("encoding into memory cannot fail");
+    let checksum = crc32fast::hash(&bytes[start + 5..]);
+    bytes[start + 1..start + 5].copy_from_slice(&checksum.to_le_bytes());
 }
 
 fn open<'a, T: bincode::BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, CodecError> {
@@ -209,8 +254,12 @@ fn stored(entry: &Entry) -> StoredEntry<'_> {
     }
 }
 
-fn restored(seq: u64, stored: StoredEntry<'_>) -> Result<Entry, CodecError> {
-    let ns: Namespace = stored.ns.parse().map_err(damaged)?;
+fn restored(
+    seq: u64,
+    stored: StoredEntry<'_>,
+    namespaces: &mut Namespaces,
+) -> Result<Entry, CodecError> {
+    let ns = namespaces.parse(stored.ns)?;
     let op = |op: WriteOp| -> Result<Work, CodecError> {
         let key = DocumentKey::from_filter_bytes(stored.key).map_err(damaged)?;
         Ok(Work::Document {
@@ -254,6 +303,16 @@ fn restored(seq: u64, stored: StoredEntry<'_>) -> Result<Entry, CodecError> {
         due_ms: stored.due_ms,
         error: stored.error.map(str::to_owned),
     })
+}
+
+/// Names that were met, so that neighbours share theirs.
+#[derive(Default)]
+pub struct Namespaces(crate::namespace::Interner);
+
+impl Namespaces {
+    fn parse(&mut self, name: &str) -> Result<Namespace, CodecError> {
+        self.0.parse(name).map_err(damaged)
+    }
 }
 
 fn document(bytes: &[u8]) -> Result<RawDocumentBuf, CodecError> {

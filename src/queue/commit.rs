@@ -1,14 +1,13 @@
 //! Committing: merge in memory what belongs together, then write each touched entry once.
 
-use std::{collections::HashMap, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
-use sled::IVec;
+use ahash::HashMap;
+use uuid::Uuid;
 
 use super::{
-    Entry, Incoming, Queue, QueueError, Work, codec,
-    index::DocumentName,
-    merge::Later,
-    store::{CHECKPOINT, State, entry_key},
+    Entry, Incoming, Queue, QueueError, Work, codec, index::DocumentName, layout::CHECKPOINT,
+    merge::Later, reader::Reader, store::State,
 };
 use crate::{
     checkpoint::{Checkpoint, ClusterTime},
@@ -41,35 +40,32 @@ impl Queue {
     ) -> Result<Committed, QueueError> {
         let mut state = self.lock();
         state.refuse_after_failure()?;
-        let mut staged = Staged::new(state.next_seq);
+        let mut staged = Staged::new(state.next_seq, incoming.len(), self.reader());
         for incoming in incoming {
             if let Work::Schema(SchemaChange::Rename { from, to, .. }) = &incoming.work {
                 // What must still be read locally has moved to the new name.
-                let moved = staged.unread(self, from)?;
+                let moved = staged.unread(self, &state, from)?;
                 let (from_time, wall_ms, to) =
                     (incoming.cluster_time, incoming.wall_ms, to.clone());
-                staged.add(self, &state, incoming)?;
+                staged.add(&state, incoming)?;
                 for (key, collection) in moved {
                     // A rename keeps the collection's UUID.
                     let work =
                         Work::Document { ns: to.clone(), key, op: WriteOp::Refresh, collection };
-                    staged.add(
-                        self,
-                        &state,
-                        Incoming { work, cluster_time: from_time, wall_ms },
-                    )?;
+                    staged.add(&state, Incoming { work, cluster_time: from_time, wall_ms })?;
                 }
             } else {
-                staged.add(self, &state, incoming)?;
+                staged.add(&state, incoming)?;
             }
         }
         let mut edit = state.edit();
         let mut bytes_added = 0_i64;
         for slot in staged.slots.iter().filter(|slot| slot.is_changed) {
-            let value = codec::encode_entry(&slot.entry);
-            let before = slot.before.as_deref();
-            bytes_added += value.len() as i64 - before.map_or(0, <[u8]>::len) as i64;
-            edit.put(&entry_key(slot.entry.seq), value, before);
+            let bytes = match slot.is_new {
+                true => edit.add_entry(&slot.entry),
+                false => edit.change_entry(&slot.entry),
+            };
+            bytes_added += bytes as i64 - slot.bytes_before as i64;
         }
         if let Some(checkpoint) = checkpoint {
             let before = self.db.get(CHECKPOINT)?;
@@ -124,13 +120,33 @@ impl Queue {
 }
 
 /// The entries that a commit touches, merged in memory so that each is written once.
-struct Staged {
+struct Staged<'a> {
     slots: Vec<Slot>,
     by_name: HashMap<DocumentName, usize>,
     /// Barriers of this commit: nothing before the last one of a namespace may be merged into.
     closed: HashMap<Namespace, u64>,
     next_seq: u64,
+    ids: Ids,
+    reader: Reader<'a>,
     committed: Committed,
+}
+
+/// The ids of a commit's new entries: one after the other, since asking for each costs more than all else that is
+/// done for it.
+struct Ids(u128);
+
+impl Ids {
+    /// Room for the ids that follow in the lowest of the random bits.
+    const ROOM: u128 = 1 << 40;
+
+    fn new() -> Self {
+        Self(Uuid::now_v7().as_u128() & !Self::ROOM)
+    }
+
+    fn next(&mut self) -> Uuid {
+        self.0 += 1;
+        Uuid::from_u128(self.0)
+    }
 }
 
 struct Slot {
@@ -143,27 +159,24 @@ struct Slot {
     previous: Option<u64>,
     /// The leased entry of the document that this one could have been merged into.
     succeeds: Option<u64>,
-    /// The stored value that this entry replaces.
-    before: Option<IVec>,
+    /// Encoded size of what this entry replaces.
+    bytes_before: usize,
 }
 
-impl Staged {
-    fn new(next_seq: u64) -> Self {
+impl<'a> Staged<'a> {
+    fn new(next_seq: u64, incoming: usize, reader: Reader<'a>) -> Self {
         Self {
-            slots: Vec::new(),
-            by_name: HashMap::new(),
-            closed: HashMap::new(),
+            slots: Vec::with_capacity(incoming),
+            by_name: HashMap::with_capacity_and_hasher(incoming, ahash::RandomState::default()),
+            closed: HashMap::default(),
             next_seq,
+            ids: Ids::new(),
+            reader,
             committed: Committed::default(),
         }
     }
 
-    fn add(
-        &mut self,
-        queue: &Queue,
-        state: &State,
-        mut incoming: Incoming,
-    ) -> Result<(), QueueError> {
+    fn add(&mut self, state: &State, mut incoming: Incoming) -> Result<(), QueueError> {
         let Some(name) = state.name_of(&incoming.work) else {
             let Work::Schema(change) = &incoming.work else {
                 unreachable!("only barriers are nameless")
@@ -180,16 +193,15 @@ impl Staged {
             // The state that this delta was made from never reached Atlas.
             *op = WriteOp::Refresh;
         }
-        let ns = incoming.work.ns().clone();
         let slot = match self.by_name.get(&name) {
             Some(&slot) => Some(slot),
-            None => self.load(queue, state, &name)?,
+            None => self.load(state, &name)?,
         };
         match slot {
             None => self.push(incoming, Some(name), None, None),
             Some(slot) => {
                 let seq = self.slots[slot].entry.seq;
-                if self.is_closed(state, &ns, seq) {
+                if self.is_closed(state, incoming.work.ns(), seq) {
                     self.push(incoming, Some(name), Some(seq), None);
                 } else if state.schedule.leased(seq).is_some() {
                     self.push(incoming, Some(name), Some(seq), Some(seq));
@@ -204,35 +216,8 @@ impl Staged {
     }
 
     /// Brings the newest entry of `name` from the store into a slot.
-    fn load(
-        &mut self,
-        queue: &Queue,
-        state: &State,
-        name: &DocumentName,
-    ) -> Result<Option<usize>, QueueError> {
-        let mut found = None;
-        state
-            .index
-            .find(name, |seq| -> Result<bool, QueueError> {
-                let Some(value) = queue.entry_bytes(seq)? else {
-                    return Ok(false);
-                };
-                let entry = codec::decode_entry(seq, &value)?;
-                let is_it = state.name_of(&entry.work).as_ref() == Some(name);
-                if is_it {
-                    found = Some((entry, value));
-                }
-                Ok(is_it)
-            })?
-            .map_or(Ok(()), |seq| -> Result<(), QueueError> {
-                if found.is_none()
-                    && let Some(value) = queue.entry_bytes(seq)?
-                {
-                    found = Some((codec::decode_entry(seq, &value)?, value));
-                }
-                Ok(())
-            })?;
-        let Some((entry, before)) = found else {
+    fn load(&mut self, state: &State, name: &DocumentName) -> Result<Option<usize>, QueueError> {
+        let Some((entry, bytes_before)) = state.newest(&mut self.reader, name)? else {
             return Ok(None);
         };
         self.slots.push(Slot {
@@ -242,7 +227,7 @@ impl Staged {
             is_changed: false,
             previous: None,
             succeeds: None,
-            before: Some(before),
+            bytes_before,
         });
         self.by_name.insert(name.clone(), self.slots.len() - 1);
         Ok(Some(self.slots.len() - 1))
@@ -261,7 +246,7 @@ impl Staged {
         previous: Option<u64>,
         succeeds: Option<u64>,
     ) {
-        let entry = incoming.into_entry(self.next_seq);
+        let entry = incoming.into_entry(self.next_seq, self.ids.next());
         self.next_seq += 1;
         self.committed.queued += 1;
         if let Some(name) = &name {
@@ -274,14 +259,15 @@ impl Staged {
             is_changed: true,
             previous,
             succeeds,
-            before: None,
+            bytes_before: 0,
         });
     }
 
     /// Keys of the entries of `ns`, stored or staged, whose document is still to be read locally.
     fn unread(
-        &self,
+        &mut self,
         queue: &Queue,
+        state: &State,
         ns: &Namespace,
     ) -> Result<Vec<(DocumentKey, Option<CollectionId>)>, QueueError> {
         let unread = |entry: &Entry| match &entry.work {
@@ -294,9 +280,11 @@ impl Staged {
             Work::Document { .. } | Work::Schema(_) => None,
         };
         let mut keys = Vec::new();
-        for entry in queue.entries() {
-            keys.extend(unread(&entry?));
+        let mut next = state.blocks.next_from(0);
+        while let Some((seq, place)) = next {
+            keys.extend(unread(&self.reader.entry(&state.blocks, (seq, place))?.0));
             queue.progress.fetch_add(1, Ordering::Relaxed);
+            next = state.blocks.next_from(seq + 1);
         }
         keys.extend(self.slots.iter().filter_map(|slot| unread(&slot.entry)));
         Ok(keys)

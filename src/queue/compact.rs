@@ -13,7 +13,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{Queue, QueueError, QueueOptions, open::open_sled, store::DEAD};
+use super::{Queue, QueueError, QueueOptions, layout::DEAD, open::open_sled, reader::CacheGuard};
 
 const ANEW: &str = "anew";
 const WHOLE: &str = "whole";
@@ -90,9 +90,12 @@ pub(super) fn write_anew(db: &sled::Db, options: &QueueOptions) -> Result<(), Qu
     let anew = options.path.join(ANEW);
     let to = QueueOptions { path: anew.clone(), ..options.clone() };
     let target = open_sled(&to)?;
+    let (cache, target_cache) = (CacheGuard::default(), CacheGuard::default());
     for item in db.iter() {
         let (key, value) = item?;
-        target.insert(key, value)?;
+        target.insert(&key, value)?;
+        cache.passed(db, &key);
+        target_cache.passed(&target, &key);
     }
     target.flush()?;
     drop(target);

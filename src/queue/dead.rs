@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{
     Incoming, Queue, QueueError, Work, codec,
-    store::{DEAD, dead_key, seq_of},
+    layout::{DEAD, dead_key, number_of},
 };
 use crate::{
     dead_letter::{DeadLetter, DeadLetterSummary},
@@ -17,7 +17,7 @@ impl Queue {
     pub fn letters(&self) -> impl Iterator<Item = Result<DeadLetter, QueueError>> + '_ {
         self.db.scan_prefix([DEAD]).map(|item| {
             let (key, value) = item?;
-            Ok(codec::decode_dead_letter(seq_of(&key), &value)?)
+            Ok(codec::decode_dead_letter(number_of(&key), &value)?)
         })
     }
 

@@ -74,11 +74,11 @@ pub struct Incoming {
 
 impl Incoming {
     /// The entry that it becomes where nothing waits that it could be merged with.
-    pub(super) fn into_entry(self, seq: u64) -> Entry {
+    pub(super) fn into_entry(self, seq: u64, id: Uuid) -> Entry {
         let Incoming { work, cluster_time, wall_ms } = self;
         Entry {
             seq,
-            id: Uuid::now_v7(),
+            id,
             work,
             first_time: cluster_time,
             last_time: cluster_time,

@@ -8,13 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use sled::IVec;
-
-use super::{
-    CodecError, Entry, Queue, QueueError, codec,
-    edit::{Edit, SEAL, fingerprint},
-    store::{CHECKPOINT, DEAD, ENTRY, FORMAT, META, State, entry_key, seq_of},
-};
+use super::{Queue, QueueError};
 
 /// How long to wait for another process that is just leaving, or for sled's own threads, which let go
 /// of the lock a moment after a queue is dropped.
@@ -196,6 +190,10 @@ pub(super) fn hand_over(folder: &Path) {
     }
 }
 
+/// sled writes in pieces of this size, and values of more than a quarter of it, or leaves, into files of their own.
+/// With its default of 512 KiB a leaf of full blocks would be one. A store of another size does not open.
+const SEGMENT_BYTES: usize = 4 << 20;
+
 /// Opens sled in `options.path`.
 pub(super) fn open_sled(options: &QueueOptions) -> Result<sled::Db, QueueError> {
     let path = options.path.display().to_string();
@@ -203,6 +201,7 @@ pub(super) fn open_sled(options: &QueueOptions) -> Result<sled::Db, QueueError> 
     let config = sled::Config::default()
         .path(&options.path)
         .temporary(!options.persist)
+        .segment_size(SEGMENT_BYTES)
         .cache_capacity(options.cache_bytes)
         .mode(sled::Mode::HighThroughput);
     let mut opened = guarded(|| config.open())?;
@@ -243,124 +242,4 @@ pub(super) fn guarded<T>(action: impl FnOnce() -> T) -> Result<T, QueueError> {
             .unwrap_or("no message");
         QueueError::Storage(format!("sled gave up on its files: {message}"))
     })
-}
-
-/// The file beside sled's own that says that a queue was made here.
-const MADE: &str = "outrigger";
-
-/// Reads the whole queue once: checks every value and the seal, and rebuilds what is in memory only.
-pub(super) fn load(db: &sled::Db, path: &Path) -> Result<State, QueueError> {
-    let made = path.join(MADE);
-    match db.get(FORMAT)? {
-        Some(version) if *version == [codec::FORMAT_VERSION] => {}
-        Some(version) => {
-            let version = version.first().copied().unwrap_or(0);
-            return Err(CodecError::UnknownVersion(version).into());
-        }
-        // sled takes a file that makes no sense for a new one.
-        None if made.exists() || !db.is_empty() => {
-            return Err(CodecError::Damaged("nothing of the queue can be read".into()).into());
-        }
-        None => {
-            db.insert(FORMAT, &[codec::FORMAT_VERSION])?;
-            db.insert(SEAL, &0_u64.to_be_bytes())?;
-            db.flush()?;
-            fs::write(&made, "").map_err(QueueError::Disk)?;
-        }
-    }
-    let mut sum = 0_u64;
-    let mut state = State::default();
-    for item in db.scan_prefix([META]) {
-        let (key, value) = item?;
-        match &*key {
-            SEAL | FORMAT => continue,
-            CHECKPOINT => drop(codec::decode_checkpoint(&value)?),
-            _ => {}
-        }
-        sum = sum.wrapping_add(fingerprint(&key, &value));
-    }
-    let mut reborn = Vec::new();
-    for item in db.scan_prefix([ENTRY]) {
-        let (key, value) = item?;
-        sum = sum.wrapping_add(fingerprint(&key, &value));
-        let entry = codec::decode_entry(seq_of(&key), &value)?;
-        reborn.extend(state.restore(db, entry, value)?);
-    }
-    for item in db.scan_prefix([DEAD]) {
-        let (key, value) = item?;
-        sum = sum.wrapping_add(fingerprint(&key, &value));
-        let letter = codec::decode_dead_letter(seq_of(&key), &value)?;
-        if let Some(name) = state.name_of(&letter.entry.work) {
-            state.dead.insert(name, seq_of(&key));
-        }
-        state.dead_len += 1;
-        state.dead_bytes += value.len() as u64;
-        state.next_seq = state.next_seq.max(seq_of(&key) + 1);
-    }
-    if db.get(SEAL)?.as_deref() != Some(&sum.to_be_bytes()) {
-        return Err(CodecError::Damaged("the seal does not fit the entries".into()).into());
-    }
-    let mut edit = Edit::of(sum);
-    for Merged { first, first_value, second, second_value } in reborn {
-        let encoded = codec::encode_entry(&first);
-        state.pending_bytes = state.pending_bytes + encoded.len() as u64 - first_value.len() as u64;
-        edit.put(&entry_key(first.seq), encoded, Some(&first_value));
-        edit.remove(&entry_key(second), Some(&second_value));
-    }
-    let (batch, seal) = edit.finish();
-    db.apply_batch(batch)?;
-    state.seal = seal;
-    Ok(state)
-}
-
-/// Two entries of one document that a restart makes one.
-struct Merged {
-    first: Entry,
-    first_value: IVec,
-    second: u64,
-    second_value: IVec,
-}
-
-impl State {
-    fn restore(
-        &mut self,
-        db: &sled::Db,
-        entry: Entry,
-        value: IVec,
-    ) -> Result<Option<Merged>, QueueError> {
-        let seq = entry.seq;
-        self.next_seq = seq + 1;
-        let name = self.name_of(&entry.work);
-        let mut previous = None;
-        if let Some(name) = &name {
-            previous = self.index.find(name, |seq| -> Result<bool, QueueError> {
-                let Some(value) = db.get(entry_key(seq))? else {
-                    return Ok(false);
-                };
-                Ok(self.name_of(&codec::decode_entry(seq, &value)?.work).as_ref() == Some(name))
-            })?;
-        }
-        // The process ended while the document's first entry was leased: the two become one (I2).
-        if let Some(first) = previous
-            && !self.schedule.is_closed(entry.work.ns(), first)
-        {
-            let first_value =
-                db.get(entry_key(first))?.expect("the index names entries that exist");
-            let mut merged = codec::decode_entry(first, &first_value)?;
-            merged.absorb(entry.into_later());
-            return Ok(Some(Merged {
-                first: merged,
-                first_value,
-                second: seq,
-                second_value: value,
-            }));
-        }
-        self.pending += 1;
-        self.pending_bytes += value.len() as u64;
-        self.appeared(name.as_ref(), &entry.work, seq);
-        if let Some(name) = &name {
-            self.index.set(name, previous, seq);
-        }
-        Ok(None)
-    }
 }

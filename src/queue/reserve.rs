@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Entry, Queue, QueueError, codec, store::dead_key};
+use super::{Entry, Queue, QueueError, codec, layout::dead_key};
 use crate::{dead_letter::DeadLetter, document_key::DocumentKey, namespace::Namespace};
 
 /// While it lives, no entry of its documents is leased. One that was leased before goes on.
@@ -24,8 +24,7 @@ impl Queue {
         keys: impl IntoIterator<Item = &'a DocumentKey>,
     ) -> Reservation {
         let mut state = self.lock();
-        let documents: Vec<_> =
-            keys.into_iter().map(|key| state.index.name_of(ns, key).hash).collect();
+        let documents: Vec<_> = keys.into_iter().map(|key| state.index.hash_of(ns, key)).collect();
         for document in &documents {
             state.schedule.reserve(*document);
         }
@@ -48,16 +47,7 @@ impl Queue {
     pub fn entry_of(&self, ns: &Namespace, key: &DocumentKey) -> Result<Option<Entry>, QueueError> {
         let state = self.lock();
         let name = state.index.name_of(ns, key);
-        let found = state.index.find(&name, |seq| -> Result<bool, QueueError> {
-            let entry = self.decoded(seq)?;
-            Ok(entry.is_some_and(|entry| state.name_of(&entry.work).as_ref() == Some(&name)))
-        })?;
-        found.map_or(Ok(None), |seq| self.decoded(seq))
-    }
-
-    fn decoded(&self, seq: u64) -> Result<Option<Entry>, QueueError> {
-        let value = self.entry_bytes(seq)?;
-        Ok(value.map(|value| codec::decode_entry(seq, &value)).transpose()?)
+        Ok(state.newest(&mut self.reader(), &name)?.map(|(entry, _)| entry))
     }
 
     /// The dead letter of a document, if it has one.

@@ -14,7 +14,9 @@
 //! A barrier is an entry too. It may go when nothing is left of its namespaces before it, and what
 //! stands behind it may go when it is gone. So per namespace only counts are kept, not lists.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
+
+use ahash::{HashMap, HashSet};
 
 use crate::namespace::Namespace;
 
@@ -41,7 +43,8 @@ pub struct Schedule {
     busy: HashSet<Namespace>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a worker has taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub version: u32,
     /// The document's hash; `None` for a barrier.
@@ -49,6 +52,9 @@ pub struct Lease {
     /// The entry that arrived for the document meanwhile, if no barrier is between the two. It is
     /// not the index's to know: the index knows the newest entry, which may stand behind a barrier.
     pub successor: Option<u64>,
+    pub ns: Namespace,
+    /// Its encoded size.
+    pub bytes: usize,
 }
 
 /// The entries of one namespace: so many before each barrier, so many behind the last.
@@ -84,7 +90,10 @@ impl Schedule {
 
     /// A new entry, with the largest sequence number so far.
     pub fn added(&mut self, ns: &Namespace) {
-        self.lines.entry(ns.clone()).or_default().behind += 1;
+        match self.lines.get_mut(ns) {
+            Some(line) => line.behind += 1,
+            None => drop(self.lines.insert(ns.clone(), Line { behind: 1, ..Line::default() })),
+        }
     }
 
     /// A new barrier, with the largest sequence number so far.
@@ -264,16 +273,19 @@ impl Schedule {
         self.busy.extend(taken.cloned());
     }
 
-    pub fn lease(&mut self, seq: u64, lease: Lease, ns: &Namespace) {
-        *self.leased_of.entry(ns.clone()).or_default() += 1;
+    pub fn lease(&mut self, seq: u64, lease: Lease) {
+        match self.leased_of.get_mut(&lease.ns) {
+            Some(leased) => *leased += 1,
+            None => drop(self.leased_of.insert(lease.ns.clone(), 1)),
+        }
         if let Some(document) = lease.document {
             self.leased_documents.insert(document);
         }
         self.leased.insert(seq, lease);
     }
 
-    pub fn leased(&self, seq: u64) -> Option<Lease> {
-        self.leased.get(&seq).copied()
+    pub fn leased(&self, seq: u64) -> Option<&Lease> {
+        self.leased.get(&seq)
     }
 
     /// Remembers what has arrived for a leased document.
@@ -292,17 +304,20 @@ impl Schedule {
     }
 
     /// Ends a lease; where the entry goes from here is the caller's to say.
-    pub fn unlease(&mut self, seq: u64, ns: &Namespace) {
-        if let Some(leased) = self.leased_of.get_mut(ns) {
+    pub fn unlease(&mut self, seq: u64) {
+        let Some(Lease { ns, document, .. }) = self.leased.remove(&seq) else {
+            return;
+        };
+        if let Some(leased) = self.leased_of.get_mut(&ns) {
             *leased -= 1;
             if *leased == 0 {
-                self.leased_of.remove(ns);
-                if self.in_order.contains(ns) {
-                    self.unpark_namespace(ns);
+                self.leased_of.remove(&ns);
+                if self.in_order.contains(&ns) {
+                    self.unpark_namespace(&ns);
                 }
             }
         }
-        if let Some(Lease { document: Some(document), .. }) = self.leased.remove(&seq) {
+        if let Some(document) = document {
             self.leased_documents.remove(&document);
             if let Some(parked) = self.parked_at_document.remove(&document) {
                 self.ready.extend(parked);

@@ -1,16 +1,13 @@
 //! Settling: each leased entry ends as applied, as a dead letter, or pending again.
 
-use sled::IVec;
-
 use super::{
-    Entry, Outcome, Queue, QueueError, Settlement, Work, codec,
-    edit::Edit,
-    index::DocumentName,
-    store::{State, dead_key, entry_key},
+    Entry, Outcome, Queue, QueueError, Settlement, Work, codec, edit::Edit, index::DocumentName,
+    layout::dead_key, schedule::Lease, store::State,
 };
 use crate::{
     crash::{self, Step as Crash},
     dead_letter::DeadLetter,
+    namespace::Namespace,
     write_op::WriteOp,
 };
 
@@ -26,9 +23,8 @@ impl Queue {
         let mut edit = state.edit();
         let mut steps = Vec::with_capacity(settlements.len());
         for settlement in settlements {
-            if state.schedule.leased(settlement.seq).map(|lease| lease.version)
-                != Some(settlement.version)
-            {
+            let leased = state.schedule.leased(settlement.seq).map(|lease| lease.version);
+            if leased != Some(settlement.version) {
                 continue;
             }
             steps.push(self.settle_one(&state, settlement, &mut edit)?);
@@ -39,7 +35,7 @@ impl Queue {
         if steps.iter().any(|step| step.died.is_some()) {
             crash::point(Crash::DeadLetterDone);
         }
-        if steps.iter().any(|step| step.name.is_none()) {
+        if steps.iter().any(Step::is_barrier) {
             // A schema change must not be repeated once what stands behind it has been applied, so
             // its end is on the disk before anything behind it can be leased.
             self.db.flush()?;
@@ -59,13 +55,22 @@ impl Queue {
         edit: &mut Edit,
     ) -> Result<Step, QueueError> {
         let seq = settlement.seq;
-        let value = self.entry_bytes(seq)?.expect("a leased entry is in the store (I4)");
-        let entry = codec::decode_entry(seq, &value)?;
+        let lease = state.schedule.leased(seq).expect("it was just looked at");
+        let mut step = Step::new(seq, lease);
+        // All that an ordinary end needs is known; the entry itself need not be read for it.
+        if settlement.outcome == Outcome::Applied && state.dead.is_empty() && !step.is_barrier() {
+            edit.remove_entry(seq);
+            step.gone = true;
+            return Ok(step);
+        }
+        let (mut entry, _) = self.entry(state, seq)?.expect("a leased entry is in the store (I4)");
         let name = state.name_of(&entry.work);
-        let mut step = Step::new(seq, name.clone(), entry.work.clone(), value.len());
+        if let Work::Schema(change) = &entry.work {
+            step.barrier = Some(change.namespaces());
+        }
         match &settlement.outcome {
             Outcome::Applied => {
-                edit.remove(&entry_key(seq), Some(&value));
+                edit.remove_entry(seq);
                 step.gone = true;
                 if let Some(dead) = name.as_ref().and_then(|name| state.dead.get(name)) {
                     self.remove_dead(*dead, edit)?;
@@ -73,11 +78,11 @@ impl Queue {
                 }
             }
             Outcome::Rejected { reason, now_ms, refusal: _ } => {
-                edit.remove(&entry_key(seq), Some(&value));
+                edit.remove_entry(seq);
                 step.gone = true;
                 // What arrived meanwhile was made on top of an op that never got through.
-                if let Some((newer, newer_value)) = self.successor(state, seq)? {
-                    Self::widen(newer, &newer_value, &mut step, edit);
+                if let Some(newer) = self.successor(state, seq)? {
+                    Self::widen(newer, &mut step, edit);
                 }
                 if let Some(name) = name {
                     if let Some(older) = state.dead.get(&name) {
@@ -93,16 +98,14 @@ impl Queue {
             }
             Outcome::Unavailable { due_ms } => {
                 let due_ms = (*due_ms > 0).then_some(*due_ms);
-                self.give_back(state, (entry, &value), due_ms, &mut step, edit)?;
+                self.give_back(state, entry, due_ms, &mut step, edit)?;
             }
             Outcome::Retry { due_ms, error } => {
-                let mut entry = entry;
                 entry.attempts += 1;
                 entry.error = Some(error.clone());
-                self.give_back(state, (entry, &value), Some(*due_ms), &mut step, edit)?;
+                self.give_back(state, entry, Some(*due_ms), &mut step, edit)?;
             }
             Outcome::Refresh { due_ms, keep_collection } => {
-                let mut entry = entry;
                 let is_closed = state.schedule.is_closed(entry.work.ns(), seq);
                 match &mut entry.work {
                     // A rename that came meanwhile has not taken this document along, as it would a
@@ -115,7 +118,7 @@ impl Queue {
                     }
                     Work::Schema(_) => {}
                 }
-                self.give_back(state, (entry, &value), Some(*due_ms), &mut step, edit)?;
+                self.give_back(state, entry, Some(*due_ms), &mut step, edit)?;
             }
         }
         Ok(step)
@@ -125,33 +128,31 @@ impl Queue {
     fn give_back(
         &self,
         state: &State,
-        (mut entry, value): (Entry, &[u8]),
+        mut entry: Entry,
         due_ms: Option<u64>,
         step: &mut Step,
         edit: &mut Edit,
     ) -> Result<(), QueueError> {
         step.due_ms = due_ms;
         entry.due_ms = due_ms.unwrap_or(0);
-        if let Some((newer, newer_value)) = self.successor(state, entry.seq)? {
-            edit.remove(&entry_key(newer.seq), Some(&newer_value));
-            step.absorbed = Some((newer.seq, newer_value.len()));
+        if let Some((newer, bytes)) = self.successor(state, entry.seq)? {
+            edit.remove_entry(newer.seq);
+            step.absorbed = Some((newer.seq, bytes));
             entry.absorb(newer.into_later());
         }
         entry.version += 1;
-        let encoded = codec::encode_entry(&entry);
-        step.bytes_after = encoded.len();
-        edit.put(&entry_key(entry.seq), encoded, Some(value));
+        step.bytes_after = edit.change_entry(&entry);
         Ok(())
     }
 
     /// The pending entry that arrived for the document while this one was leased, if no barrier is
-    /// between the two.
-    fn successor(&self, state: &State, seq: u64) -> Result<Option<(Entry, IVec)>, QueueError> {
+    /// between the two, and its encoded size.
+    fn successor(&self, state: &State, seq: u64) -> Result<Option<(Entry, usize)>, QueueError> {
         let Some(successor) = state.schedule.leased(seq).and_then(|lease| lease.successor) else {
             return Ok(None);
         };
-        let value = self.entry_bytes(successor)?.expect("a successor waits for its lease to end");
-        Ok(Some((codec::decode_entry(successor, &value)?, value)))
+        let found = self.entry(state, successor)?;
+        Ok(Some(found.expect("a successor waits for its lease to end")))
     }
 
     pub(super) fn remove_dead(&self, seq: u64, edit: &mut Edit) -> Result<(), QueueError> {
@@ -161,13 +162,11 @@ impl Queue {
     }
 
     /// Turns a delta into a `Refresh`: the state that it was made from is not in Atlas.
-    fn widen(mut newer: Entry, before: &[u8], step: &mut Step, edit: &mut Edit) {
+    fn widen((mut newer, before): (Entry, usize), step: &mut Step, edit: &mut Edit) {
         if let Work::Document { op: op @ WriteOp::Update(_), .. } = &mut newer.work {
             *op = WriteOp::Refresh;
             newer.version += 1;
-            let value = codec::encode_entry(&newer);
-            step.extra_bytes = value.len() as i64 - before.len() as i64;
-            edit.put(&entry_key(newer.seq), value, Some(before));
+            step.extra_bytes = edit.change_entry(&newer) as i64 - before as i64;
         }
     }
 }
@@ -175,8 +174,11 @@ impl Queue {
 /// What a settlement changes in memory, once it is in the store.
 struct Step {
     seq: u64,
-    name: Option<DocumentName>,
-    work: Work,
+    ns: Namespace,
+    /// The document's hash; `None` for a barrier.
+    document: Option<u64>,
+    /// The namespaces of a barrier.
+    barrier: Option<Vec<Namespace>>,
     bytes_before: usize,
     bytes_after: usize,
     extra_bytes: i64,
@@ -189,12 +191,13 @@ struct Step {
 }
 
 impl Step {
-    fn new(seq: u64, name: Option<DocumentName>, work: Work, bytes_before: usize) -> Self {
+    fn new(seq: u64, lease: &Lease) -> Self {
         Self {
             seq,
-            name,
-            work,
-            bytes_before,
+            ns: lease.ns.clone(),
+            document: lease.document,
+            barrier: None,
+            bytes_before: lease.bytes,
             bytes_after: 0,
             extra_bytes: 0,
             gone: false,
@@ -206,30 +209,31 @@ impl Step {
         }
     }
 
+    fn is_barrier(&self) -> bool {
+        self.document.is_none()
+    }
+
     fn take(self, state: &mut State) {
         let delta = self.bytes_after as i64 + self.extra_bytes
             - self.bytes_before as i64
             - self.absorbed.map_or(0, |(_, bytes)| bytes as i64);
         state.pending_bytes = state.pending_bytes.saturating_add_signed(delta);
-        state.schedule.unlease(self.seq, self.work.ns());
+        state.schedule.unlease(self.seq);
         if let Some((newer, _)) = self.absorbed {
-            let name = self.name.as_ref().expect("only documents are merged");
-            state.index.replace(name, newer, self.seq);
+            let document = self.document.expect("only documents are merged");
+            state.index.replace(document, newer, self.seq);
             state.schedule.forget(newer);
-            state.schedule.removed(self.work.ns(), newer);
+            state.schedule.removed(&self.ns, newer);
             state.pending -= 1;
         }
         if self.gone {
             state.pending -= 1;
-            match (&self.name, &self.work) {
-                (Some(name), work) => {
-                    state.index.remove(name, self.seq);
-                    state.schedule.removed(work.ns(), self.seq);
-                }
-                (None, Work::Schema(change)) => {
-                    state.schedule.barrier_removed(&change.namespaces(), self.seq);
-                }
-                (None, Work::Document { .. }) => unreachable!("every document has a name"),
+            if let Some(document) = self.document {
+                state.index.remove(document, self.seq);
+                state.schedule.removed(&self.ns, self.seq);
+            } else {
+                let namespaces = self.barrier.expect("a barrier's entry was read");
+                state.schedule.barrier_removed(&namespaces, self.seq);
             }
         } else {
             state.schedule.requeue(self.seq, self.due_ms);

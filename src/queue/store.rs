@@ -1,22 +1,27 @@
 //! The queue on sled: commit, lease, settle.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
+    slice,
     sync::{
         Mutex, MutexGuard, TryLockError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use sled::IVec;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    Batch, Entry, EntrySummary, QueueError, QueueOptions, QueueStats, Work, codec, compact,
-    edit::Edit,
+    Batch, Entry, EntrySummary, QueueError, QueueOptions, QueueStats, Work,
+    blocks::{Blocks, Place},
+    codec, compact,
+    edit::{Edit, Finished, Surroundings},
     index::{DocumentName, Index},
-    open::{guarded, hand_over, load, lock, open_sled},
+    layout::{CHECKPOINT, block_key, meta_key},
+    load::load,
+    open::{guarded, hand_over, lock, open_sled},
+    reader::{CacheGuard, Reader, read_block},
     schedule::{Lease, Schedule, is_due},
 };
 use crate::{checkpoint::Checkpoint, namespace::Namespace, report::one_line};
@@ -26,6 +31,7 @@ use crate::{checkpoint::Checkpoint, namespace::Namespace, report::one_line};
 /// All methods block on the disk for as long as sled does; call them off the async threads.
 pub struct Queue {
     pub(super) db: sled::Db,
+    pub(super) cache: CacheGuard,
     pub(super) state: Mutex<State>,
     pub(super) changed: Notify,
     /// Grows while a long task works under the lock.
@@ -38,6 +44,7 @@ pub struct Queue {
 
 #[derive(Default)]
 pub(super) struct State {
+    pub(super) blocks: Blocks,
     pub(super) index: Index,
     pub(super) schedule: Schedule,
     pub(super) next_seq: u64,
@@ -54,12 +61,6 @@ pub(super) struct State {
     failed: bool,
 }
 
-pub(super) const ENTRY: u8 = b'e';
-pub(super) const DEAD: u8 = b'd';
-pub(super) const META: u8 = b'm';
-pub(super) const CHECKPOINT: &[u8] = b"mcheckpoint";
-pub(super) const FORMAT: &[u8] = b"mformat";
-
 /// Most entries that one lease looks at, so that a long line of blocked ones cannot hold the lock.
 const SCAN_MAX: usize = 50_000;
 
@@ -75,7 +76,8 @@ impl Queue {
         let lock = lock(options)?;
         compact::finish(&options.path).map_err(unusable)?;
         let mut db = open_sled(options)?;
-        let mut state = guarded(|| load(&db, &options.path))??;
+        let cache = CacheGuard::default();
+        let mut state = guarded(|| load(&db, &cache, &options.path))??;
         let files = compact::files_bytes(&options.path).map_err(unusable)?;
         let content = state.content_bytes();
         if options.compact
@@ -88,7 +90,7 @@ impl Queue {
                     drop(db);
                     compact::finish(&options.path).map_err(unusable)?;
                     db = open_sled(options)?;
-                    state = guarded(|| load(&db, &options.path))??;
+                    state = guarded(|| load(&db, &cache, &options.path))??;
                     tracing::info!(
                         files,
                         "the queue's files were mostly empty and are written anew"
@@ -105,6 +107,7 @@ impl Queue {
         hand_over(&options.path);
         Ok(Queue {
             db,
+            cache,
             state: Mutex::new(state),
             changed: Notify::new(),
             progress: AtomicU64::new(0),
@@ -126,42 +129,48 @@ impl Queue {
         now_ms: u64,
     ) -> Result<Batch, QueueError> {
         let mut state = self.lock();
+        let state = &mut *state;
         state.schedule.batch_begins();
         let mut batch = Batch::default();
         let mut bytes = 0;
-        let mut scan = Scan::new(self, now_ms);
+        let mut reader = self.reader();
         for _ in 0..SCAN_MAX {
             if batch.entries.len() >= ops_max || bytes >= bytes_max {
                 break;
             }
-            let Some((seq, value)) = scan.next(&mut state)? else {
+            let Some((seq, place)) = state.next_ready(now_ms) else {
                 batch.next_due_ms = state.schedule.next_due();
                 break;
             };
-            let entry = codec::decode_entry(seq, &value)?;
+            let (entry, len) = reader.entry(&state.blocks, (seq, place))?;
             if !is_due(entry.due_ms, now_ms) {
                 // It waited when the queue was closed, and goes on waiting.
                 state.schedule.requeue(seq, Some(entry.due_ms));
                 continue;
             }
-            let name = state.name_of(&entry.work);
-            let namespaces = barrier_or_own(&entry.work);
-            let is_barrier = name.is_none();
-            let document = name.map(|name| name.hash);
-            if !state.schedule.admit(&namespaces, seq, document) {
+            let document = match &entry.work {
+                Work::Document { ns, key, .. } => Some(state.index.hash_of(ns, key)),
+                Work::Schema(_) => None,
+            };
+            let is_admitted = match &entry.work {
+                Work::Document { ns, .. } => {
+                    state.schedule.admit(slice::from_ref(ns), seq, document)
+                }
+                Work::Schema(change) => state.schedule.admit(&change.namespaces(), seq, None),
+            };
+            if !is_admitted {
                 continue;
             }
-            if is_barrier && !batch.entries.is_empty() {
+            let is_barrier = document.is_none();
+            let is_beyond = bytes + len > bytes_max;
+            if !batch.entries.is_empty() && (is_barrier || is_beyond) {
                 state.schedule.requeue(seq, None);
                 break;
             }
-            if !batch.entries.is_empty() && bytes + value.len() > bytes_max {
-                state.schedule.requeue(seq, None);
-                break;
-            }
-            let lease = Lease { version: entry.version, document, successor: None };
-            state.schedule.lease(seq, lease, entry.work.ns());
-            bytes += value.len();
+            let ns = entry.work.ns().clone();
+            let lease = Lease { version: entry.version, document, successor: None, ns, bytes: len };
+            state.schedule.lease(seq, lease);
+            bytes += len;
             batch.entries.push(entry);
             if is_barrier {
                 break;
@@ -337,12 +346,35 @@ impl Queue {
             .unwrap_or(Err(QueueError::NotFound(id)))
     }
 
-    /// Every entry, in order.
+    /// Every entry, in order. Others may work with the queue meanwhile: what they add behind the last one
+    /// that was handed out is met, what they remove before it is met is not.
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry, QueueError>> + '_ {
-        self.db.scan_prefix([ENTRY]).map(|item| {
-            let (key, value) = item?;
-            Ok(codec::decode_entry(seq_of(&key), &value)?)
+        let mut from = 0;
+        let mut page = VecDeque::new();
+        std::iter::from_fn(move || {
+            if page.is_empty() {
+                match self.page(from) {
+                    Ok(read) => page = read,
+                    Err(error) => return Some(Err(error)),
+                }
+                from = page.back().map_or(from, |last: &Entry| last.seq + 1);
+            }
+            page.pop_front().map(Ok)
         })
+    }
+
+    /// The next entries from `seq` on: those of one block.
+    fn page(&self, seq: u64) -> Result<VecDeque<Entry>, QueueError> {
+        let state = self.lock();
+        let mut reader = self.reader();
+        let mut page = VecDeque::new();
+        let mut next = state.blocks.next_from(seq);
+        let first = next.map(|(_, place)| place.block);
+        while let Some((seq, place)) = next.filter(|(_, place)| Some(place.block) == first) {
+            page.push_back(reader.entry(&state.blocks, (seq, place))?.0);
+            next = state.blocks.next_from(seq + 1);
+        }
+        Ok(page)
     }
 
     /// Writes everything to the disk and syncs it.
@@ -355,10 +387,19 @@ impl Queue {
     }
 
     pub(super) fn write(&self, state: &mut State, edit: Edit) -> Result<(), QueueError> {
-        let (batch, seal) = edit.finish();
+        let Finished { batch, seal, changes } = edit.finish(&Surroundings {
+            blocks: &state.blocks,
+            untouched_from: state.schedule.cursor,
+            is_leased: &|seq| state.schedule.leased(seq).is_some(),
+            read: &|id| read_block(&self.db, &self.cache, &state.blocks, id),
+        })?;
         match guarded(|| self.db.apply_batch(batch)) {
             Ok(Ok(())) => {
                 state.seal = seal;
+                for (id, _) in &changes.added {
+                    self.cache.passed(&self.db, &block_key(*id));
+                }
+                state.blocks.apply(changes);
                 Ok(())
             }
             Ok(Err(error)) => {
@@ -372,8 +413,18 @@ impl Queue {
         }
     }
 
-    pub(super) fn entry_bytes(&self, seq: u64) -> Result<Option<IVec>, QueueError> {
-        Ok(self.db.get(entry_key(seq))?)
+    pub(super) fn reader(&self) -> Reader<'_> {
+        Reader::new(&self.db, &self.cache)
+    }
+
+    /// An entry and the length of its bytes, if it is there.
+    pub(super) fn entry(
+        &self,
+        state: &State,
+        seq: u64,
+    ) -> Result<Option<(Entry, usize)>, QueueError> {
+        let place = state.blocks.place_of(seq);
+        place.map(|place| self.reader().entry(&state.blocks, (seq, place))).transpose()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -393,6 +444,41 @@ impl State {
             Work::Document { ns, key, .. } => Some(self.index.name_of(ns, key)),
             Work::Schema(_) => None,
         }
+    }
+
+    /// The newest entry of a document, and the length of its bytes.
+    pub(super) fn newest(
+        &self,
+        reader: &mut Reader<'_>,
+        name: &DocumentName,
+    ) -> Result<Option<(Entry, usize)>, QueueError> {
+        let mut read = |seq| -> Result<Option<(Entry, usize)>, QueueError> {
+            let place = self.blocks.place_of(seq);
+            place.map(|place| reader.entry(&self.blocks, (seq, place))).transpose()
+        };
+        let mut found = None;
+        let seq = self.index.find(name, |seq| -> Result<bool, QueueError> {
+            found =
+                read(seq)?.filter(|(entry, _)| self.name_of(&entry.work).as_ref() == Some(name));
+            Ok(found.is_some())
+        })?;
+        match (found, seq) {
+            (None, Some(seq)) => read(seq),
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// The next entry that may be ready: one that came back, else the next that was not looked at.
+    fn next_ready(&mut self, now_ms: u64) -> Option<(u64, Place)> {
+        while let Some(seq) = self.schedule.next_ready(0, now_ms) {
+            self.schedule.forget(seq);
+            if let Some(place) = self.blocks.place_of(seq) {
+                return Some((seq, place));
+            }
+        }
+        let (seq, place) = self.blocks.next_from(self.schedule.cursor)?;
+        self.schedule.cursor = seq + 1;
+        Some((seq, place))
     }
 
     /// Bytes that are worth their place on the disk.
@@ -419,70 +505,4 @@ impl State {
             (Some(_) | None, work) => self.schedule.added(work.ns()),
         }
     }
-}
-
-/// Walks the entries that may be ready, in order of sequence: those that came back, then new ones.
-struct Scan<'a> {
-    queue: &'a Queue,
-    ahead: Option<sled::Iter>,
-    now_ms: u64,
-}
-
-impl<'a> Scan<'a> {
-    fn new(queue: &'a Queue, now_ms: u64) -> Self {
-        Self { queue, ahead: None, now_ms }
-    }
-
-    fn next(&mut self, state: &mut State) -> Result<Option<(u64, IVec)>, QueueError> {
-        while let Some(seq) = state.schedule.next_ready(0, self.now_ms) {
-            match self.queue.entry_bytes(seq)? {
-                Some(value) => {
-                    state.schedule.forget(seq);
-                    return Ok(Some((seq, value)));
-                }
-                None => state.schedule.forget(seq),
-            }
-        }
-        let cursor = state.schedule.cursor;
-        let ahead = self
-            .ahead
-            .get_or_insert_with(|| self.queue.db.range(entry_key(cursor)..entry_key(u64::MAX)));
-        match ahead.next().transpose()? {
-            Some((key, value)) => {
-                let seq = seq_of(&key);
-                state.schedule.cursor = seq + 1;
-                Ok(Some((seq, value)))
-            }
-            None => Ok(None),
-        }
-    }
-}
-
-fn barrier_or_own(work: &Work) -> Vec<Namespace> {
-    match work {
-        Work::Document { ns, .. } => vec![ns.clone()],
-        Work::Schema(change) => change.namespaces(),
-    }
-}
-
-pub(super) fn entry_key(seq: u64) -> [u8; 9] {
-    numbered(ENTRY, seq)
-}
-
-pub(super) fn dead_key(seq: u64) -> [u8; 9] {
-    numbered(DEAD, seq)
-}
-
-fn numbered(kind: u8, seq: u64) -> [u8; 9] {
-    let mut key = [kind; 9];
-    key[1..].copy_from_slice(&seq.to_be_bytes());
-    key
-}
-
-pub(super) fn seq_of(key: &[u8]) -> u64 {
-    key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
-}
-
-pub(super) fn meta_key(name: &str) -> Vec<u8> {
-    [&[META], name.as_bytes()].concat()
 }

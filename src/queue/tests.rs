@@ -254,7 +254,12 @@ fn i1_a_checkpoint_ahead_of_its_entries_is_noticed_when_the_queue_is_opened() {
     let (dir, queue) = fresh();
     queue.commit(vec![insert(1, 1), insert(2, 1)], Some(&checkpoint(1))).unwrap();
     // What sled might come back with after a damaged page: one entry is older than the rest.
-    queue.db.remove(store::entry_key(1)).unwrap();
+    let home = layout::block_key(blocks::BlockId::Home(0));
+    let older = block::encode(
+        [(0, codec::encode_entry(&queue.entries().next().unwrap().unwrap()).as_slice())]
+            .into_iter(),
+    );
+    queue.db.insert(home, older).unwrap();
     drop(queue);
 
     let error = Queue::open(&QueueOptions::new(dir.path().join("queue"))).err();
@@ -447,4 +452,72 @@ fn ids_of_equal_value_share_an_entry() {
     let entries = lease(&queue);
     assert_eq!(entries.len(), 1);
     assert_eq!(op(&entries[0]), &WriteOp::Replace(rawdoc! { "_id": 1.0, "v": 2 }));
+}
+
+#[test]
+fn small_commits_do_not_leave_small_blocks() {
+    let (dir, queue) = fresh();
+    for id in 0..500 {
+        queue.commit(vec![insert(id, 1)], None).unwrap();
+    }
+    for id in (0..500).step_by(5) {
+        queue.commit(vec![set(id, 2)], None).unwrap();
+    }
+
+    let blocks = queue.db.scan_prefix([layout::HOME]).count();
+    let moved = queue.db.scan_prefix([layout::MOVED]).count();
+    assert!(blocks < 40 && moved < 20, "{blocks} blocks at home, {moved} moved");
+    drop(queue);
+    let entries = lease(&open(&dir));
+    assert_eq!(ids(&entries), (0..500).collect::<Vec<i64>>(), "in their order");
+    assert_eq!(op(&entries[5]), &WriteOp::Insert(doc(5, 2)));
+}
+
+#[test]
+fn what_is_gone_takes_no_more_room_than_what_lives() {
+    let (_dir, queue) = fresh();
+    let text = "x".repeat(300);
+    let large = |id: i32| change(id, WriteOp::Insert(rawdoc! { "_id": id, "text": text.as_str() }));
+    queue.commit((0..3_000).map(large).collect(), None).unwrap();
+
+    // Hot documents among cold ones, over and over.
+    for v in 0..40 {
+        queue.commit((0..3_000).step_by(3).map(|id| set_text(id, v)).collect(), None).unwrap();
+    }
+    let leased = lease(&queue);
+    let kept = leased.iter().filter(|entry| entry.seq % 50 != 7).cloned().collect::<Vec<_>>();
+    settle(&queue, &kept, &Outcome::Applied);
+
+    let stored: usize = [layout::HOME, layout::MOVED]
+        .iter()
+        .flat_map(|kind| queue.db.scan_prefix([*kind]))
+        .map(|item| item.unwrap().1.len())
+        .sum();
+    let pending = queue.pending().1 as usize;
+    assert!(stored < 2 * pending + 2 * block::BYTES_MAX, "{stored} bytes for {pending}");
+}
+
+fn set_text(id: i32, v: i32) -> Incoming {
+    let text = format!("{v:300}");
+    change(id, WriteOp::Update(Delta::from_diff(&rawdoc! { "u": { "text": text } }).unwrap()))
+}
+
+#[test]
+fn a_document_larger_than_a_piece_survives_changes_and_a_restart() {
+    let (dir, queue) = fresh();
+    let large = |v: i32| rawdoc! { "_id": 1, "v": v, "x": "y".repeat(200_000) };
+    queue.commit(vec![change(1, WriteOp::Insert(large(1))), insert(2, 1)], None).unwrap();
+    queue.commit(vec![set(1, 2)], None).unwrap();
+    assert!(queue.db.scan_prefix([layout::MOVED]).count() > 6, "in pieces");
+    drop(queue);
+
+    let queue = open(&dir);
+    let entries = lease(&queue);
+    assert_eq!(op(&entries[0]), &WriteOp::Insert(large(2)));
+    settle(&queue, &entries, &Outcome::Applied);
+
+    let left = queue.db.iter().filter(|item| item.as_ref().unwrap().0[0] > layout::DEAD).count();
+    assert_eq!((queue.pending(), left), ((0, 0), 0));
+    drop(queue);
+    assert_eq!(open(&dir).pending(), (0, 0));
 }

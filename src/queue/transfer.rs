@@ -26,11 +26,11 @@ use serde::{
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{
     Entry, EntrySummary, Incoming, Queue, QueueError, Work, body_json, codec,
-    edit::SEAL,
-    store::{CHECKPOINT, ENTRY, FORMAT, META, entry_key, meta_key},
+    layout::{CHECKPOINT, FORMAT, META, SEAL, meta_key},
 };
 use crate::{
     checkpoint::{Checkpoint, ClusterTime},
@@ -278,7 +278,7 @@ impl Queue {
             let entry = match operation.entry(seq)? {
                 Some(entry) => entry,
                 None => match operation.wish()? {
-                    Wish::Refresh(incoming) => incoming.into_entry(seq),
+                    Wish::Refresh(incoming) => incoming.into_entry(seq, Uuid::now_v7()),
                     Wish::Compare(_) => unreachable!("it needs an entry, and has none"),
                 },
             };
@@ -303,7 +303,7 @@ impl Queue {
         let mut state = self.lock();
         let mut edit = state.edit();
         for entry in entries.drain(..) {
-            edit.put(&entry_key(entry.seq), codec::encode_entry(&entry), None);
+            edit.add_entry(&entry);
         }
         let moved = last.map(|_| (MOVED.to_owned(), b"1".to_vec()));
         let notes = last.iter().flat_map(|header| header.notes.clone());
@@ -328,16 +328,17 @@ impl Queue {
         loop {
             let mut state = self.lock();
             let mut edit = state.edit();
-            let before = removed;
-            for item in self.db.scan_prefix([ENTRY]).take(PART) {
-                let (key, value) = item?;
-                edit.remove(&key, Some(&value));
+            let mut next = state.blocks.next_from(0);
+            for _ in 0..PART {
+                let Some((seq, _)) = next else { break };
+                edit.remove_entry(seq);
                 removed += 1;
-            }
-            if removed == before {
-                break;
+                next = state.blocks.next_from(seq + 1);
             }
             self.write(&mut state, edit)?;
+            if next.is_none() {
+                break;
+            }
         }
         self.flush()?;
         Ok(removed)

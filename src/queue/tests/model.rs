@@ -26,8 +26,10 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         6 => prop::collection::vec((0..6_i32, any::<u8>(), any::<i32>()), 1..12).prop_map(Action::Commit),
+        // Enough for several blocks.
+        3 => prop::collection::vec((0..300_i32, any::<u8>(), any::<i32>()), 1..300).prop_map(Action::Commit),
         1 => Just(Action::Drop),
-        5 => (1..8_usize).prop_map(Action::Lease),
+        5 => prop_oneof![1..8_usize, 1..200_usize].prop_map(Action::Lease),
         5 => prop::collection::vec(any::<u8>(), 8).prop_map(Action::Settle),
         1 => Just(Action::Restart),
         1 => (0..30_usize).prop_map(Action::Replay),
@@ -71,9 +73,13 @@ impl Run {
             }
             Action::Settle(outcomes) => self.settle(&outcomes),
             Action::Restart => {
-                self.leased.clear();
+                let before: Vec<_> = self.queue().entries().map(Result::unwrap).collect();
                 self.queue = None;
                 self.queue = Some(open(&self.dir));
+                if std::mem::take(&mut self.leased).is_empty() {
+                    let after: Vec<_> = self.queue().entries().map(Result::unwrap).collect();
+                    assert_eq!(before, after, "a restart changes nothing");
+                }
             }
             Action::Replay(n) => {
                 let from = self.history.len().saturating_sub(n);
