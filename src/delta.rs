@@ -21,7 +21,7 @@
 //!
 //! Whatever does not fit that form, or does not fit the document it is applied to, is a [`Doubt`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bson::{RawDocument, RawDocumentBuf};
 
@@ -55,12 +55,10 @@ impl Delta {
         Ok(Self(diff.to_owned()))
     }
 
-    /// Rebuilds a delta from [`as_raw`](Self::as_raw)'s bytes, checking them again.
-    ///
-    /// # Errors
-    /// [`Doubt`] when they are no delta.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Doubt> {
-        Self::from_diff(RawDocument::from_bytes(bytes).map_err(Malformed::from)?)
+    /// Rebuilds a delta from [`as_raw`](Self::as_raw)'s bytes. They were checked when it was made; should they be
+    /// no delta all the same, every use of it is a [`Doubt`].
+    pub fn from_checked(diff: RawDocumentBuf) -> Self {
+        Self(diff)
     }
 
     /// The diff as the server wrote it.
@@ -194,6 +192,34 @@ impl<'a> Node<'a> {
     }
 }
 
+/// Field name → index in [`ObjectDiff::fields`].
+enum Positions<'a> {
+    /// Looked through one by one, which is faster than a map for as few fields as most updates change.
+    Few(Vec<&'a str>),
+    /// How many there are, repeated ones too.
+    Many(usize, HashMap<&'a str, usize>),
+}
+
+const FEW: usize = 8;
+
+impl Positions<'_> {
+    fn get(&self, name: &str) -> Option<usize> {
+        match self {
+            Positions::Few(names) => names.iter().position(|of| *of == name),
+            Positions::Many(_, map) => map.get(name).copied(),
+        }
+    }
+
+    fn has_repetition(&self) -> bool {
+        match self {
+            Positions::Few(names) => {
+                names.iter().enumerate().any(|(n, name)| names[..n].contains(name))
+            }
+            Positions::Many(len, map) => map.len() < *len,
+        }
+    }
+}
+
 impl<'a> ObjectDiff<'a> {
     fn parse(diff: &'a RawDocument, depth: usize) -> Result<Self, Doubt> {
         let mut fields: Vec<(&'a str, Change<'a>)> = Vec::new();
@@ -220,15 +246,22 @@ impl<'a> ObjectDiff<'a> {
             }
         }
         let diff = Self { fields };
-        if diff.positions().len() != diff.fields.len() {
+        if diff.positions().has_repetition() {
             return Err(Doubt("a field changes twice in one diff"));
         }
         Ok(diff)
     }
 
-    /// Field name → index in `fields`.
-    fn positions(&self) -> std::collections::HashMap<&'a str, usize> {
-        self.fields.iter().enumerate().map(|(n, (name, _))| (*name, n)).collect()
+    fn positions(&self) -> Positions<'a> {
+        let names = self.fields.iter().map(|(name, _)| *name);
+        if self.fields.len() <= FEW {
+            Positions::Few(names.collect())
+        } else {
+            Positions::Many(
+                self.fields.len(),
+                names.enumerate().map(|(n, name)| (name, n)).collect(),
+            )
+        }
     }
 
     fn apply(&self, before: &RawDocument) -> Result<RawDocumentBuf, Doubt> {
@@ -237,7 +270,7 @@ impl<'a> ObjectDiff<'a> {
         let mut after = raw::Builder::with_capacity(before.as_bytes().len() + 64);
         for element in raw::elements(before) {
             let element = element?;
-            let Some(&n) = positions.get(element.name) else {
+            let Some(n) = positions.get(element.name) else {
                 after.push(element.kind, element.name, element.value);
                 continue;
             };
@@ -274,7 +307,7 @@ impl<'a> ObjectDiff<'a> {
             self.fields.into_iter().map(Some).collect();
         let mut appended = Vec::new();
         for (name, change) in then.fields {
-            let slot = positions.get(name).copied();
+            let slot = positions.get(name);
             let first = slot.and_then(|n| kept[n].take()).map(|(_, change)| change);
             // The order counts for inserts alone. A field that the first delta appended and the
             // second changed keeps its place; one that the second appended goes to the end.

@@ -6,8 +6,8 @@ use crate::{
     checkpoint::ClusterTime,
     delta::Delta,
     document_key::DocumentKey,
-    namespace::Namespace,
-    raw::{self, Malformed},
+    namespace::{Interner, Namespace},
+    raw::{self, Malformed, kind},
     write_op::WriteOp,
 };
 
@@ -32,7 +32,13 @@ pub struct ChangeEvent {
 pub struct CollectionId(pub [u8; 16]);
 
 impl CollectionId {
-    /// Reads the UUID of an event or of `listCollections`.
+    /// Reads the UUID of an event, from the bytes of the value.
+    fn from_value(value: &[u8]) -> Option<Self> {
+        // Behind its length and its subtype.
+        value.get(5..).and_then(|bytes| bytes.try_into().ok()).map(Self)
+    }
+
+    /// Reads the UUID of `listCollections`.
     pub fn from_raw(value: RawBsonRef<'_>) -> Option<Self> {
         value.as_binary().and_then(|binary| binary.bytes.try_into().ok()).map(Self)
     }
@@ -110,40 +116,54 @@ impl ChangeEvent {
     /// [`Malformed`] when a field that every event has is missing or of another type. An event type
     /// that is not known is no error: it is [`Change::Ignored`].
     pub fn parse(event: &RawDocument) -> Result<Self, Malformed> {
+        Self::parse_one_of(event, &mut Interner::default())
+    }
+
+    /// As [`parse`](Self::parse), for one of many events, which share their namespaces' names.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_one_of(event: &RawDocument, namespaces: &mut Interner) -> Result<Self, Malformed> {
         let mut fields = Fields::default();
-        for element in event.iter_elements() {
-            let element = element?;
-            let name = element.key().as_str();
-            // The large ones are kept as bytes; `value()` does not copy.
+        // Its documents are kept as bytes and never looked into.
+        for element in raw::elements(event) {
+            let raw::Element { kind, name, value } = element?;
+            let document = || (kind == kind::DOCUMENT).then(|| raw::nested(value).ok()).flatten();
             match name {
-                "operationType" => fields.kind = element.value()?.as_str(),
-                "clusterTime" => fields.time = element.value()?.as_timestamp(),
-                "wallTime" => fields.wall = element.value()?.as_datetime(),
-                "collectionUUID" => fields.collection = CollectionId::from_raw(element.value()?),
-                "ns" => fields.ns = element.value()?.as_document(),
-                "to" => fields.to = element.value()?.as_document(),
-                "documentKey" => fields.key = element.value()?.as_document(),
-                "fullDocument" => fields.document = element.value()?.as_document(),
-                "rawUpdateDescription" => fields.update = element.value()?.as_document(),
-                "operationDescription" => fields.description = element.value()?.as_document(),
+                "operationType" if kind == kind::STRING => fields.kind = raw::string(value),
+                "clusterTime" if kind == kind::TIMESTAMP => {
+                    fields.time = value.try_into().ok().map(|v| ClusterTime(u64::from_le_bytes(v)));
+                }
+                "wallTime" if kind == kind::DATE_TIME => {
+                    fields.wall_ms = value.try_into().ok().map(i64::from_le_bytes);
+                }
+                "collectionUUID" if kind == kind::BINARY => {
+                    fields.collection = CollectionId::from_value(value);
+                }
+                "ns" => fields.ns = document(),
+                "to" => fields.to = document(),
+                "documentKey" => fields.key = document(),
+                "fullDocument" => fields.document = document(),
+                "rawUpdateDescription" => fields.update = document(),
+                "operationDescription" => fields.description = document(),
                 _ => {}
             }
         }
-        let time = fields.time.ok_or_else(|| missing("clusterTime"))?;
-        let cluster_time = ClusterTime::from(time);
+        let cluster_time = fields.time.ok_or_else(|| missing("clusterTime"))?;
         let wall_ms = fields
-            .wall
-            .and_then(|wall| u64::try_from(wall.timestamp_millis()).ok())
+            .wall_ms
+            .and_then(|wall_ms| u64::try_from(wall_ms).ok())
             .unwrap_or(cluster_time.millis());
-        Ok(Self { cluster_time, wall_ms, collection: fields.collection, change: fields.change()? })
+        let change = fields.change(namespaces)?;
+        Ok(Self { cluster_time, wall_ms, collection: fields.collection, change })
     }
 }
 
 #[derive(Default)]
 struct Fields<'a> {
     kind: Option<&'a str>,
-    time: Option<bson::Timestamp>,
-    wall: Option<bson::DateTime>,
+    time: Option<ClusterTime>,
+    wall_ms: Option<i64>,
     collection: Option<CollectionId>,
     ns: Option<&'a RawDocument>,
     to: Option<&'a RawDocument>,
@@ -154,11 +174,12 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    fn change(&self) -> Result<Change, Malformed> {
+    fn change(&self, namespaces: &mut Interner) -> Result<Change, Malformed> {
         let kind = self.kind.ok_or_else(|| missing("operationType"))?;
-        let document = |op: WriteOp| -> Result<Change, Malformed> {
+        let mut document = |op: WriteOp| -> Result<Change, Malformed> {
             let key = DocumentKey::of(self.key.ok_or_else(|| missing("documentKey"))?)?;
-            Ok(Change::Document { ns: self.ns()?, key, op })
+            let (db, coll) = names(self.ns.ok_or_else(|| missing("ns"))?)?;
+            Ok(Change::Document { ns: namespaces.named(db, coll), key, op })
         };
         match kind {
             // A missing full document (an event too large to show it) is not an empty one.
@@ -228,8 +249,21 @@ pub fn is_series(options: &RawDocument) -> bool {
 const SYSTEM_BUCKETS: &str = "system.buckets.";
 
 fn namespace(doc: &RawDocument) -> Result<Namespace, Malformed> {
-    let part = |name: &'static str| doc.get_str(name).map_err(|_| missing(name));
-    Ok(Namespace::new(part("db")?, part("coll")?))
+    names(doc).map(|(db, coll)| Namespace::new(db, coll))
+}
+
+/// Database and collection of `{db, coll}`.
+fn names(doc: &RawDocument) -> Result<(&str, &str), Malformed> {
+    let (mut db, mut coll) = (None, None);
+    for element in raw::elements(doc) {
+        let element = element?;
+        match element.name {
+            "db" if element.kind == kind::STRING => db = raw::string(element.value),
+            "coll" if element.kind == kind::STRING => coll = raw::string(element.value),
+            _ => {}
+        }
+    }
+    Ok((db.ok_or_else(|| missing("db"))?, coll.ok_or_else(|| missing("coll"))?))
 }
 
 fn missing(name: &str) -> Malformed {

@@ -263,6 +263,11 @@ pub fn nested(value: &[u8]) -> Result<&RawDocument, Malformed> {
     Ok(RawDocument::from_bytes(value)?)
 }
 
+/// The text that the value bytes of a string hold; `None` where it is no UTF-8.
+pub fn string(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value.get(4..value.len().checked_sub(1)?)?).ok()
+}
+
 /// `doc[name]` if it is a document, without decoding anything else.
 pub fn subdocument<'a>(doc: &'a RawDocument, name: &str) -> Option<&'a RawDocument> {
     match doc.get(name) {

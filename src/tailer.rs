@@ -86,7 +86,7 @@ pub struct Tailer<S> {
     pub watch: Arc<SchemaWatch>,
 }
 
-/// What a batch of events asks for beyond the queue.
+/// What a batch of events asks for beyond the queue, and what is known while it is gone through.
 #[derive(Clone, Debug, Default)]
 struct Wishes {
     /// Collections that are to be compared: the stream alone cannot tell what Atlas must hold of them.
@@ -95,6 +95,18 @@ struct Wishes {
     look_at_schema: bool,
     /// Names of collections that have changed hands.
     renamed: Vec<Namespace>,
+    /// The last collection that was looked at, and whether it is replicated.
+    last: Option<(Namespace, bool)>,
+}
+
+impl Wishes {
+    /// As [`NamespaceFilter::matches`], which is slow for something that is asked of each change.
+    fn is_chosen(&mut self, ns: &Namespace, filter: &NamespaceFilter) -> bool {
+        match &self.last {
+            Some((last, is_chosen)) if last == ns => *is_chosen,
+            _ => self.last.insert((ns.clone(), filter.matches(ns))).1,
+        }
+    }
 }
 
 /// Why reading cannot go on at all.
@@ -275,8 +287,10 @@ impl<S: Source> Tailer<S> {
         let is_empty = batch.events.is_empty();
         let read_wall_ms = batch.events.last().map_or_else(now_ms, |event| event.wall_ms);
         let mut wishes = Wishes::default();
-        let incoming: Vec<Incoming> =
-            batch.events.into_iter().flat_map(|event| self.incoming(event, &mut wishes)).collect();
+        let mut incoming = Vec::with_capacity(batch.events.len());
+        for event in batch.events {
+            self.take_in(event, &mut incoming, &mut wishes);
+        }
         let incoming = without_repetition(incoming);
         let checkpoint = Checkpoint {
             token: batch.token,
@@ -324,30 +338,30 @@ impl<S: Source> Tailer<S> {
         state.read_whole = state.read_whole.max(whole);
     }
 
-    /// What an event puts into the queue; `wishes` takes what goes beyond it.
-    fn incoming(&self, event: ChangeEvent, wishes: &mut Wishes) -> Vec<Incoming> {
-        let works = match event.change {
-            Change::Document { ns, key, op } if self.filter.matches(&ns) => {
-                vec![Work::Document { ns, key, op, collection: event.collection }]
+    /// Appends what an event puts into the queue; `wishes` takes what goes beyond it.
+    fn take_in(&self, event: ChangeEvent, incoming: &mut Vec<Incoming>, wishes: &mut Wishes) {
+        let (cluster_time, wall_ms) = (event.cluster_time, event.wall_ms);
+        let with_times = |work| Incoming { work, cluster_time, wall_ms };
+        match event.change {
+            Change::Document { ns, key, op } => {
+                if wishes.is_chosen(&ns, &self.filter) {
+                    let collection = event.collection;
+                    incoming.push(with_times(Work::Document { ns, key, op, collection }));
+                }
             }
-            Change::Document { .. } => Vec::new(),
             Change::Schema(change) => {
                 let changes = self.narrow(change, event.collection, wishes);
-                changes.into_iter().map(Work::Schema).collect()
+                incoming.extend(changes.into_iter().map(Work::Schema).map(with_times));
             }
             Change::DatabaseDropped { db } => {
                 tracing::info!(db, "a database was dropped");
                 wishes.look_at_schema = true;
-                Vec::new()
             }
             Change::Ignored { ns, kind } => {
                 let ns = ns.map_or_else(String::new, |ns| ns.to_string());
                 tracing::warn!(%ns, op = %kind, "a change of this kind is not replicated");
-                Vec::new()
             }
-        };
-        let (cluster_time, wall_ms) = (event.cluster_time, event.wall_ms);
-        works.into_iter().map(|work| Incoming { work, cluster_time, wall_ms }).collect()
+        }
     }
 
     /// The part of a schema change that concerns replicated collections.

@@ -125,8 +125,9 @@ pub fn subject_of(bytes: &[u8], namespaces: &mut Namespaces) -> Result<Subject, 
     let stored = open::<StoredEntry<'_>>(bytes)?;
     let body = stored.body;
     match stored.kind {
-        kind::INSERT | kind::REPLACE => drop(RawDocument::from_bytes(body).map_err(damaged)?),
-        kind::UPDATE => drop(Delta::from_bytes(body).map_err(damaged)?),
+        kind::INSERT | kind::REPLACE | kind::UPDATE => {
+            RawDocument::from_bytes(body).map_err(damaged)?;
+        }
         kind::DELETE | kind::REFRESH => {}
         _ => {
             return match restored(0, stored, namespaces)?.work {
@@ -272,7 +273,7 @@ fn restored(
     let work = match stored.kind {
         kind::INSERT => op(WriteOp::Insert(document(stored.body)?))?,
         kind::REPLACE => op(WriteOp::Replace(document(stored.body)?))?,
-        kind::UPDATE => op(WriteOp::Update(Delta::from_bytes(stored.body).map_err(damaged)?))?,
+        kind::UPDATE => op(WriteOp::Update(Delta::from_checked(document(stored.body)?)))?,
         kind::DELETE => op(WriteOp::Delete)?,
         kind::REFRESH => op(WriteOp::Refresh)?,
         kind::CREATE => Work::Schema(SchemaChange::Create { ns, options: document(stored.body)? }),

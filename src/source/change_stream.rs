@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use mongodb::raw_batch_cursor::RawBatch;
+use tokio::task::JoinHandle;
 
 use super::{
     EventBatch, EventStream, Page, Pages, Source, SourceError, StartFrom,
@@ -28,7 +29,7 @@ use crate::{
     mongo::{
         BatchCursor, Mongo, MongoError, class::BSON_OBJECT_TOO_LARGE, documents, majority_after,
     },
-    namespace::{Namespace, NamespaceFilter},
+    namespace::{Interner, Namespace, NamespaceFilter},
     raw::Malformed,
     schema::Description,
 };
@@ -138,7 +139,7 @@ impl Source for ChangeStreamSource {
 
     async fn open(&self, from: &StartFrom) -> Result<ChangeStream, SourceError> {
         let state = match self.open_cursor(from, Contents::Full).await {
-            Ok((cursor, _)) => State::Full(cursor),
+            Ok((cursor, _)) => State::Full(ReadAhead::of(cursor)),
             Err(error) if error.code() == Some(BSON_OBJECT_TOO_LARGE) => {
                 State::Slim(self.open_cursor(from, Contents::Slim).await?.0)
             }
@@ -213,11 +214,41 @@ pub struct ChangeStream {
 }
 
 enum State {
-    Full(BatchCursor),
+    Full(ReadAhead),
     /// At an event that is too large to be shown.
     Slim(BatchCursor),
     /// Past it.
     Past,
+}
+
+/// A cursor whose next reply is asked for before the last one is looked at: the server works on it
+/// meanwhile. One reply, of 16 MiB at the most, waits here.
+struct ReadAhead(JoinHandle<(BatchCursor, Result<Option<RawBatch>, MongoError>)>);
+
+impl ReadAhead {
+    fn of(mut cursor: BatchCursor) -> Self {
+        Self(tokio::spawn(async move {
+            let reply = cursor.next().await;
+            (cursor, reply)
+        }))
+    }
+
+    async fn next(&mut self) -> Result<Option<RawBatch>, MongoError> {
+        let (cursor, reply) = (&mut self.0).await.map_err(|error| {
+            // The runtime goes down, or the driver panicked.
+            MongoError::Driver(mongodb::error::Error::custom(error.to_string()))
+        })?;
+        if reply.is_ok() {
+            *self = Self::of(cursor);
+        }
+        reply
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl EventStream for ChangeStream {
@@ -261,8 +292,9 @@ fn events_of(reply: Option<RawBatch>) -> Result<EventBatch, SourceError> {
     })?;
     let raw_events = documents(&reply)?;
     let mut events = Vec::with_capacity(raw_events.len());
+    let mut namespaces = Interner::default();
     for event in &raw_events {
-        events.push(ChangeEvent::parse(event)?);
+        events.push(ChangeEvent::parse_one_of(event, &mut namespaces)?);
     }
     let token = position_of(reply.as_raw_document(), raw_events.last().copied())?;
     let cluster_time = token
