@@ -44,7 +44,7 @@ build:
 
 # Everything that is measured: the queue by itself, then Outrigger between two real servers beside their own limits.
 # Results in target/bench/. Some hours; OUTRIGGER_BENCH_ONLY chooses (see benches/end_to_end/main.rs).
-bench: bench-queue
+bench: $(if $(OUTRIGGER_BENCH_ONLY),,bench-queue)
 	scripts/mongod > /dev/null
 	$(CARGO) bench --locked --bench end_to_end
 

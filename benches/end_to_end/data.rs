@@ -1,6 +1,6 @@
 //! Documents that look like a shop's, and the changes that an application makes to them.
 //!
-//! Each document follows from its number, so that a run can be repeated and nothing has to be remembered. A third
+//! Each document follows from its number, so that a run can be repeated and nothing has to be remembered. Nearly half
 //! of the text are codes that no compressor can guess: a batch compresses two to three times, as real data does.
 
 use std::ops::Range;
@@ -110,7 +110,7 @@ pub fn document(n: u64, size: usize) -> RawDocumentBuf {
         note.push(' ');
         note += WORDS[random.usize(..WORDS.len())];
         note.push(' ');
-        note.extend((0..7).map(|_| random.alphanumeric()));
+        note.extend((0..9).map(|_| random.alphanumeric()));
         note.push(' ');
     }
     note.truncate(room);

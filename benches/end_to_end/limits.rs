@@ -56,9 +56,7 @@ pub async fn writes(settings: Settings, book: Notebook) {
         book.costs("raw find -> insert pipe", &usage);
 
         Backlog::Updates { count: updated, documents: updated }.apply(&bed.local.client, 1).await;
-        let mut commands = raw::upserts_of(&bed.local.client, ORDERS).await;
-        // Those behind are the same on both sides, which is another and cheaper case.
-        commands.truncate(updated.div_ceil(1_000) as usize);
+        let commands = raw::upserts_of(&bed.local.client, ORDERS).await;
         let meter = bed.meter();
         raw::send(&bed.atlas.client, commands, 2).await;
         let usage = meter.stop();

@@ -3,7 +3,7 @@
 //! Each scenario takes the limit and Outrigger in turn, on the same data, several times, and ends with a comparison
 //! of both sides, byte for byte. What was found is saved after each scenario, as JSON and Markdown, in
 //! `target/bench/`. A scenario that fails is reported, the others still run, and the exit code is 1. A missed mark is
-//! reported too, and is no failure.
+//! reported too, and is no failure. Ctrl-C and SIGTERM end the servers as well.
 //!
 //! Environment:
 //! - `OUTRIGGER_BENCH_ONLY`: scenarios or groups of them, `catch-up/hot,first-copy`; all by default
@@ -21,6 +21,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::LocalBoxFuture};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -42,6 +43,9 @@ mod steady;
 
 use report::Notebook;
 use settings::Settings;
+
+/// Why a scenario ended that a signal has ended.
+const STOPPED: &str = "stopped by a signal";
 
 type Scenario = fn(Settings, Notebook) -> LocalBoxFuture<'static, ()>;
 
@@ -93,8 +97,12 @@ fn main() -> ExitCode {
             "  {seconds:.0} s{}",
             error.as_deref().map_or(String::new(), |e| format!(", FAILED: {e}"))
         );
+        let is_stopped = error.as_deref() == Some(STOPPED);
         notebook.close(seconds, error);
         save(&about, &notebooks);
+        if is_stopped {
+            break;
+        }
     }
     println!("\n{}", report::markdown(&about, &notebooks));
     println!("saved in {}", folder().display());
@@ -111,19 +119,33 @@ fn run(
 ) -> Option<String> {
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        // Inside of it, since a timer belongs to a runtime.
-        let bounded = async { tokio::time::timeout(limit, scenario(settings, notebook)).await };
-        let outcome = runtime.block_on(bounded);
+        let bounded = async {
+            tokio::select! {
+                outcome = tokio::time::timeout(limit, scenario(settings, notebook)) => {
+                    outcome.err().map(|_| format!("not done within {limit:?}"))
+                }
+                () = stop_asked_for() => Some(STOPPED.to_owned()),
+            }
+        };
+        let error = runtime.block_on(bounded);
         runtime.shutdown_timeout(Duration::from_secs(5));
-        outcome.err().map(|_| format!("not done within {limit:?}"))
+        error
     });
     thread.join().unwrap_or_else(|panic| Some(brief(&*panic)))
+}
+
+async fn stop_asked_for() {
+    let mut asked = signal(SignalKind::terminate()).unwrap();
+    tokio::select! {
+        _ = asked.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
 }
 
 fn brief(panic: &dyn Any) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("it panicked").chars().take(2_000).collect()
+    text.unwrap_or("it panicked").chars().take(400).collect()
 }
 
 fn folder() -> PathBuf {

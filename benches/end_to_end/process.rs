@@ -13,8 +13,8 @@ use std::{
 /// `USER_HZ`: the unit of times in `/proc`, the same on every Linux that Rust runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// A process that begins anew by `exec` loses its peak, so it is looked at now and then.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A process that begins anew by `exec`, or ends, loses its peak, so it is looked at now and then.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// User and system time of a process and its threads since it was born.
 pub fn cpu_seconds(pid: u32) -> Option<f64> {

@@ -120,9 +120,12 @@ pub async fn pipe(local: &Client, atlas: &Client, collections: &[String], connec
     }
 }
 
-/// Replacing upserts of a collection as it is now in `local`, a thousand to a command, ready to be sent.
+/// Replacing upserts of all updated documents of a collection as they are now in `local`, a thousand to a command,
+/// ready to be sent. What was never updated may be the same in Atlas, which is another and cheaper case.
 pub async fn upserts_of(local: &Client, collection: &str) -> Vec<RawDocumentBuf> {
-    let find = rawdoc! { "find": collection, "batchSize": 5_000 };
+    let find = rawdoc! {
+        "find": collection, "filter": { "revision": { "$gt": 0 } }, "batchSize": 5_000,
+    };
     let db = local.database("shop");
     let mut cursor = db.run_raw_cursor_command(find).batch_size(5_000).batch().await.unwrap();
     let mut statements = Vec::new();

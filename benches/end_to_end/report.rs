@@ -14,7 +14,25 @@ use crate::process::Usage;
 
 /// The values of one figure, one of each run.
 #[derive(Clone, Debug, Serialize)]
-pub struct Values(pub Vec<f64>);
+#[serde(into = "Summary")]
+struct Values(Vec<f64>);
+
+/// How values stand in JSON.
+#[derive(Serialize)]
+struct Summary {
+    min: f64,
+    median: f64,
+    max: f64,
+    runs: Vec<f64>,
+}
+
+impl From<Values> for Summary {
+    fn from(values: Values) -> Self {
+        let sorted = values.sorted();
+        let (min, max) = (sorted[0], sorted[sorted.len() - 1]);
+        Self { min, median: values.median(), max, runs: values.0 }
+    }
+}
 
 impl Values {
     fn sorted(&self) -> Vec<f64> {
@@ -23,7 +41,7 @@ impl Values {
         sorted
     }
 
-    pub fn median(&self) -> f64 {
+    fn median(&self) -> f64 {
         let sorted = self.sorted();
         let middle = sorted.len() / 2;
         if sorted.len() % 2 == 1 {

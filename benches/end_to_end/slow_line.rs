@@ -79,6 +79,8 @@ async fn slow(settings: &Settings, book: &Notebook, documents: u64, compression:
         book.add("raw pipe through the line", "documents/s", through);
         let sent = (line.carried().0 - before.0) as f64;
         book.add("raw pipe through the line, sent", "B/document", sent / count);
+        let share = sent * 8.0 / (usage.elapsed.as_secs_f64() * LINE.bits_per_second as f64);
+        book.add("raw pipe, share of the line's limit", "ratio", share);
         book.add("catch-up / raw pipe through the line", "ratio", count / seconds / through);
     }
 }

@@ -49,7 +49,8 @@ pub async fn run(settings: Settings, book: Notebook) {
     book.note(
         "Open loop: each insert (majority) is sent when it is due. The lag is from its acknowledgement to its event \
          in a change stream of the target. Everything shares one machine, so that the target's work slows the \
-         application down too, which Atlas would not.",
+         application down too, which Atlas would not. Where a rate is not reached with the agent off, the machine is \
+         full, and its latencies are those of a growing line of waiting writes.",
     );
     for rate in &settings.rates {
         if *rate == 1_000 {
@@ -81,13 +82,15 @@ async fn steady(settings: &Settings, book: &Notebook, rate: u64) {
         };
 
         let off = phase();
-        off.write(&app).await;
+        let reached = off.write(&app).await;
+        book.add(&format!("{rate}/s: reached, off"), "writes/s", reached);
         agent.start(&[]);
         bed.settled(&agent, 1).await;
 
         let on = phase();
         let meter = bed.meter_with(&agent);
-        on.write(&app).await;
+        let reached = on.write(&app).await;
+        book.add(&format!("{rate}/s: reached, on"), "writes/s", reached);
         costs(book, rate, "agent on", meter.stop());
         bed.settled(&agent, 2).await;
         for (percentile, share) in [("p50", 0.5), ("p99", 0.99)] {
@@ -159,10 +162,14 @@ impl Bed {
     }
 }
 
+/// A client whose connections are all open: making them is no part of a steady state.
 async fn pool(uri: String) -> Client {
     let mut options = ClientOptions::parse(uri).await.unwrap();
     options.max_pool_size = Some(CONNECTIONS);
-    Client::with_options(options).unwrap()
+    options.min_pool_size = Some(CONNECTIONS);
+    let client = Client::with_options(options).unwrap();
+    client.warm_connection_pool().await;
+    client
 }
 
 impl Phase {
@@ -171,8 +178,8 @@ impl Phase {
         Self { first, rate, moments }
     }
 
-    /// Inserts at the rate, whether or not earlier ones were answered.
-    async fn write(self: &Arc<Self>, app: &Client) {
+    /// Inserts at the rate, whether or not earlier ones were answered. Returns the rate at which they were.
+    async fn write(self: &Arc<Self>, app: &Client) -> f64 {
         let orders = app.database("shop").collection::<RawDocumentBuf>(ORDERS);
         let started = tokio::time::Instant::now();
         let mut under_way = JoinSet::new();
@@ -192,6 +199,7 @@ impl Phase {
         while let Some(written) = under_way.join_next().await {
             written.unwrap();
         }
+        self.moments.len() as f64 / started.elapsed().as_secs_f64()
     }
 
     /// Milliseconds of each insert.
@@ -220,7 +228,7 @@ fn percentile_of(mut values: Vec<f64>, share: f64) -> f64 {
 }
 
 /// Notes when each document of a phase is seen in Atlas, while `writing` goes on.
-async fn watch(atlas: &Client, phase: Arc<Phase>, writing: impl Future<Output = ()>) {
+async fn watch(atlas: &Client, phase: Arc<Phase>, writing: impl Future<Output = f64>) {
     let stream = rawdoc! {
         "aggregate": ORDERS, "pipeline": [{ "$changeStream": {} }], "cursor": {},
     };
