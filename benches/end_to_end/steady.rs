@@ -82,7 +82,9 @@ async fn steady(settings: &Settings, book: &Notebook, rate: u64) {
         };
 
         let off = phase();
+        let meter = bed.meter();
         let reached = off.write(&app).await;
+        costs(book, rate, "agent off", meter.stop());
         book.add(&format!("{rate}/s: reached, off"), "writes/s", reached);
         agent.start(&[]);
         bed.settled(&agent, 1).await;
