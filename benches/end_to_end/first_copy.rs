@@ -1,10 +1,6 @@
 //! The first copy beside a raw pipe with the same number of connections, and the comparison of equal sides.
 
-use std::{
-    io::Read,
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{io::Read, process::Stdio, time::Duration};
 
 use bson::{Bson, Document, doc};
 use serde_json::Value;
@@ -107,14 +103,7 @@ async fn copy(settings: &Settings, book: &Notebook, shape: Shape) {
             bed.reset_atlas().await;
             let mut agent = bed.agent(&bed.atlas.uri(), compression);
             let meter = bed.start_agent(&mut agent);
-            let by_itself = end_of_copy(&agent).await;
-            let started = Instant::now();
-            await_until("the indexes", Duration::from_millis(50), async || {
-                shape.is_indexed(&bed.atlas.client).await
-            })
-            .await;
-            let took =
-                by_itself + if shape.has_indexes { started.elapsed() } else { Duration::ZERO };
+            let took = end_of_copy(&bed, &agent, &shape).await;
             let usage = meter.stop();
             book.costs(&format!("first copy{suffix}"), &usage);
             let rate = all / took.as_secs_f64();
@@ -137,25 +126,33 @@ async fn copy(settings: &Settings, book: &Notebook, shape: Shape) {
     }
 }
 
-/// From the beginning of the copy to its end, as the agent itself tells: the pipe has no start-up either.
-async fn end_of_copy(agent: &Agent) -> Duration {
-    let mut took = Duration::ZERO;
-    await_until("the end of the copy", Duration::from_millis(50), async || {
+/// From the beginning of the copy, as the agent itself tells, since the pipe has no start-up either. To its end as the
+/// agent tells, or to that of the last index, if that comes later.
+async fn end_of_copy(bed: &Bed, agent: &Agent, shape: &Shape) -> Duration {
+    let (mut started, mut ended) = (0, 0);
+    await_until("the end of the copy", Duration::from_millis(100), async || {
         assert!(agent.is_running(), "the agent has ended: {}", agent.log());
         if agent.health().is_none() {
             return false;
         }
         let sync = &Api::of(agent).get("/api/sync/full").1["sync"];
-        let (Some(started), Some(finished)) =
-            (sync["startedMs"].as_u64(), sync["finishedMs"].as_u64())
+        let (Some(from), Some(to)) = (sync["startedMs"].as_u64(), sync["finishedMs"].as_u64())
         else {
             return false;
         };
-        took = Duration::from_millis(finished - started);
+        (started, ended) = (from, to);
         true
     })
     .await;
-    took
+    await_until("the indexes", Duration::from_millis(20), async || {
+        let is_indexed = shape.is_indexed(&bed.atlas.client).await;
+        if !is_indexed {
+            ended = bson::DateTime::now().timestamp_millis() as u64;
+        }
+        is_indexed
+    })
+    .await;
+    Duration::from_millis(ended - started)
 }
 
 fn verify(
