@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-matrix check fmt clippy deny doc build deb bench bench-copy soak fuzz clean
+.PHONY: demo test test-matrix check fmt clippy deny doc build deb bench bench-queue bench-copy bench-smoke soak fuzz clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
@@ -42,13 +42,25 @@ deb:
 build:
 	$(CARGO) build --locked --release
 
-bench:
+# Everything that is measured: the queue by itself, then Outrigger between two real servers beside their own limits.
+# Results in target/bench/. Some hours; OUTRIGGER_BENCH_ONLY chooses (see benches/end_to_end/main.rs).
+bench: $(if $(OUTRIGGER_BENCH_ONLY),,bench-queue)
+	scripts/mongod > /dev/null
+	$(CARGO) bench --locked --bench end_to_end
+
+# The queue, with criterion.
+bench-queue:
 	$(CARGO) bench --locked --bench queue
 
 # The first copy and the verification between two real servers, beside a raw pipe. About ten minutes.
 bench-copy:
 	scripts/mongod > /dev/null
-	$(CARGO) bench --locked --bench end_to_end
+	OUTRIGGER_BENCH_ONLY=first-copy $(CARGO) bench --locked --bench end_to_end
+
+# Whether every scenario runs: a hundredth of the data, once. Its figures mean nothing.
+bench-smoke:
+	scripts/mongod > /dev/null
+	OUTRIGGER_BENCH_SCALE=0.01 OUTRIGGER_BENCH_RUNS=1 OUTRIGGER_BENCH_SECONDS=3 $(CARGO) bench --locked --bench end_to_end
 
 # Random work under random faults for ten minutes; SOAK_SECONDS for longer.
 soak:

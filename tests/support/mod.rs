@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod receiver;
 pub mod replica_set;
 pub mod schemas;
+pub mod slow_line;
 pub mod workload;
 
 use std::time::{Duration, Instant};

@@ -124,7 +124,7 @@ impl Mongod {
         let mut command = Command::new(&self.program);
         command
             .args(["--bind_ip", "127.0.0.1", "--nounixsocket"])
-            .args(["--wiredTigerCacheSizeGB", "0.5", "--setParameter", "enableTestCommands=1"])
+            .args(["--setParameter", "enableTestCommands=1"])
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             .args(["--port", &self.port.to_string()])
             .args(&self.args)
@@ -132,8 +132,11 @@ impl Mongod {
             .arg(self.dir.path())
             .stdout(log)
             .stderr(Stdio::null());
-        if !self.args.iter().any(|arg| arg == "--oplogSize") {
-            command.args(["--oplogSize", "200"]);
+        // The server takes none of them twice.
+        for (name, default) in [("--oplogSize", "200"), ("--wiredTigerCacheSizeGB", "0.5")] {
+            if !self.args.iter().any(|arg| arg == name) {
+                command.args([name, default]);
+            }
         }
         self.child = Some(command.spawn().expect("mongod starts"));
         let client = self.client.clone();

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -40,6 +40,7 @@ pub struct Proxy {
     pub port: u16,
     line: Arc<AtomicU8>,
     changed: Arc<Notify>,
+    asked: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -49,8 +50,15 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let line = Arc::new(AtomicU8::new(Line::Up as u8));
         let changed = Arc::new(Notify::new());
-        let task = tokio::spawn(accept(listener, target, line.clone(), changed.clone()));
-        Self { port, line, changed, task }
+        let asked = Arc::new(AtomicU64::new(0));
+        let task =
+            tokio::spawn(accept(listener, target, line.clone(), changed.clone(), asked.clone()));
+        Self { port, line, changed, asked, task }
+    }
+
+    /// Bytes that went to the target so far.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
     }
 
     pub fn set(&self, line: Line) {
@@ -69,7 +77,13 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: u16, line: Arc<AtomicU8>, changed: Arc<Notify>) {
+async fn accept(
+    listener: TcpListener,
+    target: u16,
+    line: Arc<AtomicU8>,
+    changed: Arc<Notify>,
+    asked: Arc<AtomicU64>,
+) {
     while let Ok((client, _)) = listener.accept().await {
         if line.load(Ordering::SeqCst) == Line::Cut as u8 {
             continue; // Dropped, so reset.
@@ -79,11 +93,12 @@ async fn accept(listener: TcpListener, target: u16, line: Arc<AtomicU8>, changed
         };
         let (client_read, client_write) = client.into_split();
         let (server_read, server_write) = server.into_split();
-        let (line, changed) = (line.clone(), changed.clone());
+        let (line, changed, asked) = (line.clone(), changed.clone(), asked.clone());
         tokio::spawn(async move {
+            let answered = AtomicU64::new(0);
             tokio::select! {
-                () = pass(client_read, server_write, &line, &changed, Way::Question) => {}
-                () = pass(server_read, client_write, &line, &changed, Way::Answer) => {}
+                () = pass(client_read, server_write, &line, &changed, Way::Question, &asked) => {}
+                () = pass(server_read, client_write, &line, &changed, Way::Answer, &answered) => {}
             }
         });
     }
@@ -101,6 +116,7 @@ async fn pass(
     line: &AtomicU8,
     changed: &Notify,
     way: Way,
+    carried: &AtomicU64,
 ) {
     let mut buffer = vec![0; 16 * 1024];
     let (mut is_lost, mut was_silent, mut has_carried) = (false, false, false);
@@ -136,6 +152,7 @@ async fn pass(
         if to.write_all(&buffer[..n]).await.is_err() {
             return;
         }
+        carried.fetch_add(n as u64, Ordering::SeqCst);
         has_carried = true;
     }
 }
