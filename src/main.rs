@@ -6,6 +6,9 @@ use clap::Parser;
 use outrigger::{cli::Cli, commands};
 use rustix::fs::Mode;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // The queue and exports hold the application's documents, the token opens the API: for the owner alone.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
