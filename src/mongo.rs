@@ -16,6 +16,7 @@ use crate::{
     config::Uri,
     metrics::{Counter, Gauge},
     namespace::Namespace,
+    raw::{self, Element, Malformed, kind},
     status::now_ms,
 };
 
@@ -395,16 +396,15 @@ pub fn majority_after(after: ClusterTime) -> RawDocumentBuf {
 
 /// The documents of a reply.
 pub fn documents(batch: &RawBatch) -> Result<Vec<&RawDocument>, MongoError> {
-    batch
-        .doc_slices()?
-        .into_iter()
-        .map(|value| {
-            let value = value.map_err(mongodb::error::Error::from)?;
-            value.as_document().ok_or_else(|| {
-                MongoError::Driver(mongodb::error::Error::custom(
-                    "a batch holds what is no document",
-                ))
-            })
+    let malformed =
+        |error: Malformed| MongoError::Driver(mongodb::error::Error::custom(error.to_string()));
+    let list = RawDocument::from_bytes(batch.doc_slices()?.as_bytes())
+        .map_err(mongodb::error::Error::from)?;
+    raw::elements(list)
+        .map(|element| match element? {
+            Element { kind: kind::DOCUMENT, value, .. } => raw::nested(value),
+            _ => Err(Malformed("a batch holds what is no document".into())),
         })
-        .collect()
+        .collect::<Result<_, _>>()
+        .map_err(malformed)
 }
