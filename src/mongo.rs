@@ -16,6 +16,7 @@ use crate::{
     config::Uri,
     metrics::{Counter, Gauge},
     namespace::Namespace,
+    raw::{self, Element, Malformed, kind},
     status::now_ms,
 };
 
@@ -158,6 +159,9 @@ impl Mongo {
         options.app_name.get_or_insert_with(|| "outrigger".to_owned());
         options.server_selection_timeout = Some(connect.select_for);
         options.connect_timeout.get_or_insert(Duration::from_secs(10));
+        // zstd at its own default level, 3. Level 1 was weighed with orders of 285 B: in messages of 1,000 it
+        // takes 0.62 µs of CPU for each instead of 0.74, and sends 70 B instead of 62; alone in a message, 13 µs
+        // instead of 22 for the same bytes. The line is scarcer than that.
         if options.compressors.is_none() && !connect.compressors.is_empty() {
             options.compressors = Some(
                 connect
@@ -395,16 +399,15 @@ pub fn majority_after(after: ClusterTime) -> RawDocumentBuf {
 
 /// The documents of a reply.
 pub fn documents(batch: &RawBatch) -> Result<Vec<&RawDocument>, MongoError> {
-    batch
-        .doc_slices()?
-        .into_iter()
-        .map(|value| {
-            let value = value.map_err(mongodb::error::Error::from)?;
-            value.as_document().ok_or_else(|| {
-                MongoError::Driver(mongodb::error::Error::custom(
-                    "a batch holds what is no document",
-                ))
-            })
+    let malformed =
+        |error: Malformed| MongoError::Driver(mongodb::error::Error::custom(error.to_string()));
+    let list = RawDocument::from_bytes(batch.doc_slices()?.as_bytes())
+        .map_err(mongodb::error::Error::from)?;
+    raw::elements(list)
+        .map(|element| match element? {
+            Element { kind: kind::DOCUMENT, value, .. } => raw::nested(value),
+            _ => Err(Malformed("a batch holds what is no document".into())),
         })
-        .collect()
+        .collect::<Result<_, _>>()
+        .map_err(malformed)
 }

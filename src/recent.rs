@@ -24,19 +24,34 @@ pub struct Recent {
 
 #[derive(Debug, Default)]
 struct Generations {
-    young: HashMap<u64, u64>,
-    old: HashMap<u64, u64>,
+    young: HashMap<u64, u64, RandomState>,
+    old: HashMap<u64, u64, RandomState>,
 }
 
-impl Recent {
-    /// A document was written at `now_ms`.
-    pub fn written(&self, ns: &Namespace, key: &DocumentKey, now_ms: u64) {
-        let hash = self.hash(ns, key);
-        let mut generations = self.lock();
+/// Writes of one moment to one namespace that are being noted. Locks the rest out meanwhile.
+pub struct Notes<'a> {
+    recent: &'a Recent,
+    generations: MutexGuard<'a, Generations>,
+    ns: &'a Namespace,
+    now_ms: u64,
+}
+
+impl Notes<'_> {
+    /// A document was written.
+    pub fn written(&mut self, key: &DocumentKey) {
+        let hash = self.recent.hash(self.ns, key);
+        let generations = &mut *self.generations;
         if generations.young.len() >= GENERATION {
             generations.old = std::mem::take(&mut generations.young);
         }
-        generations.young.insert(hash, now_ms);
+        generations.young.insert(hash, self.now_ms);
+    }
+}
+
+impl Recent {
+    /// Begins to note what is written at `now_ms`.
+    pub fn notes<'a>(&'a self, ns: &'a Namespace, now_ms: u64) -> Notes<'a> {
+        Notes { recent: self, generations: self.lock(), ns, now_ms }
     }
 
     /// When a document was last written, milliseconds since 1970; `None` when that is not remembered.
@@ -67,10 +82,12 @@ mod tests {
         let ns = Namespace::new("shop", "orders");
         let key = |id: i32| DocumentKey::of(&rawdoc! { "_id": id }).unwrap();
 
+        let mut notes = recent.notes(&ns, 7);
         for id in 0..120_000 {
-            recent.written(&ns, &key(id), 7);
+            notes.written(&key(id));
         }
-        recent.written(&ns, &key(119_999), 9);
+        drop(notes);
+        recent.notes(&ns, 9).written(&key(119_999));
 
         assert_eq!(recent.when(&ns, &key(119_999)), Some(9));
         assert_eq!(recent.when(&ns, &key(60_000)), Some(7));

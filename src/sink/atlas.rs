@@ -47,7 +47,7 @@ impl AtlasSink {
         self.limiter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    async fn send(&self, ns: &Namespace, command: &Command) -> Result<Document, SinkError> {
+    async fn send(&self, ns: &Namespace, command: &Command<'_>) -> Result<Document, SinkError> {
         let bypass = self.bypass_validation.load(Ordering::Relaxed);
         let time_max = self.mongo.server_time_max();
         let reply = self.mongo.command(ns.db(), command.body(ns.coll(), bypass, time_max)).await;
@@ -159,14 +159,14 @@ impl AtlasSink {
 }
 
 impl Sink for AtlasSink {
-    async fn write(&self, ns: &Namespace, writes: &[Write]) -> Result<Vec<Written>, SinkError> {
+    async fn write(&self, ns: &Namespace, writes: &[Write<'_>]) -> Result<Vec<Written>, SinkError> {
         let mut outcomes = vec![Written::Applied { created: false }; writes.len()];
         let (ops_max, bytes_max) = {
             let limiter = self.limiter();
             (limiter.ops_max(OPS_MAX), limiter.bytes_max(BYTES_MAX))
         };
         for command in commands(writes, ops_max, bytes_max) {
-            let wait = self.limiter().book(Instant::now(), command.writes.len(), command.len());
+            let wait = self.limiter().book(Instant::now(), command.places.len(), command.len());
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
@@ -290,8 +290,8 @@ pub fn create_command(
 
 fn read_reply(
     reply: &Document,
-    command: &Command,
-    writes: &[Write],
+    command: &Command<'_>,
+    writes: &[Write<'_>],
     outcomes: &mut [Written],
 ) -> Result<(), SinkError> {
     if let Ok(error) = reply.get_document("writeConcernError") {
@@ -300,17 +300,17 @@ fn read_reply(
     let index_of = |doc: &Document| doc.get_i32("index").ok().and_then(|n| usize::try_from(n).ok());
     let failed = array(reply, "writeErrors");
     if command.kind == Kind::Insert {
-        for &n in &command.writes {
+        for &n in &command.places {
             outcomes[n] = Written::Applied { created: true };
         }
     }
     for upserted in array(reply, "upserted") {
-        if let Some(&n) = index_of(upserted).and_then(|n| command.writes.get(n)) {
+        if let Some(&n) = index_of(upserted).and_then(|n| command.places.get(n)) {
             outcomes[n] = Written::Applied { created: true };
         }
     }
     for error in &failed {
-        let Some(&n) = index_of(error).and_then(|n| command.writes.get(n)) else {
+        let Some(&n) = index_of(error).and_then(|n| command.places.get(n)) else {
             return Err(SinkError::Unavailable("a write error that names no write".to_owned()));
         };
         outcomes[n] =
@@ -328,17 +328,17 @@ fn read_reply(
 /// whole document once more is harmless.
 fn mark_unmatched(
     reply: &Document,
-    command: &Command,
-    writes: &[Write],
+    command: &Command<'_>,
+    writes: &[Write<'_>],
     outcomes: &mut [Written],
     failed: usize,
 ) -> Result<(), SinkError> {
     let matched = reply
         .get_i32("n")
         .map_err(|_| SinkError::Unavailable("an answer without a count".to_owned()))?;
-    let expected = command.writes.len() - failed;
+    let expected = command.places.len() - failed;
     if command.kind == Kind::Update && usize::try_from(matched).unwrap_or(0) < expected {
-        for &n in &command.writes {
+        for &n in &command.places {
             if matches!(writes[n], Write::Change { .. }) {
                 outcomes[n] = Written::Unmatched;
             }

@@ -1,14 +1,15 @@
-//! Write commands as raw BSON: documents go from the queue to the wire without being decoded.
+//! Write commands as raw BSON: documents go from the queue, or from a reply, to the wire without being
+//! decoded, and are copied once on the way: into the command's body.
 
 use std::time::Duration;
 
-use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
+use bson::{RawDocument, RawDocumentBuf};
 
 use super::Write;
 use crate::{
     delta::UpdateCommand,
     document_key::DocumentKey,
-    raw::{self, kind},
+    raw::{self, Builder, kind},
 };
 
 /// Most bytes of documents in one command. The server takes 16 MiB and some overhead.
@@ -27,16 +28,18 @@ pub enum Kind {
 }
 
 /// One command, and which of the writes it carries.
-pub struct Command {
+pub struct Command<'a> {
     pub kind: Kind,
-    statements: RawArrayBuf,
-    pub writes: Vec<usize>,
+    /// The places of its writes among all.
+    pub places: Vec<usize>,
+    writes: &'a [Write<'a>],
+    bytes: usize,
 }
 
-impl Command {
-    /// Bytes of its statements.
+impl Command<'_> {
+    /// Bytes of its statements, about.
     pub fn len(&self) -> usize {
-        self.statements.as_bytes().len()
+        self.bytes
     }
 
     /// The command's body for `collection`.
@@ -46,57 +49,75 @@ impl Command {
         bypass_validation: bool,
         server_time_max: Duration,
     ) -> RawDocumentBuf {
-        let mut body = match self.kind {
-            Kind::Delete => rawdoc! { "delete": collection, "deletes": self.statements.clone() },
-            Kind::Update => rawdoc! { "update": collection, "updates": self.statements.clone() },
-            Kind::Insert => rawdoc! { "insert": collection, "documents": self.statements.clone() },
+        let (command, statements) = match self.kind {
+            Kind::Delete => ("delete", "deletes"),
+            Kind::Update => ("update", "updates"),
+            Kind::Insert => ("insert", "documents"),
         };
-        body.append(bson::raw::cstr!("ordered"), false);
+        let names = self.places.len() * ITEM_NAME;
+        let mut body = Builder::with_capacity(self.bytes + names + collection.len() + ENVELOPE);
+        body.push_str(command, collection);
+        body.array(statements, |items| {
+            for &place in &self.places {
+                match self.writes[place] {
+                    Write::Insert(document) if self.kind == Kind::Insert => {
+                        items.push(kind::DOCUMENT, document.as_bytes());
+                    }
+                    write => items.document(|statement| fill(statement, write)),
+                }
+            }
+        });
+        body.push_bool("ordered", false);
         let max_time_ms = i64::try_from(server_time_max.as_millis()).unwrap_or(i64::MAX);
-        body.append(bson::raw::cstr!("maxTimeMS"), max_time_ms);
-        body.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
+        body.push_i64("maxTimeMS", max_time_ms);
+        body.document("writeConcern", |concern| concern.push_str("w", "majority"));
         if bypass_validation && self.kind != Kind::Delete {
-            body.append(bson::raw::cstr!("bypassDocumentValidation"), true);
+            body.push_bool("bypassDocumentValidation", true);
         }
-        body
+        body.finish()
     }
 }
 
+/// Bytes of a command without its statements and its collection's name, at the most.
+const ENVELOPE: usize = 192;
+
+/// Bytes of a statement without its documents, at the most: of a delete or a change, of an upsert (as a
+/// literal), and of each path that must be absent.
+const STATEMENT: usize = 20;
+const UPSERT: usize = 64;
+const ABSENT: usize = 24;
+
+/// Bytes of a type and a name in a list, as `"99999"`.
+const ITEM_NAME: usize = 7;
+
 /// Sorts writes into commands of one kind, of `ops_max` writes and `bytes_max` bytes at the most; a
 /// single write may be larger.
-pub fn commands(writes: &[Write], ops_max: usize, bytes_max: usize) -> Vec<Command> {
-    let mut commands: Vec<Command> = Vec::new();
-    for wanted in [Kind::Delete, Kind::Update, Kind::Insert] {
-        let mut bytes = 0;
-        let mut open: Option<Command> = None;
-        for (n, write) in writes.iter().enumerate() {
-            if kind_of(write) != wanted {
-                continue;
-            }
-            let statement = statement(write);
-            let len = statement.as_bytes().len();
-            let is_full = |open: &Command| open.writes.len() >= ops_max || bytes + len > bytes_max;
-            if open.as_ref().is_some_and(is_full)
-                && let Some(full) = open.take()
-            {
-                commands.push(full);
-                bytes = 0;
-            }
-            let command = open.get_or_insert_with(|| Command {
-                kind: wanted,
-                statements: RawArrayBuf::new(),
-                writes: Vec::new(),
-            });
-            command.statements.push(statement);
-            command.writes.push(n);
-            bytes += len;
+pub fn commands<'a>(writes: &'a [Write<'a>], ops_max: usize, bytes_max: usize) -> Vec<Command<'a>> {
+    let mut places = [Vec::new(), Vec::new(), Vec::new()];
+    for (place, write) in writes.iter().enumerate() {
+        places[kind_of(write) as usize].push(place);
+    }
+    let mut commands: Vec<Command<'_>> = Vec::new();
+    for (kind, places) in [Kind::Delete, Kind::Update, Kind::Insert].into_iter().zip(places) {
+        let mut rest = places.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |place: &&usize| {
+                let len = len_of(&writes[**place]);
+                let fits = bytes == 0 || bytes + len <= bytes_max;
+                bytes += if fits { len } else { 0 };
+                fits
+            };
+            let count = rest.iter().take(ops_max.max(1)).take_while(fits).count();
+            let (part, behind) = rest.split_at(count);
+            commands.push(Command { kind, places: part.to_vec(), writes, bytes });
+            rest = behind;
         }
-        commands.extend(open);
     }
     commands
 }
 
-fn kind_of(write: &Write) -> Kind {
+fn kind_of(write: &Write<'_>) -> Kind {
     match write {
         Write::Delete(_) => Kind::Delete,
         Write::Insert(document) if !needs_literal(document) => Kind::Insert,
@@ -104,42 +125,61 @@ fn kind_of(write: &Write) -> Kind {
     }
 }
 
-fn statement(write: &Write) -> RawDocumentBuf {
+/// Bytes of a write's statement, at the most.
+fn len_of(write: &Write<'_>) -> usize {
+    let len = |document: &RawDocument| document.as_bytes().len();
     match write {
-        Write::Delete(key) => rawdoc! { "q": key.filter().to_owned(), "limit": 1 },
-        Write::Insert(document) if !needs_literal(document) => document.clone(),
-        Write::Insert(document) => {
-            let key = DocumentKey::of(document).expect("what the server stores has an `_id`");
-            upsert(&key, document)
+        Write::Delete(key) => len(key.filter()) + STATEMENT,
+        Write::Insert(document) => len(document),
+        Write::Upsert { key, document } => len(key.filter()) + len(document) + UPSERT,
+        Write::Change { key, command } => {
+            let absent: usize = command.absent.iter().map(|path| path.len() + ABSENT).sum();
+            len(key.filter()) + len(&command.update) + absent + STATEMENT
         }
-        Write::Upsert { key, document } => upsert(key, document),
-        Write::Change { key, command } => change(key, command),
     }
 }
 
-fn upsert(key: &DocumentKey, document: &RawDocument) -> RawDocumentBuf {
-    let mut statement = raw::Builder::with_capacity(document.as_bytes().len() + 128);
+fn fill(statement: &mut Builder, write: Write<'_>) {
+    match write {
+        Write::Delete(key) => {
+            statement.push(kind::DOCUMENT, "q", key.filter().as_bytes());
+            statement.push(kind::INT32, "limit", &1_i32.to_le_bytes());
+        }
+        Write::Insert(document) => {
+            let key = DocumentKey::of(document).expect("what the server stores has an `_id`");
+            upsert(statement, &key, document);
+        }
+        Write::Upsert { key, document } => upsert(statement, key, document),
+        Write::Change { key, command } => change(statement, key, command),
+    }
+}
+
+fn upsert(statement: &mut Builder, key: &DocumentKey, document: &RawDocument) {
     statement.push(kind::DOCUMENT, "q", key.filter().as_bytes());
     if needs_literal(document) {
-        let mut pipeline = RawArrayBuf::new();
-        pipeline.push(rawdoc! { "$replaceWith": { "$literal": document.to_owned() } });
-        statement.push(kind::ARRAY, "u", pipeline.as_bytes());
+        statement.array("u", |stages| {
+            stages.document(|stage| {
+                stage.document("$replaceWith", |with| {
+                    with.push(kind::DOCUMENT, "$literal", document.as_bytes());
+                });
+            });
+        });
     } else {
         statement.push(kind::DOCUMENT, "u", document.as_bytes());
     }
-    statement.push(kind::BOOL, "upsert", &[1]);
-    statement.finish()
+    statement.push_bool("upsert", true);
 }
 
-fn change(key: &DocumentKey, command: &UpdateCommand) -> RawDocumentBuf {
-    let mut filter = raw::Builder::default();
-    for element in raw::elements(key.filter()).flatten() {
-        filter.push(element.kind, element.name, element.value);
-    }
-    for path in &command.absent {
-        filter.push(kind::DOCUMENT, path, rawdoc! { "$exists": false }.as_bytes());
-    }
-    rawdoc! { "q": filter.finish(), "u": command.update.clone() }
+fn change(statement: &mut Builder, key: &DocumentKey, command: &UpdateCommand) {
+    statement.document("q", |filter| {
+        for element in raw::elements(key.filter()).flatten() {
+            filter.push(element.kind, element.name, element.value);
+        }
+        for path in &command.absent {
+            filter.document(path, |condition| condition.push_bool("$exists", false));
+        }
+    });
+    statement.push(kind::DOCUMENT, "u", command.update.as_bytes());
 }
 
 /// True for a document that the server would not store as it is when it comes in an insert or a
@@ -155,7 +195,7 @@ fn needs_literal(document: &RawDocument) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use bson::Timestamp;
+    use bson::{Bson, Document, Timestamp, bson, doc, rawdoc};
 
     use super::*;
 
@@ -163,18 +203,28 @@ mod tests {
         DocumentKey::of(&rawdoc! { "_id": id }).unwrap()
     }
 
+    /// The statements of a command's body, decoded; and the rest of it.
+    fn body_of(command: &Command<'_>, statements: &str) -> (Vec<Bson>, Document) {
+        let body = command.body("orders", true, Duration::from_secs(2));
+        let mut body = Document::try_from(body).unwrap();
+        let Some(Bson::Array(statements)) = body.remove(statements) else { panic!("{body}") };
+        (statements, body)
+    }
+
     #[test]
     fn deletes_go_before_updates_and_updates_before_inserts() {
+        let documents = [1, 2, 4].map(|id| rawdoc! { "_id": id });
+        let keys = [key(2), key(3)];
         let writes = [
-            Write::Insert(rawdoc! { "_id": 1 }),
-            Write::Upsert { key: key(2), document: rawdoc! { "_id": 2 } },
-            Write::Delete(key(3)),
-            Write::Insert(rawdoc! { "_id": 4 }),
+            Write::Insert(&documents[0]),
+            Write::Upsert { key: &keys[0], document: &documents[1] },
+            Write::Delete(&keys[1]),
+            Write::Insert(&documents[2]),
         ];
 
         let commands = commands(&writes, OPS_MAX, BYTES_MAX);
 
-        let order: Vec<_> = commands.iter().map(|c| (c.kind, c.writes.clone())).collect();
+        let order: Vec<_> = commands.iter().map(|c| (c.kind, c.places.clone())).collect();
         assert_eq!(
             order,
             [(Kind::Delete, vec![2]), (Kind::Update, vec![1]), (Kind::Insert, vec![0, 3])]
@@ -184,21 +234,85 @@ mod tests {
     #[test]
     fn a_command_stays_below_what_the_server_takes() {
         let large = "x".repeat(6 << 20);
-        let writes: Vec<_> =
-            (0..5).map(|id| Write::Insert(rawdoc! { "_id": id, "x": large.as_str() })).collect();
+        let documents = [0, 1, 2, 3, 4].map(|id| rawdoc! { "_id": id, "x": large.as_str() });
+        let keys = [0, 1, 2, 3, 4].map(key);
+        let inserts: Vec<_> = documents.iter().map(|document| Write::Insert(document)).collect();
+        let upserts = documents.iter().zip(&keys);
+        let upserts: Vec<_> =
+            upserts.map(|(document, key)| Write::Upsert { key, document }).collect();
 
-        let commands = commands(&writes, OPS_MAX, BYTES_MAX);
+        for writes in [inserts, upserts] {
+            let in_bytes = commands(&writes, OPS_MAX, BYTES_MAX);
+            let in_ops = commands(&writes, 1, BYTES_MAX);
+            let alone = commands(&writes, OPS_MAX, 1_000);
 
-        assert_eq!(commands.iter().map(|c| c.writes.len()).collect::<Vec<_>>(), [2, 2, 1]);
+            assert_eq!(in_bytes.iter().map(|c| c.places.len()).collect::<Vec<_>>(), [2, 2, 1]);
+            for single in [in_ops, alone] {
+                assert_eq!(single.iter().map(|c| c.places.len()).collect::<Vec<_>>(), [1; 5]);
+            }
+        }
     }
 
     #[test]
     fn what_the_server_would_change_or_refuse_goes_as_a_literal() {
         let empty = Timestamp { time: 0, increment: 0 };
+        let stamped = rawdoc! { "_id": 1, "at": empty };
 
-        assert!(needs_literal(&rawdoc! { "_id": 1, "at": empty }));
+        assert!(needs_literal(&stamped));
         assert!(needs_literal(&rawdoc! { "_id": 1, "$x": 1 }));
         assert!(!needs_literal(&rawdoc! { "_id": empty, "o": { "$x": 1 }, "n": { "at": empty } }));
-        assert_eq!(kind_of(&Write::Insert(rawdoc! { "_id": 1, "at": empty })), Kind::Update);
+        let writes = [Write::Insert(&stamped)];
+        let commands = commands(&writes, OPS_MAX, BYTES_MAX);
+        assert_eq!(commands[0].kind, Kind::Update);
+        let literal = bson!([{ "$replaceWith": { "$literal": { "_id": 1, "at": empty } } }]);
+        let (updates, _) = body_of(&commands[0], "updates");
+        assert_eq!(updates, [bson!({ "q": { "_id": 1 }, "u": literal, "upsert": true })]);
+    }
+
+    #[test]
+    fn a_body_is_what_the_server_expects() {
+        let document = rawdoc! { "_id": 1, "x": [1, { "y": 2 }] };
+        let update = rawdoc! { "$set": { "a": 1 } };
+        let command = UpdateCommand { update, absent: vec!["a".into(), "b.c".into()] };
+        let key = key(1);
+        let writes = [
+            Write::Insert(&document),
+            Write::Insert(&document),
+            Write::Upsert { key: &key, document: &document },
+            Write::Change { key: &key, command: &command },
+            Write::Delete(&key),
+        ];
+        let rest = |name: &str| {
+            doc! {
+                name: "orders", "ordered": false, "maxTimeMS": 2_000_i64,
+                "writeConcern": { "w": "majority" },
+            }
+        };
+        let bypassing = |name: &str| {
+            let mut rest = rest(name);
+            rest.insert("bypassDocumentValidation", true);
+            rest
+        };
+        let written = bson!({ "_id": 1, "x": [1, { "y": 2 }] });
+        let absent = bson!({ "$exists": false });
+
+        let commands = commands(&writes, OPS_MAX, BYTES_MAX);
+        let [deletes, updates, inserts] = &commands[..] else { panic!("one command of each kind") };
+
+        for command in &commands {
+            let body = command.body("orders", true, Duration::MAX);
+            let names = command.places.len() * ITEM_NAME;
+            assert!(body.as_bytes().len() <= command.len() + names + "orders".len() + ENVELOPE);
+        }
+        let expected = vec![bson!({ "q": { "_id": 1 }, "limit": 1 })];
+        assert_eq!(body_of(deletes, "deletes"), (expected, rest("delete")));
+        let expected = vec![
+            bson!({ "q": { "_id": 1 }, "u": written.clone(), "upsert": true }),
+            bson!({ "q": { "_id": 1, "a": absent.clone(), "b.c": absent }, "u": { "$set": { "a": 1 } } }),
+        ];
+        assert_eq!(body_of(updates, "updates"), (expected, bypassing("update")));
+        assert_eq!(body_of(inserts, "documents"), (vec![written; 2], bypassing("insert")));
+        let plain = inserts.body("orders", false, Duration::ZERO);
+        assert_eq!(plain.get("bypassDocumentValidation").unwrap(), None);
     }
 }

@@ -19,23 +19,24 @@ mod unique;
 
 pub use atlas::AtlasSink;
 
-/// One write to one document.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Write {
+/// One write to one document. It borrows what it writes: the worker keeps the entry, a copy the reply that the
+/// document came in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Write<'a> {
     /// A document that should not be there yet; see [`Written::AlreadyThere`].
-    Insert(RawDocumentBuf),
+    Insert(&'a RawDocument),
     /// The document is to be exactly this, whether it is there or not.
-    Upsert { key: DocumentKey, document: RawDocumentBuf },
+    Upsert { key: &'a DocumentKey, document: &'a RawDocument },
     /// Change the document that is there; see [`Written::Unmatched`].
-    Change { key: DocumentKey, command: UpdateCommand },
+    Change { key: &'a DocumentKey, command: &'a UpdateCommand },
     /// Remove it; that it is not there is fine.
-    Delete(DocumentKey),
+    Delete(&'a DocumentKey),
 }
 
-impl Write {
+impl Write<'_> {
     /// The document that it writes. `None` for bytes that are no document with an `_id`.
     pub fn key(&self) -> Option<DocumentKey> {
-        match self {
+        match *self {
             Write::Insert(document) => DocumentKey::of(document).ok(),
             Write::Upsert { key, .. } | Write::Change { key, .. } | Write::Delete(key) => {
                 Some(key.clone())
@@ -104,7 +105,7 @@ pub trait Sink: Send + Sync + 'static {
     fn write(
         &self,
         ns: &Namespace,
-        writes: &[Write],
+        writes: &[Write<'_>],
     ) -> impl Future<Output = Result<Vec<Written>, SinkError>> + Send;
 
     /// For each contender the documents that hold a unique value of it now. The contender's own document

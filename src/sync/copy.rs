@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use bson::RawDocument;
+
 use super::{
     SyncError,
     ends::{End, Ends},
@@ -50,7 +52,7 @@ pub trait Ledger: Sync {
     fn answered(
         &self,
         ns: &Namespace,
-        writes: &[Write],
+        writes: &[Write<'_>],
         error: Option<&SinkError>,
     ) -> Result<(), SyncError>;
 }
@@ -100,12 +102,9 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
             if self.stop.is_draining() {
                 return Err(SyncError::Stopped);
             }
-            let writes = self.writes_of(&read)?;
-            let bytes = read.len();
-            drop(read);
             let write = async {
-                let _room = self.ends.copying(bytes).await;
-                self.write(&unit.ns, writes).await
+                let _room = self.ends.copying(read.len()).await;
+                self.write(&unit.ns, &read).await
             };
             let (next, written) = tokio::join!(self.read(&mut walk), write);
             written?;
@@ -122,8 +121,7 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
                 Ok(page) => {
                     attempts.succeeded();
                     if let (End::Local, Some(page)) = (self.from, &page) {
-                        let documents = page.documents().map_err(|error| self.from.error(error))?;
-                        self.ends.book(documents.len(), self.stop).await?;
+                        self.ends.book(page.count(), self.stop).await?;
                     }
                     return Ok(page);
                 }
@@ -132,32 +130,31 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
         }
     }
 
-    fn writes_of(&self, page: &Page) -> Result<Vec<Write>, SyncError> {
-        let documents = page.documents().map_err(|error| self.from.error(error))?;
-        Ok(documents.into_iter().map(|document| Write::Insert(document.to_owned())).collect())
-    }
-
-    async fn write(&self, ns: &Namespace, mut writes: Vec<Write>) -> Result<(), SyncError> {
-        let documents = writes.len() as u64;
-        let bytes = writes.iter().map(bytes_of).sum();
+    /// Writes the documents of a page. They are not copied: what is written borrows the reply.
+    async fn write(&self, ns: &Namespace, page: &Page) -> Result<(), SyncError> {
+        let found = page.documents().map_err(|error| self.from.error(error))?;
+        let documents = found.len() as u64;
+        let bytes = found.iter().map(|document| document.as_bytes().len() as u64).sum();
+        let mut open: Vec<_> = found.into_iter().map(Pending::new).collect();
         let mut wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
-        while !writes.is_empty() {
+        while !open.is_empty() {
             self.ledger.may_go_on().await?;
+            let writes: Vec<_> = open.iter().map(Pending::as_write).collect();
             match self.sink.write(ns, &writes).await {
                 Ok(written) => {
                     self.ledger.answered(ns, &writes, None)?;
-                    let (again, refused) = leftovers(writes, written, self.there_already)?;
+                    let (again, refused) = leftovers(open, written, self.there_already)?;
                     if !refused.is_empty() {
                         self.ledger.refused(ns, refused).await?;
                     }
-                    writes = again;
+                    open = again;
                 }
                 // The command as such.
                 Err(SinkError::Rejected(error)) => {
                     let keys = writes.iter().filter_map(Write::key);
                     let refused = keys.map(|key| (key, error.clone())).collect();
                     self.ledger.refused(ns, refused).await?;
-                    writes.clear();
+                    open.clear();
                 }
                 Err(error) => {
                     self.ledger.answered(ns, &writes, Some(&error))?;
@@ -170,12 +167,23 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
     }
 }
 
-fn bytes_of(write: &Write) -> u64 {
-    match write {
-        Write::Insert(document) | Write::Upsert { document, .. } => {
-            document.as_bytes().len() as u64
+/// A document of a page that is not written yet.
+struct Pending<'a> {
+    document: &'a RawDocument,
+    /// Known once it was found in the target, to be written over.
+    there_already: Option<DocumentKey>,
+}
+
+impl<'a> Pending<'a> {
+    fn new(document: &'a RawDocument) -> Self {
+        Self { document, there_already: None }
+    }
+
+    fn as_write(&self) -> Write<'_> {
+        match &self.there_already {
+            None => Write::Insert(self.document),
+            Some(key) => Write::Upsert { key, document: self.document },
         }
-        Write::Change { .. } | Write::Delete(_) => 0,
     }
 }
 
@@ -183,23 +191,22 @@ type Refused = Vec<(DocumentKey, String)>;
 
 /// What a part left to do: documents that were there already, to be written over; and those that the target would not take.
 fn leftovers(
-    writes: Vec<Write>,
+    copies: Vec<Pending<'_>>,
     written: Vec<Written>,
     there_already: ThereAlready,
-) -> Result<(Vec<Write>, Refused), SyncError> {
+) -> Result<(Vec<Pending<'_>>, Refused), SyncError> {
     let (mut again, mut refused) = (Vec::new(), Vec::new());
-    for (write, written) in writes.into_iter().zip(written) {
-        match (written, write) {
-            (Written::AlreadyThere, Write::Insert(document))
-                if there_already == ThereAlready::WriteOver =>
-            {
-                let key = DocumentKey::of(&document).map_err(SourceError::from)?;
-                again.push(Write::Upsert { key, document });
+    for (mut copy, written) in copies.into_iter().zip(written) {
+        match written {
+            Written::AlreadyThere if there_already == ThereAlready::WriteOver => {
+                let key = DocumentKey::of(copy.document).map_err(SourceError::from)?;
+                copy.there_already = Some(key);
+                again.push(copy);
             }
-            (Written::Conflict { reason, .. } | Written::Rejected { reason, .. }, write) => {
-                refused.extend(write.key().map(|key| (key, reason)));
+            Written::Conflict { reason, .. } | Written::Rejected { reason, .. } => {
+                refused.extend(copy.as_write().key().map(|key| (key, reason)));
             }
-            (_, _) => {}
+            Written::AlreadyThere | Written::Applied { .. } | Written::Unmatched => {}
         }
     }
     Ok((again, refused))

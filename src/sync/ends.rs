@@ -31,7 +31,8 @@ pub struct Ends {
     parallel: usize,
     /// Ranges that are worked on at the same time, over all collections.
     slots: Semaphore,
-    /// Kilobytes of documents that are being copied; each stands in memory about three times meanwhile.
+    /// Kilobytes of documents that are being copied. Each stands in memory up to five times meanwhile: in the
+    /// reply, in the command, and in what the driver makes of that.
     copying: Semaphore,
 }
 

@@ -321,7 +321,7 @@ impl<K: Sink> Ledger for Notes<'_, K> {
     fn answered(
         &self,
         ns: &Namespace,
-        writes: &[Write],
+        writes: &[Write<'_>],
         error: Option<&SinkError>,
     ) -> Result<(), SyncError> {
         if let Some(SinkError::Unanswered(_)) = error {

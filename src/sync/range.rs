@@ -276,6 +276,7 @@ pub struct Page {
     reply: RawBatch,
     /// 1 when the first document was in the page before.
     skip: usize,
+    count: usize,
 }
 
 impl Page {
@@ -283,6 +284,11 @@ impl Page {
         let mut documents = documents(&self.reply)?;
         documents.drain(..self.skip);
         Ok(documents)
+    }
+
+    /// How many they are.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// Bytes of the reply.
@@ -333,11 +339,11 @@ impl<'a> Walk<'a> {
     }
 
     fn page_of(&mut self, reply: RawBatch, is_new: bool) -> Result<Page, MongoError> {
-        let mut page = Page { reply, skip: 0 };
+        let found = documents(&reply)?;
+        let count = found.len();
         if self.route.order == Order::Natural {
-            return Ok(page);
+            return Ok(Page { reply, skip: 0, count });
         }
-        let found = page.documents()?;
         let key_of = |document: &&bson::RawDocument| DocumentKey::of(document).map_err(malformed);
         let first = found.first().map(key_of).transpose()?;
         let last = found.last().map(key_of).transpose()?;
@@ -348,8 +354,8 @@ impl<'a> Walk<'a> {
         if last.is_some() {
             self.last = last;
         }
-        page.skip = usize::from(is_repeated);
-        Ok(page)
+        let skip = usize::from(is_repeated);
+        Ok(Page { reply, skip, count: count - skip })
     }
 
     fn has_tail(&self) -> bool {

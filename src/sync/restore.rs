@@ -357,7 +357,7 @@ impl Ledger for Notes<'_> {
     fn answered(
         &self,
         _: &Namespace,
-        _: &[Write],
+        _: &[Write<'_>],
         error: Option<&SinkError>,
     ) -> Result<(), SyncError> {
         let mut away_since = self.away_since.lock().unwrap_or_else(PoisonError::into_inner);

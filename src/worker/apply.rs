@@ -2,19 +2,18 @@
 
 use std::{collections::HashMap, time::Instant};
 
+use ahash::RandomState;
 use bson::RawDocumentBuf;
 use uuid::Uuid;
 
 use super::{
     Verdict, Worker,
     conflict::{Conflict, Conflicts},
+    item::{Draft, Item, Unread},
     schema::LOCAL_WAIT_MS,
 };
 use crate::{
-    checkpoint::ClusterTime,
     config::UpdateMode,
-    document_key::DocumentKey,
-    event::CollectionId,
     namespace::Namespace,
     queue::{Entry, Outcome, QueueError, Settlement, Work},
     sink::{Sink, SinkError, Write, Written},
@@ -22,26 +21,6 @@ use crate::{
     status::now_ms,
     write_op::{Refusal, WriteOp},
 };
-
-/// An entry's document side, without its op, which has become a [`Write`].
-#[derive(Clone, Debug)]
-pub(super) struct Item {
-    pub seq: u64,
-    pub id: Uuid,
-    pub attempts: u32,
-    pub key: DocumentKey,
-    pub collection: Option<CollectionId>,
-    pub first_time: ClusterTime,
-    pub last_time: ClusterTime,
-}
-
-/// An entry whose document is to be read from the local database.
-#[derive(Clone, Debug)]
-pub(super) struct Unread {
-    pub item: Item,
-    /// What is held meanwhile: the delta, or `Refresh`.
-    pub op: WriteOp,
-}
 
 /// The batch cannot go on; what has no outcome yet goes back to the queue.
 pub(super) enum Halt {
@@ -67,7 +46,7 @@ impl From<SinkError> for Halt {
 /// How the entries of a batch ended, by sequence number.
 #[derive(Default)]
 pub(super) struct Outcomes {
-    by_seq: HashMap<u64, Outcome>,
+    by_seq: HashMap<u64, Outcome, RandomState>,
     /// Writes that found a unique value taken; see [`Worker::resolve`].
     pub conflicts: Conflicts,
     /// Atlas answered at least once.
@@ -95,6 +74,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
     ) -> Result<(Vec<Settlement>, Verdict), QueueError> {
         let leased: Vec<_> = entries.iter().map(|entry| (entry.seq, entry.version)).collect();
         let mut outcomes = Outcomes::default();
+        outcomes.by_seq.reserve(leased.len());
         let mut by_namespace: Vec<(Namespace, Vec<Entry>)> = Vec::new();
         let mut schema = Vec::new();
         for entry in entries {
@@ -186,16 +166,15 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let mut unread = Vec::new();
         let traits = self.traits_of(ns, |_| {});
         for entry in entries {
-            let (item, op) = split(entry);
+            let (item, op) = Item::split(entry);
             match op {
-                WriteOp::Insert(document) if traits.insert_mode.use_upserts() => {
-                    direct.push((item.clone(), Write::Upsert { key: item.key, document }));
+                WriteOp::Insert(document) if !traits.insert_mode.use_upserts() => {
+                    direct.push((item, Draft::Insert(document)));
                 }
-                WriteOp::Insert(document) => direct.push((item, Write::Insert(document))),
-                WriteOp::Replace(document) => {
-                    direct.push((item.clone(), Write::Upsert { key: item.key, document }));
+                WriteOp::Insert(document) | WriteOp::Replace(document) => {
+                    direct.push((item, Draft::Upsert(document)));
                 }
-                WriteOp::Delete => direct.push((item.clone(), Write::Delete(item.key))),
+                WriteOp::Delete => direct.push((item, Draft::Delete)),
                 WriteOp::Update(delta) => {
                     let command = if self.may_send(
                         &item,
@@ -207,9 +186,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                         None
                     };
                     match command {
-                        Some(command) => {
-                            direct.push((item.clone(), Write::Change { key: item.key, command }));
-                        }
+                        Some(command) => direct.push((item, Draft::Change(command))),
                         None => unread.push(Unread { item, op: WriteOp::Update(delta) }),
                     }
                 }
@@ -241,40 +218,34 @@ impl<S: Source, K: Sink> Worker<S, K> {
     pub(super) async fn write_direct(
         &self,
         ns: &Namespace,
-        direct: Vec<(Item, Write)>,
+        direct: Vec<(Item, Draft)>,
         outcomes: &mut Outcomes,
     ) -> Result<Vec<Item>, Halt> {
         if direct.is_empty() {
             return Ok(Vec::new());
         }
-        let (items, writes): (Vec<_>, Vec<_>) = direct.into_iter().unzip();
+        let writes = writes_of(&direct);
         let written = self.send(ns, &writes).await?;
         outcomes.answered = true;
         self.learn_traits(ns, &writes, &written);
         let mut again = Vec::new();
         let mut unmatched = Vec::new();
-        for ((item, write), written) in items.into_iter().zip(writes).zip(written) {
-            match (written, write) {
-                (Written::AlreadyThere, Write::Insert(document)) => {
-                    again.push((item.clone(), Write::Upsert { key: item.key, document }));
+        let rest = direct.into_iter().zip(written).filter_map(|((item, draft), written)| {
+            match (written, draft) {
+                (Written::AlreadyThere, Draft::Insert(document)) => {
+                    again.push((item, Draft::Upsert(document)));
                 }
                 (Written::Unmatched, _) => unmatched.push(item),
-                (written, Write::Insert(document) | Write::Upsert { document, .. }) => {
-                    self.end(ns, item, document, written, outcomes);
-                }
-                (written, Write::Change { .. } | Write::Delete(_)) => {
-                    self.end(ns, item, RawDocumentBuf::new(), written, outcomes);
-                }
+                (written, draft) => return Some((item, draft.into_document(), written)),
             }
-        }
+            None
+        });
+        self.end_all(ns, rest, outcomes);
         if !again.is_empty() {
-            let (items, writes): (Vec<_>, Vec<_>) = again.into_iter().unzip();
-            let written = self.send(ns, &writes).await?;
-            for ((item, write), written) in items.into_iter().zip(writes).zip(written) {
-                if let Write::Upsert { document, .. } = write {
-                    self.end(ns, item, document, written, outcomes);
-                }
-            }
+            let written = self.send(ns, &writes_of(&again)).await?;
+            let rest = again.into_iter().zip(written);
+            let rest = rest.map(|((item, draft), written)| (item, draft.into_document(), written));
+            self.end_all(ns, rest, outcomes);
         }
         Ok(unmatched)
     }
@@ -284,7 +255,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
     pub(super) async fn send(
         &self,
         ns: &Namespace,
-        writes: &[Write],
+        writes: &[Write<'_>],
     ) -> Result<Vec<Written>, SinkError> {
         match self.sink.write(ns, writes).await {
             Err(SinkError::Rejected(reason)) if writes.len() == 1 => {
@@ -315,7 +286,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
     }
 
-    fn learn_traits(&self, ns: &Namespace, writes: &[Write], written: &[Written]) {
+    fn learn_traits(&self, ns: &Namespace, writes: &[Write<'_>], written: &[Written]) {
         let (mut inserts, mut duplicates, mut upserts, mut created) = (0, 0, 0, 0);
         let mut bytes = 0;
         for (write, written) in writes.iter().zip(written) {
@@ -349,35 +320,37 @@ impl<S: Source, K: Sink> Worker<S, K> {
         });
     }
 
-    /// Notes how the write of an entry ended; `document` is what was written.
-    pub(super) fn end(
+    /// Notes how the writes of entries ended; the documents are what was written.
+    pub(super) fn end_all(
         &self,
         ns: &Namespace,
-        item: Item,
-        document: RawDocumentBuf,
-        written: Written,
+        ended: impl Iterator<Item = (Item, RawDocumentBuf, Written)>,
         outcomes: &mut Outcomes,
     ) {
-        let outcome = match written {
-            Written::Applied { .. } => Outcome::Applied,
-            Written::Conflict { reason, taken } => {
-                let seq = item.seq;
-                let meanwhile = outcomes.conflicts.push(Conflict { item, document, reason, taken });
-                outcomes.insert(seq, meanwhile);
-                return;
-            }
-            Written::Rejected { reason, refusal } => {
-                self.rejected(ns, (item.id, item.attempts), reason, refusal)
-            }
-            Written::AlreadyThere | Written::Unmatched => {
-                unreachable!("only inserts and changes end so, and both are written once more")
-            }
-        };
-        if outcome == Outcome::Applied {
-            self.status.recent.written(ns, &item.key, now_ms());
-            tracing::debug!(%ns, key = %item.key, id = %item.id, "written");
+        let mut notes = self.status.recent.notes(ns, now_ms());
+        for (item, document, written) in ended {
+            let outcome = match written {
+                Written::Applied { .. } => {
+                    notes.written(&item.key);
+                    tracing::debug!(%ns, key = %item.key, id = %item.id, "written");
+                    Outcome::Applied
+                }
+                Written::Conflict { reason, taken } => {
+                    let seq = item.seq;
+                    let conflict = Conflict { item, document, reason, taken };
+                    let meanwhile = outcomes.conflicts.push(conflict);
+                    outcomes.insert(seq, meanwhile);
+                    continue;
+                }
+                Written::Rejected { reason, refusal } => {
+                    self.rejected(ns, (item.id, item.attempts), reason, refusal)
+                }
+                Written::AlreadyThere | Written::Unmatched => {
+                    unreachable!("only inserts and changes end so, and both are written once more")
+                }
+            };
+            outcomes.insert(item.seq, outcome);
         }
-        outcomes.insert(item.seq, outcome);
     }
 
     /// The next attempt, or the end.
@@ -400,20 +373,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
     }
 }
 
-fn split(entry: Entry) -> (Item, WriteOp) {
-    let Work::Document { key, op, collection, .. } = entry.work else {
-        unreachable!("barriers are leased alone and applied elsewhere")
-    };
-    let item = Item {
-        seq: entry.seq,
-        id: entry.id,
-        attempts: entry.attempts,
-        key,
-        collection,
-        first_time: entry.first_time,
-        last_time: entry.last_time,
-    };
-    (item, op)
+fn writes_of(direct: &[(Item, Draft)]) -> Vec<Write<'_>> {
+    direct.iter().map(|(item, draft)| draft.write_to(&item.key)).collect()
 }
 
 fn verdict_of(halt: Halt) -> Result<Verdict, QueueError> {

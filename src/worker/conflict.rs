@@ -16,8 +16,9 @@ use bson::RawDocumentBuf;
 
 use super::{
     Worker,
-    apply::{Halt, Item, Outcomes},
+    apply::{Halt, Outcomes},
     hydrate::LOCAL_WAIT_MS,
+    item::Item,
     judge::{Judgement, Rival, View, judge, rivals},
 };
 use crate::{
@@ -91,7 +92,7 @@ struct Room {
     /// To be tried again.
     again: Vec<Conflict>,
     /// Evicted documents as the local database has them.
-    back: Vec<Write>,
+    back: Vec<(DocumentKey, RawDocumentBuf)>,
     reservation: Option<Reservation>,
 }
 
@@ -119,7 +120,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
             let open = self.write_again(ns, std::mem::take(&mut room.again), outcomes).await?;
             if !room.back.is_empty() {
                 // One that does not find its place has its `Refresh`.
-                self.send(ns, &room.back).await?;
+                let writes = room.back.iter();
+                let writes: Vec<_> =
+                    writes.map(|(key, document)| Write::Upsert { key, document }).collect();
+                self.send(ns, &writes).await?;
             }
             drop(room);
             if open.is_empty() {
@@ -155,25 +159,23 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
         let writes: Vec<_> = open
             .iter()
-            .map(|conflict| Write::Upsert {
-                key: conflict.item.key.clone(),
-                document: conflict.document.clone(),
-            })
+            .map(|Conflict { item, document, .. }| Write::Upsert { key: &item.key, document })
             .collect();
         let written = self.send(ns, &writes).await?;
         let mut still = Vec::new();
-        for (mut conflict, written) in open.into_iter().zip(written) {
+        let ended = open.into_iter().zip(written).filter_map(|(mut conflict, written)| {
             if let Written::Conflict { reason, taken } = written {
                 (conflict.reason, conflict.taken) = (reason, taken);
                 still.push(conflict);
-            } else {
-                if matches!(written, Written::Applied { .. }) {
-                    self.status.metrics.conflicts_resolved.add(1);
-                }
-                self.waiting().remove(&conflict.item.seq);
-                self.end(ns, conflict.item, conflict.document, written, outcomes);
+                return None;
             }
-        }
+            if matches!(written, Written::Applied { .. }) {
+                self.status.metrics.conflicts_resolved.add(1);
+            }
+            self.waiting().remove(&conflict.item.seq);
+            Some((conflict.item, conflict.document, written))
+        });
+        self.end_all(ns, ended, outcomes);
         Ok(still)
     }
 
@@ -356,12 +358,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
     }
 
     /// Documents that are written whole may be younger than deltas that are still to come.
-    fn note_read(&self, writes: &[Write], read_at: ClusterTime) {
+    fn note_read(&self, read: &[(DocumentKey, RawDocumentBuf)], read_at: ClusterTime) {
         let mut horizon = self.horizon();
-        for write in writes {
-            if let Write::Upsert { key, .. } = write {
-                horizon.read(key.canonical().into(), read_at);
-            }
+        for (key, _) in read {
+            horizon.read(key.canonical().into(), read_at);
         }
     }
 
@@ -375,7 +375,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         for_seqs: Vec<u64>,
     ) -> Result<Reservation, Halt> {
         let reservation = self.queue.reserve(ns, leaving.iter().map(|(key, _)| key));
-        let deletes: Vec<_> = leaving.iter().map(|(key, _)| Write::Delete(key.clone())).collect();
+        let keys: Vec<_> = leaving.iter().map(|(key, _)| key.clone()).collect();
         let wall_ms = now_ms();
         let incoming: Vec<_> = leaving
             .into_iter()
@@ -396,6 +396,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             queue.flush()
         })
         .await?;
+        let deletes: Vec<_> = keys.iter().map(Write::Delete).collect();
         tracing::debug!(%ns, documents = deletes.len(), "holders of unique values give way");
         crash::point(Step::EvictionNoted);
         if let Err(error) = self.send(ns, &deletes).await {
@@ -422,12 +423,12 @@ fn read_after<'a>(
     seen.max(ClusterTime(read_up_to.0.saturating_sub(1)))
 }
 
-/// Writes that bring evicted documents back at once, but for those that are written anyway.
+/// Evicted documents, to be brought back at once, but for those that are written anyway.
 fn returning(
     leaving: &[(DocumentKey, Option<CollectionId>)],
     again: &[Conflict],
     documents: &HashMap<Vec<u8>, RawDocumentBuf>,
-) -> Vec<Write> {
+) -> Vec<(DocumentKey, RawDocumentBuf)> {
     leaving
         .iter()
         .filter(|(key, _)| {
@@ -436,7 +437,7 @@ fn returning(
         })
         .filter_map(|(key, _)| {
             let document = documents.get(&key.canonical())?.clone();
-            Some(Write::Upsert { key: key.clone(), document })
+            Some((key.clone(), document))
         })
         .collect()
 }

@@ -13,16 +13,19 @@
 
 use std::{collections::HashMap, time::Instant};
 
+use ahash::RandomState;
+
 use super::{
     Stranger, Worker,
-    apply::{Halt, Item, Outcomes, Unread},
+    apply::{Halt, Outcomes},
+    item::{Draft, Item, Unread},
 };
 use crate::{
     checkpoint::ClusterTime,
     document_key::DocumentKey,
     namespace::Namespace,
     queue::Outcome,
-    sink::{Sink, Write},
+    sink::Sink,
     source::{Page, Pages, Source, SourceError},
     status::now_ms,
     write_op::WriteOp,
@@ -32,6 +35,9 @@ use crate::{
 pub(super) const LOCAL_WAIT_MS: u64 = 1_000;
 const BARRIER_WAIT_MS: u64 = 200;
 
+/// What is still to be read, by [`DocumentKey::canonical`].
+type Wanted = HashMap<Vec<u8>, Unread, RandomState>;
+
 impl<S: Source, K: Sink> Worker<S, K> {
     pub(super) async fn hydrate(
         &self,
@@ -40,7 +46,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
         let after = unread.iter().map(|unread| unread.item.last_time).max().unwrap_or_default();
-        let mut wanted: HashMap<Vec<u8>, Unread> =
+        let mut wanted: Wanted =
             unread.into_iter().map(|unread| (unread.item.key.canonical(), unread)).collect();
         match self.read_pages(ns, after, &mut wanted, outcomes).await {
             Ok(Ok(())) => self.write_missing(ns, wanted, outcomes).await,
@@ -59,7 +65,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         &self,
         ns: &Namespace,
         after: ClusterTime,
-        wanted: &mut HashMap<Vec<u8>, Unread>,
+        wanted: &mut Wanted,
         outcomes: &mut Outcomes,
     ) -> Result<Result<(), SourceError>, Halt> {
         let read_began = Instant::now();
@@ -89,7 +95,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
     }
 
-    fn writes_of(&self, page: Page, wanted: &mut HashMap<Vec<u8>, Unread>) -> Vec<(Item, Write)> {
+    fn writes_of(&self, page: Page, wanted: &mut Wanted) -> Vec<(Item, Draft)> {
         let mut horizon = self.horizon();
         let mut writes = Vec::with_capacity(page.documents.len());
         for document in page.documents {
@@ -102,7 +108,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 continue;
             };
             horizon.read(name.into(), page.read_at);
-            writes.push((unread.item, Write::Upsert { key, document }));
+            writes.push((Item { key, ..unread.item }, Draft::Upsert(document)));
         }
         writes
     }
@@ -117,7 +123,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         &self,
         ns: &Namespace,
         read: (Instant, Option<ClusterTime>),
-        wanted: &mut HashMap<Vec<u8>, Unread>,
+        wanted: &mut Wanted,
         outcomes: &mut Outcomes,
     ) -> Result<(), SourceError> {
         if wanted.values().all(|unread| unread.item.collection.is_none()) {
@@ -172,7 +178,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
     async fn write_missing(
         &self,
         ns: &Namespace,
-        wanted: HashMap<Vec<u8>, Unread>,
+        wanted: Wanted,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
         let mut deletes = Vec::new();
@@ -181,7 +187,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 WriteOp::Update(_) => {
                     outcomes.insert(item.seq, Outcome::Applied);
                 }
-                _ => deletes.push((item.clone(), Write::Delete(item.key))),
+                _ => deletes.push((item, Draft::Delete)),
             }
         }
         self.write_direct(ns, deletes, outcomes).await?;
@@ -193,7 +199,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
     async fn write_without_local(
         &self,
         ns: &Namespace,
-        wanted: HashMap<Vec<u8>, Unread>,
+        wanted: Wanted,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
         let due_ms = now_ms() + LOCAL_WAIT_MS;
@@ -205,7 +211,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 _ => None,
             };
             if let Some(command) = command {
-                changes.push((item.clone(), Write::Change { key: item.key, command }));
+                changes.push((item, Draft::Change(command)));
             }
         }
         let sent: Vec<u64> = changes.iter().map(|(item, _)| item.seq).collect();

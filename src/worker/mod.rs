@@ -43,6 +43,7 @@ use crate::{
 mod apply;
 mod conflict;
 mod hydrate;
+mod item;
 mod judge;
 mod schema;
 
@@ -108,25 +109,27 @@ struct Traits {
 /// What the entries of a batch are, for counting.
 #[derive(Default)]
 struct Tally {
-    namespaces: Vec<Namespace>,
-    /// By sequence number: the kind of write, and the place of its namespace.
-    entries: HashMap<u64, (&'static str, usize)>,
+    /// Kinds of write, each with a namespace.
+    groups: Vec<(&'static str, Namespace)>,
+    /// Of each entry, in their order: the place of its group.
+    entries: Vec<usize>,
 }
 
 impl Tally {
     fn of(entries: &[Entry]) -> Self {
-        let mut tally = Self::default();
+        let mut tally = Self { groups: Vec::new(), entries: Vec::with_capacity(entries.len()) };
         for entry in entries {
             let ns = entry.work.ns();
-            let at = tally.namespaces.iter().position(|known| known == ns).unwrap_or_else(|| {
-                tally.namespaces.push(ns.clone());
-                tally.namespaces.len() - 1
-            });
             let kind = match &entry.work {
                 Work::Document { op, .. } => op.name(),
                 Work::Schema(_) => "schema",
             };
-            tally.entries.insert(entry.seq, (kind, at));
+            let is_known = |(of_kind, of_ns): &(&str, Namespace)| *of_kind == kind && of_ns == ns;
+            let group = tally.groups.iter().position(is_known).unwrap_or_else(|| {
+                tally.groups.push((kind, ns.clone()));
+                tally.groups.len() - 1
+            });
+            tally.entries.push(group);
         }
         tally
     }
@@ -316,20 +319,13 @@ impl<S: Source, K: Sink> Worker<S, K> {
         blocking(move || queue.flush()).await
     }
 
+    /// Counts how the entries ended; `settlements` are in the order of the entries.
     fn count(&self, settlements: &[Settlement], tally: &Tally) {
         let metrics = &self.status.metrics;
-        let now = now_ms();
-        let mut applied = vec![0; tally.namespaces.len()];
-        for settlement in settlements {
+        let mut applied = vec![0; tally.groups.len()];
+        for (settlement, group) in settlements.iter().zip(&tally.entries) {
             match &settlement.outcome {
-                Outcome::Applied => {
-                    metrics.writes_applied.add(1);
-                    metrics.last_applied_ms.set(now);
-                    if let Some((kind, ns)) = tally.entries.get(&settlement.seq) {
-                        metrics.writes_by_kind.add(kind, 1);
-                        applied[*ns] += 1;
-                    }
-                }
+                Outcome::Applied => applied[*group] += 1,
                 Outcome::Retry { .. } => {
                     metrics.writes_failed.add(1);
                     metrics.retries.add(1);
@@ -342,8 +338,12 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 Outcome::Unavailable { .. } | Outcome::Refresh { .. } => {}
             }
         }
+        let now = now_ms();
         let mut state = self.status.state();
-        for (ns, writes) in tally.namespaces.iter().zip(applied).filter(|(_, writes)| *writes > 0) {
+        for ((kind, ns), writes) in tally.groups.iter().zip(applied).filter(|(_, n)| *n > 0) {
+            metrics.writes_applied.add(writes);
+            metrics.writes_by_kind.add(kind, writes);
+            metrics.last_applied_ms.set(now);
             // Names may come and go without end; counting forgets those that are gone, where it is on.
             if state.namespaces.len() < NAMESPACES_MAX || state.namespaces.contains_key(ns) {
                 let figures = state.namespaces.entry(ns.clone()).or_default();

@@ -1,0 +1,83 @@
+//! An entry on its way through the worker, with what is to be done to its document.
+//!
+//! What is large is moved from the entry to its end, never copied: a [`Write`] borrows from here.
+
+use bson::RawDocumentBuf;
+use uuid::Uuid;
+
+use crate::{
+    checkpoint::ClusterTime,
+    delta::UpdateCommand,
+    document_key::DocumentKey,
+    event::CollectionId,
+    queue::{Entry, Work},
+    sink::Write,
+    write_op::WriteOp,
+};
+
+/// An entry without its op, which has become a [`Draft`].
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub seq: u64,
+    pub id: Uuid,
+    pub attempts: u32,
+    pub key: DocumentKey,
+    pub collection: Option<CollectionId>,
+    pub first_time: ClusterTime,
+    pub last_time: ClusterTime,
+}
+
+impl Item {
+    /// The document's side of an entry, and its op.
+    pub fn split(entry: Entry) -> (Self, WriteOp) {
+        let Work::Document { key, op, collection, .. } = entry.work else {
+            unreachable!("barriers are leased alone and applied elsewhere")
+        };
+        let item = Self {
+            seq: entry.seq,
+            id: entry.id,
+            attempts: entry.attempts,
+            key,
+            collection,
+            first_time: entry.first_time,
+            last_time: entry.last_time,
+        };
+        (item, op)
+    }
+}
+
+/// An entry whose document is to be read from the local database.
+#[derive(Clone, Debug)]
+pub(super) struct Unread {
+    pub item: Item,
+    /// What is held meanwhile: the delta, or `Refresh`.
+    pub op: WriteOp,
+}
+
+/// What is to be done to the document of an [`Item`]: a [`Write`] that owns its part of it.
+#[derive(Debug)]
+pub(super) enum Draft {
+    Insert(RawDocumentBuf),
+    Upsert(RawDocumentBuf),
+    Change(UpdateCommand),
+    Delete,
+}
+
+impl Draft {
+    pub fn write_to<'a>(&'a self, key: &'a DocumentKey) -> Write<'a> {
+        match self {
+            Draft::Insert(document) => Write::Insert(document),
+            Draft::Upsert(document) => Write::Upsert { key, document },
+            Draft::Change(command) => Write::Change { key, command },
+            Draft::Delete => Write::Delete(key),
+        }
+    }
+
+    /// The whole document, if that is what is written.
+    pub fn into_document(self) -> RawDocumentBuf {
+        match self {
+            Draft::Insert(document) | Draft::Upsert(document) => document,
+            Draft::Change(_) | Draft::Delete => RawDocumentBuf::new(),
+        }
+    }
+}
