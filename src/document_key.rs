@@ -45,7 +45,8 @@ impl DocumentKey {
 
     /// The `_id` alone.
     pub fn value(&self) -> Result<RawBsonRef<'_>, Malformed> {
-        self.0.get("_id")?.ok_or_else(|| Malformed("no `_id`".into()))
+        let element = self.0.iter_elements().next().ok_or_else(|| Malformed("no `_id`".into()))?;
+        Ok(element?.value()?)
     }
 
     /// True for the `_id` that is before all others.

@@ -228,8 +228,7 @@ impl Mongo {
         self.heard_ms.set(now_ms());
     }
 
-    /// Runs a command that opens a cursor. `await_ms` bounds the server's wait for more in a
-    /// tailable cursor; zero for any other.
+    /// Runs a command that opens a cursor.
     ///
     /// # Errors
     /// [`MongoError`].
@@ -237,9 +236,23 @@ impl Mongo {
         &self,
         db: &str,
         command: RawDocumentBuf,
-        await_for: Option<Duration>,
     ) -> Result<BatchCursor, MongoError> {
-        self.open(db, command, await_for, None).await
+        self.open(db, command, None, None).await
+    }
+
+    /// As [`cursor_of`](Self::cursor_of), for a cursor without an end: the server answers when it has so many
+    /// documents, or after `await_for` with what it has.
+    ///
+    /// # Errors
+    /// [`MongoError`].
+    pub async fn tail(
+        &self,
+        db: &str,
+        command: RawDocumentBuf,
+        await_for: Duration,
+        page: u32,
+    ) -> Result<BatchCursor, MongoError> {
+        self.open(db, command, Some(await_for), Some(page)).await
     }
 
     /// As [`cursor`](Self::cursor), with so many documents in each reply but the first, whose number the
@@ -338,7 +351,7 @@ impl Mongo {
     /// True when a collection holds no document, or is not there.
     pub async fn is_empty(&self, ns: &Namespace) -> Result<bool, MongoError> {
         let command = bson::rawdoc! { "find": ns.coll(), "limit": 1, "projection": { "_id": 1 } };
-        let mut cursor = self.cursor(ns.db(), command, None).await?;
+        let mut cursor = self.cursor(ns.db(), command).await?;
         match cursor.next().await? {
             Some(reply) => Ok(documents(&reply)?.is_empty()),
             None => Ok(true),

@@ -52,7 +52,7 @@ pub async fn flush(handles: &Handles, patience: Duration) -> Result<Flushed, Flu
         if let Some(position) = position {
             let queue = handles.queue.clone();
             let (waits, owed) = blocking(move || {
-                Ok::<_, QueueError>((queue.has_before(position)?, SyncState::is_owed(&queue)?))
+                Ok::<_, QueueError>((queue.has_before(position), SyncState::is_owed(&queue)?))
             })
             .await?;
             let is_settled = {

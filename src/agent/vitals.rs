@@ -171,7 +171,8 @@ pub(super) async fn beat(status: Arc<Status>, queue: Arc<Queue>) {
 fn note_consistency(status: &Status, queue: &Queue) {
     let (read_up_to, is_known) = {
         let state = status.state();
-        let is_known = state.is_marked && state.refused_deletes.is_empty();
+        let is_known =
+            state.is_marked && state.refused_deletes.is_empty() && !state.is_within_reply;
         (state.read_whole, is_known)
     };
     let is_complete = is_known

@@ -116,7 +116,7 @@ impl Mongo {
         db: &str,
         command: bson::RawDocumentBuf,
     ) -> Result<Vec<Document>, MongoError> {
-        let mut cursor = self.cursor(db, command, None).await?;
+        let mut cursor = self.cursor(db, command).await?;
         let mut items = Vec::new();
         while let Some(batch) = cursor.next().await? {
             for item in documents(&batch)? {

@@ -27,6 +27,13 @@ pub struct Committed {
     pub coalesced: u64,
 }
 
+impl std::ops::AddAssign for Committed {
+    fn add_assign(&mut self, further: Self) {
+        self.queued += further.queued;
+        self.coalesced += further.coalesced;
+    }
+}
+
 impl Queue {
     /// Adds ops in the order of the stream, and the checkpoint that stands behind them, in one
     /// atomic step (I1). What can be merged with what waits, is.

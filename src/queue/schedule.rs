@@ -190,6 +190,10 @@ impl Schedule {
         self.hold_all = true;
     }
 
+    pub fn holds_all(&self) -> bool {
+        self.hold_all
+    }
+
     pub fn release_all(&mut self) {
         self.hold_all = false;
         for (_, parked) in self.parked_at_namespace.drain() {

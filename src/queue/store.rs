@@ -130,8 +130,11 @@ impl Queue {
     ) -> Result<Batch, QueueError> {
         let mut state = self.lock();
         let state = &mut *state;
-        state.schedule.batch_begins();
         let mut batch = Batch::default();
+        if state.schedule.holds_all() {
+            return Ok(batch);
+        }
+        state.schedule.batch_begins();
         let mut bytes = 0;
         let mut reader = self.reader();
         for _ in 0..SCAN_MAX {
@@ -285,8 +288,13 @@ impl Queue {
 
     /// When the oldest pending change was made, milliseconds since 1970.
     pub fn oldest_ms(&self) -> Result<Option<u64>, QueueError> {
-        let first = self.entries().next().transpose()?;
-        Ok(first.map(|entry| entry.first_ms))
+        Ok(self.first_entry()?.map(|entry| entry.first_ms))
+    }
+
+    fn first_entry(&self) -> Result<Option<Entry>, QueueError> {
+        let state = self.lock();
+        let Some(first) = state.blocks.next_from(0) else { return Ok(None) };
+        Ok(Some(self.reader().entry(&state.blocks, first)?.0))
     }
 
     /// The number that the next entry will have: all that is in the queue now is before it.
@@ -295,12 +303,8 @@ impl Queue {
     }
 
     /// True while an entry from before `position` is in the queue.
-    ///
-    /// # Errors
-    /// When the queue cannot be read.
-    pub fn has_before(&self, position: u64) -> Result<bool, QueueError> {
-        let first = self.entries().next().transpose()?;
-        Ok(first.is_some_and(|entry| entry.seq < position))
+    pub fn has_before(&self, position: u64) -> bool {
+        self.lock().blocks.next_from(0).is_some_and(|(seq, _)| seq < position)
     }
 
     /// The number of dead letters, without touching the disk.

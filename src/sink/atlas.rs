@@ -90,7 +90,7 @@ impl AtlasSink {
         let max_time_ms = i64::try_from(self.mongo.server_time_max().as_millis());
         command.append(bson::raw::cstr!("maxTimeMS"), max_time_ms.unwrap_or(i64::MAX));
         let read = async {
-            let mut cursor = self.mongo.cursor(ns.db(), command, None).await?;
+            let mut cursor = self.mongo.cursor(ns.db(), command).await?;
             let mut found = Vec::new();
             while let Some(reply) = cursor.next().await? {
                 found.extend(documents(&reply)?.into_iter().map(ToOwned::to_owned));

@@ -41,6 +41,10 @@ pub const PIPELINE_VERSION: &str = "2";
 /// How long the server waits for news before it answers with an empty batch.
 const AWAIT: Duration = Duration::from_secs(1);
 
+/// Most events of a reply. Without it a reply has up to 16 MiB, of which several are in memory at the same time,
+/// and the queue gets nothing of it before all of it is here. The server takes no longer for many small ones.
+const REPLY_EVENTS: u32 = 2_000;
+
 /// The local database as production reads it.
 #[derive(Clone)]
 pub struct ChangeStreamSource {
@@ -117,7 +121,7 @@ impl ChangeStreamSource {
         contents: Contents,
     ) -> Result<(BatchCursor, StreamOptions), MongoError> {
         let open = |options| {
-            self.mongo.cursor("admin", self.command(from, options, contents), Some(AWAIT))
+            self.mongo.tail("admin", self.command(from, options, contents), AWAIT, REPLY_EVENTS)
         };
         match open(self.options).await {
             // An option of the server that is not documented may go as it came: exactness does not
@@ -162,7 +166,7 @@ impl Source for ChangeStreamSource {
             "batchSize": i32::MAX,
             "readConcern": concern,
         };
-        let cursor = self.mongo.cursor(ns.db(), command, None).await?;
+        let cursor = self.mongo.cursor(ns.db(), command).await?;
         Ok(FindPages { cursor })
     }
 
@@ -194,7 +198,7 @@ impl Source for ChangeStreamSource {
             "filter": { "name": ns.coll() },
             "cursor": {},
         };
-        let mut cursor = self.mongo.cursor(ns.db(), command, None).await?;
+        let mut cursor = self.mongo.cursor(ns.db(), command).await?;
         let Some(batch) = cursor.next().await? else {
             return Ok(None);
         };

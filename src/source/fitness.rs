@@ -77,7 +77,7 @@ fn standalone() -> SourceError {
 pub async fn source_id(mongo: &Mongo, info: &SourceInfo) -> Result<(String, bool), SourceError> {
     if info.set_name == "mongos" {
         let command = rawdoc! { "find": "version", "limit": 1 };
-        let mut cursor = mongo.cursor("config", command, None).await?;
+        let mut cursor = mongo.cursor("config", command).await?;
         if let Some(batch) = cursor.next().await?
             && let Some(version) = documents(&batch)?.first()
             && let Ok(id) = version.get_object_id("clusterId")
@@ -175,7 +175,7 @@ async fn oplog_entry(
         "find": "oplog.rs", "filter": filter, "sort": { "$natural": 1 }, "limit": 1,
         "projection": { "ts": 1, "o.msg": 1 },
     };
-    let mut cursor = mongo.cursor("local", command, None).await?;
+    let mut cursor = mongo.cursor("local", command).await?;
     let Some(batch) = cursor.next().await? else {
         return Ok(None);
     };

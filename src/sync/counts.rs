@@ -310,7 +310,7 @@ async fn count_all(mongo: &Mongo, ns: &Namespace) -> Result<u64, MongoError> {
     // The server gives up first: else the connection would count as dead, and all others with it.
     let max_time_ms = i64::try_from(mongo.server_time_max().as_millis()).unwrap_or(i64::MAX);
     command.append(bson::raw::cstr!("maxTimeMS"), max_time_ms);
-    let mut cursor = mongo.cursor(ns.db(), command, None).await?;
+    let mut cursor = mongo.cursor(ns.db(), command).await?;
     let mut count = 0;
     while let Some(reply) = cursor.next().await? {
         for document in documents(&reply)? {

@@ -162,7 +162,7 @@ impl Comparison<'_> {
         };
         let exchange = || async {
             let mut sums = vec![Digest::default(); splits.len() + 1];
-            let mut cursor = mongo.cursor(self.ns.db(), command(), None).await?;
+            let mut cursor = mongo.cursor(self.ns.db(), command()).await?;
             while let Some(reply) = cursor.next().await? {
                 for group in documents(&reply)? {
                     let field = |name| number(group.get(name).ok().flatten());

@@ -146,7 +146,7 @@ async fn find(
         "find": ns.coll(), "filter": key.filter().to_owned(), "limit": 1, "singleBatch": true,
     };
     command.append(bson::raw::cstr!("readConcern"), majority_after(ClusterTime::default()));
-    let mut cursor = mongo.cursor(ns.db(), command, None).await?;
+    let mut cursor = mongo.cursor(ns.db(), command).await?;
     let Some(reply) = cursor.next().await? else { return Ok(None) };
     Ok(documents(&reply)?.first().map(|document| (*document).to_owned()))
 }

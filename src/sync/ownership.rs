@@ -375,7 +375,7 @@ impl Claim<'_> {
         let hello = self.atlas.hello().await.map_err(failed)?;
         let now = hello.get_datetime("localTime").map_or_else(|_| DateTime::now(), |now| *now);
         let command = rawdoc! { "find": COLLECTION, "readConcern": { "level": "majority" } };
-        let mut cursor = self.atlas.cursor(DB, command, None).await.map_err(failed)?;
+        let mut cursor = self.atlas.cursor(DB, command).await.map_err(failed)?;
         let mut marks = Vec::new();
         while let Some(reply) = cursor.next().await.map_err(failed)? {
             for raw in documents(&reply).map_err(failed)? {

@@ -106,7 +106,7 @@ impl Size {
         } });
         let command = rawdoc! { "aggregate": ns.coll(), "pipeline": pipeline, "cursor": {} };
         let mut size = Self::default();
-        let mut cursor = match mongo.cursor(ns.db(), command, None).await {
+        let mut cursor = match mongo.cursor(ns.db(), command).await {
             Err(error) if error.code() == Some(NAMESPACE_NOT_FOUND) => return Ok(size),
             cursor => cursor?,
         };
@@ -157,7 +157,7 @@ pub async fn splits(
     pipeline.push(rawdoc! { "$project": { "_id": 1 } });
     pipeline.push(rawdoc! { "$sort": { "_id": 1 } });
     let command = rawdoc! { "aggregate": ns.coll(), "pipeline": pipeline, "cursor": {} };
-    let mut cursor = mongo.cursor(ns.db(), command, None).await?;
+    let mut cursor = mongo.cursor(ns.db(), command).await?;
     let mut keys = Vec::new();
     while let Some(reply) = cursor.next().await? {
         for document in documents(&reply)? {

@@ -266,7 +266,7 @@ impl<K: Sink> Restore<'_, K> {
     async fn read_notes(&self) -> Result<BTreeMap<String, String>, SyncError> {
         let read = || async {
             let command = rawdoc! { "find": COLLECTION };
-            let mut cursor = self.ends.local.cursor(DB, command, None).await?;
+            let mut cursor = self.ends.local.cursor(DB, command).await?;
             let mut notes = BTreeMap::new();
             while let Some(reply) = cursor.next().await? {
                 for note in documents(&reply)? {

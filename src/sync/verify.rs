@@ -472,7 +472,7 @@ async fn look_up(
         "find": ns.coll(), "filter": DocumentKey::filter_of_any(keys), "batchSize": i32::MAX,
         "readConcern": majority_after(ClusterTime::default()),
     };
-    let mut cursor = mongo.cursor(ns.db(), command, None).await?;
+    let mut cursor = mongo.cursor(ns.db(), command).await?;
     let mut found = HashMap::new();
     while let Some(reply) = cursor.next().await? {
         for document in documents(&reply)? {
