@@ -9,11 +9,13 @@ use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use futures_util::StreamExt;
 use mongodb::{
     Client,
-    options::CursorType,
+    options::{ClientOptions, Compressor, CursorType},
     raw_batch_cursor::{RawBatch, RawBatchCursor},
 };
 use outrigger::namespace::NamespaceFilter;
 use tokio::sync::{Mutex, mpsc};
+
+use crate::bed::Compression;
 
 /// How a raw read of the change stream went.
 pub struct Read {
@@ -160,4 +162,13 @@ pub async fn send(atlas: &Client, commands: Vec<RawDocumentBuf>, lanes: usize) {
             assert!(!reply.contains_key("writeErrors"), "{reply:?}");
         })
         .await;
+}
+
+/// A client that compresses as the agent does.
+pub async fn compressing(uri: &str, compression: Compression) -> Client {
+    let mut options = ClientOptions::parse(uri).await.unwrap();
+    if compression == Compression::Usual {
+        options.compressors = Some(vec![Compressor::Zstd { level: None }]);
+    }
+    Client::with_options(options).unwrap()
 }

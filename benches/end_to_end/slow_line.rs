@@ -2,11 +2,6 @@
 
 use std::time::Duration;
 
-use mongodb::{
-    Client,
-    options::{ClientOptions, Compressor},
-};
-
 use crate::{
     bed::{Bed, Compression},
     data::{Backlog, ORDERS, USUAL},
@@ -69,7 +64,7 @@ async fn slow(settings: &Settings, book: &Notebook, documents: u64, compression:
         book.add("sent / documents' bytes", "ratio", sent / bytes as f64);
 
         bed.reset_atlas().await;
-        let client = compressing(&line.uri(), compression).await;
+        let client = raw::compressing(&line.uri(), compression).await;
         let before = line.carried();
         let meter = bed.meter();
         raw::pipe(&bed.local.client, &client, &[ORDERS.to_owned()], CONNECTIONS).await;
@@ -83,12 +78,4 @@ async fn slow(settings: &Settings, book: &Notebook, documents: u64, compression:
         book.add("raw pipe, share of the line's limit", "ratio", share);
         book.add("catch-up / raw pipe through the line", "ratio", count / seconds / through);
     }
-}
-
-async fn compressing(uri: &str, compression: Compression) -> Client {
-    let mut options = ClientOptions::parse(uri).await.unwrap();
-    if compression == Compression::Usual {
-        options.compressors = Some(vec![Compressor::Zstd { level: None }]);
-    }
-    Client::with_options(options).unwrap()
 }

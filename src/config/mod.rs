@@ -170,7 +170,7 @@ impl Default for Config {
             },
             worker: Worker {
                 batch_size: 1000,
-                lanes: 2,
+                lanes: 4,
                 interval: Duration::ZERO,
                 max_retries: 5,
                 retry_delays: [1, 5, 15, 30, 60].map(seconds).into(),

@@ -34,15 +34,23 @@ pub struct Block {
     pub count: u8,
     /// A bit for each that is gone, the lowest for the first.
     pub gone: u64,
-    /// Bytes of its value.
+    /// Bytes of its value, packed.
+    pub stored: u32,
+    /// Bytes of its entries.
     pub bytes: u32,
     /// The fingerprint of its key and value.
     pub fingerprint: u64,
 }
 
 impl Block {
-    pub fn new(count: usize, bytes: usize, fingerprint: u64) -> Self {
-        Self { count: count as u8, gone: 0, bytes: bytes as u32, fingerprint }
+    pub fn new(count: usize, stored: usize, bytes: usize, fingerprint: u64) -> Self {
+        Self {
+            count: count as u8,
+            gone: 0,
+            stored: stored as u32,
+            bytes: bytes as u32,
+            fingerprint,
+        }
     }
 
     /// The bits of its entries.
@@ -181,9 +189,9 @@ mod tests {
     #[test]
     fn entries_are_met_in_their_order_wherever_they_are() {
         let mut blocks = Blocks::default();
-        blocks.add(BlockId::Home(0), Block { gone: 0b0110, ..Block::new(4, 9, 0) });
-        blocks.add(BlockId::Home(10), Block::new(2, 9, 0));
-        blocks.add(BlockId::Moved(0), Block::new(2, 9, 0));
+        blocks.add(BlockId::Home(0), Block { gone: 0b0110, ..Block::new(4, 9, 9, 0) });
+        blocks.add(BlockId::Home(10), Block::new(2, 9, 9, 0));
+        blocks.add(BlockId::Moved(0), Block::new(2, 9, 9, 0));
         assert!(blocks.add_moved(2, place(BlockId::Moved(0), 0)));
         assert!(blocks.add_moved(20, place(BlockId::Moved(0), 1)));
         assert!(!blocks.add_moved(3, place(BlockId::Moved(0), 1)), "it is at home");
@@ -203,7 +211,7 @@ mod tests {
     #[test]
     fn a_block_without_a_living_entry_is_forgotten() {
         let mut blocks = Blocks::default();
-        blocks.add(BlockId::Home(0), Block::new(2, 9, 0));
+        blocks.add(BlockId::Home(0), Block::new(2, 9, 9, 0));
 
         blocks.apply(Changes { gone: vec![(BlockId::Home(0), 0b01)], ..Changes::default() });
         assert_eq!(blocks.next_from(0), Some((1, place(BlockId::Home(0), 1))));
@@ -215,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_full_block_has_a_bit_for_each_entry() {
-        assert_eq!(Block::new(64, 0, 0).all(), u64::MAX);
-        assert_eq!(Block::new(1, 0, 0).all(), 1);
+        assert_eq!(Block::new(64, 0, 0, 0).all(), u64::MAX);
+        assert_eq!(Block::new(1, 0, 0, 0).all(), 1);
     }
 }

@@ -22,7 +22,7 @@ use sled::{Batch as SledBatch, IVec};
 
 use super::{
     Entry, QueueError,
-    block::{self, BYTES_MAX, ENTRIES_MAX},
+    block::{BYTES_MAX, ENTRIES_MAX, Packer, View, unpack},
     blocks::{Block, BlockId, Blocks, Changes, Place},
     codec,
     layout::{PIECE_MAX, SEAL, block_key, further_pieces, mask_key, piece_key},
@@ -39,6 +39,7 @@ pub struct Edit {
     /// Entries that are in the store with other bytes.
     changed: Vec<Piece>,
     removed: Vec<u64>,
+    packer: Packer,
 }
 
 /// An entry whose bytes stand in `Edit::bytes`.
@@ -75,6 +76,7 @@ impl Edit {
             new: Vec::new(),
             changed: Vec::new(),
             removed: Vec::new(),
+            packer: Packer::default(),
         }
     }
 
@@ -194,7 +196,8 @@ impl Edit {
         }
         for (id, block) in sparse {
             let value = (around.read)(id)?;
-            let view = block::View::of(&value)?;
+            let plain = unpack(&value)?;
+            let view = View::of(&plain)?;
             if !block.live().any(|slot| (around.is_leased)(view.seq(slot))) {
                 self.move_along(around.blocks, (id, &block), view, gone, changes)?;
             }
@@ -221,7 +224,8 @@ impl Edit {
                 break;
             }
             let value = (around.read)(id)?;
-            let view = block::View::of(&value)?;
+            let plain = unpack(&value)?;
+            let view = View::of(&plain)?;
             let mut pieces = Vec::with_capacity(view.len() + joined.len());
             for slot in 0..view.len() {
                 pieces.push(self.copy(view.seq(slot), view.entry(slot)?));
@@ -252,7 +256,8 @@ impl Edit {
             let block = Block { gone: gone.get(&id).copied().unwrap_or(block.gone), ..*block };
             if block.gone != block.all() {
                 let value = (around.read)(id)?;
-                let view = block::View::of(&value)?;
+                let plain = unpack(&value)?;
+                let view = View::of(&plain)?;
                 self.move_along(around.blocks, (id, &block), view, gone, changes)?;
             }
         }
@@ -264,7 +269,7 @@ impl Edit {
         &mut self,
         blocks: &Blocks,
         (id, block): (BlockId, &Block),
-        view: block::View<'_>,
+        view: View<'_>,
         gone: &mut BTreeMap<BlockId, u64>,
         changes: &mut Changes,
     ) -> Result<(), QueueError> {
@@ -299,7 +304,7 @@ impl Edit {
         if bits == block.all() {
             self.seal = self.seal.wrapping_sub(block.fingerprint);
             self.batch.remove(&block_key(id));
-            for n in 1..=further_pieces(block.bytes as usize) {
+            for n in 1..=further_pieces(block.stored as usize) {
                 self.batch.remove(&piece_key(id, n));
             }
             if let Some(old) = old {
@@ -312,10 +317,11 @@ impl Edit {
 
     fn put_block(&mut self, id: BlockId, pieces: &[Piece]) -> Block {
         let entries = pieces.iter().map(|piece| (piece.seq, &self.bytes[piece.bytes.clone()]));
-        let value = block::encode(entries);
+        let value = self.packer.pack(entries);
         let key = block_key(id);
         let fingerprint = fingerprint(&key, &value);
-        let block = Block::new(pieces.len(), value.len(), fingerprint);
+        let bytes = pieces.iter().map(|piece| piece.bytes.len()).sum();
+        let block = Block::new(pieces.len(), value.len(), bytes, fingerprint);
         self.seal = self.seal.wrapping_add(fingerprint);
         // After its removal, if a block of this name was joined to it: the last word counts.
         if value.len() <= PIECE_MAX {

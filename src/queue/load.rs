@@ -6,8 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use super::{
     CodecError, QueueError,
-    block::LAYOUT_VERSION,
-    block::View,
+    block::{LAYOUT_VERSION, View, unpack},
     blocks::{Block, BlockId, Place},
     codec::{self, Namespaces, Subject},
     edit::{Edit, Finished, Surroundings, fingerprint},
@@ -129,10 +128,11 @@ fn each_block(
             value = whole.into();
         }
         cache.passed(db, &key);
-        let view = View::of(&value)?;
+        let plain = unpack(&value)?;
+        let view = View::of(&plain)?;
         let fingerprint = fingerprint(&key, &value);
         *sum = sum.wrapping_add(fingerprint);
-        let mut block = Block::new(view.len(), value.len(), fingerprint);
+        let mut block = Block::new(view.len(), value.len(), view.bytes(), fingerprint);
         block.gone = masks.get(&id).copied().unwrap_or(0);
         if block.gone & !block.all() != 0 || block.gone == block.all() {
             return Err(damaged("a note of what is gone does not fit its block"));

@@ -6,7 +6,7 @@ use sled::IVec;
 
 use super::{
     CodecError, Entry, QueueError,
-    block::View,
+    block::{View, unpack},
     blocks::{BlockId, Blocks, Place},
     codec::{self, Namespaces},
     layout::{block_key, further_pieces, piece_key},
@@ -16,7 +16,7 @@ use super::{
 pub struct Reader<'a> {
     db: &'a sled::Db,
     cache: &'a CacheGuard,
-    last: Option<(BlockId, IVec)>,
+    last: Option<(BlockId, Vec<u8>)>,
     namespaces: Namespaces,
 }
 
@@ -36,10 +36,10 @@ impl<'a> Reader<'a> {
     ) -> Result<&[u8], QueueError> {
         if self.last.as_ref().is_none_or(|(id, _)| *id != place.block) {
             let value = read_block(self.db, self.cache, blocks, place.block)?;
-            self.last = Some((place.block, value));
+            self.last = Some((place.block, unpack(&value)?.into_owned()));
         }
-        let (_, value) = self.last.as_ref().expect("it was just read");
-        entry_in(value, seq, place)
+        let (_, plain) = self.last.as_ref().expect("it was just read");
+        entry_in(plain, seq, place)
     }
 
     /// The entry `seq`, which is at `place`, and the length of its bytes.
@@ -60,8 +60,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn entry_in(value: &[u8], seq: u64, place: Place) -> Result<&[u8], QueueError> {
-    let (view, slot) = (View::of(value)?, usize::from(place.slot));
+fn entry_in(plain: &[u8], seq: u64, place: Place) -> Result<&[u8], QueueError> {
+    let (view, slot) = (View::of(plain)?, usize::from(place.slot));
     let bytes = view.entry(slot)?;
     if view.seq(slot) != seq {
         return Err(CodecError::Damaged("a block holds another entry".to_owned()).into());
@@ -83,7 +83,7 @@ pub fn read_block(
     let missing = || CodecError::Damaged("a block is missing".to_owned());
     let first = db.get(key)?.ok_or_else(missing)?;
     cache.passed(db, &key);
-    let further = blocks.get(id).map_or(0, |block| further_pieces(block.bytes as usize));
+    let further = blocks.get(id).map_or(0, |block| further_pieces(block.stored as usize));
     if further == 0 {
         return Ok(first);
     }

@@ -491,7 +491,7 @@ fn what_is_gone_takes_no_more_room_than_what_lives() {
     let stored: usize = [layout::HOME, layout::MOVED]
         .iter()
         .flat_map(|kind| queue.db.scan_prefix([*kind]))
-        .map(|item| item.unwrap().1.len())
+        .map(|item| block::unpack(&item.unwrap().1).unwrap().len())
         .sum();
     let pending = queue.pending().1 as usize;
     assert!(stored < 2 * pending + 2 * block::BYTES_MAX, "{stored} bytes for {pending}");
@@ -505,10 +505,11 @@ fn set_text(id: i32, v: i32) -> Incoming {
 #[test]
 fn a_document_larger_than_a_piece_survives_changes_and_a_restart() {
     let (dir, queue) = fresh();
-    let large = |v: i32| rawdoc! { "_id": 1, "v": v, "x": "y".repeat(200_000) };
+    let noise: String = (0..200_000).map(|_| fastrand::alphanumeric()).collect();
+    let large = |v: i32| rawdoc! { "_id": 1, "v": v, "x": noise.as_str() };
     queue.commit(vec![change(1, WriteOp::Insert(large(1))), insert(2, 1)], None).unwrap();
     queue.commit(vec![set(1, 2)], None).unwrap();
-    assert!(queue.db.scan_prefix([layout::MOVED]).count() > 6, "in pieces");
+    assert!(queue.db.scan_prefix([layout::MOVED]).count() > 4, "in pieces");
     drop(queue);
 
     let queue = open(&dir);
