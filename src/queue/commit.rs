@@ -68,9 +68,10 @@ impl Queue {
         let mut edit = state.edit();
         let mut bytes_added = 0_i64;
         for slot in staged.slots.iter().filter(|slot| slot.is_changed) {
-            let bytes = match slot.is_new {
-                true => edit.add_entry(&slot.entry),
-                false => edit.change_entry(&slot.entry),
+            let bytes = if slot.is_new {
+                edit.add_entry(&slot.entry)
+            } else {
+                edit.change_entry(&slot.entry)
             };
             bytes_added += bytes as i64 - slot.bytes_before as i64;
         }

@@ -2,7 +2,11 @@
 //!
 //! Everything is read once, checked and forgotten again, but for 20 bytes of each document.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fs,
+    path::Path,
+};
 
 use super::{
     CodecError, QueueError,
@@ -222,10 +226,10 @@ fn join(
             reader.entry(&state.blocks, (seq, place))
         };
         let (later, _) = read(second)?;
-        if !merged.contains_key(&first) {
-            merged.insert(first, read(first)?);
-        }
-        let (entry, _) = merged.get_mut(&first).expect("it was just put there");
+        let (entry, _) = match merged.entry(first) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(free) => free.insert(read(first)?),
+        };
         entry.absorb(later.into_later());
         edit.remove_entry(second);
     }

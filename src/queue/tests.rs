@@ -255,10 +255,8 @@ fn i1_a_checkpoint_ahead_of_its_entries_is_noticed_when_the_queue_is_opened() {
     queue.commit(vec![insert(1, 1), insert(2, 1)], Some(&checkpoint(1))).unwrap();
     // What sled might come back with after a damaged page: one entry is older than the rest.
     let home = layout::block_key(blocks::BlockId::Home(0));
-    let older = block::encode(
-        [(0, codec::encode_entry(&queue.entries().next().unwrap().unwrap()).as_slice())]
-            .into_iter(),
-    );
+    let entry = codec::encode_entry(&queue.entries().next().unwrap().unwrap());
+    let older = block::Packer::default().pack([(0, entry.as_slice())].into_iter());
     queue.db.insert(home, older).unwrap();
     drop(queue);
 

@@ -145,7 +145,7 @@ impl Source for ChangeStreamSource {
         let state = match self.open_cursor(from, Contents::Full).await {
             Ok((cursor, _)) => State::Full(ReadAhead::of(cursor)),
             Err(error) if error.code() == Some(BSON_OBJECT_TOO_LARGE) => {
-                State::Slim(self.open_cursor(from, Contents::Slim).await?.0)
+                State::Slim(Box::new(self.open_cursor(from, Contents::Slim).await?.0))
             }
             Err(error) => return Err(error.into()),
         };
@@ -220,7 +220,7 @@ pub struct ChangeStream {
 enum State {
     Full(ReadAhead),
     /// At an event that is too large to be shown.
-    Slim(BatchCursor),
+    Slim(Box<BatchCursor>),
     /// Past it.
     Past,
 }
@@ -265,7 +265,7 @@ impl EventStream for ChangeStream {
                             "an event is too large to be shown; its document is read instead"
                         );
                         let slim = self.source.open_cursor(&self.position, Contents::Slim).await?;
-                        self.state = State::Slim(slim.0);
+                        self.state = State::Slim(Box::new(slim.0));
                         continue;
                     }
                     reply => events_of(reply?)?,
