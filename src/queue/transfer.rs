@@ -30,7 +30,7 @@ use uuid::Uuid;
 
 use super::{
     Entry, EntrySummary, Incoming, Queue, QueueError, Work, body_json, codec,
-    layout::{CHECKPOINT, FORMAT, META, SEAL, meta_key},
+    layout::{CHECKPOINT, META, meta_key},
 };
 use crate::{
     checkpoint::{Checkpoint, ClusterTime},
@@ -85,7 +85,7 @@ pub struct Header {
 }
 
 /// A person's pause stays where it was made, and every import notes for itself that it was one.
-const NOT_MOVED: &[&[u8]] = &[CHECKPOINT, FORMAT, SEAL, b"mpaused", b"mmoved"];
+const NOT_MOVED: &[&str] = &["checkpoint", "format", "seal", "paused", MOVED];
 
 /// Whether an export is one to move the queue with. Only of a queue that nobody works on: else entries and
 /// checkpoint would not belong together.
@@ -214,7 +214,7 @@ impl Queue {
             for note in self.db.scan_prefix([META]) {
                 let (key, value) = note?;
                 let name = String::from_utf8_lossy(&key[1..]).into_owned();
-                if !NOT_MOVED.contains(&&*key) {
+                if !NOT_MOVED.contains(&&*name) {
                     header["notes"][name] = BASE64.encode(value).into();
                 }
             }
@@ -392,7 +392,7 @@ impl<'de, F: FnMut(Operation) -> Result<(), String>> Visitor<'de> for File<F> {
                 }
                 "notes" => {
                     for (name, text) in map.next_value::<BTreeMap<String, String>>()? {
-                        if NOT_MOVED.contains(&&*meta_key(&name)) {
+                        if NOT_MOVED.contains(&&*name) {
                             return Err(A::Error::custom(format!(
                                 "`{name}` is no note that is moved"
                             )));
