@@ -240,8 +240,8 @@ impl Mongo {
         self.open(db, command, None, None).await
     }
 
-    /// As [`cursor_of`](Self::cursor_of), for a cursor without an end: the server answers when it has so many
-    /// documents, or after `await_for` with what it has.
+    /// As [`cursor_of`](Self::cursor_of), for a cursor without an end: where there is nothing, the server waits for
+    /// something, up to `await_for`.
     ///
     /// # Errors
     /// [`MongoError`].

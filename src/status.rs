@@ -88,7 +88,8 @@ pub struct State {
     /// Everything up to this time has been committed to the queue, the rest of a transaction included: all events
     /// of one have the same time, and may come in several answers.
     pub read_whole: ClusterTime,
-    /// A reply is being committed, in parts: what is in the queue, or in Atlas already, is of no one moment.
+    /// A reply is being committed, in parts: what is in the queue, or in Atlas already, is of no one moment. It stays
+    /// so where reading is stopped in the middle.
     pub is_within_reply: bool,
     /// The latest source time at which the copy in Atlas equalled the local database.
     pub consistent_as_of: Option<ClusterTime>,

@@ -278,7 +278,7 @@ impl<S: Source> Tailer<S> {
         }
     }
 
-    /// One atomic step: the batch's ops and the position behind them.
+    /// The batch's ops and the position behind them: a step that is taken whole, or once more.
     async fn commit(&self, batch: EventBatch) -> Result<(), TailerError> {
         let anchor = self.anchor(&batch).await?;
         self.anchor.store(anchor.0, Ordering::Relaxed);
@@ -460,33 +460,49 @@ impl<S: Source> Tailer<S> {
     }
 }
 
-/// Ops and bytes of one commit. A reply holds up to 20,000 events; committed as one they would keep the worker
-/// waiting for the queue's lock, and take 280 MB more of memory in sled (0.34.7), which frees nothing before the
-/// end of a batch.
-const PART_OPS: usize = 2_000;
+/// Bytes of one commit, when a reply has more. Committed as one, 16 MiB keep the worker waiting for the queue's lock,
+/// and take memory that sled (0.34.7) frees only at the end of a batch.
 const PART_BYTES: usize = 2 << 20;
 
-/// Commits the ops of a reply, the last part with the checkpoint behind them all (I1): after a crash in between,
-/// the parts that are in the queue are read and committed once more (I5).
+/// Commits the ops of a reply, the last part with the checkpoint behind them all (I1). After a crash in between, the
+/// parts that are in the queue are read and committed once more, which ends with the same documents (I5).
 fn commit_in_parts(
     queue: &Queue,
     incoming: Vec<Incoming>,
     checkpoint: &Checkpoint,
 ) -> Result<Committed, QueueError> {
     let mut all = Committed::default();
-    let mut part = Vec::with_capacity(incoming.len().min(PART_OPS));
+    let mut parts = in_parts(incoming);
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        all += queue.commit(part, None)?;
+    }
+    all += queue.commit(last, Some(checkpoint))?;
+    Ok(all)
+}
+
+/// Cuts ops into parts of [`PART_BYTES`] at the most. With a barrier among them they are one part: a rename or a drop
+/// that is read once more, after a crash, would take what has the name by then.
+fn in_parts(incoming: Vec<Incoming>) -> Vec<Vec<Incoming>> {
+    let bytes_of = |op: &Incoming| op.work.body().map_or(0, |body| body.as_bytes().len());
+    let is_small = incoming.iter().map(bytes_of).sum::<usize>() <= PART_BYTES;
+    if is_small || incoming.iter().any(|op| matches!(op.work, Work::Schema(_))) {
+        return vec![incoming];
+    }
+    let mut parts = vec![Vec::new()];
     let mut bytes = 0;
     for op in incoming {
-        let len = op.work.body().map_or(0, |body| body.as_bytes().len());
-        if part.len() == PART_OPS || (bytes + len > PART_BYTES && !part.is_empty()) {
-            all += queue.commit(std::mem::take(&mut part), None)?;
-            bytes = 0;
+        let len = bytes_of(&op);
+        let part = parts.last_mut().expect("there is one from the start");
+        if bytes + len > PART_BYTES && !part.is_empty() {
+            parts.push(vec![op]);
+            bytes = len;
+        } else {
+            part.push(op);
+            bytes += len;
         }
-        bytes += len;
-        part.push(op);
     }
-    all += queue.commit(part, Some(checkpoint))?;
-    Ok(all)
+    parts
 }
 
 /// Several changes of one collection's options or indexes that follow one another are one.
@@ -510,6 +526,41 @@ fn is_filled_unseen(from: &Namespace, tells_of_schema: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn insert(id: i32, bytes: usize) -> Incoming {
+        let document = bson::rawdoc! { "_id": id, "x": "x".repeat(bytes) };
+        let key = crate::document_key::DocumentKey::of(&document).unwrap();
+        let (ns, op) = (Namespace::new("shop", "orders"), crate::write_op::WriteOp::Insert(document));
+        let work = Work::Document { ns, key, op, collection: None };
+        Incoming { work, cluster_time: ClusterTime(1), wall_ms: 1 }
+    }
+
+    #[test]
+    fn a_large_reply_is_cut_into_parts_and_keeps_its_order() {
+        let reply: Vec<_> =
+            (0..50).map(|id| insert(id, if id == 7 { 3 << 20 } else { 100_000 })).collect();
+
+        let parts = in_parts(reply.clone());
+
+        assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [7, 1, 20, 20, 2]);
+        assert_eq!(parts.concat(), reply);
+        assert_eq!(in_parts(Vec::new()), [vec![]], "the checkpoint goes with something");
+    }
+
+    /// Two renames that swap names, and then documents. Cut in two, with a crash in between, the first rename would be
+    /// read again when its old name had become the other one's, and replace a collection with the wrong one.
+    #[test]
+    fn a_reply_with_a_barrier_is_one_commit() {
+        let rename = |from: &str, to: &str| {
+            let (from, to) = (Namespace::new("shop", from), Namespace::new("shop", to));
+            let work = Work::Schema(SchemaChange::Rename { from, to, drop_target: false });
+            Incoming { work, cluster_time: ClusterTime(1), wall_ms: 1 }
+        };
+        let mut reply = vec![rename("a", "b"), rename("c", "a")];
+        reply.extend((0..50).map(|id| insert(id, 100_000)));
+
+        assert_eq!(in_parts(reply.clone()), [reply]);
+    }
 
     #[test]
     fn a_collection_that_is_filled_without_events_is_known_by_its_temporary_name() {

@@ -130,6 +130,10 @@ fn len_of(write: &Write<'_>) -> usize {
     let len = |document: &RawDocument| document.as_bytes().len();
     match write {
         Write::Delete(key) => len(key.filter()) + STATEMENT,
+        Write::Insert(document) if needs_literal(document) => {
+            // Its key once more, which is a part of it.
+            2 * len(document) + UPSERT
+        }
         Write::Insert(document) => len(document),
         Write::Upsert { key, document } => len(key.filter()) + len(document) + UPSERT,
         Write::Change { key, command } => {

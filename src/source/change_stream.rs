@@ -42,7 +42,7 @@ pub const PIPELINE_VERSION: &str = "2";
 const AWAIT: Duration = Duration::from_secs(1);
 
 /// Most events of a reply. Without it a reply has up to 16 MiB, of which several are in memory at the same time,
-/// and the queue gets nothing of it before all of it is here. The server takes no longer for many small ones.
+/// and the queue gets nothing of it before all of it is here.
 const REPLY_EVENTS: u32 = 2_000;
 
 /// The local database as production reads it.
@@ -227,18 +227,24 @@ enum State {
 
 /// A cursor whose next reply is asked for before the last one is looked at: the server works on it
 /// meanwhile. One reply, of 16 MiB at the most, waits here.
-struct ReadAhead(JoinHandle<(BatchCursor, Result<Option<RawBatch>, MongoError>)>);
+struct ReadAhead(Option<Asked>);
+
+type Asked = JoinHandle<(BatchCursor, Result<Option<RawBatch>, MongoError>)>;
 
 impl ReadAhead {
     fn of(mut cursor: BatchCursor) -> Self {
-        Self(tokio::spawn(async move {
+        Self(Some(tokio::spawn(async move {
             let reply = cursor.next().await;
             (cursor, reply)
-        }))
+        })))
     }
 
+    /// Safe to drop half-way. After an error there is no more.
     async fn next(&mut self) -> Result<Option<RawBatch>, MongoError> {
-        let (cursor, reply) = (&mut self.0).await.map_err(|error| {
+        let Some(asked) = &mut self.0 else { return Ok(None) };
+        let answer = asked.await;
+        self.0 = None;
+        let (cursor, reply) = answer.map_err(|error| {
             // The runtime goes down, or the driver panicked.
             MongoError::Driver(mongodb::error::Error::custom(error.to_string()))
         })?;
@@ -251,7 +257,9 @@ impl ReadAhead {
 
 impl Drop for ReadAhead {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(asked) = &self.0 {
+            asked.abort();
+        }
     }
 }
 

@@ -116,7 +116,7 @@ async fn accept(listener: TcpListener, target: u16, there: Arc<Direction>, back:
     }
 }
 
-/// Until one side is done, and the other has got all of it.
+/// Until one side is done.
 async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: &Direction) {
     let (sender, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(4096);
     let reading = async move {
