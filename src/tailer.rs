@@ -530,7 +530,8 @@ mod tests {
     fn insert(id: i32, bytes: usize) -> Incoming {
         let document = bson::rawdoc! { "_id": id, "x": "x".repeat(bytes) };
         let key = crate::document_key::DocumentKey::of(&document).unwrap();
-        let (ns, op) = (Namespace::new("shop", "orders"), crate::write_op::WriteOp::Insert(document));
+        let (ns, op) =
+            (Namespace::new("shop", "orders"), crate::write_op::WriteOp::Insert(document));
         let work = Work::Document { ns, key, op, collection: None };
         Incoming { work, cluster_time: ClusterTime(1), wall_ms: 1 }
     }

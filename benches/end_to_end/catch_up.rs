@@ -32,6 +32,11 @@ pub async fn inserts(settings: Settings, book: Notebook) {
 
 pub async fn updates(settings: Settings, book: Notebook) {
     book.mark(RATIO_TO_UPSERTS, Target::AtLeast(0.8));
+    book.note(
+        "The raw upserts are all there is to do in their run, on both cores, uncompressed. The agent shares them with \
+         the local server, which shows the events and reads the documents meanwhile; it writes in as many lanes as by \
+         default.",
+    );
     let count = settings.scaled(500_000);
     let backlog = Backlog::Updates { count, documents: count };
     let bed = Bed::start().await;

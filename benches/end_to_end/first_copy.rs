@@ -1,6 +1,10 @@
 //! The first copy beside a raw pipe with the same number of connections, and the comparison of equal sides.
 
-use std::{io::Read, process::Stdio, time::Duration};
+use std::{
+    io::Read,
+    process::{Child, Stdio},
+    time::Duration,
+};
 
 use bson::{Bson, Document, doc};
 use serde_json::Value;
@@ -120,7 +124,7 @@ async fn copy(settings: &Settings, book: &Notebook, shape: Shape) {
                     ("verify", &["verify", "--json"][..]),
                     ("verify --digest", &["verify", "--digest", "--json"]),
                 ] {
-                    verify(&bed, book, &agent, name, args, (all, bytes));
+                    verify(&bed, book, &agent, name, args, (all, bytes)).await;
                 }
             }
             bed.assert_equal().await;
@@ -157,7 +161,18 @@ async fn end_of_copy(bed: &Bed, agent: &Agent, shape: &Shape) -> Duration {
     Duration::from_millis(ended - started)
 }
 
-fn verify(
+/// A command that does not outlive the scenario.
+struct Command(Child);
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        // It has ended, or is to end now.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn verify(
     bed: &Bed,
     book: &Notebook,
     agent: &Agent,
@@ -166,13 +181,20 @@ fn verify(
     (documents, bytes): (f64, f64),
 ) {
     let meter: Meter = bed.meter();
-    let mut child = agent.command().args(args).stdout(Stdio::piped()).spawn().unwrap();
-    meter.born(Process { name: "outrigger", pid: child.id() });
-    let mut output = Vec::new();
-    child.stdout.take().unwrap().read_to_end(&mut output).unwrap();
+    let child = agent.command().args(args).stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = Command(child);
+    meter.born(Process { name: "outrigger", pid: command.0.id() });
+    let mut stdout = command.0.stdout.take().unwrap();
+    let read = move || {
+        let mut output = Vec::new();
+        stdout.read_to_end(&mut output).unwrap();
+        output
+    };
+    // Off this thread, so that a limit or a signal ends it too.
+    let output = tokio::task::spawn_blocking(read).await.unwrap();
     // Before anybody waits for it: the kernel keeps the times of an ended process until then.
     let usage = meter.stop();
-    child.wait().unwrap();
+    drop(command);
     let found: Value = serde_json::from_slice(&output).unwrap();
     assert_eq!(found["equal"], true, "{found}");
     book.costs(name, &usage);

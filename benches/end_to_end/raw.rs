@@ -25,7 +25,7 @@ pub struct Read {
     pub per_second: f64,
 }
 
-/// Opens the change stream as the agent does, at a time.
+/// Opens the change stream with the agent's pipeline, at a time. Its replies are as large as the server makes them.
 pub async fn open_stream(client: &Client, from: Timestamp) -> RawBatchCursor {
     let filter = NamespaceFilter::new(&["shop.*".to_owned()], &[]).unwrap();
     let stage = rawdoc! {

@@ -48,8 +48,11 @@ impl Packer {
     /// The value of a block of `entries`, of which there are 1 to [`ENTRIES_MAX`].
     pub fn pack<'a>(&mut self, entries: impl Iterator<Item = (u64, &'a [u8])> + Clone) -> Vec<u8> {
         let plain = encode(entries);
-        let packed = self.0.compress_vec(&plain).unwrap_or_default();
-        // Not worth unpacking it again.
+        // What is larger than any document was merged of many, and is left as it is, like what would hardly become smaller.
+        let packed = match plain.len() {
+            0..=PLAIN_MAX => self.0.compress_vec(&plain).unwrap_or_default(),
+            _ => Vec::new(),
+        };
         let is_smaller = !packed.is_empty() && packed.len() < plain.len() / 8 * 7;
         let (how, rest) = if is_smaller { (SNAPPY, packed) } else { (AS_IT_IS, plain) };
         let mut value = Vec::with_capacity(2 + rest.len());
@@ -67,13 +70,13 @@ pub fn unpack(value: &[u8]) -> Result<Cow<'_, [u8]>, CodecError> {
     let damaged = |what: &str| CodecError::Damaged(what.to_owned());
     let (&version, rest) = value.split_first().ok_or_else(|| damaged("an empty block"))?;
     if version != LAYOUT_VERSION {
-        return Err(CodecError::UnknownVersion(version));
+        return Err(CodecError::UnknownLayout(version));
     }
     match rest.split_first() {
         Some((&AS_IT_IS, plain)) => Ok(plain.into()),
         Some((&SNAPPY, packed)) => {
             let len = decompress_len(packed).map_err(|error| damaged(&error.to_string()))?;
-            // A document has 16 MiB at the most; a length that is damaged must not take all memory.
+            // A length that is damaged must not take all memory.
             if len > PLAIN_MAX {
                 return Err(damaged("a block that is too large"));
             }
@@ -84,7 +87,7 @@ pub fn unpack(value: &[u8]) -> Result<Cow<'_, [u8]>, CodecError> {
     }
 }
 
-/// A document, its key, its id and what else an entry has.
+/// The largest block that is packed: a document of 16 MiB, its key, and what else an entry has, with room to spare.
 const PLAIN_MAX: usize = 64 << 20;
 
 fn encode<'a>(entries: impl Iterator<Item = (u64, &'a [u8])> + Clone) -> Vec<u8> {
@@ -177,7 +180,7 @@ mod tests {
         let mut value = Packer::default().pack([(1, &b"one"[..])].into_iter());
         value[0] = 9;
 
-        assert_eq!(unpack(&value).err(), Some(CodecError::UnknownVersion(9)));
+        assert_eq!(unpack(&value).err(), Some(CodecError::UnknownLayout(9)));
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! An entry keeps its number, and with it its place in the order, wherever it is. A block whose entries
-//! are all gone is removed; of one that is mostly gone the rest is moved ([`Edit`](super::edit::Edit)). So what is
-//! dead takes at the most as much room as what lives.
+//! are all gone is removed; of one that is mostly gone the rest is moved ([`Edit`](super::edit::Edit)). So there are at
+//! the most as many dead entries as living ones.
 
 use std::collections::BTreeMap;
 
@@ -82,14 +82,28 @@ pub struct Changes {
 pub struct Blocks {
     homes: BTreeMap<u64, Block>,
     others: BTreeMap<u64, Block>,
-    moved: BTreeMap<u64, Place>,
+    /// By number, the moved block and the slot of an entry, in one number to save memory.
+    moved: BTreeMap<u64, u64>,
+    stored: u64,
+}
+
+/// Bits of a slot.
+const SLOT: u32 = 6;
+
+fn packed(place: Place) -> u64 {
+    let (BlockId::Home(n) | BlockId::Moved(n)) = place.block;
+    n << SLOT | u64::from(place.slot)
+}
+
+fn unpacked(place: u64) -> Place {
+    Place { block: BlockId::Moved(place >> SLOT), slot: (place & ((1 << SLOT) - 1)) as u8 }
 }
 
 impl Blocks {
     /// Where an entry is, if it is there.
     pub fn place_of(&self, seq: u64) -> Option<Place> {
         if let Some(place) = self.moved.get(&seq) {
-            return Some(*place);
+            return Some(unpacked(*place));
         }
         let (&first, block) = self.homes.range(..=seq).next_back()?;
         let slot = u8::try_from(seq - first).ok().filter(|slot| *slot < block.count)?;
@@ -107,7 +121,7 @@ impl Blocks {
 
     /// The first entry from `seq` on that is in a moved block.
     pub fn next_moved_from(&self, seq: u64) -> Option<(u64, Place)> {
-        self.moved.range(seq..).next().map(|(seq, place)| (*seq, *place))
+        self.moved.range(seq..).next().map(|(seq, place)| (*seq, unpacked(*place)))
     }
 
     fn next_home(&self, seq: u64) -> Option<(u64, Place)> {
@@ -141,17 +155,23 @@ impl Blocks {
         self.others.last_key_value().map_or(0, |(n, _)| n + 1)
     }
 
+    /// Bytes of all blocks, packed, with what is gone in them.
+    pub fn stored(&self) -> u64 {
+        self.stored
+    }
+
     /// A block that is in the store.
     pub fn add(&mut self, id: BlockId, block: Block) {
+        self.stored += u64::from(block.stored);
         match id {
             BlockId::Home(first) => self.homes.insert(first, block),
             BlockId::Moved(n) => self.others.insert(n, block),
         };
     }
 
-    /// An entry that is in a moved block. False when it is in another one as well.
-    pub fn add_moved(&mut self, seq: u64, place: Place) -> bool {
-        self.place_of(seq).is_none() && self.moved.insert(seq, place).is_none()
+    /// An entry that is in a moved block.
+    pub fn add_moved(&mut self, seq: u64, place: Place) {
+        self.moved.insert(seq, packed(place));
     }
 
     /// What an edit has done is in the store.
@@ -167,6 +187,7 @@ impl Blocks {
             if let Some(block) = map.get_mut(&n) {
                 block.gone = gone;
                 if gone == block.all() {
+                    self.stored -= u64::from(block.stored);
                     map.remove(&n);
                 }
             }
@@ -174,7 +195,9 @@ impl Blocks {
         for (id, block) in changes.added {
             self.add(id, block);
         }
-        self.moved.extend(changes.moved);
+        for (seq, place) in changes.moved {
+            self.add_moved(seq, place);
+        }
     }
 }
 
@@ -192,9 +215,8 @@ mod tests {
         blocks.add(BlockId::Home(0), Block { gone: 0b0110, ..Block::new(4, 9, 9, 0) });
         blocks.add(BlockId::Home(10), Block::new(2, 9, 9, 0));
         blocks.add(BlockId::Moved(0), Block::new(2, 9, 9, 0));
-        assert!(blocks.add_moved(2, place(BlockId::Moved(0), 0)));
-        assert!(blocks.add_moved(20, place(BlockId::Moved(0), 1)));
-        assert!(!blocks.add_moved(3, place(BlockId::Moved(0), 1)), "it is at home");
+        blocks.add_moved(2, place(BlockId::Moved(0), 0));
+        blocks.add_moved(20, place(BlockId::Moved(0), 1));
 
         let mut met = Vec::new();
         let mut from = 0;

@@ -1,7 +1,7 @@
 //! Entries as bytes.
 //!
 //! ```text
-//! value = format version (1 byte) · CRC-32 of the rest (4 bytes, little-endian) · bincode
+//! entry = format version (1 byte) · CRC-32 of the rest (4 bytes, little-endian) · bincode
 //! ```
 //!
 //! Documents are raw BSON inside. The version comes first and alone, so that any later form can be
@@ -11,7 +11,10 @@ use bincode::config::{Configuration, standard};
 use bson::{RawDocument, RawDocumentBuf};
 use uuid::Uuid;
 
-use super::entry::{Entry, Work};
+use super::{
+    block::LAYOUT_VERSION,
+    entry::{Entry, Work},
+};
 use crate::{
     checkpoint::{Checkpoint, ClusterTime, ResumeToken},
     dead_letter::DeadLetter,
@@ -33,6 +36,9 @@ pub enum CodecError {
         "format version {0} is not known to this program, which writes version {FORMAT_VERSION}"
     )]
     UnknownVersion(u8),
+    /// Likewise: entries are put together in another way.
+    #[error("layout {0} is not known to this program, which writes layout {LAYOUT_VERSION}")]
+    UnknownLayout(u8),
     /// Damaged on the disk, or not Outrigger's at all.
     #[error("damaged value: {0}")]
     Damaged(String),

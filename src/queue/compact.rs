@@ -73,7 +73,7 @@ impl Queue {
     /// # Errors
     /// When the queue cannot be read.
     pub fn is_mostly_empty(&self) -> Result<bool, QueueError> {
-        let mut content = self.pending().1;
+        let mut content = self.lock().blocks.stored();
         let files = self.db.size_on_disk()?;
         if !self.persist || !is_mostly_empty(files, content) || !has_room(&self.path, content) {
             return Ok(false);

@@ -11,7 +11,8 @@
 //! - new ones into home blocks, which a small last block is joined to, so that a thousand small commits do not
 //!   leave a thousand small blocks;
 //! - changed ones into moved blocks, likewise;
-//! - what else lives in a block of which less than half does moves along with them.
+//! - what else lives in a block of which less than half does moves along with them, unless it is leased and will be gone
+//!   soon.
 //!
 //! Each of the three copies an entry only when that at least halves its dead room or doubles its block, so an
 //! entry is written again a few times at the most, however the changes fall.
@@ -99,8 +100,8 @@ impl Edit {
         }
     }
 
-    /// Puts an entry that was never in the store. Its number is above those of all that ever were. Returns
-    /// its bytes.
+    /// Puts an entry that is not in the store. Its number is above those of all that are, and the next of this
+    /// edit is the next number. Returns its bytes.
     pub fn add_entry(&mut self, entry: &Entry) -> usize {
         let piece = self.encode(entry);
         let len = piece.bytes.len();
@@ -174,6 +175,10 @@ impl Edit {
         let changed = self.changed.iter().map(|piece| piece.seq);
         for seq in changed.chain(self.removed.iter().copied()) {
             let place = around.blocks.place_of(seq).expect("what is edited is in the store (I4)");
+            debug_assert!(
+                gone.get(&place.block).is_none_or(|bits: &u64| bits >> place.slot & 1 == 0),
+                "an entry is edited once"
+            );
             leave(around.blocks, seq, place, &mut gone, changes);
         }
         gone
@@ -195,6 +200,10 @@ impl Edit {
             }
         }
         for (id, block) in sparse {
+            let is_leased = |slot| matches!(id, BlockId::Home(first) if (around.is_leased)(first + slot as u64));
+            if block.live().any(is_leased) {
+                continue;
+            }
             let value = (around.read)(id)?;
             let plain = unpack(&value)?;
             let view = View::of(&plain)?;
@@ -215,12 +224,13 @@ impl Edit {
         let Some(mut follower) = self.new.first().map(|piece| piece.seq) else {
             return Ok(joined);
         };
+        let mut join = Join::of(&self.new);
         for (start, block) in around.blocks.homes_backwards() {
             let id = BlockId::Home(start);
             let follows = start + u64::from(block.count) == follower;
             let is_whole = block.gone == 0 && !gone.contains_key(&id);
             let is_untouched = start >= around.untouched_from;
-            if !(follows && is_whole && is_untouched && self.is_worth_joining(block)) {
+            if !(follows && is_whole && is_untouched && join.takes(block)) {
                 break;
             }
             let value = (around.read)(id)?;
@@ -248,8 +258,9 @@ impl Edit {
         if self.changed.is_empty() {
             return Ok(());
         }
+        let mut join = Join::of(&self.changed);
         for (n, block) in around.blocks.moved_backwards() {
-            if !self.is_worth_joining(block) {
+            if !join.takes(block) {
                 break;
             }
             let id = BlockId::Moved(n);
@@ -280,15 +291,6 @@ impl Edit {
             leave(blocks, seq, Place { block: id, slot: slot as u8 }, gone, changes);
         }
         Ok(())
-    }
-
-    /// True for a small block that becomes at least half as large again, so that an entry is written a few times
-    /// more at the most.
-    fn is_worth_joining(&self, block: &Block) -> bool {
-        let bytes = block.bytes as usize;
-        bytes < BYTES_MAX / 2
-            && usize::from(block.count) < ENTRIES_MAX / 2
-            && bytes <= 2 * self.bytes.len()
     }
 
     fn copy(&mut self, seq: u64, entry: &[u8]) -> Piece {
@@ -334,6 +336,34 @@ impl Edit {
             self.batch.insert(&piece_key(id, n), piece);
         }
         block
+    }
+}
+
+/// What small blocks are joined to: as much as goes into one block, and no more, however many small ones there are.
+struct Join {
+    bytes: usize,
+    entries: usize,
+}
+
+impl Join {
+    fn of(pieces: &[Piece]) -> Self {
+        Self { bytes: pieces.iter().map(|piece| piece.bytes.len()).sum(), entries: pieces.len() }
+    }
+
+    /// True for a small block that becomes at least half as large again, so that an entry is written a few times
+    /// more at the most. It counts as joined then.
+    fn takes(&mut self, block: &Block) -> bool {
+        let (bytes, entries) = (block.bytes as usize, usize::from(block.count));
+        let is_small = bytes < BYTES_MAX / 2 && entries < ENTRIES_MAX / 2;
+        let takes = is_small
+            && bytes <= 2 * self.bytes
+            && self.bytes < BYTES_MAX
+            && self.entries < ENTRIES_MAX;
+        if takes {
+            self.bytes += bytes;
+            self.entries += entries;
+        }
+        takes
     }
 }
 

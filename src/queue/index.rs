@@ -149,11 +149,19 @@ impl Index {
             Some(_) => {
                 self.collided.insert(name.bytes.clone(), seq);
             }
-            None => {
-                let shard = &mut self.shards[shard(hash)];
-                shard.insert_unique(spread(hash), Slot::new(hash, seq), Slot::spread);
-            }
+            None => drop(self.set_first(hash, seq)),
         }
+    }
+
+    /// Makes `seq` the newest entry of a document with this hash, if none of that hash is known. False if one is: then
+    /// it takes the document's name to tell the two apart.
+    pub fn set_first(&mut self, hash: u64, seq: u64) -> bool {
+        let is_first = self.newest(hash).is_none();
+        if is_first {
+            let shard = &mut self.shards[shard(hash)];
+            shard.insert_unique(spread(hash), Slot::new(hash, seq), Slot::spread);
+        }
+        is_first
     }
 
     /// Makes `seq` the newest entry of the document with this hash in place of `newest`, if that one still is.

@@ -32,9 +32,9 @@ pub fn block_key(id: BlockId) -> [u8; 9] {
     }
 }
 
-/// A value larger than this is cut into pieces, each under a key of its own: so a leaf stays small, whatever the
-/// documents are, and nothing becomes large enough for sled to put it into a file beside its log, which it
-/// does not sync (0.34.7, `blob_io.rs`).
+/// A block larger than this is cut into pieces, each under a key of its own: so a leaf stays small, whatever the
+/// documents are, and none becomes large enough for sled to put it into a file beside its log, which it
+/// does not sync (0.34.7, `blob_io.rs`). Dead letters are not cut: they are few.
 pub const PIECE_MAX: usize = 32 << 10;
 
 /// Pieces of a value of so many bytes behind the first one.

@@ -1,6 +1,6 @@
 //! What is in memory only, rebuilt when the queue is opened.
 //!
-//! Everything is read once, checked and forgotten again, but for 20 bytes of each document.
+//! Everything is read once, checked and forgotten again, but for what [the queue](super) keeps of each document.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -21,6 +21,7 @@ use super::{
     reader::{CacheGuard, Reader, read_block},
     store::State,
 };
+use crate::namespace::Namespace;
 
 /// The file beside sled's own that says that a queue was made here.
 const MADE: &str = "outrigger";
@@ -43,9 +44,12 @@ pub fn load(db: &sled::Db, cache: &CacheGuard, path: &Path) -> Result<State, Que
         }
         sum = sum.wrapping_add(fingerprint(&key, &value));
     }
-    let masks = read_masks(db, &mut sum)?;
-    read_moved(db, cache, &masks, &mut state, &mut sum)?;
-    let twice = read_homes(db, cache, &masks, &mut state, &mut sum)?;
+    let mut masks = read_masks(db, &mut sum)?;
+    let moved = read_moved(db, cache, &mut masks, &mut state, &mut sum)?;
+    let twice = read_homes(db, cache, (&mut masks, moved), &mut state, &mut sum)?;
+    if !masks.is_empty() {
+        return Err(damaged("a note of what is gone has no block"));
+    }
     for item in db.scan_prefix([DEAD]) {
         let (key, value) = item?;
         sum = sum.wrapping_add(fingerprint(&key, &value));
@@ -72,16 +76,18 @@ fn make_or_recognize(db: &sled::Db, path: &Path) -> Result<(), QueueError> {
         Some(version) if *version == [LAYOUT_VERSION] => Ok(()),
         Some(version) => {
             let version = version.first().copied().unwrap_or(0);
-            Err(CodecError::UnknownVersion(version).into())
+            Err(CodecError::UnknownLayout(version).into())
         }
         // sled takes a file that makes no sense for a new one.
         None if made.exists() || !db.is_empty() => Err(damaged("nothing of the queue can be read")),
         None => {
+            let mut marks = sled::Batch::default();
             for n in 0..BULKHEAD_LEN {
-                db.insert(bulkhead_key(n), &[BULKHEAD])?;
+                marks.insert(&bulkhead_key(n), &[BULKHEAD]);
             }
-            db.insert(SEAL, &0_u64.to_be_bytes())?;
-            db.insert(FORMAT, &[LAYOUT_VERSION])?;
+            marks.insert(SEAL, &0_u64.to_be_bytes());
+            marks.insert(FORMAT, &[LAYOUT_VERSION]);
+            db.apply_batch(marks)?;
             db.flush()?;
             fs::write(&made, "").map_err(QueueError::Disk)
         }
@@ -110,7 +116,7 @@ fn each_block(
     db: &sled::Db,
     cache: &CacheGuard,
     kind: u8,
-    masks: &Masks,
+    masks: &mut Masks,
     sum: &mut u64,
     mut each: impl FnMut(BlockId, Block, View<'_>) -> Result<(), QueueError>,
 ) -> Result<(), QueueError> {
@@ -137,7 +143,7 @@ fn each_block(
         let fingerprint = fingerprint(&key, &value);
         *sum = sum.wrapping_add(fingerprint);
         let mut block = Block::new(view.len(), value.len(), view.bytes(), fingerprint);
-        block.gone = masks.get(&id).copied().unwrap_or(0);
+        block.gone = masks.remove(&id).unwrap_or(0);
         if block.gone & !block.all() != 0 || block.gone == block.all() {
             return Err(damaged("a note of what is gone does not fit its block"));
         }
@@ -146,64 +152,89 @@ fn each_block(
     Ok(())
 }
 
+/// An entry of a moved block, as much of it as is needed when its turn comes: to read its block once more then
+/// would read each block as often as it has entries.
+struct Moved {
+    seq: u64,
+    /// The document's hash; `None` for a barrier.
+    hash: Option<u64>,
+    ns: Namespace,
+    bytes: u32,
+}
+
+/// Reads the moved blocks. Returns their entries in order.
 fn read_moved(
     db: &sled::Db,
     cache: &CacheGuard,
-    masks: &Masks,
+    masks: &mut Masks,
     state: &mut State,
     sum: &mut u64,
-) -> Result<(), QueueError> {
+) -> Result<Vec<Moved>, QueueError> {
+    let mut moved = Vec::new();
+    let mut namespaces = Namespaces::default();
     each_block(db, cache, MOVED, masks, sum, |id, block, view| {
         for slot in block.live() {
-            let seq = view.seq(slot);
-            if !state.blocks.add_moved(seq, Place { block: id, slot: slot as u8 }) {
-                return Err(damaged("an entry is in two blocks"));
-            }
-            state.next_seq = state.next_seq.max(seq + 1);
+            let (seq, bytes) = (view.seq(slot), view.entry(slot)?);
+            let (hash, ns) = match codec::subject_of(bytes, &mut namespaces)? {
+                Subject::Document(ns, key) => (Some(state.index.hash_of(&ns, &key)), ns),
+                Subject::Schema(change) => (None, change.ns().clone()),
+            };
+            moved.push(Moved { seq, hash, ns, bytes: bytes.len() as u32 });
+            state.blocks.add_moved(seq, Place { block: id, slot: slot as u8 });
         }
         state.blocks.add(id, block);
         Ok(())
-    })
+    })?;
+    moved.sort_unstable_by_key(|entry| entry.seq);
+    if moved.windows(2).any(|two| two[0].seq == two[1].seq) {
+        return Err(damaged(TWICE));
+    }
+    Ok(moved)
 }
 
+const TWICE: &str = "an entry is in two blocks";
+
 /// Meets every entry in its order, those that have moved between those at home. Returns the entries that are
-/// to be joined with an earlier one of their document, and that one.
+/// to be joined with an earlier one of their document, behind that one.
 fn read_homes(
     db: &sled::Db,
     cache: &CacheGuard,
-    masks: &Masks,
+    (masks, moved): (&mut Masks, Vec<Moved>),
     state: &mut State,
     sum: &mut u64,
 ) -> Result<Vec<(u64, u64)>, QueueError> {
     let mut twice = Vec::new();
     let mut namespaces = Namespaces::default();
-    let mut moved = Reader::new(db, cache);
-    // Behind the last entry that was met.
-    let mut next = 0;
+    let mut reader = Reader::new(db, cache);
+    let mut moved = moved.into_iter().peekable();
+    let mut end = 0;
     each_block(db, cache, HOME, masks, sum, |id, block, view| {
         let first = view.seq(0);
         if id != BlockId::Home(first) || (1..view.len()).any(|n| view.seq(n) != first + n as u64) {
             return Err(damaged("a block's entries do not follow one another"));
         }
-        if first < next {
-            return Err(damaged("an entry is in two blocks"));
+        if first < end {
+            return Err(damaged(TWICE));
         }
+        end = first + view.len() as u64;
         state.blocks.add(id, block);
-        for slot in 0..view.len() {
+        for slot in block.live() {
             let seq = view.seq(slot);
-            state.meet_moved(&mut moved, &mut namespaces, next..seq, &mut twice)?;
-            if block.gone >> slot & 1 == 0 {
-                twice.extend(state.meet(&mut moved, &mut namespaces, seq, view.entry(slot)?)?);
-            } else {
-                state.meet_moved(&mut moved, &mut namespaces, seq..seq + 1, &mut twice)?;
+            while let Some(entry) = moved.next_if(|entry| entry.seq < seq) {
+                twice.extend(state.meet_moved(&mut reader, &mut namespaces, &entry)?);
             }
-            next = seq + 1;
+            if moved.peek().is_some_and(|entry| entry.seq == seq) {
+                return Err(damaged(TWICE));
+            }
+            twice.extend(state.meet(&mut reader, &mut namespaces, seq, view.entry(slot)?)?);
         }
         Ok(())
     })?;
-    let end = state.next_seq.max(next);
-    state.meet_moved(&mut moved, &mut namespaces, next..end, &mut twice)?;
-    state.next_seq = end;
+    for entry in moved {
+        twice.extend(state.meet_moved(&mut reader, &mut namespaces, &entry)?);
+    }
+    // The gone ones at the end of a block have had their numbers too.
+    state.next_seq = state.next_seq.max(end);
     Ok(twice)
 }
 
@@ -250,23 +281,27 @@ fn join(
 }
 
 impl State {
-    /// Meets the entries that have moved, of these numbers.
+    /// As [`meet`](Self::meet), for an entry that has moved. It is read again only if its document may have
+    /// another one.
     fn meet_moved(
         &mut self,
         reader: &mut Reader<'_>,
         namespaces: &mut Namespaces,
-        seqs: std::ops::Range<u64>,
-        twice: &mut Vec<(u64, u64)>,
-    ) -> Result<(), QueueError> {
-        let mut from = seqs.start;
-        while let Some((seq, place)) =
-            self.blocks.next_moved_from(from).filter(|(seq, _)| *seq < seqs.end)
+        entry: &Moved,
+    ) -> Result<Option<(u64, u64)>, QueueError> {
+        let seq = entry.seq;
+        if let Some(hash) = entry.hash
+            && self.index.set_first(hash, seq)
         {
-            let bytes = reader.bytes(&self.blocks, (seq, place))?.to_vec();
-            twice.extend(self.meet(reader, namespaces, seq, &bytes)?);
-            from = seq + 1;
+            self.next_seq = self.next_seq.max(seq + 1);
+            self.pending += 1;
+            self.pending_bytes += u64::from(entry.bytes);
+            self.schedule.added(&entry.ns);
+            return Ok(None);
         }
-        Ok(())
+        let place = self.blocks.place_of(seq).expect("it was just put there");
+        let bytes = reader.bytes(&self.blocks, (seq, place))?.to_vec();
+        self.meet(reader, namespaces, seq, &bytes)
     }
 
     /// Takes an entry into what is in memory. Returns it, behind the earlier entry of its document that it is to be

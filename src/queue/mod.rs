@@ -51,12 +51,12 @@
 //! f<n>          moved blocks     up to 64 entries that were changed since
 //! ```
 //!
-//! Numbers are big-endian, so that the order of bytes is the order of arrival. What a value costs sled is paid for
-//! each value and hardly for its bytes, so entries are put together in `block`s. A changed entry is written to
+//! Numbers are big-endian, so that the order of bytes is the order of arrival. What sled takes for a value hardly
+//! depends on its size up to some kilobytes, so entries are put together in `block`s. A changed entry is written to
 //! another block, and its old place marked as gone, in the same batch; `edit` keeps what is dead below what lives.
 //!
-//! Which entry holds a document, and which block an entry, is known in memory only, in some 20 bytes for each
-//! document, and rebuilt by one scan when the queue is opened.
+//! Which entry holds a document, and which block an entry, is known in memory only: some 20 bytes for each document, and
+//! as many again for one that was changed while it waited. It is rebuilt by one scan when the queue is opened.
 //!
 //! What else was weighed: one value for each entry (13 µs of CPU for each that is written, where blocks take 2); a
 //! second tree with random keys for the index (two thirds of sled's write rate); rewriting a block in place
@@ -78,6 +78,7 @@ pub(crate) mod fuzz;
 mod index;
 mod layout;
 mod load;
+mod look;
 mod merge;
 mod open;
 mod reader;

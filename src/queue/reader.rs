@@ -1,6 +1,9 @@
 //! Reading entries out of their blocks.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use sled::IVec;
 
@@ -12,17 +15,23 @@ use super::{
     layout::{block_key, further_pieces, piece_key},
 };
 
-/// Reads entries, those of one block with one look at the store.
+/// Blocks that a reader keeps, and their bytes, unless a single one is larger. Entries that have moved stand between
+/// those that have not, and among one another.
+const RECENT: usize = 8;
+const RECENT_BYTES: usize = 1 << 20;
+
+/// Reads entries, those of one block, or of a few, with one look at the store.
 pub struct Reader<'a> {
     db: &'a sled::Db,
     cache: &'a CacheGuard,
-    last: Option<(BlockId, Vec<u8>)>,
+    /// The blocks that were read last, unpacked, the latest at the end.
+    recent: VecDeque<(BlockId, Vec<u8>)>,
     namespaces: Namespaces,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(db: &'a sled::Db, cache: &'a CacheGuard) -> Self {
-        Self { db, cache, last: None, namespaces: Namespaces::default() }
+        Self { db, cache, recent: VecDeque::new(), namespaces: Namespaces::default() }
     }
 
     /// The sealed bytes of the entry `seq`, which is at `place`.
@@ -34,12 +43,26 @@ impl<'a> Reader<'a> {
         blocks: &Blocks,
         (seq, place): (u64, Place),
     ) -> Result<&[u8], QueueError> {
-        if self.last.as_ref().is_none_or(|(id, _)| *id != place.block) {
-            let value = read_block(self.db, self.cache, blocks, place.block)?;
-            self.last = Some((place.block, unpack(&value)?.into_owned()));
+        let known = self.recent.iter().rposition(|(id, _)| *id == place.block);
+        let at = known.map_or_else(|| self.read(blocks, place.block), Ok)?;
+        entry_in(&self.recent[at].1, seq, place)
+    }
+
+    /// Reads a block, and returns where it is in `recent`.
+    fn read(&mut self, blocks: &Blocks, id: BlockId) -> Result<usize, QueueError> {
+        let value = read_block(self.db, self.cache, blocks, id)?;
+        let plain = unpack(&value)?.into_owned();
+        while self.recent.len() >= RECENT || self.recent_bytes() + plain.len() > RECENT_BYTES {
+            if self.recent.pop_front().is_none() {
+                break;
+            }
         }
-        let (_, plain) = self.last.as_ref().expect("it was just read");
-        entry_in(plain, seq, place)
+        self.recent.push_back((id, plain));
+        Ok(self.recent.len() - 1)
+    }
+
+    fn recent_bytes(&self) -> usize {
+        self.recent.iter().map(|(_, plain)| plain.len()).sum()
     }
 
     /// The entry `seq`, which is at `place`, and the length of its bytes.

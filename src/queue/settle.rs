@@ -2,7 +2,7 @@
 
 use super::{
     Entry, Outcome, Queue, QueueError, Settlement, Work, codec, edit::Edit, index::DocumentName,
-    layout::dead_key, schedule::Lease, store::State,
+    layout::dead_key, reader::Reader, schedule::Lease, store::State,
 };
 use crate::{
     crash::{self, Step as Crash},
@@ -21,13 +21,14 @@ impl Queue {
         let mut state = self.lock();
         state.refuse_after_failure()?;
         let mut edit = state.edit();
+        let mut reader = self.reader();
         let mut steps = Vec::with_capacity(settlements.len());
         for settlement in settlements {
             let leased = state.schedule.leased(settlement.seq).map(|lease| lease.version);
             if leased != Some(settlement.version) {
                 continue;
             }
-            steps.push(self.settle_one(&state, settlement, &mut edit)?);
+            steps.push(self.settle_one(&state, settlement, &mut reader, &mut edit)?);
         }
         crash::point(Crash::SettleBegins);
         self.write(&mut state, edit)?;
@@ -38,7 +39,11 @@ impl Queue {
         if steps.iter().any(Step::is_barrier) {
             // A schema change must not be repeated once what stands behind it has been applied, so
             // its end is on the disk before anything behind it can be leased.
-            self.db.flush()?;
+            if let Err(error) = self.db.flush() {
+                // What is written does not fit what is leased any more.
+                state.failed = true;
+                return Err(error.into());
+            }
         }
         for step in steps {
             step.take(&mut state);
@@ -52,6 +57,7 @@ impl Queue {
         &self,
         state: &State,
         settlement: &Settlement,
+        reader: &mut Reader<'_>,
         edit: &mut Edit,
     ) -> Result<Step, QueueError> {
         let seq = settlement.seq;
@@ -63,7 +69,8 @@ impl Queue {
             step.gone = true;
             return Ok(step);
         }
-        let (mut entry, _) = self.entry(state, seq)?.expect("a leased entry is in the store (I4)");
+        let (mut entry, _) =
+            state.entry(reader, seq)?.expect("a leased entry is in the store (I4)");
         let name = state.name_of(&entry.work);
         if let Work::Schema(change) = &entry.work {
             step.barrier = Some(change.namespaces());
@@ -81,8 +88,8 @@ impl Queue {
                 edit.remove_entry(seq);
                 step.gone = true;
                 // What arrived meanwhile was made on top of an op that never got through.
-                if let Some(newer) = self.successor(state, seq)? {
-                    Self::widen(newer, &mut step, edit);
+                if let Some(newer) = successor(state, reader, seq)? {
+                    widen(newer, &mut step, edit);
                 }
                 if let Some(name) = name {
                     if let Some(older) = state.dead.get(&name) {
@@ -98,12 +105,12 @@ impl Queue {
             }
             Outcome::Unavailable { due_ms } => {
                 let due_ms = (*due_ms > 0).then_some(*due_ms);
-                self.give_back(state, entry, due_ms, &mut step, edit)?;
+                give_back((state, reader), entry, due_ms, &mut step, edit)?;
             }
             Outcome::Retry { due_ms, error } => {
                 entry.attempts += 1;
                 entry.error = Some(error.clone());
-                self.give_back(state, entry, Some(*due_ms), &mut step, edit)?;
+                give_back((state, reader), entry, Some(*due_ms), &mut step, edit)?;
             }
             Outcome::Refresh { due_ms, keep_collection } => {
                 let is_closed = state.schedule.is_closed(entry.work.ns(), seq);
@@ -118,41 +125,10 @@ impl Queue {
                     }
                     Work::Schema(_) => {}
                 }
-                self.give_back(state, entry, Some(*due_ms), &mut step, edit)?;
+                give_back((state, reader), entry, Some(*due_ms), &mut step, edit)?;
             }
         }
         Ok(step)
-    }
-
-    /// Makes a leased entry pending again, merged with what has arrived for it meanwhile (I2).
-    fn give_back(
-        &self,
-        state: &State,
-        mut entry: Entry,
-        due_ms: Option<u64>,
-        step: &mut Step,
-        edit: &mut Edit,
-    ) -> Result<(), QueueError> {
-        step.due_ms = due_ms;
-        entry.due_ms = due_ms.unwrap_or(0);
-        if let Some((newer, bytes)) = self.successor(state, entry.seq)? {
-            edit.remove_entry(newer.seq);
-            step.absorbed = Some((newer.seq, bytes));
-            entry.absorb(newer.into_later());
-        }
-        entry.version += 1;
-        step.bytes_after = edit.change_entry(&entry);
-        Ok(())
-    }
-
-    /// The pending entry that arrived for the document while this one was leased, if no barrier is
-    /// between the two, and its encoded size.
-    fn successor(&self, state: &State, seq: u64) -> Result<Option<(Entry, usize)>, QueueError> {
-        let Some(successor) = state.schedule.leased(seq).and_then(|lease| lease.successor) else {
-            return Ok(None);
-        };
-        let found = self.entry(state, successor)?;
-        Ok(Some(found.expect("a successor waits for its lease to end")))
     }
 
     pub(super) fn remove_dead(&self, seq: u64, edit: &mut Edit) -> Result<(), QueueError> {
@@ -160,14 +136,48 @@ impl Queue {
         edit.remove(&dead_key(seq), value.as_deref());
         Ok(())
     }
+}
 
-    /// Turns a delta into a `Refresh`: the state that it was made from is not in Atlas.
-    fn widen((mut newer, before): (Entry, usize), step: &mut Step, edit: &mut Edit) {
-        if let Work::Document { op: op @ WriteOp::Update(_), .. } = &mut newer.work {
-            *op = WriteOp::Refresh;
-            newer.version += 1;
-            step.extra_bytes = edit.change_entry(&newer) as i64 - before as i64;
-        }
+/// Makes a leased entry pending again, merged with what has arrived for it meanwhile (I2).
+fn give_back(
+    (state, reader): (&State, &mut Reader<'_>),
+    mut entry: Entry,
+    due_ms: Option<u64>,
+    step: &mut Step,
+    edit: &mut Edit,
+) -> Result<(), QueueError> {
+    step.due_ms = due_ms;
+    entry.due_ms = due_ms.unwrap_or(0);
+    if let Some((newer, bytes)) = successor(state, reader, entry.seq)? {
+        edit.remove_entry(newer.seq);
+        step.absorbed = Some((newer.seq, bytes));
+        entry.absorb(newer.into_later());
+    }
+    entry.version += 1;
+    step.bytes_after = edit.change_entry(&entry);
+    Ok(())
+}
+
+/// The pending entry that arrived for the document while this one was leased, if no barrier is
+/// between the two, and its encoded size.
+fn successor(
+    state: &State,
+    reader: &mut Reader<'_>,
+    seq: u64,
+) -> Result<Option<(Entry, usize)>, QueueError> {
+    let Some(successor) = state.schedule.leased(seq).and_then(|lease| lease.successor) else {
+        return Ok(None);
+    };
+    let found = state.entry(reader, successor)?;
+    Ok(Some(found.expect("a successor waits for its lease to end")))
+}
+
+/// Turns a delta into a `Refresh`: the state that it was made from is not in Atlas.
+fn widen((mut newer, before): (Entry, usize), step: &mut Step, edit: &mut Edit) {
+    if let Work::Document { op: op @ WriteOp::Update(_), .. } = &mut newer.work {
+        *op = WriteOp::Refresh;
+        newer.version += 1;
+        step.extra_bytes = edit.change_entry(&newer) as i64 - before as i64;
     }
 }
 

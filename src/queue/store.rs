@@ -1,7 +1,7 @@
 //! The queue on sled: commit, lease, settle.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     slice,
     sync::{
         Mutex, MutexGuard, TryLockError,
@@ -10,10 +10,9 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 use super::{
-    Batch, Entry, EntrySummary, QueueError, QueueOptions, QueueStats, Work,
+    Batch, Entry, QueueError, QueueOptions, Work,
     blocks::{Blocks, Place},
     codec, compact,
     edit::{Edit, Finished, Surroundings},
@@ -58,7 +57,7 @@ pub(super) struct State {
     /// See [`Edit`].
     pub(super) seal: u64,
     /// Set by the first failed write; see [`QueueError::Disk`].
-    failed: bool,
+    pub(super) failed: bool,
 }
 
 /// Most entries that one lease looks at, so that a long line of blocked ones cannot hold the lock.
@@ -270,43 +269,6 @@ impl Queue {
         self.write(&mut state, edit)
     }
 
-    /// The queue in numbers.
-    pub fn stats(&self) -> Result<QueueStats, QueueError> {
-        let disk_bytes = self.db.size_on_disk()?;
-        let oldest = self.oldest_ms()?;
-        let state = self.lock();
-        Ok(QueueStats {
-            pending: state.pending,
-            pending_bytes: state.pending_bytes,
-            leased: state.schedule.leased_len(),
-            delayed: state.schedule.delayed_len(),
-            dead_letters: state.dead_len,
-            oldest_ms: oldest,
-            disk_bytes,
-        })
-    }
-
-    /// When the oldest pending change was made, milliseconds since 1970.
-    pub fn oldest_ms(&self) -> Result<Option<u64>, QueueError> {
-        Ok(self.first_entry()?.map(|entry| entry.first_ms))
-    }
-
-    fn first_entry(&self) -> Result<Option<Entry>, QueueError> {
-        let state = self.lock();
-        let Some(first) = state.blocks.next_from(0) else { return Ok(None) };
-        Ok(Some(self.reader().entry(&state.blocks, first)?.0))
-    }
-
-    /// The number that the next entry will have: all that is in the queue now is before it.
-    pub fn position(&self) -> u64 {
-        self.lock().next_seq
-    }
-
-    /// True while an entry from before `position` is in the queue.
-    pub fn has_before(&self, position: u64) -> bool {
-        self.lock().blocks.next_from(0).is_some_and(|(seq, _)| seq < position)
-    }
-
     /// The number of dead letters, without touching the disk.
     pub fn dead_letters_len(&self) -> u64 {
         self.lock().dead_len
@@ -335,59 +297,16 @@ impl Queue {
         }
     }
 
-    /// The first `limit` entries, the oldest first, without their documents.
-    pub fn list(&self, limit: usize) -> Result<Vec<EntrySummary>, QueueError> {
-        self.entries().take(limit).map(|entry| Ok(EntrySummary::from(&entry?))).collect()
-    }
-
-    /// The entry with this id.
-    ///
-    /// # Errors
-    /// [`QueueError::NotFound`] when there is none; it may have gone to Atlas meanwhile.
-    pub fn show(&self, id: Uuid) -> Result<Entry, QueueError> {
-        self.entries()
-            .find(|entry| entry.as_ref().is_ok_and(|entry| entry.id == id))
-            .unwrap_or(Err(QueueError::NotFound(id)))
-    }
-
-    /// Every entry, in order. Others may work with the queue meanwhile: what they add behind the last one
-    /// that was handed out is met, what they remove before it is met is not.
-    pub fn entries(&self) -> impl Iterator<Item = Result<Entry, QueueError>> + '_ {
-        let mut from = 0;
-        let mut page = VecDeque::new();
-        std::iter::from_fn(move || {
-            if page.is_empty() {
-                match self.page(from) {
-                    Ok(read) => page = read,
-                    Err(error) => return Some(Err(error)),
-                }
-                from = page.back().map_or(from, |last: &Entry| last.seq + 1);
-            }
-            page.pop_front().map(Ok)
-        })
-    }
-
-    /// The next entries from `seq` on: those of one block.
-    fn page(&self, seq: u64) -> Result<VecDeque<Entry>, QueueError> {
-        let state = self.lock();
-        let mut reader = self.reader();
-        let mut page = VecDeque::new();
-        let mut next = state.blocks.next_from(seq);
-        let first = next.map(|(_, place)| place.block);
-        while let Some((seq, place)) = next.filter(|(_, place)| Some(place.block) == first) {
-            page.push_back(reader.entry(&state.blocks, (seq, place))?.0);
-            next = state.blocks.next_from(seq + 1);
-        }
-        Ok(page)
-    }
-
     /// Writes everything to the disk and syncs it.
     ///
     /// # Errors
     /// [`QueueError::Disk`]; the queue then refuses further commits.
     pub fn flush(&self) -> Result<(), QueueError> {
-        self.db.flush()?;
-        Ok(())
+        let flushed = self.db.flush();
+        if flushed.is_err() {
+            self.lock().failed = true;
+        }
+        Ok(flushed.map(drop)?)
     }
 
     pub(super) fn write(&self, state: &mut State, edit: Edit) -> Result<(), QueueError> {
@@ -421,16 +340,6 @@ impl Queue {
         Reader::new(&self.db, &self.cache)
     }
 
-    /// An entry and the length of its bytes, if it is there.
-    pub(super) fn entry(
-        &self,
-        state: &State,
-        seq: u64,
-    ) -> Result<Option<(Entry, usize)>, QueueError> {
-        let place = state.blocks.place_of(seq);
-        place.map(|place| self.reader().entry(&state.blocks, (seq, place))).transpose()
-    }
-
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("the queue's lock is never held across a panic of ours")
     }
@@ -450,16 +359,23 @@ impl State {
         }
     }
 
+    /// An entry and the length of its bytes, if it is there.
+    pub(super) fn entry(
+        &self,
+        reader: &mut Reader<'_>,
+        seq: u64,
+    ) -> Result<Option<(Entry, usize)>, QueueError> {
+        let place = self.blocks.place_of(seq);
+        place.map(|place| reader.entry(&self.blocks, (seq, place))).transpose()
+    }
+
     /// The newest entry of a document, and the length of its bytes.
     pub(super) fn newest(
         &self,
         reader: &mut Reader<'_>,
         name: &DocumentName,
     ) -> Result<Option<(Entry, usize)>, QueueError> {
-        let mut read = |seq| -> Result<Option<(Entry, usize)>, QueueError> {
-            let place = self.blocks.place_of(seq);
-            place.map(|place| reader.entry(&self.blocks, (seq, place))).transpose()
-        };
+        let mut read = |seq| self.entry(reader, seq);
         let mut found = None;
         let seq = self.index.find(name, |seq| -> Result<bool, QueueError> {
             found =
@@ -487,7 +403,7 @@ impl State {
 
     /// Bytes that are worth their place on the disk.
     fn content_bytes(&self) -> u64 {
-        self.pending_bytes + self.dead_bytes
+        self.blocks.stored() + self.dead_bytes
     }
 
     pub(super) fn edit(&self) -> Edit {

@@ -215,7 +215,7 @@ fn i6_a_queue_of_an_unknown_format_is_moved_aside_and_not_deleted() {
     let options = QueueOptions::new(dir.path().join("queue"));
     assert!(matches!(
         Queue::open(&options),
-        Err(QueueError::Damaged(CodecError::UnknownVersion(99)))
+        Err(QueueError::Damaged(CodecError::UnknownLayout(99)))
     ));
 
     let (queue, rebuilt) = Queue::open_or_rebuild(&options).unwrap();
@@ -519,4 +519,74 @@ fn a_document_larger_than_a_piece_survives_changes_and_a_restart() {
     assert_eq!((queue.pending(), left), ((0, 0), 0));
     drop(queue);
     assert_eq!(open(&dir).pending(), (0, 0));
+}
+
+/// While a collection was copied its changes came one by one and were looked at, so each had a block of its own. After
+/// a restart none had been looked at, and the next commit put all of them into one batch.
+#[test]
+fn a_commit_joins_no_more_small_blocks_than_make_a_full_one() {
+    let (dir, queue) = fresh();
+    queue.hold(&ns());
+    for id in 0..400 {
+        queue.commit(vec![insert(id, 1)], None).unwrap();
+        assert_eq!(lease(&queue), []);
+    }
+    drop(queue);
+    let queue = open(&dir);
+    let blocks = || queue.db.scan_prefix([layout::HOME]).count();
+    assert_eq!(blocks(), 400);
+
+    queue.commit(vec![insert(400, 1)], None).unwrap();
+    assert!(blocks() > 300, "{} blocks", blocks());
+
+    let entries = lease(&queue);
+    assert_eq!(ids(&entries), (0..=400).collect::<Vec<i64>>());
+}
+
+#[test]
+fn a_document_that_moved_and_came_again_is_one_after_a_restart() {
+    let (dir, queue) = fresh();
+    queue.commit((0..100).map(|id| insert(id, 1)).collect(), None).unwrap();
+    queue.commit((0..100).step_by(3).map(|id| set(id, 2)).collect(), None).unwrap();
+    let leased = queue.lease(50, usize::MAX, 0).unwrap().entries;
+    // Each has an entry that waits behind the leased one.
+    queue.commit((0..50).map(|id| set(id, 3)).collect(), None).unwrap();
+    assert_eq!((leased.len(), queue.pending().0), (50, 150));
+    drop(queue);
+
+    let entries = lease(&open(&dir));
+
+    assert_eq!(ids(&entries), (0..100).collect::<Vec<i64>>());
+    assert!(entries[..50].iter().all(|entry| match op(entry) {
+        WriteOp::Insert(doc) => doc.get_i32("v").unwrap() == 3,
+        _ => false,
+    }));
+}
+
+#[test]
+fn a_damaged_block_is_an_error_and_no_panic() {
+    let (dir, queue) = fresh();
+    queue.commit((0..100).map(|id| insert(id, 1)).collect(), None).unwrap();
+    queue.commit((0..100).step_by(2).map(|id| set(id, 2)).collect(), None).unwrap();
+    let damaged = |change: &dyn Fn(&sled::Db)| {
+        let copy = TempDir::new().unwrap();
+        queue.flush().unwrap();
+        copy_dir(&dir.path().join("queue"), &copy.path().join("queue"));
+        let db = open::open_sled(&QueueOptions::new(copy.path().join("queue"))).unwrap();
+        change(&db);
+        drop(db);
+        let opened = Queue::open(&QueueOptions::new(copy.path().join("queue")));
+        assert!(opened.err().is_some_and(|error| error.is_damage()));
+    };
+    let (home, moved) = (blocks::BlockId::Home(0), blocks::BlockId::Moved(0));
+
+    damaged(&|db| drop(db.remove(layout::block_key(home)).unwrap()));
+    damaged(&|db| drop(db.remove(layout::block_key(moved)).unwrap()));
+    damaged(&|db| drop(db.remove(layout::mask_key(home)).unwrap()));
+    damaged(&|db| drop(db.insert(layout::mask_key(home), &[0xFF; 8]).unwrap()));
+    damaged(&|db| drop(db.insert(layout::mask_key(moved), &[0xFF; 3]).unwrap()));
+    damaged(&|db| drop(db.insert(layout::piece_key(home, 1), b"more").unwrap()));
+    damaged(&|db| drop(db.insert(layout::block_key(home), &[2, 1, 9, 9, 9]).unwrap()));
+    let twice = queue.db.get(layout::block_key(moved)).unwrap().unwrap();
+    damaged(&|db| drop(db.insert(layout::block_key(blocks::BlockId::Moved(9)), &twice).unwrap()));
 }

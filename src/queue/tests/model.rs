@@ -127,6 +127,7 @@ impl Run {
                     self.write(&entry);
                     Outcome::Unavailable { due_ms: 0 }
                 }
+                3 => Outcome::Refresh { due_ms: self.now_ms + 1, keep_collection: true },
                 _ => {
                     self.write(&entry);
                     Outcome::Applied
@@ -190,9 +191,13 @@ impl Run {
             if self.leased.is_empty() {
                 break;
             }
-            self.settle(&[3]);
+            self.settle(&[5]);
         }
         assert_eq!(self.queue().pending(), (0, 0), "everything drains");
+        // What is on the disk says so too, and its seal fits.
+        self.queue = None;
+        self.queue = Some(open(&self.dir));
+        assert_eq!(self.queue().pending(), (0, 0));
     }
 }
 
