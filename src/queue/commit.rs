@@ -66,6 +66,7 @@ impl Queue {
             }
         }
         let mut edit = state.edit();
+        edit.reserve(staged.slots.iter().filter(|slot| slot.is_changed).map(|slot| &slot.entry));
         let mut bytes_added = 0_i64;
         for slot in staged.slots.iter().filter(|slot| slot.is_changed) {
             let bytes = if slot.is_new {

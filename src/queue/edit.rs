@@ -100,6 +100,15 @@ impl Edit {
         }
     }
 
+    /// Room for these entries, which are put next.
+    pub fn reserve<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) {
+        // An entry's key, namespace and numbers take less as a rule; what takes more makes room for itself.
+        const BESIDE_BODY: usize = 160;
+        let bytes = entries
+            .map(|entry| BESIDE_BODY + entry.work.body().map_or(0, |body| body.as_bytes().len()));
+        self.bytes.reserve(bytes.sum());
+    }
+
     /// Puts an entry that is not in the store. Its number is above those of all that are, and the next of this
     /// edit is the next number. Returns its bytes.
     pub fn add_entry(&mut self, entry: &Entry) -> usize {

@@ -288,6 +288,13 @@ impl Queue {
         state.pending.saturating_sub(waiting)
     }
 
+    /// Entries that a lease would take: the [`ready`](Self::ready) ones that no worker has.
+    pub fn waiting(&self) -> u64 {
+        let state = self.lock();
+        let taken = state.schedule.delayed_len() + state.schedule.held_len();
+        state.pending.saturating_sub(taken + state.schedule.leased_len())
+    }
+
     /// A number that grows while the queue works, for one who watches whether it is stuck. Never waits.
     /// `None` when nothing is being done, so that it cannot be stuck.
     pub fn progress(&self) -> Option<u64> {

@@ -16,7 +16,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -46,6 +49,10 @@ mod hydrate;
 mod item;
 mod judge;
 mod schema;
+
+/// Lanes that take what is there, however little. Further ones take full batches alone: they are for a line that is long,
+/// and would cut a steady flow into small batches, each of which costs a command and a settlement.
+const EAGER_LANES: usize = 2;
 
 /// Most documents of a probe: enough to prove that Atlas answers, small enough to lose little.
 const PROBE_OPS: usize = 10;
@@ -89,6 +96,8 @@ pub struct Worker<S, K> {
     known: Mutex<HashSet<Namespace>>,
     /// What is left to the task that builds indexes.
     watch: Arc<SchemaWatch>,
+    /// Lanes that write a batch just now.
+    under_way: AtomicUsize,
 }
 
 /// Another collection under a name than the one that entries were queued for.
@@ -176,6 +185,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             waiting: Mutex::default(),
             known: Mutex::default(),
             watch,
+            under_way: AtomicUsize::new(0),
         }
     }
 
@@ -197,6 +207,15 @@ impl<S: Source, K: Sink> Worker<S, K> {
                     return Ok(());
                 }
                 self.wait(stop, changed, Duration::from_millis(200)).await;
+                continue;
+            }
+            if self.under_way.load(Ordering::Relaxed) >= EAGER_LANES
+                && self.queue.waiting() < self.options.batch_size as u64
+            {
+                if stop.is_draining() {
+                    return Ok(());
+                }
+                self.wait(stop, changed, Duration::from_secs(1)).await;
                 continue;
             }
             self.refresh_late().await?;
@@ -229,7 +248,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 continue;
             }
             crash::point(Step::Leased);
-            self.write(batch.entries, permit).await?;
+            self.under_way.fetch_add(1, Ordering::Relaxed);
+            let written = self.write(batch.entries, permit).await;
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
+            written?;
             if !self.options.interval.is_zero() {
                 self.wait(stop, std::future::pending(), self.options.interval).await;
             }
