@@ -209,7 +209,11 @@ impl Edit {
             }
         }
         for (id, block) in sparse {
-            let is_leased = |slot| matches!(id, BlockId::Home(first) if (around.is_leased)(first + slot as u64));
+            // The numbers of a home block are known without reading it.
+            let is_leased = |slot: usize| match id {
+                BlockId::Home(first) => (around.is_leased)(first + slot as u64),
+                BlockId::Moved(_) => false,
+            };
             if block.live().any(is_leased) {
                 continue;
             }

@@ -96,7 +96,7 @@ pub use entry::{
 };
 pub use open::{QueueOptions, Rebuilt};
 pub use reserve::Reservation;
-pub use store::Queue;
+pub use store::{NextDue, Queue};
 
 /// Why the queue cannot do what it was asked to.
 #[derive(Debug, thiserror::Error)]

@@ -41,6 +41,10 @@ pub struct Queue {
     _lock: std::fs::File,
 }
 
+/// The time of the next retry, milliseconds since 1970, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextDue(pub Option<u64>);
+
 #[derive(Default)]
 pub(super) struct State {
     pub(super) blocks: Blocks,
@@ -288,11 +292,18 @@ impl Queue {
         state.pending.saturating_sub(waiting)
     }
 
-    /// Entries that a lease would take: the [`ready`](Self::ready) ones that no worker has.
+    /// Entries that a lease may take: the [`ready`](Self::ready) ones that no worker has.
     pub fn waiting(&self) -> u64 {
+        self.lock().waiting()
+    }
+
+    /// When a lease may find something, if there is nothing for one now: the time at which a retry is due, milliseconds
+    /// since 1970. Looks at nothing but numbers.
+    pub fn is_idle(&self, now_ms: u64) -> Option<NextDue> {
         let state = self.lock();
-        let taken = state.schedule.delayed_len() + state.schedule.held_len();
-        state.pending.saturating_sub(taken + state.schedule.leased_len())
+        let due = state.schedule.next_due();
+        let is_idle = state.waiting() == 0 && due.is_none_or(|due| !is_due(due, now_ms));
+        is_idle.then_some(NextDue(due))
     }
 
     /// A number that grows while the queue works, for one who watches whether it is stuck. Never waits.
@@ -374,6 +385,11 @@ impl State {
     ) -> Result<Option<(Entry, usize)>, QueueError> {
         let place = self.blocks.place_of(seq);
         place.map(|place| reader.entry(&self.blocks, (seq, place))).transpose()
+    }
+
+    fn waiting(&self) -> u64 {
+        let taken = self.schedule.delayed_len() + self.schedule.held_len();
+        self.pending.saturating_sub(taken + self.schedule.leased_len())
     }
 
     /// The newest entry of a document, and the length of its bytes.

@@ -33,7 +33,7 @@ use crate::{
     insert_mode::InsertMode,
     late::{Due, LateWrites},
     namespace::Namespace,
-    queue::{Entry, Incoming, Outcome, Queue, QueueError, Settlement, Work},
+    queue::{Entry, Incoming, NextDue, Outcome, Queue, QueueError, Settlement, Work},
     schema_watch::SchemaWatch,
     shutdown::{Stop, blocking},
     sink::{Sink, SinkError},
@@ -155,6 +155,11 @@ enum Verdict {
     Away(SinkError),
 }
 
+/// How long to wait for the next retry, a second at the most.
+fn until(due_ms: Option<u64>) -> Duration {
+    Duration::from_millis(due_ms.map_or(1_000, |due| due.saturating_sub(now_ms()).clamp(1, 1_000)))
+}
+
 impl<S: Source, K: Sink> Worker<S, K> {
     #[expect(clippy::too_many_arguments, reason = "the parts that it is put together from")]
     /// A worker between `queue` and `sink`, which reads documents from `source` when it must.
@@ -209,16 +214,19 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 self.wait(stop, changed, Duration::from_millis(200)).await;
                 continue;
             }
-            if self.under_way.load(Ordering::Relaxed) >= EAGER_LANES
-                && self.queue.waiting() < self.options.batch_size as u64
-            {
+            self.refresh_late().await?;
+            // All lanes are woken by each change; those that find nothing go back to sleep at once.
+            let idle = self.queue.is_idle(now_ms());
+            let is_left_to_others = self.under_way.load(Ordering::Relaxed) >= EAGER_LANES
+                && self.queue.waiting() < self.options.batch_size as u64;
+            if idle.is_some() || is_left_to_others {
                 if stop.is_draining() {
                     return Ok(());
                 }
-                self.wait(stop, changed, Duration::from_secs(1)).await;
+                let next_due = idle.and_then(|NextDue(due_ms)| due_ms);
+                self.wait(stop, changed, until(next_due)).await;
                 continue;
             }
-            self.refresh_late().await?;
             let permit = self.breaker().permit(Instant::now());
             if permit == Permit::Probe {
                 self.status.state().breaker = self.breaker().name();
@@ -242,9 +250,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 if stop.is_draining() {
                     return Ok(());
                 }
-                let due =
-                    batch.next_due_ms.map_or(1_000, |due| due.saturating_sub(now_ms()).max(1));
-                self.wait(stop, changed, Duration::from_millis(due.min(1_000))).await;
+                self.wait(stop, changed, until(batch.next_due_ms)).await;
                 continue;
             }
             crash::point(Step::Leased);
