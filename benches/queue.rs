@@ -27,6 +27,10 @@ use outrigger::{
 };
 use tempfile::TempDir;
 
+/// As the program's: it counts for sled as much as for the queue.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Documents of one commit, and of one lease.
 const BATCH: i64 = 1_000;
 
