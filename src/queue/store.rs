@@ -292,7 +292,8 @@ impl Queue {
         state.pending.saturating_sub(waiting)
     }
 
-    /// Entries that a lease may take: the [`ready`](Self::ready) ones that no worker has.
+    /// Entries that no worker has and that wait for no retry. Some may be held, or stand behind a barrier: only a lease
+    /// can tell.
     pub fn waiting(&self) -> u64 {
         self.lock().waiting()
     }
@@ -387,9 +388,10 @@ impl State {
         place.map(|place| reader.entry(&self.blocks, (seq, place))).transpose()
     }
 
+    /// No entry is both delayed and leased, so that this is exact. Held ones may be either, and are not taken off: what
+    /// is taken off twice would hide others, which would then wait for as long as a namespace is held.
     fn waiting(&self) -> u64 {
-        let taken = self.schedule.delayed_len() + self.schedule.held_len();
-        self.pending.saturating_sub(taken + self.schedule.leased_len())
+        self.pending.saturating_sub(self.schedule.delayed_len() + self.schedule.leased_len())
     }
 
     /// The newest entry of a document, and the length of its bytes.

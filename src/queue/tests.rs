@@ -452,3 +452,24 @@ fn ids_of_equal_value_share_an_entry() {
     assert_eq!(entries.len(), 1);
     assert_eq!(op(&entries[0]), &WriteOp::Replace(rawdoc! { "_id": 1.0, "v": 2 }));
 }
+
+/// What is delayed in a held namespace is one entry and not two that are out of reach: else it hides another's.
+#[test]
+fn a_held_namespace_does_not_make_the_queue_seem_idle() {
+    let (_dir, queue) = fresh();
+    queue.commit(vec![insert(1, 1)], None).unwrap();
+    let retried = Outcome::Retry { due_ms: 10_000, error: "again".into() };
+    settle(&queue, &lease(&queue), &retried);
+    assert_eq!(queue.is_idle(0), Some(NextDue(Some(10_000))));
+    queue.hold(&ns());
+
+    let key = DocumentKey::of(&rawdoc! { "_id": 2 }).unwrap();
+    let other = Namespace::new("shop", "people");
+    let work = Work::Document { ns: other, key, op: WriteOp::Insert(doc(2, 1)), collection: None };
+    queue.commit(vec![Incoming { work, ..insert(2, 1) }], None).unwrap();
+
+    assert_eq!((queue.is_idle(0), queue.waiting()), (None, 1));
+    assert_eq!(ids(&lease(&queue)), [2]);
+    assert_eq!(queue.is_idle(0), Some(NextDue(Some(10_000))));
+    assert_eq!(queue.is_idle(10_000), None, "the retry is due");
+}

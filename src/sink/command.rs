@@ -103,7 +103,7 @@ pub fn commands<'a>(writes: &'a [Write<'a>], ops_max: usize, bytes_max: usize) -
         while !rest.is_empty() {
             let mut bytes = 0;
             let fits = |place: &&usize| {
-                let len = len_of(&writes[**place]);
+                let len = len_of(kind, &writes[**place]);
                 let fits = bytes == 0 || bytes + len <= bytes_max;
                 bytes += if fits { len } else { 0 };
                 fits
@@ -125,16 +125,14 @@ fn kind_of(write: &Write<'_>) -> Kind {
     }
 }
 
-/// Bytes of a write's statement, at the most.
-fn len_of(write: &Write<'_>) -> usize {
+/// Bytes of a write's statement in a command of this kind, at the most.
+fn len_of(kind: Kind, write: &Write<'_>) -> usize {
     let len = |document: &RawDocument| document.as_bytes().len();
     match write {
         Write::Delete(key) => len(key.filter()) + STATEMENT,
-        Write::Insert(document) if needs_literal(document) => {
-            // Its key once more, which is a part of it.
-            2 * len(document) + UPSERT
-        }
-        Write::Insert(document) => len(document),
+        Write::Insert(document) if kind == Kind::Insert => len(document),
+        // As a literal: its key once more, which is a part of it.
+        Write::Insert(document) => 2 * len(document) + UPSERT,
         Write::Upsert { key, document } => len(key.filter()) + len(document) + UPSERT,
         Write::Change { key, command } => {
             let absent: usize = command.absent.iter().map(|path| path.len() + ABSENT).sum();
