@@ -119,8 +119,7 @@ impl Blocks {
         }
     }
 
-    /// The first entry from `seq` on that is in a moved block.
-    pub fn next_moved_from(&self, seq: u64) -> Option<(u64, Place)> {
+    fn next_moved_from(&self, seq: u64) -> Option<(u64, Place)> {
         self.moved.range(seq..).next().map(|(seq, place)| (*seq, unpacked(*place)))
     }
 

@@ -19,11 +19,11 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use sled::{Batch as SledBatch, IVec};
+use sled::Batch as SledBatch;
 
 use super::{
     Entry, QueueError,
-    block::{BYTES_MAX, ENTRIES_MAX, Packer, View, unpack},
+    block::{BYTES_MAX, ENTRIES_MAX, Packer, View},
     blocks::{Block, BlockId, Blocks, Changes, Place},
     codec,
     layout::{PIECE_MAX, SEAL, block_key, further_pieces, mask_key, piece_key},
@@ -64,7 +64,8 @@ pub struct Surroundings<'a> {
     pub untouched_from: u64,
     /// True for an entry that will be settled soon: its block is left as it is meanwhile.
     pub is_leased: &'a dyn Fn(u64) -> bool,
-    pub read: &'a dyn Fn(BlockId) -> Result<IVec, QueueError>,
+    /// A block, unpacked.
+    pub read: &'a dyn Fn(BlockId) -> Result<Vec<u8>, QueueError>,
 }
 
 impl Edit {
@@ -217,8 +218,7 @@ impl Edit {
             if block.live().any(is_leased) {
                 continue;
             }
-            let value = (around.read)(id)?;
-            let plain = unpack(&value)?;
+            let plain = (around.read)(id)?;
             let view = View::of(&plain)?;
             if !block.live().any(|slot| (around.is_leased)(view.seq(slot))) {
                 self.move_along(around.blocks, (id, &block), view, gone, changes)?;
@@ -246,8 +246,7 @@ impl Edit {
             if !(follows && is_whole && is_untouched && join.takes(block)) {
                 break;
             }
-            let value = (around.read)(id)?;
-            let plain = unpack(&value)?;
+            let plain = (around.read)(id)?;
             let view = View::of(&plain)?;
             let mut pieces = Vec::with_capacity(view.len() + joined.len());
             for slot in 0..view.len() {
@@ -279,8 +278,7 @@ impl Edit {
             let id = BlockId::Moved(n);
             let block = Block { gone: gone.get(&id).copied().unwrap_or(block.gone), ..*block };
             if block.gone != block.all() {
-                let value = (around.read)(id)?;
-                let plain = unpack(&value)?;
+                let plain = (around.read)(id)?;
                 let view = View::of(&plain)?;
                 self.move_along(around.blocks, (id, &block), view, gone, changes)?;
             }

@@ -293,10 +293,7 @@ impl State {
         if let Some(hash) = entry.hash
             && self.index.set_first(hash, seq)
         {
-            self.next_seq = self.next_seq.max(seq + 1);
-            self.pending += 1;
-            self.pending_bytes += u64::from(entry.bytes);
-            self.schedule.added(&entry.ns);
+            self.count(&entry.ns, seq, entry.bytes as usize);
             return Ok(None);
         }
         let place = self.blocks.place_of(seq).expect("it was just put there");
@@ -330,10 +327,16 @@ impl State {
         {
             return Ok(Some((first, seq)));
         }
-        self.pending += 1;
-        self.pending_bytes += bytes.len() as u64;
-        self.schedule.added(&ns);
+        self.count(&ns, seq, bytes.len());
         self.index.set(&name, previous, seq);
         Ok(None)
+    }
+
+    /// One more document waits.
+    fn count(&mut self, ns: &Namespace, seq: u64, bytes: usize) {
+        self.next_seq = self.next_seq.max(seq + 1);
+        self.pending += 1;
+        self.pending_bytes += bytes as u64;
+        self.schedule.added(ns);
     }
 }

@@ -5,8 +5,6 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use sled::IVec;
-
 use super::{
     CodecError, Entry, QueueError,
     block::{View, unpack},
@@ -50,8 +48,7 @@ impl<'a> Reader<'a> {
 
     /// Reads a block, and returns where it is in `recent`.
     fn read(&mut self, blocks: &Blocks, id: BlockId) -> Result<usize, QueueError> {
-        let value = read_block(self.db, self.cache, blocks, id)?;
-        let plain = unpack(&value)?.into_owned();
+        let plain = read_block(self.db, self.cache, blocks, id)?;
         while self.recent.len() >= RECENT || self.recent_bytes() + plain.len() > RECENT_BYTES {
             if self.recent.pop_front().is_none() {
                 break;
@@ -92,7 +89,7 @@ fn entry_in(plain: &[u8], seq: u64, place: Place) -> Result<&[u8], QueueError> {
     Ok(bytes)
 }
 
-/// The value of a block.
+/// A block, for [`View::of`].
 ///
 /// # Errors
 /// [`QueueError::Damaged`] when it is not whole.
@@ -101,14 +98,14 @@ pub fn read_block(
     cache: &CacheGuard,
     blocks: &Blocks,
     id: BlockId,
-) -> Result<IVec, QueueError> {
+) -> Result<Vec<u8>, QueueError> {
     let key = block_key(id);
     let missing = || CodecError::Damaged("a block is missing".to_owned());
     let first = db.get(key)?.ok_or_else(missing)?;
     cache.passed(db, &key);
     let further = blocks.get(id).map_or(0, |block| further_pieces(block.stored as usize));
     if further == 0 {
-        return Ok(first);
+        return Ok(unpack(&first)?.into_owned());
     }
     let mut value = first.to_vec();
     for n in 1..=further {
@@ -116,7 +113,7 @@ pub fn read_block(
         value.extend_from_slice(&db.get(key)?.ok_or_else(missing)?);
         cache.passed(db, &key);
     }
-    Ok(value.into())
+    Ok(unpack(&value)?.into_owned())
 }
 
 /// Keeps sled's page cache to its size.
