@@ -7,8 +7,8 @@ CARGO ?= cargo
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
 	@scripts/mongod > /dev/null
-	@$(CARGO) build --quiet --release --bin outrigger --example demo
-	@OUTRIGGER_BIN="$(CURDIR)/target/release/outrigger" target/release/examples/demo
+	@$(CARGO) build --quiet --profile demo --bin outrigger --example demo
+	@OUTRIGGER_BIN="$(CURDIR)/target/demo/outrigger" target/demo/examples/demo
 
 # Everything that CI runs.
 test: check

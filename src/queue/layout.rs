@@ -35,7 +35,7 @@ pub fn block_key(id: BlockId) -> [u8; 9] {
 /// A block larger than this is cut into pieces, each under a key of its own: so a leaf stays small, whatever the
 /// documents are, and none becomes large enough for sled to put it into a file beside its log, which it
 /// does not sync (0.34.7, `blob_io.rs`). Dead letters are not cut: they are few.
-pub const PIECE_MAX: usize = 32 << 10;
+pub const PIECE_MAX: usize = 24 << 10;
 
 /// Pieces of a value of so many bytes behind the first one.
 pub fn further_pieces(bytes: usize) -> u16 {

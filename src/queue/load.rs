@@ -320,6 +320,11 @@ impl State {
                 return Ok(None);
             }
         };
+        // Nearly all are the only entry of their document.
+        if self.index.set_first(self.index.hash_of(&ns, &key), seq) {
+            self.count(&ns, seq, bytes.len());
+            return Ok(None);
+        }
         let name = self.index.name_of(&ns, &key);
         let previous = self.newest(reader, &name)?.map(|(entry, _)| entry.seq);
         if let Some(first) = previous

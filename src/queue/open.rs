@@ -191,8 +191,10 @@ pub(super) fn hand_over(folder: &Path) {
 }
 
 /// sled writes in pieces of this size, and values of more than a quarter of it, or leaves, into files of their own.
-/// With its default of 512 KiB a leaf of full blocks would be one. A store of another size does not open.
-const SEGMENT_BYTES: usize = 4 << 20;
+/// With its default of 512 KiB a leaf of full blocks would be one, and with 1 MiB one of full
+/// [pieces](super::layout::PIECE_MAX). It keeps up to four buffers of this size. A store of another size does not
+/// open.
+const SEGMENT_BYTES: usize = 2 << 20;
 
 /// Opens sled in `options.path`.
 pub(super) fn open_sled(options: &QueueOptions) -> Result<sled::Db, QueueError> {
