@@ -132,7 +132,10 @@ async fn a_letter_can_be_shown_retried_and_discarded_and_survives_a_restart() {
     let letter = dead_letter(&agent, PATIENCE).await;
     assert_eq!(letter["id"], id);
     assert!(!letter.to_string().contains("4711-of-a-customer"), "a list shows no document");
-    assert_eq!(agent.cli_json(&["dead", "show", &id]).unwrap()["data"]["card"], "4711-of-a-customer");
+    assert_eq!(
+        agent.cli_json(&["dead", "show", &id]).unwrap()["data"]["card"],
+        "4711-of-a-customer"
+    );
     assert!(agent.cli(&["dead", "retry", &id]).status.success());
     eventually("the same document, given up again", PATIENCE, async || {
         let list = agent.cli_json(&["dead", "list"]).unwrap();

@@ -22,12 +22,26 @@ const SERVER: [&str; 6] =
 /// A collection for one document that is written last.
 const SENTINEL: &str = "sentinel";
 
-/// Whether the agent compresses what it sends.
+/// How the agent differs from one as `config.toml` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// As `config.toml` has it: zstd.
+pub enum Variant {
+    /// Not at all.
     Usual,
-    Off,
+    /// What it sends is not compressed, which on a loopback gains nothing.
+    Uncompressed,
+    /// `worker.update_mode = "delta"`.
+    Deltas,
+}
+
+impl Variant {
+    /// Behind the names of figures.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Usual => "",
+            Self::Uncompressed => ", uncompressed",
+            Self::Deltas => ", deltas",
+        }
+    }
 }
 
 /// A local database and a stand-in for Atlas, of one scenario.
@@ -63,18 +77,28 @@ impl Bed {
     ///
     /// Its configuration is the default but for what a bench on one machine needs: no TLS, no limit that protects
     /// an application, room for every backlog, and an outage that is noticed to be over within a second.
-    pub fn agent(&self, atlas_uri: &str, compression: Compression) -> Agent {
+    pub fn agent(&self, atlas_uri: &str, variant: Variant) -> Agent {
         let local = format!("mongodb://127.0.0.1:{}/shop?directConnection=true", self.local.port);
         let agent = Agent::new(&local, atlas_uri, "");
-        let compressors = match compression {
-            Compression::Usual => "",
-            Compression::Off => "compressors = []\n",
+        let (compressors, worker) = match variant {
+            Variant::Usual => ("", ""),
+            Variant::Uncompressed => (
+                "compressors = []
+",
+                "",
+            ),
+            Variant::Deltas => (
+                "",
+                "[worker]
+update_mode = \"delta\"
+",
+            ),
         };
         let config = format!(
             "[admin]\nlisten = \"127.0.0.1:{}\"\n[atlas]\nallow_insecure = true\n{compressors}\
              [breaker]\nopen_for = \"200ms\"\nopen_for_max = \"1s\"\n\
              [queue]\nmax_bytes = \"100GiB\"\nmax_documents = 100000000\n\
-             [sync]\nparallel = 4\nmax_docs_per_second = 0\n[shutdown]\ndrain_for = \"1s\"\n",
+             [sync]\nparallel = 4\nmax_docs_per_second = 0\n[shutdown]\ndrain_for = \"1s\"\n{worker}",
             agent.admin_port
         );
         std::fs::write(agent.dir.path().join("config.toml"), config).unwrap();
@@ -82,8 +106,8 @@ impl Bed {
     }
 
     /// An agent that has copied what is there and was stopped.
-    pub async fn copied(&self, atlas_uri: &str, compression: Compression) -> Agent {
-        let mut agent = self.agent(atlas_uri, compression);
+    pub async fn copied(&self, atlas_uri: &str, variant: Variant) -> Agent {
+        let mut agent = self.agent(atlas_uri, variant);
         agent.start(&[]);
         streaming(&agent).await;
         emptied(&agent).await;

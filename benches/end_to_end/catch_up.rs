@@ -1,7 +1,7 @@
 //! The agent was stopped, the application went on, the agent starts: until Atlas has everything.
 
 use crate::{
-    bed::{Bed, Compression, await_until, filled, queue_size, scrape},
+    bed::{Bed, Variant, await_until, filled, queue_size, scrape, streaming},
     data::{Backlog, ORDERS, USUAL},
     raw,
     report::{Notebook, Target},
@@ -24,9 +24,9 @@ pub async fn inserts(settings: Settings, book: Notebook) {
     let backlog = Backlog::Inserts { count: settings.scaled(1_000_000), size: USUAL };
     let bed = Bed::start().await;
     for _ in 0..settings.runs {
-        // In turn, and the second time without the cost of compression, which on a loopback gains nothing.
-        catch_up(&bed, &book, backlog, Compression::Usual).await;
-        catch_up(&bed, &book, backlog, Compression::Off).await;
+        // In turn, and the second time without the cost of variant, which on a loopback gains nothing.
+        catch_up(&bed, &book, backlog, Variant::Usual).await;
+        catch_up(&bed, &book, backlog, Variant::Uncompressed).await;
     }
 }
 
@@ -41,8 +41,8 @@ pub async fn updates(settings: Settings, book: Notebook) {
     let backlog = Backlog::Updates { count, documents: count };
     let bed = Bed::start().await;
     for _ in 0..settings.runs {
-        let rate = catch_up(&bed, &book, backlog, Compression::Usual).await;
-        let bare = catch_up(&bed, &book, backlog, Compression::Off).await;
+        let rate = catch_up(&bed, &book, backlog, Variant::Usual).await;
+        let bare = catch_up(&bed, &book, backlog, Variant::Uncompressed).await;
         // The limit: the same documents, changed once more, written over those in Atlas.
         backlog.apply(&bed.local.client, 2).await;
         let commands = raw::upserts_of(&bed.local.client, ORDERS).await;
@@ -62,7 +62,7 @@ pub async fn mixed(settings: Settings, book: Notebook) {
     let bed = Bed::start().await;
     let backlog = Backlog::Mixed { count: settings.scaled(1_000_000) };
     for _ in 0..settings.runs {
-        catch_up(&bed, &book, backlog, Compression::Usual).await;
+        catch_up(&bed, &book, backlog, Variant::Usual).await;
     }
 }
 
@@ -70,17 +70,17 @@ pub async fn large(settings: Settings, book: Notebook) {
     let bed = Bed::start().await;
     let backlog = Backlog::Inserts { count: settings.scaled(100_000), size: 16 * 1024 };
     for _ in 0..settings.runs {
-        catch_up(&bed, &book, backlog, Compression::Usual).await;
-        catch_up(&bed, &book, backlog, Compression::Off).await;
+        catch_up(&bed, &book, backlog, Variant::Usual).await;
+        catch_up(&bed, &book, backlog, Variant::Uncompressed).await;
     }
 }
 
 /// One catch-up beside a raw read of the same events; returns events per second.
-async fn catch_up(bed: &Bed, book: &Notebook, backlog: Backlog, compression: Compression) -> f64 {
-    let suffix = if compression == Compression::Usual { "" } else { ", uncompressed" };
+async fn catch_up(bed: &Bed, book: &Notebook, backlog: Backlog, variant: Variant) -> f64 {
+    let suffix = variant.suffix();
     bed.reset().await;
     backlog.prepare(&bed.local.client).await;
-    let mut agent = bed.copied(&bed.atlas.uri(), compression).await;
+    let mut agent = bed.copied(&bed.atlas.uri(), variant).await;
     let from = bed.position().await;
     backlog.apply(&bed.local.client, 1).await;
     bed.write_sentinel(1).await;
@@ -123,10 +123,7 @@ pub async fn hot(settings: Settings, book: Notebook) {
     let backlog = Backlog::Updates { count, documents };
     let bed = Bed::start().await;
     for _ in 0..settings.runs {
-        bed.reset().await;
-        backlog.prepare(&bed.local.client).await;
-        let line = Proxy::to(bed.atlas.port).await;
-        let mut agent = bed.copied(&line.uri(), Compression::Usual).await;
+        let (mut agent, line) = prepared(&bed, backlog, Variant::Usual).await;
         line.set(Line::Cut);
         backlog.apply(&bed.local.client, 1).await;
         let meter = bed.start_agent(&mut agent);
@@ -135,24 +132,44 @@ pub async fn hot(settings: Settings, book: Notebook) {
         book.costs("reading while Atlas is away", &usage);
         book.add("reading while Atlas is away", "events/s", filling.per_second);
         book.add("agent CPU of reading", "µs/event", usage.cpu("agent") * 1e6 / count as f64);
+        deliver(&bed, &book, agent, &line, Variant::Usual).await;
 
-        let before = Sent::by(&agent, &line);
-        let meter = bed.meter();
-        line.set(Line::Up);
-        await_until("an empty queue", POLL, async || queue_size(&agent) == Some(0)).await;
-        let usage = meter.stop();
-        let sent = Sent::by(&agent, &line).since(&before);
-        book.add("Atlas has everything after", "s", usage.elapsed.as_secs_f64());
-        book.add("writes sent", "writes", sent.writes);
-        assert!(agent.stop().success());
-        let (_, bytes) = bed.assert_equal().await;
-        book.add(
-            "bytes of commands / documents' bytes",
-            "ratio",
-            sent.command_bytes / bytes as f64,
-        );
-        book.add("bytes on the wire / documents' bytes", "ratio", sent.wire_bytes / bytes as f64);
+        // It reads meanwhile: what was changed before its start never goes as a delta.
+        let (mut agent, line) = prepared(&bed, backlog, Variant::Deltas).await;
+        agent.start(&[]);
+        streaming(&agent).await;
+        line.set(Line::Cut);
+        backlog.apply(&bed.local.client, 1).await;
+        filled(&agent, count, documents).await;
+        deliver(&bed, &book, agent, &line, Variant::Deltas).await;
     }
+}
+
+/// An agent that was stopped when both sides were equal, and its line.
+async fn prepared(bed: &Bed, backlog: Backlog, variant: Variant) -> (Agent, Proxy) {
+    bed.reset().await;
+    backlog.prepare(&bed.local.client).await;
+    let line = Proxy::to(bed.atlas.port).await;
+    let agent = bed.copied(&line.uri(), variant).await;
+    (agent, line)
+}
+
+/// The line is back: what the agent sends until both sides are equal.
+async fn deliver(bed: &Bed, book: &Notebook, mut agent: Agent, line: &Proxy, variant: Variant) {
+    let suffix = variant.suffix();
+    let add = |name: &str, unit, figure| book.add(&format!("{name}{suffix}"), unit, figure);
+    let before = Sent::by(&agent, line);
+    let meter = bed.meter();
+    line.set(Line::Up);
+    await_until("an empty queue", POLL, async || queue_size(&agent) == Some(0)).await;
+    let usage = meter.stop();
+    let sent = Sent::by(&agent, line).since(&before);
+    add("Atlas has everything after", "s", usage.elapsed.as_secs_f64());
+    add("writes sent", "writes", sent.writes);
+    assert!(agent.stop().success());
+    let (_, bytes) = bed.assert_equal().await;
+    add("bytes of commands / documents' bytes", "ratio", sent.command_bytes / bytes as f64);
+    add("bytes on the wire / documents' bytes", "ratio", sent.wire_bytes / bytes as f64);
 }
 
 /// What an agent has sent so far.

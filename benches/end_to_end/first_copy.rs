@@ -10,7 +10,7 @@ use bson::{Bson, Document, doc};
 use serde_json::Value;
 
 use crate::{
-    bed::{Bed, Compression, await_until},
+    bed::{Bed, Variant, await_until},
     data::{self, ORDERS, USUAL},
     process::{Meter, Process},
     raw,
@@ -93,12 +93,12 @@ async fn copy(settings: &Settings, book: &Notebook, shape: Shape) {
     }
     let (all, bytes) = (shape.all() as f64, shape.all() as f64 * shape.size as f64);
     for _ in 0..settings.runs {
-        for compression in [Compression::Off, Compression::Usual] {
-            let suffix = if compression == Compression::Usual { "" } else { ", uncompressed" };
+        for variant in [Variant::Uncompressed, Variant::Usual] {
+            let suffix = variant.suffix();
             bed.reset_atlas().await;
             shape.index(&bed.atlas.client).await;
             // Compressed as the agent's: what zstd takes of both cores is no merit of the pipe.
-            let client = raw::compressing(&bed.atlas.uri(), compression).await;
+            let client = raw::compressing(&bed.atlas.uri(), variant).await;
             let meter = bed.meter();
             raw::pipe(&bed.local.client, &client, &shape.collections, CONNECTIONS).await;
             let usage = meter.stop();
@@ -107,7 +107,7 @@ async fn copy(settings: &Settings, book: &Notebook, shape: Shape) {
             book.add(&format!("raw pipe{suffix}"), "documents/s", pipe);
 
             bed.reset_atlas().await;
-            let mut agent = bed.agent(&bed.atlas.uri(), compression);
+            let mut agent = bed.agent(&bed.atlas.uri(), variant);
             let meter = bed.start_agent(&mut agent);
             let took = end_of_copy(&bed, &agent, &shape).await;
             let usage = meter.stop();
@@ -119,7 +119,7 @@ async fn copy(settings: &Settings, book: &Notebook, shape: Shape) {
             book.add(&format!("first copy, agent CPU{suffix}"), "µs/document", cpu);
             book.add(&format!("first copy, agent peak RSS{suffix}"), "MB", usage.peak("agent"));
             assert!(agent.stop().success());
-            if compression == Compression::Usual {
+            if variant == Variant::Usual {
                 for (name, args) in [
                     ("verify", &["verify", "--json"][..]),
                     ("verify --digest", &["verify", "--digest", "--json"]),

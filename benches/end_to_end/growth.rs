@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    bed::{Bed, Compression, await_until, emptied, filled, queue_size},
+    bed::{Bed, Variant, await_until, emptied, filled, queue_size},
     data::{Backlog, USUAL},
     report::{Notebook, Target},
     settings::Settings,
@@ -47,7 +47,7 @@ async fn grow(bed: &Bed, book: &Notebook, depth: u64) -> f64 {
     let add = |name: &str, unit, value| book.add(&format!("depth {depth}: {name}"), unit, value);
     bed.reset().await;
     let line = Proxy::to(bed.atlas.port).await;
-    let mut agent = bed.copied(&line.uri(), Compression::Usual).await;
+    let mut agent = bed.copied(&line.uri(), Variant::Usual).await;
     let backlog = Backlog::Inserts { count: depth, size: USUAL };
     backlog.apply(&bed.local.client, 1).await;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    bed::{Bed, Compression, emptied, streaming},
+    bed::{Bed, Variant, emptied, streaming},
     data::{self, ORDERS, USUAL},
     process::{Meter, Process, memory},
     report::{Notebook, Target},
@@ -25,7 +25,7 @@ pub async fn run(settings: Settings, book: Notebook) {
     for _ in 0..settings.runs {
         bed.reset().await;
         data::insert(&bed.local.client, ORDERS, 0..documents, USUAL).await;
-        let mut agent = bed.agent(&bed.atlas.uri(), Compression::Usual);
+        let mut agent = bed.agent(&bed.atlas.uri(), Variant::Usual);
         agent.start(&[]);
         streaming(&agent).await;
         emptied(&agent).await;

@@ -15,7 +15,7 @@ use mongodb::{
 use outrigger::namespace::NamespaceFilter;
 use tokio::sync::{Mutex, mpsc};
 
-use crate::bed::Compression;
+use crate::bed::Variant;
 
 /// How a raw read of the change stream went.
 pub struct Read {
@@ -165,9 +165,9 @@ pub async fn send(atlas: &Client, commands: Vec<RawDocumentBuf>, lanes: usize) {
 }
 
 /// A client that compresses as the agent does.
-pub async fn compressing(uri: &str, compression: Compression) -> Client {
+pub async fn compressing(uri: &str, variant: Variant) -> Client {
     let mut options = ClientOptions::parse(uri).await.unwrap();
-    if compression == Compression::Usual {
+    if variant == Variant::Usual {
         options.compressors = Some(vec![Compressor::Zstd { level: None }]);
     }
     Client::with_options(options).unwrap()

@@ -1,7 +1,7 @@
 //! Reading into the queue while Atlas is away, beside a raw read of the same events.
 
 use crate::{
-    bed::{Bed, Compression, emptied, filled},
+    bed::{Bed, Variant, emptied, filled},
     data::{Backlog, USUAL},
     raw,
     report::{Notebook, Target},
@@ -33,7 +33,7 @@ async fn reading(settings: &Settings, book: &Notebook, backlog: Backlog) {
         bed.reset().await;
         backlog.prepare(&bed.local.client).await;
         let line = Proxy::to(bed.atlas.port).await;
-        let mut agent = bed.copied(&line.uri(), Compression::Usual).await;
+        let mut agent = bed.copied(&line.uri(), Variant::Usual).await;
         let from = bed.position().await;
         backlog.apply(&bed.local.client, 1).await;
 

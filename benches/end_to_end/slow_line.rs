@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    bed::{Bed, Compression},
+    bed::{Bed, Variant},
     data::{Backlog, ORDERS, USUAL},
     raw,
     report::{Notebook, Target},
@@ -18,16 +18,16 @@ const CONNECTIONS: usize = 4;
 
 pub async fn compressed(settings: Settings, book: Notebook) {
     book.mark("share of the line's limit", Target::AtLeast(0.85));
-    slow(&settings, &book, 1_000_000, Compression::Usual).await;
+    slow(&settings, &book, 1_000_000, Variant::Usual).await;
 }
 
 /// A quarter of the documents, each of which takes more than twice the line.
 pub async fn uncompressed(settings: Settings, book: Notebook) {
     book.mark("share of the line's limit", Target::AtLeast(0.85));
-    slow(&settings, &book, 250_000, Compression::Off).await;
+    slow(&settings, &book, 250_000, Variant::Uncompressed).await;
 }
 
-async fn slow(settings: &Settings, book: &Notebook, documents: u64, compression: Compression) {
+async fn slow(settings: &Settings, book: &Notebook, documents: u64, variant: Variant) {
     book.note(
         "The share is that of the time in which the line towards Atlas was busy, from the agent's start on: the same \
          as its documents/s over those that the line could carry at the bytes each took. Since who sends more than \
@@ -38,7 +38,7 @@ async fn slow(settings: &Settings, book: &Notebook, documents: u64, compression:
     for _ in 0..settings.runs {
         bed.reset().await;
         let line = SlowLine::to(bed.atlas.port, LINE).await;
-        let mut agent = bed.copied(&line.uri(), compression).await;
+        let mut agent = bed.copied(&line.uri(), variant).await;
         backlog.apply(&bed.local.client, 1).await;
         bed.write_sentinel(1).await;
         let count = backlog.events() as f64 + 1.0;
@@ -64,7 +64,7 @@ async fn slow(settings: &Settings, book: &Notebook, documents: u64, compression:
         book.add("sent / documents' bytes", "ratio", sent / bytes as f64);
 
         bed.reset_atlas().await;
-        let client = raw::compressing(&line.uri(), compression).await;
+        let client = raw::compressing(&line.uri(), variant).await;
         let before = line.carried();
         let meter = bed.meter();
         raw::pipe(&bed.local.client, &client, &[ORDERS.to_owned()], CONNECTIONS).await;

@@ -15,7 +15,7 @@ use mongodb::{Client, options::ClientOptions};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
-    bed::{Bed, Compression, streaming},
+    bed::{Bed, Variant, streaming},
     data::{self, ORDERS, USUAL},
     process::{Meter, Process, Usage},
     raw,
@@ -73,7 +73,7 @@ async fn steady(settings: &Settings, book: &Notebook, rate: u64) {
     let (app, target) = (app.await, target.await);
     for _ in 0..settings.runs {
         bed.reset().await;
-        let mut agent = bed.copied(&bed.atlas.uri(), Compression::Usual).await;
+        let mut agent = bed.copied(&bed.atlas.uri(), Variant::Usual).await;
         let mut next = 0;
         let mut phase = || {
             let phase = Phase::new(next, rate, settings.seconds);
