@@ -300,7 +300,7 @@ impl Queue {
 
     /// When a lease may find something, if there is nothing for one now: the time at which a retry is due, milliseconds
     /// since 1970. Looks at nothing but numbers.
-    pub fn is_idle(&self, now_ms: u64) -> Option<NextDue> {
+    pub fn idle_until(&self, now_ms: u64) -> Option<NextDue> {
         let state = self.lock();
         let due = state.schedule.next_due();
         let is_idle = state.waiting() == 0 && due.is_none_or(|due| !is_due(due, now_ms));

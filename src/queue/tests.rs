@@ -460,7 +460,7 @@ fn a_held_namespace_does_not_make_the_queue_seem_idle() {
     queue.commit(vec![insert(1, 1)], None).unwrap();
     let retried = Outcome::Retry { due_ms: 10_000, error: "again".into() };
     settle(&queue, &lease(&queue), &retried);
-    assert_eq!(queue.is_idle(0), Some(NextDue(Some(10_000))));
+    assert_eq!(queue.idle_until(0), Some(NextDue(Some(10_000))));
     queue.hold(&ns());
 
     let key = DocumentKey::of(&rawdoc! { "_id": 2 }).unwrap();
@@ -468,8 +468,8 @@ fn a_held_namespace_does_not_make_the_queue_seem_idle() {
     let work = Work::Document { ns: other, key, op: WriteOp::Insert(doc(2, 1)), collection: None };
     queue.commit(vec![Incoming { work, ..insert(2, 1) }], None).unwrap();
 
-    assert_eq!((queue.is_idle(0), queue.waiting()), (None, 1));
+    assert_eq!((queue.idle_until(0), queue.waiting()), (None, 1));
     assert_eq!(ids(&lease(&queue)), [2]);
-    assert_eq!(queue.is_idle(0), Some(NextDue(Some(10_000))));
-    assert_eq!(queue.is_idle(10_000), None, "the retry is due");
+    assert_eq!(queue.idle_until(0), Some(NextDue(Some(10_000))));
+    assert_eq!(queue.idle_until(10_000), None, "the retry is due");
 }

@@ -60,8 +60,10 @@ const PROBE_OPS: usize = 10;
 /// Most collections whose figures are kept for the dashboard.
 const NAMESPACES_MAX: usize = 10_000;
 
-/// Most bytes of one lease. Below what a command takes, with room for keys and envelopes.
-const LEASE_BYTES: usize = 12 << 20;
+/// Most bytes of one lease, unless one entry has more. They stand in memory up to five times: as entries, as a command,
+/// and in what the driver makes of that. Well below what a command takes: the allocator keeps no buffer of
+/// 8 MiB or more, and the pages of a new one cost more than all else that is done with a document of 16 KB.
+const LEASE_BYTES: usize = 4 << 20;
 
 /// How a worker works.
 #[derive(Clone, Debug)]
@@ -216,7 +218,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             }
             self.refresh_late().await?;
             // All lanes are woken by each change; those that find nothing go back to sleep at once.
-            let idle = self.queue.is_idle(now_ms());
+            let idle = self.queue.idle_until(now_ms());
             let is_left_to_others = self.under_way.load(Ordering::Relaxed) >= EAGER_LANES
                 && self.queue.waiting() < self.options.batch_size as u64;
             if idle.is_some() || is_left_to_others {
