@@ -27,8 +27,8 @@ use support::{
 /// Documents of `large`: several ranges of 8 MiB.
 const LARGE: u64 = 8_000;
 
-/// Slow enough to be interrupted. 8,000 documents take two seconds.
-const SLOW: &str = "[sync]\nmax_docs_per_second = 4000\n";
+/// Slow enough to be interrupted. 8,000 documents take over five seconds.
+const SLOW: &str = "[sync]\nmax_docs_per_second = 1500\n";
 
 /// An `_id` of each kind of value in turn, so that every type stands beside every other.
 fn mixed_id(n: u64) -> Bson {

@@ -114,6 +114,15 @@ async fn property_07_metrics_equal_what_happened() {
     orders(&local).insert_many(same).await.unwrap();
     eventually("two dead letters", PATIENCE, async || grown("deadLettered") == 2).await;
 
+    // What a batch did is counted before it has settled, the batch itself afterwards.
+    eventually("the end of the batch", PATIENCE, async || {
+        let last = scrape(&agent);
+        last["outrigger_dead_letters"] == 2.0
+            && last["outrigger_batch_duration_seconds_count"]
+                == number(&metrics(), "batches") as f64
+    })
+    .await;
+
     assert_eq!(grown("failedSyncs"), 6, "three attempts for each of the two");
     assert_eq!(grown("retries"), 4);
     assert_eq!(grown("successfulSyncs"), touched.len() as u64 + 1);

@@ -202,7 +202,8 @@ async fn a_full_queue_stops_reading_and_loses_nothing() {
 async fn a_second_signal_leaves_at_once_and_the_queue_keeps_what_waits() {
     let (local, atlas) = pair().await;
     let line = Proxy::to(atlas.port).await;
-    let mut agent = Agent::started(&local.uri(), &line.uri());
+    let mut agent = Agent::new(&local.uri(), &line.uri(), "[shutdown]\ndrain_for = \"10m\"\n");
+    agent.start(&[]);
     agent.streaming().await;
     line.set(Line::Silent);
     orders(&local).insert_many((0..10).map(|n| doc! { "_id": n })).await.unwrap();
@@ -211,7 +212,7 @@ async fn a_second_signal_leaves_at_once_and_the_queue_keeps_what_waits() {
     agent.signal("TERM");
     tokio::time::sleep(Duration::from_millis(300)).await;
     agent.signal("TERM");
-    let status = agent.ended(Duration::from_secs(4)).await;
+    let status = agent.ended(PATIENCE).await;
 
     assert_eq!(status.code(), Some(0));
     let stats = agent.cli_json(&["queue", "stats"]).unwrap();

@@ -137,15 +137,23 @@ impl Stage {
         tokio::time::sleep(Duration::from_millis(ms)).await;
     }
 
+    /// An agent that meets no local database at its start says so and ends; the service manager starts it again,
+    /// which there is none of here.
+    async fn start_agent(&mut self) {
+        self.local.end_failing().await;
+        self.agent.start(&[]);
+        eventually("an agent that runs", PATIENCE, async || self.agent.health().is_some()).await;
+    }
+
     async fn inflict(&mut self, fault: Fault) {
         match fault {
             Fault::AgentKilled => {
                 self.agent.kill();
-                self.agent.start(&[]);
+                self.start_agent().await;
             }
             Fault::AgentRestarted => {
                 assert!(self.agent.stop().success(), "{}", self.agent.log());
-                self.agent.start(&[]);
+                self.start_agent().await;
             }
             Fault::LocalKilled => {
                 self.local.kill();
@@ -207,7 +215,7 @@ impl Stage {
             Fault::QueueGone => {
                 self.agent.kill();
                 std::fs::remove_dir_all(self.agent.dir.path().join("queue")).unwrap();
-                self.agent.start(&[]);
+                self.start_agent().await;
             }
             Fault::Paused => {
                 self.agent.cli(&["pause"]);

@@ -92,7 +92,7 @@ async fn a_hundred_updates_of_one_document_while_atlas_is_away_arrive_as_one_wri
     let agent = Agent::started(&local.uri(), &line.uri());
     agent.streaming().await;
     converge(&local.client, &atlas.client, PATIENCE).await;
-    let writes_before = atlas.writes().await;
+    let writes_before = atlas.document_writes().await;
 
     line.set(Line::Cut);
     for n in 1..=100 {
@@ -110,7 +110,7 @@ async fn a_hundred_updates_of_one_document_while_atlas_is_away_arrive_as_one_wri
     line.set(Line::Up);
 
     converge(&local.client, &atlas.client, PATIENCE).await;
-    assert_eq!(atlas.writes().await - writes_before, 1);
+    assert_eq!(atlas.document_writes().await - writes_before, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

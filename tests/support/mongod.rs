@@ -226,6 +226,20 @@ impl Mongod {
         commands.get_document("insert").unwrap().get_i64("total").unwrap()
     }
 
+    /// As [`writes`](Self::writes), without the agent's mark, which it renews every ten seconds.
+    pub async fn document_writes(&self) -> i64 {
+        let oplog = self.client.database("local").collection::<Document>("oplog.rs");
+        let of_mark = doc! { "ns": "outrigger.replicas", "op": { "$in": ["i", "u", "d"] } };
+        loop {
+            let marks = oplog.count_documents(of_mark.clone()).await.unwrap();
+            let writes = self.writes().await;
+            // Renewed between the two looks.
+            if oplog.count_documents(of_mark.clone()).await.unwrap() == marks {
+                return writes - marks as i64;
+            }
+        }
+    }
+
     /// The total number of writes that the server was asked for: inserts, updates, deletes.
     pub async fn writes(&self) -> i64 {
         let status = self.admin(doc! { "serverStatus": 1 }).await;
