@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 /// Fewer changes prove little.
 const ENOUGH: u32 = 200;
 
-/// Changes documents until it is stopped, and has made enough of them; an error of the server's is an unknown outcome and no more.
+/// Changes documents until it is stopped, and has made enough of them; an error of the server's is an unknown
+/// outcome and no more.
 fn load(client: &Client, seed: u64) -> (CancellationToken, tokio::task::JoinHandle<()>) {
     let stop = CancellationToken::new();
     let (collections, stopped) = (workload::collections(client), stop.clone());
