@@ -3,7 +3,13 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use mongodb::{
     Client,
@@ -17,24 +23,38 @@ use support::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Fewer changes prove little.
-const ENOUGH: u32 = 200;
+/// Changes documents until it is ended; an error of the server's is an unknown outcome and no more.
+struct Load {
+    stop: CancellationToken,
+    changes: Arc<AtomicU32>,
+    task: tokio::task::JoinHandle<()>,
+}
 
-/// Changes documents until it is stopped, and has made enough of them; an error of the server's is an unknown
-/// outcome and no more.
-fn load(client: &Client, seed: u64) -> (CancellationToken, tokio::task::JoinHandle<()>) {
-    let stop = CancellationToken::new();
-    let (collections, stopped) = (workload::collections(client), stop.clone());
-    let task = tokio::spawn(async move {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let mut changes = 0;
-        while !stopped.is_cancelled() || changes <= ENOUGH {
-            let one = &collections[rng.random_range(0..3)];
-            changes += u32::from(workload::change(one, &mut rng).await.is_ok());
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    });
-    (stop, task)
+impl Load {
+    fn begin(client: &Client, seed: u64) -> Self {
+        let (stop, changes) = (CancellationToken::new(), Arc::new(AtomicU32::new(0)));
+        let (stopped, made) = (stop.clone(), changes.clone());
+        let collections = workload::collections(client);
+        let task = tokio::spawn(async move {
+            let mut rng = StdRng::seed_from_u64(seed);
+            while !stopped.is_cancelled() {
+                let one = &collections[rng.random_range(0..3)];
+                let is_made = workload::change(one, &mut rng).await.is_ok();
+                made.fetch_add(u32::from(is_made), Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        Self { stop, changes, task }
+    }
+
+    /// Returns the number of changes, once they are enough to prove something.
+    async fn end(self) -> u32 {
+        let made = || self.changes.load(Ordering::Relaxed);
+        eventually("enough changes", PATIENCE, async || made() > 200).await;
+        self.stop.cancel();
+        self.task.await.unwrap();
+        made()
+    }
 }
 
 async fn elect_twice(set: &mut ReplicaSet) {
@@ -53,14 +73,14 @@ async fn elections_of_the_local_replica_set_lose_nothing() {
     let (mut local, atlas) = tokio::join!(ReplicaSet::start(), Mongod::start());
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    let (stop, load) = load(&local.client, seed());
+    let load = Load::begin(&local.client, seed());
 
     elect_twice(&mut local).await;
-    stop.cancel();
-    load.await.unwrap();
+    let changes = load.end().await;
 
     converge(&local.client, &atlas.client, PATIENCE).await;
     assert!(agent.is_running(), "without a restart");
+    assert!(changes > 200, "{changes} changes prove little");
     assert!(!agent.log().contains("everything will be compared"), "the token survives an election");
     assert!(agent.stop().success());
 }
@@ -70,14 +90,14 @@ async fn elections_of_atlas_lose_nothing_and_make_no_dead_letter() {
     let (local, mut atlas) = tokio::join!(Mongod::start(), ReplicaSet::start());
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    let (stop, load) = load(&local.client, seed());
+    let load = Load::begin(&local.client, seed());
 
     elect_twice(&mut atlas).await;
-    stop.cancel();
-    load.await.unwrap();
+    let changes = load.end().await;
 
     converge(&local.client, &atlas.client, PATIENCE).await;
     assert!(agent.is_running(), "without a restart");
+    assert!(changes > 200, "{changes} changes prove little");
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
     assert!(agent.stop().success());
 }

@@ -6,10 +6,10 @@ mod support;
 use std::{path::Path, time::Duration};
 
 use mongodb::bson::{Document, doc};
-use serde_json::Value;
 use support::{
     PATIENCE,
     agent::Agent,
+    api::Api,
     compare::converge,
     eventually, orders, pair,
     proxy::{Line, Proxy},
@@ -106,13 +106,6 @@ fn property_11_every_key_has_a_test() {
     assert_eq!(keys, proved);
 }
 
-fn replace(agent: &Agent, old: &str, new: &str) {
-    let path = agent.dir.path().join("config.toml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains(old), "{old}");
-    std::fs::write(path, text.replace(old, new)).unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn property_11_reading_stops_at_each_limit_of_the_queue() {
     let (local, atlas) = pair().await;
@@ -180,7 +173,7 @@ async fn property_11_a_queue_that_is_not_to_persist_goes_with_the_agent() {
 async fn property_11_files_are_where_they_are_told_to_be() {
     let (local, atlas) = pair().await;
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[queue]\npath = \"deep/er/queue\"\n");
-    replace(&agent, "[admin]", "[admin]\ntoken_file = \"the.token\"");
+    agent.replace_setting("[admin]", "[admin]\ntoken_file = \"the.token\"");
     agent.start(&[]);
     agent.streaming().await;
 
@@ -222,12 +215,9 @@ async fn property_11_the_environment_is_respected() {
     .await;
     let there = atlas.client.database("shop").list_collection_names().await.unwrap();
     assert_eq!(there, ["orders"]);
-    let url = format!("http://127.0.0.1:{}/api/sync/metrics", agent.admin_port);
     // The collection itself, and five at a time in the one lane.
     eventually("six batches", PATIENCE, async || {
-        let text = ureq::get(&url).call().unwrap().body_mut().read_to_string().unwrap();
-        let metrics: Value = serde_json::from_str(&text).unwrap();
-        metrics["batches"].as_u64() >= Some(6)
+        Api::of(&agent).get("/api/sync/metrics").1["batches"].as_u64() >= Some(6)
     })
     .await;
 
@@ -275,7 +265,7 @@ async fn property_11_the_line_is_compressed_as_configured() {
     {
         let before = [received("zlib").await, received("snappy").await, received("zstd").await];
         let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
-        replace(&agent, "[atlas]", &format!("[atlas]\ncompressors = {configured}"));
+        agent.replace_setting("[atlas]", &format!("[atlas]\ncompressors = {configured}"));
         agent.start(&["--adopt"]);
         agent.streaming().await;
         orders(&local).update_many(doc! {}, doc! { "$set": { "by": configured } }).await.unwrap();
@@ -296,7 +286,7 @@ async fn property_11_a_limit_of_bytes_cuts_what_is_sent() {
         .await
         .unwrap();
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
-    replace(&agent, "[atlas]", "[atlas]\nmax_bytes_per_second = \"100KiB\"");
+    agent.replace_setting("[atlas]", "[atlas]\nmax_bytes_per_second = \"100KiB\"");
     let inserts = async || atlas.insert_commands().await;
     let before = inserts().await;
 
@@ -312,7 +302,7 @@ async fn property_11_the_breaker_opens_and_waits_as_configured() {
     let (local, atlas) = pair().await;
     let line = Proxy::to(atlas.port).await;
     let mut agent = Agent::new(&local.uri(), &line.uri(), "");
-    replace(&agent, "[breaker]", "[breaker]\nfailure_threshold = 1000");
+    agent.replace_setting("[breaker]", "[breaker]\nfailure_threshold = 1000");
     agent.start(&[]);
     agent.streaming().await;
     line.set(Line::Cut);
@@ -323,9 +313,8 @@ async fn property_11_the_breaker_opens_and_waits_as_configured() {
     agent.kill();
 
     // Opened by the first failure, for an hour: Atlas is back, and nothing is tried.
-    replace(&agent, "failure_threshold = 1000", "failure_threshold = 1");
-    replace(
-        &agent,
+    agent.replace_setting("failure_threshold = 1000", "failure_threshold = 1");
+    agent.replace_setting(
         "open_for = \"200ms\"\nopen_for_max = \"1s\"",
         "open_for = \"1h\"\nopen_for_max = \"1h\"",
     );
@@ -349,8 +338,7 @@ async fn property_11_a_stopping_agent_writes_for_as_long_as_it_may() {
     let line = Proxy::to(atlas.port).await;
     let mut agent = Agent::new(&local.uri(), &line.uri(), "[shutdown]\ndrain_for = \"1s\"\n");
     // An exchange that hangs is waited for longer than the agent may drain.
-    replace(
-        &agent,
+    agent.replace_setting(
         "[atlas]\nallow_insecure = true\ntimeout = \"5s\"",
         "[atlas]\nallow_insecure = true\ntimeout = \"10m\"",
     );
@@ -403,7 +391,7 @@ async fn property_11_thresholds_of_alerts_are_respected() {
     .await;
     assert!(!agent.log().contains("s3cret"));
     assert!(agent.stop().success());
-    replace(&agent, "error_rate = 1.0", "error_rate = 0.5");
+    agent.replace_setting("error_rate = 1.0", "error_rate = 0.5");
     agent.start(&[]);
     eventually("the API", PATIENCE, async || agent.health().is_some()).await;
     orders(&local).insert_many((20..30).map(|id| doc! { "_id": id, "u": 0 })).await.unwrap();
@@ -437,12 +425,11 @@ async fn property_11_an_end_that_hangs_is_waited_for_as_long_as_configured() {
     let (local, atlas) = pair().await;
     let (to_local, to_atlas) = (Proxy::to(local.port).await, Proxy::to(atlas.port).await);
     let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), "");
-    replace(
-        &agent,
+    agent.replace_setting(
         "[atlas]\nallow_insecure = true\ntimeout = \"5s\"",
         "[atlas]\nallow_insecure = true\ntimeout = \"2s\"",
     );
-    replace(&agent, "[local]\ntimeout = \"5s\"", "[local]\ntimeout = \"3s\"");
+    agent.replace_setting("[local]\ntimeout = \"5s\"", "[local]\ntimeout = \"3s\"");
     agent.start(&[]);
     agent.streaming().await;
     let error = |key: &str| agent.health().unwrap()[key].to_string();

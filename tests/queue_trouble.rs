@@ -176,13 +176,11 @@ async fn a_queue_that_is_damaged_anywhere_is_rebuilt_and_loses_nothing() {
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.is_file())
             .collect();
-        let mut file = files.choose(&mut rng).unwrap();
-        let mut damage = rng.random_range(0..3);
-        if round == 0 {
-            // Some of the files hold nothing: once it is the one that holds everything.
-            file = files.iter().find(|file| file.ends_with("db")).unwrap();
-            damage = 0;
-        }
+        // Some of the files hold nothing: the first time it is the one that holds everything.
+        let (file, damage) = match round {
+            0 => (files.iter().find(|file| file.ends_with("db")).unwrap(), 0),
+            _ => (files.choose(&mut rng).unwrap(), rng.random_range(0..3)),
+        };
         let mut bytes = std::fs::read(file).unwrap();
         match damage {
             0 => std::fs::remove_file(file).unwrap(),

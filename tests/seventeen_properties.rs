@@ -15,6 +15,7 @@ use serde_json::Value;
 use support::{
     PATIENCE,
     agent::Agent,
+    api::Api,
     compare::converge,
     copy_dir, eventually,
     mongod::Mongod,
@@ -200,11 +201,7 @@ async fn property_11_excluded_collections_and_limits_are_respected() {
     .await;
     assert_eq!(atlas.client.database("shop").list_collection_names().await.unwrap(), ["orders"]);
     assert!(!atlas.client.list_database_names().await.unwrap().contains(&"crm".to_owned()));
-    let url = format!("http://127.0.0.1:{}/api/sync/metrics", agent.admin_port);
-    let metrics = || -> Value {
-        let text = ureq::get(&url).call().unwrap().body_mut().read_to_string().unwrap();
-        serde_json::from_str(&text).unwrap()
-    };
+    let metrics = || Api::of(&agent).get("/api/sync/metrics").1;
     eventually("50 documents in batches of 7", PATIENCE, async || {
         metrics()["batches"].as_u64() >= Some(8)
     })

@@ -80,25 +80,18 @@ impl Bed {
     pub fn agent(&self, atlas_uri: &str, variant: Variant) -> Agent {
         let local = format!("mongodb://127.0.0.1:{}/shop?directConnection=true", self.local.port);
         let agent = Agent::new(&local, atlas_uri, "");
-        let (compressors, worker) = match variant {
-            Variant::Usual => ("", ""),
-            Variant::Uncompressed => (
-                "compressors = []
-",
-                "",
-            ),
-            Variant::Deltas => (
-                "",
-                "[worker]
-update_mode = \"delta\"
-",
-            ),
+        // Behind `[atlas]`, which therefore comes last.
+        let special = match variant {
+            Variant::Usual => "",
+            Variant::Uncompressed => "compressors = []\n",
+            Variant::Deltas => "[worker]\nupdate_mode = \"delta\"\n",
         };
         let config = format!(
-            "[admin]\nlisten = \"127.0.0.1:{}\"\n[atlas]\nallow_insecure = true\n{compressors}\
+            "[admin]\nlisten = \"127.0.0.1:{}\"\n\
              [breaker]\nopen_for = \"200ms\"\nopen_for_max = \"1s\"\n\
              [queue]\nmax_bytes = \"100GiB\"\nmax_documents = 100000000\n\
-             [sync]\nparallel = 4\nmax_docs_per_second = 0\n[shutdown]\ndrain_for = \"1s\"\n{worker}",
+             [sync]\nparallel = 4\nmax_docs_per_second = 0\n[shutdown]\ndrain_for = \"1s\"\n\
+             [atlas]\nallow_insecure = true\n{special}",
             agent.admin_port
         );
         std::fs::write(agent.dir.path().join("config.toml"), config).unwrap();

@@ -24,7 +24,7 @@ pub async fn inserts(settings: Settings, book: Notebook) {
     let backlog = Backlog::Inserts { count: settings.scaled(1_000_000), size: USUAL };
     let bed = Bed::start().await;
     for _ in 0..settings.runs {
-        // In turn, and the second time without the cost of variant, which on a loopback gains nothing.
+        // In turn, and the second time without the cost of compression, which on a loopback gains nothing.
         catch_up(&bed, &book, backlog, Variant::Usual).await;
         catch_up(&bed, &book, backlog, Variant::Uncompressed).await;
     }

@@ -167,7 +167,7 @@ pub async fn send(atlas: &Client, commands: Vec<RawDocumentBuf>, lanes: usize) {
 /// A client that compresses as the agent does.
 pub async fn compressing(uri: &str, variant: Variant) -> Client {
     let mut options = ClientOptions::parse(uri).await.unwrap();
-    if variant == Variant::Usual {
+    if variant != Variant::Uncompressed {
         options.compressors = Some(vec![Compressor::Zstd { level: None }]);
     }
     Client::with_options(options).unwrap()

@@ -291,9 +291,8 @@ impl State {
     ) -> Result<Option<(u64, u64)>, QueueError> {
         let seq = entry.seq;
         if let Some(hash) = entry.hash
-            && self.index.set_first(hash, seq)
+            && self.meet_first(hash, &entry.ns, seq, entry.bytes as usize)
         {
-            self.count(&entry.ns, seq, entry.bytes as usize);
             return Ok(None);
         }
         let place = self.blocks.place_of(seq).expect("it was just put there");
@@ -320,9 +319,7 @@ impl State {
                 return Ok(None);
             }
         };
-        // Nearly all are the only entry of their document.
-        if self.index.set_first(self.index.hash_of(&ns, &key), seq) {
-            self.count(&ns, seq, bytes.len());
+        if self.meet_first(self.index.hash_of(&ns, &key), &ns, seq, bytes.len()) {
             return Ok(None);
         }
         let name = self.index.name_of(&ns, &key);
@@ -335,6 +332,16 @@ impl State {
         self.count(&ns, seq, bytes.len());
         self.index.set(&name, previous, seq);
         Ok(None)
+    }
+
+    /// Takes in the only entry of its document, as nearly all are, without a look at any other. False when the
+    /// document may have another one.
+    fn meet_first(&mut self, hash: u64, ns: &Namespace, seq: u64, bytes: usize) -> bool {
+        let is_first = self.index.set_first(hash, seq);
+        if is_first {
+            self.count(ns, seq, bytes);
+        }
+        is_first
     }
 
     /// One more document waits.

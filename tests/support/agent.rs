@@ -39,6 +39,14 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Changes its configuration, for the next start.
+    pub fn replace_setting(&self, old: &str, new: &str) {
+        let path = self.dir.path().join("config.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(old), "{old}");
+        std::fs::write(path, text.replace(old, new)).unwrap();
+    }
+
     /// Prepares an agent between two URIs; `config` is added to a configuration for tests.
     pub fn new(local: &str, atlas: &str, config: &str) -> Self {
         let dir = TempDir::new().unwrap();
