@@ -234,11 +234,14 @@ impl Agent {
         })
     }
 
-    /// The queue does not know which collections are capped; from now on the stream tells.
+    /// The queue does not know which collections are capped; from now on the stream tells. An agent that was
+    /// killed may have written to Atlas what this one has yet to read again.
     async fn keep_capped_in_order(&self, filter: &NamespaceFilter) -> Result<(), AgentError> {
         let listing = sync::local_collections(&self.local, filter).await?;
+        let now = inspect(&self.local).await?.now;
         for collection in listing.collections.iter().filter(|found| found.is_capped()) {
             self.queue.keep_in_order(&collection.ns, true);
+            self.queue.wait_for_stream(&collection.ns, now);
         }
         Ok(())
     }

@@ -342,6 +342,8 @@ impl<S: Source> Tailer<S> {
         // More of the same time may follow, until an answer is empty.
         let whole = if is_empty { time } else { ClusterTime(time.0.saturating_sub(1)) };
         state.read_whole = state.read_whole.max(whole);
+        drop(state);
+        self.queue.stream_reached(whole);
     }
 
     /// Appends what an event puts into the queue; `wishes` takes what goes beyond it.
@@ -428,6 +430,10 @@ impl<S: Source> Tailer<S> {
             let before = self.status.state().reading_stopped.replace(reason.clone());
             if before.is_none() {
                 tracing::error!(error = %reason, "reading has stopped; the oplog holds what follows");
+            }
+            // What waits for the stream may be all that there is.
+            for ns in self.queue.no_longer_behind() {
+                tracing::warn!(%ns, "documents may come into another order: the queue is too small for what this capped collection has to catch up with");
             }
             // An entry may wait for a rename or a drop that was not read yet: without one more batch
             // neither side would move again.

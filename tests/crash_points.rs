@@ -3,14 +3,22 @@
 
 mod support;
 
-use std::{collections::BTreeSet, os::unix::process::ExitStatusExt};
+use std::{
+    collections::BTreeSet,
+    os::unix::process::ExitStatusExt,
+    sync::atomic::{AtomicI32, Ordering},
+};
 
 use mongodb::bson::{Document, doc, oid::ObjectId};
 use outrigger::crash::Step;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use support::{
-    PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, orders, pair, seed,
-    workload,
+    PATIENCE,
+    agent::Agent,
+    compare::{converge, natural_order},
+    eventually,
+    mongod::Mongod,
+    orders, pair, seed, workload,
 };
 
 /// Steps before anything streams. A collection of more than one part is copied.
@@ -90,6 +98,8 @@ async fn a_crash_at_any_step_of_streaming_is_made_good_by_the_next_start() {
                 agent.health().is_some_and(|health| health["queueSize"] == 0)
             })
             .await;
+            let [here, there] = [&local.client, &atlas.client].map(|end| natural_order(end, "log"));
+            assert_eq!(here.await, there.await, "{step:?}:{passes}");
             assert!(agent.stop().success());
             println!("{step:?}:{passes} ok");
         }
@@ -121,6 +131,8 @@ async fn crash(agent: &mut Agent, step: Step, passes: u32, mut work: impl AsyncF
 struct Stage {
     local: Mongod,
     atlas: Mongod,
+    /// Documents that were ever inserted into `log`, which is capped at 50.
+    logged: AtomicI32,
 }
 
 impl Stage {
@@ -136,7 +148,9 @@ impl Stage {
         swaps.insert_many((0..4).map(|n| doc! { "_id": n, "u": n })).await.unwrap();
         let poison = shop.collection::<Document>("poison");
         poison.insert_one(doc! { "_id": "first" }).await.unwrap();
-        Self { local, atlas }
+        let log = doc! { "create": "log", "capped": true, "size": 1 << 20, "max": 50 };
+        shop.run_command(log).await.unwrap();
+        Self { local, atlas, logged: AtomicI32::new(0) }
     }
 
     /// Some of everything. The agent may end in the middle of it.
@@ -146,6 +160,9 @@ impl Stage {
         for _ in 0..10 {
             workload::change(&orders, rng).await.unwrap();
         }
+        let first = self.logged.fetch_add(30, Ordering::Relaxed);
+        let log = shop.collection::<Document>("log");
+        log.insert_many((first..first + 30).map(|n| doc! { "n": n })).await.unwrap();
         // Atlas takes no document of this one.
         let refuse = doc! {
             "failCommands": ["insert", "update"], "namespace": "shop.poison", "errorCode": 121,

@@ -8,8 +8,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use futures_util::TryStreamExt;
-use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::bson::{Document, doc};
 use support::{
     PATIENCE,
     agent::Agent,
@@ -175,54 +174,6 @@ async fn a_collection_that_the_server_fills_without_events_is_compared() {
     .await;
 
     equal(&local, &atlas).await;
-}
-
-/// Documents in their natural order.
-async fn in_order(server: &Mongod, name: &str) -> Vec<RawDocumentBuf> {
-    let collection = server.client.database("shop").collection::<RawDocumentBuf>(name);
-    collection
-        .find(doc! {})
-        .sort(doc! { "$natural": 1 })
-        .await
-        .unwrap()
-        .try_collect()
-        .await
-        .unwrap()
-}
-
-#[tokio::test]
-async fn capped_collections_keep_their_order() {
-    let (local, atlas) = pair().await;
-    let create = |name: &str| {
-        ("shop", doc! { "create": name, "capped": true, "size": 4 << 20, "max": 3_000 })
-    };
-    run_all(&local.client, [create("before")]).await;
-    let insert = async |name: &str, from: i32, to: i32| {
-        let collection = local.client.database("shop").collection::<Document>(name);
-        // Ids in no order, so that only the natural order tells the order of insertion.
-        let documents = (from..to).map(|n| doc! { "_id": (n * 7_919) % 100_003, "n": n });
-        collection.insert_many(documents).await.unwrap();
-    };
-    insert("before", 0, 2_000).await;
-    let mut agent =
-        Agent::new(&local.uri(), &atlas.uri(), "[worker]\nlanes = 4\nbatch_size = 100\n");
-    agent.start(&[]);
-    agent.streaming().await;
-    run_all(&local.client, [create("after")]).await;
-
-    for part in 0..10 {
-        insert("before", 2_000 + part * 400, 2_400 + part * 400).await;
-        insert("after", part * 400, 400 + part * 400).await;
-        if part == 5 {
-            agent.kill();
-            agent.start(&[]);
-        }
-    }
-
-    equal(&local, &atlas).await;
-    for name in ["before", "after"] {
-        assert_eq!(in_order(&local, name).await, in_order(&atlas, name).await, "{name}");
-    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@
 //! cursor ────┼─ ready                   came back, may go again
 //!            ├─ delayed                 waits for its retry
 //!            ├─ parked at a document    another entry of the document is leased, or it is reserved
-//!            └─ parked at a namespace   behind a barrier, or the namespace is held
+//!            └─ parked at a namespace   behind a barrier, or the namespace is held or waits for the stream
 //! ```
 //!
 //! A barrier is an entry too. It may go when nothing is left of its namespaces before it, and what
@@ -18,7 +18,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use ahash::{HashMap, HashSet};
 
-use crate::namespace::Namespace;
+use crate::{checkpoint::ClusterTime, namespace::Namespace};
 
 #[derive(Default)]
 pub struct Schedule {
@@ -35,6 +35,8 @@ pub struct Schedule {
     lines: HashMap<Namespace, Line>,
     held: HashSet<Namespace>,
     hold_all: bool,
+    /// Namespaces whose entries wait until the stream has been read up to a time.
+    behind: HashMap<Namespace, ClusterTime>,
     /// Namespaces whose entries go in their order.
     in_order: HashSet<Namespace>,
     /// How many entries of each namespace are leased.
@@ -178,10 +180,37 @@ impl Schedule {
         self.unpark_namespace(ns);
     }
 
-    /// Entries of the namespaces that are held on their own.
+    /// Keeps the entries of a namespace from being leased until the stream has been read up to `until`, or
+    /// [`no_longer_behind`](Self::no_longer_behind). Releasing holds does not touch it.
+    pub fn wait_for_stream(&mut self, ns: &Namespace, until: ClusterTime) {
+        let behind = self.behind.entry(ns.clone()).or_default();
+        *behind = until.max(*behind);
+    }
+
+    /// The stream has been read up to `time`, and all of it is queued. True when that frees entries.
+    pub fn stream_reached(&mut self, time: ClusterTime) -> bool {
+        let there: Vec<_> =
+            self.behind.extract_if(|_, until| *until <= time).map(|(ns, _)| ns).collect();
+        for ns in &there {
+            self.unpark_namespace(ns);
+        }
+        !there.is_empty()
+    }
+
+    /// Lets go what waits for the stream, and returns of which namespaces that is.
+    pub fn no_longer_behind(&mut self) -> Vec<Namespace> {
+        let behind: Vec<_> = self.behind.drain().map(|(ns, _)| ns).collect();
+        for ns in &behind {
+            self.unpark_namespace(ns);
+        }
+        behind
+    }
+
+    /// Entries of the namespaces that are held on their own, or wait for the stream.
     pub fn held_len(&self) -> u64 {
         let of = |line: &Line| line.behind + line.barriers.iter().map(|b| b.ahead).sum::<u64>();
-        self.held.iter().filter_map(|ns| self.lines.get(ns)).map(of).sum()
+        let behind = self.behind.keys().filter(|ns| !self.held.contains(*ns));
+        self.held.iter().chain(behind).filter_map(|ns| self.lines.get(ns)).map(of).sum()
     }
 
     /// Holds every namespace, known or not, until [`release_all`](Self::release_all). Holds on single
@@ -242,7 +271,8 @@ impl Schedule {
     }
 
     fn is_blocked(&self, ns: &Namespace, seq: u64) -> bool {
-        if self.hold_all || self.held.contains(ns) || self.busy.contains(ns) {
+        let is_kept = self.held.contains(ns) || self.behind.contains_key(ns);
+        if self.hold_all || is_kept || self.busy.contains(ns) {
             return true;
         }
         match self.lines.get(ns).and_then(|line| line.barriers.front()) {

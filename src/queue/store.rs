@@ -23,7 +23,11 @@ use super::{
     reader::{CacheGuard, Reader, read_block},
     schedule::{Lease, Schedule, is_due},
 };
-use crate::{checkpoint::Checkpoint, namespace::Namespace, report::one_line};
+use crate::{
+    checkpoint::{Checkpoint, ClusterTime},
+    namespace::Namespace,
+    report::one_line,
+};
 
 /// The durable, deduplicating queue. See the [module](super) for its contract.
 ///
@@ -209,6 +213,30 @@ impl Queue {
     /// Keeps every entry from being leased until [`release_all`](Self::release_all).
     pub fn hold_all(&self) {
         self.lock().schedule.hold_all();
+    }
+
+    /// Keeps the entries of `ns` from being leased until the stream has been read up to `until`: Atlas may
+    /// hold a later state than they tell of, which only what follows them can say. For a capped collection:
+    /// a document that has given way already would come back at its end, and push out another.
+    pub fn wait_for_stream(&self, ns: &Namespace, until: ClusterTime) {
+        self.lock().schedule.wait_for_stream(ns, until);
+    }
+
+    /// The stream has been read up to `time`, and all of it is committed.
+    pub fn stream_reached(&self, time: ClusterTime) {
+        if self.lock().schedule.stream_reached(time) {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// The stream is not read any further until entries are gone, so none may wait for it. Returns of which
+    /// namespaces some did.
+    pub fn no_longer_behind(&self) -> Vec<Namespace> {
+        let namespaces = self.lock().schedule.no_longer_behind();
+        if !namespaces.is_empty() {
+            self.changed.notify_waiters();
+        }
+        namespaces
     }
 
     /// Lets the entries of `ns` go again.

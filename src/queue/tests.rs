@@ -392,6 +392,31 @@ fn a_held_namespace_waits_until_it_is_released() {
 }
 
 #[test]
+fn what_waits_for_the_stream_goes_when_it_has_come_so_far_or_can_go_no_further() {
+    let (_dir, queue) = fresh();
+    queue.wait_for_stream(&ns(), ClusterTime(7));
+    queue.wait_for_stream(&ns(), ClusterTime(5));
+    queue.commit(vec![insert(1, 1)], None).unwrap();
+    queue.release(&ns());
+    queue.release_all();
+    queue.stream_reached(ClusterTime(6));
+    assert_eq!((lease(&queue), queue.ready()), (vec![], 0));
+    // What has given way meanwhile is no longer inserted.
+    queue.commit(vec![change(1, WriteOp::Delete)], None).unwrap();
+
+    queue.stream_reached(ClusterTime(7));
+
+    assert_eq!(lease(&queue).iter().map(op).collect::<Vec<_>>(), [&WriteOp::Delete]);
+
+    queue.wait_for_stream(&ns(), ClusterTime(9));
+    queue.commit(vec![insert(2, 1)], None).unwrap();
+    assert_eq!(lease(&queue), []);
+    assert_eq!(queue.no_longer_behind(), [ns()]);
+    assert_eq!(ids(&lease(&queue)), [2]);
+    assert_eq!(queue.no_longer_behind(), []);
+}
+
+#[test]
 fn a_later_success_clears_the_dead_letter_and_a_delta_on_top_of_one_is_a_refresh() {
     let (_dir, queue) = fresh();
     queue.commit(vec![insert(1, 1)], None).unwrap();

@@ -77,6 +77,8 @@ pub struct Copier<'a, K, L> {
 pub enum ThereAlready {
     /// It is written over: the original may be newer.
     WriteOver,
+    /// It is written over where its turn comes. In a capped collection, what comes later may push it out.
+    WriteOverInOrder,
     /// It is left as it is: it may be somebody's.
     Leave,
 }
@@ -135,7 +137,15 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
         let found = page.documents().map_err(|error| self.from.error(error))?;
         let documents = found.len() as u64;
         let bytes = found.iter().map(|document| document.as_bytes().len() as u64).sum();
-        let mut open: Vec<_> = found.into_iter().map(Pending::new).collect();
+        let is_in_order = self.there_already == ThereAlready::WriteOverInOrder;
+        let mut open = Vec::with_capacity(found.len());
+        for document in found {
+            let mut pending = Pending::new(document);
+            if is_in_order {
+                pending.is_there()?;
+            }
+            open.push(pending);
+        }
         let mut wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
         while !open.is_empty() {
             self.ledger.may_go_on().await?;
@@ -170,13 +180,19 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
 /// A document of a page that is not written yet.
 struct Pending<'a> {
     document: &'a RawDocument,
-    /// Known once it was found in the target, to be written over.
+    /// Known once it was found in the target, or may be there, to be written over.
     there_already: Option<DocumentKey>,
 }
 
 impl<'a> Pending<'a> {
     fn new(document: &'a RawDocument) -> Self {
         Self { document, there_already: None }
+    }
+
+    fn is_there(&mut self) -> Result<(), SyncError> {
+        let key = DocumentKey::of(self.document).map_err(SourceError::from)?;
+        self.there_already = Some(key);
+        Ok(())
     }
 
     fn as_write(&self) -> Write<'_> {
@@ -199,8 +215,7 @@ fn leftovers(
     for (mut copy, written) in copies.into_iter().zip(written) {
         match written {
             Written::AlreadyThere if there_already == ThereAlready::WriteOver => {
-                let key = DocumentKey::of(copy.document).map_err(SourceError::from)?;
-                copy.there_already = Some(key);
+                copy.is_there()?;
                 again.push(copy);
             }
             Written::Conflict { reason, .. } | Written::Rejected { reason, .. } => {

@@ -158,7 +158,11 @@ impl<K: Sink> Reconciler<K> {
             from: End::Local,
             sink: &*self.sink,
             ledger: &notes,
-            there_already: ThereAlready::WriteOver,
+            there_already: if collection.is_capped() {
+                ThereAlready::WriteOverInOrder
+            } else {
+                ThereAlready::WriteOver
+            },
             after,
             stop: run.stop,
         };
@@ -185,6 +189,10 @@ impl<K: Sink> Reconciler<K> {
             })
             .await?;
         crash::point(Step::CollectionCopied);
+        if collection.is_capped() {
+            // What was read is later than the stream.
+            self.queue.wait_for_stream(ns, self.local_time(run.stop).await?);
+        }
         self.queue.release(ns);
         plans.finished(ns, false).await?;
         self.set_state(ns, ShareState::Done);

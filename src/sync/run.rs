@@ -202,7 +202,7 @@ impl<K: Sink> Reconciler<K> {
         Ok(listing.collections)
     }
 
-    async fn local_time(&self, stop: &Stop) -> Result<ClusterTime, SyncError> {
+    pub(super) async fn local_time(&self, stop: &Stop) -> Result<ClusterTime, SyncError> {
         self.retrying(stop, "the local time is not known yet", || {
             Box::pin(async move { Ok(inspect(&self.ends.local).await?.now) })
         })

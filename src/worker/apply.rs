@@ -165,10 +165,13 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let mut direct = Vec::with_capacity(entries.len());
         let mut unread = Vec::new();
         let traits = self.traits_of(ns, |_| {});
+        // Else what was there already would be written after what it stands before, which may have pushed it
+        // out by then.
+        let use_upserts = traits.insert_mode.use_upserts() || self.queue.is_in_order(ns);
         for entry in entries {
             let (item, op) = Item::split(entry);
             match op {
-                WriteOp::Insert(document) if !traits.insert_mode.use_upserts() => {
+                WriteOp::Insert(document) if !use_upserts => {
                     direct.push((item, Draft::Insert(document)));
                 }
                 WriteOp::Insert(document) | WriteOp::Replace(document) => {

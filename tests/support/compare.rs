@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
@@ -89,6 +90,22 @@ pub async fn converge(local: &Client, atlas: &Client, patience: Duration) {
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// The numbers `n` of a collection's documents in their natural order, as runs without a gap.
+pub async fn natural_order(client: &Client, name: &str) -> Vec<RangeInclusive<i32>> {
+    let collection = client.database("shop").collection::<RawDocumentBuf>(name);
+    let found = collection.find(doc! {}).sort(doc! { "$natural": 1 }).await.unwrap();
+    let found: Vec<_> = found.try_collect().await.unwrap();
+    let mut runs: Vec<RangeInclusive<i32>> = Vec::new();
+    for document in found {
+        let n = document.get_i32("n").unwrap();
+        match runs.last_mut() {
+            Some(last) if *last.end() + 1 == n => *last = *last.start()..=n,
+            _ => runs.push(n..=n),
+        }
+    }
+    runs
 }
 
 /// Collection → its options, and its indexes by name.
