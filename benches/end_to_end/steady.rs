@@ -1,7 +1,7 @@
 //! A steady stream of single inserts: how long until each is visible in Atlas, and what the application notices.
 //!
-//! In turn, at each rate: the agent off; the agent on; the agent on and the lag watched; a bare forwarder in its
-//! place and the lag watched. Nobody watches while the application's own latency is compared, since the watcher's
+//! In turn, at each rate: the agent off and on, several times, since a machine that is shared is not the same a
+//! minute later; the agent on and the lag watched; a bare forwarder in its place and the lag watched. Nobody watches while the application's own latency is compared, since the watcher's
 //! work would count as the agent's.
 
 use std::{
@@ -26,6 +26,9 @@ use crate::{
 
 /// Connections of the application, and of the forwarder.
 const CONNECTIONS: u32 = 64;
+
+/// How often the agent is off and on in a run, each time for its part of the seconds.
+const TURNS: u64 = 4;
 
 /// How long the watcher waits for what is still under way.
 const STRAGGLERS: Duration = Duration::from_secs(120);
@@ -75,38 +78,41 @@ async fn steady(settings: &Settings, book: &Notebook, rate: u64) {
         bed.reset().await;
         let mut agent = bed.copied(&bed.atlas.uri(), Variant::Usual).await;
         let mut next = 0;
-        let mut phase = || {
-            let phase = Phase::new(next, rate, settings.seconds);
+        let mut phase = |seconds| {
+            let phase = Phase::new(next, rate, seconds);
             next += phase.moments.len() as u64;
             Arc::new(phase)
         };
 
-        let off = phase();
-        let meter = bed.meter();
-        let reached = off.write(&app).await;
-        costs(book, rate, "agent off", meter.stop());
-        book.add(&format!("{rate}/s: reached, off"), "writes/s", reached);
-        agent.start(&[]);
-        bed.settled(&agent, 1).await;
+        let part = (settings.seconds / TURNS).max(1);
+        for turn in 0..TURNS {
+            let off = phase(part);
+            let meter = bed.meter();
+            let reached = off.write(&app).await;
+            costs(book, rate, "agent off", meter.stop());
+            book.add(&format!("{rate}/s: reached, off"), "writes/s", reached);
+            agent.start(&[]);
+            bed.settled(&agent, 2 * turn + 1).await;
 
-        let on = phase();
-        let meter = bed.meter_with(&agent);
-        let reached = on.write(&app).await;
-        book.add(&format!("{rate}/s: reached, on"), "writes/s", reached);
-        costs(book, rate, "agent on", meter.stop());
-        bed.settled(&agent, 2).await;
-        for (percentile, share) in [("p50", 0.5), ("p99", 0.99)] {
-            let [off, on] = [&off, &on].map(|phase| percentile_of(phase.latencies(), share));
-            book.add(&format!("{rate}/s: insert latency {percentile}, off"), "ms", off);
-            book.add(&format!("{rate}/s: insert latency {percentile}, on"), "ms", on);
-            book.add(
-                &format!("{rate}/s: insert latency {percentile}, on / off"),
-                "ratio",
-                on / off,
-            );
+            let on = phase(part);
+            let meter = bed.meter_with(&agent);
+            let reached = on.write(&app).await;
+            book.add(&format!("{rate}/s: reached, on"), "writes/s", reached);
+            costs(book, rate, "agent on", meter.stop());
+            bed.settled(&agent, 2 * turn + 2).await;
+            for (percentile, share) in [("p50", 0.5), ("p99", 0.99)] {
+                let [off, on] = [&off, &on].map(|phase| percentile_of(phase.latencies(), share));
+                let name = |what: &str| format!("{rate}/s: insert latency {percentile}, {what}");
+                book.add(&name("off"), "ms", off);
+                book.add(&name("on"), "ms", on);
+                book.add(&name("on / off"), "ratio", on / off);
+            }
+            if turn + 1 < TURNS {
+                assert!(agent.stop().success());
+            }
         }
 
-        let watched = phase();
+        let watched = phase(settings.seconds);
         let meter = bed.meter_with(&agent);
         watch(&bed.atlas.client, watched.clone(), watched.write(&app)).await;
         let usage = meter.stop();
@@ -114,10 +120,10 @@ async fn steady(settings: &Settings, book: &Notebook, rate: u64) {
         book.add(&format!("{rate}/s: agent CPU"), "% of a core", share);
         book.add(&format!("{rate}/s: agent peak RSS"), "MB", usage.peak("agent"));
         costs(book, rate, "agent on, lag watched", usage);
-        bed.settled(&agent, 3).await;
+        bed.settled(&agent, 2 * TURNS + 1).await;
         assert!(agent.stop().success());
 
-        let forwarded = phase();
+        let forwarded = phase(settings.seconds);
         let forwarder = forward(&bed, &target, forwarded.moments.len()).await;
         let meter = bed.meter();
         watch(&bed.atlas.client, forwarded.clone(), forwarded.write(&app)).await;
@@ -138,7 +144,7 @@ async fn steady(settings: &Settings, book: &Notebook, rate: u64) {
 
         agent.start(&[]);
         streaming(&agent).await;
-        bed.settled(&agent, 4).await;
+        bed.settled(&agent, 2 * TURNS + 2).await;
         assert!(agent.stop().success());
         bed.assert_equal().await;
     }

@@ -48,7 +48,7 @@ const REPLY_EVENTS: u32 = 2_000;
 /// How long changes gather at the server after a reply with few of them. Asked again at once, the server answers with
 /// every single change as it comes, and each costs it an answer, the queue a commit, Atlas a command: at 1,000 writes a
 /// second that took half a core. Who writes after a pause does not wait: the server has been asked by then.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(25);
 
 /// A reply of less than this has few changes.
 const SMALL_REPLY: usize = 128 << 10;
