@@ -333,6 +333,7 @@ impl<K: Sink> Reconciler<K> {
         if is_refused {
             self.refuse(run, ns).await?;
         }
+        self.queue.keep_in_order(ns, collection.is_capped());
         self.set_state(ns, ShareState::Done);
         crash::point(Step::CollectionCopied);
         plans.finished(ns, is_refused).await
