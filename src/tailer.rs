@@ -194,6 +194,9 @@ impl<S: Source> Tailer<S> {
                     let error = one_line(&error);
                     self.status.state().local_fault =
                         Some(Fault { error: error.clone(), is_denied });
+                    if outage.is_some_and(|since| since.elapsed() > HISTORY_PATIENCE) {
+                        self.queue.no_longer_behind(&error);
+                    }
                     if outage.is_none() {
                         outage = Some(Instant::now());
                         tracing::warn!(%error, "reading from the local database interrupted, reconnecting");
@@ -431,10 +434,7 @@ impl<S: Source> Tailer<S> {
             if before.is_none() {
                 tracing::error!(error = %reason, "reading has stopped; the oplog holds what follows");
             }
-            // What waits for the stream may be all that there is.
-            for ns in self.queue.no_longer_behind() {
-                tracing::warn!(%ns, "documents may come into another order: the queue is too small for what this capped collection has to catch up with");
-            }
+            self.queue.no_longer_behind(&reason);
             // An entry may wait for a rename or a drop that was not read yet: without one more batch
             // neither side would move again.
             if std::mem::take(&mut self.status.state().stream_wanted) {

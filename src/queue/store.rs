@@ -229,14 +229,16 @@ impl Queue {
         }
     }
 
-    /// The stream is not read any further until entries are gone, so none may wait for it. Returns of which
-    /// namespaces some did.
-    pub fn no_longer_behind(&self) -> Vec<Namespace> {
+    /// The stream is not read any further for now, for the reason that `error` gives, so nothing may wait for
+    /// it: what waits may be all that there is, and late is worse than in another order.
+    pub fn no_longer_behind(&self, error: &str) {
         let namespaces = self.lock().schedule.no_longer_behind();
+        for ns in &namespaces {
+            tracing::warn!(%ns, error, "changes of a capped collection go before the stream was read again up to where Atlas may be; its documents may come into another order");
+        }
         if !namespaces.is_empty() {
             self.changed.notify_waiters();
         }
-        namespaces
     }
 
     /// Lets the entries of `ns` go again.
@@ -261,7 +263,7 @@ impl Queue {
         self.lock().schedule.has_barrier(ns)
     }
 
-    /// Completes at the next commit, settlement or release. To miss none, make the future before
+    /// Completes at the next commit, settlement or release, and when what waited for the stream may go. To miss none, make the future before
     /// looking at the queue.
     pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
@@ -313,7 +315,7 @@ impl Queue {
     }
 
     /// Entries that may go to Atlas as soon as a worker has time: not those that wait for a retry, nor those
-    /// of namespaces that are held.
+    /// of namespaces that are held or wait for the stream.
     pub fn ready(&self) -> u64 {
         let state = self.lock();
         let waiting = state.schedule.delayed_len() + state.schedule.held_len();

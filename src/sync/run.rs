@@ -329,11 +329,12 @@ impl<K: Sink> Reconciler<K> {
         }
         self.set_state(ns, ShareState::Running);
         let repair = Repair::new(self, (ns, collection.id), run.after, &run.request, run.stop);
-        let is_refused = repair.run(plans, size, collection.is_clustered()).await?;
+        let repaired = repair.run(plans, size, collection.is_clustered()).await;
+        self.queue.keep_in_order(ns, collection.is_capped());
+        let is_refused = repaired?;
         if is_refused {
             self.refuse(run, ns).await?;
         }
-        self.queue.keep_in_order(ns, collection.is_capped());
         self.set_state(ns, ShareState::Done);
         crash::point(Step::CollectionCopied);
         plans.finished(ns, is_refused).await

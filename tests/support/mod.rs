@@ -18,7 +18,13 @@ pub mod schemas;
 pub mod slow_line;
 pub mod workload;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 /// How long a test waits for what must happen, on a machine that is shared and slow.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,9 +53,22 @@ pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
-/// A port that is free right now.
+/// A port that is free, that no other test of this process is given, and that the system hands out to nobody: it
+/// takes those for outgoing connections, and for listeners that name none, from 32768 on. So it also stays free
+/// while a server is down that is to come back.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    const FIRST: u32 = 12_000;
+    const PORTS: u32 = 20_000;
+    // A process begins where another that runs beside it is not likely to be.
+    static NEXT: LazyLock<AtomicU32> =
+        LazyLock::new(|| AtomicU32::new(std::process::id().wrapping_mul(613)));
+    loop {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(FIRST + n % PORTS).expect("all of them are below 32768");
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits until `done` says so, at most `patience`.

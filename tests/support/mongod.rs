@@ -155,6 +155,14 @@ impl Mongod {
             eprintln!("mongod ended at once, {ended}: {last:#?}");
             return false;
         }
+        // Who answers may be somebody else, and this process about to find the port taken.
+        let admin = client.database("admin");
+        if let Ok(status) = admin.run_command(doc! { "serverStatus": 1 }).await
+            && status.get_i64("pid").unwrap() != i64::from(self.id())
+        {
+            self.kill();
+            return false;
+        }
         if self.args.iter().any(|arg| arg == "--replSet") && self.is_alone_in_its_set().await {
             self.wait_for_primary().await;
         }

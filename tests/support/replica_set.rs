@@ -1,6 +1,9 @@
 //! A replica set of three, whose primary can be made to change.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use mongodb::{
@@ -12,6 +15,8 @@ use super::{eventually, mongod::Mongod};
 
 /// Three members. An election takes about two seconds.
 pub struct ReplicaSet {
+    /// No other set has it: to a driver, and to servers, a set is what goes by its name.
+    name: String,
     pub members: Vec<Mongod>,
     /// Follows the primary.
     pub client: Client,
@@ -19,16 +24,19 @@ pub struct ReplicaSet {
 
 impl ReplicaSet {
     pub async fn start() -> Self {
-        let members = join_all((0..3).map(|_| Mongod::start_with(&["--replSet", "rs"]))).await;
+        static SETS: AtomicU32 = AtomicU32::new(0);
+        let name = format!("rs{}", SETS.fetch_add(1, Ordering::Relaxed));
+        let args = ["--replSet", &name];
+        let members = join_all((0..3).map(|_| Mongod::start_with(&args))).await;
         let list: Vec<Document> = (0..)
             .zip(&members)
             .map(|(id, member)| doc! { "_id": id, "host": format!("127.0.0.1:{}", member.port) })
             .collect();
         let settings = doc! { "electionTimeoutMillis": 2_000, "heartbeatIntervalMillis": 500 };
-        let config = doc! { "_id": "rs", "members": list, "settings": settings };
+        let config = doc! { "_id": &name, "members": list, "settings": settings };
         members[0].admin(doc! { "replSetInitiate": config }).await;
-        let client = Client::with_uri_str(uri(&members)).await.unwrap();
-        let set = Self { members, client };
+        let client = Client::with_uri_str(uri(&name, &members)).await.unwrap();
+        let set = Self { name, members, client };
         set.primary().await;
         eventually("two secondaries", Duration::from_secs(60), async || {
             let admin = set.client.database("admin");
@@ -90,11 +98,11 @@ impl ReplicaSet {
     }
 
     pub fn uri(&self) -> String {
-        uri(&self.members)
+        uri(&self.name, &self.members)
     }
 }
 
-fn uri(members: &[Mongod]) -> String {
+fn uri(name: &str, members: &[Mongod]) -> String {
     let hosts: Vec<_> = members.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
-    format!("mongodb://{}/?replicaSet=rs", hosts.join(","))
+    format!("mongodb://{}/?replicaSet={name}", hosts.join(","))
 }
