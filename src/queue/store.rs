@@ -263,8 +263,8 @@ impl Queue {
         self.lock().schedule.has_barrier(ns)
     }
 
-    /// Completes at the next commit, settlement or release, and when what waited for the stream may go. To miss none, make the future before
-    /// looking at the queue.
+    /// Completes at the next commit, settlement or release, and when what waited for the stream may go. To
+    /// miss none, make the future before looking at the queue.
     pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
     }

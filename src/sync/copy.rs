@@ -142,7 +142,7 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
         for document in found {
             let mut pending = Pending::new(document);
             if is_in_order {
-                pending.is_there()?;
+                pending.write_over()?;
             }
             open.push(pending);
         }
@@ -189,7 +189,8 @@ impl<'a> Pending<'a> {
         Self { document, there_already: None }
     }
 
-    fn is_there(&mut self) -> Result<(), SyncError> {
+    /// From here on it is an upsert.
+    fn write_over(&mut self) -> Result<(), SyncError> {
         let key = DocumentKey::of(self.document).map_err(SourceError::from)?;
         self.there_already = Some(key);
         Ok(())
@@ -215,7 +216,7 @@ fn leftovers(
     for (mut copy, written) in copies.into_iter().zip(written) {
         match written {
             Written::AlreadyThere if there_already == ThereAlready::WriteOver => {
-                copy.is_there()?;
+                copy.write_over()?;
                 again.push(copy);
             }
             Written::Conflict { reason, .. } | Written::Rejected { reason, .. } => {
