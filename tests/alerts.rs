@@ -200,9 +200,7 @@ async fn a_frozen_peer_makes_unhealthy_though_all_loops_are_alive() {
     let to_atlas = Proxy::to(atlas.port).await;
     // Far longer than health waits: no task notices by itself.
     let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), "");
-    let path = agent.dir.path().join("config.toml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace("timeout = \"5s\"", "timeout = \"10m\"")).unwrap();
+    agent.replace_setting("timeout = \"5s\"", "timeout = \"10m\"");
     agent.start(&[]);
     agent.streaming().await;
     eventually("health", PATIENCE, async || agent.health().unwrap()["status"] == "healthy").await;

@@ -256,9 +256,7 @@ async fn requests_and_connections_are_bounded() {
 async fn on_any_other_address_than_loopback_everything_but_healthz_needs_the_token() {
     let (local, atlas) = pair().await;
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
-    let path = agent.dir.path().join("config.toml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace("listen = \"127.0.0.1:", "listen = \"0.0.0.0:")).unwrap();
+    agent.replace_setting("listen = \"127.0.0.1:", "listen = \"0.0.0.0:");
     agent.start(&[]);
     eventually("the API", PATIENCE, async || {
         TcpStream::connect(("127.0.0.1", agent.admin_port)).is_ok()

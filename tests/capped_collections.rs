@@ -18,6 +18,9 @@ use support::{
 /// Documents that each of the collections holds at the most.
 const CAP: i32 = 3_000;
 
+/// Several lanes, and many batches in what a collection holds.
+const SMALL_BATCHES: &str = "[worker]\nlanes = 4\nbatch_size = 100\n";
+
 async fn create(server: &Mongod, name: &str) {
     let command = doc! { "create": name, "capped": true, "size": 4 << 20, "max": CAP };
     server.client.database("shop").run_command(command).await.unwrap();
@@ -45,8 +48,7 @@ async fn capped_collections_keep_their_order() {
     let (local, atlas) = pair().await;
     create(&local, "before").await;
     insert(&local, "before", 0..2_000).await;
-    let mut agent =
-        Agent::new(&local.uri(), &atlas.uri(), "[worker]\nlanes = 4\nbatch_size = 100\n");
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), SMALL_BATCHES);
     agent.start(&[]);
     agent.streaming().await;
     create(&local, "after").await;
@@ -67,8 +69,7 @@ async fn capped_collections_keep_their_order() {
 /// An agent that sends more slowly than it reads, so that most of what gives way to others is gone from the
 /// queue before it is sent.
 fn slow_agent(local: &Mongod, atlas: &Mongod) -> Agent {
-    let mut agent =
-        Agent::new(&local.uri(), &atlas.uri(), "[worker]\nlanes = 4\nbatch_size = 100\n");
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), SMALL_BATCHES);
     agent.replace_setting("[atlas]", "[atlas]\nmax_ops_per_second = 1500");
     agent.start(&[]);
     agent

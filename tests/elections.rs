@@ -114,10 +114,8 @@ async fn an_election_during_the_first_copy_loses_nothing() {
             .unwrap();
     }
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[sync]\nparallel = 1\n");
-    let config = agent.dir.path().join("config.toml");
-    let text = std::fs::read_to_string(&config).unwrap();
     // So slow that the elections come in the middle.
-    std::fs::write(&config, text.replace("[atlas]", "[atlas]\nmax_ops_per_second = 2000")).unwrap();
+    agent.replace_setting("[atlas]", "[atlas]\nmax_ops_per_second = 2000");
     agent.start(&[]);
     eventually("the copy", PATIENCE, async || {
         agent.health().is_some_and(|health| health["phase"] == "copying")

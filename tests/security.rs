@@ -102,10 +102,7 @@ async fn the_agent_works_with_exactly_the_roles_of_the_file_over_tls() {
         .replace("/?", "/shop?")
         .replace("directConnection=true", "directConnection=true&authSource=admin");
     let mut agent = Agent::new(&local_uri, &atlas.uri(), "[sync]\ncount_check_every = \"1s\"\n");
-    let config = agent.dir.path().join("config.toml");
-    let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, text.replace("allow_insecure = true", "allow_insecure = false"))
-        .unwrap();
+    agent.replace_setting("allow_insecure = true", "allow_insecure = false");
 
     everything_works(&local, &atlas, &mut agent).await;
 

@@ -220,9 +220,7 @@ async fn property_11_a_rate_limit_cuts_what_is_sent() {
     let orders = local.client.database("shop").collection::<Document>("orders");
     orders.insert_many((0..100).map(|n| doc! { "_id": n })).await.unwrap();
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
-    let config = agent.dir.path().join("config.toml");
-    let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, text.replace("[atlas]", "[atlas]\nmax_ops_per_second = 200")).unwrap();
+    agent.replace_setting("[atlas]", "[atlas]\nmax_ops_per_second = 200");
     let inserts = async || atlas.insert_commands().await;
     let before = inserts().await;
 

@@ -1,8 +1,8 @@
 //! A steady stream of single inserts: how long until each is visible in Atlas, and what the application notices.
 //!
 //! In turn, at each rate: the agent off and on, several times, since a machine that is shared is not the same a
-//! minute later; the agent on and the lag watched; a bare forwarder in its place and the lag watched. Nobody watches while the application's own latency is compared, since the watcher's
-//! work would count as the agent's.
+//! minute later; the agent on and the lag watched; a bare forwarder in its place and the lag watched. Nobody watches
+//! while the application's own latency is compared, since the watcher's work would count as the agent's.
 
 use std::{
     sync::{Arc, OnceLock},

@@ -180,30 +180,22 @@ impl Schedule {
         self.unpark_namespace(ns);
     }
 
-    /// Keeps the entries of a namespace from being leased until the stream has been read up to `until`, or
-    /// [`no_longer_behind`](Self::no_longer_behind). Releasing holds does not touch it.
+    /// Keeps the entries of a namespace from being leased until the [stream](Self::stream_reached) has been read
+    /// up to `until`. Releasing holds does not touch it.
     pub fn wait_for_stream(&mut self, ns: &Namespace, until: ClusterTime) {
         let behind = self.behind.entry(ns.clone()).or_default();
         *behind = until.max(*behind);
     }
 
-    /// The stream has been read up to `time`, and all of it is queued. True when that frees entries.
-    pub fn stream_reached(&mut self, time: ClusterTime) -> bool {
+    /// The stream has been read up to `time`, and all of it is queued. Returns the namespaces that need not wait
+    /// for it any more.
+    pub fn stream_reached(&mut self, time: ClusterTime) -> Vec<Namespace> {
         let there: Vec<_> =
             self.behind.extract_if(|_, until| *until <= time).map(|(ns, _)| ns).collect();
         for ns in &there {
             self.unpark_namespace(ns);
         }
-        !there.is_empty()
-    }
-
-    /// Lets go what waits for the stream, and returns of which namespaces that is.
-    pub fn no_longer_behind(&mut self) -> Vec<Namespace> {
-        let behind: Vec<_> = self.behind.drain().map(|(ns, _)| ns).collect();
-        for ns in &behind {
-            self.unpark_namespace(ns);
-        }
-        behind
+        there
     }
 
     /// Entries of the namespaces that are held on their own, or wait for the stream.

@@ -224,21 +224,23 @@ impl Queue {
 
     /// The stream has been read up to `time`, and all of it is committed.
     pub fn stream_reached(&self, time: ClusterTime) {
-        if self.lock().schedule.stream_reached(time) {
-            self.changed.notify_waiters();
-        }
+        self.let_go(time);
     }
 
     /// The stream is not read any further for now, for the reason that `error` gives, so nothing may wait for
     /// it: what waits may be all that there is, and late is worse than in another order.
     pub fn no_longer_behind(&self, error: &str) {
-        let namespaces = self.lock().schedule.no_longer_behind();
-        for ns in &namespaces {
+        for ns in self.let_go(ClusterTime(u64::MAX)) {
             tracing::warn!(%ns, error, "changes of a capped collection go before the stream was read again up to where Atlas may be; its documents may come into another order");
         }
+    }
+
+    fn let_go(&self, time: ClusterTime) -> Vec<Namespace> {
+        let namespaces = self.lock().schedule.stream_reached(time);
         if !namespaces.is_empty() {
             self.changed.notify_waiters();
         }
+        namespaces
     }
 
     /// Lets the entries of `ns` go again.

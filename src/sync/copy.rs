@@ -137,14 +137,9 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
         let found = page.documents().map_err(|error| self.from.error(error))?;
         let documents = found.len() as u64;
         let bytes = found.iter().map(|document| document.as_bytes().len() as u64).sum();
-        let is_in_order = self.there_already == ThereAlready::WriteOverInOrder;
-        let mut open = Vec::with_capacity(found.len());
-        for document in found {
-            let mut pending = Pending::new(document);
-            if is_in_order {
-                pending.write_over()?;
-            }
-            open.push(pending);
+        let mut open: Vec<_> = found.into_iter().map(Pending::new).collect();
+        if self.there_already == ThereAlready::WriteOverInOrder {
+            open.iter_mut().try_for_each(Pending::write_over)?;
         }
         let mut wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
         while !open.is_empty() {
