@@ -57,14 +57,21 @@ pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
 /// takes those for outgoing connections, and for listeners that name none, from 32768 on. So it also stays free
 /// while a server is down that is to come back.
 pub fn free_port() -> u16 {
+    // `scripts/test` gives each program that runs beside others a slot, and with it ports of its own.
     const FIRST: u32 = 12_000;
-    const PORTS: u32 = 20_000;
-    // A process begins where another that runs beside it is not likely to be.
+    const PORTS: u32 = 5_000;
+    const SLOTS: u32 = 4;
+    static SLOT: LazyLock<u32> = LazyLock::new(|| {
+        let named = std::env::var("OUTRIGGER_TEST_SLOT").ok().and_then(|slot| slot.parse().ok());
+        named.unwrap_or_else(std::process::id) % SLOTS
+    });
+    // A process begins where another that was started without a slot is not likely to be.
     static NEXT: LazyLock<AtomicU32> =
         LazyLock::new(|| AtomicU32::new(std::process::id().wrapping_mul(613)));
     loop {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = u16::try_from(FIRST + n % PORTS).expect("all of them are below 32768");
+        let port = FIRST + *SLOT * PORTS + n % PORTS;
+        let port = u16::try_from(port).expect("all of them are below 32768");
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
