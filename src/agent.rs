@@ -36,10 +36,7 @@ use crate::{
         source_id,
     },
     status::{Phase, Status, now_ms},
-    sync::{
-        self, Reconciler, SyncError,
-        ownership::{AgentMark, Claim},
-    },
+    sync::{self, Reconciler, SyncError, ownership::AgentMark},
     sync_state::{Reason, SyncState},
     tailer::{HISTORY_PATIENCE, Identity, QueueLimits, Tailer, TailerError},
     worker::Worker,
@@ -63,9 +60,6 @@ const HORIZON_DOCUMENTS: usize = 100_000;
 /// How long an agent that fails waits for its alert to be noticed, and to be taken by the web hook.
 const LAST_WORDS_SOON: Duration = Duration::from_millis(1500);
 const LAST_WORDS_FOR: Duration = Duration::from_secs(5);
-
-/// How long an agent that stops waits for Atlas to take its mark back.
-const GIVE_BACK_FOR: Duration = Duration::from_secs(2);
 
 /// Why the agent does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -246,19 +240,6 @@ impl Agent {
         Ok(())
     }
 
-    /// Gives the mark in Atlas back, so that another agent may follow. One that could not be given back
-    /// is stale after a minute.
-    async fn give_back(&self, filter: &NamespaceFilter) {
-        if !self.status.state().is_marked {
-            return;
-        }
-        let claim =
-            Claim { atlas: &self.atlas, filter, source_id: &self.source_id, agent: &self.mark };
-        if let Ok(Err(error)) = tokio::time::timeout(GIVE_BACK_FOR, claim.give_back()).await {
-            tracing::debug!(%error, "the mark was not given back");
-        }
-    }
-
     /// For the admin API, or for an embedder that wants to look inside.
     pub fn handles(&self) -> Handles {
         Handles {
@@ -288,7 +269,11 @@ impl Agent {
         let filter = config.filter()?;
         let source =
             Arc::new(ChangeStreamSource::new(self.local.clone(), filter.clone(), &self.info));
-        let sink = Arc::new(AtlasSink::new(self.atlas.clone(), connect::limiter(&config)));
+        let sink = Arc::new(AtlasSink::new(
+            self.atlas.clone(),
+            connect::limiter(&config),
+            Some(self.status.lease.clone()),
+        ));
         let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
         let late = Arc::new(Mutex::new(LateWrites::default()));
         let watch = Arc::new(SchemaWatch::default());
@@ -334,7 +319,7 @@ impl Agent {
         }
         let mut ends = connect::ends(&config, &self.local, &self.atlas);
         ends.status = Some(self.status.clone());
-        let reconciler = Reconciler {
+        let reconciler = Arc::new(Reconciler {
             queue: self.queue.clone(),
             ends,
             sink: sink.clone(),
@@ -355,7 +340,7 @@ impl Agent {
             received_before: Gauge::default(),
             watch: watch.clone(),
             tells_of_schema: source.tells_of_schema(),
-        };
+        });
         let worker = Arc::new(Worker::new(
             self.queue.clone(),
             source,
@@ -373,7 +358,7 @@ impl Agent {
             async move { tailer.run(&stop).await.map_err(from_tailer) }
         });
         tasks.spawn({
-            let stop = stop.clone();
+            let (reconciler, stop) = (reconciler.clone(), stop.clone());
             async move { reconciler.run(&stop).await.map_err(AgentError::from) }
         });
         for _ in 0..config.worker.lanes {
@@ -382,6 +367,10 @@ impl Agent {
         }
         let outbox = Arc::new(outbox::Outbox::default());
         beside.spawn(admin);
+        beside.spawn({
+            let stop = stop.clone();
+            async move { drop(reconciler.beat_while_draining(&stop).await) }
+        });
         beside.spawn(vitals::tick(self.handles(), outbox.clone()));
         beside.spawn(vitals::look_at_oplog(self.handles()));
         if let Some(url) = config.alerts.webhook.clone() {

@@ -30,8 +30,8 @@
 //! | stores of the tasks | [`sync_state`], [`schema_watch`] |
 //! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
 //! | driver | [`mongo`] |
-//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`], [`late`], [`schema`], [`health`], [`alerts`], [`history`] |
-//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`recent`], [`report`], [`shutdown`], [`crash`], [`progress`] |
+//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`], [`late`], [`schema`], [`health`], [`alerts`], [`history`], [`overlap`] |
+//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`recent`], [`report`], [`lease`], [`shutdown`], [`crash`], [`progress`] |
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
 //! sled and bincode, only `admin` knows the web framework, only `backoff` knows the crate of that name.
@@ -58,6 +58,7 @@ pub mod dead_letter;
 pub mod delta;
 pub mod document_key;
 pub mod event;
+
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod health;
@@ -65,11 +66,13 @@ pub mod history;
 pub mod horizon;
 pub mod insert_mode;
 pub mod late;
+pub mod lease;
 pub mod limiter;
 pub mod logging;
 pub mod metrics;
 pub mod mongo;
 pub mod namespace;
+pub mod overlap;
 pub mod progress;
 pub mod queue;
 pub mod raw;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::{
     checkpoint::ClusterTime,
+    lease::{BootTime, Lease},
     metrics::{Counter, Metrics},
     namespace::Namespace,
     progress::Progress,
@@ -64,6 +65,8 @@ pub struct Status {
     pub beats: Counter,
     /// When documents were written to Atlas, as far as that is remembered.
     pub recent: Recent,
+    /// Whether the mark in Atlas is young enough to write.
+    pub lease: Arc<Lease>,
     state: Mutex<State>,
 }
 
@@ -109,8 +112,6 @@ pub struct State {
     pub divergences: Vec<Divergence>,
     /// Atlas carries the mark of this very agent.
     pub is_marked: bool,
-    /// The mark could not be renewed for so long that another agent may have it: nothing is written.
-    pub is_fenced: bool,
     pub paused: bool,
     /// The local database seems to be another one. Nothing is written to Atlas until that is certain.
     pub suspended: bool,
@@ -175,8 +176,16 @@ pub struct Fault {
 impl Status {
     /// True while nothing may be written to Atlas, whoever wants it so.
     pub fn rests(&self) -> bool {
-        let state = self.state();
-        state.paused || state.suspended || state.is_fenced
+        let rests = {
+            let state = self.state();
+            state.paused || state.suspended
+        };
+        rests || self.is_fenced()
+    }
+
+    /// The mark could not be renewed for so long that another agent may have it: nothing is written.
+    pub fn is_fenced(&self) -> bool {
+        self.lease.has_lapsed(BootTime::now())
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {

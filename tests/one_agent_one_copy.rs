@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mongodb::bson::{DateTime, Document, doc};
 use support::{
@@ -177,4 +177,49 @@ async fn a_mark_that_is_gone_is_set_again_and_everything_compared() {
 
     converge(&local.client, &atlas.client, PATIENCE).await;
     assert!(marks(&atlas).find_one(doc! {}).await.unwrap().is_some());
+}
+
+/// In the middle of a drain, which goes on where it was the moment the process does: what it has taken from its
+/// queue is old by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_frozen_and_replaced_writes_nothing_when_it_goes_on() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_many((0..100).map(|n| doc! { "_id": n })).await.unwrap();
+    let mut frozen = Agent::new(&local.uri(), &atlas.uri(), "");
+    frozen.replace_setting(
+        "timeout = \"5s\"\n[local]",
+        "timeout = \"5s\"\nmax_ops_per_second = 20\n[local]",
+    );
+    frozen.start(&[]);
+    frozen.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    for n in 0..100 {
+        let old = doc! { "_id": n, "version": "old" };
+        orders(&local).replace_one(doc! { "_id": n }, old).await.unwrap();
+    }
+    let old_there =
+        async || orders(&atlas).count_documents(doc! { "version": "old" }).await.unwrap();
+    eventually("the drain", PATIENCE, async || old_there().await > 0).await;
+    frozen.signal("STOP");
+    let since = Instant::now();
+    assert!(old_there().await < 80, "it is in the middle");
+
+    let long_ago = DateTime::from_millis(DateTime::now().timestamp_millis() - 600_000);
+    let stale = doc! { "$set": { "heartbeatAt": long_ago } };
+    marks(&atlas).update_one(doc! {}, stale).await.unwrap();
+    let mut next = Agent::new(&local.uri(), &atlas.uri(), "");
+    next.start(&["--adopt"]);
+    next.streaming().await;
+    let newer = doc! { "$set": { "version": "new" } };
+    orders(&local).update_many(doc! {}, newer).await.unwrap();
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    eventually("the end of the lease", PATIENCE, async || {
+        since.elapsed() > outrigger::lease::LIMIT + Duration::from_secs(1)
+    })
+    .await;
+    frozen.signal("CONT");
+
+    assert_eq!(frozen.ended(PATIENCE).await.code(), Some(1));
+    assert!(frozen.log().contains(&format!("process {}", next.id())), "{}", frozen.log());
+    assert_eq!(old_there().await, 0, "it has written nothing");
 }

@@ -29,6 +29,7 @@ const LAYERS: &[&[&str]] = &[
         "health",
         "alerts",
         "history",
+        "overlap",
     ],
     &[
         "event",
@@ -42,6 +43,7 @@ const LAYERS: &[&[&str]] = &[
         "metrics",
         "recent",
         "report",
+        "lease",
         "shutdown",
         "crash",
         "progress",
@@ -92,6 +94,7 @@ const PURE: &[&str] = &[
     "health",
     "alerts",
     "history",
+    "overlap",
     "progress",
 ];
 const IMPURE: &[&str] =

@@ -1,17 +1,42 @@
-//! Which agent this is: the same after a restart, and after the loss of its queue.
+//! Which agent this is: the same after a restart, and after the loss of its queue. And how it leaves its place.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
+use super::Agent;
 use crate::{
+    namespace::NamespaceFilter,
     queue::{Queue, QueueError},
     shutdown::blocking,
-    sync::ownership::AgentMark,
+    sync::ownership::{AgentMark, Claim},
 };
 
 /// Under which name the id stands in the queue.
 const META: &str = "agent";
+
+/// How long an agent that stops waits for Atlas to take its mark back.
+const GIVE_BACK_FOR: Duration = Duration::from_secs(2);
+
+impl Agent {
+    /// Gives the mark in Atlas back, so that another agent may follow. One that could not be given back
+    /// is stale after a minute.
+    pub(super) async fn give_back(&self, filter: &NamespaceFilter) {
+        if !self.status.state().is_marked {
+            return;
+        }
+        let claim = Claim {
+            atlas: &self.atlas,
+            filter,
+            source_id: &self.source_id,
+            agent: &self.mark,
+            lease: &self.status.lease,
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(GIVE_BACK_FOR, claim.give_back()).await {
+            tracing::debug!(%error, "the mark was not given back");
+        }
+    }
+}
 
 /// Reads this agent's id, or draws one. It stands in the queue, and in a file beside it for the case that the
 /// queue is moved aside.

@@ -38,7 +38,7 @@ pub fn vitals(handles: &Handles) -> Vitals {
     let (queue_size, _) = queue.pending();
     let error_rate = status.error_rate();
     let dead_letters = queue.dead_letters_len();
-    let now = now_ms();
+    let (now, is_fenced) = (now_ms(), status.is_fenced());
     let state = status.state();
     let denied = |fault: &Option<Fault>| {
         fault.as_ref().filter(|fault| fault.is_denied).map(|fault| fault.error.clone())
@@ -55,7 +55,7 @@ pub fn vitals(handles: &Handles) -> Vitals {
         oplog_window: state.oplog_window_s.map(Duration::from_secs),
         local_denied: denied(&state.local_fault),
         atlas_denied: denied(&state.atlas_fault),
-        is_fenced: state.is_fenced,
+        is_fenced,
         refused_deletes: state.refused_deletes.clone(),
         divergences: state.divergences.clone(),
         dead_letters,
@@ -99,6 +99,7 @@ pub fn lives(handles: &Handles) -> bool {
     let Handles { status, config, local: local_end, atlas: atlas_end, .. } = handles;
     let now = now_ms();
     let patience = 3 * config.local.timeout.max(config.atlas.timeout);
+    let is_fenced = status.is_fenced();
     let state = status.state();
     // Reading has ended then, and what is left may take `shutdown.drain_for`.
     if state.phase == Phase::Stopping {
@@ -107,7 +108,7 @@ pub fn lives(handles: &Handles) -> bool {
     let known = |is_known| if is_known { KnownFault::Yes } else { KnownFault::No };
     // While reading stands still the stream is not asked; while the mark cannot be renewed, that is known.
     let local = known(state.local_fault.is_some() || state.reading_stopped.is_some());
-    let atlas = known(state.atlas_fault.is_some() || state.breaker != "closed" || state.is_fenced);
+    let atlas = known(state.atlas_fault.is_some() || state.breaker != "closed" || is_fenced);
     is_alive(
         (since(status.metrics.local_heard_ms.get().max(local_end.heard_ms()), now), local),
         (since(atlas_end.heard_ms(), now), atlas),

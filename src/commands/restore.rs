@@ -40,7 +40,7 @@ pub async fn run(config: &Config, patterns: &[String]) -> Result<Code, Failure> 
     greet(&ends).await?;
     ends.patience = Some(PATIENCE);
     let filter = config.filter()?;
-    let sink = AtlasSink::new(local, Limiter::new(0, 0));
+    let sink = AtlasSink::new(local, Limiter::new(0, 0), None);
     let stop = stop_on_signal();
     let restore = Restore {
         ends: &ends,

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     event::SchemaChange,
+    lease::Lease,
     limiter::Limiter,
     mongo::{
-        Mongo,
+        Mongo, MongoError,
         class::{Class, class_of},
         documents,
     },
@@ -35,12 +36,27 @@ pub struct AtlasSink {
     /// user lacks the privilege `bypassDocumentValidation`.
     bypass_validation: AtomicBool,
     limiter: Mutex<Limiter>,
+    /// Asked before each write; `None` for a target that nobody else writes to.
+    lease: Option<Arc<Lease>>,
 }
 
 impl AtlasSink {
-    /// Writes through `mongo`, within the rates of `limiter`.
-    pub fn new(mongo: Mongo, limiter: Limiter) -> Self {
-        Self { mongo, bypass_validation: AtomicBool::new(true), limiter: Mutex::new(limiter) }
+    /// Writes through `mongo`, within the rates of `limiter` and while `lease` is held.
+    pub fn new(mongo: Mongo, limiter: Limiter, lease: Option<Arc<Lease>>) -> Self {
+        let (bypass_validation, limiter) = (AtomicBool::new(true), Mutex::new(limiter));
+        Self { mongo, bypass_validation, limiter, lease }
+    }
+
+    /// Every command that changes anything goes through here. The outer error says that it was not sent.
+    async fn order(
+        &self,
+        db: &str,
+        command: RawDocumentBuf,
+    ) -> Result<Result<Document, MongoError>, SinkError> {
+        if let Some(lease) = &self.lease {
+            super::may_write(lease)?;
+        }
+        Ok(self.mongo.command(db, command).await)
     }
 
     fn limiter(&self) -> MutexGuard<'_, Limiter> {
@@ -50,12 +66,12 @@ impl AtlasSink {
     async fn send(&self, ns: &Namespace, command: &Command<'_>) -> Result<Document, SinkError> {
         let bypass = self.bypass_validation.load(Ordering::Relaxed);
         let time_max = self.mongo.server_time_max();
-        let reply = self.mongo.command(ns.db(), command.body(ns.coll(), bypass, time_max)).await;
+        let reply = self.order(ns.db(), command.body(ns.coll(), bypass, time_max)).await?;
         match reply {
             // `Unauthorized`, or on Atlas's shared tiers the proxy's own words for it.
             Err(error) if bypass && class_of(&error) == Class::Denied => {
                 let body = command.body(ns.coll(), false, time_max);
-                let reply = self.mongo.command(ns.db(), body).await;
+                let reply = self.order(ns.db(), body).await?;
                 if reply.is_ok() {
                     self.bypass_validation.store(false, Ordering::Relaxed);
                 }
@@ -147,7 +163,7 @@ impl AtlasSink {
     }
 
     async fn run(&self, db: &str, command: RawDocumentBuf, fine: i32) -> Result<(), SinkError> {
-        match self.mongo.command(db, command).await {
+        match self.order(db, command).await? {
             Ok(reply) => match reply.get_document("writeConcernError") {
                 Ok(error) => Err(classify::write_concern_error(error)),
                 Err(_) => Ok(()),
@@ -245,7 +261,7 @@ impl Sink for AtlasSink {
         let mut command = RawDocumentBuf::try_from(&command)
             .map_err(|error| SinkError::Rejected(error.to_string()))?;
         command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
-        match self.mongo.command(ns.db(), command).await {
+        match self.order(ns.db(), command).await? {
             // The keeper of the indexes goes on with it when the build has ended.
             Err(error) if error.code() == Some(classify::BUILD_IN_PROGRESS) => {
                 Err(SinkError::Rejected(error.to_string()))

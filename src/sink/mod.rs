@@ -8,8 +8,14 @@ use std::future::Future;
 use bson::{Document, RawDocument, RawDocumentBuf};
 
 use crate::{
-    delta::UpdateCommand, document_key::DocumentKey, event::SchemaChange, namespace::Namespace,
-    schema::Description, status::Fault, write_op::Refusal,
+    delta::UpdateCommand,
+    document_key::DocumentKey,
+    event::SchemaChange,
+    lease::{BootTime, Lease},
+    namespace::Namespace,
+    schema::Description,
+    status::Fault,
+    write_op::Refusal,
 };
 
 mod atlas;
@@ -162,6 +168,19 @@ impl From<&SinkError> for Fault {
         let is_denied = matches!(error, SinkError::Denied(_));
         Self { error: error.to_string(), is_denied }
     }
+}
+
+/// Whether anything may be written to Atlas now: to be asked right before it is sent.
+///
+/// # Errors
+/// [`SinkError::Unavailable`] while the mark of ownership is not young enough.
+pub fn may_write(lease: &Lease) -> Result<(), SinkError> {
+    if lease.is_held(BootTime::now()) {
+        return Ok(());
+    }
+    let problem =
+        "the mark of ownership was not renewed in time, and nothing is written before it is";
+    Err(SinkError::Unavailable(problem.to_owned()))
 }
 
 /// Why Atlas did not do what it was asked to.

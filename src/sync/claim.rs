@@ -1,8 +1,6 @@
 //! How the agent takes its target, and keeps it: what it remembers of the mark that it left, the demand that
 //! follows from another target, and the heartbeat.
 
-use std::time::Instant;
-
 use super::{
     LOOK_AGAIN, Reconciler, SyncError, local_collections, ownership, ownership::Remembered,
 };
@@ -48,6 +46,7 @@ impl<K: Sink> Reconciler<K> {
             filter: &self.filter,
             source_id: &self.source_id,
             agent: &self.agent,
+            lease: &self.status.lease,
         }
     }
 
@@ -103,48 +102,59 @@ impl<K: Sink> Reconciler<K> {
             })
             .await?;
         }
-        let mut state = self.status.state();
-        (state.is_marked, state.is_fenced) = (true, false);
+        self.status.state().is_marked = true;
         Ok(())
     }
 
     /// Renews the heartbeat in the mark for as long as the agent runs, and stops the writing when that
     /// fails for too long: another agent may have been told to take over.
     pub(super) async fn keep_mark(&self, stop: &Stop) -> Result<(), SyncError> {
-        let mut renewed = Instant::now();
         loop {
-            let is_fenced = self.status.state().is_fenced;
+            let is_fenced = self.status.is_fenced();
             tokio::time::sleep(if is_fenced { LOOK_AGAIN } else { ownership::HEARTBEAT }).await;
             // Before the claim there is no mark of this instance.
             if !self.status.state().is_marked {
-                renewed = Instant::now();
                 continue;
             }
-            let queue = self.queue.clone();
-            let left = blocking(move || remembered(&queue)).await?.checkpoint;
-            let position = self.status.state().read_up_to.max(left);
-            let claim = self.claim();
-            let renewal = claim.renew(left, position);
-            match tokio::time::timeout(ownership::HEARTBEAT, renewal).await {
-                Ok(Ok(true)) => {
-                    renewed = Instant::now();
-                    self.status.state().is_fenced = false;
+            if self.beat().await? == Some(false) {
+                tracing::warn!("the mark of ownership in Atlas is not as it was left");
+                self.claim_patiently(false, stop).await?;
+                self.demanded.notify_one();
+            }
+        }
+    }
+
+    /// Goes on with the heartbeat when the agent stops, for as long as what waits is still written: that may
+    /// take longer than a mark stays young.
+    ///
+    /// # Errors
+    /// When the queue fails.
+    pub async fn beat_while_draining(&self, stop: &Stop) -> Result<(), SyncError> {
+        stop.drain.cancelled().await;
+        while self.status.state().is_marked && self.beat().await? != Some(false) {
+            tokio::time::sleep(ownership::HEARTBEAT).await;
+        }
+        Ok(())
+    }
+
+    /// Renews the heartbeat once. False when the mark is not as it was left; `None` where Atlas did not answer.
+    async fn beat(&self) -> Result<Option<bool>, SyncError> {
+        let queue = self.queue.clone();
+        let left = blocking(move || remembered(&queue)).await?.checkpoint;
+        let position = self.status.state().read_up_to.max(left);
+        let claim = self.claim();
+        let renewal = claim.renew(left, position);
+        match tokio::time::timeout(ownership::HEARTBEAT, renewal).await {
+            Ok(Ok(is_as_left)) => {
+                if is_as_left {
                     let (queue, position) = (self.queue.clone(), position.0.to_be_bytes());
                     blocking(move || queue.set_meta(RENEWED, Some(&position))).await?;
                 }
-                Ok(Ok(false)) => {
-                    tracing::warn!("the mark of ownership in Atlas is not as it was left");
-                    self.status.state().is_fenced = true;
-                    self.claim_patiently(false, stop).await?;
-                    self.demanded.notify_one();
-                    renewed = Instant::now();
-                }
-                Ok(Err(error)) => tracing::debug!(%error, "the heartbeat was not renewed"),
-                Err(_) => tracing::debug!("the heartbeat was not renewed in time"),
+                return Ok(Some(is_as_left));
             }
-            if renewed.elapsed() > ownership::FENCED_AFTER {
-                self.status.state().is_fenced = true;
-            }
+            Ok(Err(error)) => tracing::debug!(%error, "the heartbeat was not renewed"),
+            Err(_) => tracing::debug!("the heartbeat was not renewed in time"),
         }
+        Ok(None)
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     limiter::Limiter,
     mongo::Mongo,
     shutdown::Stop,
+    sink::{SinkError, may_write},
     source::SourceError,
     status::{Fault, Status},
 };
@@ -182,6 +183,17 @@ pub enum End {
 }
 
 impl Ends {
+    /// To be asked right before something is changed there, other than through the sink.
+    ///
+    /// # Errors
+    /// When it is Atlas, and the mark of ownership is not young enough.
+    pub fn may_alter(&self, end: End) -> Result<(), SinkError> {
+        match (end, &self.status) {
+            (End::Atlas, Some(status)) => may_write(&status.lease),
+            (End::Atlas, None) | (End::Local, _) => Ok(()),
+        }
+    }
+
     pub fn of(&self, end: End) -> &Mongo {
         match end {
             End::Local => &self.local,

@@ -25,6 +25,7 @@ use super::{Listing, SyncError, atlas_collections};
 use crate::{
     checkpoint::ClusterTime,
     config::units,
+    lease::{BootTime, Lease},
     mongo::{Mongo, documents},
     namespace::{Namespace, NamespaceFilter},
     sink::SinkError,
@@ -33,11 +34,11 @@ use crate::{
 const DB: &str = "outrigger";
 const COLLECTION: &str = "replicas";
 
-/// How often the heartbeat is renewed; after how long without one it is stale; and when, before that, an
-/// agent that could not renew its own stops writing.
+/// How often the heartbeat is renewed, and after how long without one it is stale. Before that, an agent that
+/// could not renew its own stops writing ([`lease`](crate::lease)).
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 const STALE_AFTER: Duration = Duration::from_secs(60);
-pub const FENCED_AFTER: Duration = Duration::from_secs(45);
+const _: () = assert!(crate::lease::LIMIT.as_secs() < STALE_AFTER.as_secs());
 
 const DUPLICATE_KEY: i32 = 11000;
 
@@ -78,6 +79,8 @@ pub struct Claim<'a> {
     pub filter: &'a NamespaceFilter,
     pub source_id: &'a str,
     pub agent: &'a AgentMark,
+    /// Begins anew with each renewal.
+    pub lease: &'a Lease,
 }
 
 /// How a target is to be taken.
@@ -299,11 +302,13 @@ impl Claim<'_> {
             },
             "upsert": !is_there,
         };
+        let sent_at = BootTime::now();
         let matched = self.update(update).await?;
         if matched == 0 {
             let lost = "another agent has set the mark of ownership at the same time";
             return Err(SinkError::Unavailable(lost.to_owned()).into());
         }
+        self.lease.renew(sent_at);
         Ok(())
     }
 
@@ -326,7 +331,14 @@ impl Claim<'_> {
                 "$currentDate": { "heartbeatAt": true },
             },
         };
-        Ok(self.update(update).await? > 0)
+        let sent_at = BootTime::now();
+        let is_as_left = self.update(update).await? > 0;
+        if is_as_left {
+            self.lease.renew(sent_at);
+        } else {
+            self.lease.end();
+        }
+        Ok(is_as_left)
     }
 
     /// Gives the mark back: the target stays this source's, and any agent of it may take it.

@@ -161,6 +161,10 @@ impl Target<'_> {
     async fn send(&mut self, command: &RawDocumentBuf) -> Result<Result<(), String>, SyncError> {
         let mongo = self.ends.of(self.end);
         loop {
+            if let Err(error) = self.ends.may_alter(self.end) {
+                self.attempts.failed(error).await?;
+                continue;
+            }
             let mut command = command.clone();
             command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
             let exchange = mongo.command_within(self.ns.db(), command, BUILD_PATIENCE);

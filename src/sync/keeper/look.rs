@@ -277,6 +277,9 @@ impl<K: Sink> Reconciler<K> {
     async fn run_command(&self, ns: &Namespace, command: Document) -> Answer {
         let mut command = raw(&command);
         command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
+        if let Err(error) = self.ends.may_alter(End::Atlas) {
+            return Answer::Away(error.to_string());
+        }
         let atlas = &self.ends.atlas;
         let error = match atlas.command_within(ns.db(), command, BUILD_PATIENCE).await {
             Ok(reply) if reply.contains_key("writeConcernError") => {
