@@ -1,15 +1,17 @@
 //! Which collection: a [`Namespace`] names one, a [`NamespaceFilter`] chooses the replicated ones.
 //!
 //! The filter exists once and is used twice: as a `$match` on the server, so that what is not
-//! replicated never crosses the wire, and as [`NamespaceFilter::matches`] here, for the first copy.
-//! Both are made from the same regular expressions, so they cannot disagree.
+//! replicated never crosses the wire, and as [`NamespaceFilter::matches`] here, which decides. The
+//! server's may let more through, and never less.
 
 use std::{collections::VecDeque, fmt, str::FromStr, sync::Arc};
 
-use bson::{RawDocumentBuf, rawdoc};
+use bson::RawDocumentBuf;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+mod on_the_server;
 
 /// Database and collection, as `database.collection`; a collection's name may hold further dots.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -140,8 +142,39 @@ impl<'de> Deserialize<'de> for Namespace {
 /// collection.
 #[derive(Clone, Debug)]
 struct Glob {
-    db: Regex,
-    coll: Regex,
+    db: Part,
+    coll: Part,
+}
+
+/// One of the two parts of a glob.
+#[derive(Clone, Debug)]
+enum Part {
+    /// `*`.
+    Any,
+    /// A name without wildcards.
+    Name(String),
+    /// A name with some.
+    Like(Regex),
+}
+
+impl Part {
+    fn parse(glob: &str) -> Self {
+        if glob.bytes().all(|byte| byte == b'*') {
+            Part::Any
+        } else if glob.contains(['*', '?']) {
+            Part::Like(regex_of_glob(glob))
+        } else {
+            Part::Name(glob.to_owned())
+        }
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        match self {
+            Part::Any => true,
+            Part::Name(it) => it == name,
+            Part::Like(regex) => regex.is_match(name),
+        }
+    }
 }
 
 /// A pattern of `namespaces.include` or `namespaces.exclude` that cannot be used.
@@ -156,42 +189,15 @@ impl Glob {
     fn parse(pattern: &str) -> Result<Self, BadPattern> {
         match pattern.split_once('.') {
             Some((db, coll)) if !db.is_empty() && !coll.is_empty() && !pattern.contains('\0') => {
-                Ok(Self { db: regex_of_glob(db), coll: regex_of_glob(coll) })
+                Ok(Self { db: Part::parse(db), coll: Part::parse(coll) })
             }
             _ => Err(BadPattern(pattern.to_owned())),
         }
     }
 
     fn matches(&self, db: &str, coll: &str) -> bool {
-        self.db.is_match(db) && self.coll.is_match(coll)
+        self.db.matches(db) && self.coll.matches(coll)
     }
-
-    fn to_match(&self, field: &str) -> RawDocumentBuf {
-        let mut doc = RawDocumentBuf::new();
-        doc.append(&*name(field, "db"), server_regex(&self.db));
-        doc.append(&*name(field, "coll"), server_regex(&self.coll));
-        doc
-    }
-
-    /// The two ways not to match.
-    fn to_mismatches(&self, field: &str) -> bson::RawArrayBuf {
-        let mut ways = bson::RawArrayBuf::new();
-        for (part, regex) in [("db", &self.db), ("coll", &self.coll)] {
-            let mut doc = RawDocumentBuf::new();
-            doc.append(&*name(field, part), rawdoc! { "$not": server_regex(regex) });
-            ways.push(doc);
-        }
-        ways
-    }
-}
-
-fn name(field: &str, part: &str) -> bson::raw::CString {
-    format!("{field}.{part}").try_into().expect("a fixed field name holds no NUL")
-}
-
-fn server_regex(regex: &Regex) -> bson::RawBson {
-    let pattern = regex.as_str().try_into().expect("a pattern holds no NUL: it was checked");
-    bson::RawBson::RegularExpression(bson::Regex { pattern, options: bson::raw::cstr!("").into() })
 }
 
 /// The one translation from glob to regular expression; the syntax is common to the server's PCRE
@@ -266,39 +272,11 @@ impl NamespaceFilter {
         &self.fingerprint
     }
 
-    /// The `$match` stage that makes the server apply this filter to change events. An event passes
-    /// when its own namespace, or the one it is renamed to, is chosen; the drop of any database does.
+    /// The `$match` stage that makes the server leave out of the change stream what this filter leaves
+    /// out, or most of it: see the module that makes it.
     pub fn to_match_stage(&self) -> RawDocumentBuf {
-        let clause = |field: &str| {
-            let mut all = bson::RawArrayBuf::new();
-            if !self.include.is_empty() {
-                all.push(rawdoc! { "$or": alternatives(&self.include, field) });
-            }
-            // Not `$nor`: on 6.0.5 the optimizer of change streams rewrites it into an empty array
-            // and then fails ("$and/$or/$nor must be a nonempty array").
-            for glob in &self.exclude {
-                all.push(rawdoc! { "$or": glob.to_mismatches(field) });
-            }
-            let mut exists = RawDocumentBuf::new();
-            exists.append(&*name(field, "coll"), rawdoc! { "$exists": true });
-            all.push(exists);
-            rawdoc! { "$and": all }
-        };
-        let mut either = bson::RawArrayBuf::new();
-        either.push(clause("ns"));
-        either.push(clause("to"));
-        // Of no collection, and rare.
-        either.push(rawdoc! { "operationType": "dropDatabase" });
-        rawdoc! { "$match": { "$or": either } }
+        on_the_server::match_stage(&self.include, &self.exclude)
     }
-}
-
-fn alternatives(globs: &[Glob], field: &str) -> bson::RawArrayBuf {
-    let mut array = bson::RawArrayBuf::new();
-    for glob in globs {
-        array.push(glob.to_match(field));
-    }
-    array
 }
 
 #[cfg(test)]

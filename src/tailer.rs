@@ -368,6 +368,8 @@ impl<S: Source> Tailer<S> {
                 tracing::info!(db, "a database was dropped");
                 wishes.look_at_schema = true;
             }
+            // The server's filter may let more through than ours.
+            Change::Ignored { ns: Some(ns), .. } if !self.filter.matches(&ns) => {}
             Change::Ignored { ns, kind } => {
                 let ns = ns.map_or_else(String::new, |ns| ns.to_string());
                 tracing::warn!(%ns, op = %kind, "a change of this kind is not replicated");

@@ -56,6 +56,7 @@ const SCENARIOS: &[(&str, u64, Scenario)] = &[
     ("limits/sled", 15, |s, b| limits::sled(s, b).boxed_local()),
     ("reading/inserts", 15, |s, b| reading::inserts(s, b).boxed_local()),
     ("reading/updates", 15, |s, b| reading::updates(s, b).boxed_local()),
+    ("reading/filters", 30, |s, b| reading::filters(s, b).boxed_local()),
     ("catch-up/inserts", 30, |s, b| catch_up::inserts(s, b).boxed_local()),
     ("catch-up/updates", 30, |s, b| catch_up::updates(s, b).boxed_local()),
     ("catch-up/hot", 15, |s, b| catch_up::hot(s, b).boxed_local()),

@@ -25,9 +25,22 @@ pub struct Read {
     pub per_second: f64,
 }
 
+/// The filter that the agent has where nothing else is said.
+fn of_shop() -> NamespaceFilter {
+    NamespaceFilter::new(&["shop.*".to_owned()], &[]).unwrap()
+}
+
 /// Opens the change stream with the agent's pipeline, at a time. Its replies are as large as the server makes them.
 pub async fn open_stream(client: &Client, from: Timestamp) -> RawBatchCursor {
-    let filter = NamespaceFilter::new(&["shop.*".to_owned()], &[]).unwrap();
+    open_filtered(client, from, &of_shop()).await
+}
+
+/// As [`open_stream`], with any filter.
+async fn open_filtered(
+    client: &Client,
+    from: Timestamp,
+    filter: &NamespaceFilter,
+) -> RawBatchCursor {
     let stage = rawdoc! {
         "allChangesForCluster": true,
         "showExpandedEvents": true,
@@ -50,8 +63,18 @@ pub async fn open(client: &Client, db: &str, command: RawDocumentBuf) -> RawBatc
 
 /// Reads so many events from a position on, and looks into none.
 pub async fn read_stream(client: &Client, from: Timestamp, events: u64) -> Read {
+    read_filtered(client, from, events, &of_shop()).await
+}
+
+/// As [`read_stream`], with any filter.
+pub async fn read_filtered(
+    client: &Client,
+    from: Timestamp,
+    events: u64,
+    filter: &NamespaceFilter,
+) -> Read {
     let started = Instant::now();
-    let mut cursor = open_stream(client, from).await;
+    let mut cursor = open_filtered(client, from, filter).await;
     let (mut seen, mut first) = (0, None);
     while seen < events {
         let reply = cursor.next().await.expect("the stream goes on").unwrap();
