@@ -140,6 +140,7 @@ impl Agent {
                 "the user may not read the replica set's id; another database of the same set name could not be told apart"
             );
         }
+        sync::same::check_early(&local, &atlas).await?;
         let options = QueueOptions { compact: true, ..queue_options(&config) };
         let (queue, rebuilt) = blocking(move || Queue::open_or_rebuild(&options)).await?;
         if let Some(Rebuilt { moved_to, error }) = rebuilt {
@@ -392,7 +393,9 @@ impl Agent {
         self.status.enter(if is_meant { Phase::Stopping } else { Phase::Failed });
         if matches!(
             outcome,
-            Err(AgentError::Sync(SyncError::Rival { .. } | SyncError::NotOwned { .. }))
+            Err(AgentError::Sync(
+                SyncError::Rival { .. } | SyncError::NotOwned { .. } | SyncError::SameDatabase(_)
+            ))
         ) {
             // What waits is not ours to write any more.
             self.queue.hold_all();

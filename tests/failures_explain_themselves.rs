@@ -8,7 +8,14 @@ use std::process::Output;
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 use support::{
-    PATIENCE, agent::Agent, compare::converge, eventually, free_port, mongod::Mongod, pair,
+    PATIENCE,
+    agent::Agent,
+    compare::converge,
+    eventually, free_port,
+    guarded::Guarded,
+    mongod::Mongod,
+    orders, pair,
+    proxy::{Line, Proxy},
 };
 
 fn nowhere() -> String {
@@ -180,4 +187,81 @@ async fn a_document_that_atlas_rejects_becomes_a_dead_letter_and_the_others_flow
     converge(&local.client, &atlas.client, PATIENCE).await;
     eventually("no dead letter", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 0)
         .await;
+}
+
+/// Through another host name, another member, with and without the privilege to read the set's id.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_database_at_both_ends_exits_2_whatever_is_asked_for_and_nothing_is_written() {
+    let set = Guarded::start(vec!["readAnyDatabase".into()]).await;
+    let second = set.join().await;
+    set.root.database("shop").collection("orders").insert_one(doc! { "_id": 1 }).await.unwrap();
+    let (first, second) = (set.uri(), Guarded::uri_of(&second));
+    let by_name = first.replace("127.0.0.1", "localhost");
+    let discovered = first.replace("directConnection=true", "replicaSet=rs");
+    let mut ends = vec![
+        (first.clone(), first.clone(), "one server process"),
+        (first.clone(), by_name, "one server process"),
+        (first.clone(), second.clone(), "names the member"),
+        (second.clone(), first.clone(), "names the member"),
+    ];
+    for is_known in [false, true] {
+        if is_known {
+            let roles = ["clusterMonitor", "readWriteAnyDatabase"].map(String::from).to_vec();
+            set.admin(doc! { "grantRolesToUser": "outrigger", "roles": roles }).await;
+            ends = vec![(second.clone(), discovered.clone(), "the replica set's id is")];
+        }
+        for (n, (local, atlas, evidence)) in ends.iter().enumerate() {
+            let agent = Agent::new(local, atlas, "");
+            let commands: [&[&str]; 7] = [
+                &["run"],
+                &["run", "--adopt"],
+                &["sync"],
+                &["sync", "--adopt", "--allow-mass-delete"],
+                &["sync", "--dry-run"],
+                &["verify"],
+                &["restore"],
+            ];
+            let asked = if n == 0 { commands.len() } else { 1 };
+            for command in &commands[..asked] {
+                let (code, text) = told(&agent.cli(command));
+                assert_eq!(code, Some(2), "{command:?}: {text}");
+                assert!(text.contains(evidence) && text.contains("MONGODB_ATLAS_URI"), "{text}");
+            }
+            let check = agent.cli(&["check"]);
+            let text = String::from_utf8(check.stdout).unwrap();
+            assert_eq!(check.status.code(), Some(2), "{text}");
+            assert!(text.contains("PROBLEM  both ") && text.contains(evidence), "{text}");
+            assert!(!agent.dir.path().join("queue").exists(), "nothing is remembered of it");
+        }
+    }
+    let databases = set.root.list_database_names().await.unwrap();
+    assert_eq!(databases, ["admin", "config", "local", "shop"], "nothing was written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_atlas_that_is_away_at_the_start_and_then_turns_out_to_be_the_local_database_exits_2() {
+    let local = Mongod::start().await;
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+    let line = Proxy::to(local.port).await;
+    line.set(Line::Cut);
+    let mut agent = Agent::started(&local.uri(), &line.uri());
+    eventually("an agent that runs", PATIENCE, async || agent.health().is_some()).await;
+
+    line.set(Line::Up);
+    let status = agent.ended(PATIENCE).await;
+
+    assert_eq!(status.code(), Some(2), "{}", agent.log());
+    assert!(agent.log().contains("one server process answers at both ends"), "{}", agent.log());
+    let databases = local.client.list_database_names().await.unwrap();
+    assert_eq!(databases, ["admin", "config", "local", "shop"], "not even the mark");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_that_two_databases_are_two() {
+    let (local, atlas) = pair().await;
+    let check = Agent::new(&local.uri(), &atlas.uri(), "").cli(&["check"]);
+
+    let text = String::from_utf8(check.stdout).unwrap();
+    assert!(check.status.success(), "{text}");
+    assert!(text.contains("ok       both   they are two different databases"), "{text}");
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::show;
 use crate::{
-    agent::{connect_atlas, connect_local},
+    agent::{connect_atlas, connect_local, ends},
     cli::Output,
     config::{Config, units},
     mongo::Mongo,
@@ -20,7 +20,7 @@ use crate::{
         source_id,
     },
     status::now_ms,
-    sync::local_collections,
+    sync::{SyncError, local_collections, same},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -75,7 +75,7 @@ impl Lines {
     }
 }
 
-/// Exit code 0 without a problem; else 3 for one of the local end, 4 for one of Atlas, 1 for another.
+/// Exit code 0 without a problem; else 2 where both ends are one, 3 for one of the local end, 4 for one of Atlas, 1 for another.
 pub async fn run(config: &Config, output: Output) -> Result<Code, Failure> {
     // A configuration that cannot be used is an error of its own, with exit code 2.
     config.local_uri()?;
@@ -83,6 +83,7 @@ pub async fn run(config: &Config, output: Output) -> Result<Code, Failure> {
     let mut lines = Lines::default();
     check_local(config, &mut lines).await;
     check_atlas(config, &mut lines).await;
+    check_both(config, &mut lines).await;
     check_schemas(config, &mut lines).await;
     check_here(config, &mut lines);
     if output.json {
@@ -103,6 +104,7 @@ pub async fn run(config: &Config, output: Output) -> Result<Code, Failure> {
     let has_problem =
         |end: &str| lines.0.iter().any(|line| line.verdict == Verdict::Problem && line.end == end);
     Ok(match () {
+        () if has_problem("both") => Code::from(ExitCode::Usage as u8),
         () if has_problem("local") => Code::from(ExitCode::Local as u8),
         () if has_problem("atlas") => Code::from(ExitCode::Atlas as u8),
         () if has_problem("here") => Code::from(ExitCode::Problem as u8),
@@ -246,6 +248,19 @@ async fn check_atlas(config: &Config, lines: &mut Lines) {
     }
     check_privileges(&mongo, lines).await;
     check_skew("atlas", &mongo, lines).await;
+}
+
+/// The two ends must be two.
+async fn check_both(config: &Config, lines: &mut Lines) {
+    let (Ok(local), Ok(atlas)) = (connect_local(config).await, connect_atlas(config).await) else {
+        return;
+    };
+    match same::check(&ends(config, &local, &atlas)).await {
+        Ok(()) => lines.ok("both", "they are two different databases"),
+        Err(error @ SyncError::SameDatabase(_)) => lines.failure("both", error.into()),
+        // Whoever does not answer has been named already.
+        Err(_) => {}
+    }
 }
 
 /// What of the local collections this version of Atlas would not take.

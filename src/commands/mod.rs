@@ -174,6 +174,10 @@ impl From<SyncError> for Failure {
         match error {
             SyncError::Source(error) => error.into(),
             SyncError::Queue(error) => error.into(),
+            SyncError::SameDatabase(same) => {
+                let hint = same.hint();
+                Failure::new(ExitCode::Usage, same).hint(hint)
+            }
             error @ SyncError::NotOwned { .. } => Failure::new(ExitCode::Problem, error).hint(
                 "if Atlas may be made equal to the local database, deletes included, start once \
                  with `outrigger run --adopt`; otherwise name another target",

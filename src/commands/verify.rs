@@ -20,7 +20,7 @@ use crate::{
     report::{ExitCode, Failure},
     shutdown::Stop,
     status::now_ms,
-    sync::{End, Ends, Found, Lag, SyncError, Verification, Verify},
+    sync::{Ends, Found, Lag, SyncError, Verification, Verify, same},
 };
 
 /// How long an end may be away while a person waits.
@@ -85,12 +85,9 @@ fn add_reasons(config: &Config, found: &mut Verification) {
     }
 }
 
-/// Both ends must answer at all: what is away from the start is told at once.
+/// Both ends must answer at all, and be two: what is away from the start is told at once.
 pub async fn greet(ends: &Ends) -> Result<(), Failure> {
-    for end in [End::Local, End::Atlas] {
-        ends.of(end).hello().await.map_err(|error| end.error(error))?;
-    }
-    Ok(())
+    Ok(same::check(ends).await?)
 }
 
 pub fn begin(activity: Activity) -> Arc<Mutex<Progress>> {

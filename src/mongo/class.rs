@@ -86,7 +86,7 @@ const HISTORY_LOST: &[(i32, &str)] = &[
 /// `BSONObjectTooLarge`: an event that does not fit a reply.
 pub const BSON_OBJECT_TOO_LARGE: i32 = 10334;
 /// `AtlasError`: the cloud's own code, for a quota that is used up as well as for a bad password.
-const ATLAS_ERROR: i32 = 8000;
+pub const ATLAS_ERROR: i32 = 8000;
 
 /// Labels by which server and driver say that trying again may help.
 const RETRY_LABELS: &[&str] = &[

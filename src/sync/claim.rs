@@ -2,7 +2,7 @@
 //! follows from another target, and the heartbeat.
 
 use super::{
-    LOOK_AGAIN, Reconciler, SyncError, local_collections, ownership, ownership::Remembered,
+    LOOK_AGAIN, Reconciler, SyncError, local_collections, ownership, ownership::Remembered, same,
 };
 use crate::{
     checkpoint::ClusterTime,
@@ -66,6 +66,7 @@ impl<K: Sink> Reconciler<K> {
     /// The demand is on the disk before the mark is set, since the mark is what keeps the next start from
     /// demanding it.
     async fn take_target(&self, is_first: bool) -> Result<(), SyncError> {
+        same::check(&self.ends).await?;
         let here = local_collections(&self.ends.local, &self.filter).await?.collections;
         let wanted: Vec<_> = here.into_iter().map(|collection| collection.ns).collect();
         let queue = self.queue.clone();

@@ -57,6 +57,7 @@ mod refusals;
 mod repair;
 mod restore;
 mod run;
+pub mod same;
 mod schema;
 mod verify;
 mod views;
@@ -157,6 +158,9 @@ pub enum SyncError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// There is no other end.
+    #[error(transparent)]
+    SameDatabase(#[from] same::Same),
     /// The target holds data and is not marked as this source's replica.
     #[error("{problem}")]
     NotOwned { problem: String },
@@ -186,6 +190,7 @@ impl SyncError {
             SyncError::Source(error) => error.is_transient(),
             SyncError::Sink(_) | SyncError::LocalTarget { is_away: true, .. } => true,
             SyncError::Queue(_)
+            | SyncError::SameDatabase(_)
             | SyncError::NotOwned { .. }
             | SyncError::Rival { .. }
             | SyncError::NoDigest { .. }
@@ -221,7 +226,7 @@ impl<K: Sink> Reconciler<K> {
     /// Settles ownership, then serves demands and requests until told to stop.
     ///
     /// # Errors
-    /// [`SyncError::NotOwned`], [`SyncError::Rival`], or a failure of the queue.
+    /// [`SyncError::SameDatabase`], [`SyncError::NotOwned`], [`SyncError::Rival`], or a failure of the queue.
     pub async fn run(&self, stop: &Stop) -> Result<(), SyncError> {
         let result = tokio::select! {
             result = self.serve(stop) => result,

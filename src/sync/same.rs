@@ -1,0 +1,200 @@
+//! Whether the two ends are two databases.
+//!
+//! Where both connection strings lead to one replica set, each write of the agent is a change that it reads
+//! again, and older versions overwrite what the application writes meanwhile. So this is looked at before
+//! anything is written, compared or restored, and no flag overrides it.
+//!
+//! The replica set's id tells exactly, through whatever host name or member, and is drawn at random where a set
+//! is initiated. Where one of the users may not read it, the process that answers and the members that it names
+//! are left: the first proves, the second is strong enough to refuse, since two sets that share a name *and* a
+//! member's address are told apart as soon as their ids may be read.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bson::{Bson, Document, oid::ObjectId};
+
+use super::{Ends, SyncError};
+use crate::{
+    checkpoint::ClusterTime,
+    mongo::{Mongo, MongoError, class},
+    source::{SourceError, SourceInfo, source_id},
+};
+
+/// How long Atlas may take at the agent's start. It may be away then, and is looked at again when it is claimed.
+const EARLY: Duration = Duration::from_secs(3);
+
+/// Both connection strings lead to one database.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Same {
+    #[error(
+        "both connection strings lead to the same database: the replica set's id is `{id}` at both ends"
+    )]
+    Set { id: String },
+    #[error(
+        "both connection strings lead to the same database: one server process answers at both ends"
+    )]
+    Process,
+    #[error(
+        "both connection strings lead to the same database, as far as can be told: at both ends the replica \
+         set `{set}` names the member `{member}`"
+    )]
+    Member { set: String, member: String },
+}
+
+impl Same {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Same::Set { .. } => {
+                "MONGODB_LOCAL_URI names the database that is replicated, MONGODB_ATLAS_URI its copy: correct the \
+                 one that is wrong; a server that was set up from the other's files has its id as well, and must \
+                 be set up from an empty folder"
+            }
+            Same::Process => {
+                "MONGODB_LOCAL_URI names the database that is replicated, MONGODB_ATLAS_URI its copy: correct the \
+                 one that is wrong"
+            }
+            Same::Member { .. } => {
+                "MONGODB_LOCAL_URI names the database that is replicated, MONGODB_ATLAS_URI its copy: correct the \
+                 one that is wrong; if they are two sets whose members have the same names, grant both users the \
+                 action replSetGetConfig on the cluster (role clusterMonitor), so that their ids tell them apart"
+            }
+        }
+    }
+}
+
+/// What one end tells of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Looks {
+    /// `None` where it may not be read, or where there is no set.
+    set_id: Option<String>,
+    set_name: Option<String>,
+    members: BTreeSet<String>,
+    /// Drawn at each start of a server process.
+    process: Option<ObjectId>,
+}
+
+impl Looks {
+    async fn of(mongo: &Mongo) -> Result<Self, MongoError> {
+        let mut looks = Self::from_hello(&mongo.hello().await?);
+        let Some(set_name) = looks.set_name.clone() else { return Ok(looks) };
+        let info =
+            SourceInfo { version: String::new(), major: 0, set_name, now: ClusterTime::default() };
+        looks.set_id = match source_id(mongo, &info).await {
+            Ok((id, is_exact)) => is_exact.then_some(id),
+            // Atlas has one code for whatever its proxy does not pass on.
+            Err(SourceError::Unavailable(error)) if error.code() != Some(class::ATLAS_ERROR) => {
+                return Err(error);
+            }
+            Err(_) => None,
+        };
+        Ok(looks)
+    }
+
+    fn from_hello(hello: &Document) -> Self {
+        let is_router = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
+        let set_name = hello.get_str("setName").ok().or(is_router.then_some("mongos"));
+        let lists = ["hosts", "passives", "arbiters"].into_iter();
+        let listed = lists.filter_map(|list| hello.get_array(list).ok()).flatten();
+        let me = hello.get("me");
+        let process = hello.get_document("topologyVersion");
+        Self {
+            set_id: None,
+            set_name: set_name.map(str::to_owned),
+            members: listed.chain(me).filter_map(Bson::as_str).map(str::to_lowercase).collect(),
+            process: process.and_then(|version| version.get_object_id("processId")).ok(),
+        }
+    }
+
+    fn compare(&self, other: &Self) -> Result<(), Same> {
+        if self.process.is_some() && self.process == other.process {
+            return Err(Same::Process);
+        }
+        if let (Some(id), Some(other)) = (&self.set_id, &other.set_id) {
+            return if id == other { Err(Same::Set { id: id.clone() }) } else { Ok(()) };
+        }
+        let set = self.set_name.as_ref().filter(|_| self.set_name == other.set_name);
+        match (set, self.members.intersection(&other.members).next()) {
+            (Some(set), Some(member)) => {
+                Err(Same::Member { set: set.clone(), member: member.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Refuses one database at both ends.
+///
+/// # Errors
+/// [`SyncError::SameDatabase`]; otherwise what keeps an end from answering.
+pub async fn check(ends: &Ends) -> Result<(), SyncError> {
+    let here = Looks::of(&ends.local).await.map_err(SourceError::from)?;
+    let there = Looks::of(&ends.atlas).await.map_err(|error| SyncError::atlas(&error))?;
+    Ok(here.compare(&there)?)
+}
+
+/// As [`check`], before anything is made of a local database that may be the wrong one. Atlas may be away.
+///
+/// # Errors
+/// [`SyncError::SameDatabase`]; otherwise what keeps the local database from answering.
+pub async fn check_early(local: &Mongo, atlas: &Mongo) -> Result<(), SyncError> {
+    let here = Looks::of(local).await.map_err(SourceError::from)?;
+    match tokio::time::timeout(EARLY, Looks::of(atlas)).await {
+        Ok(Ok(there)) => here.compare(&there)?,
+        Ok(Err(error)) => tracing::debug!(%error, "Atlas does not say yet which database it is"),
+        Err(_) => tracing::debug!("Atlas has not said yet which database it is"),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+
+    use super::*;
+
+    fn looks(set_id: Option<&str>, members: &[&str], process: u8) -> Looks {
+        let process = ObjectId::from_bytes([process; 12]);
+        let mut looks = Looks::from_hello(&doc! {
+            "setName": "rs0", "hosts": members, "topologyVersion": { "processId": process },
+        });
+        looks.set_id = set_id.map(str::to_owned);
+        looks
+    }
+
+    fn is_same(here: &Looks, there: &Looks) -> bool {
+        here.compare(there).is_err()
+    }
+
+    #[test]
+    fn one_set_is_told_by_its_id_whatever_its_members_are_called() {
+        let here = looks(Some("a"), &["db1:27017"], 1);
+        assert!(is_same(&here, &looks(Some("a"), &["elsewhere:27018"], 2)));
+        assert!(!is_same(&here, &looks(Some("b"), &["elsewhere:27018"], 2)));
+    }
+
+    #[test]
+    fn two_sets_whose_members_have_the_same_names_are_two() {
+        let here = looks(Some("a"), &["localhost:27017"], 1);
+        assert!(!is_same(&here, &looks(Some("b"), &["localhost:27017"], 2)));
+    }
+
+    #[test]
+    fn without_ids_the_process_and_the_members_tell() {
+        let here = looks(None, &["db1:27017", "DB2:27017"], 1);
+        assert!(is_same(&here, &looks(Some("a"), &["other:27017"], 1)), "the process");
+        assert!(
+            is_same(&here, &looks(Some("a"), &["db2:27017"], 2)),
+            "a member, in other capitals"
+        );
+        assert!(!is_same(&here, &looks(None, &["db3:27017"], 2)));
+        let mut other_name = looks(None, &["db1:27017"], 2);
+        other_name.set_name = Some("rs1".to_owned());
+        assert!(!is_same(&here, &other_name));
+    }
+
+    #[test]
+    fn servers_that_tell_nothing_are_not_taken_for_one() {
+        assert!(!is_same(&Looks::default(), &Looks::default()));
+    }
+}
