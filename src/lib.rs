@@ -31,7 +31,7 @@
 //! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
 //! | driver | [`mongo`] |
 //! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`], [`late`], [`schema`], [`health`], [`alerts`], [`history`], [`overlap`] |
-//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`recent`], [`report`], [`lease`], [`shutdown`], [`crash`], [`progress`] |
+//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`recent`], [`report`], [`lease`], [`shutdown`], [`crash`], [`progress`], [`position`] |
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
 //! sled and bincode, only `admin` knows the web framework, only `backoff` knows the crate of that name.
@@ -73,6 +73,7 @@ pub mod metrics;
 pub mod mongo;
 pub mod namespace;
 pub mod overlap;
+pub mod position;
 pub mod progress;
 pub mod queue;
 pub mod raw;

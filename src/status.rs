@@ -13,6 +13,7 @@ use crate::{
     lease::{BootTime, Lease},
     metrics::{Counter, Metrics},
     namespace::Namespace,
+    position::Position,
     progress::Progress,
     recent::Recent,
 };
@@ -86,14 +87,8 @@ pub struct State {
     pub stream_wanted: bool,
     /// Collections in which a comparison found too much to delete without being asked.
     pub refused_deletes: Vec<String>,
-    /// Everything up to this time has been committed to the queue.
-    pub read_up_to: ClusterTime,
-    /// Everything up to this time has been committed to the queue, the rest of a transaction included: all events
-    /// of one have the same time, and may come in several answers.
-    pub read_whole: ClusterTime,
-    /// A reply is being committed, in parts: what is in the queue, or in Atlas already, is of no one moment. It stays
-    /// so where reading is stopped in the middle.
-    pub is_within_reply: bool,
+    /// How far the stream has been read into the queue.
+    pub position: Position,
     /// The latest source time at which the copy in Atlas equalled the local database.
     pub consistent_as_of: Option<ClusterTime>,
     /// The full sync that runs, or ran last.

@@ -268,7 +268,7 @@ impl<S: Source> Tailer<S> {
                 batch = next?;
             } else {
                 self.status.metrics.read_wall_ms.set(now_ms());
-                self.position_reached(batch.cluster_time, true);
+                self.position_reached(batch.cluster_time, batch.whole);
                 batch = stream.next().await?;
             }
         }
@@ -291,7 +291,6 @@ impl<S: Source> Tailer<S> {
         self.anchor.store(anchor.0, Ordering::Relaxed);
         let metrics = &self.status.metrics;
         metrics.events_read.add(batch.events.len() as u64);
-        let is_empty = batch.events.is_empty();
         let read_wall_ms = batch.events.last().map_or_else(now_ms, |event| event.wall_ms);
         let mut wishes = Wishes::default();
         let mut incoming = Vec::with_capacity(batch.events.len());
@@ -307,7 +306,7 @@ impl<S: Source> Tailer<S> {
             pipeline: self.identity.pipeline.clone(),
         };
         let look_at_schema = wishes.look_at_schema;
-        self.status.state().is_within_reply = true;
+        self.status.state().position.begin_reply();
         let queue = self.queue.clone();
         let (committed, compare) = blocking(move || -> Result<_, QueueError> {
             // A rename while collections are being copied or compared may carry documents along that were
@@ -332,20 +331,14 @@ impl<S: Source> Tailer<S> {
         if compare {
             self.compare.notify_one();
         }
-        self.position_reached(batch.cluster_time, is_empty);
+        self.position_reached(batch.cluster_time, batch.whole);
         Ok(())
     }
 
     /// The position is published after its ops are committed, and the queue is looked at after the
     /// position: an empty queue then proves that Atlas has everything up to it.
-    fn position_reached(&self, time: ClusterTime, is_empty: bool) {
-        let mut state = self.status.state();
-        state.is_within_reply = false;
-        state.read_up_to = state.read_up_to.max(time);
-        // More of the same time may follow, until an answer is empty.
-        let whole = if is_empty { time } else { ClusterTime(time.0.saturating_sub(1)) };
-        state.read_whole = state.read_whole.max(whole);
-        drop(state);
+    fn position_reached(&self, position: ClusterTime, whole: ClusterTime) {
+        self.status.state().position.end_reply(position, whole);
         self.queue.stream_reached(whole);
     }
 

@@ -47,6 +47,7 @@ const LAYERS: &[&[&str]] = &[
         "shutdown",
         "crash",
         "progress",
+        "position",
     ],
 ];
 
@@ -96,6 +97,7 @@ const PURE: &[&str] = &[
     "history",
     "overlap",
     "progress",
+    "position",
 ];
 const IMPURE: &[&str] =
     &["Instant::now(", "SystemTime", "std::fs", "std::net", "async ", "tokio", "fastrand"];

@@ -54,7 +54,7 @@ pub(super) async fn start(
     NamespaceFilter::new(&request.namespaces, &[]).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, error.to_string()).hint("a pattern is `shop.*`")
     })?;
-    let position = api.handles.status.state().read_up_to;
+    let position = api.handles.status.state().position.seen();
     let asked = with_queue(&api, move |queue| {
         let asked = SyncState::ask(queue, position, request, Reason::Asked)?;
         queue.flush()?;

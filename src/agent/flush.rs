@@ -45,7 +45,7 @@ pub async fn flush(handles: &Handles, patience: Duration) -> Result<Flushed, Flu
     // Everything up to the target is read first; only then does the queue's end mean something.
     let mut position = None;
     loop {
-        let has_read = handles.status.state().read_whole >= target;
+        let has_read = handles.status.state().position.has_read(target);
         if has_read && position.is_none() {
             position = Some(handles.queue.position());
         }

@@ -97,13 +97,14 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
 pub(super) async fn look_at_oplog(handles: Handles) {
     let Handles { status, local, .. } = handles;
     loop {
-        let read_up_to = status.state().read_up_to;
-        if read_up_to == ClusterTime::default() {
+        let position = status.state().position;
+        if position.is_unknown() {
             tokio::time::sleep(TICK).await;
             continue;
         }
         if let Ok(Some(start)) = oplog_start(&local).await {
-            let window = u64::from(read_up_to.seconds()).saturating_sub(u64::from(start.seconds()));
+            let window =
+                u64::from(position.seen().seconds()).saturating_sub(u64::from(start.seconds()));
             status.state().oplog_window_s = Some(window);
         }
         tokio::time::sleep(WINDOW_EVERY).await;
@@ -169,18 +170,19 @@ pub(super) async fn beat(status: Arc<Status>, queue: Arc<Queue>) {
 /// looked at, unless something is known to be missing: a first copy or comparison that is not done, or
 /// dead letters.
 fn note_consistency(status: &Status, queue: &Queue) {
-    let (read_up_to, is_known) = {
+    let (whole, is_known) = {
         let state = status.state();
-        let is_known =
-            state.is_marked && state.refused_deletes.is_empty() && !state.is_within_reply;
-        (state.read_whole, is_known)
+        let is_known = state.is_marked
+            && state.refused_deletes.is_empty()
+            && !state.position.is_within_reply();
+        (state.position.whole(), is_known)
     };
     let is_complete = is_known
         && queue.pending().0 == 0
         && queue.dead_letters_len() == 0
         && matches!(SyncState::is_owed(queue), Ok(false));
-    if is_complete && read_up_to > ClusterTime::default() {
-        status.state().consistent_as_of = Some(read_up_to);
+    if is_complete && whole > ClusterTime::default() {
+        status.state().consistent_as_of = Some(whole);
     }
 }
 

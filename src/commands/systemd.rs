@@ -9,7 +9,6 @@ use sd_notify::NotifyState;
 
 use crate::{
     agent::{Handles, judged, lives},
-    checkpoint::ClusterTime,
     config::units::show_duration,
     metrics::Counter,
     shutdown::blocking,
@@ -38,7 +37,7 @@ pub async fn follow(handles: Handles) {
         let (vitals, health, conditions) = blocking(move || judged(&of_now)).await;
         {
             let state = handles.status.state();
-            let has_read = state.read_up_to > ClusterTime::default();
+            let has_read = !state.position.is_unknown();
             if !is_ready && (has_read || state.reading_stopped.is_some()) {
                 is_ready = true;
                 ready();

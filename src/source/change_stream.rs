@@ -30,6 +30,7 @@ use crate::{
         BatchCursor, Mongo, MongoError, class::BSON_OBJECT_TOO_LARGE, documents, majority_after,
     },
     namespace::{Interner, Namespace, NamespaceFilter},
+    position::Replies,
     raw::Malformed,
     schema::Description,
 };
@@ -157,7 +158,12 @@ impl Source for ChangeStreamSource {
             }
             Err(error) => return Err(error.into()),
         };
-        Ok(ChangeStream { source: self.clone(), state, position: from.clone() })
+        Ok(ChangeStream {
+            source: self.clone(),
+            state,
+            position: from.clone(),
+            replies: Replies::default(),
+        })
     }
 
     async fn read(
@@ -223,6 +229,8 @@ pub struct ChangeStream {
     state: State,
     /// Behind everything that was handed out.
     position: StartFrom,
+    /// What the replies of the cursor have proven.
+    replies: Replies,
 }
 
 enum State {
@@ -289,13 +297,14 @@ impl EventStream for ChangeStream {
                             "an event is too large to be shown; its document is read instead"
                         );
                         let slim = self.source.open_cursor(&self.position, Contents::Slim).await?;
-                        self.state = State::Slim(Box::new(slim.0));
+                        (self.state, self.replies) =
+                            (State::Slim(Box::new(slim.0)), Replies::default());
                         continue;
                     }
-                    reply => events_of(reply?)?,
+                    reply => events_of(reply?, &mut self.replies)?,
                 },
                 State::Slim(cursor) => {
-                    let batch = events_of(cursor.next().await?)?;
+                    let batch = events_of(cursor.next().await?, &mut self.replies)?;
                     if !batch.events.is_empty() {
                         self.state = State::Past;
                     }
@@ -303,7 +312,7 @@ impl EventStream for ChangeStream {
                 }
                 State::Past => {
                     let stream = self.source.open(&self.position).await?;
-                    self.state = stream.state;
+                    (self.state, self.replies) = (stream.state, stream.replies);
                     continue;
                 }
             };
@@ -313,7 +322,7 @@ impl EventStream for ChangeStream {
     }
 }
 
-fn events_of(reply: Option<RawBatch>) -> Result<EventBatch, SourceError> {
+fn events_of(reply: Option<RawBatch>, replies: &mut Replies) -> Result<EventBatch, SourceError> {
     let reply = reply.ok_or_else(|| {
         // A cluster's stream has no end; the server closed the cursor, so that it is opened again.
         MongoError::Driver(mongodb::error::Error::custom("the change stream ended"))
@@ -329,7 +338,11 @@ fn events_of(reply: Option<RawBatch>) -> Result<EventBatch, SourceError> {
         .cluster_time()
         .or_else(|| events.last().map(|event| event.cluster_time))
         .unwrap_or_default();
-    Ok(EventBatch { events, token, cluster_time })
+    // A server that does not tell its time has proven nothing by it.
+    let server_time = reply.as_raw_document().get_timestamp("operationTime");
+    let server_time = server_time.map(ClusterTime::from).unwrap_or_default();
+    let whole = replies.next(cluster_time, events.is_empty(), server_time);
+    Ok(EventBatch { events, token, cluster_time, whole })
 }
 
 /// The `postBatchResumeToken`, which every reply of 4.0.7 and later carries.

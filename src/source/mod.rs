@@ -45,6 +45,8 @@ pub struct EventBatch {
     pub token: ResumeToken,
     /// The time of that position.
     pub cluster_time: ClusterTime,
+    /// Everything up to this time has been handed out; see [`Replies`](crate::position::Replies).
+    pub whole: ClusterTime,
 }
 
 /// Documents that were read by key.

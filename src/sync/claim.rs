@@ -142,7 +142,7 @@ impl<K: Sink> Reconciler<K> {
     async fn beat(&self) -> Result<Option<bool>, SyncError> {
         let queue = self.queue.clone();
         let left = blocking(move || remembered(&queue)).await?.checkpoint;
-        let position = self.status.state().read_up_to.max(left);
+        let position = self.status.state().position.seen().max(left);
         let claim = self.claim();
         let renewal = claim.renew(left, position);
         match tokio::time::timeout(ownership::HEARTBEAT, renewal).await {

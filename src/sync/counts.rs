@@ -135,7 +135,7 @@ impl<K: Sink> Reconciler<K> {
     async fn has_read_all(&self, stop: &Stop) -> Result<bool, SyncError> {
         let now = inspect(&self.ends.local).await?.now;
         for _ in 0..READ_LOOKS {
-            if self.status.state().read_whole >= now {
+            if self.status.state().position.has_read(now) {
                 return Ok(true);
             }
             pause(stop, READ_APART).await?;

@@ -115,7 +115,7 @@ pub async fn look_up(
         Some(_) if SyncState::is_owed(queue)? => Some("a copy or a comparison is not done"),
         // What was committed before the first look had seconds to be read.
         Some(status) => {
-            (status.state().read_whole < now).then_some("not every change was read yet")
+            (!status.state().position.has_read(now)).then_some("not every change was read yet")
         }
     };
     report.state = if why.is_some() { DocumentState::Pending } else { DocumentState::Failed };

@@ -151,7 +151,7 @@ impl<K: Sink> Reconciler<K> {
             plan
         };
         // A read of now has everything that was queued before it was held.
-        let after = run.after.max(ClusterTime(self.status.state().read_up_to.0.saturating_sub(1)));
+        let after = run.after.max(self.status.state().position.whole());
         let notes = Notes { reconciler: self, id: collection.id, stop: run.stop };
         let copier = Copier {
             ends: &self.ends,

@@ -377,7 +377,7 @@ impl<K: Sink> Reconciler<K> {
             return Ok(());
         }
         let (queue, every) = (self.queue.clone(), self.verify_every);
-        let position = self.status.state().read_up_to;
+        let position = self.status.state().position.seen();
         blocking(move || -> Result<(), QueueError> {
             let last = queue.meta(LAST)?.and_then(|last| serde_json::from_slice::<u64>(&last).ok());
             let due = last.unwrap_or(0).saturating_add(every.as_millis() as u64);

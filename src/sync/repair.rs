@@ -261,7 +261,7 @@ impl<K: Sink> Reconciler<K> {
             return Ok(());
         }
         // What streaming has brought to Atlas since must not be read in an older state.
-        let after = after.max(ClusterTime(self.status.state().read_up_to.0.saturating_sub(1)));
+        let after = after.max(self.status.state().position.whole());
         let incoming: Vec<_> = keys
             .into_iter()
             .map(|key| Incoming {

@@ -64,7 +64,7 @@ impl<K: Sink> Reconciler<K> {
                 && (only.is_empty() || only.contains(ns))
         };
         // A demand of some is noted before its barriers are.
-        while !only.is_empty() && self.status.state().read_up_to <= run.after {
+        while !only.is_empty() && self.status.state().position.seen() <= run.after {
             pause(stop, LOOK_AGAIN).await?;
         }
         let mut collections = self
@@ -152,7 +152,7 @@ impl<K: Sink> Reconciler<K> {
         loop {
             // What was renamed until now is noted when the stream has come so far.
             let now = self.local_time(run.stop).await?;
-            while self.status.state().read_up_to < now {
+            while !self.status.state().position.has_read(now) {
                 pause(run.stop, LOOK_AGAIN).await?;
             }
             let mut again = plans.take_again().await?;
@@ -371,7 +371,7 @@ impl<K: Sink> Reconciler<K> {
         }
         // A rename or a drop from before the list is in the queue then.
         let listed_at = self.local_time(run.stop).await?;
-        while self.status.state().read_up_to < listed_at {
+        while !self.status.state().position.has_read(listed_at) {
             pause(run.stop, LOOK_AGAIN).await?;
         }
         for ns in rest {

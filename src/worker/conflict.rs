@@ -27,6 +27,7 @@ use crate::{
     document_key::DocumentKey,
     event::CollectionId,
     namespace::Namespace,
+    position::Position,
     queue::{Incoming, Outcome, QueueError, Reservation, Work},
     shutdown::blocking,
     sink::{Contender, Sink, Taken, Write, Written},
@@ -101,7 +102,7 @@ struct Local {
     view: View,
     read_at: ClusterTime,
     /// All events up to this time were in the queue before it was looked at.
-    read_up_to: ClusterTime,
+    position: Position,
     /// The collection that has the name now.
     collection: Option<CollectionId>,
     /// Everything is being compared.
@@ -234,7 +235,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             room.back = returning(&leaving, &room.again, &local.view.documents);
             self.note_read(&room.back, local.read_at);
             let seqs: Vec<_> = room.again.iter().map(|conflict| conflict.item.seq).collect();
-            let after = read_after(room.again.iter(), local.read_up_to);
+            let after = read_after(room.again.iter(), local.position);
             room.reservation = Some(self.evict(ns, leaving, after, seqs).await?);
         }
         Ok(room)
@@ -258,7 +259,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
         // Of the first look: on a busy stream the time of each new one is always ahead.
         let read_at = self.waiting().get(&item.seq).copied().unwrap_or(local.read_at);
-        let is_read_past = read_at == ClusterTime(u64::MAX) || read_at <= local.read_up_to;
+        let is_read_past = read_at == ClusterTime(u64::MAX) || local.position.has_read(read_at);
         let judgement = judge(&item.key, &conflict.document, &rivals, &local.view, is_read_past);
         if judgement == Judgement::Wait {
             let mut waiting = self.waiting();
@@ -316,13 +317,13 @@ impl<S: Source, K: Sink> Worker<S, K> {
             rivals.iter().flatten().map(|rival| rival.key.clone()).collect();
         let keys: Vec<&DocumentKey> =
             open.iter().map(|conflict| &conflict.item.key).chain(&held).collect();
-        let after = read_after(open.iter(), self.status.state().read_up_to);
+        let after = read_after(open.iter(), self.status.state().position);
         let (documents, read_at, collection) = match self.read_now(ns, &keys, after).await {
             Ok(read) => read,
             Err(error) => return Ok(Err(error)),
         };
         // Before the queue is looked at: what was read from the stream until here is in it.
-        let read_up_to = self.status.state().read_up_to;
+        let position = self.status.state().position;
         let (queue, ns) = (self.queue.clone(), ns.clone());
         let (queued, is_syncing) = blocking(move || -> Result<_, QueueError> {
             let mut queued = Vec::new();
@@ -335,7 +336,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         })
         .await?;
         let view = View { documents, queued };
-        Ok(Ok(Local { view, read_at, read_up_to, collection, is_syncing }))
+        Ok(Ok(Local { view, read_at, position, collection, is_syncing }))
     }
 
     async fn read_now(
@@ -413,14 +414,13 @@ impl<S: Source, K: Sink> Worker<S, K> {
     }
 }
 
-/// The time that a read must show at least: what the conflicts have seen, and what the stream has. The
-/// stream's own position is one tick ahead of the last operation.
+/// The time that a read must show at least: what the conflicts have seen, and what the stream has.
 fn read_after<'a>(
     conflicts: impl Iterator<Item = &'a Conflict>,
-    read_up_to: ClusterTime,
+    position: Position,
 ) -> ClusterTime {
     let seen = conflicts.map(|conflict| conflict.item.last_time).max().unwrap_or_default();
-    seen.max(ClusterTime(read_up_to.0.saturating_sub(1)))
+    seen.max(position.whole())
 }
 
 /// Evicted documents, to be brought back at once, but for those that are written anyway.

@@ -131,9 +131,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
         let current = self.source.collection_id(ns).await?;
         let mut waits = false;
-        let read_up_to = self.status.state().read_up_to;
+        let position = self.status.state().position;
         let is_orphaned =
-            self.stranger_read_at(ns, read).is_some_and(|read_at| read_at <= read_up_to);
+            self.stranger_read_at(ns, read).is_some_and(|read_at| position.has_read(read_at));
         wanted.retain(|_, unread| {
             let stranger = unread.item.collection.is_some() && unread.item.collection != current;
             if stranger {

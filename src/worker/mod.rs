@@ -318,14 +318,14 @@ impl<S: Source, K: Sink> Worker<S, K> {
         if due == Due::default() {
             return Ok(());
         }
-        let cluster_time = self.status.state().read_up_to;
+        let cluster_time = self.status.state().position.whole();
         let incoming: Vec<_> = due
             .documents
             .into_iter()
             .flat_map(|(ns, keys)| keys.into_iter().map(move |key| (ns.clone(), key)))
             .map(|(ns, key)| Incoming {
                 work: Work::Document { ns, key, op: WriteOp::Refresh, collection: None },
-                cluster_time: ClusterTime(cluster_time.0.saturating_sub(1)),
+                cluster_time,
                 wall_ms: now_ms(),
             })
             .collect();

@@ -238,7 +238,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             return Ok(None);
         };
         // What was done to it before it was seen to be gone is in the queue when the stream has come so far.
-        if self.status.state().read_up_to < seen_at {
+        if !self.status.state().position.has_read(seen_at) {
             return Ok(None);
         }
         self.waiting().remove(&seq);

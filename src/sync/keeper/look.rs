@@ -134,7 +134,7 @@ impl<K: Sink> Reconciler<K> {
         let options = RawDocumentBuf::try_from(&wanted.options).unwrap_or_default();
         let digest = Sha256::digest(options.as_bytes());
         let mark = format!("{ns} {}", uuid::Uuid::from_slice(&digest[..16]).unwrap_or_default());
-        let (queue, position) = (self.queue.clone(), self.status.state().read_up_to);
+        let (queue, position) = (self.queue.clone(), self.status.state().position.seen());
         let only = BTreeSet::from([ns.clone()]);
         let is_first = blocking(move || -> Result<bool, QueueError> {
             let stored = queue.meta(MADE_ANEW)?;

@@ -17,7 +17,6 @@ use super::{
     pause,
 };
 use crate::{
-    checkpoint::ClusterTime,
     event::SchemaChange,
     namespace::Namespace,
     queue::{Incoming, Work},
@@ -312,8 +311,7 @@ impl<K: Sink> Reconciler<K> {
         if changes.is_empty() {
             return Ok(());
         }
-        let position = self.status.state().read_up_to;
-        let cluster_time = ClusterTime(position.0.saturating_sub(1));
+        let cluster_time = self.status.state().position.whole();
         let incoming: Vec<_> = changes
             .into_iter()
             .map(|change| Incoming { work: Work::Schema(change), cluster_time, wall_ms: now_ms() })
@@ -334,7 +332,7 @@ impl<K: Sink> Reconciler<K> {
     async fn stream_has_come(&self, stop: &Stop) -> Result<bool, SyncError> {
         let now = inspect(&self.ends.local).await?.now;
         let give_up = Instant::now() + STREAM_PATIENCE;
-        while self.status.state().read_up_to < now {
+        while !self.status.state().position.has_read(now) {
             if Instant::now() > give_up {
                 return Ok(false);
             }
