@@ -20,6 +20,7 @@ use crate::{
     status::now_ms,
 };
 
+mod at_work;
 pub mod class;
 mod describe;
 
@@ -99,6 +100,8 @@ pub struct Mongo {
     sent: Arc<Counter>,
     /// When the server last answered anything, milliseconds since 1970.
     heard_ms: Arc<Gauge>,
+    /// See [`at_work_since`](Self::at_work_since).
+    at_work_since: Arc<Gauge>,
 }
 
 impl Mongo {
@@ -114,6 +117,7 @@ impl Mongo {
             received: Arc::default(),
             sent: Arc::default(),
             heard_ms: Arc::default(),
+            at_work_since: Arc::default(),
         };
         match mongo.client().await {
             Err(error @ MongoError::BadUri(_)) => Err(error),
@@ -241,7 +245,7 @@ impl Mongo {
     }
 
     /// As [`cursor_of`](Self::cursor_of), for a cursor without an end: where there is nothing, the server waits for
-    /// something, up to `await_for`.
+    /// something, up to `await_for`. While it looks for something it is waited for without bound.
     ///
     /// # Errors
     /// [`MongoError`].
@@ -272,10 +276,14 @@ impl Mongo {
     async fn open(
         &self,
         db: &str,
-        command: RawDocumentBuf,
+        mut command: RawDocumentBuf,
         await_for: Option<Duration>,
         page: Option<u32>,
     ) -> Result<BatchCursor, MongoError> {
+        let mark = await_for.map(|_| Self::mark());
+        if let Some(mark) = &mark {
+            command.append(bson::raw::cstr!("comment"), &**mark);
+        }
         let Slot { client, number } = self.client().await?;
         self.sent.add(command.as_bytes().len() as u64);
         let db = client.database(db);
@@ -287,12 +295,12 @@ impl Mongo {
             action =
                 action.cursor_type(mongodb::options::CursorType::TailableAwait).max_time(await_for);
         }
-        let opened = self.bounded(async { Ok(action.batch().await?) }).await;
+        let opened = self.bounded(mark.as_deref(), async { Ok(action.batch().await?) }).await;
         if matches!(opened, Err(MongoError::Silent(_))) {
             self.give_up(number).await;
         }
         self.note_answer(&opened);
-        Ok(BatchCursor { cursor: opened?, mongo: self.clone(), number })
+        Ok(BatchCursor { cursor: opened?, mongo: self.clone(), number, mark })
     }
 
     /// Closes all connections. Without it the driver's tasks complain while the runtime goes down.
@@ -324,8 +332,12 @@ impl Mongo {
 
     async fn bounded<T>(
         &self,
+        mark: Option<&str>,
         exchange: impl Future<Output = Result<T, MongoError>>,
     ) -> Result<T, MongoError> {
+        if let Some(mark) = mark {
+            return self.while_at_work(mark, exchange).await;
+        }
         tokio::time::timeout(self.connect.timeout, exchange)
             .await
             .unwrap_or(Err(MongoError::Silent(self.connect.timeout)))
@@ -378,6 +390,8 @@ pub struct BatchCursor {
     mongo: Mongo,
     /// Of the client that it belongs to.
     number: u64,
+    /// Of a cursor without an end.
+    mark: Option<Arc<str>>,
 }
 
 impl BatchCursor {
@@ -387,17 +401,17 @@ impl BatchCursor {
     /// # Errors
     /// [`MongoError`]; [`MongoError::Silent`] after the client's timeout.
     pub async fn next(&mut self) -> Result<Option<RawBatch>, MongoError> {
-        let timeout = self.mongo.connect.timeout;
-        if let Ok(reply) = tokio::time::timeout(timeout, self.cursor.next()).await {
-            let reply = reply.transpose().map_err(MongoError::from);
-            self.mongo.note_answer(&reply);
-            let reply = reply?;
-            let bytes = reply.as_ref().map_or(0, |reply| reply.as_raw_document().as_bytes().len());
-            self.mongo.received.add(bytes as u64);
-            return Ok(reply);
+        let Self { cursor, mongo, number, mark } = self;
+        let exchange = async { Ok(cursor.next().await.transpose()?) };
+        let reply = mongo.bounded(mark.as_deref(), exchange).await;
+        if matches!(reply, Err(MongoError::Silent(_))) {
+            mongo.give_up(*number).await;
         }
-        self.mongo.give_up(self.number).await;
-        Err(MongoError::Silent(timeout))
+        mongo.note_answer(&reply);
+        let reply = reply?;
+        let bytes = reply.as_ref().map_or(0, |reply| reply.as_raw_document().as_bytes().len());
+        mongo.received.add(bytes as u64);
+        Ok(reply)
     }
 }
 

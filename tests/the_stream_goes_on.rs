@@ -15,7 +15,15 @@ use outrigger::{
     source::{ChangeStreamSource, EventStream, Source, SourceInfo, StartFrom, inspect},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
-use support::{mongod::Mongod, seed};
+use support::{
+    PATIENCE,
+    agent::Agent,
+    eventually,
+    mongod::Mongod,
+    orders, pair,
+    proxy::{Line, Proxy},
+    seed,
+};
 
 async fn connect(server: &Mongod) -> Mongo {
     let connect = Connect {
@@ -243,4 +251,49 @@ async fn the_servers_filter_and_the_agents_let_through_what_is_chosen_and_old_to
 
     assert!(resumed > ROUNDS / 2, "{resumed} old tokens");
     assert!(kept_away > everything.len() * ROUNDS / 4, "{kept_away} events stayed at the server");
+}
+
+/// Patterns that cost the server a millisecond for each entry that none of them matches, so that a few thousand
+/// entries take it as long as some millions do with an ordinary filter.
+fn costly_filter() -> String {
+    let patterns: Vec<_> = (0..60).map(|n| format!("\"a?{n}x*.b?{n}*\"")).collect();
+    format!("[namespaces]\ninclude = [\"shop.*\", {}]\n", patterns.join(", "))
+}
+
+/// The server looks through its oplog for far longer than any answer is waited for. Each attempt used to be given
+/// up and begun anew. The line breaks without a word while it does so, and that is still noticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_takes_the_server_long_to_resume_is_waited_for_and_status_says_so() {
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(local.port).await;
+    orders(&local).insert_one(doc! { "_id": 0 }).await.unwrap();
+    let mut agent = Agent::new(&line.uri(), &atlas.uri(), &costly_filter());
+    agent.replace_setting("[local]\ntimeout = \"5s\"", "[local]\ntimeout = \"1s\"");
+    agent.start(&[]);
+    agent.streaming().await;
+    assert!(agent.stop().success());
+    let noise = local.client.database("other").collection("noise");
+    noise.insert_many((0..1_500).map(|n| doc! { "n": n })).await.unwrap();
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+
+    agent.start(&[]);
+    eventually("the scan in `status`", PATIENCE, async || {
+        let status = agent.cli(&["status"]);
+        String::from_utf8_lossy(&status.stdout).contains("looking through its oplog")
+    })
+    .await;
+    // The question is under way, and its answer is lost.
+    line.set(Line::Mute);
+    eventually("the loss of the line", PATIENCE, async || {
+        agent.log().contains("reading from the local database interrupted")
+    })
+    .await;
+    line.set(Line::Up);
+
+    eventually("what is behind the checkpoint", PATIENCE, async || {
+        orders(&atlas).count_documents(doc! {}).await.unwrap() == 2
+    })
+    .await;
+    let asked = agent.log().matches("reading from the local database interrupted").count();
+    assert_eq!(asked, 1, "{}", agent.log());
 }

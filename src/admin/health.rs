@@ -53,6 +53,8 @@ pub struct HealthReport {
     pub dead_letters: u64,
     pub oldest_pending_ms: Option<u64>,
     pub oplog_window_s: Option<u64>,
+    /// How long the local server has been looking through its oplog for what comes behind the checkpoint.
+    pub local_scan_ms: Option<u64>,
 }
 
 /// Indexes of one collection that are being built.
@@ -75,7 +77,7 @@ impl IndexBuild {
 
 /// Puts the report together. Reads the queue, so call it off the async threads.
 pub fn report(handles: &Handles) -> HealthReport {
-    let Handles { status, queue, monitor, .. } = handles;
+    let Handles { status, queue, local, monitor, .. } = handles;
     let (vitals, health, conditions) = judged(handles);
     let raised = monitor.alerts().raised().to_vec();
     let state = status.state().clone();
@@ -114,6 +116,7 @@ pub fn report(handles: &Handles) -> HealthReport {
             .flatten()
             .map(|oldest| now.saturating_sub(oldest)),
         oplog_window_s: state.oplog_window_s,
+        local_scan_ms: local.at_work_since().map(|since| now.saturating_sub(since)),
     }
 }
 

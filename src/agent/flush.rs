@@ -91,6 +91,10 @@ fn why(handles: &Handles, has_read: bool) -> String {
     if !state.refused_deletes.is_empty() {
         return "a comparison found more to delete in Atlas than it may".to_owned();
     }
+    if handles.local.at_work_since().is_some() {
+        return "the local server looks through its oplog for what is behind the checkpoint"
+            .to_owned();
+    }
     match state.phase {
         Phase::Starting => "the agent waits for Atlas".to_owned(),
         Phase::Copying => "the first copy is not done".to_owned(),

@@ -33,7 +33,7 @@ impl Monitor {
 /// The figures that health follows from, as they are now. Reads the queue, so call it off the async
 /// threads.
 pub fn vitals(handles: &Handles) -> Vitals {
-    let Handles { status, queue, atlas, .. } = handles;
+    let Handles { status, queue, local, atlas, .. } = handles;
     let lag = lag(status, queue);
     let (queue_size, _) = queue.pending();
     let error_rate = status.error_rate();
@@ -48,7 +48,11 @@ pub fn vitals(handles: &Handles) -> Vitals {
         lag,
         queue_size,
         error_rate,
-        local_silence: since(status.metrics.local_heard_ms.get(), now),
+        // It is not silent while it says that it works on what it was asked; `lag` tells how long that takes.
+        local_silence: match local.at_work_since() {
+            Some(_) => Duration::ZERO,
+            None => since(status.metrics.local_heard_ms.get(), now),
+        },
         atlas_silence: since(atlas.heard_ms(), now),
         breaker_open: state.breaker != "closed",
         reading_stopped: state.reading_stopped.clone(),

@@ -126,6 +126,12 @@ fn print(health: &Value) {
             show::line(format!("{name:<8} {error}"));
         }
     }
+    if let Some(scan) = health["localScanMs"].as_u64() {
+        let scan = ago(scan);
+        show::line(format!(
+            "local    its server has been looking through its oplog for {scan}, for what is behind the checkpoint"
+        ));
+    }
     if let Some(window) = health["oplogWindowS"].as_u64() {
         let window = units::show_duration(Duration::from_secs(window));
         show::line(format!("oplog    reaches back {window} before the checkpoint"));
