@@ -336,7 +336,7 @@ impl Mongo {
         exchange: impl Future<Output = Result<T, MongoError>>,
     ) -> Result<T, MongoError> {
         if let Some(mark) = mark {
-            return self.while_at_work(mark, exchange).await;
+            return Box::pin(self.while_at_work(mark, exchange)).await;
         }
         tokio::time::timeout(self.connect.timeout, exchange)
             .await
