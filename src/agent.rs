@@ -336,6 +336,7 @@ impl Agent {
             agent: self.mark.clone(),
             adopt: self.adopt,
             seen_beat: Mutex::default(),
+            ring: Mutex::default(),
             failed: Mutex::default(),
             demanded: compare,
             received_before: Gauge::default(),
@@ -391,12 +392,7 @@ impl Agent {
         // To be opened again at once, to give back disk, is no failure.
         let is_meant = matches!(outcome, Ok(()) | Err(AgentError::Queue(QueueError::MostlyEmpty)));
         self.status.enter(if is_meant { Phase::Stopping } else { Phase::Failed });
-        if matches!(
-            outcome,
-            Err(AgentError::Sync(
-                SyncError::Rival { .. } | SyncError::NotOwned { .. } | SyncError::SameDatabase(_)
-            ))
-        ) {
+        if matches!(&outcome, Err(AgentError::Sync(error)) if error.is_of_ownership()) {
             // What waits is not ours to write any more.
             self.queue.hold_all();
             stop.leave.cancel();

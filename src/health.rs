@@ -86,6 +86,8 @@ pub struct Vitals {
     pub is_fenced: bool,
     /// Collections in which a comparison found too much to delete.
     pub refused_deletes: Vec<String>,
+    /// Collections that are somebody else's in Atlas, with the reason.
+    pub not_ours: Vec<(String, String)>,
     /// Collections whose numbers of documents differ by more than what waits explains.
     pub divergences: Vec<Divergence>,
     pub dead_letters: u64,
@@ -170,6 +172,9 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
             "`{ns}` holds more documents in Atlas than a comparison may delete (`sync.max_delete_ratio`)"
         );
         add("mass_delete", critical, Some(ns), message);
+    }
+    for (ns, reason) in &vitals.not_ours {
+        add("not_ours", critical, Some(ns), format!("`{ns}` is not written: {reason}"));
     }
     for Divergence { ns, local, atlas, is_exact } in &vitals.divergences {
         let message = format!(
@@ -283,6 +288,7 @@ mod tests {
             atlas_denied: Some("no".into()),
             is_fenced: true,
             refused_deletes: vec!["a.b".into()],
+            not_ours: vec![("a.b".into(), "it is theirs".into())],
             divergences: vec![divergence("a.b"), divergence("a.c")],
             dead_letters: 2,
         };
@@ -291,7 +297,7 @@ mod tests {
 
         let keys: std::collections::BTreeSet<_> =
             found.iter().map(|found| (found.name, found.ns.clone())).collect();
-        assert_eq!((keys.len(), found.len()), (15, 15));
+        assert_eq!((keys.len(), found.len()), (16, 16));
         assert!(found.iter().any(|found| found.message.contains("3 documents locally and 1")));
     }
 

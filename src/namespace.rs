@@ -44,9 +44,11 @@ impl Namespace {
     /// True for what MongoDB keeps for itself, and for Outrigger's own mark. None of it is ever
     /// replicated, whatever the filter says.
     pub fn is_internal(&self) -> bool {
-        is_internal_db(self.db())
-            || self.coll().starts_with("system.")
-            || self.as_str() == OWNERSHIP_NAMESPACE
+        self.is_the_servers() || self.as_str() == OWNERSHIP_NAMESPACE
+    }
+
+    fn is_the_servers(&self) -> bool {
+        is_internal_db(self.db()) || self.coll().starts_with("system.")
     }
 }
 
@@ -88,8 +90,10 @@ impl Interner {
     }
 }
 
-/// Where the mark of ownership is kept in Atlas.
+/// Where the mark of ownership is kept in Atlas, unless `atlas.state_database` names another database.
 pub const OWNERSHIP_NAMESPACE: &str = "outrigger.replicas";
+pub const STATE_DATABASE: &str = "outrigger";
+const MARKS: &str = "replicas";
 
 /// True for the databases that belong to the server itself.
 pub fn is_internal_db(db: &str) -> bool {
@@ -216,13 +220,16 @@ fn regex_of_glob(glob: &str) -> Regex {
 }
 
 /// Chooses the namespaces that are replicated: all that some `include` matches and no `exclude`
-/// does, without what is internal ([`Namespace::is_internal`]).
+/// does, without what is the server's, and what would be in the way of the mark of ownership
+/// ([`kept_apart`](Self::kept_apart)).
 #[derive(Clone, Debug)]
 pub struct NamespaceFilter {
     include: Vec<Glob>,
     exclude: Vec<Glob>,
     fingerprint: String,
     patterns: Patterns,
+    /// Where the mark of ownership is kept.
+    state_database: Arc<str>,
 }
 
 /// The patterns that a filter was made from.
@@ -246,13 +253,47 @@ impl NamespaceFilter {
                 hasher.update(format!("{kind}{pattern}\n"));
             }
         }
-        let digest = hasher.finalize();
-        let fingerprint = uuid::Uuid::from_slice(&digest[..16]).map_or_else(
-            |_| unreachable!("sha-256 has more than 16 bytes"),
-            |shortened| shortened.simple().to_string(),
-        );
+        let fingerprint = shortened(hasher);
         let patterns = Patterns { include: include.to_vec(), exclude: exclude.to_vec() };
-        Ok(Self { include: parse(include)?, exclude: parse(exclude)?, fingerprint, patterns })
+        let state_database = STATE_DATABASE.into();
+        let (include, exclude) = (parse(include)?, parse(exclude)?);
+        Ok(Self { include, exclude, fingerprint, patterns, state_database })
+    }
+
+    /// The same choice, with the mark of ownership in another database.
+    #[must_use]
+    pub fn with_state_database(mut self, db: &str) -> Self {
+        if *self.state_database != *db {
+            let mut hasher = Sha256::new();
+            hasher.update(format!("{}\n{db}", self.fingerprint));
+            (self.fingerprint, self.state_database) = (shortened(hasher), db.into());
+        }
+        self
+    }
+
+    /// The database in Atlas that holds the mark of ownership.
+    pub fn state_database(&self) -> &str {
+        &self.state_database
+    }
+
+    /// Why a namespace that the patterns choose is kept apart all the same: the mark of ownership has its
+    /// place, or the database cannot be in Atlas beside the one of the mark (MongoDB takes no two names that
+    /// differ in capitals alone).
+    pub fn kept_apart(&self, ns: &Namespace) -> Option<&'static str> {
+        let is_so_called = ns.db().eq_ignore_ascii_case(&self.state_database);
+        if !is_so_called || !self.is_chosen(ns) {
+            return None;
+        }
+        if ns.db() != &*self.state_database {
+            return Some(
+                "in a database whose name differs from that of Outrigger's own in Atlas in capitals alone; \
+                 name another for that, `atlas.state_database`",
+            );
+        }
+        (ns.coll() == MARKS).then_some(
+            "where Outrigger keeps its mark of ownership in Atlas; name another database for that, \
+             `atlas.state_database`",
+        )
     }
 
     /// The patterns that this filter was made from.
@@ -262,8 +303,14 @@ impl NamespaceFilter {
 
     /// True when documents of `ns` are replicated.
     pub fn matches(&self, ns: &Namespace) -> bool {
+        self.is_chosen(ns) && self.kept_apart(ns).is_none()
+    }
+
+    fn is_chosen(&self, ns: &Namespace) -> bool {
         let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(ns.db(), ns.coll()));
-        !ns.is_internal() && (self.include.is_empty() || any(&self.include)) && !any(&self.exclude)
+        !ns.is_the_servers()
+            && (self.include.is_empty() || any(&self.include))
+            && !any(&self.exclude)
     }
 
     /// Changes exactly when the chosen namespaces may have changed (sha-256, shortened). A
@@ -277,6 +324,15 @@ impl NamespaceFilter {
     pub fn to_match_stage(&self) -> RawDocumentBuf {
         on_the_server::match_stage(&self.include, &self.exclude)
     }
+}
+
+/// A fingerprint: sha-256, shortened.
+fn shortened(hasher: Sha256) -> String {
+    let digest = hasher.finalize();
+    uuid::Uuid::from_slice(&digest[..16]).map_or_else(
+        |_| unreachable!("sha-256 has more than 16 bytes"),
+        |shortened| shortened.simple().to_string(),
+    )
 }
 
 #[cfg(test)]
@@ -333,6 +389,28 @@ mod tests {
         {
             assert!(!filter.matches(&ns.parse().unwrap()), "{ns}");
         }
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_the_mark_is_left_out_and_another_place_for_the_mark_lets_it_in() {
+        let usual = filter(&[], &["outrigger.skipped"]);
+        let moved = usual.clone().with_state_database("state");
+        for (name, is_usual, is_moved) in [
+            ("outrigger.replicas", false, true),
+            ("outrigger.orders", true, true),
+            ("Outrigger.orders", false, true),
+            ("state.replicas", true, false),
+            ("State.orders", true, false),
+            ("outrigger.skipped", false, false),
+        ] {
+            let ns = name.parse().unwrap();
+            assert_eq!((usual.matches(&ns), moved.matches(&ns)), (is_usual, is_moved), "{name}");
+            let is_skipped = ns.coll() == "skipped";
+            assert_eq!(usual.kept_apart(&ns).is_some(), !is_usual && !is_skipped, "{name}");
+        }
+        assert_ne!(usual.fingerprint(), moved.fingerprint());
+        let back = usual.clone().with_state_database("outrigger");
+        assert_eq!(usual.fingerprint(), back.fingerprint());
     }
 
     #[test]

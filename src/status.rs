@@ -101,6 +101,8 @@ pub struct State {
     pub builds: BTreeMap<Namespace, Build>,
     /// What the filter chooses and is not replicated all the same, with the reason.
     pub left_out: Vec<String>,
+    /// Collections that are not ours to write in Atlas, with the reason.
+    pub not_ours: BTreeMap<Namespace, String>,
     /// The replicated collections that were counted or written to.
     pub namespaces: BTreeMap<Namespace, Figures>,
     /// Those whose numbers of documents differ by more than what waits explains.

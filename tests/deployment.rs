@@ -214,6 +214,7 @@ fn all_conditions() -> Vec<outrigger::health::Condition> {
         atlas_denied: Some(String::new()),
         is_fenced: true,
         refused_deletes: vec![String::new()],
+        not_ours: vec![(String::new(), String::new())],
         divergences: vec![Divergence { ns: String::new(), local: 1, atlas: 0, is_exact: true }],
         dead_letters: 1,
     };

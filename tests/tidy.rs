@@ -44,6 +44,7 @@ const LAYERS: &[&[&str]] = &[
         "recent",
         "report",
         "lease",
+        "foreign",
         "shutdown",
         "crash",
         "progress",

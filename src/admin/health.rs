@@ -108,7 +108,10 @@ pub fn report(handles: &Handles) -> HealthReport {
             .iter()
             .map(|(ns, build)| IndexBuild::new(ns, build, now))
             .collect(),
-        not_replicated: state.left_out,
+        not_replicated: {
+            let not_ours = state.not_ours.iter().map(|(ns, why)| format!("`{ns}`: {why}"));
+            not_ours.chain(state.left_out.iter().cloned()).collect()
+        },
         dead_letters: vitals.dead_letters,
         oldest_pending_ms: queue
             .oldest_ms()

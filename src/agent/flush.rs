@@ -57,7 +57,7 @@ pub async fn flush(handles: &Handles, patience: Duration) -> Result<Flushed, Flu
             .await?;
             let is_settled = {
                 let state = handles.status.state();
-                state.is_marked && state.refused_deletes.is_empty()
+                state.is_marked && state.refused_deletes.is_empty() && state.not_ours.is_empty()
             };
             if !waits && !owed && is_settled {
                 let dead_letters = handles.queue.dead_letters_len();
@@ -94,6 +94,9 @@ fn why(handles: &Handles, has_read: bool) -> String {
     if handles.local.at_work_since().is_some() {
         return "the local server looks through its oplog for what is behind the checkpoint"
             .to_owned();
+    }
+    if let Some((ns, reason)) = state.not_ours.first_key_value() {
+        return format!("`{ns}` is not written: {reason}");
     }
     match state.phase {
         Phase::Starting => "the agent waits for Atlas".to_owned(),

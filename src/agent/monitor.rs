@@ -61,6 +61,7 @@ pub fn vitals(handles: &Handles) -> Vitals {
         atlas_denied: denied(&state.atlas_fault),
         is_fenced,
         refused_deletes: state.refused_deletes.clone(),
+        not_ours: state.not_ours.iter().map(|(ns, why)| (ns.to_string(), why.clone())).collect(),
         divergences: state.divergences.clone(),
         dead_letters,
     }

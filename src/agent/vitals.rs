@@ -174,6 +174,7 @@ fn note_consistency(status: &Status, queue: &Queue) {
         let state = status.state();
         let is_known = state.is_marked
             && state.refused_deletes.is_empty()
+            && state.not_ours.is_empty()
             && !state.position.is_within_reply();
         (state.position.whole(), is_known)
     };

@@ -20,7 +20,7 @@ use crate::{
         source_id,
     },
     status::now_ms,
-    sync::{SyncError, local_collections, same},
+    sync::{Finding, SyncError, local_collections, review, same},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -85,6 +85,7 @@ pub async fn run(config: &Config, output: Output) -> Result<Code, Failure> {
     check_atlas(config, &mut lines).await;
     check_both(config, &mut lines).await;
     check_schemas(config, &mut lines).await;
+    check_ownership(config, &mut lines).await;
     check_here(config, &mut lines);
     if output.json {
         show::json(&lines.0);
@@ -107,7 +108,7 @@ pub async fn run(config: &Config, output: Output) -> Result<Code, Failure> {
         () if has_problem("both") => Code::from(ExitCode::Usage as u8),
         () if has_problem("local") => Code::from(ExitCode::Local as u8),
         () if has_problem("atlas") => Code::from(ExitCode::Atlas as u8),
-        () if has_problem("here") => Code::from(ExitCode::Problem as u8),
+        () if has_problem("here") || has_problem("owner") => Code::from(ExitCode::Problem as u8),
         () => Code::SUCCESS,
     })
 }
@@ -297,6 +298,35 @@ async fn check_schemas(config: &Config, lines: &mut Lines) {
     }
     if all_taken {
         lines.ok("atlas", "its version takes every option and index of the local collections");
+    }
+}
+
+/// What `run` will say of whose Atlas it is.
+async fn check_ownership(config: &Config, lines: &mut Lines) {
+    // Whoever does not answer has been named already.
+    let (Ok(filter), Ok(local), Ok(atlas)) =
+        (config.filter(), connect_local(config).await, connect_atlas(config).await)
+    else {
+        return;
+    };
+    let Ok(info) = inspect(&local).await else { return };
+    let Ok((source_id, _)) = source_id(&local, &info).await else { return };
+    match review(&local, &atlas, &filter, &source_id).await {
+        Ok(findings) => {
+            for finding in findings {
+                match finding {
+                    Finding::Fine(text) => lines.ok("owner", text),
+                    Finding::Doubt { text, fix } => lines.warning("owner", text, fix),
+                    Finding::Refusal(error) => lines.failure("owner", error.into()),
+                }
+            }
+        }
+        Err(error @ SyncError::Sink(_)) => lines.warning(
+            "owner",
+            format!("whose Atlas it is cannot be told: {}", one_line(&error)),
+            "grant the user in Atlas the role readWriteAnyDatabase",
+        ),
+        Err(_) => {}
     }
 }
 

@@ -182,6 +182,16 @@ impl From<SyncError> for Failure {
                 "if Atlas may be made equal to the local database, deletes included, start once \
                  with `outrigger run --adopt`; otherwise name another target",
             ),
+            error @ SyncError::Overlap { .. } => Failure::new(ExitCode::Problem, error).hint(
+                "give each source names of its own, with `namespaces.include` and `namespaces.exclude`; if the \
+                 other agent is gone for good, take over with `outrigger run --adopt`: Atlas is then made equal \
+                 to this local database, deletes included",
+            ),
+            error @ SyncError::Ring { .. } => Failure::new(ExitCode::Problem, error).hint(
+                "replicate in one direction only; if the other agent is gone for good, delete its mark from \
+                 the local database (`replicas` in the database `outrigger`, or as `atlas.state_database` says) \
+                 and start again",
+            ),
             error @ SyncError::Rival { is_fresh: true, .. } => {
                 Failure::new(ExitCode::Problem, error).hint(
                     "stop that agent first (`systemctl stop outrigger` on its host); one agent keeps one copy",

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Exit code 0 when the local database equals Atlas at the end.
 pub async fn run(config: &Config, patterns: &[String]) -> Result<Code, Failure> {
-    let scope = check_patterns(patterns)?;
+    let scope = check_patterns(patterns)?.with_state_database(&config.atlas.state_database);
     crate::logging::start("error", config.log.format);
     if Client::connect(config)?.is_some() {
         let error = anyhow::anyhow!("an agent runs on {}", config.admin.listen);

@@ -37,7 +37,7 @@ pub async fn compare(
     digest: bool,
     output: Output,
 ) -> Result<Code, Failure> {
-    let scope = check_patterns(patterns)?;
+    let scope = check_patterns(patterns)?.with_state_database(&config.atlas.state_database);
     crate::logging::start("error", config.log.format);
     let mut ends = ends(config, &connect_local(config).await?, &connect_atlas(config).await?);
     greet(&ends).await?;

@@ -58,6 +58,11 @@ pub const KEYS: &[Key] = &[
         atlas.max_bytes_per_second = |v| bytes(v, 0)
     ),
     key!(
+        "atlas.state_database",
+        "the name of a database, without `/\\. \"$*<>:|?`, of at most 63 bytes, and not the server's own",
+        atlas.state_database = database
+    ),
+    key!(
         "namespaces.include",
         "a list of patterns such as `shop.*`",
         namespaces.include = patterns
@@ -213,6 +218,20 @@ fn durations(value: &Value) -> Result<Vec<Duration>, String> {
 fn path(value: &Value) -> Result<PathBuf, String> {
     let path = text(value)?;
     if path.is_empty() { Err("empty".to_owned()) } else { Ok(path.into()) }
+}
+
+fn database(value: &Value) -> Result<String, String> {
+    let name = text(value)?;
+    if name.is_empty() || name.len() > 63 {
+        return Err("empty, or too long".to_owned());
+    }
+    if name.contains(['/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', '\0']) {
+        return Err("it has a sign that no database's name may have".to_owned());
+    }
+    if crate::namespace::is_internal_db(&name.to_lowercase()) {
+        return Err("that database belongs to the server".to_owned());
+    }
+    Ok(name.to_owned())
 }
 
 fn texts(value: &Value) -> Result<Vec<String>, String> {

@@ -52,6 +52,8 @@ pub struct Atlas {
     pub max_ops_per_second: u64,
     /// 0: no limit.
     pub max_bytes_per_second: u64,
+    /// Where the mark of ownership is kept in Atlas.
+    pub state_database: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -159,6 +161,7 @@ impl Default for Config {
                 timeout: seconds(30),
                 max_ops_per_second: 0,
                 max_bytes_per_second: 0,
+                state_database: crate::namespace::STATE_DATABASE.to_owned(),
             },
             namespaces: Namespaces { include: vec![], exclude: vec![] },
             queue: Queue {
@@ -222,6 +225,7 @@ impl Config {
             (true | false, _) => self.namespaces.include.clone(),
         };
         NamespaceFilter::new(&include, &self.namespaces.exclude)
+            .map(|filter| filter.with_state_database(&self.atlas.state_database))
             .map_err(|error| ConfigError::invalid("namespaces.include", error.to_string()))
     }
 

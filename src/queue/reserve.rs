@@ -2,12 +2,14 @@
 //!
 //! A worker that takes a document out of Atlas for a while first queues a `Refresh` of it. Were that
 //! written by another lane before the document is out, the document would be gone for good; so until
-//! then it stays.
+//! then it stays. And keeping apart what is not ours to write: it waits for as long as that is so.
 
 use std::sync::Arc;
 
 use super::{Entry, Queue, QueueError, codec, layout::dead_key};
-use crate::{dead_letter::DeadLetter, document_key::DocumentKey, namespace::Namespace};
+use crate::{
+    dead_letter::DeadLetter, document_key::DocumentKey, foreign::Foreign, namespace::Namespace,
+};
 
 /// While it lives, no entry of its documents is leased. One that was leased before goes on.
 #[must_use = "the documents are let go when it is dropped"]
@@ -17,6 +19,17 @@ pub struct Reservation {
 }
 
 impl Queue {
+    /// Keeps the entries of what is not ours from being leased, and lets go what was so before.
+    pub fn keep_apart(&self, foreign: Foreign) {
+        self.lock().schedule.keep_apart(Arc::new(foreign));
+        self.changed.notify_waiters();
+    }
+
+    /// What is not ours to write.
+    pub fn kept_apart(&self) -> Arc<Foreign> {
+        self.lock().schedule.kept_apart()
+    }
+
     /// Reserves documents of `ns`. Never waits, and may be done more than once for a document.
     pub fn reserve<'a>(
         self: &Arc<Self>,

@@ -14,11 +14,14 @@
 //! A barrier is an entry too. It may go when nothing is left of its namespaces before it, and what
 //! stands behind it may go when it is gone. So per namespace only counts are kept, not lists.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use ahash::{HashMap, HashSet};
 
-use crate::{checkpoint::ClusterTime, namespace::Namespace};
+use crate::{checkpoint::ClusterTime, foreign::Foreign, namespace::Namespace};
 
 #[derive(Default)]
 pub struct Schedule {
@@ -34,6 +37,8 @@ pub struct Schedule {
     parked_at_namespace: HashMap<Namespace, Vec<u64>>,
     lines: HashMap<Namespace, Line>,
     held: HashSet<Namespace>,
+    /// Namespaces that are not ours to write.
+    foreign: Arc<Foreign>,
     hold_all: bool,
     /// Namespaces whose entries wait until the stream has been read up to a time.
     behind: HashMap<Namespace, ClusterTime>,
@@ -198,9 +203,27 @@ impl Schedule {
         there
     }
 
-    /// Entries of the namespaces that are held on their own, or wait for the stream.
+    /// Keeps the entries of what is not ours from being leased. Other holds are not touched.
+    pub fn keep_apart(&mut self, foreign: Arc<Foreign>) {
+        self.foreign = foreign;
+        for (_, parked) in self.parked_at_namespace.drain() {
+            self.ready.extend(parked);
+        }
+    }
+
+    pub fn kept_apart(&self) -> Arc<Foreign> {
+        self.foreign.clone()
+    }
+
+    /// Entries of the namespaces that are held on their own, are not ours, or wait for the stream.
     pub fn held_len(&self) -> u64 {
         let of = |line: &Line| line.behind + line.barriers.iter().map(|b| b.ahead).sum::<u64>();
+        if !self.foreign.is_empty() {
+            let is_kept = |ns: &Namespace| {
+                self.held.contains(ns) || self.behind.contains_key(ns) || self.foreign.has(ns)
+            };
+            return self.lines.iter().filter(|(ns, _)| is_kept(ns)).map(|(_, line)| of(line)).sum();
+        }
         let behind = self.behind.keys().filter(|ns| !self.held.contains(*ns));
         self.held.iter().chain(behind).filter_map(|ns| self.lines.get(ns)).map(of).sum()
     }
@@ -263,7 +286,9 @@ impl Schedule {
     }
 
     fn is_blocked(&self, ns: &Namespace, seq: u64) -> bool {
-        let is_kept = self.held.contains(ns) || self.behind.contains_key(ns);
+        let is_kept = self.held.contains(ns)
+            || self.behind.contains_key(ns)
+            || (!self.foreign.is_empty() && self.foreign.has(ns));
         if self.hold_all || is_kept || self.busy.contains(ns) {
             return true;
         }

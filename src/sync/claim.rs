@@ -1,12 +1,24 @@
 //! How the agent takes its target, and keeps it: what it remembers of the mark that it left, the demand that
-//! follows from another target, and the heartbeat.
+//! follows from another target, the heartbeat, and what is looked at with each: whether the local database has
+//! become a copy of the target, and whether another source has marked what is ours.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use super::{
-    LOOK_AGAIN, Reconciler, SyncError, local_collections, ownership, ownership::Remembered, same,
+    LOOK_AGAIN, Listing, Reconciler, SyncError, atlas_collections, local_collections, ownership,
+    ownership::Remembered,
+    same,
+    upstream::{self, Upstream},
 };
 use crate::{
     checkpoint::ClusterTime,
     crash::{self, Step},
+    foreign::Foreign,
+    namespace::Namespace,
     queue::{Queue, QueueError, transfer::MOVED},
     shutdown::{Stop, blocking},
     sink::Sink,
@@ -18,6 +30,10 @@ use crate::{
 /// beside the queue.
 const CLAIM: &str = "claim";
 const RENEWED: &str = "renewed";
+
+/// How long the local database may take to show the marks in it. Without an answer those that were seen last
+/// count.
+const UPSTREAM_PATIENCE: Duration = Duration::from_secs(3);
 
 fn remembered(queue: &Queue) -> Result<Remembered, QueueError> {
     let claim = queue.meta(CLAIM)?.and_then(|claim| String::from_utf8(claim).ok());
@@ -37,6 +53,14 @@ fn demand_for_new_target(queue: &Queue, is_first: bool) -> Result<(), QueueError
         SyncState::demand(queue, position.unwrap_or_default(), Reason::NewTarget)?;
     }
     queue.flush()
+}
+
+/// What is known of the way from the local database, and to the target.
+#[derive(Clone, Debug, Default)]
+pub struct Ring {
+    /// The target's id.
+    target: Option<String>,
+    upstream: Arc<Upstream>,
 }
 
 impl<K: Sink> Reconciler<K> {
@@ -67,15 +91,25 @@ impl<K: Sink> Reconciler<K> {
     /// demanding it.
     async fn take_target(&self, is_first: bool) -> Result<(), SyncError> {
         same::check(&self.ends).await?;
-        let here = local_collections(&self.ends.local, &self.filter).await?.collections;
-        let wanted: Vec<_> = here.into_iter().map(|collection| collection.ns).collect();
+        let target = same::set_id(&self.ends.atlas).await;
+        let target = target.map_err(|error| SyncError::atlas(&error))?;
+        let db = self.filter.state_database();
+        let seen = upstream::read(&self.ends.local, &self.source_id, db).await?;
+        if is_first && (target.is_none() || seen.is_none()) {
+            tracing::warn!(
+                "the user may not read Atlas's identity, or the marks in the local database; that this local database is not a copy of this Atlas cannot be made sure of"
+            );
+        }
+        let upstream = Arc::new(seen.unwrap_or_default());
+        self.ring().clone_from(&Ring { target: target.clone(), upstream: upstream.clone() });
         let queue = self.queue.clone();
         let remembered = blocking(move || remembered(&queue)).await?;
         let taking = ownership::Taking {
             // A target is adopted once, by a person who looks on.
             adopt: self.adopt && is_first,
             is_first,
-            wanted: &wanted,
+            upstream: &upstream,
+            target: target.as_deref(),
             remembered: &remembered,
             seen_beat: &self.seen_beat,
         };
@@ -93,7 +127,9 @@ impl<K: Sink> Reconciler<K> {
             crash::point(Step::ClaimNoted);
             Ok(())
         };
-        let claim = self.claim().take(&taking, demand).await?;
+        let ownership::Taken { claim, refused } = self.claim().take(&taking, demand).await?;
+        let marked = self.queue.kept_apart().marked.clone();
+        self.keep_apart(Foreign { names: refused, marked }).await?;
         let (queue, is_new) = (self.queue.clone(), remembered.claim.as_ref() != Some(&claim));
         if is_new {
             blocking(move || {
@@ -117,10 +153,15 @@ impl<K: Sink> Reconciler<K> {
             if !self.status.state().is_marked {
                 continue;
             }
-            if self.beat().await? == Some(false) {
-                tracing::warn!("the mark of ownership in Atlas is not as it was left");
-                self.claim_patiently(false, stop).await?;
-                self.demanded.notify_one();
+            self.look_upstream().await?;
+            match self.beat().await? {
+                Some(true) => self.look_at_others().await?,
+                Some(false) => {
+                    tracing::warn!("the mark of ownership in Atlas is not as it was left");
+                    self.claim_patiently(false, stop).await?;
+                    self.demanded.notify_one();
+                }
+                None => {}
             }
         }
     }
@@ -143,8 +184,8 @@ impl<K: Sink> Reconciler<K> {
         let queue = self.queue.clone();
         let left = blocking(move || remembered(&queue)).await?.checkpoint;
         let position = self.status.state().position.seen().max(left);
-        let claim = self.claim();
-        let renewal = claim.renew(left, position);
+        let (claim, upstream) = (self.claim(), self.ring().upstream.clone());
+        let renewal = claim.renew(left, position, &upstream);
         match tokio::time::timeout(ownership::HEARTBEAT, renewal).await {
             Ok(Ok(is_as_left)) => {
                 if is_as_left {
@@ -157,5 +198,103 @@ impl<K: Sink> Reconciler<K> {
             Err(_) => tracing::debug!("the heartbeat was not renewed in time"),
         }
         Ok(None)
+    }
+
+    /// Looks whether the local database has become a copy of the target.
+    ///
+    /// # Errors
+    /// [`SyncError::Ring`]. Nothing is written from then on.
+    async fn look_upstream(&self) -> Result<(), SyncError> {
+        let db = self.filter.state_database();
+        let reading = upstream::read(&self.ends.local, &self.source_id, db);
+        match tokio::time::timeout(UPSTREAM_PATIENCE, reading).await {
+            Ok(Ok(Some(seen))) => self.ring().upstream = Arc::new(seen),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the marks in the local database cannot be read");
+            }
+            Err(_) => tracing::debug!("the marks in the local database were not read in time"),
+        }
+        let Ring { target, upstream } = self.ring().clone();
+        upstream.check(&self.source_id, target.as_deref(), db).inspect_err(|_| {
+            self.status.lease.end();
+        })
+    }
+
+    /// Looks whether another source has marked what is ours. One of today's version does not do that, nor do
+    /// two that start at the same moment see each other: then neither writes what both choose.
+    async fn look_at_others(&self) -> Result<(), SyncError> {
+        let claim = self.claim();
+        let marked = match tokio::time::timeout(ownership::HEARTBEAT, claim.others()).await {
+            Ok(Ok(marked)) => marked,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the marks of others cannot be read");
+                return Ok(());
+            }
+            Err(_) => return Ok(()),
+        };
+        let before = self.queue.kept_apart();
+        let foreign = Foreign { names: before.names.clone(), marked };
+        if !before.is_within(&foreign) {
+            // Whoever had it may have written to it.
+            let (queue, position) = (self.queue.clone(), self.status.state().position.seen());
+            blocking(move || SyncState::demand(&queue, position, Reason::NewTarget)).await?;
+            self.demanded.notify_one();
+        }
+        if !foreign.marked.is_empty() || !before.is_within(&foreign) {
+            self.keep_apart(foreign).await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing of these is written from now on, and it is said so.
+    async fn keep_apart(&self, foreign: Foreign) -> Result<(), SyncError> {
+        self.queue.keep_apart(foreign.clone());
+        let mut named: BTreeMap<_, _> = foreign
+            .names
+            .iter()
+            .map(|ns| (ns.clone(), "Atlas held data of somebody else's in it".to_owned()))
+            .collect();
+        if !foreign.marked.is_empty() {
+            // What does not answer is asked again with the next heartbeat.
+            let listing =
+                local_collections(&self.ends.local, &self.filter).await.unwrap_or_default();
+            for collection in listing.collections.into_iter().chain(listing.views) {
+                if let Some(source) = foreign.marked_by(&collection.ns) {
+                    let reason =
+                        format!("another source, `{source}`, has marked it as its own in Atlas");
+                    named.insert(collection.ns, reason);
+                }
+            }
+        }
+        let before = std::mem::replace(&mut self.status.state().not_ours, named.clone());
+        for (ns, reason) in named.iter().filter(|(ns, _)| !before.contains_key(*ns)) {
+            tracing::error!(%ns, reason, "the collection is not ours to write; its changes wait");
+        }
+        Ok(())
+    }
+
+    fn ring(&self) -> std::sync::MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the local database has of what is replicated, but for what is not ours in Atlas.
+    pub(super) async fn here(&self) -> Result<Listing, SyncError> {
+        let listing = local_collections(&self.ends.local, &self.filter).await?;
+        Ok(self.without_foreign(listing))
+    }
+
+    /// As [`here`](Self::here), of Atlas.
+    pub(super) async fn there(&self) -> Result<Listing, SyncError> {
+        let listing = atlas_collections(&self.ends.atlas, &self.filter).await?;
+        Ok(self.without_foreign(listing))
+    }
+
+    fn without_foreign(&self, mut listing: Listing) -> Listing {
+        let foreign = self.queue.kept_apart();
+        let is_ours = |ns: &Namespace| !foreign.has(ns);
+        listing.collections.retain(|collection| is_ours(&collection.ns));
+        listing.views.retain(|view| is_ours(&view.ns));
+        listing
     }
 }

@@ -71,6 +71,9 @@ pub async fn local_collections(
             };
             let ns = Namespace::new(&db, name);
             if !filter.matches(&ns) {
+                if let Some(reason) = filter.kept_apart(&ns) {
+                    listing.left_out.push(LeftOut { ns, reason });
+                }
                 continue;
             }
             let Description { kind, id, options, .. } = Description::of(&item);

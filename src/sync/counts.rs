@@ -16,7 +16,7 @@ use std::{
 
 use bson::{RawDocumentBuf, rawdoc};
 
-use super::{Reconciler, SyncError, local_collections, pause};
+use super::{Reconciler, SyncError, pause};
 use crate::{
     checkpoint::ClusterTime,
     mongo::{Mongo, MongoError, documents, majority_after},
@@ -149,7 +149,7 @@ impl<K: Sink> Reconciler<K> {
         known: &mut Known,
         stop: &Stop,
     ) -> Result<Option<Vec<Divergence>>, SyncError> {
-        let listing = local_collections(&self.ends.local, &self.filter).await?;
+        let listing = self.here().await?;
         let mut open = listing.collections;
         for look in 0..LOOKS {
             if look > 0 {

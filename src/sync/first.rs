@@ -131,6 +131,9 @@ impl<K: Sink> Reconciler<K> {
         size: Size,
     ) -> Result<bool, SyncError> {
         let ns = &collection.ns;
+        if self.queue.kept_apart().has(ns) {
+            return Ok(true); // Since it was listed.
+        }
         if self.queue.has_barrier(ns) {
             self.queue.release(ns);
             return Ok(false);

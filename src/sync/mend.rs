@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bson::Document;
 
 use super::{
-    Collection, Reconciler, SyncError, atlas_collections,
+    Collection, Reconciler, SyncError,
     ends::{End, ask},
     is_collection,
     run::Run,
@@ -35,9 +35,9 @@ impl<K: Sink> Reconciler<K> {
         collections: &[Collection],
         what: Mending,
     ) -> Result<BTreeMap<Namespace, Vec<String>>, SyncError> {
-        let listed = || async { atlas_collections(&self.ends.atlas, &self.filter).await };
-        let copies =
-            self.retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(listed())).await?;
+        let copies = self
+            .retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(self.there()))
+            .await?;
         let copies = &copies.collections;
         let problems = self
             .ends

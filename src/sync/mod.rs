@@ -40,7 +40,7 @@ use crate::{
     sync_state::{Reason, SyncRequest, SyncState},
 };
 
-mod claim;
+pub mod claim;
 mod collections;
 mod compare;
 mod copy;
@@ -50,15 +50,18 @@ pub mod document;
 mod ends;
 mod first;
 mod keeper;
+mod marks;
 mod mend;
 pub mod ownership;
 mod range;
 mod refusals;
 mod repair;
 mod restore;
+mod review;
 mod run;
 pub mod same;
 mod schema;
+pub mod upstream;
 mod verify;
 mod views;
 
@@ -66,6 +69,7 @@ use collections::is_collection;
 pub use collections::{Collection, LeftOut, Listing, local_collections};
 pub use ends::{End, Ends};
 pub use restore::{Restore, RestoreError};
+pub use review::{Finding, review};
 pub use verify::{Found, Lag, NamespaceResult, Verification, Verify};
 
 /// How often to look for a demand that nobody announced.
@@ -106,13 +110,17 @@ fn note_refused(queue: &Queue, refused: &[String]) -> Result<(), QueueError> {
 
 /// The collections of Atlas that the filter chooses. Its failures are Atlas's.
 async fn atlas_collections(atlas: &Mongo, filter: &NamespaceFilter) -> Result<Listing, SyncError> {
-    local_collections(atlas, filter).await.map_err(|error| match error {
+    let listing = local_collections(atlas, filter).await.map_err(|error| match error {
         SourceError::Unavailable(error)
         | SourceError::Denied { source: error, .. }
         | SourceError::HistoryLost(error)
         | SourceError::Failed(error) => SyncError::atlas(&error),
         other => SyncError::Source(other),
-    })
+    });
+    let mut listing = listing?;
+    // There it is no news.
+    listing.left_out.retain(|left| filter.kept_apart(&left.ns).is_none());
+    Ok(listing)
 }
 
 /// Copies or compares when it is demanded or asked for.
@@ -137,6 +145,7 @@ pub struct Reconciler<K> {
     pub adopt: bool,
     /// See [`ownership::Taking`].
     pub seen_beat: Mutex<Option<i64>>,
+    pub ring: Mutex<claim::Ring>,
     /// Woken when something is demanded, asked for or cancelled.
     pub demanded: Arc<Notify>,
     /// What a server would not do, of the run in hand, a sentence each.
@@ -161,6 +170,12 @@ pub enum SyncError {
     /// There is no other end.
     #[error(transparent)]
     SameDatabase(#[from] same::Same),
+    /// Another source has a mark for names that ours could choose too.
+    #[error("{problem}")]
+    Overlap { problem: String },
+    /// The local database is a copy of the target, by whatever way.
+    #[error("{problem}")]
+    Ring { problem: String },
     /// The target holds data and is not marked as this source's replica.
     #[error("{problem}")]
     NotOwned { problem: String },
@@ -192,6 +207,8 @@ impl SyncError {
             SyncError::Queue(_)
             | SyncError::SameDatabase(_)
             | SyncError::NotOwned { .. }
+            | SyncError::Overlap { .. }
+            | SyncError::Ring { .. }
             | SyncError::Rival { .. }
             | SyncError::NoDigest { .. }
             | SyncError::LocalTarget { .. }
@@ -217,6 +234,18 @@ impl SyncError {
         )
     }
 
+    /// True when what is in the queue is not ours to write to this target.
+    pub fn is_of_ownership(&self) -> bool {
+        matches!(
+            self,
+            SyncError::NotOwned { .. }
+                | SyncError::SameDatabase(_)
+                | SyncError::Overlap { .. }
+                | SyncError::Ring { .. }
+                | SyncError::Rival { .. }
+        )
+    }
+
     fn atlas(error: &MongoError) -> Self {
         SyncError::Sink(crate::sink::classify::command_error(error))
     }
@@ -226,11 +255,12 @@ impl<K: Sink> Reconciler<K> {
     /// Settles ownership, then serves demands and requests until told to stop.
     ///
     /// # Errors
-    /// [`SyncError::SameDatabase`], [`SyncError::NotOwned`], [`SyncError::Rival`], or a failure of the queue.
+    /// [`SyncError::SameDatabase`], [`SyncError::NotOwned`], [`SyncError::Overlap`], [`SyncError::Ring`],
+    /// [`SyncError::Rival`], or a failure of the queue.
     pub async fn run(&self, stop: &Stop) -> Result<(), SyncError> {
         let result = tokio::select! {
             result = self.serve(stop) => result,
-            result = self.keep_mark(stop) => result,
+            result = Box::pin(self.keep_mark(stop)) => result,
             result = self.keep_schema(stop) => result,
             result = Box::pin(self.keep_counts(stop)) => result,
         };

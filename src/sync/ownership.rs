@@ -1,66 +1,53 @@
 //! Whose copy the target is: the agent never wipes a database that it does not own, and no two agents
 //! write one copy.
 //!
-//! In Atlas, `outrigger.replicas` holds one document per source, its *mark*: which namespaces of this
-//! Atlas are a copy of that source, and which agent keeps it so. A collection that holds data, and that no
-//! mark of ours covers or a mark of another source does, is somebody else's.
+//! In Atlas, `outrigger.replicas` (see `atlas.state_database`) holds one document per source, its
+//! [mark](super::marks): which namespaces of this Atlas are a copy of that source, and which agent keeps it
+//! so. A collection that holds data, and that no mark of ours covers, now or before, is somebody else's.
+//!
+//! - Where no mark of ours is there at all, one such collection is enough to refuse the target. Where there is
+//!   one, the collection is kept apart, and the others are replicated.
+//! - Sources whose patterns could ever choose one name do not write to one target, whatever is there
+//!   ([`overlap`](crate::overlap)).
+//! - The local database is not, by whatever way, a copy of the target ([`upstream`](super::upstream)).
 //!
 //! The agent renews its *heartbeat* in the mark. Another agent of the same source refuses to start beside
 //! it: always while the heartbeat is fresh, and, after an agent that was not stopped in order, until it is
 //! told to take over. A mark that an agent gave back at its end is free. An agent that cannot renew its
-//! heartbeat stops writing before it is stale. All times are Atlas's own.
+//! heartbeat stops writing before it is stale ([`lease`](crate::lease)). All times are Atlas's own.
 //!
 //! Each time the target turns out to be another one than the queue's position belongs to (another Atlas,
 //! one that was put back to a backup, a mark that is gone), the mark gets a new claim, and everything is
 //! compared.
 
 use std::{
+    collections::BTreeSet,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use bson::{Bson, DateTime, Document, RawDocumentBuf, doc, rawdoc};
+use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 
-use super::{Listing, SyncError, atlas_collections};
+use super::{
+    Listing, SyncError, atlas_collections,
+    marks::{self, COLLECTION, Keeper, Mark},
+    upstream::Upstream,
+};
 use crate::{
     checkpoint::ClusterTime,
-    config::units,
     lease::{BootTime, Lease},
-    mongo::{Mongo, documents},
-    namespace::{Namespace, NamespaceFilter},
+    mongo::Mongo,
+    namespace::{Namespace, NamespaceFilter, Patterns},
+    overlap::overlap,
     sink::SinkError,
 };
 
-const DB: &str = "outrigger";
-const COLLECTION: &str = "replicas";
+pub use super::marks::AgentMark;
 
-/// How often the heartbeat is renewed, and after how long without one it is stale. Before that, an agent that
-/// could not renew its own stops writing ([`lease`](crate::lease)).
+/// How often the heartbeat is renewed.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
-const STALE_AFTER: Duration = Duration::from_secs(60);
-const _: () = assert!(crate::lease::LIMIT.as_secs() < STALE_AFTER.as_secs());
 
 const DUPLICATE_KEY: i32 = 11000;
-
-/// One running agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AgentMark {
-    /// The same after a restart.
-    pub id: String,
-    /// Another one after each.
-    pub instance: String,
-    pub host: String,
-    /// Another one for each start of a machine: two clones share everything else.
-    pub boot: String,
-    pub pid: u32,
-}
-
-impl AgentMark {
-    fn to_document(&self) -> Document {
-        let Self { id, instance, host, boot, pid } = self;
-        doc! { "id": id, "instance": instance, "host": host, "boot": boot, "pid": i64::from(*pid) }
-    }
-}
 
 /// What the agent remembers of the mark that it left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,61 +76,46 @@ pub struct Taking<'a> {
     pub adopt: bool,
     /// The agent's first look. Later on, whoever is in the mark in its place has put it aside.
     pub is_first: bool,
-    /// Collections that will be written.
-    pub wanted: &'a [Namespace],
+    /// What the local database is a copy of.
+    pub upstream: &'a Upstream,
+    /// The target's id, where it may be read.
+    pub target: Option<&'a str>,
     pub remembered: &'a Remembered,
     /// The heartbeat that an earlier attempt has seen, of what may be our own last life elsewhere.
     pub seen_beat: &'a Mutex<Option<i64>>,
 }
 
-struct Mark {
-    source_id: String,
-    filter: NamespaceFilter,
-    claim: Option<String>,
-    checkpoint: ClusterTime,
-    keeper: Option<Keeper>,
-}
-
-/// The agent that a mark names.
-struct Keeper {
-    agent: AgentMark,
-    /// Its last heartbeat, milliseconds since 1970 by Atlas's clock, and the time since.
-    beat: i64,
-    silent_for: Duration,
-}
-
-impl Keeper {
-    fn is_fresh(&self) -> bool {
-        self.silent_for < STALE_AFTER
-    }
-
-    fn rival(&self) -> SyncError {
-        SyncError::Rival {
-            host: self.agent.host.clone(),
-            pid: self.agent.pid,
-            heartbeat: units::show_duration(Duration::from_secs(self.silent_for.as_secs())),
-            is_fresh: self.is_fresh(),
-        }
-    }
+/// A target that was taken.
+pub struct Taken {
+    /// The claim that the queue's position belongs to from now on.
+    pub claim: String,
+    /// Collections that are not ours, and are kept apart.
+    pub refused: BTreeSet<Namespace>,
 }
 
 impl Claim<'_> {
     /// Takes the target: looks whose it is, lets `before_mark` note what follows from a target that is not
-    /// as the queue's position has it, and sets the mark. Returns the id of the claim.
+    /// as the queue's position has it, and sets the mark.
     ///
     /// # Errors
     /// [`SyncError::NotOwned`] when it holds somebody else's data and is not to be adopted;
+    /// [`SyncError::Overlap`] when it is another source's in part; [`SyncError::Ring`];
     /// [`SyncError::Rival`] when another agent keeps it; otherwise what keeps Atlas from answering.
     pub async fn take(
         &self,
         taking: &Taking<'_>,
         before_mark: impl AsyncFnOnce() -> Result<(), SyncError>,
-    ) -> Result<String, SyncError> {
+    ) -> Result<Taken, SyncError> {
         let marks = self.marks().await?;
         let own = marks.iter().find(|mark| mark.source_id == self.source_id);
         let keeper = own.and_then(|mark| mark.keeper.as_ref());
         self.check_rival(keeper, taking)?;
-        self.check_others(&marks, taking).await?;
+        taking.upstream.check(self.source_id, taking.target, self.filter.state_database())?;
+        self.check_others(&marks, taking)?;
+        let elsewhere =
+            if own.is_none() { self.check_elsewhere(taking).await? } else { Vec::new() };
+        let refused =
+            if taking.adopt { BTreeSet::new() } else { self.not_ours(own, &elsewhere).await? };
         let Remembered { claim, checkpoint, moved } = taking.remembered;
         let moved = *moved;
         // Another target than last time, or this one put back to an older state.
@@ -152,6 +124,8 @@ impl Claim<'_> {
         // A queue that came from another machine: where that one went on after the export, what came with the
         // file is older than what Atlas has. And should it come back, it must not take Atlas for its own.
         let same = same.filter(|mark| !moved || mark.checkpoint == *checkpoint);
+        // What was kept apart, and is ours now, is as nobody knows.
+        let same = same.filter(|mark| mark.refused.is_subset(&refused));
         let claim = match same.and_then(|mark| mark.claim.clone()) {
             Some(claim) if !moved => claim,
             Some(_) => uuid::Uuid::new_v4().to_string(),
@@ -161,11 +135,13 @@ impl Claim<'_> {
             }
         };
         if taking.adopt {
-            self.remove_others(&marks, taking).await?;
+            self.remove_others(&marks).await?;
         }
-        let instance = keeper.map(|keeper| keeper.agent.instance.as_str());
-        self.set(own.is_some(), instance, &claim).await?;
-        Ok(claim)
+        self.set(own, &claim, &refused, taking.upstream).await?;
+        if taking.adopt {
+            self.remove_elsewhere(&elsewhere).await?;
+        }
+        Ok(Taken { claim, refused })
     }
 
     /// Another agent may keep this very copy.
@@ -200,73 +176,89 @@ impl Claim<'_> {
         let wait = format!(
             "an agent of the same id kept this copy until {} ago, on host `{}`; whether it still does is \
              known in a minute",
-            units::show_duration(Duration::from_secs(keeper.silent_for.as_secs())),
+            keeper.silence(),
             other.host
         );
         Err(SinkError::Unavailable(wait).into())
     }
 
-    /// What we are about to write may be another source's.
-    async fn check_others(&self, marks: &[Mark], taking: &Taking<'_>) -> Result<(), SyncError> {
-        let held = self.with_data().await?;
-        if taking.adopt {
-            let mut others = self.overlapping(marks, &held, taking);
-            let fresh =
-                others.find_map(|mark| mark.keeper.as_ref().filter(|keeper| keeper.is_fresh()));
-            return fresh.map_or(Ok(()), |keeper| Err(keeper.rival()));
-        }
-        self.check_data(marks, &held)?;
-        match self.overlapping(marks, &[], taking).next() {
-            None => Ok(()),
-            Some(_) => Err(SyncError::NotOwned {
-                problem:
-                    "Atlas is marked as the copy of another source for collections that are to be \
-                          written"
-                        .to_owned(),
-            }),
-        }
-    }
-
-    /// Marks of other sources that cover what is held there or wanted by us.
-    fn overlapping<'m>(
-        &'m self,
-        marks: &'m [Mark],
-        held: &'m [Namespace],
-        taking: &'m Taking<'_>,
-    ) -> impl Iterator<Item = &'m Mark> {
-        marks.iter().filter(move |mark| {
-            mark.source_id != self.source_id
-                && held.iter().chain(taking.wanted).any(|ns| mark.filter.matches(ns))
-        })
-    }
-
-    fn check_data(&self, marks: &[Mark], held: &[Namespace]) -> Result<(), SyncError> {
-        for ns in held {
-            let covers = |mark: &&Mark| mark.filter.matches(ns);
-            let is_ours = |mark: &&Mark| mark.source_id == self.source_id;
-            if marks.iter().filter(covers).any(|mark| !is_ours(&mark)) {
-                return Err(SyncError::NotOwned {
-                    problem: format!(
-                        "Atlas already holds data in `{ns}`, which is marked as the copy of another source"
-                    ),
-                });
+    /// What we are about to write may be another source's, now or one day.
+    fn check_others(&self, marks: &[Mark], taking: &Taking<'_>) -> Result<(), SyncError> {
+        for (mark, patterns) in overlapping(self.source_id, self.filter, marks) {
+            let is_fresh = mark.keeper.as_ref().is_some_and(Keeper::is_fresh);
+            if !taking.adopt || is_fresh {
+                return Err(overlap_error(mark, &patterns));
             }
-            if !marks.iter().filter(covers).any(|mark| is_ours(&mark)) {
-                return Err(SyncError::NotOwned {
-                    problem: format!(
-                        "Atlas already holds data in `{ns}` and carries no mark of this source for it, so \
-                         it may be somebody else's"
-                    ),
-                });
+        }
+        Ok(())
+    }
+
+    /// Without a mark of ours: marks may stand in another database, where another configuration has put them.
+    /// Returns where one of our own is.
+    async fn check_elsewhere(&self, taking: &Taking<'_>) -> Result<Vec<String>, SyncError> {
+        let here = self.filter.state_database();
+        let marks = marks::elsewhere(self.atlas, here).await;
+        let mut own_in = Vec::new();
+        for (db, marks) in marks.map_err(|error| SyncError::atlas(&error))? {
+            let own = marks.iter().find(|mark| mark.source_id == self.source_id);
+            let is_fresh = |mark: &&Mark| mark.keeper.as_ref().is_some_and(Keeper::is_fresh);
+            self.check_rival(own.filter(is_fresh).and_then(|mark| mark.keeper.as_ref()), taking)?;
+            let mut others = overlapping(self.source_id, self.filter, &marks);
+            if let Some((mark, patterns)) = others.find(|(mark, _)| is_fresh(mark)) {
+                return Err(overlap_error(mark, &patterns));
+            }
+            if own.is_some() {
+                own_in.push(db);
+            }
+        }
+        Ok(own_in)
+    }
+
+    /// What Atlas holds that is not ours.
+    async fn not_ours(
+        &self,
+        own: Option<&Mark>,
+        elsewhere: &[String],
+    ) -> Result<BTreeSet<Namespace>, SyncError> {
+        let mut held = with_data(self.atlas, self.filter).await?;
+        held.retain(|ns| ns.coll() != COLLECTION || !elsewhere.iter().any(|db| db == ns.db()));
+        let refused: BTreeSet<_> =
+            held.into_iter().filter(|ns| !own.is_some_and(|mark| mark.owns(ns))).collect();
+        match refused.first() {
+            Some(ns) if own.is_none() => {
+                Err(not_owned(ns, self.filter.state_database(), elsewhere))
+            }
+            Some(_) | None => Ok(refused),
+        }
+    }
+
+    /// When adopting, a mark of our own that another configuration has left in another database goes. A name
+    /// that differs from it in capitals alone could not be in Atlas as long as it is there.
+    async fn remove_elsewhere(&self, databases: &[String]) -> Result<(), SyncError> {
+        for db in databases {
+            tracing::warn!(db, "the mark that this source has in another database is removed");
+            let delete = doc! { "q": { "_id": self.source_id }, "limit": 1 };
+            let command = doc! {
+                "delete": COLLECTION, "deletes": [delete], "writeConcern": { "w": "majority" },
+            };
+            self.write_to(db, &command).await?;
+            let failed = |error| SyncError::atlas(&error);
+            if self.atlas.is_empty(&Namespace::new(db, COLLECTION)).await.map_err(failed)? {
+                let command = doc! { "drop": COLLECTION, "writeConcern": { "w": "majority" } };
+                self.write_to(db, &command).await?;
+            }
+            // An empty one keeps its name from others.
+            if self.atlas.list_collections(db).await.map_err(failed)?.is_empty() {
+                let command = doc! { "dropDatabase": 1, "writeConcern": { "w": "majority" } };
+                self.write_to(db, &command).await?;
             }
         }
         Ok(())
     }
 
     /// When adopting, the marks of others on what is ours now go.
-    async fn remove_others(&self, marks: &[Mark], taking: &Taking<'_>) -> Result<(), SyncError> {
-        let held = self.with_data().await?;
-        for mark in self.overlapping(marks, &held, taking) {
+    async fn remove_others(&self, marks: &[Mark]) -> Result<(), SyncError> {
+        for (mark, _) in overlapping(self.source_id, self.filter, marks) {
             tracing::warn!(source = mark.source_id, "the mark of another source is removed");
             let delete = doc! { "q": { "_id": &mark.source_id }, "limit": 1 };
             let command = doc! {
@@ -280,27 +272,32 @@ impl Claim<'_> {
     /// Sets the mark, unless another agent has set it since it was looked at.
     async fn set(
         &self,
-        is_there: bool,
-        instance: Option<&str>,
+        own: Option<&Mark>,
         claim: &str,
+        refused: &BTreeSet<Namespace>,
+        upstream: &Upstream,
     ) -> Result<(), SyncError> {
         let patterns = self.filter.patterns();
-        let same_keeper = match instance {
-            Some(instance) => Bson::from(instance),
+        let same_keeper = match own.and_then(|mark| mark.keeper.as_ref()) {
+            Some(keeper) => Bson::from(&keeper.agent.instance),
             None => doc! { "$exists": false }.into(),
         };
+        let copied = own.map(|mark| mark.history(patterns)).unwrap_or_default();
+        let copied: Vec<_> = copied.iter().map(patterns_doc).collect();
+        let refused: Vec<_> = refused.iter().map(Namespace::as_str).collect();
         let update = doc! {
             "q": { "_id": self.source_id, "agent.instance": same_keeper },
             "u": {
                 "$set": {
                     "version": env!("CARGO_PKG_VERSION"), "startedAt": DateTime::now(),
                     "include": &patterns.include, "exclude": &patterns.exclude,
+                    "copied": copied, "refused": refused, "upstream": upstream.ids(),
                     "agent": self.agent.to_document(), "claim": claim,
                 },
                 "$setOnInsert": { "claimedAt": DateTime::now() },
                 "$currentDate": { "heartbeatAt": true },
             },
-            "upsert": !is_there,
+            "upsert": own.is_none(),
         };
         let sent_at = BootTime::now();
         let matched = self.update(update).await?;
@@ -320,6 +317,7 @@ impl Claim<'_> {
         &self,
         left: ClusterTime,
         checkpoint: ClusterTime,
+        upstream: &Upstream,
     ) -> Result<bool, SyncError> {
         let not_older = doc! { "$not": { "$lt": bson::Timestamp::from(left) } };
         let update = doc! {
@@ -328,6 +326,7 @@ impl Claim<'_> {
             },
             "u": {
                 "$max": { "checkpoint": bson::Timestamp::from(checkpoint) },
+                "$set": { "upstream": upstream.ids() },
                 "$currentDate": { "heartbeatAt": true },
             },
         };
@@ -362,9 +361,13 @@ impl Claim<'_> {
 
     /// Returns how many documents it matched.
     async fn write(&self, command: &Document) -> Result<i32, SyncError> {
+        self.write_to(self.filter.state_database(), command).await
+    }
+
+    async fn write_to(&self, db: &str, command: &Document) -> Result<i32, SyncError> {
         let command = RawDocumentBuf::try_from(command).expect("a literal");
-        let reply =
-            self.atlas.command(DB, command).await.map_err(|error| SyncError::atlas(&error))?;
+        let reply = self.atlas.command(db, command).await;
+        let reply = reply.map_err(|error| SyncError::atlas(&error))?;
         let problem = reply.get_array("writeErrors").ok().and_then(|errors| {
             errors.first().and_then(Bson::as_document).and_then(|error| error.get_i32("code").ok())
         });
@@ -382,67 +385,87 @@ impl Claim<'_> {
         Ok(reply.get_i32("n").unwrap_or(0))
     }
 
-    async fn marks(&self) -> Result<Vec<Mark>, SyncError> {
-        let failed = |error| SyncError::atlas(&error);
-        let hello = self.atlas.hello().await.map_err(failed)?;
-        let now = hello.get_datetime("localTime").map_or_else(|_| DateTime::now(), |now| *now);
-        let command = rawdoc! { "find": COLLECTION, "readConcern": { "level": "majority" } };
-        let mut cursor = self.atlas.cursor(DB, command).await.map_err(failed)?;
-        let mut marks = Vec::new();
-        while let Some(reply) = cursor.next().await.map_err(failed)? {
-            for raw in documents(&reply).map_err(failed)? {
-                marks.extend(
-                    Document::try_from(raw).ok().as_ref().and_then(|doc| read_mark(doc, now)),
-                );
-            }
-        }
-        Ok(marks)
+    /// All marks in this Atlas.
+    pub(super) async fn marks(&self) -> Result<Vec<Mark>, SyncError> {
+        let db = self.filter.state_database();
+        marks::read(self.atlas, db).await.map_err(|error| SyncError::atlas(&error))
     }
 
-    /// The replicated namespaces in which Atlas holds anything.
-    async fn with_data(&self) -> Result<Vec<Namespace>, SyncError> {
-        let failed = |error| SyncError::atlas(&error);
-        let Listing { collections, views, .. } = atlas_collections(self.atlas, self.filter).await?;
-        let mut found: Vec<_> = views.into_iter().map(|view| view.ns).collect();
-        for collection in collections {
-            let ns = collection.ns;
-            if !self.atlas.is_empty(&ns).await.map_err(failed)? {
-                found.push(ns);
-            }
-        }
-        Ok(found)
+    /// What of the target other sources have marked as theirs by now: what their patterns and ours choose.
+    pub(super) async fn others(&self) -> Result<Vec<(String, NamespaceFilter)>, SyncError> {
+        let marks = self.marks().await?;
+        Ok(overlapping(self.source_id, self.filter, &marks)
+            .map(|(mark, _)| (mark.source_id.clone(), mark.filter.clone()))
+            .collect())
     }
 }
 
-fn read_mark(doc: &Document, now: DateTime) -> Option<Mark> {
-    let list = |name: &str| -> Vec<String> {
-        let array = doc.get_array(name).map(Vec::as_slice).unwrap_or_default();
-        array.iter().filter_map(Bson::as_str).map(str::to_owned).collect()
-    };
-    Some(Mark {
-        source_id: doc.get_str("_id").ok()?.to_owned(),
-        filter: NamespaceFilter::new(&list("include"), &list("exclude")).ok()?,
-        claim: doc.get_str("claim").ok().map(str::to_owned),
-        checkpoint: doc.get_timestamp("checkpoint").map(ClusterTime::from).unwrap_or_default(),
-        keeper: doc.get_document("agent").ok().map(|agent| read_keeper(agent, doc, now)),
+/// The replicated namespaces in which Atlas holds anything.
+pub(super) async fn with_data(
+    atlas: &Mongo,
+    filter: &NamespaceFilter,
+) -> Result<Vec<Namespace>, SyncError> {
+    let Listing { collections, views, .. } = atlas_collections(atlas, filter).await?;
+    let mut found: Vec<_> = views.into_iter().map(|view| view.ns).collect();
+    for collection in collections {
+        let ns = collection.ns;
+        if !atlas.is_empty(&ns).await.map_err(|error| SyncError::atlas(&error))? {
+            found.push(ns);
+        }
+    }
+    Ok(found)
+}
+
+/// `elsewhere` says where a mark of ours was found instead of in `db`.
+pub(super) fn not_owned(ns: &Namespace, db: &str, elsewhere: &[String]) -> SyncError {
+    let note = elsewhere.first().map_or_else(String::new, |other| {
+        format!(
+            "; a mark of this source stands in `{other}.{COLLECTION}`, so `atlas.state_database` was `{other}` \
+             before, and is `{db}` now"
+        )
+    });
+    SyncError::NotOwned {
+        problem: format!(
+            "Atlas already holds data in `{ns}` and carries no mark of this source for it, so it may be \
+             somebody else's{note}"
+        ),
+    }
+}
+
+/// The marks of other sources whose patterns and ours could choose one name, with a pattern of each.
+pub(super) fn overlapping<'m>(
+    source_id: &'m str,
+    filter: &'m NamespaceFilter,
+    marks: &'m [Mark],
+) -> impl Iterator<Item = (&'m Mark, (String, String))> {
+    let others = marks.iter().filter(move |mark| mark.source_id != source_id);
+    others.filter_map(|mark| {
+        overlap(filter.patterns(), mark.filter.patterns()).map(|patterns| (mark, patterns))
     })
 }
 
-fn read_keeper(agent: &Document, mark: &Document, now: DateTime) -> Keeper {
-    let text = |name: &str| agent.get_str(name).unwrap_or("unknown").to_owned();
-    let beat = mark.get_datetime("heartbeatAt").map_or(0, |at| at.timestamp_millis());
-    let silent_ms = u64::try_from(now.timestamp_millis() - beat).unwrap_or(0);
-    Keeper {
-        agent: AgentMark {
-            id: text("id"),
-            instance: text("instance"),
-            host: text("host"),
-            boot: text("boot"),
-            pid: agent.get_i64("pid").ok().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
-        },
-        beat,
-        silent_for: Duration::from_millis(silent_ms),
+/// Why a target with such a mark is not for us.
+pub(super) fn overlap_error(mark: &Mark, (ours, theirs): &(String, String)) -> SyncError {
+    let keeper = mark.keeper.as_ref().map_or_else(String::new, |keeper| {
+        let Keeper { agent, .. } = keeper;
+        format!(
+            ", whose agent runs on host `{}`, process {}, last heartbeat {} ago",
+            agent.host,
+            agent.pid,
+            keeper.silence()
+        )
+    });
+    SyncError::Overlap {
+        problem: format!(
+            "Atlas is marked as the copy of another source (`{}`{keeper}) for namespaces that are to be \
+             written: its pattern `{theirs}` and ours, `{ours}`, can choose the same collection",
+            mark.source_id
+        ),
     }
+}
+
+fn patterns_doc(patterns: &Patterns) -> Document {
+    doc! { "include": &patterns.include, "exclude": &patterns.exclude }
 }
 
 /// True when a process of our own program, and not this one, has the id.

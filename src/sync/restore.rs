@@ -34,7 +34,6 @@ use crate::{
     sync_state::CopyPlan,
 };
 
-const DB: &str = "outrigger";
 const COLLECTION: &str = "restore";
 
 /// The note of the restore itself, beside those of its collections. No namespace is empty.
@@ -123,7 +122,7 @@ impl<K: Sink> Restore<'_, K> {
             self.make(&view, outcome).await?;
         }
         let command = rawdoc! { "drop": COLLECTION, "writeConcern": { "w": "majority" } };
-        ask!(self.ends, End::Local, self.stop, self.ends.local.command(DB, command.clone()));
+        ask!(self.ends, End::Local, self.stop, self.ends.local.command(self.db(), command.clone()));
         Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -137,7 +136,7 @@ impl<K: Sink> Restore<'_, K> {
             }
         };
         for Collection { ns, .. } in collections {
-            if self.scope.matches(&ns) && ns.db() != DB {
+            if self.scope.matches(&ns) && ns.db() != self.db() {
                 self.check_collection(&ns).await?;
             }
         }
@@ -266,7 +265,7 @@ impl<K: Sink> Restore<'_, K> {
     async fn read_notes(&self) -> Result<BTreeMap<String, String>, SyncError> {
         let read = || async {
             let command = rawdoc! { "find": COLLECTION };
-            let mut cursor = self.ends.local.cursor(DB, command).await?;
+            let mut cursor = self.ends.local.cursor(self.db(), command).await?;
             let mut notes = BTreeMap::new();
             while let Some(reply) = cursor.next().await? {
                 for note in documents(&reply)? {
@@ -292,13 +291,22 @@ impl<K: Sink> Restore<'_, K> {
             "update": COLLECTION, "updates": [update], "writeConcern": { "w": "majority" },
         };
         let command = RawDocumentBuf::try_from(&command).expect("names and text");
-        let reply =
-            ask!(self.ends, End::Local, self.stop, self.ends.local.command(DB, command.clone()));
+        let reply = ask!(
+            self.ends,
+            End::Local,
+            self.stop,
+            self.ends.local.command(self.db(), command.clone())
+        );
         if reply.get_array("writeErrors").is_err() && !reply.contains_key("writeConcernError") {
             return Ok(());
         }
         let problem = "the note of the restore was not taken".to_owned();
         Err(SyncError::LocalTarget { problem, is_away: false })
+    }
+
+    /// Where the notes are: beside the application's databases.
+    fn db(&self) -> &str {
+        self.filter.state_database()
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

@@ -8,10 +8,9 @@ use std::{
 };
 
 use super::{
-    Collection, FAILED_WAIT, LAST, Reconciler, SyncError, atlas_collections,
+    Collection, FAILED_WAIT, LAST, Reconciler, SyncError,
     ends::{End, ask},
     first::Plans,
-    local_collections,
     mend::Mending,
     note_refused, pause,
     range::Size,
@@ -58,6 +57,7 @@ impl<K: Sink> Reconciler<K> {
             stop,
         };
         let scope = NamespaceFilter::new(&run.request.namespaces, &[]).ok();
+        let scope = scope.map(|scope| scope.with_state_database(self.filter.state_database()));
         let only = state.only.clone();
         let in_scope = |ns: &Namespace| {
             scope.as_ref().is_none_or(|scope| scope.matches(ns))
@@ -197,7 +197,7 @@ impl<K: Sink> Reconciler<K> {
     }
 
     async fn list(&self) -> Result<Vec<Collection>, SyncError> {
-        let listing = local_collections(&self.ends.local, &self.filter).await?;
+        let listing = self.here().await?;
         self.note_left_out(&listing);
         Ok(listing.collections)
     }
@@ -290,6 +290,9 @@ impl<K: Sink> Reconciler<K> {
         size: Size,
     ) -> Result<(), SyncError> {
         let ns = &collection.ns;
+        if self.queue.kept_apart().has(ns) {
+            return Ok(()); // Since it was listed.
+        }
         self.queue.keep_in_order(ns, collection.is_capped() || run.is_of_some);
         // A drop or a rename that was queued before would destroy what is copied or compared now.
         self.queue.release(ns);
@@ -353,9 +356,9 @@ impl<K: Sink> Reconciler<K> {
         plans: &Plans,
         in_scope: &(impl Fn(&Namespace) -> bool + Sync),
     ) -> Result<(), SyncError> {
-        let there = || async { atlas_collections(&self.ends.atlas, &self.filter).await };
-        let there =
-            self.retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(there())).await?;
+        let there = self
+            .retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(self.there()))
+            .await?;
         let there = there.collections;
         // After those of Atlas, so that what is new here is in both.
         let here = self

@@ -63,6 +63,14 @@ impl Same {
     }
 }
 
+/// The id that an end has as a source; `None` where it may not be read, or where there is no set.
+///
+/// # Errors
+/// When it does not answer.
+pub(super) async fn set_id(mongo: &Mongo) -> Result<Option<String>, MongoError> {
+    Ok(Looks::of(mongo).await?.set_id)
+}
+
 /// What one end tells of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Looks {

@@ -6,8 +6,7 @@ use std::{
 };
 
 use super::{
-    Collection, NamespaceResult, Reconciler, SyncError, atlas_collections, local_collections,
-    pause, run::Run, schema::sentences,
+    Collection, NamespaceResult, Reconciler, SyncError, pause, run::Run, schema::sentences,
 };
 use crate::{event::SchemaChange, namespace::Namespace, schema::steps, sink::Sink};
 
@@ -22,11 +21,9 @@ impl<K: Sink> Reconciler<K> {
         run: &Run<'_>,
         in_scope: &(impl Fn(&Namespace) -> bool + Sync),
     ) -> Result<(), SyncError> {
-        let here = || async { Ok(local_collections(&self.ends.local, &self.filter).await?) };
-        let there = || async { atlas_collections(&self.ends.atlas, &self.filter).await };
         let (message, stop) = ("views cannot be listed yet", run.stop);
-        let there = self.retrying(stop, message, || Box::pin(there())).await?;
-        let here = self.retrying(stop, message, || Box::pin(here())).await?;
+        let there = self.retrying(stop, message, || Box::pin(self.there())).await?;
+        let here = self.retrying(stop, message, || Box::pin(self.here())).await?;
         let mut changes = Vec::new();
         for view in here.views.iter().filter(|view| in_scope(&view.ns)) {
             let mut copies = there.views.iter().chain(&there.collections);

@@ -68,6 +68,9 @@ impl<K: Sink> Reconciler<K> {
         if !self.may_alter() {
             return Ok(Looked::Soon);
         }
+        if self.queue.kept_apart().has(ns) {
+            return Ok(Looked::Done);
+        }
         let local = || async {
             let described = self.ends.local.describe(ns).await;
             described.map_err(|error| End::Local.error(error))

@@ -12,10 +12,7 @@ use std::{
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
-use super::{
-    Collection, Listing, Reconciler, SyncError, atlas_collections, ends::End, local_collections,
-    pause,
-};
+use super::{Collection, Listing, Reconciler, SyncError, ends::End, pause};
 use crate::{
     event::SchemaChange,
     namespace::Namespace,
@@ -218,8 +215,8 @@ impl<K: Sink> Reconciler<K> {
         if !self.may_alter() {
             return Ok(None);
         }
-        let here = local_collections(&self.ends.local, &self.filter).await?;
-        let there = atlas_collections(&self.ends.atlas, &self.filter).await?;
+        let here = self.here().await?;
+        let there = self.there().await?;
         self.note_left_out(&here);
         let mut pairs = Vec::new();
         for (original, is_view) in here

@@ -1,0 +1,98 @@
+//! What `run` would say of the ownership of its target, found out without taking it.
+
+use std::collections::BTreeSet;
+
+use super::{
+    SyncError,
+    marks::{self, Keeper, Mark},
+    ownership::{not_owned, overlap_error, overlapping, with_data},
+    same, upstream,
+};
+use crate::{mongo::Mongo, namespace::NamespaceFilter};
+
+/// One thing that was found.
+#[derive(Debug)]
+pub enum Finding {
+    Fine(String),
+    /// Does not keep `run` from starting.
+    Doubt {
+        text: String,
+        fix: String,
+    },
+    /// What `run` would end with, unless it is told to adopt, where that helps.
+    Refusal(SyncError),
+}
+
+/// Looks at the marks on both sides, and at what Atlas holds.
+///
+/// # Errors
+/// When an end does not answer, or refuses to.
+pub async fn review(
+    local: &Mongo,
+    atlas: &Mongo,
+    filter: &NamespaceFilter,
+    source_id: &str,
+) -> Result<Vec<Finding>, SyncError> {
+    let mut found = Vec::new();
+    let (db, failed) = (filter.state_database(), |error| SyncError::atlas(&error));
+    let marks = marks::read(atlas, db).await.map_err(failed)?;
+    let own = marks.iter().find(|mark| mark.source_id == source_id);
+    for (mark, patterns) in overlapping(source_id, filter, &marks) {
+        found.push(Finding::Refusal(overlap_error(mark, &patterns)));
+    }
+    let target = same::set_id(atlas).await.map_err(failed)?;
+    let seen = upstream::read(local, source_id, db).await?;
+    if target.is_none() {
+        found.push(Finding::Doubt {
+            text: "Atlas's identity cannot be read, so two agents that replicate crosswise are noticed only after \
+                   a while"
+                .to_owned(),
+            fix: "grant the user in Atlas the action replSetGetConfig on the cluster (role clusterMonitor)"
+                .to_owned(),
+        });
+    }
+    match seen {
+        Some(upstream) => {
+            found.extend(upstream.check(source_id, target.as_deref(), db).err().map(Finding::Refusal));
+        }
+        None => found.push(Finding::Doubt {
+            text: format!(
+                "`{db}.{}` in the local database cannot be read, so two agents that replicate crosswise are \
+                 not noticed",
+                marks::COLLECTION
+            ),
+            fix: "grant the local user the role readAnyDatabase, or find on that collection".to_owned(),
+        }),
+    }
+    let held = with_data(atlas, filter).await?;
+    let not_ours: BTreeSet<_> =
+        held.iter().filter(|ns| !own.is_some_and(|mark| mark.owns(ns))).collect();
+    match (own, not_ours.first()) {
+        (None, Some(ns)) => found.push(Finding::Refusal(not_owned(ns, db, &[]))),
+        (Some(_), Some(_)) => found.extend(not_ours.iter().map(|ns| Finding::Doubt {
+            text: format!(
+                "{ns} will not be written: Atlas holds data in it, and no mark of this source covers it, now or \
+                 before"
+            ),
+            fix: "exclude it, or, if Atlas may be made equal to the local database there, deletes included, start \
+                  once with `outrigger run --adopt`"
+                .to_owned(),
+        })),
+        (own, None) => found.push(Finding::Fine(whose(own, held.len()))),
+    }
+    Ok(found)
+}
+
+fn whose(own: Option<&Mark>, held: usize) -> String {
+    let Some(own) = own else {
+        return "Atlas holds nothing in the namespaces that will be replicated".to_owned();
+    };
+    let keeper = own.keeper.as_ref().map_or_else(String::new, |keeper| {
+        let Keeper { agent, .. } = keeper;
+        let (host, pid, silence) = (&agent.host, agent.pid, keeper.silence());
+        format!(", kept by the agent on host `{host}`, process {pid}, last heartbeat {silence} ago")
+    });
+    format!(
+        "the {held} collections with data in Atlas are marked as the copy of this source{keeper}"
+    )
+}
