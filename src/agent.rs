@@ -375,6 +375,7 @@ impl Agent {
         });
         beside.spawn(vitals::tick(self.handles(), outbox.clone()));
         beside.spawn(vitals::look_at_oplog(self.handles()));
+        beside.spawn(vitals::look_at_majority(self.handles()));
         if let Some(url) = config.alerts.webhook.clone() {
             let outbox = outbox.clone();
             beside.spawn(async move { outbox.deliver(&url).await });
@@ -413,6 +414,7 @@ impl Agent {
         if is_queue_lost {
             return outcome;
         }
+        vitals::keep_consistency(&self.status, &self.queue, &mut None).await;
         let queue = self.queue.clone();
         blocking(move || queue.flush()).await?;
         self.give_back(&config.filter()?).await;

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::{
     config::{Alerts, units},
+    majority,
     status::{Divergence, Phase},
 };
 
@@ -73,6 +74,10 @@ pub struct Vitals {
     pub local_silence: Duration,
     /// Time since Atlas answered anything.
     pub atlas_silence: Duration,
+    /// The age of the oldest local write that no majority has, as far as no delay explains it.
+    pub uncommitted: Duration,
+    /// By how much the local member is kept behind its set by configuration.
+    pub local_delay: Duration,
     /// The breaker is not closed.
     pub breaker_open: bool,
     /// Why reading into the queue stands still, while it does.
@@ -91,6 +96,13 @@ pub struct Vitals {
     /// Collections whose numbers of documents differ by more than what waits explains.
     pub divergences: Vec<Divergence>,
     pub dead_letters: u64,
+}
+
+impl Vitals {
+    /// True while the application writes what no majority takes over.
+    pub fn has_no_majority(&self) -> bool {
+        self.uncommitted > majority::PATIENCE
+    }
 }
 
 /// Judges health, and lists every condition that holds.
@@ -141,6 +153,20 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
         if silence > SILENCE && !is_stopping {
             add(name, critical, None, format!("{end} has not answered for {}", whole(silence)));
         }
+    }
+    if vitals.has_no_majority() && !is_stopping {
+        let message = format!(
+            "the local replica set has no majority for its writes of the last {}: a member is away or behind, what only the primary has may still be rolled back, and none of it can be in Atlas",
+            whole(vitals.uncommitted)
+        );
+        add("no_majority", critical, None, message);
+    }
+    if vitals.local_delay > Duration::ZERO {
+        let message = format!(
+            "the local member is a delayed one: it shows what its replica set writes {} late, and so does Atlas",
+            whole(vitals.local_delay)
+        );
+        add("local_delayed", Severity::Warning, None, message);
     }
     if let Some(reason) = &vitals.reading_stopped {
         add("reading_stopped", critical, None, format!("reading has stopped: {reason}"));
@@ -199,7 +225,7 @@ pub fn proves_life(writes_since: u64, vitals: &Vitals) -> bool {
         && !vitals.is_fenced
         && vitals.reading_stopped.is_none();
     let are_both_there = vitals.local_silence <= SILENCE && vitals.atlas_silence <= SILENCE;
-    are_both_there && (writes_since > 0 || is_idle)
+    are_both_there && !vitals.has_no_majority() && (writes_since > 0 || is_idle)
 }
 
 /// What the watchdog of systemd is told: false when this process hangs, so that a new one would help.
@@ -281,6 +307,8 @@ mod tests {
             error_rate: 0.5,
             local_silence: secs(100),
             atlas_silence: secs(100),
+            uncommitted: secs(100),
+            local_delay: secs(60),
             breaker_open: true,
             reading_stopped: Some("the queue is full".into()),
             oplog_window: Some(secs(60)),
@@ -297,7 +325,7 @@ mod tests {
 
         let keys: std::collections::BTreeSet<_> =
             found.iter().map(|found| (found.name, found.ns.clone())).collect();
-        assert_eq!((keys.len(), found.len()), (16, 16));
+        assert_eq!((keys.len(), found.len()), (18, 18));
         assert!(found.iter().any(|found| found.message.contains("3 documents locally and 1")));
     }
 
@@ -310,6 +338,15 @@ mod tests {
         assert!(proves_life(0, &streaming()) && proves_life(1, &waiting));
         assert!(!proves_life(0, &waiting) && !proves_life(0, &paused));
         assert!(!proves_life(0, &silent) && !proves_life(1, &silent));
+    }
+
+    #[test]
+    fn writes_without_a_majority_are_unhealthy_and_end_the_heartbeat() {
+        let without = Vitals { uncommitted: secs(21), lag: secs(21), ..streaming() };
+
+        assert_eq!((health(&without), names(&without)), (Health::Unhealthy, vec!["no_majority"]));
+        assert!(!proves_life(0, &without) && !proves_life(1, &without));
+        assert!(proves_life(0, &Vitals { uncommitted: secs(20), ..streaming() }));
     }
 
     #[test]

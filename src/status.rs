@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     checkpoint::ClusterTime,
     lease::{BootTime, Lease},
+    majority::Majority,
     metrics::{Counter, Metrics},
     namespace::Namespace,
     position::Position,
@@ -45,6 +46,23 @@ impl Phase {
             Phase::Failed => "failed",
         }
     }
+}
+
+/// Whether changes reach Atlas right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Flow {
+    /// Atlas has not been asked whose copy it holds, so nothing was written yet.
+    Connecting,
+    /// The local database seems to be another one, or the mark in Atlas another's.
+    Held,
+    /// Atlas refuses access.
+    Denied,
+    /// Atlas does not answer.
+    Away,
+    /// A person has paused the writing.
+    Paused,
+    Flowing,
 }
 
 /// Milliseconds since 1970. Everything that is stored or shown counts in these.
@@ -89,6 +107,8 @@ pub struct State {
     pub refused_deletes: Vec<String>,
     /// How far the stream has been read into the queue.
     pub position: Position,
+    /// Local writes that no majority has yet, so that the stream does not show them.
+    pub majority: Majority,
     /// The latest source time at which the copy in Atlas equalled the local database.
     pub consistent_as_of: Option<ClusterTime>,
     /// The full sync that runs, or ran last.
@@ -152,6 +172,26 @@ pub struct Divergence {
 }
 
 impl State {
+    /// Whether changes reach Atlas. What needs a person comes before what passes. `is_fenced`: the lease has lapsed.
+    pub fn flow(&self, is_fenced: bool) -> Flow {
+        match () {
+            () if self.suspended || is_fenced => Flow::Held,
+            () if self.atlas_fault.as_ref().is_some_and(|fault| fault.is_denied) => Flow::Denied,
+            () if self.paused => Flow::Paused,
+            () if !self.is_marked && self.atlas_fault.is_none() => Flow::Connecting,
+            () if self.atlas_fault.is_some() || self.breaker != "closed" => Flow::Away,
+            () => Flow::Flowing,
+        }
+    }
+
+    /// False while nothing says how far Atlas is behind: nothing was read yet, or what is read does not get there.
+    pub fn knows_lag(&self) -> bool {
+        self.flow(false) == Flow::Flowing
+            && self.phase == Phase::Streaming
+            && self.local_fault.is_none()
+            && !self.position.is_unknown()
+    }
+
     /// What keeps options and indexes in Atlas from being the local ones, a sentence each.
     pub fn schema_sentences(&self) -> Vec<String> {
         let of = |(ns, problems): (&Namespace, &Vec<String>)| -> Vec<String> {
@@ -218,5 +258,42 @@ impl Status {
         let applied = self.metrics.writes_applied.get().saturating_sub(first.0);
         let failed = self.metrics.writes_failed.get().saturating_sub(first.1);
         failed as f64 / (applied + failed).max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_flow_only_when_atlas_is_ours_answers_and_nobody_has_paused() {
+        let flowing = || State { breaker: "closed", is_marked: true, ..State::default() };
+        let fault = |is_denied| Some(Fault { error: "no".to_owned(), is_denied });
+
+        assert_eq!(flowing().flow(false), Flow::Flowing);
+        assert_eq!(State { is_marked: false, ..flowing() }.flow(false), Flow::Connecting);
+        assert_eq!(State { paused: true, ..flowing() }.flow(false), Flow::Paused);
+        assert_eq!(
+            State { atlas_fault: fault(true), paused: true, ..flowing() }.flow(false),
+            Flow::Denied
+        );
+        assert_eq!(
+            State { atlas_fault: fault(false), is_marked: false, ..flowing() }.flow(false),
+            Flow::Away
+        );
+        assert_eq!(State { breaker: "open", ..flowing() }.flow(false), Flow::Away);
+        assert_eq!(State { suspended: true, ..flowing() }.flow(false), Flow::Held);
+    }
+
+    #[test]
+    fn how_far_atlas_is_behind_is_not_known_before_anything_was_read() {
+        let mut state = State { breaker: "closed", is_marked: true, ..State::default() };
+        state.phase = Phase::Streaming;
+        assert!(!state.knows_lag());
+
+        state.position.end_reply(ClusterTime(2), ClusterTime(1));
+        assert!(state.knows_lag());
+        state.paused = true;
+        assert!(!state.knows_lag());
     }
 }

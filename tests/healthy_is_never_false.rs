@@ -9,7 +9,14 @@ use mongodb::{
     bson::{Document, doc},
 };
 use support::{
-    PATIENCE, agent::Agent, api::Api, eventually, mongod::Mongod, orders, pair,
+    PATIENCE,
+    agent::Agent,
+    api::Api,
+    eventually,
+    mongod::Mongod,
+    orders, pair,
+    proxy::{Line, Proxy},
+    receiver::Receiver,
     replica_set::ReplicaSet,
 };
 
@@ -93,4 +100,184 @@ async fn a_write_in_the_second_of_a_failover_is_in_atlas_when_flush_says_everyth
         flush_is_true(&agent, &atlas.client, round, "before the failover").await;
         flush_is_true(&agent, &atlas.client, round + 10, "failover").await;
     }
+}
+
+fn alerts(agent: &Agent) -> String {
+    agent.health().map(|health| health["alerts"].to_string()).unwrap_or_default()
+}
+
+/// A primary, a secondary and an arbiter, where one write is enough for the application.
+async fn with_an_arbiter() -> [Mongod; 3] {
+    let start = || Mongod::start_with(&["--replSet", "psa"]);
+    let (primary, secondary, arbiter) = tokio::join!(start(), start(), start());
+    let host = |server: &Mongod| format!("127.0.0.1:{}", server.port);
+    let members = [
+        doc! { "_id": 0, "host": host(&primary), "priority": 2 },
+        doc! { "_id": 1, "host": host(&secondary) },
+        doc! { "_id": 2, "host": host(&arbiter), "arbiterOnly": true },
+    ];
+    initiate(&primary, doc! { "_id": "psa", "members": members.to_vec() }).await;
+    let one = doc! { "setDefaultRWConcern": 1, "defaultWriteConcern": { "w": 1 } };
+    eventually("the write concern", PATIENCE, async || {
+        primary.client.database("admin").run_command(one.clone()).await.is_ok()
+    })
+    .await;
+    secondary_follows(&secondary).await;
+    [primary, secondary, arbiter]
+}
+
+async fn initiate(primary: &Mongod, config: Document) {
+    primary.admin(doc! { "replSetInitiate": config }).await;
+    eventually("a primary", PATIENCE, async || {
+        let hello = primary.client.database("admin").run_command(doc! { "hello": 1 }).await;
+        hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
+    })
+    .await;
+}
+
+async fn secondary_follows(secondary: &Mongod) {
+    eventually("a secondary", PATIENCE, async || {
+        let hello = secondary.client.database("admin").run_command(doc! { "hello": 1 }).await;
+        hello.is_ok_and(|hello| hello.get_bool("secondary").unwrap_or(false))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_without_a_majority_are_lag_an_alert_and_no_heartbeat() {
+    let (atlas, [primary, mut secondary, _arbiter]) =
+        tokio::join!(Mongod::start(), with_an_arbiter());
+    let hook = Receiver::start();
+    let config = format!(
+        "[alerts]\nheartbeat_every = \"1s\"\nheartbeat_url = \"http://127.0.0.1:{}/ping\"\n",
+        hook.port
+    );
+    orders(&primary).insert_one(doc! { "_id": 0 }).await.unwrap();
+    let mut agent = Agent::new(&primary.uri(), &atlas.uri(), &config);
+    agent.start(&[]);
+    agent.streaming().await;
+    eventually("a heartbeat", PATIENCE, async || !hook.requests().is_empty()).await;
+
+    secondary.kill();
+    orders(&primary).insert_one(doc! { "_id": 1 }).await.unwrap();
+    let api = Api::of(&agent);
+    let (status, body) = api.with_body("POST", "/api/sync/flush", r#"{"timeoutMs": 6000}"#);
+    assert_eq!(status, 503, "{body}");
+    assert!(body["cause"].to_string().contains("has no majority for what was written"), "{body}");
+    assert_eq!(agent.health().unwrap()["status"], "degraded", "it is behind");
+    eventually("an alert", PATIENCE, async || alerts(&agent).contains("has no majority")).await;
+    let health = agent.health().unwrap();
+    assert_eq!(health["status"], "unhealthy");
+    assert!(health["syncLagMs"].as_u64().unwrap() >= 20_000, "{health}");
+    assert_eq!(api.get("/readyz").0, 503);
+    let (_, metrics) = api.get("/metrics");
+    assert!(metrics.as_str().unwrap().contains("outrigger_alerts{name=\"no_majority\"} 1"));
+    let beats = hook.requests().len();
+    let check = String::from_utf8(agent.cli(&["check"]).stdout).unwrap();
+    assert!(check.contains("has no majority"), "{check}");
+    assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 1);
+    // One may have been on its way.
+    assert!(hook.requests().len() <= beats + 1, "heartbeats go on");
+
+    secondary.resume().await;
+    eventually("health", PATIENCE, async || agent.health().unwrap()["status"] == "healthy").await;
+    flush_says(&agent, 200).await;
+    assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 2);
+}
+
+/// Flushes until it is answered like that.
+async fn flush_says(agent: &Agent, status: u16) {
+    let api = Api::of(agent);
+    eventually("the answer of a flush", PATIENCE, async || {
+        api.with_body("POST", "/api/sync/flush", r#"{"timeoutMs": 2000}"#).0 == status
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delayed_member_as_the_local_side_is_named_and_its_delay_is_lag() {
+    let start = || Mongod::start_with(&["--replSet", "delayed"]);
+    let (primary, member, atlas) = tokio::join!(start(), start(), Mongod::start());
+    let host = |server: &Mongod| format!("127.0.0.1:{}", server.port);
+    let late = doc! {
+        "_id": 1, "host": host(&member), "priority": 0, "votes": 0, "secondaryDelaySecs": 10,
+    };
+    let members = vec![doc! { "_id": 0, "host": host(&primary) }, late];
+    initiate(&primary, doc! { "_id": "delayed", "members": members }).await;
+    orders(&primary).insert_one(doc! { "_id": 0 }).await.unwrap();
+    secondary_follows(&member).await;
+    // A member that has just been made shows nothing that a majority has.
+    eventually("the first document", PATIENCE, async || {
+        let name = "orders";
+        let find = doc! { "find": name, "readConcern": { "level": "majority" }, "maxTimeMS": 500 };
+        let found = member.client.database("shop").run_command(find).await;
+        found.is_ok_and(|found| {
+            let batch =
+                found.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+            batch.is_ok_and(|batch| !batch.is_empty())
+        })
+    })
+    .await;
+    let mut agent = Agent::new(&member.uri(), &atlas.uri(), "");
+
+    let check = String::from_utf8(agent.cli(&["check"]).stdout).unwrap();
+    assert!(check.contains("it is a delayed member") && check.contains("10s late"), "{check}");
+    agent.start(&[]);
+    agent.streaming().await;
+    eventually("its name", PATIENCE, async || alerts(&agent).contains("a delayed one")).await;
+    orders(&primary).insert_one(doc! { "_id": 1 }).await.unwrap();
+
+    let (status, body) =
+        Api::of(&agent).with_body("POST", "/api/sync/flush", r#"{"timeoutMs": 2000}"#);
+    assert_eq!(status, 503, "{body}");
+    let health = agent.health().unwrap();
+    assert!(health["syncLagMs"].as_u64().unwrap() >= 10_000, "{health}");
+    assert_eq!(health["status"], "degraded");
+    assert!(body["cause"].to_string().contains("delayed"), "{body}");
+    flush_says(&agent, 200).await;
+    assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_that_writes_flow_only_while_they_do_and_remembers_when_both_were_equal() {
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(atlas.port).await;
+    orders(&local).insert_one(doc! { "_id": 0 }).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &line.uri(), "");
+    line.set(Line::Cut);
+    agent.start(&[]);
+    let status = |agent: &Agent| String::from_utf8(agent.cli(&["status"]).stdout).unwrap();
+    eventually("the agent", PATIENCE, async || agent.health().is_some()).await;
+    let starting = status(&agent);
+    assert!(!starting.contains("writes flow") && !starting.contains("0s behind"), "{starting}");
+
+    line.set(Line::Up);
+    agent.streaming().await;
+    eventually("equality", PATIENCE, async || {
+        let told = status(&agent);
+        told.contains("writes flow") && told.contains("0s behind") && told.contains("equal ")
+    })
+    .await;
+    assert!(agent.cli(&["pause"]).status.success());
+    let paused = status(&agent);
+    assert!(!paused.contains("writes flow") && !paused.contains("0s behind"), "{paused}");
+    assert!(paused.contains("writing is paused"), "{paused}");
+    assert!(agent.cli(&["resume"]).status.success());
+
+    // An outage of Atlas, and a restart in it: the last moment of equality is still known.
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+    flush_says(&agent, 200).await;
+    let equal = |agent: &Agent| {
+        agent.health().and_then(|h| h["consistentAsOf"].as_str().map(str::to_owned))
+    };
+    let before = equal(&agent);
+    assert!(before.is_some());
+    line.set(Line::Cut);
+    agent.stop();
+    agent.start(&[]);
+    eventually("the moment", PATIENCE, async || equal(&agent).is_some()).await;
+    orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
+    agent.queued(1).await;
+    assert!(equal(&agent) >= before, "{:?} {before:?}", equal(&agent));
+    assert!(!status(&agent).contains("writes flow"));
 }

@@ -174,6 +174,7 @@ async fn the_metrics_are_what_prometheus_expects() {
         "outrigger_atlas_sent_bytes_total",
         "outrigger_batch_duration_seconds",
         "outrigger_lag_seconds",
+        "outrigger_local_majority_lag_seconds",
         "outrigger_read_lag_seconds",
         "outrigger_applied_lag_seconds",
         "outrigger_retries_total",

@@ -49,6 +49,7 @@ const LAYERS: &[&[&str]] = &[
         "crash",
         "progress",
         "position",
+        "majority",
     ],
 ];
 
@@ -99,6 +100,7 @@ const PURE: &[&str] = &[
     "overlap",
     "progress",
     "position",
+    "majority",
 ];
 const IMPURE: &[&str] =
     &["Instant::now(", "SystemTime", "std::fs", "std::net", "async ", "tokio", "fastrand"];

@@ -39,7 +39,16 @@ const SENTENCES = {
   stopping: "The agent is stopping and writes what it still can.",
   failed: "The agent has failed; its log says why.",
 };
-function sentence({ phase, breaker, localError }) {
+const FLOWS = {
+  flowing: "writes flow",
+  connecting: "not connected yet",
+  held: "writes are held back",
+  denied: "refuses access",
+  paused: "paused",
+};
+function sentence({ phase, breaker, flow, localError }) {
+  if (phase === "streaming" && flow === "denied") return "Atlas refuses access; changes wait in the queue, and nothing is lost.";
+  if (phase === "streaming" && flow === "held") return "Writes to Atlas are held back until it is certain that they are right.";
   if (phase === "streaming" && breaker !== "closed") return "Atlas does not take writes; changes wait in the queue, and nothing is lost.";
   if (phase === "streaming" && localError) return "The local database does not answer; reading goes on when it does.";
   return SENTENCES[phase] ?? "";
@@ -63,11 +72,11 @@ function show(status) {
   $("pause").hidden = false;
   text("pause", health.paused ? "Resume writing to Atlas" : "Pause writing to Atlas");
 
-  text("lag", span(health.syncLagMs));
+  text("lag", health.lagKnown || health.syncLagMs > 0 ? span(health.syncLagMs) : "not known");
   text("equal", health.consistentAsOf ? `equal as of ${moment(health.consistentAsOf)}` : "not equal yet");
   text("queue", health.queueSize === 0 ? "empty" : many(health.queueSize, "change", "changes"));
   text("oldest", health.oldestPendingMs == null ? "nothing waits" : `the oldest for ${span(health.oldestPendingMs)}`);
-  text("breaker", health.breaker === "closed" ? "writes flow" : health.breaker === "open" ? "away" : "being tried");
+  text("breaker", health.breaker === "half-open" ? "being tried" : FLOWS[health.flow] ?? "away");
   text("atlas-note", brief(health.atlasError) ?? `breaker ${health.breaker}, opened ${many(status.breakerOpenings, "time", "times")}; answered ${span(status.atlasSilenceMs)} ago`);
   text("oplog", health.oplogWindowS == null ? "–" : span(health.oplogWindowS * 1000));
   text("local-note", brief(health.localError) ?? `${health.oplogWindowS == null ? "has dropped nothing yet, or may not be read" : "left before the checkpoint"}; answered ${span(status.localSilenceMs)} ago`);

@@ -11,12 +11,13 @@ use crate::{
     alerts::Alert,
     checkpoint::ClusterTime,
     health::Health,
+    majority,
     mongo::{Mongo, MongoError},
     namespace::Namespace,
     progress::ProgressReport,
     queue::QueueStats,
     shutdown::blocking,
-    status::{Build, Phase, now_ms, rfc3339},
+    status::{Build, Flow, Phase, now_ms, rfc3339},
 };
 
 /// `GET /api/sync/health`.
@@ -32,6 +33,10 @@ pub struct HealthReport {
     pub last_sync: Option<String>,
     pub phase: Phase,
     pub breaker: &'static str,
+    /// Whether changes reach Atlas right now.
+    pub flow: Flow,
+    /// False while nothing says how far Atlas is behind; the lag is what is known at least.
+    pub lag_known: bool,
     /// The latest source time at which the copy equalled the local database, RFC 3339.
     pub consistent_as_of: Option<String>,
     /// What holds right now, a sentence each.
@@ -92,6 +97,8 @@ pub fn report(handles: &Handles) -> HealthReport {
         last_sync: rfc3339(status.metrics.last_applied_ms.get()),
         phase: state.phase,
         breaker: state.breaker,
+        flow: state.flow(vitals.is_fenced),
+        lag_known: state.knows_lag(),
         consistent_as_of: state.consistent_as_of.map(ClusterTime::millis).and_then(rfc3339),
         alerts: conditions.into_iter().map(|condition| condition.message).collect(),
         raised,
@@ -127,12 +134,14 @@ pub(super) async fn health(State(api): State<Api>) -> Json<HealthReport> {
     Json(blocking(move || report(&api.handles)).await)
 }
 
-/// Replicating: both ends answer and the first copy is done. Paused by a person counts as ready.
+/// Replicating: both ends answer, the local one has a majority, and the first copy is done. Paused by a person counts as ready.
 pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, &'static str) {
     let state = api.handles.status.state().clone();
+    let has_majority = state.majority.uncommitted(Instant::now()) <= majority::PATIENCE;
     let replicating = matches!(state.phase, Phase::Streaming | Phase::Paused)
         && state.breaker == "closed"
-        && state.local_fault.is_none();
+        && state.local_fault.is_none()
+        && has_majority;
     if replicating {
         (StatusCode::OK, "ready\n")
     } else {

@@ -250,6 +250,11 @@ impl Page {
                 oldest.map_or(0.0, age),
             ),
             (
+                "outrigger_local_majority_lag_seconds",
+                "Age of the oldest local write that no majority of the replica set has; 0 when all have one.",
+                vitals.uncommitted.as_secs_f64(),
+            ),
+            (
                 "outrigger_error_ratio",
                 "Share of the writes of the last five minutes that Atlas rejected.",
                 vitals.error_rate,

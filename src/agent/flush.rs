@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use super::Handles;
 use crate::{
     checkpoint::ClusterTime,
+    config::units,
     queue::QueueError,
     shutdown::blocking,
-    source::{SourceError, inspect},
-    status::Phase,
+    source::{SourceError, last_write},
+    status::{Phase, State},
     sync_state::SyncState,
 };
 
@@ -32,6 +33,9 @@ pub enum FlushError {
     Queue(#[from] QueueError),
 }
 
+/// A write that has waited so long for a majority is named as what is waited for.
+const NO_MAJORITY: Duration = Duration::from_secs(2);
+
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -41,7 +45,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// When the local database does not tell its time, or the queue fails.
 pub async fn flush(handles: &Handles, patience: Duration) -> Result<Flushed, FlushError> {
     let give_up = Instant::now() + patience;
-    let target = inspect(&handles.local).await?.now;
+    // Also what no majority has yet, and what a delayed member does not show yet.
+    let target = last_write(&handles.local).await?.written;
     // Everything up to the target is read first; only then does the queue's end mean something.
     let mut position = None;
     loop {
@@ -101,7 +106,27 @@ fn why(handles: &Handles, has_read: bool) -> String {
     match state.phase {
         Phase::Starting => "the agent waits for Atlas".to_owned(),
         Phase::Copying => "the first copy is not done".to_owned(),
-        _ if !has_read => "not everything was read yet".to_owned(),
+        _ if !has_read => unread(&state),
         _ => "changes wait in the queue".to_owned(),
     }
+}
+
+/// Why something that was written locally has not been read.
+fn unread(state: &State) -> String {
+    let now = Instant::now();
+    let (uncommitted, delay) = (state.majority.uncommitted(now), state.majority.delay());
+    if uncommitted >= NO_MAJORITY {
+        let since = units::show_duration(Duration::from_secs(uncommitted.as_secs()));
+        return format!(
+            "the local replica set has no majority for what was written in the last {since}: a member is away or \
+             behind, and what only the primary has may still be rolled back"
+        );
+    }
+    if delay > Duration::ZERO {
+        let delay = units::show_duration(delay);
+        return format!(
+            "the local member is a delayed one: it shows what its set writes {delay} late"
+        );
+    }
+    "not everything was read yet".to_owned()
 }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{Handles, vitals::lag};
@@ -54,6 +54,8 @@ pub fn vitals(handles: &Handles) -> Vitals {
             None => since(status.metrics.local_heard_ms.get(), now),
         },
         atlas_silence: since(atlas.heard_ms(), now),
+        uncommitted: state.majority.uncommitted(Instant::now()),
+        local_delay: state.majority.delay(),
         breaker_open: state.breaker != "closed",
         reading_stopped: state.reading_stopped.clone(),
         oplog_window: state.oplog_window_s.map(Duration::from_secs),

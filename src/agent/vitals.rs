@@ -15,7 +15,7 @@ use crate::{
     checkpoint::ClusterTime,
     queue::Queue,
     shutdown::blocking,
-    source::oplog_start,
+    source::{last_write, oplog_start},
     status::{Fault, Status, now_ms},
     sync_state::SyncState,
 };
@@ -30,6 +30,9 @@ const SUMMARY_TICKS: u64 = 240;
 /// How often the oplog is looked at.
 const WINDOW_EVERY: Duration = Duration::from_secs(10);
 
+/// How often the server's last write is compared with the last one that a majority has.
+const MAJORITY_EVERY: Duration = Duration::from_secs(1);
+
 /// How often a fault that lasts is repeated in the log.
 const SLOW_BEAT: Duration = Duration::from_secs(600);
 
@@ -39,6 +42,8 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut before = (0, 0, 0);
+    let mut kept = remembered_consistency(&queue);
+    status.state().consistent_as_of = kept;
     let mut faults = [LastingFault::of("local"), LastingFault::of("atlas")];
     for n in 0_u64.. {
         ticks.tick().await;
@@ -63,6 +68,7 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
             }
         }
         if n % SAMPLE_TICKS == 0 {
+            keep_consistency(&status, &queue, &mut kept).await;
             status.sample();
             let handles = handles.clone();
             blocking(move || sample(&handles)).await;
@@ -108,6 +114,17 @@ pub(super) async fn look_at_oplog(handles: Handles) {
             status.state().oplog_window_s = Some(window);
         }
         tokio::time::sleep(WINDOW_EVERY).await;
+    }
+}
+
+/// Keeps up to date what the local server has written and no majority has.
+pub(super) async fn look_at_majority(handles: Handles) {
+    let Handles { status, local, .. } = handles;
+    loop {
+        if let Ok(writes) = last_write(&local).await {
+            status.state().majority.look(writes, Instant::now());
+        }
+        tokio::time::sleep(MAJORITY_EVERY).await;
     }
 }
 
@@ -187,8 +204,37 @@ fn note_consistency(status: &Status, queue: &Queue) {
     }
 }
 
+/// Where the last moment of equality is kept, so that a restart in an outage still tells it.
+const EQUAL: &str = "equal";
+
+/// The moment of equality that an earlier run has kept; never one that is ahead of what the queue has durably
+/// read: after a crash that lost the latest of both, the stream is read again from there.
+fn remembered_consistency(queue: &Queue) -> Option<ClusterTime> {
+    let stored = queue.meta(EQUAL).ok()??;
+    let kept = ClusterTime(u64::from_be_bytes(stored.as_slice().try_into().ok()?));
+    let checkpoint = queue.checkpoint().ok()??;
+    Some(kept.min(checkpoint.cluster_time)).filter(|time| *time > ClusterTime::default())
+}
+
+/// Keeps the moment, where it is another one. It is written behind the checkpoint that it rests on; a queue that
+/// fails is told by whoever needs it.
+pub(super) async fn keep_consistency(
+    status: &Status,
+    queue: &Arc<Queue>,
+    kept: &mut Option<ClusterTime>,
+) {
+    let now = status.state().consistent_as_of;
+    let Some(time) = now.filter(|_| now != *kept) else { return };
+    let queue = queue.clone();
+    let written = blocking(move || queue.set_meta(EQUAL, Some(&time.0.to_be_bytes()))).await;
+    if written.is_ok() {
+        *kept = now;
+    }
+}
+
 /// How far Atlas is behind the local database: the age of the oldest change that is not there yet.
-/// Changes that were not read yet are counted through the stream's silence.
+/// Changes that were not read yet are counted through the stream's silence, and through what the server tells of
+/// writes that no majority has.
 pub fn lag(status: &Status, queue: &Queue) -> Duration {
     let now = now_ms();
     let oldest = queue.oldest_ms().ok().flatten();
@@ -196,7 +242,8 @@ pub fn lag(status: &Status, queue: &Queue) -> Duration {
     let heard = status.metrics.local_heard_ms.get();
     // An answer is due every second; half a minute of slack is the driver's business, not lag.
     let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
-    Duration::from_millis(unapplied.max(silence))
+    let unread = status.state().majority.behind(Instant::now());
+    Duration::from_millis(unapplied.max(silence)).max(unread)
 }
 
 #[cfg(test)]

@@ -10,14 +10,15 @@ use crate::{
     agent::{connect_atlas, connect_local, ends},
     cli::Output,
     config::{Config, units},
+    majority,
     mongo::Mongo,
     queue::free_disk,
     report::{ExitCode, Failure, one_line},
     schema::{Kind, Version, not_taken},
     sink::{SinkError, classify::command_error},
     source::{
-        ChangeStreamSource, EventStream, Source, SourceError, StartFrom, inspect, oplog_start,
-        source_id,
+        ChangeStreamSource, EventStream, Source, SourceError, StartFrom, inspect, last_write,
+        oplog_start, source_id,
     },
     status::now_ms,
     sync::{Finding, SyncError, local_collections, review, same},
@@ -123,6 +124,7 @@ async fn check_local(config: &Config, lines: &mut Lines) {
         Err(error) => return lines.failure("local", error.into()),
     };
     lines.ok("local", format!("MongoDB {}, replica set {}", info.version, info.set_name));
+    check_member(&mongo, lines).await;
     if info.major < 6 {
         lines.warning(
             "local",
@@ -143,6 +145,32 @@ async fn check_local(config: &Config, lines: &mut Lines) {
     check_oplog(config, &mongo, &info, lines).await;
     check_skew("local", &mongo, lines).await;
     check_collections(config, &mongo, lines).await;
+}
+
+/// Whether the member that is read shows what its set writes.
+async fn check_member(mongo: &Mongo, lines: &mut Lines) {
+    let Ok(writes) = last_write(mongo).await else { return };
+    if writes.delay > Duration::ZERO {
+        let delay = units::show_duration(writes.delay);
+        lines.warning(
+            "local",
+            format!("it is a delayed member: it shows what its replica set writes {delay} late, and so will Atlas"),
+            "name the set's other members in `local.uri`, without `directConnection`; a delayed copy is fine only if it is meant",
+        );
+    }
+    // A primary writes something every ten seconds, so that what is committed is no older.
+    let behind = Duration::from_millis(now_ms().saturating_sub(writes.committed.millis()));
+    let behind = behind.saturating_sub(writes.delay);
+    if writes.written > writes.committed && behind > majority::PATIENCE {
+        lines.warning(
+            "local",
+            format!(
+                "its replica set has no majority for what was written in the last {}; none of it can be copied",
+                units::show_duration(behind)
+            ),
+            "bring the members back that are away: `rs.status()` in mongosh names them",
+        );
+    }
 }
 
 async fn check_stream(

@@ -88,8 +88,13 @@ fn once(config: &Config, output: Output) -> Result<Code, Failure> {
 
 fn print(health: &Value) {
     let phase = health["phase"].as_str().unwrap_or("unknown");
-    let lag = ago(show::number(&health["syncLagMs"]));
-    show::line(format!("phase    {phase}, {lag} behind the local database"));
+    let lag = show::number(&health["syncLagMs"]);
+    // "0 s behind" is said only where it is known.
+    if lag > 0 || health["lagKnown"] != false {
+        show::line(format!("phase    {phase}, {} behind the local database", ago(lag)));
+    } else {
+        show::line(format!("phase    {phase}"));
+    }
     if let Ok(sync) = serde_json::from_value::<ProgressReport>(health["sync"].clone()) {
         show::line(format!(
             "sync     {} of {} collections, {} of {} documents; {}",
@@ -110,13 +115,17 @@ fn print(health: &Value) {
     let last = health["lastSync"]
         .as_str()
         .map_or_else(|| "none yet".to_owned(), |at| format!("last one {at}"));
-    match health["breaker"].as_str() {
-        Some("closed") => show::line(format!("atlas    writes flow; {last}")),
-        Some(breaker) => {
-            show::line(format!("atlas    away, changes wait (breaker {breaker}); {last}"));
-        }
-        None => {}
-    }
+    let breaker = health["breaker"].as_str().unwrap_or_default();
+    let flow = match health["flow"].as_str() {
+        Some("flowing") => "writes flow".to_owned(),
+        Some("connecting") => "not connected yet, nothing is written".to_owned(),
+        Some("held") => "writes are held back, changes wait".to_owned(),
+        Some("denied") => "refuses access, changes wait".to_owned(),
+        Some("paused") => "writing is paused, changes wait (`outrigger resume`)".to_owned(),
+        _ if breaker == "closed" => "away, changes wait".to_owned(),
+        _ => format!("away, changes wait (breaker {breaker})"),
+    };
+    show::line(format!("atlas    {flow}; {last}"));
     if let Some(at) = health["consistentAsOf"].as_str() {
         show::line(format!("equal    as of {at}"));
     }

@@ -1,10 +1,13 @@
 //! Whether a server can be replicated from, and which database it is.
 
+use std::time::Duration;
+
 use bson::{Document, Timestamp, rawdoc};
 
 use super::SourceError;
 use crate::{
     checkpoint::ClusterTime,
+    majority::Writes,
     mongo::{Mongo, documents},
 };
 
@@ -113,6 +116,39 @@ pub async fn oplog_start(mongo: &Mongo) -> Result<Option<ClusterTime>, SourceErr
         .await?
         .filter(|first| !first.is_the_very_first)
         .map(|first| first.time))
+}
+
+/// The last write of the replica set, as far as the member that answers knows, and the last one that a majority has.
+/// A router tells of no majority; what it has written counts as committed.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn last_write(mongo: &Mongo) -> Result<Writes, SourceError> {
+    let hello = mongo.hello().await?;
+    Ok(writes_of(&hello))
+}
+
+fn writes_of(hello: &Document) -> Writes {
+    let time = |of: Option<&Document>, key: &str| {
+        of.and_then(|of| of.get_timestamp(key).ok()).map(ClusterTime::from)
+    };
+    let within =
+        |of: Option<&Document>, key: &str| of.and_then(|of| of.get_document(key).ok()).cloned();
+    let last_write = within(Some(hello), "lastWrite");
+    let at = |key: &str| time(within(last_write.as_ref(), key).as_ref(), "ts");
+    let mut written = time(Some(hello), "operationTime").unwrap_or_default();
+    written = written.max(at("opTime").unwrap_or_default());
+    // A member that is not the primary learns the newest time of the set from the others, long before it has the
+    // write: it may lag, or be delayed on purpose.
+    if !hello.get_bool("isWritablePrimary").unwrap_or(false) {
+        let heard = time(within(Some(hello), "$clusterTime").as_ref(), "clusterTime");
+        written = written.max(heard.unwrap_or_default());
+    }
+    let seconds = ["secondaryDelaySecs", "slaveDelay"]
+        .into_iter()
+        .find_map(|key| hello.get_i64(key).ok().or_else(|| hello.get_i32(key).ok().map(i64::from)));
+    let delay = Duration::from_secs(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0));
+    Writes { written, committed: at("majorityOpTime").unwrap_or(written), delay }
 }
 
 /// The time of the last entry that a majority has; `None` where the set's status may not be read

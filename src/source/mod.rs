@@ -23,7 +23,7 @@ mod error_class;
 mod fitness;
 
 pub use change_stream::{ChangeStream, ChangeStreamSource, PIPELINE_VERSION};
-pub use fitness::{SourceInfo, has_entry, inspect, last_entry, oplog_start, source_id};
+pub use fitness::{SourceInfo, has_entry, inspect, last_entry, last_write, oplog_start, source_id};
 
 /// Where to begin reading.
 #[derive(Clone, Debug, PartialEq)]
