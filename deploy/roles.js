@@ -18,9 +18,10 @@ use admin
 db.createUser({ user: "outrigger", pwd: passwordPrompt(), roles: [
   { "role": "readWrite", "db": "shop" },
   { "role": "dbAdmin", "db": "shop" },
-  { "role": "readWrite", "db": "outrigger" }
+  { "role": "readWrite", "db": "outrigger" },
+  { "role": "clusterMonitor", "db": "admin" }
 ] })
 
 // --- on Atlas, for every database ---------------------------------------------------------------
 use admin
-db.createUser({ user: "outrigger", pwd: passwordPrompt(), roles: ["readWriteAnyDatabase", "dbAdminAnyDatabase"] })
+db.createUser({ user: "outrigger", pwd: passwordPrompt(), roles: ["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"] })

@@ -120,6 +120,7 @@ async fn the_agent_may_show_a_certificate_in_place_of_a_password() {
     let (local, atlas) = tokio::join!(local(), Guarded::start_tls(vec![], &certificates));
     let user = doc! { "createUser": CLIENT, "roles": [
         { "role": "readWriteAnyDatabase", "db": "admin" }, { "role": "dbAdminAnyDatabase", "db": "admin" },
+        { "role": "clusterMonitor", "db": "admin" },
     ] };
     atlas.root.database("$external").run_command(user).await.unwrap();
     let uri = format!(

@@ -225,7 +225,7 @@ impl<K: Sink> Reconciler<K> {
     /// two that start at the same moment see each other: then neither writes what both choose.
     async fn look_at_others(&self) -> Result<(), SyncError> {
         let claim = self.claim();
-        let marked = match tokio::time::timeout(ownership::HEARTBEAT, claim.others()).await {
+        let marked = match tokio::time::timeout(ownership::HEARTBEAT / 2, claim.others()).await {
             Ok(Ok(marked)) => marked,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the marks of others cannot be read");
