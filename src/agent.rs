@@ -107,6 +107,7 @@ pub struct Agent {
     adopt: bool,
     mark: AgentMark,
     demanded: Arc<Notify>,
+    watch: Arc<SchemaWatch>,
     monitor: Arc<Monitor>,
     stop: Stop,
 }
@@ -121,6 +122,8 @@ pub struct Handles {
     pub config: Arc<Config>,
     /// Wakes the reconciler.
     pub demanded: Arc<Notify>,
+    /// Whose options and indexes are to be looked at.
+    pub watch: Arc<SchemaWatch>,
     pub monitor: Arc<Monitor>,
 }
 
@@ -160,6 +163,7 @@ impl Agent {
             adopt,
             mark,
             demanded: Arc::default(),
+            watch: Arc::default(),
             monitor: Arc::default(),
             stop: Stop::default(),
         };
@@ -250,6 +254,7 @@ impl Agent {
             atlas: self.atlas.clone(),
             config: Arc::new(self.config.clone()),
             demanded: self.demanded.clone(),
+            watch: self.watch.clone(),
             monitor: self.monitor.clone(),
         }
     }
@@ -277,7 +282,7 @@ impl Agent {
         ));
         let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
         let late = Arc::new(Mutex::new(LateWrites::default()));
-        let watch = Arc::new(SchemaWatch::default());
+        let watch = self.watch.clone();
         let compare = self.demanded.clone();
         let admin = self.serve_admin().await?;
         let mut beside = JoinSet::new();

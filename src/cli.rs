@@ -85,7 +85,8 @@ pub enum Command {
     /// Wait until all that is committed locally now is in Atlas. Exit code 1 when it is not in time.
     #[command(after_help = "Examples:
   outrigger flush                    before the machine is switched off
-  outrigger flush --timeout 10m      over a slow line")]
+  outrigger flush --timeout 10m      over a slow line
+  outrigger flush --indexes          before Atlas takes the application's queries")]
     Flush(FlushArgs),
     /// The state of one document: SYNCED, PENDING or FAILED, with error and last sync time.
     #[command(after_help = "Examples:
@@ -234,6 +235,9 @@ pub struct FlushArgs {
     /// Longest wait, such as `90s` or `10m`.
     #[arg(long, value_name = "D", default_value = "60s", value_parser = timeout)]
     pub timeout: Duration,
+    /// Wait for the indexes that are being built in Atlas, too.
+    #[arg(long)]
+    pub indexes: bool,
 }
 
 /// Up to what the API takes.

@@ -128,6 +128,7 @@ static ADMIN: LazyLock<(tokio::runtime::Runtime, Router)> = LazyLock::new(|| {
         let handles = Handles {
             monitor: Arc::default(),
             demanded: Arc::default(),
+            watch: Arc::default(),
             status: Arc::default(),
             queue: Arc::new(Queue::open(&options).expect("a new queue")),
             local: mongo.clone(),

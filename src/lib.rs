@@ -31,7 +31,7 @@
 //! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
 //! | driver | [`mongo`] |
 //! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`], [`late`], [`schema`], [`health`], [`alerts`], [`history`], [`overlap`] |
-//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`recent`], [`report`], [`lease`], [`foreign`], [`shutdown`], [`crash`], [`progress`], [`position`], [`majority`] |
+//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`recent`], [`report`], [`lease`], [`foreign`], [`shutdown`], [`crash`], [`progress`], [`position`], [`majority`], [`repaired`] |
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
 //! sled and bincode, only `admin` knows the web framework, only `backoff` knows the crate of that name.
@@ -80,6 +80,7 @@ pub mod progress;
 pub mod queue;
 pub mod raw;
 pub mod recent;
+pub mod repaired;
 pub mod report;
 pub mod schema;
 pub mod schema_watch;

@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, futures::Notified};
@@ -14,6 +17,8 @@ use crate::namespace::Namespace;
 #[derive(Debug, Default)]
 pub struct SchemaWatch {
     asked: Mutex<Asked>,
+    /// Looks that were taken up and are not done: what was refused and is tried again later is none of them.
+    open: AtomicUsize,
     changed: Notify,
 }
 
@@ -39,7 +44,22 @@ impl SchemaWatch {
 
     /// Takes what was asked since this was called last.
     pub fn take(&self) -> Asked {
-        std::mem::take(&mut *self.asked())
+        let mut asked = self.asked();
+        // Open from here on, until the taker says otherwise: nobody sees a moment in between.
+        self.open
+            .fetch_add(asked.namespaces.len() + usize::from(asked.everything), Ordering::SeqCst);
+        std::mem::take(&mut asked)
+    }
+
+    /// So many looks that were taken up are not done.
+    pub fn set_open(&self, looks: usize) {
+        self.open.store(looks, Ordering::SeqCst);
+    }
+
+    /// True while a look was asked for and is not done: an index may be still to be built.
+    pub fn is_open(&self) -> bool {
+        let asked = self.asked();
+        *asked != Asked::default() || self.open.load(Ordering::SeqCst) > 0
     }
 
     /// Completes when something is asked, or was since the last call.

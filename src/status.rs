@@ -17,6 +17,7 @@ use crate::{
     position::Position,
     progress::Progress,
     recent::Recent,
+    repaired::Repaired,
 };
 
 /// Overall condition.
@@ -84,6 +85,8 @@ pub struct Status {
     pub beats: Counter,
     /// When documents were written to Atlas, as far as that is remembered.
     pub recent: Recent,
+    /// The documents that the full sync in hand, or the last one, has queued.
+    pub repaired: Repaired,
     /// Whether the mark in Atlas is young enough to write.
     pub lease: Arc<Lease>,
     state: Mutex<State>,

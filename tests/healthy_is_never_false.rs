@@ -13,6 +13,7 @@ use support::{
     agent::Agent,
     api::Api,
     eventually,
+    guarded::Guarded,
     mongod::Mongod,
     orders, pair,
     proxy::{Line, Proxy},
@@ -280,4 +281,172 @@ async fn status_says_that_writes_flow_only_while_they_do_and_remembers_when_both
     agent.queued(1).await;
     assert!(equal(&agent) >= before, "{:?} {before:?}", equal(&agent));
     assert!(!status(&agent).contains("writes flow"));
+}
+
+fn text(output: &std::process::Output) -> String {
+    let [out, error] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    format!("{out}{error}")
+}
+
+/// Atlas refuses a document that the local database has from before its validator.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_says_repaired_only_when_atlas_took_the_documents_that_it_queued() {
+    let roles = vec!["readWriteAnyDatabase".into()];
+    let (local, atlas) = tokio::join!(Mongod::start(), Guarded::start(roles));
+    let shop = atlas.root.database("shop");
+    let there = shop.collection::<Document>("orders");
+    let other = |n: i32| doc! { "_id": n, "total": n };
+    local.client.database("shop").collection("other").insert_many((0..5).map(other)).await.unwrap();
+    orders(&local).insert_one(doc! { "_id": 1, "total": 1 }).await.unwrap();
+    let validator = doc! { "collMod": "orders", "validator": { "total": { "$exists": true } } };
+    local.client.database("shop").run_command(validator).await.unwrap();
+    let refused = async |n: i32| {
+        let there = orders(&local);
+        there.insert_one(doc! { "_id": n }).bypass_document_validation(true).await.unwrap();
+    };
+    refused(7).await;
+    let mut agent = Agent::new(
+        &local.uri(),
+        &atlas.uri(),
+        "[worker]\nmax_retries = 1\nretry_delays = [\"100ms\"]\n",
+    );
+    agent.start(&[]);
+    agent.streaming().await;
+    eventually("a dead letter", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 1)
+        .await;
+    there.delete_one(doc! { "_id": 1 }).await.unwrap();
+
+    // The letter was there before, and there is still one of it.
+    let sync = agent.cli(&["sync", "--wait"]);
+    assert_eq!(sync.status.code(), Some(1), "{}", text(&sync));
+    assert!(text(&sync).contains("Atlas would not take 1 document"), "{}", text(&sync));
+    assert!(!text(&sync).contains("is repaired"), "{}", text(&sync));
+    assert!(there.find_one(doc! { "_id": 1 }).await.unwrap().is_some(), "the other one came");
+
+    // Letters of other documents are not the run's.
+    shop.collection::<Document>("other").delete_one(doc! { "_id": 3 }).await.unwrap();
+    refused(8).await;
+    let sync = agent.cli(&["sync", "--wait", "--ns", "shop.other"]);
+    assert_eq!(sync.status.code(), Some(0), "{}", text(&sync));
+    assert!(text(&sync).contains("what differed is repaired"), "{}", text(&sync));
+    eventually("another letter", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 2)
+        .await;
+
+    // Without an agent as well.
+    assert!(agent.stop().success());
+    let sync = agent.cli(&["sync", "--ns", "shop.orders"]);
+    assert_eq!(sync.status.code(), Some(1), "{}", text(&sync));
+    assert!(text(&sync).contains("Atlas would not take 2 documents"), "{}", text(&sync));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_that_matches_nothing_is_an_error_with_the_nearest_name() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    agent.start(&[]);
+    agent.streaming().await;
+    let is_told = |args: &[&str]| {
+        let output = agent.cli(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output));
+        assert!(text(&output).contains("did you mean `shop.orders`?"), "{}", text(&output));
+    };
+
+    is_told(&["verify", "--ns", "shop.ordres"]);
+    is_told(&["verify", "--ns", "shop.orders", "--ns", "shop.order"]);
+    is_told(&["sync", "--ns", "shop.ordres"]);
+    is_told(&["sync", "--dry-run", "--ns", "shop.ordres"]);
+    let api = Api::of(&agent);
+    let (status, problem) =
+        api.with_body("POST", "/api/sync/full", r#"{"namespaces": ["shop.ordres"]}"#);
+    assert_eq!(status, 404, "{problem}");
+    assert_eq!(agent.cli(&["verify", "--ns", "shop.*"]).status.code(), Some(0));
+
+    assert!(agent.stop().success());
+    for args in [
+        &["sync", "--ns", "shop.ordres"][..],
+        &["sync", "--dry-run", "--ns", "shop.ordres"],
+        &["restore", "--ns", "shop.ordres"],
+    ] {
+        let output = agent.cli(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output));
+        assert!(text(&output).contains("did you mean `shop.orders`?"), "{}", text(&output));
+    }
+    let queued = agent.cli_json(&["sync", "status"]).unwrap();
+    assert!(queued["running"].is_null(), "nothing is noted for the next agent: {queued}");
+
+    // A collection that is chosen may be still to come.
+    let config = "[namespaces]\ninclude = [\"shop.ordres\"]\n";
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    let check = text(&agent.cli(&["check"]));
+    assert!(check.contains("did you mean `shop.orders`?"), "{check}");
+    assert!(check.contains("warning  local  0 collections"), "{check}");
+    agent.start(&["--adopt"]);
+    eventually("the warning", PATIENCE, async || {
+        agent.log().contains("did you mean `shop.orders`?")
+            && text(&agent.cli(&["status"])).contains("did you mean `shop.orders`?")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flush_says_whether_it_waited_for_index_builds() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_one(doc! { "_id": 1, "x": 1 }).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    agent.start(&[]);
+    agent.streaming().await;
+    let shop = local.client.database("shop");
+    let index = |name: &str| doc! { "createIndexes": "orders", "indexes": [{ "key": { name: 1 }, "name": name }] };
+    let hang = |on: bool| {
+        doc! { "configureFailPoint": "hangAfterStartingIndexBuild", "mode": if on { "alwaysOn" } else { "off" } }
+    };
+
+    atlas.admin(hang(true)).await;
+    shop.run_command(index("x")).await.unwrap();
+    eventually("a build", PATIENCE, async || {
+        agent.health().unwrap()["indexBuilds"].to_string().contains('x')
+    })
+    .await;
+    let told = text(&agent.cli(&["flush"]));
+    assert!(told.contains("indexes are still being built"), "{told}");
+    let waits = agent.cli(&["flush", "--indexes", "--timeout", "1s"]);
+    assert_eq!(waits.status.code(), Some(1), "{}", text(&waits));
+    assert!(text(&waits).contains("indexes are being built"), "{}", text(&waits));
+
+    atlas.admin(hang(false)).await;
+    let told = text(&agent.cli(&["flush", "--indexes"]));
+    assert!(told.contains("indexes included"), "{told}");
+    let names = orders(&atlas).list_index_names().await.unwrap();
+    assert!(names.contains(&"x".to_owned()), "{names:?}");
+    // At once, without a look in between.
+    for name in ["y", "z"] {
+        shop.run_command(index(name)).await.unwrap();
+        assert!(agent.cli(&["flush", "--indexes"]).status.success());
+        let names = orders(&atlas).list_index_names().await.unwrap();
+        assert!(names.contains(&name.to_owned()), "{names:?}");
+    }
+}
+
+/// What `mongorestore --oplogReplay` sends: the server tells a change stream nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_atomic_apply_ops_hides_from_the_stream_is_found_by_verify() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_many((0..10).map(|n| doc! { "_id": n, "v": 0 })).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    agent.start(&[]);
+    agent.streaming().await;
+    let update = |n: i32| doc! { "op": "u", "ns": "shop.orders", "o2": { "_id": n }, "o": { "$v": 2, "diff": { "u": { "v": 1 } } } };
+    local.admin(doc! { "applyOps": [update(3), update(4)] }).await;
+    orders(&local).insert_one(doc! { "_id": "behind" }).await.unwrap();
+    flush_says(&agent, 200).await;
+
+    let verify = agent.cli(&["verify"]);
+    let told = text(&verify);
+    assert!(orders(&atlas).find_one(doc! { "_id": 3, "v": 1 }).await.unwrap().is_none());
+    assert_eq!(verify.status.code(), Some(1), "{told}");
+    let sync = agent.cli(&["sync", "--wait"]);
+    assert!(sync.status.success(), "{}", text(&sync));
+    assert_eq!(agent.cli(&["verify"]).status.code(), Some(0));
+    assert!(orders(&atlas).find_one(doc! { "_id": 3, "v": 1 }).await.unwrap().is_some());
 }

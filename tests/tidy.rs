@@ -50,6 +50,7 @@ const LAYERS: &[&[&str]] = &[
         "progress",
         "position",
         "majority",
+        "repaired",
     ],
 ];
 

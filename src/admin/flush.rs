@@ -21,11 +21,13 @@ use crate::{
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct FlushRequest {
     timeout_ms: u64,
+    /// Wait for index builds too.
+    indexes: bool,
 }
 
 impl Default for FlushRequest {
     fn default() -> Self {
-        Self { timeout_ms: 30_000 }
+        Self { timeout_ms: 30_000, indexes: false }
     }
 }
 
@@ -38,21 +40,26 @@ pub(super) struct FlushReport {
     flushed: bool,
     /// Atlas has everything up to this time, RFC 3339.
     up_to: Option<String>,
+    /// Indexes are being built in Atlas, and were not waited for.
+    indexes_building: bool,
 }
 
 pub(super) async fn flush(
     State(api): State<Api>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<FlushReport>, Problem> {
-    let request: FlushRequest = body_of(body, "{\"timeoutMs\": 30000}")?;
+    let request: FlushRequest = body_of(body, "{\"timeoutMs\": 30000, \"indexes\": false}")?;
     if request.timeout_ms > TIMEOUT_MAX_MS {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "`timeoutMs` is at most 3600000")
             .hint("ask again when that time is over"));
     }
-    match agent::flush(&api.handles, Duration::from_millis(request.timeout_ms)).await {
-        Ok(Flushed::Done(up_to)) => {
-            Ok(Json(FlushReport { flushed: true, up_to: rfc3339(up_to.millis()) }))
-        }
+    let patience = Duration::from_millis(request.timeout_ms);
+    match agent::flush(&api.handles, patience, request.indexes).await {
+        Ok(Flushed::Done { up_to, is_building }) => Ok(Json(FlushReport {
+            flushed: true,
+            up_to: rfc3339(up_to.millis()),
+            indexes_building: is_building,
+        })),
         Ok(Flushed::Waiting { pending, because }) => {
             let waiting = if pending == 1 {
                 "1 change waits".to_owned()

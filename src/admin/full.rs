@@ -10,9 +10,12 @@ use serde::Serialize;
 
 use super::{Api, Problem, body_of, with_queue};
 use crate::{
+    agent::Handles,
     namespace::NamespaceFilter,
     progress::ProgressReport,
+    shutdown::blocking,
     status::now_ms,
+    sync::{Unmatched, nothing_of, refused_of_the_run},
     sync_state::{Cancelled, Reason, SyncRequest, SyncState},
 };
 
@@ -26,15 +29,20 @@ pub struct FullReport {
     reason: Option<String>,
     /// How far the run is, or how the last one ended; `null` before the first.
     sync: Option<ProgressReport>,
+    /// Documents that it queued and Atlas would not take, so far.
+    refused: u64,
 }
 
 async fn report(api: &Api) -> Result<FullReport, Problem> {
     let open = with_queue(api, SyncState::load).await?;
     let sync = api.handles.status.state().sync.as_ref().map(|sync| sync.report(now_ms()));
+    let handles = api.handles.clone();
+    let refused = blocking(move || refused_of_the_run(&handles.status, &handles.queue)).await?;
     Ok(FullReport {
         running: open.as_ref().map(|open| open.id.to_string()),
         reason: open.map(|open| open.reason.to_string()),
         sync,
+        refused,
     })
 }
 
@@ -54,6 +62,10 @@ pub(super) async fn start(
     NamespaceFilter::new(&request.namespaces, &[]).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, error.to_string()).hint("a pattern is `shop.*`")
     })?;
+    if let Some(nothing) = nothing_matches(&api, &request.namespaces).await {
+        return Err(Problem::new(StatusCode::NOT_FOUND, nothing.to_string())
+            .hint("a pattern is `shop.*`; `outrigger check` counts what there is"));
+    }
     let position = api.handles.status.state().position.seen();
     let asked = with_queue(&api, move |queue| {
         let asked = SyncState::ask(queue, position, request, Reason::Asked)?;
@@ -72,6 +84,15 @@ pub(super) async fn start(
             ))
         }
     }
+}
+
+/// A pattern that chooses nothing on either side; none where an end does not answer.
+async fn nothing_matches(api: &Api, patterns: &[String]) -> Option<Unmatched> {
+    let Handles { local, atlas, config, .. } = &api.handles;
+    if patterns.is_empty() {
+        return None;
+    }
+    nothing_of(patterns, local, atlas, &config.filter().ok()?).await
 }
 
 pub(super) async fn cancel(State(api): State<Api>) -> Result<Json<serde_json::Value>, Problem> {

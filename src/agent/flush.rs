@@ -16,8 +16,9 @@ use crate::{
 /// How it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flushed {
-    /// Atlas has everything up to this time.
-    Done(ClusterTime),
+    /// Atlas has all documents up to this time; so many collections have indexes that are still to be built, or
+    /// are being built.
+    Done { up_to: ClusterTime, is_building: bool },
     /// It has not, so far.
     Waiting { pending: u64, because: String },
     /// Nothing waits any more, and some of it was given up.
@@ -39,11 +40,16 @@ const NO_MAJORITY: Duration = Duration::from_secs(2);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Waits until Atlas has all that was committed locally before the call, at most for `patience`.
+/// Waits until Atlas has all that was committed locally before the call, at most for `patience`; its indexes are
+/// built beside the documents, and waited for where that is asked.
 ///
 /// # Errors
 /// When the local database does not tell its time, or the queue fails.
-pub async fn flush(handles: &Handles, patience: Duration) -> Result<Flushed, FlushError> {
+pub async fn flush(
+    handles: &Handles,
+    patience: Duration,
+    wait_for_indexes: bool,
+) -> Result<Flushed, FlushError> {
     let give_up = Instant::now() + patience;
     // Also what no majority has yet, and what a delayed member does not show yet.
     let target = last_write(&handles.local).await?.written;
@@ -64,12 +70,14 @@ pub async fn flush(handles: &Handles, patience: Duration) -> Result<Flushed, Flu
                 let state = handles.status.state();
                 state.is_marked && state.refused_deletes.is_empty() && state.not_ours.is_empty()
             };
-            if !waits && !owed && is_settled {
+            let is_building = handles.watch.is_open() || !handles.status.state().builds.is_empty();
+            let is_waited_for = is_building && wait_for_indexes;
+            if !waits && !owed && is_settled && !is_waited_for {
                 let dead_letters = handles.queue.dead_letters_len();
                 return Ok(if dead_letters > 0 {
                     Flushed::GivenUp { dead_letters }
                 } else {
-                    Flushed::Done(target)
+                    Flushed::Done { up_to: target, is_building }
                 });
             }
         }
@@ -107,6 +115,9 @@ fn why(handles: &Handles, has_read: bool) -> String {
         Phase::Starting => "the agent waits for Atlas".to_owned(),
         Phase::Copying => "the first copy is not done".to_owned(),
         _ if !has_read => unread(&state),
+        _ if handles.queue.pending().0 == 0 && handles.watch.is_open() => {
+            "indexes are being built in Atlas (`outrigger status` shows them)".to_owned()
+        }
         _ => "changes wait in the queue".to_owned(),
     }
 }

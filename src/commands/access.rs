@@ -151,6 +151,16 @@ impl Client {
         read(if body.is_null() { request.send_empty() } else { request.send_json(body) })
     }
 
+    /// The same, where a 404 means that what was typed does not exist: wrong usage, and no failure of the agent.
+    pub fn post_what_exists(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let request = self.http.post(format!("{}{path}", self.base));
+        let answer = request.header("Authorization", self.bearer()).send_json(body);
+        let is_typo = answer.as_ref().is_ok_and(|answer| answer.status() == 404);
+        read(answer).map_err(|failure| {
+            if is_typo { Failure { exit: ExitCode::Usage, ..failure } } else { failure }
+        })
+    }
+
     fn bearer(&self) -> String {
         format!("Bearer {}", self.token.as_deref().unwrap_or_default())
     }

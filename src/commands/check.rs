@@ -21,7 +21,7 @@ use crate::{
         oplog_start, source_id,
     },
     status::now_ms,
-    sync::{Finding, SyncError, local_collections, review, same},
+    sync::{Finding, SyncError, local_collections, review, same, unmatched},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -231,10 +231,17 @@ async fn check_collections(config: &Config, mongo: &Mongo, lines: &mut Lines) {
     match local_collections(mongo, &filter).await {
         Ok(listing) => {
             let (collections, views) = (listing.collections.len(), listing.views.len());
-            lines.ok(
-                "local",
-                format!("{collections} collections and {views} views will be replicated"),
-            );
+            let text = format!("{collections} collections and {views} views will be replicated");
+            if collections + views == 0 {
+                let fix = "fine for a database that is still empty; else look at `[namespaces]` and at the address";
+                lines.warning("local", text, fix);
+            } else {
+                lines.ok("local", text);
+            }
+            for nothing in unmatched(&filter.patterns().include, &[&listing]) {
+                let fix = "correct `namespaces.include`; fine if the collection is still to come";
+                lines.warning("local", nothing.to_string(), fix);
+            }
             for left in listing.left_out {
                 lines.warning(
                     "local",

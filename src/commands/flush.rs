@@ -21,8 +21,15 @@ pub fn run(config: &Config, args: &FlushArgs) -> Result<Code, Failure> {
     let timeout_ms = args.timeout.as_millis() as u64;
     // The agent answers in that time; some more for the way.
     let client = client.patient(args.timeout + Duration::from_secs(15));
-    let answer = client.post("/api/sync/flush", &json!({ "timeoutMs": timeout_ms }))?;
+    let answer = client
+        .post("/api/sync/flush", &json!({ "timeoutMs": timeout_ms, "indexes": args.indexes }))?;
     let up_to = answer["upTo"].as_str().unwrap_or("now");
-    show::line(format!("Atlas has everything up to {up_to}"));
+    // What was waited for is said: an index that is missing makes no document wrong, and a query slow.
+    let indexes = match answer["indexesBuilding"].as_bool() {
+        Some(true) => "; indexes are still being built (`--indexes` waits for them)",
+        Some(false) if args.indexes => ", indexes included",
+        _ => "",
+    };
+    show::line(format!("Atlas has everything up to {up_to}{indexes}"));
     Ok(Code::SUCCESS)
 }

@@ -178,6 +178,8 @@ impl From<SyncError> for Failure {
                 let hint = same.hint();
                 Failure::new(ExitCode::Usage, same).hint(hint)
             }
+            error @ SyncError::NothingMatches(_) => Failure::new(ExitCode::Usage, error)
+                .hint("a pattern is `database.collection`, with `*` for any part; `outrigger check` counts what there is"),
             error @ SyncError::NotOwned { .. } => Failure::new(ExitCode::Problem, error).hint(
                 "if Atlas may be made equal to the local database, deletes included, start once \
                  with `outrigger run --adopt`; otherwise name another target",

@@ -23,6 +23,7 @@ use crate::{
     report::{ExitCode, Failure},
     shutdown::blocking,
     status::now_ms,
+    sync::{SyncError, nothing_of, refused_of_the_run},
     sync_state::{Cancelled, Reason, SyncRequest, SyncState},
 };
 
@@ -41,8 +42,7 @@ pub async fn run(config: Config, args: SyncArgs) -> Result<Code, Failure> {
     if args.adopt {
         eprintln!("note: the running agent has its target already; --adopt changes nothing");
     }
-    let letters = dead_letters(&client)?;
-    let answer = client.post("/api/sync/full", &json!(request))?;
+    let answer = client.post_what_exists("/api/sync/full", &json!(request))?;
     let id = answer["running"].as_str().unwrap_or_default().to_owned();
     if !args.wait {
         show::line(format!(
@@ -51,17 +51,12 @@ pub async fn run(config: Config, args: SyncArgs) -> Result<Code, Failure> {
         return Ok(Code::SUCCESS);
     }
     let sync = follow(&client, Some(&id)).await?;
-    let code = summary(&sync);
-    let new = dead_letters(&client)?.saturating_sub(letters);
-    if new > 0 {
-        show::line(format!("Atlas would not take {new} documents; see `outrigger dead list`"));
-        return Ok(Code::FAILURE);
-    }
-    Ok(code)
+    Ok(summary(&sync, refused(&client)?))
 }
 
-fn dead_letters(client: &Client) -> Result<u64, Failure> {
-    Ok(show::number(&client.get("/api/sync/health")?["deadLetters"]))
+/// Documents that the last sync queued and Atlas would not take.
+fn refused(client: &Client) -> Result<u64, Failure> {
+    Ok(show::number(&client.get("/api/sync/full")?["refused"]))
 }
 
 /// How often in a row the agent may not answer, or not know the sync.
@@ -142,6 +137,14 @@ async fn run_here(config: Config, request: SyncRequest, adopt: bool) -> Result<C
     crate::logging::start("warn", config.log.format);
     let agent = Agent::prepare(config, adopt).await?;
     let handles = agent.handles();
+    if !request.namespaces.is_empty() {
+        let Handles { local, atlas, config, .. } = &handles;
+        if let Some(nothing) =
+            nothing_of(&request.namespaces, local, atlas, &config.filter()?).await
+        {
+            return Err(SyncError::NothingMatches(nothing).into());
+        }
+    }
     let queue = handles.queue.clone();
     let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
     let wanted = request.clone();
@@ -175,7 +178,11 @@ async fn run_here(config: Config, request: SyncRequest, adopt: bool) -> Result<C
         .await?;
     let sync = handles.status.state().sync.as_ref().map(|sync| sync.report(now_ms()));
     match (end, sync) {
-        (Some(End::Written), Some(sync)) => Ok(summary(&sync)),
+        (Some(End::Written), Some(sync)) => {
+            let Handles { status, queue, .. } = handles;
+            let refused = blocking(move || refused_of_the_run(&status, &queue)).await?;
+            Ok(summary(&sync, refused))
+        }
         (Some(End::AtlasAway(problem)), _) => {
             Err(Failure::new(ExitCode::Atlas, anyhow::anyhow!(problem))
                 .hint("`outrigger sync` or `outrigger run` goes on with it"))
@@ -232,8 +239,9 @@ async fn wait_here(handles: Handles, id: String) -> End {
     }
 }
 
-/// Prints what a sync found. Exit code 1 when something is left that a person must look at.
-fn summary(sync: &ProgressReport) -> Code {
+/// Prints what a sync found. Exit code 1 when something is left that a person must look at: `refused` documents that
+/// Atlas would not take, among others.
+fn summary(sync: &ProgressReport, refused: u64) -> Code {
     differences(sync);
     let took = sync.finished_ms.unwrap_or_else(now_ms).saturating_sub(sync.started_ms);
     show::line(format!(
@@ -248,6 +256,13 @@ fn summary(sync: &ProgressReport) -> Code {
     show::line(match (sync.activity, found) {
         (_, 0) => format!("no difference; {outcome}"),
         (Activity::DryRun, _) => format!("nothing was changed; {outcome}"),
+        (_, _) if refused > 0 => {
+            let documents = if refused == 1 { "document" } else { "documents" };
+            format!(
+                "Atlas would not take {refused} {documents} of what differed (see `outrigger dead list`); {outcome}"
+            )
+        }
+        (_, _) if outcome != "done" => format!("not all that differed is repaired; {outcome}"),
         (_, _) => format!("what differed is repaired; {outcome}"),
     });
     if !sync.mass_delete_refused.is_empty() {
@@ -255,7 +270,8 @@ fn summary(sync: &ProgressReport) -> Code {
             "hint: look at both sides; if the local database is right, repeat it with --allow-mass-delete",
         );
     }
-    let is_fine = outcome == "done" && !(sync.activity == Activity::DryRun && found > 0);
+    let is_fine =
+        outcome == "done" && refused == 0 && !(sync.activity == Activity::DryRun && found > 0);
     if is_fine { Code::SUCCESS } else { Code::FAILURE }
 }
 
@@ -295,7 +311,8 @@ pub async fn status(config: &Config, output: Output, wait: bool) -> Result<Code,
         return noted(config, output);
     };
     if wait && !client.get("/api/sync/full")?["running"].is_null() {
-        return Ok(summary(&follow(&client, None).await?));
+        let sync = follow(&client, None).await?;
+        return Ok(summary(&sync, refused(&client)?));
     }
     let report = client.get("/api/sync/full")?;
     if output.json {
@@ -318,7 +335,7 @@ pub async fn status(config: &Config, output: Output, wait: bool) -> Result<Code,
         }
         Some(sync) => {
             show::line(format!("full sync {} has ended; it ran because {}", sync.id, sync.reason));
-            summary(&sync);
+            summary(&sync, show::number(&report["refused"]));
         }
     }
     Ok(Code::SUCCESS)

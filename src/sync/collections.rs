@@ -53,6 +53,16 @@ pub struct Listing {
     /// Views, which hold no documents.
     pub views: Vec<Collection>,
     pub left_out: Vec<LeftOut>,
+    /// What it does not choose.
+    pub not_chosen: Vec<Namespace>,
+}
+
+impl Listing {
+    /// All names that the filter chooses.
+    pub fn names(&self) -> impl Iterator<Item = &Namespace> {
+        let made = self.collections.iter().chain(&self.views).map(|of| &of.ns);
+        made.chain(self.left_out.iter().map(|left| &left.ns))
+    }
 }
 
 /// Lists what `filter` chooses: collections and views, and what cannot be replicated.
@@ -71,8 +81,9 @@ pub async fn local_collections(
             };
             let ns = Namespace::new(&db, name);
             if !filter.matches(&ns) {
-                if let Some(reason) = filter.kept_apart(&ns) {
-                    listing.left_out.push(LeftOut { ns, reason });
+                match filter.kept_apart(&ns) {
+                    Some(reason) => listing.left_out.push(LeftOut { ns, reason }),
+                    None => listing.not_chosen.push(ns),
                 }
                 continue;
             }

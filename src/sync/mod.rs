@@ -61,7 +61,9 @@ mod review;
 mod run;
 pub mod same;
 mod schema;
+mod unmatched;
 pub mod upstream;
+mod verdict;
 mod verify;
 mod views;
 
@@ -70,6 +72,8 @@ pub use collections::{Collection, LeftOut, Listing, local_collections};
 pub use ends::{End, Ends};
 pub use restore::{Restore, RestoreError};
 pub use review::{Finding, review};
+pub use unmatched::{Unmatched, nothing_of, unmatched};
+pub use verdict::refused_of_the_run;
 pub use verify::{Found, Lag, NamespaceResult, Verification, Verify};
 
 /// How often to look for a demand that nobody announced.
@@ -191,6 +195,9 @@ pub enum SyncError {
     /// The local database, which is restored into, takes no documents.
     #[error("the local database does not take documents: {problem}")]
     LocalTarget { problem: String, is_away: bool },
+    /// A pattern that chooses nothing on either side.
+    #[error("{0}")]
+    NothingMatches(Unmatched),
     /// The agent is leaving.
     #[error("stopped")]
     Stopped,
@@ -211,6 +218,7 @@ impl SyncError {
             | SyncError::Ring { .. }
             | SyncError::Rival { .. }
             | SyncError::NoDigest { .. }
+            | SyncError::NothingMatches(_)
             | SyncError::LocalTarget { .. }
             | SyncError::Stopped => false,
         }
@@ -363,6 +371,8 @@ impl<K: Sink> Reconciler<K> {
         tracing::info!(id = progress.id, reason = progress.reason, "a full sync begins");
         self.received_before.set(self.ends.atlas.received());
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        // One that goes on after a restart has queued what is not known any more.
+        self.status.repaired.begin(!state.begun.is_empty() || !state.done.is_empty());
         self.status.state().sync = Some(progress);
     }
 

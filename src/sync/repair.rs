@@ -260,6 +260,7 @@ impl<K: Sink> Reconciler<K> {
         if keys.is_empty() {
             return Ok(());
         }
+        self.status.repaired.add(ns, &keys);
         // What streaming has brought to Atlas since must not be read in an older state.
         let after = after.max(self.status.state().position.whole());
         let incoming: Vec<_> = keys

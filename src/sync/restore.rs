@@ -18,6 +18,7 @@ use super::{
     local_collections,
     range::{KeyRange, Order, Size, splits},
     schema::{indexes_of, mend, unique_builds},
+    unmatched,
 };
 use crate::{
     checkpoint::ClusterTime,
@@ -92,6 +93,10 @@ impl<K: Sink> Restore<'_, K> {
                 Err(error) => attempts.failed(error).await?,
             }
         };
+        let patterns = &self.scope.patterns().include;
+        if let Some(nothing) = unmatched(patterns, &[&found]).into_iter().next() {
+            return Err(SyncError::NothingMatches(nothing).into());
+        }
         let Listing { mut collections, mut views, .. } = found;
         collections.retain(|collection| self.scope.matches(&collection.ns));
         views.retain(|view| self.scope.matches(&view.ns));
@@ -129,7 +134,7 @@ impl<K: Sink> Restore<'_, K> {
     /// Nothing of what would be written may be there.
     async fn check_empty(&self) -> Result<(), RestoreError> {
         let mut attempts = self.ends.attempts(self.stop);
-        let Listing { collections, views, left_out } = loop {
+        let Listing { collections, views, left_out, .. } = loop {
             match local_collections(&self.ends.local, self.filter).await {
                 Ok(found) => break found,
                 Err(error) => attempts.failed(error).await?,

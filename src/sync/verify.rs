@@ -24,6 +24,7 @@ use super::{
     local_collections, pause,
     range::{KeyRange, Part, Size, malformed, splits},
     schema::{schema_steps, sentences},
+    unmatched,
     views::view_differences,
 };
 use crate::{
@@ -184,6 +185,10 @@ impl Verify<'_> {
         let received = self.ends.atlas.received();
         let here = list_of!(self, End::Local, local_collections);
         let there = list_of!(self, End::Atlas, atlas_collections);
+        let patterns = &self.scope.patterns().include;
+        if let Some(nothing) = unmatched(patterns, &[&here, &there]).into_iter().next() {
+            return Err(SyncError::NothingMatches(nothing));
+        }
         let in_scope = |mut found: Vec<Collection>| {
             found.retain(|collection| self.scope.matches(&collection.ns));
             found

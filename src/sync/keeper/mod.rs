@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
-use super::{Collection, Listing, Reconciler, SyncError, ends::End, pause};
+use super::{Collection, Listing, Reconciler, SyncError, ends::End, pause, unmatched};
 use crate::{
     event::SchemaChange,
     namespace::Namespace,
@@ -84,9 +84,11 @@ impl<K: Sink> Reconciler<K> {
         let mut due: BTreeMap<Namespace, Due> = BTreeMap::new();
         let mut next_pass = Instant::now();
         let mut earliest = next_pass;
+        let mut is_pass_asked = true;
         loop {
             let asked = self.watch.take();
             if asked.everything {
+                is_pass_asked = true;
                 next_pass = next_pass.min((Instant::now() + SOON / 2).max(earliest));
             }
             for ns in asked.namespaces {
@@ -101,12 +103,14 @@ impl<K: Sink> Reconciler<K> {
                     && owed.request.is_none()
                 {
                     // One of everything ends with the same comparison.
+                    is_pass_asked &= !owed.only.is_empty();
                     let wait = if owed.only.is_empty() { usual } else { SOON };
                     next_pass = began + wait;
                     continue;
                 }
                 match self.look_at_all(stop).await {
                     Ok(Some(open)) => {
+                        is_pass_asked = false;
                         earliest = Instant::now() + began.elapsed() * SHARE_MAX;
                         next_pass = Instant::now() + usual.max(began.elapsed() * SHARE_MAX);
                         for ns in open {
@@ -133,6 +137,8 @@ impl<K: Sink> Reconciler<K> {
                     (ns, now, looked)
                 }));
             }
+            let open = due.values().filter(|due| due.refusals == 0).count();
+            self.watch.set_open(open + usize::from(is_pass_asked));
             // What is due and has no place waits for one that ends.
             let idle = due.iter().filter(|(ns, due)| due.at > now && !busy.contains(*ns));
             let wake = idle.map(|(_, due)| due.at).min().unwrap_or(next_pass).min(next_pass);
@@ -282,7 +288,9 @@ impl<K: Sink> Reconciler<K> {
 
     pub(super) fn note_left_out(&self, listing: &Listing) {
         let named = listing.left_out.iter().map(|left| format!("`{}`: {}", left.ns, left.reason));
-        let named: Vec<_> = named.collect();
+        let patterns = &self.filter.patterns().include;
+        let nothing = unmatched(patterns, &[listing]).into_iter().map(|of| of.as_include());
+        let named: Vec<_> = named.chain(nothing).collect();
         let before = std::mem::replace(&mut self.status.state().left_out, named.clone());
         for left in named.iter().filter(|left| !before.contains(left)) {
             tracing::warn!(left, "not replicated");
