@@ -223,3 +223,29 @@ async fn an_agent_that_was_frozen_and_replaced_writes_nothing_when_it_goes_on() 
     assert!(frozen.log().contains(&format!("process {}", next.id())), "{}", frozen.log());
     assert_eq!(old_there().await, 0, "it has written nothing");
 }
+
+/// What waits at the end may take longer than a mark stays young.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_drains_keeps_its_place_until_it_is_done() {
+    let (local, atlas) = pair().await;
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    agent.replace_setting("[atlas]\n", "[atlas]\nmax_ops_per_second = 20\n");
+    agent.start(&[]);
+    agent.streaming().await;
+    orders(&local).insert_many((0..450).map(|n| doc! { "_id": n })).await.unwrap();
+    agent.queued(350).await;
+    let told_at = DateTime::now().timestamp_millis();
+    agent.signal("TERM");
+
+    let later = DateTime::from_millis(told_at + 10_000);
+    eventually("a heartbeat while it drains", PATIENCE, async || {
+        assert!(agent.is_running(), "{}", agent.log());
+        let beaten = doc! { "heartbeatAt": { "$gt": later }, "agent": { "$exists": true } };
+        marks(&atlas).find_one(beaten).await.unwrap().is_some()
+    })
+    .await;
+    assert!(agent.ended(PATIENCE).await.success());
+    assert!(
+        marks(&atlas).find_one(doc! { "agent": { "$exists": false } }).await.unwrap().is_some()
+    );
+}

@@ -139,6 +139,9 @@ impl<K: Sink> Reconciler<K> {
             })
             .await?;
         }
+        // Of two that set their marks at the same moment, one sees the other now, before it writes anything.
+        self.look_upstream().await?;
+        self.look_at_others().await?;
         self.status.state().is_marked = true;
         Ok(())
     }
