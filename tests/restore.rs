@@ -125,7 +125,7 @@ async fn only_what_is_named_is_restored_and_what_holds_data_is_never_touched() {
     assert_eq!(log.count_documents(doc! {}).await.unwrap(), 1);
 
     let nothing = cli.cli(&["restore", "--ns", "nowhere.*"]);
-    assert_eq!(nothing.status.code(), Some(1));
+    assert_eq!(nothing.status.code(), Some(2));
 }
 
 /// One that was begun may be gone on with only where it had begun: what has come since is somebody's.
