@@ -22,6 +22,7 @@ use support::{
     agent::Agent,
     compare::converge,
     eventually,
+    honesty::Honesty,
     mongod::Mongod,
     pair,
     proxy::{Line, Proxy},
@@ -98,6 +99,7 @@ async fn random_work_under_random_faults_ends_equal() {
     let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), config);
     agent.start(&["--adopt"]);
     agent.streaming().await;
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     let rng = StdRng::seed_from_u64(seed + 1);
     let mut stage = Stage { local, atlas, to_local, to_atlas, agent, rng, writes_sent: 0 };
     let mut faults: BTreeMap<Fault, u32> = BTreeMap::new();
@@ -108,6 +110,8 @@ async fn random_work_under_random_faults_ends_equal() {
         let calm = stage.rng.random_range(200..2_500);
         tokio::time::sleep(Duration::from_millis(calm)).await;
     }
+    let looks = honesty.end().await;
+    assert!(looks > 0, "the agent was never asked");
     stop.cancel();
     let operations = work.await.unwrap();
 

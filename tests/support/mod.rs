@@ -10,6 +10,7 @@ pub mod browser;
 pub mod certificates;
 pub mod compare;
 pub mod guarded;
+pub mod honesty;
 pub mod mongod;
 pub mod proxy;
 pub mod receiver;
