@@ -356,7 +356,7 @@ async fn check_ownership(config: &Config, lines: &mut Lines) {
                 }
             }
         }
-        Err(error @ SyncError::Sink(_)) => lines.warning(
+        Err(error @ SyncError::Sink(SinkError::Denied(_))) => lines.warning(
             "owner",
             format!("whose Atlas it is cannot be told: {}", one_line(&error)),
             "grant the user in Atlas the role readWriteAnyDatabase",
