@@ -137,7 +137,7 @@ pub(super) async fn health(State(api): State<Api>) -> Json<HealthReport> {
 /// Replicating: both ends answer, the local one has a majority, and the first copy is done. Paused by a person counts as ready.
 pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, &'static str) {
     let state = api.handles.status.state().clone();
-    let has_majority = state.majority.uncommitted(Instant::now()) <= majority::PATIENCE;
+    let has_majority = state.majority.uncommitted() <= majority::PATIENCE;
     let replicating = matches!(state.phase, Phase::Streaming | Phase::Paused)
         && state.breaker == "closed"
         && state.local_fault.is_none()

@@ -124,8 +124,7 @@ fn why(handles: &Handles, has_read: bool) -> String {
 
 /// Why something that was written locally has not been read.
 fn unread(state: &State) -> String {
-    let now = Instant::now();
-    let (uncommitted, delay) = (state.majority.uncommitted(now), state.majority.delay());
+    let (uncommitted, delay) = (state.majority.uncommitted(), state.majority.delay());
     if uncommitted >= NO_MAJORITY {
         let since = units::show_duration(Duration::from_secs(uncommitted.as_secs()));
         return format!(

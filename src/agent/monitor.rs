@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{Handles, vitals::lag};
@@ -54,7 +54,7 @@ pub fn vitals(handles: &Handles) -> Vitals {
             None => since(status.metrics.local_heard_ms.get(), now),
         },
         atlas_silence: since(atlas.heard_ms(), now),
-        uncommitted: state.majority.uncommitted(Instant::now()),
+        uncommitted: state.majority.uncommitted(),
         local_delay: state.majority.delay(),
         breaker_open: state.breaker != "closed",
         reading_stopped: state.reading_stopped.clone(),

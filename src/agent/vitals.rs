@@ -242,7 +242,7 @@ pub fn lag(status: &Status, queue: &Queue) -> Duration {
     let heard = status.metrics.local_heard_ms.get();
     // An answer is due every second; half a minute of slack is the driver's business, not lag.
     let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
-    let unread = status.state().majority.behind(Instant::now());
+    let unread = status.state().majority.behind();
     Duration::from_millis(unapplied.max(silence)).max(unread)
 }
 
