@@ -207,6 +207,8 @@ fn all_conditions() -> Vec<outrigger::health::Condition> {
         error_rate: 1.0,
         local_silence: long,
         atlas_silence: long,
+        uncommitted: Duration::from_secs(3_600),
+        local_delay: Duration::from_secs(3_600),
         breaker_open: true,
         reading_stopped: Some(String::new()),
         oplog_window: Some(Duration::ZERO),
