@@ -12,16 +12,16 @@
 //! worse than one that has exited.
 
 use std::{
-    sync::{Arc, Mutex, atomic::AtomicU64},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{
     admin,
-    checkpoint::{Checkpoint, ClusterTime},
     config::{Config, ConfigError},
+    gate::Gate,
     horizon::Horizon,
     late::LateWrites,
     metrics::Gauge,
@@ -32,22 +32,24 @@ use crate::{
     shutdown::{Stop, blocking},
     sink::AtlasSink,
     source::{
-        ChangeStreamSource, PIPELINE_VERSION, Source, SourceError, SourceInfo, has_entry, inspect,
-        source_id,
+        ChangeStreamSource, PIPELINE_VERSION, Source, SourceError, SourceInfo, inspect, source_id,
     },
     status::{Phase, Status, now_ms},
     sync::{self, Reconciler, SyncError, ownership::AgentMark},
     sync_state::{Reason, SyncState},
-    tailer::{HISTORY_PATIENCE, Identity, QueueLimits, Tailer, TailerError},
+    tailer::{Identity, QueueLimits, Tailer, TailerError},
     worker::Worker,
 };
 
 mod connect;
 mod flush;
+mod gatekeeper;
 mod identity;
 mod monitor;
 mod outbox;
 mod vitals;
+
+use gatekeeper::Gatekeeper;
 
 pub use connect::{connect_atlas, connect_local, ends, queue_options};
 pub use flush::{FlushError, Flushed, flush};
@@ -101,6 +103,8 @@ pub struct Agent {
     status: Arc<Status>,
     queue: Arc<Queue>,
     local: Mongo,
+    /// What `local` says counts only while it is open.
+    gate: Arc<Gate>,
     atlas: Mongo,
     info: SourceInfo,
     source_id: String,
@@ -134,16 +138,19 @@ impl Agent {
     /// # Errors
     /// What the person who starts the agent must mend first.
     pub async fn prepare(config: Config, adopt: bool) -> Result<Self, AgentError> {
-        let local = connect_local(&config).await?;
+        let gate = Arc::new(Gate::default());
+        let local = connect::connect_local_by(&config, Some(gate.clone())).await?;
         let atlas = connect_atlas(&config).await?;
-        let info = inspect(&local).await?;
-        let (source_id, is_exact) = source_id(&local, &info).await?;
+        // Whoever answers here is proven below, before anything else that it says is believed.
+        let first_look = local.for_a_proof();
+        let info = inspect(&first_look).await?;
+        let (source_id, is_exact) = source_id(&first_look, &info).await?;
         if !is_exact {
             tracing::warn!(
                 "the user may not read the replica set's id; another database of the same set name could not be told apart"
             );
         }
-        sync::same::check_early(&local, &atlas).await?;
+        sync::same::check_early(&first_look, &atlas).await?;
         let options = QueueOptions { compact: true, ..queue_options(&config) };
         let (queue, rebuilt) = blocking(move || Queue::open_or_rebuild(&options)).await?;
         if let Some(Rebuilt { moved_to, error }) = rebuilt {
@@ -157,6 +164,7 @@ impl Agent {
             queue,
             config,
             local,
+            gate,
             atlas,
             info,
             source_id,
@@ -167,29 +175,16 @@ impl Agent {
             monitor: Arc::default(),
             stop: Stop::default(),
         };
-        agent.check_history()?;
-        agent.check_past().await?;
+        agent.gatekeeper().open().await?;
+        agent.check_filter()?;
         Ok(agent)
     }
 
-    /// The checkpoint must be of this database and of its past.
-    fn check_history(&self) -> Result<(), AgentError> {
+    /// The checkpoint must be of this filter.
+    fn check_filter(&self) -> Result<(), AgentError> {
         let Some(checkpoint) = self.queue.checkpoint()? else {
             return Ok(());
         };
-        if checkpoint.source_id != self.source_id {
-            return Err(AgentError::OtherSource {
-                problem:
-                    "the queue was filled from another database than the one that `local.uri` \
-                          names now (the replica set's id differs)"
-                        .to_owned(),
-            });
-        }
-        // A new stream's position is one tick ahead of the last operation (server source: it starts at
-        // "last applied + 1").
-        if self.info.now.0 + 1 < checkpoint.cluster_time.0 {
-            return Err(restored());
-        }
         if checkpoint.pipeline != self.pipeline()? {
             tracing::info!("the namespaces have changed; everything will be compared");
             SyncState::demand(&self.queue, self.info.now, Reason::NamespacesChanged)?;
@@ -197,21 +192,14 @@ impl Agent {
         Ok(())
     }
 
-    /// The local oplog must have what was read from it before.
-    async fn check_past(&self) -> Result<(), AgentError> {
-        let Some(Checkpoint { anchor, .. }) = self.queue.checkpoint()? else {
-            return Ok(());
-        };
-        let give_up = Instant::now() + HISTORY_PATIENCE;
-        while anchor > ClusterTime::default()
-            && has_entry(&self.local, anchor).await? == Some(false)
-        {
-            if Instant::now() > give_up {
-                return Err(restored());
-            }
-            tokio::time::sleep(Duration::from_secs(2)).await;
+    fn gatekeeper(&self) -> Gatekeeper {
+        Gatekeeper {
+            local: self.local.clone(),
+            gate: self.gate.clone(),
+            queue: self.queue.clone(),
+            status: self.status.clone(),
+            source_id: self.source_id.clone(),
         }
-        Ok(())
     }
 
     fn pipeline(&self) -> Result<String, ConfigError> {
@@ -287,6 +275,12 @@ impl Agent {
         let admin = self.serve_admin().await?;
         let mut beside = JoinSet::new();
         beside.spawn(vitals::beat(self.status.clone(), self.queue.clone()));
+        let gatekeeper = self.gatekeeper();
+        let (refuse, refused) = tokio::sync::oneshot::channel();
+        beside.spawn(async move {
+            // An agent that is gone does not hear it.
+            let _ = refuse.send(gatekeeper.run().await);
+        });
         // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
         self.queue.hold_all();
         self.status.state().paused = self.queue.meta("paused")?.is_some();
@@ -307,7 +301,7 @@ impl Agent {
             identity: Identity { source_id: self.source_id.clone(), pipeline: self.pipeline()? },
             disk: config.queue.path.clone(),
             compare: compare.clone(),
-            anchor: AtomicU64::new(0),
+            gate: self.gate.clone(),
             watch: watch.clone(),
         };
         self.keep_capped_in_order(&filter).await?;
@@ -393,12 +387,18 @@ impl Agent {
 
         let outcome = tokio::select! {
             () = shutdown => Ok(()),
+            Ok(error) = refused => Err(error),
             Some(exit) = tasks.join_next() => settle(exit),
         };
         // To be opened again at once, to give back disk, is no failure.
         let is_meant = matches!(outcome, Ok(()) | Err(AgentError::Queue(QueueError::MostlyEmpty)));
         self.status.enter(if is_meant { Phase::Stopping } else { Phase::Failed });
-        if matches!(&outcome, Err(AgentError::Sync(error)) if error.is_of_ownership()) {
+        let is_not_ours = match &outcome {
+            Err(AgentError::OtherSource { .. }) => true,
+            Err(AgentError::Sync(error)) => error.is_of_ownership(),
+            _ => false,
+        };
+        if is_not_ours {
             // What waits is not ours to write any more.
             self.queue.hold_all();
             stop.leave.cancel();
@@ -476,13 +476,8 @@ fn settle(exit: Result<Result<(), AgentError>, tokio::task::JoinError>) -> Resul
     }
 }
 
-fn restored() -> AgentError {
-    AgentError::OtherSource { problem: SourceError::OtherHistory.to_string() }
-}
-
 fn from_tailer(error: TailerError) -> AgentError {
     match error {
-        TailerError::Source(SourceError::OtherHistory) => restored(),
         TailerError::Queue(error) => AgentError::Queue(error),
         TailerError::Source(error) => AgentError::Local(error),
     }

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use crate::{
     checkpoint::ClusterTime,
     config::Uri,
+    gate::{Gate, Permit},
     metrics::{Counter, Gauge},
     namespace::Namespace,
     raw::{self, Element, Malformed, kind},
@@ -23,6 +24,9 @@ use crate::{
 mod at_work;
 pub mod class;
 mod describe;
+mod guard;
+
+use guard::{Guard, noting};
 
 /// A failed exchange with a server.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -36,6 +40,10 @@ pub enum MongoError {
     /// The connection string does not work. Its text, which may hold a password, is not repeated.
     #[error("the connection string is not usable: {0}")]
     BadUri(String),
+    /// Whoever answers at the local address is not proven to be the database that the queue was filled from:
+    /// the connection broke, another server answers, and the [gate](crate::gate) has not opened yet.
+    #[error("it is not certain yet that this is the same database as before")]
+    Unproven,
 }
 
 impl From<mongodb::error::Error> for MongoError {
@@ -52,7 +60,7 @@ impl MongoError {
             MongoError::Driver(error) => {
                 matches!(error.kind.as_ref(), mongodb::error::ErrorKind::Io(_))
             }
-            MongoError::BadUri(_) => false,
+            MongoError::BadUri(_) | MongoError::Unproven => false,
         }
     }
 
@@ -63,7 +71,7 @@ impl MongoError {
                 mongodb::error::ErrorKind::Command(command) => Some(command.code),
                 _ => None,
             },
-            MongoError::Silent(_) | MongoError::BadUri(_) => None,
+            MongoError::Silent(_) | MongoError::BadUri(_) | MongoError::Unproven => None,
         }
     }
 }
@@ -77,6 +85,8 @@ pub struct Connect {
     pub compressors: Vec<String>,
     /// Longest wait for a server that takes the command.
     pub select_for: Duration,
+    /// What must be open before an answer is believed.
+    pub gate: Option<Arc<Gate>>,
 }
 
 /// A client, and which one it is.
@@ -102,6 +112,7 @@ pub struct Mongo {
     heard_ms: Arc<Gauge>,
     /// See [`at_work_since`](Self::at_work_since).
     at_work_since: Arc<Gauge>,
+    guard: Guard,
 }
 
 impl Mongo {
@@ -118,10 +129,11 @@ impl Mongo {
             sent: Arc::default(),
             heard_ms: Arc::default(),
             at_work_since: Arc::default(),
+            guard: connect.gate.clone().map_or(Guard::None, Guard::of),
         };
         match mongo.client().await {
             Err(error @ MongoError::BadUri(_)) => Err(error),
-            Ok(_) | Err(MongoError::Silent(_) | MongoError::Driver(_)) => Ok(mongo),
+            Ok(_) | Err(_) => Ok(mongo),
         }
     }
 
@@ -162,6 +174,9 @@ impl Mongo {
         let mut options = ClientOptions::parse(uri.expose()).await.map_err(bad)?;
         options.app_name.get_or_insert_with(|| "outrigger".to_owned());
         options.server_selection_timeout = Some(connect.select_for);
+        if connect.gate.is_some() {
+            options.cmap_event_handler = Some(guard::handler());
+        }
         options.connect_timeout.get_or_insert(Duration::from_secs(10));
         // zstd at its own default level, 3. Level 1 was weighed with orders of 285 B: in messages of 1,000 it
         // takes 0.62 µs of CPU for each instead of 0.74, and sends 70 B instead of 62; alone in a message, 13 µs
@@ -201,7 +216,19 @@ impl Mongo {
         command: RawDocumentBuf,
         timeout: Duration,
     ) -> Result<Document, MongoError> {
-        let Slot { client, number } = self.client().await?;
+        let permit = self.enter().await?;
+        let slot = self.client().await?;
+        let exchanged = noting(Box::pin(self.exchange(&slot, db, command, timeout))).await;
+        self.believed(&permit, &slot, exchanged).await
+    }
+
+    async fn exchange(
+        &self,
+        Slot { client, number }: &Slot,
+        db: &str,
+        command: RawDocumentBuf,
+        timeout: Duration,
+    ) -> Result<Document, MongoError> {
         self.sent.add(command.as_bytes().len() as u64);
         let db = client.database(db);
         let exchange = async { Ok(db.run_raw_command(command).await?) };
@@ -209,7 +236,7 @@ impl Mongo {
             .await
             .unwrap_or(Err(MongoError::Silent(timeout)));
         if matches!(reply, Err(MongoError::Silent(_))) {
-            self.give_up(number).await;
+            self.give_up(*number).await;
         }
         self.note_answer(&reply);
         reply
@@ -284,9 +311,10 @@ impl Mongo {
         if let Some(mark) = &mark {
             command.append(bson::raw::cstr!("comment"), &**mark);
         }
-        let Slot { client, number } = self.client().await?;
+        let permit = self.enter().await?;
+        let slot = self.client().await?;
         self.sent.add(command.as_bytes().len() as u64);
-        let db = client.database(db);
+        let db = slot.client.database(db);
         let mut action = db.run_raw_cursor_command(command);
         if let Some(page) = page {
             action = action.batch_size(page);
@@ -295,12 +323,14 @@ impl Mongo {
             action =
                 action.cursor_type(mongodb::options::CursorType::TailableAwait).max_time(await_for);
         }
-        let opened = self.bounded(mark.as_deref(), async { Ok(action.batch().await?) }).await;
+        let opening = self.bounded(mark.as_deref(), async { Ok(action.batch().await?) });
+        let (opened, taken) = noting(Box::pin(opening)).await;
         if matches!(opened, Err(MongoError::Silent(_))) {
-            self.give_up(number).await;
+            self.give_up(slot.number).await;
         }
         self.note_answer(&opened);
-        Ok(BatchCursor { cursor: opened?, mongo: self.clone(), number, mark })
+        let cursor = self.believed(&permit, &slot, (opened, taken)).await?;
+        Ok(BatchCursor { cursor, mongo: self.clone(), slot, permit, mark })
     }
 
     /// Closes all connections. Without it the driver's tasks complain while the runtime goes down.
@@ -388,8 +418,10 @@ impl Mongo {
 pub struct BatchCursor {
     cursor: RawBatchCursor,
     mongo: Mongo,
-    /// Of the client that it belongs to.
-    number: u64,
+    /// The client that it belongs to.
+    slot: Slot,
+    /// Of its opening: what it says in another epoch is of nobody.
+    permit: Permit,
     /// Of a cursor without an end.
     mark: Option<Arc<str>>,
 }
@@ -401,14 +433,17 @@ impl BatchCursor {
     /// # Errors
     /// [`MongoError`]; [`MongoError::Silent`] after the client's timeout.
     pub async fn next(&mut self) -> Result<Option<RawBatch>, MongoError> {
-        let Self { cursor, mongo, number, mark } = self;
+        let Self { cursor, mongo, slot, permit, mark } = self;
+        if !permit.holds() {
+            return Err(MongoError::Unproven);
+        }
         let exchange = async { Ok(cursor.next().await.transpose()?) };
-        let reply = mongo.bounded(mark.as_deref(), exchange).await;
+        let (reply, taken) = noting(Box::pin(mongo.bounded(mark.as_deref(), exchange))).await;
         if matches!(reply, Err(MongoError::Silent(_))) {
-            mongo.give_up(*number).await;
+            mongo.give_up(slot.number).await;
         }
         mongo.note_answer(&reply);
-        let reply = reply?;
+        let reply = mongo.believed(permit, slot, (reply, taken)).await?;
         let bytes = reply.as_ref().map_or(0, |reply| reply.as_raw_document().as_bytes().len());
         mongo.received.add(bytes as u64);
         Ok(reply)

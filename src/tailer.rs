@@ -16,10 +16,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -30,6 +27,7 @@ use crate::{
     checkpoint::{Checkpoint, ClusterTime},
     crash::{self, Step},
     event::{Change, ChangeEvent, CollectionId, SchemaChange, is_series},
+    gate::Gate,
     namespace::{Namespace, NamespaceFilter},
     queue::{Incoming, Queue, QueueError, Work, free_disk},
     report::one_line,
@@ -50,9 +48,9 @@ const IDLE_CHECKPOINT: Duration = Duration::from_secs(5);
 /// How often the disk is looked at, and how long to wait when there is no room.
 const ROOM_CHECK: Duration = Duration::from_millis(500);
 
-/// How long a missing past must be missed before the local database counts as another one: longer than
-/// an election takes.
-pub const HISTORY_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the local database may be away before what waits for the stream waits no longer: longer than an
+/// election takes.
+const STREAM_PATIENCE: Duration = Duration::from_secs(20);
 
 /// At which fullness of the queue reading stops.
 #[derive(Clone, Copy, Debug)]
@@ -84,8 +82,8 @@ pub struct Tailer<S> {
     pub disk: std::path::PathBuf,
     /// Wakes the reconciler when everything must be compared.
     pub compare: Arc<Notify>,
-    /// The last known [`Checkpoint::anchor`].
-    pub anchor: AtomicU64,
+    /// Keeps the last known [`Checkpoint::anchor`]; what the stream says is read under its permits.
+    pub gate: Arc<Gate>,
     /// Told when the stream cannot say what has become of options and indexes.
     pub watch: Arc<SchemaWatch>,
 }
@@ -154,12 +152,11 @@ impl<S: Source> Tailer<S> {
     pub async fn run(&self, stop: &Stop) -> Result<(), TailerError> {
         let mut wait = OutageWait::new(Duration::from_millis(250), Duration::from_secs(15));
         let mut outage: Option<Instant> = None;
-        let mut doubt: Option<Instant> = None;
         while !stop.is_draining() {
             let result = tokio::select! {
                 () = stop.drain.cancelled() => return Ok(()),
                 () = stop.leave.cancelled() => return Ok(()),
-                result = self.follow(&mut wait, &mut outage, &mut doubt) => result,
+                result = self.follow(&mut wait, &mut outage) => result,
             };
             match result {
                 Ok(never) => match never {},
@@ -178,23 +175,18 @@ impl<S: Source> Tailer<S> {
                         }
                     }
                 }
-                // A primary that was cut off from its set looks the same for as long as it takes to step
-                // down.
-                Err(TailerError::Source(SourceError::OtherHistory))
-                    if doubt.get_or_insert_with(Instant::now).elapsed() < HISTORY_PATIENCE =>
-                {
-                    let error = SourceError::OtherHistory.to_string();
-                    tracing::warn!(%error, "the local database seems to be another one; looking again");
-                    self.status.state().local_fault = Some(Fault { error, is_denied: true });
-                    self.pause(stop, Duration::from_secs(2)).await;
-                }
                 Err(TailerError::Source(error)) if error.is_transient() => {
                     let wait = wait.next_wait();
                     let is_denied = matches!(error, SourceError::Denied { .. });
                     let error = one_line(&error);
-                    self.status.state().local_fault =
-                        Some(Fault { error: error.clone(), is_denied });
-                    if outage.is_some_and(|since| since.elapsed() > HISTORY_PATIENCE) {
+                    {
+                        let mut state = self.status.state();
+                        // Why it is in doubt says more than that it is not read meanwhile.
+                        if !state.suspended {
+                            state.local_fault = Some(Fault { error: error.clone(), is_denied });
+                        }
+                    }
+                    if outage.is_some_and(|since| since.elapsed() > STREAM_PATIENCE) {
                         self.queue.no_longer_behind(&error);
                     }
                     if outage.is_none() {
@@ -221,23 +213,9 @@ impl<S: Source> Tailer<S> {
         &self,
         wait: &mut OutageWait,
         outage: &mut Option<Instant>,
-        doubt: &mut Option<Instant>,
     ) -> Result<std::convert::Infallible, TailerError> {
         let queue = self.queue.clone();
         let checkpoint = blocking(move || queue.checkpoint()).await?;
-        if let Some(Checkpoint { anchor, .. }) = &checkpoint
-            && *anchor > ClusterTime::default()
-        {
-            self.anchor.store(anchor.0, Ordering::Relaxed);
-            let has_entry = self.source.has_entry(*anchor).await;
-            let is_other = matches!(has_entry, Ok(Some(false)));
-            self.status.state().suspended = is_other;
-            if is_other {
-                return Err(SourceError::OtherHistory.into());
-            }
-            has_entry?;
-            *doubt = None;
-        }
         let from = checkpoint.map_or(StartFrom::Now, |checkpoint| {
             if checkpoint.pipeline == self.identity.pipeline {
                 StartFrom::Token(checkpoint.token)
@@ -280,7 +258,7 @@ impl<S: Source> Tailer<S> {
             Some(event) => Ok(event.cluster_time),
             None => Ok(self.source.last_entry().await?.unwrap_or_else(|| {
                 // Where it may not be read, that of the last event stays.
-                ClusterTime(self.anchor.load(Ordering::Relaxed))
+                self.gate.anchor()
             })),
         }
     }
@@ -288,7 +266,7 @@ impl<S: Source> Tailer<S> {
     /// The batch's ops and the position behind them: a step that is taken whole, or once more.
     async fn commit(&self, batch: EventBatch) -> Result<(), TailerError> {
         let anchor = self.anchor(&batch).await?;
-        self.anchor.store(anchor.0, Ordering::Relaxed);
+        self.gate.seen(anchor);
         let metrics = &self.status.metrics;
         metrics.events_read.add(batch.events.len() as u64);
         let read_wall_ms = batch.events.last().map_or_else(now_ms, |event| event.wall_ms);

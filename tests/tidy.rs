@@ -30,6 +30,7 @@ const LAYERS: &[&[&str]] = &[
         "alerts",
         "history",
         "overlap",
+        "past",
     ],
     &[
         "event",
@@ -45,6 +46,7 @@ const LAYERS: &[&[&str]] = &[
         "report",
         "lease",
         "foreign",
+        "gate",
         "shutdown",
         "crash",
         "progress",
@@ -99,6 +101,7 @@ const PURE: &[&str] = &[
     "alerts",
     "history",
     "overlap",
+    "past",
     "progress",
     "position",
     "majority",

@@ -1,12 +1,13 @@
 //! From the configuration to the parts' own options.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::AgentError;
 use crate::{
     backoff::RetrySchedule,
     breaker::BreakerPolicy,
     config::Config,
+    gate::Gate,
     limiter::Limiter,
     mongo::{Connect, Mongo},
     queue::QueueOptions,
@@ -20,10 +21,19 @@ use crate::{
 /// # Errors
 /// When there is no usable connection string.
 pub async fn connect_local(config: &Config) -> Result<Mongo, AgentError> {
+    connect_local_by(config, None).await
+}
+
+/// As [`connect_local`], for an agent: nothing is believed but what `gate` has proven.
+pub(super) async fn connect_local_by(
+    config: &Config,
+    gate: Option<Arc<Gate>>,
+) -> Result<Mongo, AgentError> {
     let connect = Connect {
         timeout: config.local.timeout,
         compressors: Vec::new(),
         select_for: Duration::from_secs(5).min(config.local.timeout),
+        gate,
     };
     Ok(Mongo::connect(config.local_uri()?, &connect).await.map_err(SourceError::from)?)
 }
@@ -38,6 +48,7 @@ pub async fn connect_atlas(config: &Config) -> Result<Mongo, AgentError> {
         compressors: config.atlas.compressors.clone(),
         // Short: waiting is the breaker's business, and an outage should show soon.
         select_for: Duration::from_secs(3).min(config.atlas.timeout),
+        gate: None,
     };
     Mongo::connect(config.atlas_uri()?, &connect).await.map_err(AgentError::Atlas)
 }

@@ -77,7 +77,8 @@ impl Mongo {
             ],
         };
         let patience = ANSWER_WITHIN.min(self.connect.timeout);
-        let reply = self.command_within("admin", question, patience).await;
+        // The mark is proof enough of who works on it.
+        let reply = self.unguarded().command_within("admin", question, patience).await;
         reply.is_ok_and(|reply| reply.get_array("inprog").is_ok_and(|found| !found.is_empty()))
     }
 

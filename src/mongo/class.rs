@@ -102,7 +102,7 @@ pub fn class_of(error: &MongoError) -> Class {
     let driver = match error {
         MongoError::Driver(driver) => driver,
         MongoError::BadUri(_) => return Class::Denied,
-        MongoError::Silent(_) => return Class::Unavailable,
+        MongoError::Silent(_) | MongoError::Unproven => return Class::Unavailable,
     };
     let may_be_retried = RETRY_LABELS.iter().any(|label| driver.contains_label(label));
     match driver.kind.as_ref() {

@@ -20,12 +20,13 @@ use tokio::task::JoinHandle;
 use super::{
     EventBatch, EventStream, Page, Pages, Source, SourceError, StartFrom,
     error_class::UNKNOWN_FIELD,
-    fitness::{SourceInfo, has_entry, last_entry},
+    fitness::{SourceInfo, last_entry},
 };
 use crate::{
     checkpoint::{ClusterTime, ResumeToken},
     document_key::DocumentKey,
     event::{ChangeEvent, CollectionId},
+    gate::Permit,
     mongo::{
         BatchCursor, Mongo, MongoError, class::BSON_OBJECT_TOO_LARGE, documents, majority_after,
     },
@@ -194,8 +195,8 @@ impl Source for ChangeStreamSource {
         last_entry(&self.mongo).await
     }
 
-    async fn has_entry(&self, time: ClusterTime) -> Result<Option<bool>, SourceError> {
-        has_entry(&self.mongo, time).await
+    fn permit(&self) -> Permit {
+        self.mongo.permit()
     }
 
     async fn describe(&self, ns: &Namespace) -> Result<Option<Description>, SourceError> {

@@ -9,17 +9,21 @@ use crate::{
     checkpoint::ClusterTime,
     majority::Writes,
     mongo::{Mongo, documents},
+    past::{Evidence, Oplog, by_name},
 };
 
 /// What Outrigger needs to know about the local server.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceInfo {
     pub version: String,
     pub major: u32,
     /// The replica set's name, or `mongos` for a sharded cluster's router.
     pub set_name: String,
-    /// The time of the last majority-committed operation.
+    /// The time of the last operation that the server has made.
     pub now: ClusterTime,
+    /// The time of the last entry of the oplog that a majority has.
+    pub last_entry: Option<ClusterTime>,
+    pub is_primary: bool,
 }
 
 /// Asks the server what it is.
@@ -53,7 +57,8 @@ pub async fn inspect(mongo: &Mongo) -> Result<SourceInfo, SourceError> {
         Err(_) => return Err(standalone()),
     };
     let now = hello.get_timestamp("operationTime").map(ClusterTime::from).unwrap_or_default();
-    Ok(SourceInfo { version, major, set_name, now })
+    let is_primary = hello.get_bool("isWritablePrimary").unwrap_or(false);
+    Ok(SourceInfo { version, major, set_name, now, last_entry: majority_entry(&hello), is_primary })
 }
 
 fn standalone() -> SourceError {
@@ -93,9 +98,9 @@ pub async fn source_id(mongo: &Mongo, info: &SourceInfo) -> Result<(String, bool
     {
         Ok(reply) => Ok(match replica_set_id(&reply) {
             Some(id) => (id, true),
-            None => (format!("set:{}", info.set_name), false),
+            None => (by_name(&info.set_name), false),
         }),
-        Err(SourceError::Denied { .. }) => Ok((format!("set:{}", info.set_name), false)),
+        Err(SourceError::Denied { .. }) => Ok((by_name(&info.set_name), false)),
         Err(error) => Err(error),
     }
 }
@@ -151,40 +156,47 @@ fn writes_of(hello: &Document) -> Writes {
     Writes { written, committed: at("majorityOpTime").unwrap_or(written), delay }
 }
 
-/// The time of the last entry that a majority has; `None` where the set's status may not be read
-/// (`clusterMonitor`).
+/// The time of the last entry that a majority has, which needs no privilege.
 ///
 /// # Errors
 /// When the server does not answer.
 pub async fn last_entry(mongo: &Mongo) -> Result<Option<ClusterTime>, SourceError> {
-    let reply = mongo.command("admin", rawdoc! { "replSetGetStatus": 1 }).await;
-    let Some(status) = if_permitted(reply.map_err(SourceError::from))? else {
-        return Ok(None);
-    };
-    let committed = status
-        .get_document("optimes")
-        .and_then(|times| times.get_document("lastCommittedOpTime"))
-        .and_then(|time| time.get_timestamp("ts"));
-    Ok(committed.ok().map(ClusterTime::from))
+    Ok(majority_entry(&mongo.hello().await?))
 }
 
-/// True when the oplog has an entry of exactly this time; `None` when that cannot be told, since the
-/// oplog begins later, or may not be read.
+fn majority_entry(hello: &Document) -> Option<ClusterTime> {
+    let last_write = hello.get_document("lastWrite").ok()?;
+    let committed = last_write.get_document("majorityOpTime").ok()?.get_timestamp("ts").ok()?;
+    Some(ClusterTime::from(committed)).filter(|time| *time > ClusterTime::default())
+}
+
+/// What the server of the moment says of itself, for [`judge`](crate::past::judge).
 ///
 /// # Errors
-/// When the server does not answer.
-pub async fn has_entry(mongo: &Mongo, time: ClusterTime) -> Result<Option<bool>, SourceError> {
-    let from = rawdoc! { "ts": { "$gte": Timestamp::from(time) } };
-    // A member that has nothing from then on lags behind; a restored one begins with an entry of its own.
-    let Some(next) = if_permitted(oplog_entry(mongo, from).await)?.flatten() else {
-        return Ok(None);
-    };
-    if next.time == time {
-        return Ok(Some(true));
+/// When it does not answer, or cannot be replicated from.
+pub async fn evidence(mongo: &Mongo, anchor: ClusterTime) -> Result<Evidence, SourceError> {
+    let info = inspect(mongo).await?;
+    let (set_id, _) = source_id(mongo, &info).await?;
+    let oplog = if_permitted(oplog_from(mongo, anchor).await)?;
+    Ok(Evidence {
+        set_id,
+        is_primary: info.is_primary,
+        now: info.now,
+        last_entry: info.last_entry,
+        oplog,
+    })
+}
+
+/// The oplog, seen from `anchor`.
+async fn oplog_from(mongo: &Mongo, anchor: ClusterTime) -> Result<Oplog, SourceError> {
+    let from = rawdoc! { "ts": { "$gte": Timestamp::from(anchor) } };
+    let next = oplog_entry(mongo, from).await?.map(|entry| entry.time);
+    if next == Some(anchor) {
+        return Ok(Oplog { next, oldest: None });
     }
     // After the look for the entry: what has rolled away between the two counts as rolled away.
-    let first = if_permitted(oplog_entry(mongo, rawdoc! {}).await)?.flatten();
-    Ok(first.filter(|first| first.time <= time).map(|_| false))
+    let oldest = oplog_entry(mongo, rawdoc! {}).await?;
+    Ok(Oplog { next, oldest: oldest.map(|entry| (entry.time, entry.is_the_very_first)) })
 }
 
 fn if_permitted<T>(result: Result<T, SourceError>) -> Result<Option<T>, SourceError> {

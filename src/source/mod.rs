@@ -13,6 +13,7 @@ use crate::{
     checkpoint::{ClusterTime, ResumeToken},
     document_key::DocumentKey,
     event::{ChangeEvent, CollectionId},
+    gate::Permit,
     mongo::MongoError,
     namespace::Namespace,
     schema::Description,
@@ -23,7 +24,7 @@ mod error_class;
 mod fitness;
 
 pub use change_stream::{ChangeStream, ChangeStreamSource, PIPELINE_VERSION};
-pub use fitness::{SourceInfo, has_entry, inspect, last_entry, last_write, oplog_start, source_id};
+pub use fitness::{SourceInfo, evidence, inspect, last_entry, last_write, oplog_start, source_id};
 
 /// Where to begin reading.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,15 +83,14 @@ pub trait Source: Send + Sync + 'static {
     /// before.
     fn time(&self) -> impl Future<Output = Result<ClusterTime, SourceError>> + Send;
 
+    /// What holds for as long as nothing can have put another database in the place of this one: see
+    /// [`Gate`](crate::gate::Gate). A source that cannot be exchanged needs none.
+    fn permit(&self) -> Permit {
+        Permit::free()
+    }
+
     /// The time of the last entry of the oplog that a majority has; `None` where that may not be read.
     fn last_entry(&self) -> impl Future<Output = Result<Option<ClusterTime>, SourceError>> + Send;
-
-    /// True when the oplog has an entry of exactly this time, `None` when that cannot be told: the oplog
-    /// begins later, or may not be read.
-    fn has_entry(
-        &self,
-        time: ClusterTime,
-    ) -> impl Future<Output = Result<Option<bool>, SourceError>> + Send;
 
     /// What has this name now, with its options and indexes, if anything has.
     fn describe(

@@ -245,9 +245,10 @@ impl<K: Sink> Reconciler<K> {
         Ok(())
     }
 
-    /// Waits while nothing may be written to Atlas.
+    /// Waits while nothing may be written to Atlas: also while the local database is not proven, since all that
+    /// a sync writes rests on it.
     pub(super) async fn may_write(&self, stop: &Stop) -> Result<(), SyncError> {
-        while self.status.rests() {
+        while self.status.rests() || !self.ends.local.permit().holds() {
             pause(stop, PAUSE_CHECK).await?;
         }
         Ok(())

@@ -15,7 +15,6 @@ use bson::{Bson, Document, oid::ObjectId};
 
 use super::{Ends, SyncError};
 use crate::{
-    checkpoint::ClusterTime,
     mongo::{Mongo, MongoError, class},
     source::{SourceError, SourceInfo, source_id},
 };
@@ -86,8 +85,7 @@ impl Looks {
     async fn of(mongo: &Mongo) -> Result<Self, MongoError> {
         let mut looks = Self::from_hello(&mongo.hello().await?);
         let Some(set_name) = looks.set_name.clone() else { return Ok(looks) };
-        let info =
-            SourceInfo { version: String::new(), major: 0, set_name, now: ClusterTime::default() };
+        let info = SourceInfo { set_name, ..SourceInfo::default() };
         looks.set_id = match source_id(mongo, &info).await {
             Ok((id, is_exact)) => is_exact.then_some(id),
             // Atlas has one code for whatever its proxy does not pass on.

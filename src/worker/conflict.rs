@@ -200,6 +200,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             .zip(holders)
             .map(|(conflict, found)| rivals(&conflict.item.key, found))
             .collect();
+        let permit = self.source.permit();
         let local = match self.look_at_local(ns, &open, &rivals).await? {
             Ok(local) => local,
             Err(error) => {
@@ -230,6 +231,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
                     outcomes.insert(item.seq, outcome);
                 }
             }
+        }
+        // Nothing is deleted on the strength of a database that may have been exchanged since.
+        if !permit.holds() {
+            return Err(Halt::Local);
         }
         if !leaving.is_empty() {
             room.back = returning(&leaving, &room.again, &local.view.documents);

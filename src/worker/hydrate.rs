@@ -23,6 +23,7 @@ use super::{
 use crate::{
     checkpoint::ClusterTime,
     document_key::DocumentKey,
+    mongo::MongoError,
     namespace::Namespace,
     queue::Outcome,
     sink::Sink,
@@ -69,6 +70,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         outcomes: &mut Outcomes,
     ) -> Result<Result<(), SourceError>, Halt> {
         let read_began = Instant::now();
+        let permit = self.source.permit();
         let pages = {
             let keys: Vec<&DocumentKey> = wanted.values().map(|unread| &unread.item.key).collect();
             self.source.read(ns, &keys, after).await
@@ -87,6 +89,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
             match self.set_aside_strangers(ns, read, wanted, outcomes).await {
                 Ok(()) => {}
                 Err(error) => return Ok(Err(error)),
+            }
+            // What was read under an epoch that has ended is as good as not read.
+            if !permit.holds() {
+                return Ok(Err(SourceError::Unavailable(MongoError::Unproven)));
             }
             let Some(page) = page else { return Ok(Ok(())) };
             let writes = self.writes_of(page, wanted);

@@ -113,6 +113,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         ns: &Namespace,
         collection: Option<CollectionId>,
     ) -> Result<bool, Halt> {
+        let permit = self.source.permit();
         let wanted = match self.source.describe(ns).await {
             Ok(Some(wanted)) => wanted,
             // Its drop or its rename is still to come, and with the rename another turn.
@@ -128,6 +129,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let is_capped = wanted.options.get_bool("capped").unwrap_or(false);
         self.queue.keep_in_order(ns, wanted.kind == Kind::Collection && is_capped);
         let there = self.sink.describe(ns).await?;
+        if !permit.holds() {
+            return Ok(false);
+        }
         let is_done = self.take_steps(ns, &wanted, there.as_ref()).await?;
         if !is_done {
             self.watch.ask(ns);
@@ -226,6 +230,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
     /// True when only Atlas has the collection, and nothing that is still to come says what becomes of it:
     /// its own drop, or a rename that takes its documents along. `None` while that is not known.
     async fn is_orphan(&self, ns: &Namespace, seq: u64) -> Result<Option<bool>, SourceError> {
+        let permit = self.source.permit();
         let seen_at = self.waiting().get(&seq).copied();
         let is_gone = self.source.describe(ns).await?.is_none();
         let Some(seen_at) = seen_at.filter(|_| is_gone) else {
@@ -238,7 +243,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             return Ok(None);
         };
         // What was done to it before it was seen to be gone is in the queue when the stream has come so far.
-        if !self.status.state().position.has_read(seen_at) {
+        if !self.status.state().position.has_read(seen_at) || !permit.holds() {
             return Ok(None);
         }
         self.waiting().remove(&seq);

@@ -329,7 +329,7 @@ impl<K: Sink> Reconciler<K> {
     fn may_alter(&self) -> bool {
         let rests = self.status.rests();
         let state = self.status.state();
-        !rests && state.is_marked && state.breaker != "open"
+        !rests && state.is_marked && state.breaker != "open" && self.ends.local.permit().holds()
     }
 
     /// Waits until everything that was done locally until now has been read into the queue: what a name
