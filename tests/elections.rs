@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use mongodb::{
     Client,
     bson::{Document, doc},
@@ -80,6 +81,7 @@ async fn elections_of_the_local_replica_set_lose_nothing() {
 
     converge(&local.client, &atlas.client, PATIENCE).await;
     assert!(agent.is_running(), "without a restart");
+    assert!(!agent.log().contains("restored"), "an election is no other past");
     assert!(changes > 200, "{changes} changes prove little");
     assert!(!agent.log().contains("everything will be compared"), "the token survives an election");
     assert!(agent.stop().success());
@@ -188,4 +190,58 @@ async fn local_writes_that_are_rolled_back_never_reach_atlas() {
     converge(&local.client, &atlas.client, PATIENCE).await;
     assert!(in_atlas.find_one(doc! { "_id": "doomed" }).await.unwrap().is_none());
     assert!(in_atlas.find_one(doc! { "_id": 3, "v": "kept" }).await.unwrap().is_some());
+    assert!(agent.is_running() && !agent.log().contains("restored"), "{}", agent.log());
+}
+
+/// A set goes on without what one member has lost, so its past is the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_that_is_reconfigured_and_whose_primary_is_put_back_to_a_backup_goes_on_being_replicated()
+ {
+    let (mut local, atlas) = tokio::join!(ReplicaSet::start(), Mongod::start());
+    let orders = local.client.database("shop").collection::<Document>("orders");
+    orders.insert_many((0..50).map(|n| doc! { "_id": n, "v": 0 })).await.unwrap();
+    // All three at one moment, as snapshots of their disks.
+    local.members.iter_mut().for_each(Mongod::kill);
+    let backups: Vec<_> = local.members.iter().map(Mongod::back_up).collect();
+    join_all(local.members.iter_mut().map(Mongod::resume)).await;
+    local.primary().await;
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let in_atlas = atlas.client.database("shop").collection::<Document>("orders");
+    let work = async |v: i32| {
+        eventually("a write", PATIENCE, async || {
+            orders.update_many(doc! {}, doc! { "$set": { "v": v } }).await.is_ok()
+                && orders
+                    .replace_one(doc! { "_id": 100 + v }, doc! { "v": v })
+                    .upsert(true)
+                    .await
+                    .is_ok()
+        })
+        .await;
+        converge(&local.client, &atlas.client, PATIENCE).await;
+    };
+    work(1).await;
+
+    // Another version of the configuration, and another name for a member.
+    let primary = local.primary().await;
+    let renamed = (primary + 1) % 3;
+    let found = local.members[primary].admin(doc! { "replSetGetConfig": 1 }).await;
+    let mut config = found.get_document("config").unwrap().clone();
+    config.insert("version", config.get_i32("version").unwrap() + 1);
+    let members = config.get_array_mut("members").unwrap();
+    let name = format!("localhost:{}", local.members[renamed].port);
+    members[renamed].as_document_mut().unwrap().insert("host", name);
+    local.members[primary].admin(doc! { "replSetReconfig": config }).await;
+    work(2).await;
+    assert!(agent.is_running() && !agent.log().contains("restored"), "{}", agent.log());
+
+    let primary = local.primary().await;
+    local.members[primary].kill();
+    local.members[primary].put_back(&backups[primary]);
+    local.members[primary].resume().await;
+    local.primary().await;
+    work(3).await;
+
+    assert!(agent.is_running(), "{}", agent.log());
+    assert_eq!(in_atlas.count_documents(doc! { "v": 3 }).await.unwrap(), 53);
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, Timestamp, doc};
 use support::{
     PATIENCE,
     agent::Agent,
@@ -31,6 +31,12 @@ async fn new_position(agent: &Agent) {
         agent.log().contains("no longer reaches back")
     })
     .await;
+}
+
+async fn first_entry(local: &Mongod) -> Timestamp {
+    let oplog = local.client.database("local").collection::<Document>("oplog.rs");
+    let first = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).await.unwrap().unwrap();
+    first.get_timestamp("ts").unwrap()
 }
 
 /// Each of these codes says that the position is lost; the server is made to answer it once.
@@ -69,12 +75,7 @@ async fn an_oplog_that_rolled_over_while_the_agent_was_down_is_made_good_by_a_co
     orders(&local).delete_one(doc! { "_id": 0 }).await.unwrap();
     orders(&local).update_one(doc! { "_id": 1 }, doc! { "$set": { "v": 2 } }).await.unwrap();
     agent.queued(2).await;
-    let first = async || {
-        let oplog = local.client.database("local").collection::<Document>("oplog.rs");
-        let first = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).await.unwrap().unwrap();
-        first.get_timestamp("ts").unwrap()
-    };
-    let before = first().await;
+    let before = first_entry(&local).await;
     assert!(agent.stop().success());
 
     orders(&local).insert_one(doc! { "_id": 0, "back": true }).await.unwrap();
@@ -84,7 +85,7 @@ async fn an_oplog_that_rolled_over_while_the_agent_was_down_is_made_good_by_a_co
     let bulk = "x".repeat(1 << 20);
     eventually("an oplog that has rolled over", PATIENCE, async || {
         filler.insert_one(doc! { "x": bulk.as_str() }).await.unwrap();
-        first().await > before
+        first_entry(&local).await > before
     })
     .await;
     // Past everything that happened while the agent was down, and not only past some of it.
@@ -99,6 +100,38 @@ async fn an_oplog_that_rolled_over_while_the_agent_was_down_is_made_good_by_a_co
     converge(&local.client, &atlas.client, PATIENCE).await;
     agent.streaming().await;
     eventually("health", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0).await;
+}
+
+/// The same under an agent that stood still meanwhile, and by a server that was started anew: another process,
+/// and nothing of what was read is left, which is what a wiped server looks like.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_oplog_that_rolled_over_under_a_running_agent_is_made_good_by_a_comparison() {
+    let small = ["--replSet", "rs", "--oplogSize", "16", "--syncdelay", "1"];
+    let (mut local, atlas) = tokio::join!(Mongod::start_with(&small), Mongod::start());
+    local.initiate().await;
+    orders(&local).insert_many((0..100).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+
+    agent.signal("STOP");
+    let last = local.admin(doc! { "hello": 1 }).await.get_timestamp("operationTime").unwrap();
+    orders(&local).delete_many(doc! { "_id": { "$gt": 50 } }).await.unwrap();
+    let filler = local.client.database("other").collection::<Document>("filler");
+    let bulk = "x".repeat(1 << 20);
+    eventually("an oplog that has rolled over", PATIENCE, async || {
+        filler.insert_one(doc! { "x": bulk.as_str() }).await.unwrap();
+        first_entry(&local).await > last
+    })
+    .await;
+    filler.drop().await.unwrap();
+    local.terminate();
+    local.resume().await;
+    agent.signal("CONT");
+    new_position(&agent).await;
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(agent.is_running() && !agent.log().contains("restored"), "{}", agent.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,8 +171,7 @@ async fn a_local_database_that_was_restored_from_a_backup_is_refused_with_the_wa
         let (mut local, atlas) = pair().await;
         orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
         local.terminate();
-        let backup = tempfile::TempDir::new().unwrap();
-        support::copy_dir(local.path(), &backup.path().join("files"));
+        let backup = local.back_up();
         local.resume().await;
         let mut agent = Agent::started(&local.uri(), &atlas.uri());
         agent.streaming().await;
@@ -150,8 +182,7 @@ async fn a_local_database_that_was_restored_from_a_backup_is_refused_with_the_wa
         }
 
         local.terminate();
-        std::fs::remove_dir_all(local.path()).unwrap();
-        support::copy_dir(&backup.path().join("files"), local.path());
+        local.put_back(&backup);
         local.resume().await;
         orders(&local).insert_one(doc! { "_id": "after the restore" }).await.unwrap();
         if !looks_on {
@@ -165,9 +196,7 @@ async fn a_local_database_that_was_restored_from_a_backup_is_refused_with_the_wa
         let in_atlas = orders(&atlas).count_documents(doc! {}).await.unwrap();
         assert_eq!(in_atlas, 49, "the copy is untouched");
         // The way out that it names.
-        let queue = agent.dir.path().join("queue");
-        std::fs::rename(&queue, agent.dir.path().join("aside")).unwrap();
-        agent.start(&["--adopt"]);
+        agent.adopt();
         converge(&local.client, &atlas.client, PATIENCE).await;
     }
 }

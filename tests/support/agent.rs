@@ -151,6 +151,13 @@ impl Agent {
         status.unwrap()
     }
 
+    /// The way out that a refused local database names: the queue is put aside, and the target adopted.
+    pub fn adopt(&mut self) {
+        let (queue, aside) = (self.dir.path().join("queue"), tempfile::TempDir::new_in(&self.dir));
+        std::fs::rename(queue, aside.unwrap().keep().join("queue")).unwrap();
+        self.start(&["--adopt"]);
+    }
+
     /// Starts another command of the CLI, and does not wait for it.
     pub fn spawn(&self, args: &[&str]) -> Child {
         let mut command = self.command();

@@ -205,6 +205,57 @@ pub async fn schema(client: &Client) -> Schemas {
     found
 }
 
+/// What a server holds, with options and indexes.
+pub struct Snapshot {
+    pub contents: Contents,
+    pub schemas: Schemas,
+}
+
+impl Snapshot {
+    pub async fn of(client: &Client) -> Self {
+        Self { contents: contents(client).await.unwrap(), schemas: schema(client).await }
+    }
+}
+
+/// What in Atlas is neither as it was there (`before`) nor as the local database last had it, in words: of each
+/// document, of each collection's options, of each index. What waits in the queue may still be delivered, in part
+/// or as a whole; nothing else may come. Empty when all is well.
+pub fn strays(before: &Snapshot, last: &Snapshot, now: &Snapshot) -> Vec<String> {
+    let mut found = Vec::new();
+    let names = before.contents.keys().chain(now.contents.keys());
+    for name in names.collect::<std::collections::BTreeSet<_>>() {
+        let of = |snapshot: &Snapshot, key: &Vec<u8>| {
+            let document = snapshot.contents.get(name).and_then(|all| all.get(key));
+            document.map(|document| document.as_bytes().to_vec())
+        };
+        let keys = [before, now].into_iter().filter_map(|of| of.contents.get(name));
+        for key in keys.flat_map(BTreeMap::keys).collect::<std::collections::BTreeSet<_>>() {
+            let is = of(now, key);
+            if is != of(before, key) && is != of(last, key) {
+                let text = |of: &Snapshot| {
+                    format!("{:?}", of.contents.get(name).and_then(|all| all.get(key)))
+                };
+                let (was, had, is) = (text(before), text(last), text(now));
+                found.push(format!("{name}: was {was}\n   local {had}\n   now {is}"));
+            }
+        }
+        let nothing = BTreeMap::new();
+        let [was, had, is] = [before, last, now].map(|of| of.schemas.get(name));
+        let options = |of: Option<&(Document, _)>| of.map(|(options, _)| options.clone());
+        if options(is) != options(was) && options(is) != options(had) {
+            found.push(format!("{name}: was {was:?}\n   local {had:?}\n   now {is:?}"));
+        }
+        let [was, had, is] = [was, had, is].map(|of| of.map_or(&nothing, |(_, indexes)| indexes));
+        for index in was.keys().chain(is.keys()) {
+            let is = is.get(index);
+            if is != was.get(index) && is != had.get(index) {
+                found.push(format!("{name}: index {index}: was {:?}, now {is:?}", was.get(index)));
+            }
+        }
+    }
+    found
+}
+
 /// Makes the order of fields count in these, which `==` of documents does not see.
 fn in_order(document: &mut Document, fields: &[&str]) {
     for field in fields {
@@ -215,6 +266,6 @@ fn in_order(document: &mut Document, fields: &[&str]) {
 }
 
 /// A text that a person can still read.
-fn brief(text: &str) -> String {
+pub fn brief(text: &str) -> String {
     text.chars().take(2_000).collect()
 }

@@ -190,6 +190,27 @@ impl Mongod {
         }
     }
 
+    /// Its files, as a backup has them. It must be stopped.
+    pub fn back_up(&self) -> TempDir {
+        assert!(self.child.is_none(), "it runs");
+        let backup = TempDir::new().unwrap();
+        super::copy_dir(self.path(), backup.path());
+        backup
+    }
+
+    /// Has the files of a backup in place of its own. It must be stopped.
+    pub fn put_back(&self, backup: &TempDir) {
+        self.wipe();
+        super::copy_dir(backup.path(), self.path());
+    }
+
+    /// Has an empty folder, as after the loss of a disk. It must be stopped.
+    pub fn wipe(&self) {
+        assert!(self.child.is_none(), "it runs");
+        std::fs::remove_dir_all(self.path()).unwrap();
+        std::fs::create_dir(self.path()).unwrap();
+    }
+
     /// Where its data is.
     pub fn path(&self) -> &Path {
         self.dir.path()
