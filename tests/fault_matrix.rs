@@ -10,7 +10,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use support::{
     PATIENCE,
     agent::Agent,
-    compare::converge,
+    compare::{Snapshot, brief, converge, strays},
     eventually,
     mongod::Mongod,
     orders, pair,
@@ -196,4 +196,48 @@ async fn every_row_of_the_lines_faults_ends_equal() {
             stage.is_well(&format!("{row} {name}")).await;
         }
     }
+}
+
+/// Here a row ends refused, with Atlas as it was, and equal once the agent was told to adopt it.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_of_another_database_at_the_local_address_ends_refused() {
+    let mut stage = Stage::set().await;
+    stage.local.terminate();
+    let backup = stage.local.back_up();
+    stage.local.resume().await;
+    let rows =
+        ["a local database that was put back to a backup", "a local database that was wiped"];
+    for row in rows {
+        stage.work().await;
+        stage.is_well(row).await;
+        let before = Snapshot::of(&stage.atlas.client).await;
+        stage.local.kill();
+        if row.contains("wiped") {
+            stage.local.wipe();
+            stage.local.resume().await;
+            stage.local.initiate().await;
+        } else {
+            stage.local.put_back(&backup);
+            stage.local.resume().await;
+        }
+        stage.work().await;
+        let status = stage.agent.ended(PATIENCE).await;
+        let found = strays(&before, &before, &Snapshot::of(&stage.atlas.client).await);
+        assert!(found.is_empty(), "{row}: {} strays, the first {}", found.len(), brief(&found[0]));
+        assert_eq!(status.code(), Some(1), "{row}");
+        stage.agent.adopt();
+        stage.is_well(row).await;
+    }
+
+    let row = "a line to Atlas that leads to the local database";
+    assert!(stage.agent.stop().success());
+    let marks = stage.local.client.database("outrigger").collection::<Document>("replicas");
+    stage.agent.set_env("MONGODB_ATLAS_URI", &stage.to_local.uri());
+    stage.agent.start(&[]);
+    assert_eq!(stage.agent.ended(PATIENCE).await.code(), Some(2), "{row}");
+    assert_eq!(marks.count_documents(doc! {}).await.unwrap(), 0, "{row}");
+    stage.agent.set_env("MONGODB_ATLAS_URI", &stage.to_atlas.uri());
+    stage.agent.start(&[]);
+    stage.work().await;
+    stage.is_well(row).await;
 }

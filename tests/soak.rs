@@ -45,6 +45,9 @@ enum Fault {
     HistoryLost,
     QueueGone,
     Paused,
+    /// The local database is put back to a backup, or wiped and initiated anew, under the agent's eyes.
+    LocalPutBack,
+    LocalWiped,
 }
 
 /// By weight: what is milder comes more often.
@@ -70,12 +73,16 @@ const FAULTS: &[Fault] = &[
     Fault::Paused,
 ];
 
+/// Each takes half a minute, so these come in a long run only.
+const LONG_FAULTS: &[Fault] = &[Fault::LocalPutBack, Fault::LocalWiped];
+
 struct Stage {
     local: Mongod,
     atlas: Mongod,
     to_local: Proxy,
     to_atlas: Proxy,
     agent: Agent,
+    honesty: Option<Honesty>,
     rng: StdRng,
     /// Of servers that were stopped since.
     writes_sent: i64,
@@ -83,34 +90,35 @@ struct Stage {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_work_under_random_faults_ends_equal() {
-    let seconds = std::env::var("OUTRIGGER_SOAK_SECONDS").ok().and_then(|n| n.parse().ok());
+    let seconds: Option<u64> =
+        std::env::var("OUTRIGGER_SOAK_SECONDS").ok().and_then(|n| n.parse().ok());
     let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(60));
     let seed = seed();
     let (local, atlas) = pair().await;
     let (to_local, to_atlas) = (Proxy::to(local.port).await, Proxy::to(atlas.port).await);
     for server in [&local, &atlas] {
-        let unique = doc! { "key": { "u": 1 }, "name": "u", "unique": true };
-        let command = doc! { "createIndexes": "seats", "indexes": [unique] };
-        server.client.database("shop").run_command(command).await.unwrap();
+        unique_seats(server).await;
     }
     let stop = CancellationToken::new();
     let work = tokio::spawn(work(local.client.clone(), StdRng::seed_from_u64(seed), stop.clone()));
-    let config = "[worker]\nbatch_size = 100\nretry_delays = [\"500ms\"]\nmax_retries = 200\n";
+    let config = "[worker]\nbatch_size = 100\nretry_delays = [\"500ms\"]\nmax_retries = 200\n[sync]\nmax_delete_ratio = 1.0\n";
     let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), config);
     agent.start(&["--adopt"]);
     agent.streaming().await;
-    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
+    let honesty = Some(Honesty::watch(&local.client, &atlas.client, &agent));
     let rng = StdRng::seed_from_u64(seed + 1);
-    let mut stage = Stage { local, atlas, to_local, to_atlas, agent, rng, writes_sent: 0 };
+    let mut stage = Stage { local, atlas, to_local, to_atlas, agent, honesty, rng, writes_sent: 0 };
     let mut faults: BTreeMap<Fault, u32> = BTreeMap::new();
     while Instant::now() < until {
-        let fault = *FAULTS.choose(&mut stage.rng).unwrap();
+        let is_long = seconds.is_some_and(|seconds| seconds >= 300) && stage.rng.random_bool(0.05);
+        let faults_of_now = if is_long { LONG_FAULTS } else { FAULTS };
+        let fault = *faults_of_now.choose(&mut stage.rng).unwrap();
         *faults.entry(fault).or_default() += 1;
         stage.inflict(fault).await;
         let calm = stage.rng.random_range(200..2_500);
         tokio::time::sleep(Duration::from_millis(calm)).await;
     }
-    let looks = honesty.end().await;
+    let looks = stage.honesty.take().expect("it watches").end().await;
     assert!(looks > 0, "the agent was never asked");
     stop.cancel();
     let operations = work.await.unwrap();
@@ -129,6 +137,13 @@ async fn random_work_under_random_faults_ends_equal() {
     println!("equal      yes, byte for byte");
     assert_eq!(stage.agent.health().unwrap()["deadLetters"], 0);
     assert!(!stage.agent.log().contains("panicked"));
+}
+
+async fn unique_seats(server: &Mongod) {
+    let unique = doc! { "key": { "u": 1 }, "name": "u", "unique": true };
+    let command = doc! { "createIndexes": "seats", "indexes": [unique] };
+    // Where the work is under way already, its documents may not allow it.
+    let _ = server.client.database("shop").run_command(command).await;
 }
 
 impl Stage {
@@ -226,7 +241,52 @@ impl Stage {
                 self.hold().await;
                 self.agent.cli(&["resume"]);
             }
+            Fault::LocalPutBack => {
+                self.look_away(true);
+                self.local.terminate();
+                let backup = self.local.back_up();
+                self.local.resume().await;
+                // Something is to come after it, and to be read.
+                self.agent.streaming().await;
+                self.hold().await;
+                self.local.kill();
+                self.local.put_back(&backup);
+                self.local.resume().await;
+                self.is_refused().await;
+                self.look_away(false);
+            }
+            Fault::LocalWiped => {
+                self.look_away(true);
+                self.agent.streaming().await;
+                self.local.kill();
+                self.local.wipe();
+                self.local.resume().await;
+                self.local.initiate().await;
+                unique_seats(&self.local).await;
+                self.is_refused().await;
+                self.look_away(false);
+            }
         }
+    }
+}
+
+impl Stage {
+    fn look_away(&self, away: bool) {
+        self.honesty.iter().for_each(|honesty| honesty.look_away(away));
+    }
+
+    /// Nothing of the wrong database comes to Atlas, until the agent is told to adopt it.
+    async fn is_refused(&mut self) {
+        let wrong = |server: &Mongod| server.client.database("shop").collection("wrong");
+        wrong(&self.local).insert_one(doc! { "_id": 1 }).await.unwrap();
+        let status = self.agent.ended(PATIENCE).await;
+        assert_eq!(status.code(), Some(1), "{}", self.agent.log());
+        let found = wrong(&self.atlas).count_documents(doc! {}).await.unwrap();
+        assert_eq!(found, 0, "{}", self.agent.log());
+        wrong(&self.local).drop().await.unwrap();
+        self.local.end_failing().await;
+        self.agent.adopt();
+        eventually("an agent that runs", PATIENCE, async || self.agent.health().is_some()).await;
     }
 }
 

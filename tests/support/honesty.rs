@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,6 +26,7 @@ const NOTICED_AFTER: Duration = Duration::from_secs(35);
 /// Watches in the background.
 pub struct Honesty {
     stop: CancellationToken,
+    looks_away: Arc<AtomicBool>,
     looks: tokio::task::JoinHandle<u32>,
     lies: Arc<Mutex<Vec<String>>>,
 }
@@ -47,8 +51,15 @@ impl Honesty {
             http: http.timeout_global(Some(Duration::from_secs(5))).build().into(),
         };
         let (stop, lies) = (CancellationToken::new(), Arc::default());
-        let looks = tokio::spawn(watch(watched, stop.clone(), Arc::clone(&lies)));
-        Self { stop, looks, lies }
+        let looks_away = Arc::new(AtomicBool::new(false));
+        let looks =
+            tokio::spawn(watch(watched, stop.clone(), looks_away.clone(), Arc::clone(&lies)));
+        Self { stop, looks_away, looks, lies }
+    }
+
+    /// While the local database is exchanged: what it loses then, Atlas need not have.
+    pub fn look_away(&self, away: bool) {
+        self.looks_away.store(away, Ordering::SeqCst);
     }
 
     /// Ends it; panics with what was said too much. Returns how often there was an answer to judge.
@@ -61,7 +72,12 @@ impl Honesty {
     }
 }
 
-async fn watch(watched: Watched, stop: CancellationToken, lies: Arc<Mutex<Vec<String>>>) -> u32 {
+async fn watch(
+    watched: Watched,
+    stop: CancellationToken,
+    looks_away: Arc<AtomicBool>,
+    lies: Arc<Mutex<Vec<String>>>,
+) -> u32 {
     let watched = Arc::new(watched);
     // Acknowledged by a majority, and not seen in Atlas yet: when, by both clocks.
     let mut open: BTreeMap<i64, (Instant, u64)> = BTreeMap::new();
@@ -69,6 +85,11 @@ async fn watch(watched: Watched, stop: CancellationToken, lies: Arc<Mutex<Vec<St
     for id in 0_i64.. {
         if stop.is_cancelled() {
             break;
+        }
+        if looks_away.load(Ordering::SeqCst) {
+            open.clear();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            continue;
         }
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
         let insert = watched.local.insert_one(doc! { "_id": id });
