@@ -141,13 +141,15 @@ impl Agent {
 
     /// Waits for a process that ends by itself.
     pub async fn ended(&mut self, patience: Duration) -> ExitStatus {
-        let mut child = self.child.take().expect("it runs");
+        // Taken only at its end: one that goes on is killed with the rest of a test that fails.
+        let child = self.child.as_mut().expect("it runs");
         let mut status = None;
         eventually("the agent's end", patience, async || {
             status = child.try_wait().unwrap();
             status.is_some()
         })
         .await;
+        self.child = None;
         status.unwrap()
     }
 
