@@ -120,10 +120,9 @@ fn print(health: &Value) {
         Some("flowing") => "writes flow".to_owned(),
         Some("connecting") => "not connected yet, nothing is written".to_owned(),
         Some("held") => "writes are held back, changes wait".to_owned(),
-        Some("denied") => "refuses access, changes wait".to_owned(),
+        Some("denied") => format!("refuses access, changes wait{}", of_breaker(breaker)),
         Some("paused") => "writing is paused, changes wait (`outrigger resume`)".to_owned(),
-        _ if breaker == "closed" => "away, changes wait".to_owned(),
-        _ => format!("away, changes wait (breaker {breaker})"),
+        _ => format!("away, changes wait{}", of_breaker(breaker)),
     };
     show::line(format!("atlas    {flow}; {last}"));
     if let Some(at) = health["consistentAsOf"].as_str() {
@@ -187,4 +186,9 @@ fn documents(n: u64) -> String {
 
 fn ago(ms: u64) -> String {
     units::show_duration(Duration::from_millis(ms))
+}
+
+/// What is said of a breaker that lets nothing, or little, through.
+fn of_breaker(breaker: &str) -> String {
+    if breaker == "closed" { String::new() } else { format!(" (breaker {breaker})") }
 }
