@@ -141,7 +141,8 @@ impl Gate {
 
     /// Waits until a proof is needed: the gate is closed, or somebody waits for one.
     pub async fn proof_wanted(&self) {
-        self.until(|state| state.open.is_none() || state.wanted > state.begun).await;
+        // Not `begun`: the one that was begun may have brought nothing.
+        self.until(|state| state.open.is_none() || state.wanted > state.ended_well).await;
     }
 
     pub fn begin_proof(&self) -> Attempt {

@@ -72,6 +72,26 @@ fn what_an_ended_epoch_has_to_say_closes_no_later_one() {
     assert!(second.holds());
 }
 
+#[tokio::test]
+async fn a_wanted_proof_that_brings_nothing_is_wanted_still() {
+    let gate = Arc::new(Gate::default());
+    open(&gate, 1);
+    let waiter = tokio::spawn({
+        let gate = gate.clone();
+        async move { gate.proven_anew_within(Duration::from_secs(30)).await }
+    });
+    gate.proof_wanted().await;
+    // Interrupted, say, while the gate stays open.
+    let _ = gate.begin_proof();
+
+    tokio::time::timeout(Duration::from_secs(1), gate.proof_wanted()).await.expect("wanted still");
+    open(&gate, 1);
+
+    assert!(waiter.await.expect("a result"));
+    let more = tokio::time::timeout(Duration::from_millis(100), gate.proof_wanted()).await;
+    assert!(more.is_err(), "no proof is wanted that nobody waits for");
+}
+
 /// What can happen, in any order.
 #[derive(Clone, Debug)]
 enum Step {

@@ -65,6 +65,15 @@ const UNAVAILABLE: &[(i32, &str)] = &[
     (14031, "OutOfDiskSpace"),
 ];
 
+/// Those of them by which a server says that it stops, or is the primary no longer, or reaches nobody.
+const CHANGE_OF_STATE: &[i32] =
+    &[6, 7, 89, 91, 94, 189, 202, 317, 9001, 10107, 11600, 11602, 13435, 13436];
+
+/// True when a server says with this code that it stops, or that its role changes.
+pub(super) fn is_change_of_state(code: i32) -> bool {
+    CHANGE_OF_STATE.contains(&code)
+}
+
 /// Codes that a person must act upon: who we are, or what we may do.
 const DENIED: &[(i32, &str)] = &[
     (11, "UserNotFound"),

@@ -232,9 +232,11 @@ impl Mongo {
     }
 }
 
-/// True for what is said by no server, or by one that stops being the primary.
+/// True for what is said by no server, or by one that stops being the primary. What else a server says, that it
+/// is too busy or that a cursor is gone, is an answer as good as its connection: to close the gate for it would end
+/// the stream, and begin a long look through the oplog anew.
 fn is_no_answer(error: &MongoError) -> bool {
-    error.code().is_none() || class::class_of(error) == class::Class::Unavailable
+    error.code().is_none_or(class::is_change_of_state)
 }
 
 /// `topologyVersion.processId`: drawn at random when a server starts (4.4 and later).

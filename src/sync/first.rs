@@ -238,11 +238,13 @@ impl<K: Sink> Reconciler<K> {
     pub(super) async fn drop_held(&self, run: &Run<'_>, ns: &Namespace) -> Result<(), SyncError> {
         let change = SchemaChange::Drop { ns: ns.clone() };
         let mut attempts = self.ends.attempts(run.stop);
-        self.may_write(run.stop).await?;
-        while let Err(error) = self.sink.change_schema(&change).await {
-            attempts.failed(error).await?;
+        loop {
+            self.may_write(run.stop).await?;
+            match self.sink.change_schema(&change).await {
+                Ok(()) => return Ok(()),
+                Err(error) => attempts.failed(error).await?,
+            }
         }
-        Ok(())
     }
 
     /// Waits while nothing may be written to Atlas: also while the local database is not proven, since all that
