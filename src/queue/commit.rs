@@ -1,19 +1,17 @@
 //! Committing: merge in memory what belongs together, then write each touched entry once.
 
-use std::sync::atomic::Ordering;
+use std::sync::MutexGuard;
 
 use ahash::HashMap;
 use uuid::Uuid;
 
 use super::{
     Entry, Incoming, Queue, QueueError, Work, codec, index::DocumentName, layout::CHECKPOINT,
-    merge::Later, reader::Reader, store::State,
+    letters::Followers, merge::Later, reader::Reader, store::State,
 };
 use crate::{
     checkpoint::{Checkpoint, ClusterTime},
     crash::{self, Step},
-    document_key::DocumentKey,
-    event::{CollectionId, SchemaChange},
     namespace::Namespace,
     write_op::WriteOp,
 };
@@ -45,25 +43,20 @@ impl Queue {
         incoming: Vec<Incoming>,
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Committed, QueueError> {
-        let mut state = self.lock();
+        self.commit_to(self.lock(), incoming, checkpoint)
+    }
+
+    /// As [`commit`](Self::commit), with nobody in between since `state` was looked at.
+    pub(super) fn commit_to(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        incoming: Vec<Incoming>,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Committed, QueueError> {
         state.refuse_after_failure()?;
         let mut staged = Staged::new(state.next_seq, incoming.len(), self.reader());
         for incoming in incoming {
-            if let Work::Schema(SchemaChange::Rename { from, to, .. }) = &incoming.work {
-                // What must still be read locally has moved to the new name.
-                let moved = staged.unread(self, &state, from)?;
-                let (from_time, wall_ms, to) =
-                    (incoming.cluster_time, incoming.wall_ms, to.clone());
-                staged.add(&state, incoming)?;
-                for (key, collection) in moved {
-                    // A rename keeps the collection's UUID.
-                    let work =
-                        Work::Document { ns: to.clone(), key, op: WriteOp::Refresh, collection };
-                    staged.add(&state, Incoming { work, cluster_time: from_time, wall_ms })?;
-                }
-            } else {
-                staged.add(&state, incoming)?;
-            }
+            staged.add(&state, incoming)?;
         }
         let mut edit = state.edit();
         edit.reserve(staged.slots.iter().filter(|slot| slot.is_changed).map(|slot| &slot.entry));
@@ -80,6 +73,7 @@ impl Queue {
             let before = self.db.get(CHECKPOINT)?;
             edit.put(CHECKPOINT, codec::encode_checkpoint(checkpoint), before.as_deref());
         }
+        let followed = self.follow(staged.letters.moved(&state.letters), &mut edit)?;
         crash::point(Step::CommitBegins);
         self.write(&mut state, edit)?;
         crash::point(if staged.slots.is_empty() { Step::CheckpointDone } else { Step::CommitDone });
@@ -97,6 +91,9 @@ impl Queue {
                     state.schedule.succeeded(leased, slot.entry.seq);
                 }
             }
+        }
+        for letter in followed {
+            state.letter_followed(letter);
         }
         drop(state);
         self.changed.notify_waiters();
@@ -134,6 +131,8 @@ struct Staged<'a> {
     by_name: HashMap<DocumentName, usize>,
     /// Barriers of this commit: nothing before the last one of a namespace may be merged into.
     closed: HashMap<Namespace, u64>,
+    /// Where the dead letters are behind its barriers.
+    letters: Followers,
     next_seq: u64,
     ids: Ids,
     reader: Reader<'a>,
@@ -178,6 +177,7 @@ impl<'a> Staged<'a> {
             slots: Vec::with_capacity(incoming),
             by_name: HashMap::with_capacity_and_hasher(incoming, ahash::RandomState::default()),
             closed: HashMap::default(),
+            letters: Followers::default(),
             next_seq,
             ids: Ids::new(),
             reader,
@@ -193,11 +193,12 @@ impl<'a> Staged<'a> {
             for ns in change.namespaces() {
                 self.closed.insert(ns, self.next_seq);
             }
+            self.letters.pass(change, &state.letters);
             self.push(incoming, None, None, None);
             return Ok(());
         };
-        if let Work::Document { op: op @ WriteOp::Update(_), .. } = &mut incoming.work
-            && state.dead.contains_key(&name)
+        if let Work::Document { ns, op: op @ WriteOp::Update(_), .. } = &mut incoming.work
+            && (state.letters.get(&name).is_some() || self.letters.have_come_to(ns))
         {
             // The state that this delta was made from never reached Atlas.
             *op = WriteOp::Refresh;
@@ -270,32 +271,5 @@ impl<'a> Staged<'a> {
             succeeds,
             bytes_before: 0,
         });
-    }
-
-    /// Keys of the entries of `ns`, stored or staged, whose document is still to be read locally.
-    fn unread(
-        &mut self,
-        queue: &Queue,
-        state: &State,
-        ns: &Namespace,
-    ) -> Result<Vec<(DocumentKey, Option<CollectionId>)>, QueueError> {
-        let unread = |entry: &Entry| match &entry.work {
-            Work::Document {
-                ns: of,
-                key,
-                op: WriteOp::Update(_) | WriteOp::Refresh,
-                collection,
-            } if of == ns => Some((key.clone(), *collection)),
-            Work::Document { .. } | Work::Schema(_) => None,
-        };
-        let mut keys = Vec::new();
-        let mut next = state.blocks.next_from(0);
-        while let Some((seq, place)) = next {
-            keys.extend(unread(&self.reader.entry(&state.blocks, (seq, place))?.0));
-            queue.progress.fetch_add(1, Ordering::Relaxed);
-            next = state.blocks.next_from(seq + 1);
-        }
-        keys.extend(self.slots.iter().filter_map(|slot| unread(&slot.entry)));
-        Ok(keys)
     }
 }

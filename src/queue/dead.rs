@@ -46,33 +46,35 @@ impl Queue {
     /// [`QueueError::NotRetried`] for a schema change: repeated after what has followed it, it would
     /// destroy newer data.
     pub fn retry_dead_letter(&self, id: Uuid) -> Result<(), QueueError> {
-        let letter = self.dead_letter(id)?;
+        let seq = self.dead_letter(id)?.entry.seq;
+        // Its collection may have been renamed, or dropped, since it was looked for.
+        let state = self.lock();
+        let value = self.db.get(dead_key(seq))?.ok_or(QueueError::NotFound(id))?;
+        let entry = codec::decode_dead_letter(seq, &value)?.entry;
         // It is behind since now: what lay among the dead letters was no lag.
-        let (cluster_time, wall_ms) = (letter.entry.last_time, now_ms());
-        let Work::Document { ns, key, collection, .. } = letter.entry.work else {
+        let (cluster_time, wall_ms) = (entry.last_time, now_ms());
+        let Work::Document { ns, key, collection, .. } = entry.work else {
             return Err(QueueError::NotRetried(id));
         };
         let work = Work::Document { ns, key, op: WriteOp::Refresh, collection };
-        self.commit(vec![Incoming { work, cluster_time, wall_ms }], None)?;
+        self.commit_to(state, vec![Incoming { work, cluster_time, wall_ms }], None)?;
         Ok(())
     }
 
     /// Removes a dead letter for good. Atlas and the local database then differ in that document
     /// until it changes again or a full sync repairs it.
     pub fn discard_dead_letter(&self, id: Uuid) -> Result<(), QueueError> {
-        let letter = self.dead_letter(id)?;
-        let seq = letter.entry.seq;
+        let seq = self.dead_letter(id)?.entry.seq;
         let mut state = self.lock();
         state.refuse_after_failure()?;
         // Another request, or a success of the document, may have been faster.
         let value = self.db.get(dead_key(seq))?.ok_or(QueueError::NotFound(id))?;
+        let work = codec::decode_dead_letter(seq, &value)?.entry.work;
         let mut edit = state.edit();
         edit.remove(&dead_key(seq), Some(&value));
         self.write(&mut state, edit)?;
-        if let Some(name) = state.name_of(&letter.entry.work)
-            && state.dead.get(&name) == Some(&seq)
-        {
-            state.dead.remove(&name);
+        if let Some(name) = state.name_of(&work) {
+            state.letters.remove(work.ns(), &name, seq);
         }
         state.dead_len -= 1;
         Ok(())

@@ -31,6 +31,17 @@ impl Work {
         }
     }
 
+    /// The same document's under another name of its collection.
+    #[must_use]
+    pub fn renamed(self, to: &Namespace) -> Self {
+        match self {
+            Work::Document { key, op, collection, .. } => {
+                Work::Document { ns: to.clone(), key, op, collection }
+            }
+            Work::Schema(change) => Work::Schema(change),
+        }
+    }
+
     /// The name that people see.
     pub fn name(&self) -> &'static str {
         match self {

@@ -55,7 +55,7 @@ pub fn load(db: &sled::Db, cache: &CacheGuard, path: &Path) -> Result<State, Que
         sum = sum.wrapping_add(fingerprint(&key, &value));
         let letter = codec::decode_dead_letter(number_of(&key), &value)?;
         if let Some(name) = state.name_of(&letter.entry.work) {
-            state.dead.insert(name, number_of(&key));
+            state.letters.insert(letter.entry.work.ns(), name, number_of(&key));
         }
         state.dead_len += 1;
         state.dead_bytes += value.len() as u64;
@@ -315,7 +315,7 @@ impl State {
             Subject::Schema(change) => {
                 self.pending += 1;
                 self.pending_bytes += bytes.len() as u64;
-                self.schedule.barrier_added(&change.namespaces(), seq);
+                self.schedule.barrier_added(&change, seq);
                 return Ok(None);
             }
         };

@@ -12,6 +12,9 @@
 //! One entry per document, in the order in which the documents first changed. What arrives for a
 //! document that waits is merged into its entry ([`coalesce`](crate::coalesce::coalesce)).
 //!
+//! An entry, and a dead letter, belongs to a collection and not to a name. What becomes of a name is told by the
+//! barriers behind it: see `turns` and `letters`.
+//!
 //! # Invariants
 //!
 //! Each has a test of its name.
@@ -22,7 +25,8 @@
 //!   is leased is not changed: what arrives meanwhile is a new entry, which is not leased before the
 //!   first is settled, and merged with it if it comes back.
 //! - **I3** Settling removes exactly the version that was leased.
-//! - **I4** An op leaves only as applied or as a dead letter.
+//! - **I4** An op leaves only as applied or as a dead letter. What is dropped behind it counts as applied, and its
+//!   letter goes with its collection.
 //! - **I5** Replaying the stream from any older checkpoint ends with the same documents in Atlas.
 //! - **I6** Bytes carry a format version, and an unknown one is refused.
 //!
@@ -77,6 +81,7 @@ mod entry;
 pub(crate) mod fuzz;
 mod index;
 mod layout;
+mod letters;
 mod load;
 mod look;
 mod merge;
@@ -87,6 +92,7 @@ mod schedule;
 mod settle;
 mod store;
 pub mod transfer;
+mod turns;
 
 pub use codec::{CodecError, FORMAT_VERSION};
 pub use commit::Committed;
@@ -97,6 +103,7 @@ pub use entry::{
 pub use open::{QueueOptions, Rebuilt};
 pub use reserve::Reservation;
 pub use store::{NextDue, Queue};
+pub use turns::Proof;
 
 /// Why the queue cannot do what it was asked to.
 #[derive(Debug, thiserror::Error)]

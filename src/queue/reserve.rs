@@ -73,7 +73,7 @@ impl Queue {
         key: &DocumentKey,
     ) -> Result<Option<DeadLetter>, QueueError> {
         let state = self.lock();
-        let Some(&seq) = state.dead.get(&state.index.name_of(ns, key)) else { return Ok(None) };
+        let Some(seq) = state.letters.get(&state.index.name_of(ns, key)) else { return Ok(None) };
         let value = self.db.get(dead_key(seq))?;
         Ok(value.map(|value| codec::decode_dead_letter(seq, &value)).transpose()?)
     }

@@ -13,6 +13,11 @@
 //!
 //! A barrier is an entry too. It may go when nothing is left of its namespaces before it, and what
 //! stands behind it may go when it is gone. So per namespace only counts are kept, not lists.
+//!
+//! Some barriers are *turns*: from there on the name means another collection. A rename does not move what waits in
+//! front of it. Its entries keep their place, and whoever reads their documents asks what their collection
+//! [is called now](Schedule::called_now), by the turns that stand behind them: so a rename costs nothing, however
+//! much waits, and what stood in front of an earlier one is not touched by a later one.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -21,7 +26,8 @@ use std::{
 
 use ahash::{HashMap, HashSet};
 
-use crate::{checkpoint::ClusterTime, foreign::Foreign, namespace::Namespace};
+use super::turns::{Knowledge, Turn};
+use crate::{checkpoint::ClusterTime, event::SchemaChange, foreign::Foreign, namespace::Namespace};
 
 #[derive(Default)]
 pub struct Schedule {
@@ -48,6 +54,8 @@ pub struct Schedule {
     leased_of: HashMap<Namespace, u64>,
     /// Those of them that another batch has.
     busy: HashSet<Namespace>,
+    /// Which collection has a name behind all that is queued, where somebody had to find out.
+    pub knowledge: Knowledge,
 }
 
 /// What a worker has taken.
@@ -74,6 +82,7 @@ struct Line {
 struct Barrier {
     seq: u64,
     ahead: u64,
+    turn: Option<Turn>,
 }
 
 impl Line {
@@ -104,12 +113,14 @@ impl Schedule {
     }
 
     /// A new barrier, with the largest sequence number so far.
-    pub fn barrier_added(&mut self, namespaces: &[Namespace], seq: u64) {
-        for ns in namespaces {
-            let line = self.lines.entry(ns.clone()).or_default();
+    pub fn barrier_added(&mut self, change: &SchemaChange, seq: u64) {
+        for ns in change.namespaces() {
+            let turn = Turn::of(change, &ns);
+            let line = self.lines.entry(ns).or_default();
             let ahead = std::mem::take(&mut line.behind);
-            line.barriers.push_back(Barrier { seq, ahead });
+            line.barriers.push_back(Barrier { seq, ahead, turn });
         }
+        self.knowledge.pass(change);
     }
 
     /// An entry is gone for good.
@@ -156,6 +167,30 @@ impl Schedule {
     /// True when a barrier stands behind `seq`, so that a new op must not be merged into it.
     pub fn is_closed(&self, ns: &Namespace, seq: u64) -> bool {
         self.lines.get(ns).and_then(|line| line.barriers.back()).is_some_and(|last| last.seq > seq)
+    }
+
+    /// True when a turn stands behind `seq`: the name means another collection by then.
+    pub fn has_turned(&self, ns: &Namespace, seq: u64) -> bool {
+        self.turn_behind(ns, seq).is_some()
+    }
+
+    /// The name that the collection of an entry of `ns` has behind all that is queued. `None` when it is gone.
+    pub fn called_now(&self, ns: &Namespace, seq: u64) -> Option<Namespace> {
+        let (mut name, mut seq) = (ns, seq);
+        while let Some((at, turn)) = self.turn_behind(name, seq) {
+            match turn {
+                Turn::Gone => return None,
+                Turn::Renamed(to) => (name, seq) = (to, at),
+            }
+        }
+        Some(name.clone())
+    }
+
+    /// The first turn behind `seq`.
+    fn turn_behind(&self, ns: &Namespace, seq: u64) -> Option<(u64, &Turn)> {
+        let barriers = &self.lines.get(ns)?.barriers;
+        let from = barriers.partition_point(|barrier| barrier.seq <= seq);
+        barriers.range(from..).find_map(|barrier| Some((barrier.seq, barrier.turn.as_ref()?)))
     }
 
     /// Entries of the namespace, barriers included.

@@ -64,14 +64,14 @@ impl Queue {
         let lease = state.schedule.leased(seq).expect("it was just looked at");
         let mut step = Step::new(seq, lease);
         // All that an ordinary end needs is known; the entry itself need not be read for it.
-        if settlement.outcome == Outcome::Applied && state.dead.is_empty() && !step.is_barrier() {
+        if settlement.outcome == Outcome::Applied && state.letters.is_empty() && !step.is_barrier()
+        {
             edit.remove_entry(seq);
             step.gone = true;
             return Ok(step);
         }
         let (mut entry, _) =
             state.entry(reader, seq)?.expect("a leased entry is in the store (I4)");
-        let name = state.name_of(&entry.work);
         if let Work::Schema(change) = &entry.work {
             step.barrier = Some(change.namespaces());
         }
@@ -79,10 +79,7 @@ impl Queue {
             Outcome::Applied => {
                 edit.remove_entry(seq);
                 step.gone = true;
-                if let Some(dead) = name.as_ref().and_then(|name| state.dead.get(name)) {
-                    self.remove_dead(*dead, edit)?;
-                    step.revived = name;
-                }
+                step.revived = self.clear_letter(state, &entry, edit)?;
             }
             Outcome::Rejected { reason, now_ms, refusal: _ } => {
                 edit.remove_entry(seq);
@@ -91,15 +88,21 @@ impl Queue {
                 if let Some(newer) = successor(state, reader, seq)? {
                     widen(newer, &mut step, edit);
                 }
-                if let Some(name) = name {
-                    if let Some(older) = state.dead.get(&name) {
-                        self.remove_dead(*older, edit)?;
-                    }
-                    step.died = Some(name);
-                } else {
+                let mut entry = Entry { attempts: entry.attempts + 1, ..entry };
+                if step.is_barrier() {
                     step.barrier_died = true;
+                } else {
+                    // What is dropped behind it cannot be missing.
+                    let Some(ns) = state.schedule.called_now(entry.work.ns(), seq) else {
+                        return Ok(step);
+                    };
+                    entry.work = entry.work.renamed(&ns);
+                    let name = state.name_of(&entry.work).expect("it is no barrier");
+                    if let Some(older) = state.letters.get(&name) {
+                        self.remove_dead(older, edit)?;
+                    }
+                    step.died = Some((ns, name));
                 }
-                let entry = Entry { attempts: entry.attempts + 1, ..entry };
                 let letter = DeadLetter { reason: reason.clone(), died_ms: *now_ms, entry };
                 edit.put(&dead_key(seq), codec::encode_dead_letter(&letter), None);
             }
@@ -113,17 +116,9 @@ impl Queue {
                 give_back((state, reader), entry, Some(*due_ms), &mut step, edit)?;
             }
             Outcome::Refresh { due_ms, keep_collection } => {
-                let is_closed = state.schedule.is_closed(entry.work.ns(), seq);
-                match &mut entry.work {
-                    // A rename that came meanwhile has not taken this document along, as it would a
-                    // `Refresh`: it is held here and nowhere else.
-                    Work::Document { op: WriteOp::Insert(_) | WriteOp::Replace(_), .. }
-                        if is_closed => {}
-                    Work::Document { op, collection, .. } => {
-                        *op = WriteOp::Refresh;
-                        *collection = collection.filter(|_| *keep_collection);
-                    }
-                    Work::Schema(_) => {}
+                if let Work::Document { op, collection, .. } = &mut entry.work {
+                    *op = WriteOp::Refresh;
+                    *collection = collection.filter(|_| *keep_collection);
                 }
                 give_back((state, reader), entry, Some(*due_ms), &mut step, edit)?;
             }
@@ -131,7 +126,30 @@ impl Queue {
         Ok(step)
     }
 
-    pub(super) fn remove_dead(&self, seq: u64, edit: &mut Edit) -> Result<(), QueueError> {
+    /// Removes the letter of the document that an entry has written, if it has one: it may have another name by now,
+    /// and another collection's letter may have the name that it was written under.
+    fn clear_letter(
+        &self,
+        state: &State,
+        entry: &Entry,
+        edit: &mut Edit,
+    ) -> Result<Option<(Namespace, DocumentName, u64)>, QueueError> {
+        let Work::Document { ns, key, collection, .. } = &entry.work else { return Ok(None) };
+        let Some(ns) = state.schedule.called_now(ns, entry.seq) else { return Ok(None) };
+        let name = state.index.name_of(&ns, key);
+        let Some(seq) = state.letters.get(&name) else { return Ok(None) };
+        let Some(value) = self.db.get(dead_key(seq))? else { return Ok(None) };
+        let letter = codec::decode_dead_letter(seq, &value)?;
+        if let Work::Document { collection: Some(of), .. } = letter.entry.work
+            && collection.is_some_and(|written| written != of)
+        {
+            return Ok(None);
+        }
+        edit.remove(&dead_key(seq), Some(&value));
+        Ok(Some((ns, name, seq)))
+    }
+
+    fn remove_dead(&self, seq: u64, edit: &mut Edit) -> Result<(), QueueError> {
         let value = self.db.get(dead_key(seq))?;
         edit.remove(&dead_key(seq), value.as_deref());
         Ok(())
@@ -195,8 +213,9 @@ struct Step {
     gone: bool,
     due_ms: Option<u64>,
     absorbed: Option<(u64, usize)>,
-    revived: Option<DocumentName>,
-    died: Option<DocumentName>,
+    /// The letter that goes, and its document.
+    revived: Option<(Namespace, DocumentName, u64)>,
+    died: Option<(Namespace, DocumentName)>,
     barrier_died: bool,
 }
 
@@ -248,13 +267,13 @@ impl Step {
         } else {
             state.schedule.requeue(self.seq, self.due_ms);
         }
-        if let Some(name) = self.revived
-            && state.dead.remove(&name).is_some()
+        if let Some((ns, name, letter)) = self.revived
+            && state.letters.remove(&ns, &name, letter)
         {
             state.dead_len -= 1;
         }
-        if let Some(name) = self.died {
-            state.dead_len += u64::from(state.dead.insert(name, self.seq).is_none());
+        if let Some((ns, name)) = self.died {
+            state.dead_len += u64::from(state.letters.insert(&ns, name, self.seq));
         }
         state.dead_len += u64::from(self.barrier_died);
     }

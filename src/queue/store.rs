@@ -1,7 +1,6 @@
 //! The queue on sled: commit, lease, settle.
 
 use std::{
-    collections::HashMap,
     slice,
     sync::{
         Mutex, MutexGuard, TryLockError,
@@ -18,6 +17,7 @@ use super::{
     edit::{Edit, Finished, Surroundings},
     index::{DocumentName, Index},
     layout::{CHECKPOINT, block_key, meta_key},
+    letters::Letters,
     load::load,
     open::{guarded, hand_over, lock, open_sled},
     reader::{CacheGuard, Reader, read_block},
@@ -57,8 +57,7 @@ pub(super) struct State {
     pub(super) next_seq: u64,
     pub(super) pending: u64,
     pub(super) pending_bytes: u64,
-    /// Documents that have a dead letter, and where it is.
-    pub(super) dead: HashMap<DocumentName, u64>,
+    pub(super) letters: Letters,
     pub(super) dead_len: u64,
     /// Encoded size of the dead letters when the queue was opened.
     pub(super) dead_bytes: u64,
@@ -145,6 +144,7 @@ impl Queue {
         let mut bytes = 0;
         let mut reader = self.reader();
         for _ in 0..SCAN_MAX {
+            self.progress.fetch_add(1, Ordering::Relaxed);
             if batch.entries.len() >= ops_max || bytes >= bytes_max {
                 break;
             }
@@ -253,11 +253,6 @@ impl Queue {
     pub fn release_all(&self) {
         self.lock().schedule.release_all();
         self.changed.notify_waiters();
-    }
-
-    /// True when a barrier of `ns` stands behind the entry `seq`.
-    pub fn has_barrier_behind(&self, ns: &Namespace, seq: u64) -> bool {
-        self.lock().schedule.is_closed(ns, seq)
     }
 
     /// True when a barrier of `ns` waits or is being applied.
@@ -478,7 +473,7 @@ impl State {
 
     pub(super) fn appeared(&mut self, name: Option<&DocumentName>, work: &Work, seq: u64) {
         match (name, work) {
-            (None, Work::Schema(change)) => self.schedule.barrier_added(&change.namespaces(), seq),
+            (None, Work::Schema(change)) => self.schedule.barrier_added(change, seq),
             (Some(_) | None, work) => self.schedule.added(work.ns()),
         }
     }

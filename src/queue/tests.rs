@@ -13,6 +13,7 @@ use crate::{
 
 mod in_blocks;
 mod model;
+mod names;
 
 fn ns() -> Namespace {
     Namespace::new("shop", "orders")
@@ -353,30 +354,25 @@ fn a_barrier_holds_up_its_own_namespaces_only() {
 }
 
 #[test]
-fn a_rename_takes_unread_documents_along() {
-    let (_dir, queue) = fresh();
-    let to = Namespace::new("shop", "renamed");
-    queue.commit(vec![insert(1, 1), change(2, WriteOp::Refresh)], None).unwrap();
-    queue
-        .commit(
-            vec![
-                set(3, 1),
-                barrier(SchemaChange::Rename { from: ns(), to: to.clone(), drop_target: false }),
-            ],
-            None,
-        )
-        .unwrap();
+fn what_waits_in_front_of_a_rename_knows_what_its_collection_is_called_by_then() {
+    let (dir, queue) = fresh();
+    let named = |name: &str| Namespace::new("shop", name);
+    let rename = |from: &str, to: &str| {
+        let (from, to) = (named(from), named(to));
+        barrier(SchemaChange::Rename { from, to, drop_target: false })
+    };
+    queue.commit(vec![set(1, 1), rename("orders", "tmp")], None).unwrap();
+    queue.commit(vec![rename("right", "orders"), set(2, 1)], None).unwrap();
+    queue.commit(vec![rename("tmp", "right")], None).unwrap();
+    drop(queue);
 
-    let before = lease(&queue);
-    assert_eq!(ids(&before), [1, 2, 3]);
-    settle(&queue, &before, &Outcome::Applied);
-    settle(&queue, &lease(&queue), &Outcome::Applied);
-    let after = lease(&queue);
+    let queue = open(&dir);
 
-    assert_eq!(ids(&after), [2, 3]);
-    for entry in &after {
-        assert_eq!((entry.work.ns(), op(entry)), (&to, &WriteOp::Refresh));
-    }
+    assert_eq!(queue.pending().0, 5, "nothing is queued a second time");
+    let now = queue.called_now(&ns(), [0, 3].into_iter());
+    assert_eq!(now, [Some(named("right")), Some(ns())]);
+    queue.commit(vec![barrier(SchemaChange::Drop { ns: named("right") })], None).unwrap();
+    assert_eq!(queue.called_now(&ns(), [0, 3].into_iter()), [None, Some(ns())]);
 }
 
 #[test]

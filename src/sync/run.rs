@@ -167,6 +167,10 @@ impl<K: Sink> Reconciler<K> {
                     Box::pin(self.list())
                 })
                 .await?;
+            // One that was copied from a list in which it had this name still has it in Atlas, perhaps.
+            if again.iter().any(|ns| !here.iter().any(|collection| collection.ns == *ns)) {
+                self.compare_rest(run, plans, &|ns: &Namespace| again.contains(ns)).await?;
+            }
             let mut renamed = Vec::new();
             for collection in here.into_iter().filter(|collection| again.contains(&collection.ns)) {
                 let size = self.size_of(&collection.ns, run.stop).await;

@@ -254,7 +254,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         local: &Local,
     ) -> Judgement {
         let item = &conflict.item;
-        if self.queue.has_barrier_behind(ns, item.seq) {
+        if self.queue.has_turned(ns, item.seq) {
             // The collection's name is about to mean something else, or does already, so nothing can be
             // looked up; and the barrier must not wait. `evict` asks for a comparison.
             return Judgement::Evict(rivals.into_iter().map(|rival| rival.key).collect());
@@ -396,7 +396,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             queue.commit(incoming, None)?;
             // A barrier that came before the commit has not taken the documents along, and behind it
             // the name means another collection.
-            if for_seqs.iter().any(|seq| queue.has_barrier_behind(&of, *seq)) {
+            if for_seqs.iter().any(|seq| queue.has_turned(&of, *seq)) {
                 SyncState::demand(&queue, cluster_time, Reason::Evicted)?;
             }
             queue.flush()

@@ -7,11 +7,21 @@
 //! - *A document that is not there* is no empty document. For a `Refresh` it means "delete". For an
 //!   update it means that its delete follows in the stream, so there is nothing to do.
 //! - *Another collection of the same name.* The one that the change was made in may have been renamed
-//!   away and a new one made in its place. So after each read the collection's UUID is compared with
-//!   the event's, and what differs is not written: the rename takes the entry along to the new name
-//!   ([`Queue::commit`](crate::queue::Queue::commit)), for which the entry waits.
+//!   away and a new one made in its place. So what is read is what its collection is called by now, as far as the
+//!   stream was read ([`Queue::called_now`](crate::queue::Queue::called_now)), and it is written under the name
+//!   that it has in Atlas, where the rename stands behind the entry and is still to come. After each read
+//!   the collection's UUID is compared with the event's, and what differs is not written: the entry
+//!   waits for the rename or the drop that the stream must tell of.
+//!
+//! An entry may not know its collection: one of a 5.0 server, of a write that came late, of a gap in the stream, or of
+//! an import. Then the UUID that is compared is the one that the name had at a time up to which the stream was read
+//! since, with no rename or drop. That is found out once for each name, and forgotten when it changes
+//! hands ([`Queue::proof`](crate::queue::Queue::proof)).
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use ahash::RandomState;
 
@@ -23,9 +33,10 @@ use super::{
 use crate::{
     checkpoint::ClusterTime,
     document_key::DocumentKey,
+    event::CollectionId,
     mongo::MongoError,
     namespace::Namespace,
-    queue::Outcome,
+    queue::{Outcome, Proof},
     sink::Sink,
     source::{Page, Pages, Source, SourceError},
     status::now_ms,
@@ -35,6 +46,13 @@ use crate::{
 /// How long an entry waits for the local database, or for the rename that it must see.
 pub(super) const LOCAL_WAIT_MS: u64 = 1_000;
 const BARRIER_WAIT_MS: u64 = 200;
+
+/// How long it waits for the stream, that says whether a name still means its collection.
+const PROOF_WAIT_MS: u64 = 50;
+
+fn wait(ms: u64) -> Outcome {
+    Outcome::Unavailable { due_ms: now_ms() + ms }
+}
 
 /// What is still to be read, by [`DocumentKey::canonical`].
 type Wanted = HashMap<Vec<u8>, Unread, RandomState>;
@@ -46,25 +64,63 @@ impl<S: Source, K: Sink> Worker<S, K> {
         unread: Vec<Unread>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
-        let after = unread.iter().map(|unread| unread.item.last_time).max().unwrap_or_default();
-        let mut wanted: Wanted =
-            unread.into_iter().map(|unread| (unread.item.key.canonical(), unread)).collect();
-        match self.read_pages(ns, after, &mut wanted, outcomes).await {
-            Ok(Ok(())) => self.write_missing(ns, wanted, outcomes).await,
-            Ok(Err(error)) => {
-                tracing::debug!(%ns, %error, "the local database cannot be read");
-                self.write_without_local(ns, wanted, outcomes).await?;
-                Err(Halt::Local)
+        for (name, unread) in self.by_present_name(ns, unread, outcomes) {
+            let after = unread.iter().map(|unread| unread.item.last_time).max().unwrap_or_default();
+            let mut wanted: Wanted =
+                unread.into_iter().map(|unread| (unread.item.key.canonical(), unread)).collect();
+            match self.read_pages((ns, &name), after, &mut wanted, outcomes).await {
+                Ok(Ok(())) => self.write_missing(ns, wanted, outcomes).await?,
+                Ok(Err(error)) => {
+                    tracing::debug!(%ns, %error, "the local database cannot be read");
+                    self.write_without_local(ns, wanted, outcomes).await?;
+                    return Err(Halt::Local);
+                }
+                Err(halt) => return Err(halt),
             }
-            Err(halt) => Err(halt),
         }
+        Ok(())
     }
 
-    /// Writes what is found, page by page, and takes it out of `wanted`. The inner error is the local
-    /// database's.
-    async fn read_pages(
+    /// What is to be read under which name. An entry whose collection is gone, as the stream says behind it, needs
+    /// nothing any more; one that no read could be believed for yet waits.
+    fn by_present_name(
         &self,
         ns: &Namespace,
+        unread: Vec<Unread>,
+        outcomes: &mut Outcomes,
+    ) -> Vec<(Namespace, Vec<Unread>)> {
+        let names = self.queue.called_now(ns, unread.iter().map(|unread| unread.item.seq));
+        let read = self.status.state().position.whole();
+        let mut groups: Vec<(Namespace, Vec<Unread>)> = Vec::new();
+        for (unread, name) in unread.into_iter().zip(names) {
+            let Some(name) = name else {
+                outcomes.insert(unread.item.seq, Outcome::Applied);
+                continue;
+            };
+            match groups.iter_mut().find(|(of, _)| *of == name) {
+                Some((_, group)) => group.push(unread),
+                None => groups.push((name, vec![unread])),
+            }
+        }
+        for (name, group) in &mut groups {
+            if group.iter().any(|unread| unread.item.collection.is_none())
+                && self.queue.waits_for_proof(name, read)
+            {
+                self.status.state().stream_wanted = true;
+                for unread in group.extract_if(.., |unread| unread.item.collection.is_none()) {
+                    outcomes.insert(unread.item.seq, wait(PROOF_WAIT_MS));
+                }
+            }
+        }
+        groups.retain(|(_, group)| !group.is_empty());
+        groups
+    }
+
+    /// Writes what is found, page by page, and takes it out of `wanted`: read under the one name, written under the
+    /// other. The inner error is the local database's.
+    async fn read_pages(
+        &self,
+        (ns, name): (&Namespace, &Namespace),
         after: ClusterTime,
         wanted: &mut Wanted,
         outcomes: &mut Outcomes,
@@ -73,7 +129,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let permit = self.source.permit();
         let pages = {
             let keys: Vec<&DocumentKey> = wanted.values().map(|unread| &unread.item.key).collect();
-            self.source.read(ns, &keys, after).await
+            self.source.read(name, &keys, after).await
         };
         let mut pages = match pages {
             Ok(pages) => pages,
@@ -86,7 +142,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             };
             // After the read, so that the collection that was read is the one that is compared.
             let read = (read_began, page.as_ref().map(|page| page.read_at));
-            match self.set_aside_strangers(ns, read, wanted, outcomes).await {
+            match self.set_aside_strangers((ns, name), read, wanted, outcomes).await {
                 Ok(()) => {}
                 Err(error) => return Ok(Err(error)),
             }
@@ -119,7 +175,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         writes
     }
 
-    /// Takes out what was queued for another collection of this name.
+    /// Takes out what was queued for another collection than the one that has the name `name`.
     ///
     /// Its rename or drop was committed before the look that showed another collection, and so before
     /// any read that began after that look. Once the stream has been read up to such a read and no
@@ -127,44 +183,83 @@ impl<S: Source, K: Sink> Worker<S, K> {
     /// follows a gap rests on what has the name now.
     async fn set_aside_strangers(
         &self,
-        ns: &Namespace,
+        (ns, name): (&Namespace, &Namespace),
         read: (Instant, Option<ClusterTime>),
         wanted: &mut Wanted,
         outcomes: &mut Outcomes,
     ) -> Result<(), SourceError> {
-        if wanted.values().all(|unread| unread.item.collection.is_none()) {
+        if wanted.is_empty() {
             return Ok(());
         }
-        let current = self.source.collection_id(ns).await?;
-        let mut waits = false;
+        let current = self.source.collection_id(name).await?;
         let position = self.status.state().position;
+        let nameless = wanted.values().find(|unread| unread.item.collection.is_none());
+        let is_proven = match nameless.map(|unread| unread.item.seq) {
+            Some(seq) => self.is_proven((ns, seq), name, current).await?,
+            None => false,
+        };
+        // After the proof: a turn that has come since takes an entry's name from it.
+        let seqs: Vec<u64> = wanted.values().map(|unread| unread.item.seq).collect();
+        let names = self.queue.called_now(ns, seqs.iter().copied());
+        let turned: HashSet<u64> = seqs
+            .into_iter()
+            .zip(names)
+            .filter_map(|(seq, now)| (now.as_ref() != Some(name)).then_some(seq))
+            .collect();
         let is_orphaned =
-            self.stranger_read_at(ns, read).is_some_and(|read_at| position.has_read(read_at));
-        wanted.retain(|_, unread| {
-            let stranger = unread.item.collection.is_some() && unread.item.collection != current;
-            if stranger {
-                let outcome = if self.queue.has_barrier_behind(ns, unread.item.seq) {
-                    // Dropped, or renamed with a `Refresh` under the new name.
-                    Outcome::Applied
-                } else if is_orphaned {
+            self.stranger_read_at(name, read).is_some_and(|read_at| position.has_read(read_at));
+        let (mut waits, mut strangers) = (false, false);
+        wanted.retain(|_, Unread { item, .. }| {
+            let has_turned = turned.contains(&item.seq);
+            let outcome = match item.collection {
+                Some(_) if item.collection == current => return true,
+                None if is_proven && !has_turned => return true,
+                // It is read under its new name, or is gone.
+                _ if has_turned => Outcome::Unavailable { due_ms: 0 },
+                Some(_) if is_orphaned => {
                     Outcome::Refresh { due_ms: now_ms(), keep_collection: false }
-                } else {
+                }
+                Some(_) => {
+                    (waits, strangers) = (true, true);
+                    wait(BARRIER_WAIT_MS)
+                }
+                None => {
                     waits = true;
-                    Outcome::Unavailable { due_ms: now_ms() + BARRIER_WAIT_MS }
-                };
-                outcomes.insert(unread.item.seq, outcome);
-            }
-            !stranger
+                    wait(PROOF_WAIT_MS)
+                }
+            };
+            outcomes.insert(item.seq, outcome);
+            false
         });
         if waits {
             self.status.state().stream_wanted = true;
+        }
+        if strangers {
             self.strangers()
-                .entry(ns.clone())
+                .entry(name.clone())
                 .or_insert_with(|| Stranger { seen: Instant::now(), read_at: None });
         } else {
-            self.strangers().remove(ns);
+            self.strangers().remove(name);
         }
         Ok(())
+    }
+
+    /// True when `id`, which has the name now, is the collection that the entry was queued for, whose name it is as
+    /// far as the stream was read.
+    async fn is_proven(
+        &self,
+        entry: (&Namespace, u64),
+        name: &Namespace,
+        id: Option<CollectionId>,
+    ) -> Result<bool, SourceError> {
+        let read = self.status.state().position.whole();
+        let proof = self.queue.proof(name, id, read);
+        if proof == Proof::Unseen {
+            // After the look, so that whatever it has shown was made before.
+            let at = self.source.time().await?;
+            self.queue.seen(entry, name, id, at);
+        }
+        Ok(proof == Proof::Proven)
     }
 
     /// The time of the first read that began after another collection of this name had been seen.

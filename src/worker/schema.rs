@@ -247,7 +247,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             return Ok(None);
         }
         self.waiting().remove(&seq);
-        Ok(Some(!self.queue.has_barrier_behind(ns, seq)))
+        Ok(Some(!self.queue.has_turned(ns, seq)))
     }
 }
 

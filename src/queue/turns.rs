@@ -1,0 +1,142 @@
+//! Names that change hands: what becomes of the collection that has a name, and which one has it now.
+//!
+//! An entry is for a collection and not for a name. It stands in front of the barriers that come after it, so its
+//! collection is called in Atlas what it was called then, until these are applied; locally it is called what the last
+//! of them say. The local database itself may be ahead of both: whether it is, only the stream tells.
+
+use ahash::HashMap;
+
+use super::Queue;
+use crate::{
+    checkpoint::ClusterTime,
+    event::{CollectionId, SchemaChange},
+    namespace::Namespace,
+};
+
+/// What becomes of the collection that has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It is dropped, or another takes its place.
+    Gone,
+    /// It goes on under this name.
+    Renamed(Namespace),
+}
+
+impl Turn {
+    /// What the change does to the collection that is called `ns` before it. A `create` is no turn: what was there
+    /// was dropped before.
+    pub fn of(change: &SchemaChange, ns: &Namespace) -> Option<Self> {
+        match change {
+            SchemaChange::Drop { .. } => Some(Turn::Gone),
+            SchemaChange::Rename { from, to, .. } if from == ns => Some(Turn::Renamed(to.clone())),
+            SchemaChange::Rename { .. } => Some(Turn::Gone),
+            SchemaChange::Create { .. }
+            | SchemaChange::DropIfGone { .. }
+            | SchemaChange::Reconcile { .. } => None,
+        }
+    }
+}
+
+/// Whether the collection that has a name locally is the one that entries of that name were queued for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    Proven,
+    /// The stream must be read further.
+    Waits,
+    /// Nobody has looked yet, or it was another one.
+    Unseen,
+}
+
+/// Which collections have their names behind all that is queued, where somebody had to find out.
+#[derive(Default)]
+pub struct Knowledge(HashMap<Namespace, Known>);
+
+#[derive(Clone, Copy)]
+enum Known {
+    /// The local database had this one at the time `at`, or none. Whether it is the one that entries were queued for
+    /// is told by the stream, when it has come so far without a turn.
+    Seen { id: Option<CollectionId>, at: ClusterTime },
+    /// This one, or none.
+    Proven(Option<CollectionId>),
+}
+
+impl Knowledge {
+    /// A barrier is queued.
+    pub fn pass(&mut self, change: &SchemaChange) {
+        match change {
+            SchemaChange::Rename { from, to, .. } => {
+                let known = self.0.remove(from);
+                self.0.remove(to);
+                // What was only seen was seen under this name, and may be another's.
+                if let Some(Known::Proven(id)) = known {
+                    self.0.insert(to.clone(), Known::Proven(id));
+                }
+            }
+            SchemaChange::Create { ns, .. } | SchemaChange::Drop { ns } => {
+                self.0.remove(ns);
+            }
+            SchemaChange::DropIfGone { .. } | SchemaChange::Reconcile { .. } => {}
+        }
+    }
+
+    /// See [`Queue::proof`].
+    fn proof(&mut self, name: &Namespace, id: Option<CollectionId>, read: ClusterTime) -> Proof {
+        match self.0.get(name) {
+            Some(Known::Proven(of)) if *of == id => Proof::Proven,
+            Some(Known::Seen { id: of, at }) if *of == id => {
+                if *at > read {
+                    return Proof::Waits;
+                }
+                self.0.insert(name.clone(), Known::Proven(id));
+                Proof::Proven
+            }
+            Some(_) | None => Proof::Unseen,
+        }
+    }
+}
+
+impl Queue {
+    /// True when a rename or a drop stands behind the entry `seq` of `ns`: the name means another collection by then.
+    pub fn has_turned(&self, ns: &Namespace, seq: u64) -> bool {
+        self.lock().schedule.has_turned(ns, seq)
+    }
+
+    /// What the collections of entries of `ns` are called now, as far as the stream was read. `None` for one that
+    /// is gone.
+    pub fn called_now(
+        &self,
+        ns: &Namespace,
+        seqs: impl Iterator<Item = u64>,
+    ) -> Vec<Option<Namespace>> {
+        let state = self.lock();
+        seqs.map(|seq| state.schedule.called_now(ns, seq)).collect()
+    }
+
+    /// Whether `id`, which is called `name` locally, is the collection that entries are for that are
+    /// [called](Self::called_now) so. All that was made up to `read` is queued.
+    pub fn proof(&self, name: &Namespace, id: Option<CollectionId>, read: ClusterTime) -> Proof {
+        self.lock().schedule.knowledge.proof(name, id, read)
+    }
+
+    /// True when there is no [proof](Self::proof) before the stream is read further than `read`.
+    pub fn waits_for_proof(&self, name: &Namespace, read: ClusterTime) -> bool {
+        let state = self.lock();
+        let known = state.schedule.knowledge.0.get(name);
+        matches!(known, Some(Known::Seen { at, .. }) if *at > read)
+    }
+
+    /// Remembers that `id` had the name `name` locally at `at` or before. Not when the entry of `ns`, which was called
+    /// so before anybody looked, has another name meanwhile: then `id` may have been seen on the other side of a turn.
+    pub fn seen(
+        &self,
+        (ns, seq): (&Namespace, u64),
+        name: &Namespace,
+        id: Option<CollectionId>,
+        at: ClusterTime,
+    ) {
+        let schedule = &mut self.lock().schedule;
+        if schedule.called_now(ns, seq).as_ref() == Some(name) {
+            schedule.knowledge.0.insert(name.clone(), Known::Seen { id, at });
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Collections that change their names while changes of them wait: each document ends where its collection is, and
+//! nowhere else.
+
+mod support;
+
+use std::time::Duration;
+
+use mongodb::{
+    Client, Database,
+    bson::{Document, doc},
+};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use serde_json::json;
+use support::{
+    PATIENCE, agent::Agent, api::Api, compare::converge, eventually, guarded::Guarded,
+    mongod::Mongod, orders, pair, seed, workload::is_refusal,
+};
+
+const NAMES: [&str; 4] = ["left", "right", "tmp", "other"];
+
+async fn rename(client: &Client, from: &str, to: &str, drop_target: bool) {
+    let (from, to) = (format!("shop.{from}"), format!("shop.{to}"));
+    let command = doc! { "renameCollection": from, "to": to, "dropTarget": drop_target };
+    if let Err(error) = client.database("admin").run_command(command).await {
+        assert!(is_refusal(&error), "{error}");
+    }
+}
+
+/// One step of an application that has little respect for names.
+async fn step(db: &Database, rng: &mut StdRng) {
+    let name = *NAMES.choose(rng).unwrap();
+    let other = *NAMES.choose(rng).unwrap();
+    let collection = db.collection::<Document>(name);
+    let id = rng.random_range(0..6);
+    let n = rng.random_range(0..1_000_000);
+    let change = doc! { "$set": { "n": n }, "$inc": { "changes": 1 } };
+    let result = match rng.random_range(0..24) {
+        0..3 => collection.insert_one(doc! { "_id": id, "u": n, "of": name }).await.map(drop),
+        3..10 => collection.update_one(doc! { "_id": id }, change).await.map(drop),
+        10..12 => collection.update_many(doc! {}, change).await.map(drop),
+        12 => collection.delete_one(doc! { "_id": id }).await.map(drop),
+        13 => {
+            let swap = doc! { "$set": { "u": n } };
+            collection.update_many(doc! { "_id": id }, swap).await.map(drop)
+        }
+        14..17 => {
+            rename(db.client(), name, other, rng.random_bool(0.5)).await;
+            Ok(())
+        }
+        17..19 => {
+            rename(db.client(), "left", "tmp", true).await;
+            rename(db.client(), "right", "left", false).await;
+            rename(db.client(), "tmp", "right", false).await;
+            Ok(())
+        }
+        19 => collection.drop().await,
+        20 => db.create_collection(name).capped(true).size(1 << 20).await,
+        21 => {
+            let unique = doc! { "key": { "u": 1 }, "name": "u_1", "unique": true };
+            let command = doc! { "createIndexes": name, "indexes": [unique] };
+            db.run_command(command).await.map(drop)
+        }
+        22 => {
+            let pipeline = vec![doc! { "$set": { "out": n } }, doc! { "$out": other }];
+            collection.aggregate(pipeline).await.map(drop)
+        }
+        _ => {
+            collection.drop().await.unwrap();
+            db.create_collection(name).view_on(other.to_owned()).pipeline([]).await
+        }
+    };
+    if let Err(error) = result {
+        assert!(is_refusal(&error), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collections_that_change_their_names_at_random_end_equal() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let (local, atlas) = pair().await;
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let db = local.client.database("shop");
+
+    for round in 0..24 {
+        let is_paused = round % 2 == 1;
+        if is_paused {
+            assert!(agent.cli(&["pause"]).status.success());
+        }
+        for _ in 0..40 {
+            step(&db, &mut rng).await;
+        }
+        if is_paused {
+            assert!(agent.cli(&["resume"]).status.success());
+        }
+        // A view in the other's place would be read as a collection.
+        for name in NAMES {
+            let of = db.run_command(
+                doc! { "listCollections": 1, "filter": { "name": name, "type": "view" } },
+            );
+            let batch = of.await.unwrap();
+            if !batch.get_document("cursor").unwrap().get_array("firstBatch").unwrap().is_empty() {
+                db.collection::<Document>(name).drop().await.unwrap();
+            }
+        }
+        println!("round {round}");
+        converge(&local.client, &atlas.client, PATIENCE).await;
+    }
+
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+    assert!(agent.stop().success());
+}
+
+/// What reads for an entry that does not know its collection.
+#[derive(Clone, Copy, PartialEq)]
+enum Reads {
+    /// An update: on a server whose events tell nothing of it.
+    Update,
+    /// The key of an import.
+    Import,
+}
+
+/// The entry is in the queue, the rename has been made, and the stream has not told of it when the document is read.
+async fn is_read_after_a_rename(version: &str, reads: Reads) {
+    let (local, atlas) = tokio::join!(Mongod::start_of(version), Mongod::start());
+    let db = local.client.database("shop");
+    let (left, right) = (db.collection::<Document>("left"), db.collection("right"));
+    left.insert_many((0..20).map(|id| doc! { "_id": id, "of": "left" })).await.unwrap();
+    right.insert_many((10..30).map(|id| doc! { "_id": id, "of": "right" })).await.unwrap();
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+
+    // Twice: what was found out of the names once must not be taken for what they mean now.
+    for round in 0..2 {
+        assert!(agent.cli(&["pause"]).status.success());
+        match reads {
+            Reads::Update => {
+                left.update_many(doc! {}, doc! { "$set": { "round": round } }).await.unwrap();
+            }
+            Reads::Import => {
+                let of = |id: i32| json!({ "type": "refresh", "collection": "shop.left", "documentId": id });
+                let operations: Vec<_> = (0..30).map(of).collect();
+                let file = json!({ "version": 1, "operations": operations }).to_string();
+                let (status, told) = Api::of(&agent).with_body("POST", "/api/queue/import", &file);
+                assert_eq!(status, 202, "{told}");
+            }
+        }
+        agent.queued(20).await;
+        let data = doc! {
+            "failCommands": ["getMore"], "namespace": "admin.$cmd.aggregate",
+            "blockConnection": true, "blockTimeMS": 3_000,
+        };
+        local.fail(data, 1).await;
+        // The reply that is awaited comes before the next is kept back.
+        orders(&local).insert_one(doc! { "_id": round }).await.unwrap();
+        agent.queued(21).await;
+        rename(&local.client, "left", "tmp", false).await;
+        rename(&local.client, "right", "left", false).await;
+        rename(&local.client, "tmp", "right", false).await;
+        assert!(agent.cli(&["resume"]).status.success());
+
+        eventually("the empty queue", PATIENCE, async || {
+            agent.health().is_some_and(|health| health["queueSize"] == 0)
+        })
+        .await;
+        converge(&local.client, &atlas.client, PATIENCE).await;
+        assert_eq!(local.end_failing().await, round + 1);
+    }
+    assert!(!agent.log().contains("will be compared"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_is_read_after_its_collection_was_renamed_is_kept_with_a_local_5_0() {
+    is_read_after_a_rename("5.0.4", Reads::Update).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_read_after_its_name_has_changed_hands_is_read_where_it_belongs() {
+    is_read_after_a_rename("6.0.5", Reads::Import).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_follows_its_collection_and_its_retry_mends_the_document() {
+    let (local, atlas) =
+        tokio::join!(Mongod::start(), Guarded::start(vec!["readWriteAnyDatabase".into()]));
+    let config = "[worker]\nmax_retries = 1\nretry_delays = [\"100ms\"]\n";
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.start(&[]);
+    agent.streaming().await;
+    let strict = doc! { "create": "orders", "validator": { "total": { "$exists": true } } };
+    atlas.root.database("shop").run_command(strict).await.unwrap();
+    orders(&local).insert_one(doc! { "_id": 1, "v": 1 }).await.unwrap();
+    let letters = |n: i32| {
+        let agent = &agent;
+        eventually("its dead letters", PATIENCE, async move || {
+            agent
+                .health()
+                .is_some_and(|health| health["deadLetters"] == n && health["queueSize"] == 0)
+        })
+    };
+    letters(1).await;
+
+    rename(&local.client, "orders", "archive", false).await;
+    // Another document of the same name and key, which is no concern of the letter.
+    orders(&local).insert_one(doc! { "_id": 1, "total": 2 }).await.unwrap();
+    let there = atlas.root.database("shop").collection::<Document>("orders");
+    let has_come = async || there.count_documents(doc! { "total": 2 }).await.unwrap() == 1;
+    eventually("the new collection", PATIENCE, has_come).await;
+    letters(1).await;
+    let letter = agent.cli_json(&["dead", "list"]).unwrap()[0].clone();
+    assert_eq!(letter["collection"], "shop.archive");
+
+    let relaxed = doc! { "collMod": "archive", "validator": {} };
+    atlas.root.database("shop").run_command(relaxed).await.unwrap();
+    assert!(agent.cli(&["dead", "retry", letter["id"].as_str().unwrap()]).status.success());
+    letters(0).await;
+    converge(&local.client, &atlas.root, Duration::ZERO).await;
+
+    // With its collection it goes.
+    let strict = doc! { "collMod": "archive", "validator": { "total": { "$exists": true } } };
+    atlas.root.database("shop").run_command(strict).await.unwrap();
+    let archive = local.client.database("shop").collection::<Document>("archive");
+    archive.insert_one(doc! { "_id": 2 }).await.unwrap();
+    letters(1).await;
+    archive.drop().await.unwrap();
+    letters(0).await;
+    converge(&local.client, &atlas.root, PATIENCE).await;
+}
