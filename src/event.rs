@@ -1,5 +1,7 @@
 //! One notification of a change, as the change stream gives it.
 
+use std::borrow::Cow;
+
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::{
@@ -33,7 +35,7 @@ pub struct CollectionId(pub [u8; 16]);
 
 impl CollectionId {
     /// Reads the UUID of an event, from the bytes of the value.
-    fn from_value(value: &[u8]) -> Option<Self> {
+    pub fn from_value(value: &[u8]) -> Option<Self> {
         // Behind its length and its subtype.
         value.get(5..).and_then(|bytes| bytes.try_into().ok()).map(Self)
     }
@@ -179,7 +181,7 @@ impl Fields<'_> {
         let mut document = |op: WriteOp| -> Result<Change, Malformed> {
             let key = DocumentKey::of(self.key.ok_or_else(|| missing("documentKey"))?)?;
             let (db, coll) = names(self.ns.ok_or_else(|| missing("ns"))?)?;
-            Ok(Change::Document { ns: namespaces.named(db, coll), key, op })
+            Ok(Change::Document { ns: namespaces.named(&db, &coll), key, op })
         };
         match kind {
             // A missing full document (an event too large to show it) is not an empty one.
@@ -202,7 +204,9 @@ impl Fields<'_> {
             }
             "dropDatabase" => {
                 let ns = self.ns.ok_or_else(|| missing("ns"))?;
-                let db = ns.get_str("db").map_err(|_| missing("db"))?.to_owned();
+                let db = raw::elements(ns).flatten().find(|element| element.name == "db");
+                let db =
+                    db.map(|db| raw::lossy(db.value)).ok_or_else(|| missing("db"))?.into_owned();
                 Ok(Change::DatabaseDropped { db })
             }
             "rename" => {
@@ -242,24 +246,27 @@ impl Fields<'_> {
 /// instead.
 pub fn is_series(options: &RawDocument) -> bool {
     matches!(options.get("timeseries"), Ok(Some(_)))
-        || options.get_str("viewOn").is_ok_and(|on| on.starts_with(SYSTEM_BUCKETS))
+        || raw::elements(options).flatten().any(|option| {
+            option.name == "viewOn" && raw::lossy(option.value).starts_with(SYSTEM_BUCKETS)
+        })
 }
 
 /// What a time-series collection keeps its documents in; the collection itself is a view of that.
 const SYSTEM_BUCKETS: &str = "system.buckets.";
 
 fn namespace(doc: &RawDocument) -> Result<Namespace, Malformed> {
-    names(doc).map(|(db, coll)| Namespace::new(db, coll))
+    names(doc).map(|(db, coll)| Namespace::new(&db, &coll))
 }
 
-/// Database and collection of `{db, coll}`.
-fn names(doc: &RawDocument) -> Result<(&str, &str), Malformed> {
+/// Database and collection of `{db, coll}`, with a sign in the place of what is no text: the filter knows such
+/// names by it.
+fn names(doc: &RawDocument) -> Result<(Cow<'_, str>, Cow<'_, str>), Malformed> {
     let (mut db, mut coll) = (None, None);
     for element in raw::elements(doc) {
         let element = element?;
         match element.name {
-            "db" if element.kind == kind::STRING => db = raw::string(element.value),
-            "coll" if element.kind == kind::STRING => coll = raw::string(element.value),
+            "db" if element.kind == kind::STRING => db = Some(raw::lossy(element.value)),
+            "coll" if element.kind == kind::STRING => coll = Some(raw::lossy(element.value)),
             _ => {}
         }
     }

@@ -385,7 +385,7 @@ impl Mongo {
     }
 
     /// `listCollections` of one database: name, type, options, info.
-    pub async fn list_collections(&self, db: &str) -> Result<Vec<Document>, MongoError> {
+    pub async fn list_collections(&self, db: &str) -> Result<Vec<RawDocumentBuf>, MongoError> {
         let command = bson::rawdoc! { "listCollections": 1, "cursor": { "batchSize": 1000 } };
         self.items(db, command).await
     }

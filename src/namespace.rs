@@ -95,6 +95,10 @@ pub const OWNERSHIP_NAMESPACE: &str = "outrigger.replicas";
 pub const STATE_DATABASE: &str = "outrigger";
 const MARKS: &str = "replicas";
 
+/// What stands in a name in the place of bytes that are no text. No name with it is ever replicated: two that
+/// differ in such bytes alone would be one.
+const NOT_TEXT: char = char::REPLACEMENT_CHARACTER;
+
 /// True for the databases that belong to the server itself.
 pub fn is_internal_db(db: &str) -> bool {
     matches!(db, "admin" | "config" | "local")
@@ -276,10 +280,13 @@ impl NamespaceFilter {
         &self.state_database
     }
 
-    /// Why a namespace that the patterns choose is kept apart all the same: the mark of ownership has its
-    /// place, or the database cannot be in Atlas beside the one of the mark (MongoDB takes no two names that
+    /// Why a namespace that the patterns choose is kept apart all the same: its name cannot be told; the mark of
+    /// ownership has its place, or the database cannot be in Atlas beside the one of the mark (MongoDB takes no two names that
     /// differ in capitals alone).
     pub fn kept_apart(&self, ns: &Namespace) -> Option<&'static str> {
+        if ns.as_str().contains(NOT_TEXT) && self.is_chosen(ns) {
+            return Some("its name holds what is no text (UTF-8)");
+        }
         let is_so_called = ns.db().eq_ignore_ascii_case(&self.state_database);
         if !is_so_called || !self.is_chosen(ns) {
             return None;
@@ -311,6 +318,15 @@ impl NamespaceFilter {
         !ns.is_the_servers()
             && (self.include.is_empty() || any(&self.include))
             && !any(&self.exclude)
+    }
+
+    /// True when it chooses all that a database may ever hold.
+    pub fn is_whole(&self, db: &str) -> bool {
+        let is_any = |glob: &Glob| glob.db.matches(db) && matches!(glob.coll, Part::Any);
+        (self.include.is_empty() || self.include.iter().any(is_any))
+            && !self.exclude.iter().any(|glob| glob.db.matches(db))
+            && !is_internal_db(db)
+            && !db.eq_ignore_ascii_case(&self.state_database)
     }
 
     /// Changes exactly when the chosen namespaces may have changed (sha-256, shortened). A

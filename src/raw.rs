@@ -56,9 +56,13 @@ impl From<bson::error::Error> for Malformed {
 /// Every document passes here once or twice on its way, so this is no wrapper around the `bson` crate's
 /// walk, which took a fifth of the first copy's time.
 pub fn elements(doc: &RawDocument) -> Elements<'_> {
+    Elements { rest: inside(doc) }
+}
+
+/// What is between the length in front and the terminator behind.
+fn inside(doc: &RawDocument) -> &[u8] {
     let bytes = doc.as_bytes();
-    // Without the length in front and the terminator behind.
-    Elements { rest: bytes.get(4..bytes.len() - 1).unwrap_or_default() }
+    bytes.get(4..bytes.len() - 1).unwrap_or_default()
 }
 
 /// See [`elements`].
@@ -80,22 +84,62 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
+/// An element whose name need not be text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field<'a> {
+    pub kind: u8,
+    pub name: &'a [u8],
+    pub value: &'a [u8],
+}
+
+/// As [`elements`], for what a server may hold in names that are no UTF-8: filters, and the keys of indexes.
+pub fn fields(doc: &RawDocument) -> Fields<'_> {
+    Fields { rest: inside(doc) }
+}
+
+/// See [`fields`].
+#[derive(Clone, Debug)]
+pub struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<Field<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (&kind, rest) = self.rest.split_first()?;
+        self.rest = &[];
+        Some(split_field(kind, rest).map(|(field, rest)| {
+            self.rest = rest;
+            field
+        }))
+    }
+}
+
 /// The element of this kind, and what is behind it.
 fn split_element(kind: u8, bytes: &[u8]) -> Result<(Element<'_>, &[u8]), Malformed> {
+    let (Field { kind, name, value }, rest) = split_field(kind, bytes)?;
+    let name =
+        std::str::from_utf8(name).map_err(|_| Malformed("a field name that is no UTF-8".into()))?;
+    Ok((Element { kind, name, value }, rest))
+}
+
+fn split_field(kind: u8, bytes: &[u8]) -> Result<(Field<'_>, &[u8]), Malformed> {
     let name_len = cstring_len(bytes)?;
-    let name = std::str::from_utf8(&bytes[..name_len])
-        .map_err(|_| Malformed("a field name that is no UTF-8".into()))?;
-    let rest = &bytes[name_len + 1..];
-    let (value, rest) =
-        value_len(kind, rest).and_then(|len| rest.split_at_checked(len)).ok_or_else(|| {
-            Malformed(format!("the value of `{name}` has no type or length that fits"))
-        })?;
+    let (name, rest) = (&bytes[..name_len], &bytes[name_len + 1..]);
+    let malformed = |what: &str| {
+        let name = String::from_utf8_lossy(name);
+        Malformed(format!("the value of `{name}` {what}"))
+    };
+    let (value, rest) = value_len(kind, rest)
+        .and_then(|len| rest.split_at_checked(len))
+        .ok_or_else(|| malformed("has no type or length that fits"))?;
     let ends_in_nul =
         matches!(kind, kind::STRING | kind::CODE | kind::SYMBOL | kind::DOCUMENT | kind::ARRAY);
     if ends_in_nul && value.last() != Some(&0) {
-        return Err(Malformed(format!("the value of `{name}` is not terminated")));
+        return Err(malformed("is not terminated"));
     }
-    Ok((Element { kind, name, value }, rest))
+    Ok((Field { kind, name, value }, rest))
 }
 
 /// Bytes of the value that `bytes` begin with; `None` where it has no type or a length below what that
@@ -154,6 +198,19 @@ impl Builder {
     pub fn push(&mut self, kind: u8, name: &str, value: &[u8]) {
         self.begin(kind, name);
         self.bytes.extend_from_slice(value);
+    }
+
+    /// As [`push`](Self::push), for a name that need not be text.
+    pub fn push_field(&mut self, field: Field<'_>) {
+        self.bytes.push(field.kind);
+        self.bytes.extend_from_slice(field.name);
+        self.bytes.push(0);
+        self.bytes.extend_from_slice(field.value);
+    }
+
+    /// Appends all elements of a document, as they are.
+    pub fn extend(&mut self, document: &RawDocument) {
+        self.bytes.extend_from_slice(inside(document));
     }
 
     pub fn push_str(&mut self, name: &str, value: &str) {
@@ -266,6 +323,12 @@ pub fn nested(value: &[u8]) -> Result<&RawDocument, Malformed> {
 /// The text that the value bytes of a string hold; `None` where it is no UTF-8.
 pub fn string(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value.get(4..value.len().checked_sub(1)?)?).ok()
+}
+
+/// The text that the value bytes of a string hold, with a sign in the place of what is no UTF-8.
+pub fn lossy(value: &[u8]) -> std::borrow::Cow<'_, str> {
+    let text = value.len().checked_sub(1).and_then(|end| value.get(4..end));
+    String::from_utf8_lossy(text.unwrap_or_default())
 }
 
 /// `doc[name]` if it is a document, without decoding anything else.

@@ -2,11 +2,12 @@
 //! task that builds indexes. Kept in memory alone, since everything is looked at when an agent starts.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, futures::Notified};
@@ -20,6 +21,10 @@ pub struct SchemaWatch {
     /// Looks that were taken up and are not done: what was refused and is tried again later is none of them.
     open: AtomicUsize,
     changed: Notify,
+    /// Collections whose next change waits until Atlas makes it.
+    held: Mutex<BTreeSet<Namespace>>,
+    /// When indexes had to let documents in that they would have kept out.
+    loosened: Mutex<BTreeMap<Namespace, Instant>>,
 }
 
 /// The collections that were named, or all.
@@ -60,6 +65,46 @@ impl SchemaWatch {
     pub fn is_open(&self) -> bool {
         let asked = self.asked();
         *asked != Asked::default() || self.open.load(Ordering::SeqCst) > 0
+    }
+
+    /// The next change of these collections cannot be made yet. False when that is no news.
+    pub fn hold(&self, namespaces: &[Namespace]) -> bool {
+        let mut held = self.held();
+        let before = held.len();
+        held.extend(namespaces.iter().cloned());
+        held.len() > before
+    }
+
+    /// It is made. False when these were not held.
+    pub fn let_go(&self, namespaces: &[Namespace]) -> bool {
+        let mut held = self.held();
+        namespaces.iter().fold(false, |any, ns| held.remove(ns) || any)
+    }
+
+    /// True while what comes for a collection waits for a change that cannot be made yet.
+    pub fn is_held(&self, ns: &Namespace) -> bool {
+        self.held().contains(ns)
+    }
+
+    /// An index had to let a document in. It is to be looked at, though not at once.
+    pub fn loosened(&self, ns: &Namespace) {
+        self.loose().insert(ns.clone(), Instant::now());
+        self.ask(ns);
+    }
+
+    /// True when that was less than `within` ago.
+    pub fn is_loosened(&self, ns: &Namespace, within: Duration) -> bool {
+        let mut loose = self.loose();
+        loose.retain(|_, since| since.elapsed() < within);
+        loose.contains_key(ns)
+    }
+
+    fn loose(&self) -> MutexGuard<'_, BTreeMap<Namespace, Instant>> {
+        self.loosened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeSet<Namespace>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Completes when something is asked, or was since the last call.

@@ -77,11 +77,13 @@ pub(super) fn is_change_of_state(code: i32) -> bool {
 /// Codes that a person must act upon: who we are, or what we may do.
 const DENIED: &[(i32, &str)] = &[
     (11, "UserNotFound"),
-    (13, "Unauthorized"),
+    (UNAUTHORIZED, "Unauthorized"),
     (18, "AuthenticationFailed"),
     (31, "RoleNotFound"),
     (391, "ReauthenticationRequired"),
 ];
+
+const UNAUTHORIZED: i32 = 13;
 
 /// Codes by which a server says that a change stream cannot go on where it was.
 const HISTORY_LOST: &[(i32, &str)] = &[
@@ -130,6 +132,21 @@ pub fn class_of(error: &MongoError) -> Class {
         | ErrorKind::DnsResolve { .. } => Class::Unavailable,
         _ if may_be_retried => Class::Unavailable,
         _ => Class::Rejected,
+    }
+}
+
+/// True when a server knows who we are, and that this one thing is not allowed to us.
+pub fn is_missing_privilege(error: &MongoError) -> bool {
+    let MongoError::Driver(driver) = error else { return false };
+    match driver.kind.as_ref() {
+        ErrorKind::Command(command) => match command.code {
+            UNAUTHORIZED => true,
+            ATLAS_ERROR => {
+                command.message.to_ascii_lowercase().contains("not allowed to do action")
+            }
+            _ => false,
+        },
+        _ => false,
     }
 }
 

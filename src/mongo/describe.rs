@@ -1,11 +1,14 @@
 //! What a server tells of its collections and indexes.
 
-use bson::{Document, doc, rawdoc};
+use bson::{RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use super::{Mongo, MongoError, documents};
 use crate::{
     namespace::Namespace,
-    schema::{Description, Kind},
+    schema::{
+        Description, Kind,
+        value::{Value, get},
+    },
 };
 
 const NAMESPACE_NOT_FOUND: i32 = 26;
@@ -18,11 +21,7 @@ impl Mongo {
     /// # Errors
     /// [`MongoError`].
     pub async fn describe(&self, ns: &Namespace) -> Result<Option<Description>, MongoError> {
-        let command = rawdoc! {
-            "listCollections": 1, "filter": { "name": ns.coll() }, "cursor": {},
-        };
-        let Some(item) = self.items(ns.db(), command).await?.pop() else { return Ok(None) };
-        let mut description = Description::of(&item);
+        let Some(mut description) = self.describe_options(ns).await? else { return Ok(None) };
         if description.kind == Kind::Collection {
             description.indexes = self.list_indexes(ns).await?;
             // Every collection has one, on `_id`: this one went between the two answers.
@@ -33,23 +32,38 @@ impl Mongo {
         Ok(Some(description))
     }
 
+    /// As [`describe`](Self::describe), without the indexes.
+    ///
+    /// # Errors
+    /// [`MongoError`].
+    pub async fn describe_options(
+        &self,
+        ns: &Namespace,
+    ) -> Result<Option<Description>, MongoError> {
+        // The server looks for this one name alone.
+        let command = rawdoc! {
+            "listCollections": 1, "filter": { "name": ns.coll() }, "cursor": {},
+        };
+        Ok(self.items(ns.db(), command).await?.pop().map(|item| Description::of(&item)))
+    }
+
     /// `listIndexes`, without those that are still being built; nothing where there is no collection.
     ///
     /// # Errors
     /// [`MongoError`].
-    pub async fn list_indexes(&self, ns: &Namespace) -> Result<Vec<Document>, MongoError> {
+    pub async fn list_indexes(&self, ns: &Namespace) -> Result<Vec<RawDocumentBuf>, MongoError> {
         let (ready, _) = self.list_builds(ns).await?;
         Ok(ready)
     }
 
-    /// The indexes that are ready, and the names of those that are being built.
+    /// The indexes that are ready, and those that are being built.
     ///
     /// # Errors
     /// [`MongoError`].
     pub async fn list_builds(
         &self,
         ns: &Namespace,
-    ) -> Result<(Vec<Document>, Vec<String>), MongoError> {
+    ) -> Result<(Vec<RawDocumentBuf>, Vec<RawDocumentBuf>), MongoError> {
         // Without the option both look alike (6.0.5), and an index that is never finished would count.
         let mut command = rawdoc! {
             "listIndexes": ns.coll(), "cursor": { "batchSize": 1_000 }, "includeBuildUUIDs": true,
@@ -66,10 +80,10 @@ impl Mongo {
             listed => listed?,
         };
         let (mut ready, mut building) = (Vec::new(), Vec::new());
-        for mut item in listed {
-            if item.contains_key("buildUUID") {
-                let spec = item.get_document_mut("spec").map(std::mem::take).unwrap_or_default();
-                building.extend(spec.get_str("name").map(str::to_owned));
+        for item in listed {
+            if get(&item, "buildUUID").is_some() {
+                let spec = get(&item, "spec").and_then(Value::document);
+                building.extend(spec.map(RawDocument::to_owned));
             } else {
                 ready.push(item);
             }
@@ -110,18 +124,16 @@ impl Mongo {
         Some((number("done")? / number("total")? * 100.0).clamp(0.0, 100.0) as u8)
     }
 
-    /// All documents of a cursor.
+    /// All documents of a cursor, as they came: what they tell of may hold what a [`bson::Document`] cannot.
     pub(super) async fn items(
         &self,
         db: &str,
         command: bson::RawDocumentBuf,
-    ) -> Result<Vec<Document>, MongoError> {
+    ) -> Result<Vec<RawDocumentBuf>, MongoError> {
         let mut cursor = self.cursor(db, command).await?;
         let mut items = Vec::new();
         while let Some(batch) = cursor.next().await? {
-            for item in documents(&batch)? {
-                items.push(Document::try_from(item).map_err(mongodb::error::Error::from)?);
-            }
+            items.extend(documents(&batch)?.into_iter().map(ToOwned::to_owned));
         }
         Ok(items)
     }

@@ -2,12 +2,17 @@
 
 use std::fmt;
 
-use bson::{Bson, Document, doc};
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use super::{
-    IndexChange, OptionChange, creation, index_changes, is_identical, is_same_field, option_changes,
+    IndexChange, OptionChange, creation, index_changes, is_same, name_bytes, name_of,
+    option_changes,
+    value::{Value, command, fields, get},
 };
-use crate::event::CollectionId;
+use crate::{
+    event::CollectionId,
+    raw::{Builder, kind},
+};
 
 /// What kind of thing has a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,34 +31,31 @@ pub struct Description {
     /// A view has none.
     pub id: Option<CollectionId>,
     /// As `create` takes them.
-    pub options: Document,
+    pub options: RawDocumentBuf,
     /// As `listIndexes` tells them; those that are still being built are not among them.
-    pub indexes: Vec<Document>,
+    pub indexes: Vec<RawDocumentBuf>,
 }
 
 impl Description {
     /// Reads one item of `listCollections`, without the indexes.
-    pub fn of(item: &Document) -> Self {
-        let kind = match item.get_str("type").unwrap_or("collection") {
+    pub fn of(item: &RawDocument) -> Self {
+        let kind = match get(item, "type").and_then(Value::text).unwrap_or("collection") {
             "collection" => Kind::Collection,
             "view" => Kind::View,
             "timeseries" => Kind::TimeSeries,
             _ => Kind::Other,
         };
-        let id = match item.get_document("info").ok().and_then(|info| info.get("uuid")) {
-            Some(Bson::Binary(uuid)) => uuid.bytes.as_slice().try_into().ok().map(CollectionId),
-            _ => None,
-        };
-        let options = item.get_document("options").cloned().unwrap_or_default();
+        let info = get(item, "info").and_then(Value::document);
+        let id = info.and_then(|info| get(info, "uuid")).filter(|id| id.kind == kind::BINARY);
+        let id = id.and_then(|id| CollectionId::from_value(id.bytes));
+        let options = get(item, "options").and_then(Value::document);
+        let options = options.map(ToOwned::to_owned).unwrap_or_default();
         Self { kind, id, options, indexes: Vec::new() }
     }
 
-    /// Equal byte for byte; with `==` a collection whose options hold NaN is not equal to itself.
-    pub fn is_identical(&self, other: &Self) -> bool {
-        let bytes = |of: &Self| -> Vec<_> {
-            of.indexes.iter().chain([&of.options]).map(|document| document.to_vec().ok()).collect()
-        };
-        (self.kind, self.id) == (other.kind, other.id) && bytes(self) == bytes(other)
+    /// True for one that keeps its documents in the order of their insertion, and drops the oldest.
+    pub fn is_capped(&self) -> bool {
+        self.kind == Kind::Collection && get(&self.options, "capped").is_some_and(Value::is_true)
     }
 }
 
@@ -62,13 +64,13 @@ impl Description {
 pub enum Step {
     /// It is not there.
     Create {
-        options: Document,
+        options: RawDocumentBuf,
     },
     /// A view stands where a collection belongs, or must be made anew. It holds nothing.
     DropView,
     /// A view shows something else.
     ModifyView {
-        fields: Document,
+        fields: RawDocumentBuf,
     },
     Option(OptionChange),
     Index(IndexChange),
@@ -80,7 +82,7 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::Create { options } if options.contains_key("viewOn") => {
+            Step::Create { options } if get(options, "viewOn").is_some() => {
                 f.write_str("the view is missing in Atlas")
             }
             Step::Create { .. } => f.write_str("the collection is missing in Atlas"),
@@ -97,7 +99,7 @@ impl fmt::Display for Step {
 
 impl Step {
     /// The specs of an index that is to be built, which may take long.
-    pub fn build(&self) -> Option<&Document> {
+    pub fn build(&self) -> Option<&RawDocumentBuf> {
         match self {
             Step::Index(IndexChange::Create { spec } | IndexChange::Replace { spec }) => Some(spec),
             _ => None,
@@ -109,6 +111,12 @@ impl Step {
         matches!(self, Step::Index(IndexChange::MakeUnique { .. }))
     }
 
+    /// True for a change that forbids what comes and allows what is there. It is made behind the documents, which
+    /// might be among what it forbids.
+    pub fn tightens(&self) -> bool {
+        matches!(self, Step::Index(IndexChange::Prepare { .. }))
+    }
+
     /// True for what no command changes.
     pub fn is_fixed(&self) -> bool {
         matches!(self, Step::Option(OptionChange::Fixed { .. }) | Step::InTheWay)
@@ -116,27 +124,36 @@ impl Step {
 
     /// The commands, one after the other, without those that build: see [`build`](Self::build). Those of a
     /// [`Create`](Self::Create) are made from its options by the seam.
-    pub fn commands(&self, coll: &str) -> Vec<Document> {
-        let modify = |fields: &Document| {
-            let mut command = doc! { "collMod": coll };
-            command.extend(fields.clone());
-            command
+    pub fn commands(&self, coll: &str) -> Vec<RawDocumentBuf> {
+        // A name that is no text is passed on as it is.
+        let index = |change: &IndexChange, flag: &str| {
+            command("collMod", coll, |command| {
+                command.document("index", |index| {
+                    index.push(kind::STRING, "name", name_bytes(change.spec()));
+                    index.push_bool(flag, true);
+                });
+            })
         };
         match self {
-            Step::DropView => vec![doc! { "drop": coll }],
+            Step::DropView => vec![command("drop", coll, |_| {})],
             Step::ModifyView { fields } | Step::Option(OptionChange::Modify { fields, .. }) => {
-                vec![modify(fields)]
+                vec![command("collMod", coll, |command| command.extend(fields))]
             }
             Step::Index(IndexChange::Modify { changes, .. }) => {
-                vec![doc! { "collMod": coll, "index": changes.clone() }]
+                vec![command("collMod", coll, |command| {
+                    command.push(kind::DOCUMENT, "index", changes.as_bytes());
+                })]
             }
-            Step::Index(change @ IndexChange::MakeUnique { .. }) => ["prepareUnique", "unique"]
-                .map(
-                    |flag| doc! { "collMod": coll, "index": { "name": change.name(), flag: true } },
-                )
-                .into(),
+            Step::Index(change @ IndexChange::MakeUnique { .. }) => {
+                ["prepareUnique", "unique"].map(|flag| index(change, flag)).into()
+            }
+            Step::Index(change @ IndexChange::Prepare { .. }) => {
+                vec![index(change, "prepareUnique")]
+            }
             Step::Index(change @ (IndexChange::Drop { .. } | IndexChange::Replace { .. })) => {
-                vec![doc! { "dropIndexes": coll, "index": change.name() }]
+                vec![command("dropIndexes", coll, |command| {
+                    command.push(kind::STRING, "index", name_bytes(change.spec()));
+                })]
             }
             Step::Create { .. }
             | Step::Index(IndexChange::Create { .. })
@@ -162,14 +179,28 @@ impl Step {
 
 /// `createIndexes` for specs as `listIndexes` told them. With `id` for no other collection than that, which
 /// servers know from 6.0 on.
-pub fn build_command(coll: &str, specs: &[Document], id: Option<CollectionId>) -> Document {
-    let indexes: Vec<_> = specs.iter().map(creation).collect();
-    let mut command = doc! { "createIndexes": coll, "indexes": indexes };
-    if let Some(CollectionId(bytes)) = id {
-        let subtype = bson::spec::BinarySubtype::Uuid;
-        command.insert("collectionUUID", bson::Binary { subtype, bytes: bytes.to_vec() });
-    }
-    command
+pub fn build_command(
+    coll: &str,
+    specs: &[RawDocumentBuf],
+    id: Option<CollectionId>,
+) -> RawDocumentBuf {
+    command("createIndexes", coll, |command| {
+        command.array("indexes", |indexes| {
+            for spec in specs {
+                indexes.push(kind::DOCUMENT, creation(spec).as_bytes());
+            }
+        });
+        if let Some(CollectionId(bytes)) = id {
+            let uuid =
+                bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: bytes.to_vec() };
+            command.extend(&rawdoc! { "collectionUUID": uuid });
+        }
+    })
+}
+
+/// The names of indexes, for a person.
+pub fn index_names<'a>(specs: impl IntoIterator<Item = &'a RawDocumentBuf>) -> Vec<String> {
+    specs.into_iter().map(|spec| name_of(spec).into_owned()).collect()
 }
 
 /// What makes `copy` like `original`, in this order.
@@ -200,25 +231,29 @@ pub fn steps(original: &Description, copy: Option<&Description>) -> Vec<Step> {
     }
 }
 
-fn view_steps(original: &Document, copy: &Document) -> Vec<Step> {
-    if !is_same_field(original.get("collation"), copy.get("collation")) {
-        return vec![Step::DropView, Step::Create { options: original.clone() }];
+fn view_steps(original: &RawDocument, copy: &RawDocument) -> Vec<Step> {
+    if !is_same(get(original, "collation"), get(copy, "collation")) {
+        return vec![Step::DropView, Step::Create { options: original.to_owned() }];
     }
-    let is_other = |name: &&str| !is_identical(original.get(name), copy.get(name));
-    if !["viewOn", "pipeline"].iter().any(is_other) {
+    if ["viewOn", "pipeline"].iter().all(|name| get(original, name) == get(copy, name)) {
         return Vec::new();
     }
     // Both, always: the server takes neither alone.
-    let pipeline = original.get("pipeline").cloned().unwrap_or_else(|| Bson::Array(Vec::new()));
-    let view_on = original.get("viewOn").cloned().unwrap_or_default();
-    vec![Step::ModifyView { fields: doc! { "viewOn": view_on, "pipeline": pipeline } }]
+    let mut both = Builder::default();
+    both.extend(&super::value::collect(
+        fields(original).filter(|field| matches!(field.name, b"viewOn" | b"pipeline")),
+    ));
+    if get(original, "pipeline").is_none() {
+        both.array("pipeline", |_| {});
+    }
+    vec![Step::ModifyView { fields: both.finish() }]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn described(kind: Kind, options: Document, indexes: &[Document]) -> Description {
+    fn described(kind: Kind, options: RawDocumentBuf, indexes: &[RawDocumentBuf]) -> Description {
         Description { kind, id: None, options, indexes: indexes.to_vec() }
     }
 
@@ -231,7 +266,7 @@ mod tests {
         let view = |on: &str, locale: &str| {
             described(
                 Kind::View,
-                doc! { "viewOn": on, "pipeline": [], "collation": { "locale": locale } },
+                rawdoc! { "viewOn": on, "pipeline": [], "collation": { "locale": locale } },
                 &[],
             )
         };
@@ -241,7 +276,7 @@ mod tests {
         assert_eq!(steps(&wanted, Some(&wanted)), []);
         assert_eq!(
             steps(&wanted, Some(&view("people", "de")))[0].commands("v"),
-            [doc! { "collMod": "v", "viewOn": "orders", "pipeline": [] }]
+            [rawdoc! { "collMod": "v", "viewOn": "orders", "pipeline": [] }]
         );
         assert_eq!(
             sentences(&steps(&wanted, Some(&view("orders", "fr")))),
@@ -251,8 +286,8 @@ mod tests {
 
     #[test]
     fn a_collection_never_gives_way_to_a_view() {
-        let view = described(Kind::View, doc! { "viewOn": "orders", "pipeline": [] }, &[]);
-        let collection = described(Kind::Collection, doc! {}, &[]);
+        let view = described(Kind::View, rawdoc! { "viewOn": "orders", "pipeline": [] }, &[]);
+        let collection = described(Kind::Collection, rawdoc! {}, &[]);
 
         let in_the_way = steps(&view, Some(&collection));
         assert!(in_the_way[0].is_fixed() && in_the_way[0].commands("v").is_empty());
@@ -261,18 +296,19 @@ mod tests {
 
     #[test]
     fn an_index_is_made_anew_where_the_server_cannot_change_it() {
-        let index = |more: Document| {
-            let mut spec = doc! { "key": { "a": 1 }, "name": "a" };
-            spec.extend(more);
-            described(Kind::Collection, doc! {}, &[spec])
+        let index = |more: RawDocumentBuf| {
+            let mut spec = Builder::default();
+            spec.extend(&rawdoc! { "key": { "a": 1 }, "name": "a" });
+            spec.extend(&more);
+            described(Kind::Collection, rawdoc! {}, &[spec.finish()])
         };
-        let step = &steps(&index(doc! { "unique": true }), Some(&index(doc! {})))[0];
+        let step = &steps(&index(rawdoc! { "unique": true }), Some(&index(rawdoc! {})))[0];
 
         assert_eq!(step.commands("c").len(), 2);
         assert_eq!(step.build(), None);
         assert_eq!(step.instead("duplicates"), None);
         let anew = step.instead("Location40415: BSON field is an unknown field").unwrap();
-        assert_eq!(anew.commands("c"), [doc! { "dropIndexes": "c", "index": "a" }]);
+        assert_eq!(anew.commands("c"), [rawdoc! { "dropIndexes": "c", "index": "a" }]);
         assert!(anew.build().is_some());
     }
 }

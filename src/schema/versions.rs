@@ -3,9 +3,12 @@
 
 use std::{fmt, str::FromStr};
 
-use bson::{Bson, Document};
+use bson::RawDocument;
 
-use super::{Description, Kind, name_of};
+use super::{
+    Description, Kind, name_of,
+    value::{self, Value, fields, get, is_on, uses},
+};
 
 /// Major and minor version of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,16 +40,17 @@ pub fn not_taken(description: &Description, version: Version) -> Vec<(String, Ve
         }
     };
     let options = &description.options;
-    if let Some(since) = options.get("clusteredIndex").map(|_| Version(5, 3)) {
+    if let Some(since) = get(options, "clusteredIndex").map(|_| Version(5, 3)) {
         needs("a clustered collection".to_owned(), since);
     }
-    if options.get_document("changeStreamPreAndPostImages").is_ok_and(is_enabled) {
+    let images = get(options, "changeStreamPreAndPostImages").and_then(Value::document);
+    if images.is_some_and(|images| is_on(images, "enabled")) {
         needs("option `changeStreamPreAndPostImages`".to_owned(), Version(6, 0));
     }
-    if options.contains_key("encryptedFields") {
+    if get(options, "encryptedFields").is_some() {
         needs("option `encryptedFields`".to_owned(), Version(6, 0));
     }
-    if options.get_str("validationAction").is_ok_and(|action| action == "errorAndLog") {
+    if get(options, "validationAction").and_then(Value::text) == Some("errorAndLog") {
         needs("`validationAction: errorAndLog`".to_owned(), Version(8, 1));
     }
     if description.kind == Kind::Collection {
@@ -58,11 +62,11 @@ pub fn not_taken(description: &Description, version: Version) -> Vec<(String, Ve
     }
     for (operator, since) in OPERATORS {
         if description.kind == Kind::View
-            && options.get("pipeline").is_some_and(|p| uses(p, operator))
+            && get(options, "pipeline").is_some_and(|p| uses(p, operator))
         {
             needs(format!("`{operator}` in the view's pipeline"), *since);
         }
-        if options.get("validator").is_some_and(|validator| uses(validator, operator)) {
+        if get(options, "validator").is_some_and(|validator| uses(validator, operator)) {
             needs(format!("`{operator}` in the validator"), *since);
         }
     }
@@ -103,30 +107,33 @@ const OPERATORS: &[(&str, Version)] = &[
     ("$toUUID", Version(8, 0)),
 ];
 
-fn index_needs(spec: &Document) -> Vec<(&'static str, Version)> {
-    let key = spec.get_document("key").cloned().unwrap_or_default();
-    let is_wildcard = |name: &String| name == "$**" || name.ends_with(".$**");
-    let of_kind = |kind: &str| key.values().any(|value| value.as_str() == Some(kind));
+fn index_needs(spec: &RawDocument) -> Vec<(&'static str, Version)> {
+    let key = get(spec, "key").and_then(Value::document).map(ToOwned::to_owned).unwrap_or_default();
+    let is_wildcard = |name: &str| name == "$**" || name.ends_with(".$**");
+    let of_kind = |kind: &str| {
+        value::names(&key).any(|name| get(&key, &name).and_then(Value::text) == Some(kind))
+    };
+    let is_compound = fields(&key).count() > 1;
     let mut needs = Vec::new();
-    if spec.get_bool("prepareUnique").unwrap_or(false) {
+    if is_on(spec, "prepareUnique") {
         needs.push(("prepareUnique", Version(6, 0)));
     }
-    if key.keys().any(is_wildcard) {
+    if value::names(&key).any(|name| is_wildcard(&name)) {
         needs.push(("a wildcard", Version(4, 2)));
-        if key.len() > 1 {
+        if is_compound {
             needs.push(("a compound wildcard", Version(7, 0)));
         }
     }
     if of_kind("columnstore") {
         needs.push(("a column store", Version(6, 3)));
     }
-    if spec.get_bool("hidden").unwrap_or(false) {
+    if is_on(spec, "hidden") {
         needs.push(("hidden", Version(4, 4)));
     }
-    if of_kind("hashed") && key.len() > 1 {
+    if of_kind("hashed") && is_compound {
         needs.push(("a compound hashed index", Version(4, 4)));
     }
-    if let Some(filter) = spec.get("partialFilterExpression")
+    if let Some(filter) = get(spec, "partialFilterExpression")
         && (uses(filter, "$or") || uses(filter, "$in"))
     {
         needs.push(("`$or` or `$in` in the partial filter", Version(6, 0)));
@@ -134,24 +141,9 @@ fn index_needs(spec: &Document) -> Vec<(&'static str, Version)> {
     needs
 }
 
-fn is_enabled(images: &Document) -> bool {
-    images.get_bool("enabled").unwrap_or(false)
-}
-
-/// True when `name` is a field's name anywhere in it.
-fn uses(value: &Bson, name: &str) -> bool {
-    match value {
-        Bson::Document(document) => {
-            document.iter().any(|(field, value)| field == name || uses(value, name))
-        }
-        Bson::Array(items) => items.iter().any(|item| uses(item, name)),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use bson::doc;
+    use bson::rawdoc;
 
     use super::*;
 
@@ -165,10 +157,10 @@ mod tests {
         let description = Description {
             kind: Kind::Collection,
             id: None,
-            options: doc! { "clusteredIndex": {}, "changeStreamPreAndPostImages": { "enabled": true } },
+            options: rawdoc! { "clusteredIndex": {}, "changeStreamPreAndPostImages": { "enabled": true } },
             indexes: vec![
-                doc! { "name": "p", "key": { "a": 1 }, "prepareUnique": true },
-                doc! { "name": "w", "key": { "a": 1, "$**": 1 } },
+                rawdoc! { "name": "p", "key": { "a": 1 }, "prepareUnique": true },
+                rawdoc! { "name": "w", "key": { "a": 1, "$**": 1 } },
             ],
         };
 
@@ -189,7 +181,7 @@ mod tests {
         let view = Description {
             kind: Kind::View,
             id: None,
-            options: doc! { "viewOn": "a", "pipeline": [{ "$set": { "s": { "$sortArray": { "input": "$x", "sortBy": 1 } } } }] },
+            options: rawdoc! { "viewOn": "a", "pipeline": [{ "$set": { "s": { "$sortArray": { "input": "$x", "sortBy": 1 } } } }] },
             indexes: Vec::new(),
         };
 

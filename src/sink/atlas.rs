@@ -8,10 +8,11 @@ use std::{
     time::Instant,
 };
 
-use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
+use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
+use tokio::sync::RwLock;
 
 use super::{
-    Contender, Holder, Sink, SinkError, Write, Written, classify,
+    Changed, Contender, Holder, Sink, SinkError, Write, Written, classify,
     command::{BYTES_MAX, Command, Kind, OPS_MAX, commands},
     unique::{UniqueIndex, is_same_key},
 };
@@ -25,8 +26,10 @@ use crate::{
         documents,
     },
     namespace::Namespace,
-    raw,
-    schema::Description,
+    schema::{
+        Description, index_names,
+        value::{self, Value},
+    },
 };
 
 /// Atlas, or any replica set that stands in for it.
@@ -38,17 +41,29 @@ pub struct AtlasSink {
     limiter: Mutex<Limiter>,
     /// Asked before each write; `None` for a target that nobody else writes to.
     lease: Option<Arc<Lease>>,
+    /// Held by whoever changes anything, and alone by whoever drops a database that was found empty.
+    pub(super) changing: RwLock<()>,
 }
 
 impl AtlasSink {
     /// Writes through `mongo`, within the rates of `limiter` and while `lease` is held.
     pub fn new(mongo: Mongo, limiter: Limiter, lease: Option<Arc<Lease>>) -> Self {
         let (bypass_validation, limiter) = (AtomicBool::new(true), Mutex::new(limiter));
-        Self { mongo, bypass_validation, limiter, lease }
+        Self { mongo, bypass_validation, limiter, lease, changing: RwLock::new(()) }
     }
 
     /// Every command that changes anything goes through here. The outer error says that it was not sent.
-    async fn order(
+    pub(super) async fn order(
+        &self,
+        db: &str,
+        command: RawDocumentBuf,
+    ) -> Result<Result<Document, MongoError>, SinkError> {
+        let _others_may = self.changing.read().await;
+        self.send_order(db, command).await
+    }
+
+    /// As [`order`](Self::order), for who holds `changing`.
+    pub(super) async fn send_order(
         &self,
         db: &str,
         command: RawDocumentBuf,
@@ -57,6 +72,10 @@ impl AtlasSink {
             super::may_write(lease)?;
         }
         Ok(self.mongo.command(db, command).await)
+    }
+
+    pub(super) fn mongo(&self) -> &Mongo {
+        &self.mongo
     }
 
     fn limiter(&self) -> MutexGuard<'_, Limiter> {
@@ -122,54 +141,34 @@ impl AtlasSink {
         }
     }
 
-    /// Makes a collection. Options that this Atlas does not take must not keep the documents away: those
-    /// that it can do without are left out first, then all.
-    async fn create(&self, ns: &Namespace, options: &RawDocument) -> Result<(), SinkError> {
-        let options = Document::try_from(options).unwrap_or_default();
-        let is_view = options.contains_key("viewOn");
-        let mut plain = options.clone();
-        for option in DISPENSABLE {
-            plain.remove(option);
-        }
-        let mut bare = plain.clone();
-        for option in CHANGEABLE {
-            bare.remove(option);
-        }
-        let mut refused = None;
-        for options in [options, plain, bare, Document::new()] {
-            let options = RawDocumentBuf::try_from(&options).unwrap_or_default();
-            let command = create_command(ns, &options, rawdoc! { "w": "majority" });
-            match self.run(ns.db(), command, classify::NAMESPACE_EXISTS).await {
-                Err(SinkError::Rejected(error)) if !is_view => {
-                    tracing::warn!(%ns, %error, "Atlas does not take the collection's options");
-                    refused = Some(SinkError::Rejected(error));
-                }
-                result => return result,
-            }
-        }
-        refused.map_or(Ok(()), Err)
-    }
-
     /// A collection cannot be renamed while an index of it is built. Its build begins anew under the new
     /// name.
     async fn abort_builds(&self, ns: &Namespace) -> Result<(), SinkError> {
         let builds = self.mongo.list_builds(ns).await;
-        let (_, building) = builds.map_err(|error| classify::command_error(&error))?;
+        let needs = format!("`listIndexes` on `{ns}`");
+        let (_, building) = builds.map_err(|error| classify::schema_error(&error, &needs))?;
         if building.is_empty() {
             return Ok(());
         }
-        tracing::info!(%ns, indexes = building.join(", "), "builds of indexes end for a rename");
-        self.alter(ns, doc! { "dropIndexes": ns.coll(), "index": building }).await
+        let indexes = index_names(&building);
+        tracing::info!(%ns, indexes = indexes.join(", "), "builds of indexes end for a rename");
+        let command =
+            rawdoc! { "dropIndexes": ns.coll(), "index": RawArrayBuf::from_iter(indexes) };
+        self.alter(ns, command).await
     }
 
-    async fn run(&self, db: &str, command: RawDocumentBuf, fine: i32) -> Result<(), SinkError> {
+    /// Changes a collection as such. `needs` names the privilege for it.
+    async fn run(
+        &self,
+        db: &str,
+        command: RawDocumentBuf,
+        fine: i32,
+        needs: &str,
+    ) -> Result<(), SinkError> {
         match self.order(db, command).await? {
-            Ok(reply) => match reply.get_document("writeConcernError") {
-                Ok(error) => Err(classify::write_concern_error(error)),
-                Err(_) => Ok(()),
-            },
+            Ok(reply) => confirmed(&reply),
             Err(error) if error.code() == Some(fine) => Ok(()),
-            Err(error) => Err(classify::command_error(&error)),
+            Err(error) => Err(classify::schema_error(&error, needs)),
         }
     }
 }
@@ -223,13 +222,14 @@ impl Sink for AtlasSink {
         Ok(all)
     }
 
-    async fn change_schema(&self, change: &SchemaChange) -> Result<(), SinkError> {
+    async fn change_schema(&self, change: &SchemaChange) -> Result<Changed, SinkError> {
         let majority = rawdoc! { "w": "majority" };
         match change {
-            SchemaChange::Create { ns, options } => self.create(ns, options).await,
+            SchemaChange::Create { ns, options } => return self.create(ns, options).await,
             SchemaChange::Drop { ns } | SchemaChange::DropIfGone { ns } => {
                 let command = rawdoc! { "drop": ns.coll(), "writeConcern": majority };
-                self.run(ns.db(), command, classify::NAMESPACE_NOT_FOUND).await
+                let needs = format!("`dropCollection` on `{ns}`");
+                self.run(ns.db(), command, classify::NAMESPACE_NOT_FOUND, &needs).await?;
             }
             // Whatever stands in Atlas under the new name is not what the local database has there:
             // everything before the rename has been applied. A source that is gone was renamed by
@@ -242,24 +242,55 @@ impl Sink for AtlasSink {
                 for ns in [from, to] {
                     self.abort_builds(ns).await?;
                 }
-                self.run("admin", command, classify::NAMESPACE_NOT_FOUND).await
+                let needs = if from.db() == to.db() {
+                    let db = from.db();
+                    format!(
+                        "`renameCollectionSameDB` on the database `{db}`, `dropCollection` on `{to}`"
+                    )
+                } else {
+                    let there = "`insert`, `createIndex` and `dropCollection`";
+                    format!("`find` and `dropCollection` on `{from}`, {there} on `{to}`")
+                };
+                self.run("admin", command, classify::NAMESPACE_NOT_FOUND, &needs).await?;
             }
             // Needs the local side too: the worker makes single steps of it.
-            SchemaChange::Reconcile { .. } => Ok(()),
+            SchemaChange::Reconcile { .. } => {}
         }
+        Ok(Changed::Done)
+    }
+
+    async fn drop_emptied(&self, db: &str) -> Result<bool, SinkError> {
+        self.drop_if_emptied(db).await
+    }
+
+    async fn loosen(&self, ns: &Namespace, index: &str) -> Result<bool, SinkError> {
+        let indexes = self.mongo.list_indexes(ns).await;
+        let indexes = indexes.map_err(|error| classify::command_error(&error))?;
+        let is_it = |spec: &&RawDocumentBuf| {
+            value::get(spec, "name").and_then(Value::text) == Some(index)
+                && value::is_on(spec, "prepareUnique")
+                && !value::is_on(spec, "unique")
+        };
+        if !indexes.iter().any(|spec| is_it(&spec)) {
+            return Ok(false);
+        }
+        let off = rawdoc! { "name": index, "prepareUnique": false };
+        self.alter(ns, rawdoc! { "collMod": ns.coll(), "index": off }).await?;
+        Ok(true)
     }
 
     async fn describe(&self, ns: &Namespace) -> Result<Option<Description>, SinkError> {
-        self.mongo.describe(ns).await.map_err(|error| classify::command_error(&error))
+        let needs =
+            format!("`listCollections` on the database `{}`, `listIndexes` on `{ns}`", ns.db());
+        let described = self.mongo.describe(ns).await;
+        described.map_err(|error| classify::schema_error(&error, &needs))
     }
 
     async fn estimated_count(&self, ns: &Namespace) -> Result<u64, SinkError> {
         self.mongo.estimated_count(ns).await.map_err(|error| classify::command_error(&error))
     }
 
-    async fn alter(&self, ns: &Namespace, command: Document) -> Result<(), SinkError> {
-        let mut command = RawDocumentBuf::try_from(&command)
-            .map_err(|error| SinkError::Rejected(error.to_string()))?;
+    async fn alter(&self, ns: &Namespace, mut command: RawDocumentBuf) -> Result<(), SinkError> {
         command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
         match self.order(ns.db(), command).await? {
             // The keeper of the indexes goes on with it when the build has ended.
@@ -267,41 +298,21 @@ impl Sink for AtlasSink {
                 Err(SinkError::Rejected(error.to_string()))
             }
             Err(error) if error.code() == Some(classify::INDEX_NOT_FOUND) => Ok(()),
-            Err(error) => Err(classify::command_error(&error)),
-            Ok(reply) => match reply.get_document("writeConcernError") {
-                Ok(error) => Err(classify::write_concern_error(error)),
-                Err(_) => Ok(()),
-            },
+            Err(error) => {
+                let needs = format!("`collMod`, `createIndex` and `dropIndex` on `{ns}`");
+                Err(classify::schema_error(&error, &needs))
+            }
+            Ok(reply) => confirmed(&reply),
         }
     }
 }
 
-/// Options that can be changed later, and whose words a server may not know.
-const CHANGEABLE: [&str; 4] =
-    ["validator", "validationLevel", "validationAction", "expireAfterSeconds"];
-
-/// Options without which a collection still holds its documents as it should.
-const DISPENSABLE: [&str; 4] =
-    ["storageEngine", "indexOptionDefaults", "changeStreamPreAndPostImages", "encryptedFields"];
-
-/// `create` with the options as the local server tells them, in a change event or in
-/// `listCollections`; the `_id` index is the new collection's own, and `temp`, which `$out` sets, is the
-/// server's ("the 'temp' field is an invalid option").
-pub fn create_command(
-    ns: &Namespace,
-    options: &bson::RawDocument,
-    write_concern: RawDocumentBuf,
-) -> RawDocumentBuf {
-    let mut command = raw::Builder::default();
-    let name = rawdoc! { "create": ns.coll() };
-    let options = raw::elements(options)
-        .flatten()
-        .filter(|element| !matches!(element.name, "idIndex" | "uuid" | "autoIndexId" | "temp"));
-    for element in raw::elements(&name).flatten().chain(options) {
-        command.push(element.kind, element.name, element.value);
+/// A majority has taken what was done.
+pub(super) fn confirmed(reply: &Document) -> Result<(), SinkError> {
+    match reply.get_document("writeConcernError") {
+        Ok(error) => Err(classify::write_concern_error(error)),
+        Err(_) => Ok(()),
     }
-    command.push(raw::kind::DOCUMENT, "writeConcern", write_concern.as_bytes());
-    command.finish()
 }
 
 fn read_reply(

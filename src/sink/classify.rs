@@ -7,7 +7,7 @@ use super::{SinkError, Taken, Written};
 use crate::{
     mongo::{
         MongoError,
-        class::{Class, advice, class_of, class_of_code},
+        class::{Class, advice, class_of, class_of_code, is_missing_privilege},
     },
     write_op::Refusal,
 };
@@ -33,6 +33,16 @@ pub fn command_error(error: &MongoError) -> SinkError {
         }
         Class::HistoryLost | Class::Rejected => SinkError::Rejected(text),
     }
+}
+
+/// As [`command_error`], for a change of a collection: that this user may not make it is no reason for others to
+/// wait. `needs` names the privilege.
+pub fn schema_error(error: &MongoError, needs: &str) -> SinkError {
+    if is_missing_privilege(error) {
+        let roles = "or the roles that the README names";
+        return SinkError::Held(format!("{error}; grant its user the privilege {needs}, {roles}"));
+    }
+    command_error(error)
 }
 
 /// What one element of a reply's `writeErrors` means: for the write alone, or, as an error, for the

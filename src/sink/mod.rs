@@ -5,7 +5,7 @@
 
 use std::future::Future;
 
-use bson::{Document, RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf};
 
 use crate::{
     delta::UpdateCommand,
@@ -21,6 +21,7 @@ use crate::{
 mod atlas;
 pub mod classify;
 mod command;
+mod create;
 mod unique;
 
 pub use atlas::AtlasSink;
@@ -64,6 +65,14 @@ pub enum Written {
     Conflict { reason: String, taken: Taken },
     /// Atlas will not take it.
     Rejected { reason: String, refusal: Refusal },
+}
+
+/// How a schema change ended that Atlas has taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    Done,
+    /// A collection of that name is there, and its options are not those that were wanted.
+    Differs,
 }
 
 /// Which unique value is taken, as far as Atlas tells.
@@ -132,7 +141,24 @@ pub trait Sink: Send + Sync + 'static {
     fn change_schema(
         &self,
         change: &SchemaChange,
-    ) -> impl Future<Output = Result<(), SinkError>> + Send;
+    ) -> impl Future<Output = Result<Changed, SinkError>> + Send;
+
+    /// Drops a database that holds nothing but what its server keeps for itself. False where it holds more.
+    ///
+    /// # Errors
+    /// As [`change_schema`](Self::change_schema).
+    fn drop_emptied(&self, db: &str) -> impl Future<Output = Result<bool, SinkError>> + Send;
+
+    /// Lets an index take what it already has twice, where it is one that is only prepared to become unique: the
+    /// local database has such documents of old. False where it is no such index.
+    ///
+    /// # Errors
+    /// As [`change_schema`](Self::change_schema).
+    fn loosen(
+        &self,
+        ns: &Namespace,
+        index: &str,
+    ) -> impl Future<Output = Result<bool, SinkError>> + Send;
 
     /// What has this name now, with its options and indexes, if anything has.
     ///
@@ -159,7 +185,7 @@ pub trait Sink: Send + Sync + 'static {
     fn alter(
         &self,
         ns: &Namespace,
-        command: Document,
+        command: RawDocumentBuf,
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
 }
 
@@ -199,4 +225,8 @@ pub enum SinkError {
     /// The command itself was refused.
     #[error("Atlas rejected the command: {0}")]
     Rejected(String),
+    /// A change of a collection that has to wait until a person, or another change, has made way for it. Only
+    /// that collection waits with it.
+    #[error("Atlas does not make the change yet: {0}")]
+    Held(String),
 }

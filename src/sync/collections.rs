@@ -1,12 +1,13 @@
 //! Which collections there are, and which of them are replicated.
 
-use bson::{Document, RawDocumentBuf};
+use bson::RawDocumentBuf;
 
 use crate::{
     event::CollectionId,
     mongo::Mongo,
     namespace::{Namespace, NamespaceFilter},
-    schema::{Description, Kind},
+    raw,
+    schema::{Description, Kind, value},
     source::SourceError,
 };
 
@@ -23,19 +24,19 @@ pub struct Collection {
 impl Collection {
     /// As its server describes it, without the indexes.
     pub fn description(&self) -> Description {
-        let options = Document::try_from(&self.options).unwrap_or_default();
-        let is_view = options.contains_key("viewOn");
+        let options = self.options.clone();
+        let is_view = value::get(&options, "viewOn").is_some();
         let kind = if is_view { Kind::View } else { Kind::Collection };
         Description { kind, id: self.id, options, indexes: Vec::new() }
     }
 
     pub fn is_capped(&self) -> bool {
-        self.options.get_bool("capped").unwrap_or(false)
+        value::is_on(&self.options, "capped")
     }
 
     /// True for one that keeps its documents in `_id` order, without an index.
     pub fn is_clustered(&self) -> bool {
-        matches!(self.options.get("clusteredIndex"), Ok(Some(_)))
+        value::get(&self.options, "clusteredIndex").is_some()
     }
 }
 
@@ -55,6 +56,10 @@ pub struct Listing {
     pub left_out: Vec<LeftOut>,
     /// What it does not choose.
     pub not_chosen: Vec<Namespace>,
+    /// All databases, but for the server's own.
+    pub databases: Vec<String>,
+    /// Those of them in which nothing is left but what the server keeps for itself.
+    pub emptied: Vec<String>,
 }
 
 impl Listing {
@@ -75,11 +80,12 @@ pub async fn local_collections(
 ) -> Result<Listing, SourceError> {
     let mut listing = Listing::default();
     for db in mongo.list_databases().await? {
+        let mut is_emptied = true;
         for item in mongo.list_collections(&db).await? {
-            let Ok(name) = item.get_str("name") else {
-                continue;
-            };
-            let ns = Namespace::new(&db, name);
+            // With a sign in the place of what is no text, by which the filter knows it.
+            let name = value::get(&item, "name").map(|name| raw::lossy(name.bytes));
+            let ns = Namespace::new(&db, &name.unwrap_or_default());
+            is_emptied &= matches!(ns.coll(), "system.views" | "system.profile");
             if !filter.matches(&ns) {
                 match filter.kept_apart(&ns) {
                     Some(reason) => listing.left_out.push(LeftOut { ns, reason }),
@@ -88,7 +94,6 @@ pub async fn local_collections(
                 continue;
             }
             let Description { kind, id, options, .. } = Description::of(&item);
-            let options = raw(&options);
             match kind {
                 Kind::Collection => listing.collections.push(Collection { ns, options, id }),
                 Kind::View => listing.views.push(Collection { ns, options, id }),
@@ -101,16 +106,10 @@ pub async fn local_collections(
                 }
             }
         }
+        if is_emptied {
+            listing.emptied.push(db.clone());
+        }
+        listing.databases.push(db);
     }
     Ok(listing)
-}
-
-/// True when an item of `listCollections` is this very collection.
-pub(super) fn is_collection(item: &Document, collection: &Collection) -> bool {
-    item.get_str("name").is_ok_and(|name| name == collection.ns.coll())
-        && Description::of(item).id == collection.id
-}
-
-fn raw(options: &Document) -> RawDocumentBuf {
-    RawDocumentBuf::try_from(options).unwrap_or_default()
 }

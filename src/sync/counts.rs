@@ -21,6 +21,7 @@ use crate::{
     checkpoint::ClusterTime,
     mongo::{Mongo, MongoError, documents, majority_after},
     namespace::Namespace,
+    schema::value,
     shutdown::{Stop, blocking},
     sink::Sink,
     source::{SourceError, inspect},
@@ -269,7 +270,7 @@ impl<K: Sink> Reconciler<K> {
 
     async fn expires(&self, ns: &Namespace) -> Result<bool, SyncError> {
         let described = self.ends.local.describe(ns).await.map_err(SourceError::from)?;
-        let has_expiry = |document: &bson::Document| document.contains_key("expireAfterSeconds");
+        let has_expiry = |of: &bson::RawDocumentBuf| value::get(of, "expireAfterSeconds").is_some();
         Ok(described.is_some_and(|of| has_expiry(&of.options) || of.indexes.iter().any(has_expiry)))
     }
 

@@ -25,7 +25,7 @@ use crate::{
     progress::ShareState,
     queue::{Queue, QueueError},
     shutdown::{Stop, blocking},
-    sink::{Sink, SinkError, Write},
+    sink::{Changed, Sink, SinkError, Write},
     status::now_ms,
     sync_state::{CopyPlan, SyncState},
 };
@@ -279,7 +279,7 @@ impl<K: Sink> Reconciler<K> {
         loop {
             self.may_write(run.stop).await?;
             match self.sink.change_schema(&change).await {
-                Ok(()) => break,
+                Ok(Changed::Done | Changed::Differs) => break,
                 // Options that this Atlas does not take must not keep the documents away.
                 Err(SinkError::Rejected(error)) => {
                     tracing::warn!(%ns, %error, "created without its options");

@@ -2,18 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use bson::Document;
-
 use super::{
     Collection, Reconciler, SyncError,
     ends::{End, ask},
-    is_collection,
     run::Run,
     schema::{mend, schema_steps, sentences},
 };
 use crate::{
     namespace::Namespace,
-    schema::{IndexChange, Step},
+    schema::{IndexChange, Step, index_names},
     sink::Sink,
     status::{Build, now_ms},
 };
@@ -38,12 +35,14 @@ impl<K: Sink> Reconciler<K> {
         let copies = self
             .retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(self.there()))
             .await?;
-        let copies = &copies.collections;
+        let copies: BTreeMap<_, _> =
+            copies.collections.iter().map(|copy| (&copy.ns, copy)).collect();
+        let copies = &copies;
         let problems = self
             .ends
             .each(collections.iter().collect(), |collection: &Collection| {
                 Box::pin(async move {
-                    let copy = copies.iter().find(|copy| copy.ns == collection.ns);
+                    let copy = copies.get(&collection.ns).copied();
                     let mended = self.mend_schema(run, collection, copy, what).await;
                     let problems = self.unless_refused(&collection.ns, mended)?;
                     Ok((collection.ns.clone(), problems))
@@ -82,10 +81,18 @@ impl<K: Sink> Reconciler<K> {
         if run.request.dry_run || !self.is_still(run, collection).await? {
             return Ok(Vec::new());
         }
+        // What allows less than what is there comes when all of it has arrived.
+        let before = steps.len();
+        steps.retain(|step| !step.tightens());
+        if steps.len() < before {
+            self.watch.ask(ns);
+        }
+        if steps.is_empty() {
+            return Ok(Vec::new());
+        }
         tracing::info!(%ns, differences = sentences.join("; "), "options and indexes are mended");
         self.may_write(run.stop).await?;
-        let name = |spec: &Document| spec.get_str("name").unwrap_or_default().to_owned();
-        let indexes: Vec<_> = steps.iter().filter_map(Step::build).map(name).collect();
+        let indexes = index_names(steps.iter().filter_map(Step::build));
         if !indexes.is_empty() {
             let build = Build { indexes, since_ms: now_ms(), percent: None };
             self.status.state().builds.insert(ns.clone(), build);
@@ -107,8 +114,8 @@ impl<K: Sink> Reconciler<K> {
         collection: &Collection,
     ) -> Result<bool, SyncError> {
         let (local, ns) = (&self.ends.local, &collection.ns);
-        let here = ask!(self.ends, End::Local, run.stop, local.list_collections(ns.db()));
-        Ok(here.iter().any(|found| is_collection(found, collection)))
+        let here = ask!(self.ends, End::Local, run.stop, local.describe_options(ns));
+        Ok(here.is_some_and(|found| found.id == collection.id))
     }
 
     pub(super) fn note_schema(&self, ns: &Namespace, sentences: &[String]) {

@@ -67,7 +67,6 @@ mod verdict;
 mod verify;
 mod views;
 
-use collections::is_collection;
 pub use collections::{Collection, LeftOut, Listing, local_collections};
 pub use ends::{End, Ends};
 pub use restore::{Restore, RestoreError};
@@ -238,7 +237,8 @@ impl SyncError {
     fn is_refusal(&self) -> bool {
         matches!(
             self,
-            SyncError::Source(SourceError::Failed(_)) | SyncError::Sink(SinkError::Rejected(_))
+            SyncError::Source(SourceError::Failed(_))
+                | SyncError::Sink(SinkError::Rejected(_) | SinkError::Held(_))
         )
     }
 

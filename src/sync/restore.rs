@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bson::{Document, RawDocumentBuf, doc, rawdoc};
+use bson::{RawDocumentBuf, doc, rawdoc};
 
 use super::{
     Collection, LeftOut, Listing, SyncError, atlas_collections,
@@ -30,7 +30,7 @@ use crate::{
     progress::{Progress, ShareState},
     schema::{self, index_changes},
     shutdown::Stop,
-    sink::{Sink, SinkError, Write},
+    sink::{Changed, Sink, SinkError, Write},
     status::now_ms,
     sync_state::CopyPlan,
 };
@@ -226,7 +226,7 @@ impl<K: Sink> Restore<'_, K> {
         &self,
         collection: &Collection,
         size: Size,
-        indexes: &[Document],
+        indexes: &[RawDocumentBuf],
         outcome: &Mutex<Restored>,
     ) -> Result<CopyPlan, RestoreError> {
         let ns = &collection.ns;
@@ -257,7 +257,12 @@ impl<K: Sink> Restore<'_, K> {
         let mut attempts = self.ends.attempts(self.stop);
         loop {
             match self.sink.change_schema(&change).await {
-                Ok(()) => return Ok(()),
+                Ok(Changed::Done) => return Ok(()),
+                Ok(Changed::Differs) => {
+                    let problem = "not made as it was: its options are others".to_owned();
+                    note_problems(outcome, ns, vec![problem]);
+                    return Ok(());
+                }
                 Err(SinkError::Rejected(problem)) => {
                     note_problems(outcome, ns, vec![format!("not made as it was: {problem}")]);
                     return Ok(());
@@ -329,7 +334,8 @@ fn local_error(error: &SinkError) -> SyncError {
     let (SinkError::Unavailable(problem)
     | SinkError::Unanswered(problem)
     | SinkError::Denied(problem)
-    | SinkError::Rejected(problem)) = error;
+    | SinkError::Rejected(problem)
+    | SinkError::Held(problem)) = error;
     let problem = problem.replace("MONGODB_ATLAS_URI", "MONGODB_LOCAL_URI");
     let is_away = matches!(error, SinkError::Unavailable(_) | SinkError::Unanswered(_));
     SyncError::LocalTarget { problem, is_away }

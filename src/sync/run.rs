@@ -2,7 +2,7 @@
 //! and options and indexes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::PoisonError,
     time::{Duration, Instant},
 };
@@ -83,9 +83,9 @@ impl<K: Sink> Reconciler<K> {
             "copying what Atlas lacks, comparing what it has"
         );
         let plans = Plans::new(self.queue.clone(), state);
+        let sizes: BTreeMap<_, _> = sizes.into_iter().collect();
         let with_size = |chosen: Vec<&'_ Collection>| -> Vec<(Collection, Size)> {
-            let size =
-                |ns: &Namespace| sizes.iter().find(|(of, _)| of == ns).map(|(_, size)| *size);
+            let size = |ns: &Namespace| sizes.get(ns).copied();
             chosen
                 .into_iter()
                 .map(|collection| (collection.clone(), size(&collection.ns).unwrap_or_default()))
@@ -327,10 +327,8 @@ impl<K: Sink> Reconciler<K> {
             self.queue.release(ns);
         } else if !run.request.dry_run {
             // Else the first write would make it, without its options.
-            let there = ask!(self.ends, End::Atlas, run.stop, atlas.list_collections(ns.db()));
-            let is_there =
-                there.iter().any(|found| found.get_str("name").is_ok_and(|n| n == ns.coll()));
-            if !is_there && self.is_still(run, collection).await? {
+            let there = ask!(self.ends, End::Atlas, run.stop, atlas.describe_options(ns));
+            if there.is_none() && self.is_still(run, collection).await? {
                 self.create(run, collection).await?;
             }
         }
@@ -370,7 +368,8 @@ impl<K: Sink> Reconciler<K> {
                 Box::pin(self.list())
             })
             .await?;
-        let is_here = |ns: &Namespace| here.iter().any(|collection| collection.ns == *ns);
+        let here: BTreeSet<_> = here.into_iter().map(|collection| collection.ns).collect();
+        let is_here = |ns: &Namespace| here.contains(ns);
         let mut rest: Vec<_> = there.into_iter().map(|collection| collection.ns).collect();
         rest.retain(|ns| in_scope(ns) && !is_here(ns));
         if rest.is_empty() {

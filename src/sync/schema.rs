@@ -2,22 +2,31 @@
 
 use std::time::Duration;
 
-use bson::{Document, RawDocumentBuf, rawdoc};
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use super::{
     SyncError,
     ends::{Attempts, End, Ends, ask},
 };
 use crate::{
+    mongo::class::is_missing_privilege,
     namespace::Namespace,
     schema::{Description, IndexChange, Kind, Step, build_command, index_changes, steps},
     shutdown::Stop,
-    sink::classify::INDEX_NOT_FOUND,
+    sink::{
+        SinkError,
+        classify::{INDEX_NOT_FOUND, schema_error},
+    },
+    source::SourceError,
 };
 
 /// How long one attempt waits for an index to be built. The server goes on building, and the next attempt
 /// joins it.
 pub const BUILD_PATIENCE: Duration = Duration::from_secs(600);
+
+/// How often a change is tried that a server answers with something that passes: an election; or does not, as a
+/// full disk. Nothing else waits for it any longer.
+const ANSWERS_MAX: u32 = 5;
 
 /// Compares the options that were listed, and the indexes as they are now.
 ///
@@ -39,9 +48,8 @@ pub async fn schema_steps(
     Ok(steps(&wanted, Some(&there)))
 }
 
-fn described(options: &RawDocumentBuf, indexes: Vec<Document>) -> Description {
-    let options = Document::try_from(options).unwrap_or_default();
-    Description { kind: Kind::Collection, id: None, options, indexes }
+fn described(options: &RawDocument, indexes: Vec<RawDocumentBuf>) -> Description {
+    Description { kind: Kind::Collection, id: None, options: options.to_owned(), indexes }
 }
 
 /// A sentence each.
@@ -50,7 +58,7 @@ pub fn sentences(steps: &[Step]) -> Vec<String> {
 }
 
 /// The unique ones among indexes: those that documents must obey from the first on.
-pub fn unique_builds(indexes: &[Document]) -> Vec<Step> {
+pub fn unique_builds(indexes: &[RawDocumentBuf]) -> Vec<Step> {
     let all = index_changes(indexes, &[]).into_iter();
     all.filter(IndexChange::is_unique).map(Step::Index).collect()
 }
@@ -64,7 +72,7 @@ pub async fn indexes_of(
     end: End,
     ns: &Namespace,
     stop: &Stop,
-) -> Result<Vec<Document>, SyncError> {
+) -> Result<Vec<RawDocumentBuf>, SyncError> {
     Ok(ask!(ends, end, stop, ends.of(end).list_indexes(ns)))
 }
 
@@ -83,7 +91,8 @@ pub async fn mend(
     let mut target =
         Target { ends, end: copy, ns, attempts: ends.attempts(stop), stop, left: Vec::new() };
     let mut builds = Vec::new();
-    for step in steps {
+    let (behind, first): (Vec<_>, Vec<_>) = steps.into_iter().partition(Step::tightens);
+    for step in first {
         if step.is_fixed() {
             target.left.push(target.say(&step));
             continue;
@@ -102,6 +111,11 @@ pub async fn mend(
         }
     }
     target.build(builds).await?;
+    for step in behind {
+        if let Err(reason) = target.take(&step).await? {
+            target.left.push(format!("{}: {reason}", target.say(&step)));
+        }
+    }
     Ok(target.left)
 }
 
@@ -126,7 +140,7 @@ impl Target<'_> {
 
     async fn take(&mut self, step: &Step) -> Result<Result<(), String>, SyncError> {
         for command in step.commands(self.ns.coll()) {
-            if let Err(reason) = self.send(&raw(&command)).await? {
+            if let Err(reason) = self.send(&command).await? {
                 return Ok(Err(reason));
             }
         }
@@ -135,10 +149,10 @@ impl Target<'_> {
 
     /// All at once, which reads the collection once; where that is refused, one by one, so that one that
     /// cannot be built keeps none of the others away.
-    async fn build(&mut self, builds: Vec<(String, Document)>) -> Result<(), SyncError> {
-        let command = |specs: &[(String, Document)]| {
+    async fn build(&mut self, builds: Vec<(String, RawDocumentBuf)>) -> Result<(), SyncError> {
+        let command = |specs: &[(String, RawDocumentBuf)]| {
             let specs: Vec<_> = specs.iter().map(|(_, spec)| spec.clone()).collect();
-            raw(&build_command(self.ns.coll(), &specs, None))
+            build_command(self.ns.coll(), &specs, None)
         };
         let all = command(&builds);
         let each: Vec<_> = builds.chunks(1).map(command).collect();
@@ -157,9 +171,11 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// Runs a command until it is done or refused; the inner error is the reason.
+    /// Runs a command until it is done or refused; the inner error is the reason. What is answered in the same way
+    /// again and again is a refusal, whatever it is: a server whose disk is full says that it may pass.
     async fn send(&mut self, command: &RawDocumentBuf) -> Result<Result<(), String>, SyncError> {
         let mongo = self.ends.of(self.end);
+        let mut answers = 0;
         loop {
             if let Err(error) = self.ends.may_alter(self.end) {
                 self.attempts.failed(error).await?;
@@ -182,9 +198,17 @@ impl Target<'_> {
                 Err(error) if error.code() == Some(INDEX_NOT_FOUND) => return Ok(Ok(())),
                 Err(error) => error,
             };
-            let message = error.to_string();
+            let mut message = error.to_string();
+            let is_forbidden = is_missing_privilege(&error);
+            if is_forbidden && self.end == End::Atlas {
+                let needs = format!("`collMod`, `createIndex` and `dropIndex` on `{}`", self.ns);
+                message = schema_error(&error, &needs).to_string();
+            }
+            answers += u32::from(error.code().is_some());
             let error = self.end.error(error);
-            if error.is_refusal() {
+            let passes = error.is_unavailable() && answers < ANSWERS_MAX;
+            if error.is_refusal() || is_forbidden || (answers > 0 && !passes && !is_denied(&error))
+            {
                 return Ok(Err(without_values(&message)));
             }
             self.attempts.failed(error).await?;
@@ -197,6 +221,10 @@ pub fn without_values(message: &str) -> String {
     message.split(" dup key:").next().unwrap_or_default().to_owned()
 }
 
-pub fn raw(document: &Document) -> RawDocumentBuf {
-    RawDocumentBuf::try_from(document).unwrap_or_default()
+/// Who we are is not believed, or no more: of that a person hears, and everything waits.
+fn is_denied(error: &SyncError) -> bool {
+    matches!(
+        error,
+        SyncError::Source(SourceError::Denied { .. }) | SyncError::Sink(SinkError::Denied(_))
+    )
 }

@@ -10,7 +10,7 @@
 //! `Refresh` of it is in the queue and on the disk, and stays there until all that is done
 //! ([`Queue::reserve`](crate::queue::Queue::reserve)).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bson::RawDocumentBuf;
 
@@ -30,7 +30,7 @@ use crate::{
     position::Position,
     queue::{Incoming, Outcome, QueueError, Reservation, Work},
     shutdown::blocking,
-    sink::{Contender, Sink, Taken, Write, Written},
+    sink::{Contender, Holder, Sink, SinkError, Taken, Write, Written},
     source::{Pages, Source, SourceError},
     status::now_ms,
     sync_state::{Reason, SyncState},
@@ -195,6 +195,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             })
             .collect();
         let holders = self.sink.holders(ns, &contenders).await?;
+        self.loosen(ns, contenders.iter().zip(&holders)).await?;
         let rivals: Vec<Vec<Rival>> = open
             .iter()
             .zip(holders)
@@ -244,6 +245,33 @@ impl<S: Source, K: Sink> Worker<S, K> {
             room.reservation = Some(self.evict(ns, leaving, after, seqs).await?);
         }
         Ok(room)
+    }
+
+    /// Where no document holds the value in a unique index, it may be an index that is only prepared to become
+    /// unique. Locally the documents were there before it was: they must all find their place here too.
+    async fn loosen<'a>(
+        &self,
+        ns: &Namespace,
+        open: impl Iterator<Item = (&'a Contender, &'a Vec<Holder>)>,
+    ) -> Result<(), Halt> {
+        let named = open
+            .filter(|(_, holders)| holders.is_empty())
+            .filter_map(|(contender, _)| contender.taken.index.as_deref());
+        for index in named.collect::<BTreeSet<_>>() {
+            match self.sink.loosen(ns, index).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::info!(%ns, index, "documents with the same value arrive before an index is prepared to become unique");
+                    self.watch.loosened(ns);
+                }
+                // Then the write is refused, and tried again.
+                Err(SinkError::Rejected(error) | SinkError::Held(error)) => {
+                    tracing::warn!(%ns, index, error, "an index cannot be changed");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn judgement(

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use bson::Document;
+use bson::RawDocumentBuf;
 use uuid::Uuid;
 
 use super::{
@@ -17,8 +17,11 @@ use crate::{
     event::{CollectionId, SchemaChange},
     namespace::Namespace,
     queue::Outcome,
-    schema::{Description, Kind, Step, build_command, steps},
-    sink::{Sink, SinkError},
+    schema::{
+        Description, Kind, Step, build_command, steps,
+        value::{get, is_on},
+    },
+    sink::{Changed, Sink, SinkError},
     source::{Source, SourceError},
     status::now_ms,
     write_op::Refusal,
@@ -26,6 +29,9 @@ use crate::{
 
 /// How long a collection that only Atlas has waits for the stream.
 const ORPHAN_WAIT_MS: u64 = 200;
+
+/// How long a change waits that Atlas does not make yet.
+const HELD_WAIT_MS: u64 = 2_000;
 
 /// How long a change waits that needs the local database while that is away.
 pub(super) const LOCAL_WAIT_MS: u64 = 1_000;
@@ -78,14 +84,36 @@ impl<S: Source, K: Sink> Worker<S, K> {
             self.known().remove(&ns);
         }
         if let SchemaChange::Create { options, .. } = change {
-            self.queue.keep_in_order(ns, options.get_bool("capped").unwrap_or(false));
+            self.queue.keep_in_order(ns, is_on(options, "capped"));
         }
         let result = self.sink.change_schema(change).await;
-        outcomes.answered |= matches!(result, Ok(()) | Err(SinkError::Rejected(_)));
+        outcomes.answered |=
+            matches!(result, Ok(_) | Err(SinkError::Rejected(_) | SinkError::Held(_)));
         match result {
-            Ok(()) => {
+            Ok(changed) => {
                 tracing::info!(%ns, op = change.name(), "schema change applied");
+                let was_held = self.watch.let_go(&change.namespaces());
+                if was_held {
+                    self.status.state().schema_problems.remove(ns);
+                }
+                if was_held || changed == Changed::Differs {
+                    change.namespaces().iter().for_each(|ns| self.watch.ask(ns));
+                }
                 outcomes.insert(seq, Outcome::Applied);
+            }
+            // It waits for a person, or for another change; and so does what comes after it, of these collections
+            // alone.
+            Err(SinkError::Held(reason)) => {
+                let what = format!("{} of the collection waits: {reason}", change.name());
+                let is_news = self.watch.hold(&change.namespaces());
+                if is_news {
+                    self.list(ns, what);
+                    // What is in the way may be what nobody has told to be gone.
+                    self.watch.ask_everything();
+                } else {
+                    self.status.state().schema_problems.insert(ns.clone(), vec![what]);
+                }
+                outcomes.insert(seq, Outcome::Unavailable { due_ms: now_ms() + HELD_WAIT_MS });
             }
             // A view keeps no document away. It is listed, and tried again.
             Err(SinkError::Rejected(reason)) if is_view(change) => {
@@ -126,9 +154,14 @@ impl<S: Source, K: Sink> Worker<S, K> {
         if collection.is_some() && wanted.id != collection {
             return Ok(true);
         }
-        let is_capped = wanted.options.get_bool("capped").unwrap_or(false);
-        self.queue.keep_in_order(ns, wanted.kind == Kind::Collection && is_capped);
-        let there = self.sink.describe(ns).await?;
+        self.queue.keep_in_order(ns, wanted.is_capped());
+        let there = match self.sink.describe(ns).await {
+            Err(SinkError::Held(reason)) => {
+                self.list(ns, reason);
+                return Ok(false);
+            }
+            there => there?,
+        };
         if !permit.holds() {
             return Ok(false);
         }
@@ -147,7 +180,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         there: Option<&Description>,
     ) -> Result<bool, Halt> {
         let mut is_done = true;
-        let mut builds: Vec<Document> = Vec::new();
+        let mut builds: Vec<RawDocumentBuf> = Vec::new();
         let steps = steps(wanted, there);
         // On an empty collection it takes no time to build an index, and unique ones are enforced from the
         // first document on. Elsewhere it may wait for members of the set, or for its turn among others.
@@ -162,18 +195,23 @@ impl<S: Source, K: Sink> Worker<S, K> {
         };
         let said: Vec<_> = steps.iter().map(ToString::to_string).collect();
         for step in steps {
-            if step.is_fixed() || (step.scans() && !may_build) {
+            if step.is_fixed() || step.tightens() || (step.scans() && !may_build) {
                 is_done = false;
                 continue;
             }
             if let Step::Create { options } = &step {
-                let options = options.try_into().unwrap_or_default();
-                let create = SchemaChange::Create { ns: ns.clone(), options };
+                let create = SchemaChange::Create { ns: ns.clone(), options: options.clone() };
                 let created = self.sink.change_schema(&create).await;
-                if let Err(SinkError::Rejected(reason) | SinkError::Denied(reason)) = &created {
+                if let Err(
+                    SinkError::Rejected(reason)
+                    | SinkError::Denied(reason)
+                    | SinkError::Held(reason),
+                ) = &created
+                {
                     self.list(ns, format!("{step}: {reason}"));
                 }
-                is_done &= is_taken(created)?;
+                is_done &= created == Ok(Changed::Done);
+                is_taken(created)?;
                 continue;
             }
             match self.take_step(ns, &step).await {
@@ -252,16 +290,15 @@ impl<S: Source, K: Sink> Worker<S, K> {
 }
 
 fn is_view(change: &SchemaChange) -> bool {
-    matches!(change, SchemaChange::Create { options, .. }
-        if matches!(options.get("viewOn"), Ok(Some(_))))
+    matches!(change, SchemaChange::Create { options, .. } if get(options, "viewOn").is_some())
 }
 
 /// False when Atlas will not, or this user may not: whoever lists it tries it again. An outage is the
 /// caller's.
-fn is_taken(result: Result<(), SinkError>) -> Result<bool, SinkError> {
+fn is_taken<T>(result: Result<T, SinkError>) -> Result<bool, SinkError> {
     match result {
-        Ok(()) => Ok(true),
-        Err(SinkError::Rejected(_) | SinkError::Denied(_)) => Ok(false),
+        Ok(_) => Ok(true),
+        Err(SinkError::Rejected(_) | SinkError::Denied(_) | SinkError::Held(_)) => Ok(false),
         Err(error) => Err(error),
     }
 }

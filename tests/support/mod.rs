@@ -12,6 +12,7 @@ pub mod compare;
 pub mod guarded;
 pub mod honesty;
 pub mod mongod;
+pub mod odd;
 pub mod proxy;
 pub mod receiver;
 pub mod replica_set;

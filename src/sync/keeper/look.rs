@@ -2,19 +2,20 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use bson::{Document, RawDocumentBuf, rawdoc};
+use bson::{RawDocumentBuf, rawdoc};
 use sha2::{Digest, Sha256};
 
 use super::super::{
     End, Reconciler, SyncError,
-    schema::{BUILD_PATIENCE, raw, without_values},
+    schema::{BUILD_PATIENCE, without_values},
 };
 use crate::{
     event::{CollectionId, SchemaChange},
     mongo::class::{Class, class_of},
     namespace::Namespace,
+    progress::ShareState,
     queue::QueueError,
-    schema::{Description, OptionChange, Step, build_command, steps},
+    schema::{Description, OptionChange, Step, build_command, index_names, steps},
     shutdown::{Stop, blocking},
     sink::{
         Sink,
@@ -29,6 +30,9 @@ const MADE_ANEW: &str = "made-anew";
 
 /// How often the progress of a build is asked for.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
+/// How long an index stays as it is that had to let a document in.
+const LOOSE_FOR: Duration = Duration::from_secs(10);
 
 /// `CollectionUUIDMismatch` (6.0+).
 const OTHER_COLLECTION: i32 = 361;
@@ -84,7 +88,7 @@ impl<K: Sink> Reconciler<K> {
         let copy = self.ends.atlas.describe(ns).await;
         let copy = copy.map_err(|error| End::Atlas.error(error))?;
         // Whatever has changed while the two were looked at is still to come, or has a barrier.
-        let is_same = local().await?.is_some_and(|now| now.is_identical(&wanted));
+        let is_same = local().await?.is_some_and(|now| now == wanted);
         if !is_same || self.queue.has_barrier(ns) {
             return Ok(Looked::Soon);
         }
@@ -105,7 +109,8 @@ impl<K: Sink> Reconciler<K> {
             let listed = listed.unwrap_or_else(|| steps.iter().map(ToString::to_string).collect());
             return Ok(Looked::Problems(listed));
         }
-        for step in steps {
+        let (behind, first): (Vec<_>, Vec<_>) = steps.into_iter().partition(Step::tightens);
+        for step in first {
             match self.take_step(ns, &step, &mut builds).await {
                 Answer::Done => {}
                 Answer::Refused(reason) => problems.push(reason),
@@ -120,13 +125,36 @@ impl<K: Sink> Reconciler<K> {
             Ok(refused) => problems.extend(refused),
             Err(reason) => return Ok(Looked::Away(reason)),
         }
+        // What is tightened too early is loosened by the first document that does not fit.
+        if !behind.is_empty() && self.documents_come(ns) {
+            return Ok(if problems.is_empty() { Looked::Soon } else { Looked::Problems(problems) });
+        }
+        for step in behind {
+            match self.take_step(ns, &step, &mut Vec::new()).await {
+                Answer::Done => {}
+                Answer::Refused(reason) => problems.push(reason),
+                Answer::Overtaken(reason) | Answer::Away(reason) => {
+                    return Ok(Looked::Away(reason));
+                }
+            }
+        }
         Ok(if problems.is_empty() { Looked::Done } else { Looked::Problems(problems) })
+    }
+
+    /// True while documents of a collection are copied or compared, or just now one came that an index had to let
+    /// in: it may get more that it has had locally for long.
+    fn documents_come(&self, ns: &Namespace) -> bool {
+        let is_synced = self.status.state().sync.as_ref().is_some_and(|progress| {
+            let share = progress.shares.get(ns);
+            progress.finished_ms.is_none() && share.is_some_and(|of| of.state != ShareState::Done)
+        });
+        is_synced || self.watch.is_loosened(ns, LOOSE_FOR)
     }
 
     /// What only a new collection can change is changed by a new one, where no more is at stake than a
     /// buffer's documents, or none; once, since Atlas may take the option even then not.
     async fn make_anew(&self, ns: &Namespace, wanted: &Description) -> Result<bool, SyncError> {
-        let is_capped = wanted.options.get_bool("capped").unwrap_or(false);
+        let is_capped = wanted.is_capped();
         let is_empty = self.ends.atlas.is_empty(ns).await;
         let is_empty = is_empty.map_err(|error| End::Atlas.error(error))?;
         let may = is_empty || (is_capped && self.may_replace(ns).await?);
@@ -134,8 +162,7 @@ impl<K: Sink> Reconciler<K> {
             return Ok(false);
         }
         // Once for these options, also after a restart.
-        let options = RawDocumentBuf::try_from(&wanted.options).unwrap_or_default();
-        let digest = Sha256::digest(options.as_bytes());
+        let digest = Sha256::digest(wanted.options.as_bytes());
         let mark = format!("{ns} {}", uuid::Uuid::from_slice(&digest[..16]).unwrap_or_default());
         let (queue, position) = (self.queue.clone(), self.status.state().position.seen());
         let only = BTreeSet::from([ns.clone()]);
@@ -175,7 +202,7 @@ impl<K: Sink> Reconciler<K> {
         &self,
         ns: &Namespace,
         step: &Step,
-        builds: &mut Vec<(String, Document)>,
+        builds: &mut Vec<(String, RawDocumentBuf)>,
     ) -> Answer {
         if step.is_fixed() {
             return Answer::Refused(step.to_string());
@@ -214,15 +241,14 @@ impl<K: Sink> Reconciler<K> {
     async fn build(
         &self,
         ns: &Namespace,
-        builds: Vec<(String, Document)>,
+        builds: Vec<(String, RawDocumentBuf)>,
         id: Option<CollectionId>,
         stop: &Stop,
     ) -> Result<Result<Vec<String>, String>, SyncError> {
         if builds.is_empty() {
             return Ok(Ok(Vec::new()));
         }
-        let name = |spec: &Document| spec.get_str("name").unwrap_or_default().to_owned();
-        let indexes: Vec<_> = builds.iter().map(|(_, spec)| name(spec)).collect();
+        let indexes = index_names(builds.iter().map(|(_, spec)| spec));
         tracing::info!(%ns, indexes = indexes.join(", "), "building indexes in Atlas");
         let build = Build { indexes, since_ms: now_ms(), percent: None };
         self.status.state().builds.insert(ns.clone(), build);
@@ -242,7 +268,7 @@ impl<K: Sink> Reconciler<K> {
     async fn build_each(
         &self,
         ns: &Namespace,
-        builds: &[(String, Document)],
+        builds: &[(String, RawDocumentBuf)],
         id: Option<CollectionId>,
     ) -> Result<Vec<String>, String> {
         let specs: Vec<_> = builds.iter().map(|(_, spec)| spec.clone()).collect();
@@ -265,7 +291,7 @@ impl<K: Sink> Reconciler<K> {
     async fn build_some(
         &self,
         ns: &Namespace,
-        specs: &[Document],
+        specs: &[RawDocumentBuf],
         id: Option<CollectionId>,
     ) -> Answer {
         match self.run_command(ns, build_command(ns.coll(), specs, id)).await {
@@ -277,8 +303,7 @@ impl<K: Sink> Reconciler<K> {
         }
     }
 
-    async fn run_command(&self, ns: &Namespace, command: Document) -> Answer {
-        let mut command = raw(&command);
+    async fn run_command(&self, ns: &Namespace, mut command: RawDocumentBuf) -> Answer {
         command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
         if let Err(error) = self.ends.may_alter(End::Atlas) {
             return Answer::Away(error.to_string());

@@ -257,8 +257,7 @@ impl<K: Sink> Reconciler<K> {
             if self.queue.has_barrier(&ns) {
                 continue; // What the name means is about to change.
             }
-            let is_capped = wanted.options.get_bool("capped").unwrap_or(false);
-            self.queue.keep_in_order(&ns, is_capped);
+            self.queue.keep_in_order(&ns, wanted.is_capped());
             let steps = steps(&wanted, there.as_ref());
             // What was refused is tried again in its own time.
             let listed = self.status.state().schema_problems.get(&ns).cloned().unwrap_or_default();
@@ -275,7 +274,8 @@ impl<K: Sink> Reconciler<K> {
             }
         }
         let is_here = |ns: &Namespace| here.views.iter().any(|view| view.ns == *ns);
-        for Collection { ns, .. } in there.views {
+        for Collection { ns, .. } in &there.views {
+            let ns = ns.clone();
             let is_taken = here.collections.iter().any(|collection| collection.ns == ns)
                 || here.left_out.iter().any(|left| left.ns == ns);
             if !is_here(&ns) && !is_taken && !self.queue.has_barrier(&ns) {
@@ -283,7 +283,26 @@ impl<K: Sink> Reconciler<K> {
             }
         }
         self.queue_changes(changes).await?;
+        self.drop_emptied(&here, &there.emptied).await?;
         Ok(Some(open))
+    }
+
+    /// A database goes with the last that was in it. In Atlas its name would keep away one of other capitals.
+    async fn drop_emptied(&self, here: &Listing, emptied: &[String]) -> Result<(), SyncError> {
+        for db in emptied.iter().filter(|db| !here.databases.contains(db)) {
+            let waiting = self.queue.pending_by_namespace();
+            if self.filter.is_whole(db) && waiting.keys().all(|ns| ns.db() != db) {
+                match self.sink.drop_emptied(db).await {
+                    Ok(_) => {}
+                    // It does no harm but to that name, and whoever needs it says so.
+                    Err(SinkError::Rejected(error) | SinkError::Held(error)) => {
+                        tracing::debug!(db, error, "an emptied database stays");
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn note_left_out(&self, listing: &Listing) {
