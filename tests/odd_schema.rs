@@ -84,3 +84,156 @@ async fn filters_pipelines_and_options_that_name_a_field_twice_arrive_whole() {
     equal(&local, &atlas).await;
     assert_eq!(agent.cli_json(&["verify"]).unwrap()["equal"], true);
 }
+
+#[tokio::test]
+async fn text_that_is_no_utf8_stops_nothing_and_what_cannot_be_named_is_left_out_by_name() {
+    let (local, atlas) = pair().await;
+    // In a filter, in a view, in a database that is not replicated, and in names.
+    let odd_text = |name: &str| {
+        let mut filter = outrigger::raw::Builder::default();
+        let inner = odd::string("$gt", b"gr\xfc\xdfe");
+        filter.document(name, |it| it.document("a", |a| a.extend(&inner)));
+        filter.finish()
+    };
+    let make = |db: &str| {
+        odd::run(&local, db, &joined(&rawdoc! { "create": "checked" }, &odd_text("validator")));
+        let partial = rawdoc! { "key": { "a": 1 }, "name": "partial" };
+        create_index(
+            &local,
+            db,
+            "checked",
+            &joined(&partial, &odd_text("partialFilterExpression")),
+        );
+        let pipeline = array_of("pipeline", &odd_text("$match"));
+        odd::run(
+            &local,
+            db,
+            &joined(&rawdoc! { "create": "seen", "viewOn": "checked" }, &pipeline),
+        );
+        odd::run(&local, db, &odd::string("create", b"caf\xe9"));
+    };
+    make("shop");
+    make("elsewhere");
+    let plain = |name: &str| local.client.database("shop").collection::<Document>(name);
+    plain("plain").insert_one(doc! { "_id": 1 }).await.unwrap();
+
+    let mut agent =
+        Agent::new(&local.uri(), &atlas.uri(), "[namespaces]\ninclude = [\"shop.*\"]\n");
+    agent.start(&[]);
+    agent.streaming().await;
+    eventually("the same bytes", PATIENCE, async || {
+        schema_bytes(&local, "shop") == schema_bytes(&atlas, "shop")
+    })
+    .await;
+    let status = String::from_utf8(agent.cli(&["status"]).stdout).unwrap();
+    assert!(status.contains("shop.caf\u{FFFD}`: its name holds what is no text"), "{status}");
+
+    // While it runs as well.
+    odd::run(&local, "shop", &odd::string("create", b"na\xefve"));
+    let insert =
+        joined(&odd::string("insert", b"na\xefve"), &array_of("documents", &rawdoc! { "_id": 1 }));
+    odd::run(&local, "shop", &insert);
+    odd::run(&local, "shop", &joined(&rawdoc! { "collMod": "checked" }, &odd_text("validator")));
+    plain("plain").insert_one(doc! { "_id": 2 }).await.unwrap();
+    eventually("what was written last", PATIENCE, async || {
+        let there = atlas.client.database("shop").collection::<Document>("plain");
+        there.count_documents(doc! {}).await.unwrap() == 2
+    })
+    .await;
+    assert!(agent.cli(&["sync", "--wait"]).status.success());
+    assert_eq!(agent.cli_json(&["verify"]).unwrap()["equal"], true);
+    assert!(agent.stop().success());
+}
+
+#[tokio::test]
+async fn a_view_of_the_same_name_in_a_database_that_was_made_again_is_the_new_one() {
+    let (local, atlas) = pair().await;
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    for round in 0..6 {
+        let db = local.client.database("shop");
+        db.collection("orders").insert_one(doc! { "_id": round }).await.unwrap();
+        let show = doc! { "create": "seen", "viewOn": "orders", "pipeline": [{ "$match": { "n": round } }] };
+        db.run_command(show).await.unwrap();
+        let views = async |server: &Mongod| schema_bytes(server, "shop");
+        if round % 2 == 0 {
+            eventually("the view", PATIENCE, async || views(&local).await == views(&atlas).await)
+                .await;
+        }
+        if round < 5 {
+            db.drop().await.unwrap();
+        }
+    }
+    equal(&local, &atlas).await;
+    // At once, and not by the next look at everything.
+    let log = agent.log();
+    assert!(!log.contains("differ; tried again"), "{log}");
+}
+
+#[tokio::test]
+async fn a_database_that_comes_again_in_other_capitals_takes_the_place_of_the_old_one() {
+    let (local, atlas) = pair().await;
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    for (old, new) in [("Shop", "shop"), ("shop", "SHOP"), ("SHOP", "Shop")] {
+        let fill = async |name: &str, id: &str| {
+            let db = local.client.database(name);
+            db.collection::<Document>("orders").insert_one(doc! { "_id": id }).await.unwrap();
+            let view = doc! { "create": "seen", "viewOn": "orders", "pipeline": [] };
+            let _ = db.run_command(view).await;
+        };
+        fill(old, "before").await;
+        converge(&local.client, &atlas.client, PATIENCE).await;
+        schemas_converge(&local.client, &atlas.client, PATIENCE).await;
+        local.client.database(old).drop().await.unwrap();
+        fill(new, "after").await;
+        converge(&local.client, &atlas.client, PATIENCE).await;
+        schemas_converge(&local.client, &atlas.client, PATIENCE).await;
+        local.client.database(new).drop().await.unwrap();
+    }
+    // Not even what the server keeps of its views.
+    eventually("nothing left of it", PATIENCE, async || {
+        atlas
+            .client
+            .list_database_names()
+            .await
+            .unwrap()
+            .iter()
+            .all(|db| !db.eq_ignore_ascii_case("shop"))
+    })
+    .await;
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+}
+
+#[tokio::test]
+async fn documents_that_an_index_forbids_from_now_on_arrive_before_it_does() {
+    let (local, atlas) = pair().await;
+    let orders = |server: &Mongod| {
+        let db = server.client.database("shop");
+        db.collection_with_options::<Document>("orders", CollectionOptions::default())
+    };
+    let filler = "x".repeat(1_000);
+    let document = |id: i32| doc! { "_id": id, "same": id % 100, "filler": &filler };
+    orders(&local).insert_many((0..20_000).map(document)).await.unwrap();
+    let index =
+        doc! { "createIndexes": "orders", "indexes": [{ "key": { "same": 1 }, "name": "same" }] };
+    let prepare = doc! { "collMod": "orders", "index": { "name": "same", "prepareUnique": true } };
+    let db = local.client.database("shop");
+    db.run_command(index).await.unwrap();
+    let agent = Agent::new(&local.uri(), &atlas.uri(), "[sync]\nmax_docs_per_second = 5000\n");
+    let mut agent = agent;
+    agent.start(&[]);
+    eventually("a copy that has begun", PATIENCE, async || {
+        orders(&atlas).estimated_document_count().await.unwrap() > 0
+    })
+    .await;
+    db.run_command(prepare).await.unwrap();
+    agent.streaming().await;
+    equal(&local, &atlas).await;
+
+    // A document that is missing later comes back by a sync, and the index is as it was.
+    orders(&atlas).delete_many(doc! { "_id": { "$lt": 5 } }).await.unwrap();
+    assert!(agent.cli(&["sync", "--wait"]).status.success());
+    equal(&local, &atlas).await;
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+}

@@ -279,6 +279,10 @@ impl<K: Sink> Reconciler<K> {
             let is_taken = here.collections.iter().any(|collection| collection.ns == ns)
                 || here.left_out.iter().any(|left| left.ns == ns);
             if !is_here(&ns) && !is_taken && !self.queue.has_barrier(&ns) {
+                // When it is gone its database may be empty.
+                if !here.databases.iter().any(|db| db == ns.db()) {
+                    self.watch.ask_everything();
+                }
                 changes.push(SchemaChange::DropIfGone { ns });
             }
         }
