@@ -221,6 +221,7 @@ impl<K: Sink> Reconciler<K> {
         if !self.may_alter() {
             return Ok(None);
         }
+        let permit = self.ends.local.permit();
         let here = self.here().await?;
         let there = self.there().await?;
         self.note_left_out(&here);
@@ -287,7 +288,10 @@ impl<K: Sink> Reconciler<K> {
             }
         }
         self.queue_changes(changes).await?;
-        self.drop_emptied(&here, &there.emptied).await?;
+        // On the strength of the listing alone, so only while that is certain.
+        if permit.holds() {
+            self.drop_emptied(&here, &there.emptied).await?;
+        }
         Ok(Some(open))
     }
 
