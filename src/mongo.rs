@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bson::{Document, RawDocument, RawDocumentBuf, doc};
+use bson::{Document, RawDocument, RawDocumentBuf};
 use futures_util::StreamExt;
 use mongodb::{
     Client,
@@ -398,19 +398,6 @@ impl Mongo {
             Some(reply) => Ok(documents(&reply)?.is_empty()),
             None => Ok(true),
         }
-    }
-
-    /// Names of the databases that hold anything, without the server's own.
-    pub async fn list_databases(&self) -> Result<Vec<String>, MongoError> {
-        let command = RawDocumentBuf::try_from(&doc! { "listDatabases": 1, "nameOnly": true })
-            .expect("a literal");
-        let reply = self.command("admin", command).await?;
-        let names = reply.get_array("databases").map(Vec::as_slice).unwrap_or_default().iter();
-        Ok(names
-            .filter_map(|db| db.as_document()?.get_str("name").ok())
-            .filter(|name| !crate::namespace::is_internal_db(name))
-            .map(str::to_owned)
-            .collect())
     }
 }
 

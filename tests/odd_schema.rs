@@ -114,6 +114,7 @@ async fn text_that_is_no_utf8_stops_nothing_and_what_cannot_be_named_is_left_out
     };
     make("shop");
     make("elsewhere");
+    odd::run_in(&local, b"entrep\xf4t", &rawdoc! { "create": "plain" });
     let plain = |name: &str| local.client.database("shop").collection::<Document>(name);
     plain("plain").insert_one(doc! { "_id": 1 }).await.unwrap();
 

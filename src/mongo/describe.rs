@@ -4,7 +4,7 @@ use bson::{RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use super::{Mongo, MongoError, documents};
 use crate::{
-    namespace::Namespace,
+    namespace::{Namespace, is_internal_db},
     schema::{
         Description, Kind,
         value::{Value, get},
@@ -16,6 +16,36 @@ const NAMESPACE_NOT_FOUND: i32 = 26;
 const NOT_ON_A_VIEW: i32 = 166;
 
 impl Mongo {
+    /// Names of the databases that hold anything, without the server's own. One name of signs that stand for what
+    /// is no text is among them when some database's name holds such.
+    ///
+    /// # Errors
+    /// [`MongoError`].
+    pub async fn list_databases(&self) -> Result<Vec<String>, MongoError> {
+        let command = rawdoc! { "listDatabases": 1, "nameOnly": true };
+        let mut odd = None;
+        let reply = match self.command("admin", command.clone()).await {
+            // The driver makes a document of the reply, which takes text alone. A regular expression, too: what
+            // holds anything else does not match.
+            Err(MongoError::Driver(error))
+                if matches!(error.kind.as_ref(), mongodb::error::ErrorKind::Bson(_)) =>
+            {
+                odd = Some(char::REPLACEMENT_CHARACTER.to_string());
+                let mut textual = command;
+                textual.append(bson::raw::cstr!("filter"), rawdoc! { "name": { "$regex": "^" } });
+                self.command("admin", textual).await?
+            }
+            reply => reply?,
+        };
+        let names = reply.get_array("databases").map(Vec::as_slice).unwrap_or_default().iter();
+        Ok(names
+            .filter_map(|db| db.as_document()?.get_str("name").ok())
+            .filter(|name| !is_internal_db(name))
+            .map(str::to_owned)
+            .chain(odd)
+            .collect())
+    }
+
     /// A collection or view with its options and indexes; `None` where the name is free.
     ///
     /// # Errors

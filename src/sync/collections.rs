@@ -80,6 +80,13 @@ pub async fn local_collections(
 ) -> Result<Listing, SourceError> {
     let mut listing = Listing::default();
     for db in mongo.list_databases().await? {
+        // Of such a database no more can be asked.
+        if db.contains(char::REPLACEMENT_CHARACTER) {
+            let ns = Namespace::new(&db, "*");
+            let reason = filter.kept_apart(&ns);
+            listing.left_out.extend(reason.map(|reason| LeftOut { ns, reason }));
+            continue;
+        }
         let mut is_emptied = true;
         for item in mongo.list_collections(&db).await? {
             // With a sign in the place of what is no text, by which the filter knows it.

@@ -15,10 +15,12 @@ use super::mongod::Mongod;
 /// # Panics
 /// When the server is away, or refuses.
 pub fn run(server: &Mongod, db: &str, command: &RawDocument) -> RawDocumentBuf {
-    let mut body = Builder::default();
-    body.extend(command);
-    body.push_str("$db", db);
-    let body = body.finish();
+    run_in(server, db.as_bytes(), command)
+}
+
+/// As [`run`], in a database whose name need not be text.
+pub fn run_in(server: &Mongod, db: &[u8], command: &RawDocument) -> RawDocumentBuf {
+    let body = joined(command, &string("$db", db));
     // `OP_MSG`, with one section of the kind 0.
     let len = i32::try_from(16 + 4 + 1 + body.as_bytes().len()).unwrap();
     let mut message = Vec::new();
