@@ -261,12 +261,12 @@ impl<S: Source, K: Sink> Worker<S, K> {
             match self.sink.loosen(ns, index).await {
                 Ok(false) => {}
                 Ok(true) => {
-                    tracing::info!(%ns, index, "documents with the same value arrive before an index is prepared to become unique");
+                    tracing::info!(%ns, indexes = index, "documents with the same value arrive before an index is prepared to become unique");
                     self.watch.loosened(ns);
                 }
                 // Then the write is refused, and tried again.
                 Err(SinkError::Rejected(error) | SinkError::Held(error)) => {
-                    tracing::warn!(%ns, index, error, "an index cannot be changed");
+                    tracing::warn!(%ns, indexes = index, error, "an index cannot be changed");
                 }
                 Err(error) => return Err(error.into()),
             }
