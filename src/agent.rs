@@ -310,7 +310,10 @@ impl Agent {
             while let Err(error) = tailer.take_position().await {
                 attempts += 1;
                 // A new stream has no history to lose; a server that says so means something that passes.
-                let passes = matches!(error, TailerError::Source(SourceError::HistoryLost(_)));
+                let passes = matches!(
+                    error,
+                    TailerError::Source(SourceError::HistoryLost(_) | SourceError::Unavailable(_))
+                );
                 if !passes || attempts > 3 {
                     return Err(from_tailer(error));
                 }

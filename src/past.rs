@@ -81,6 +81,10 @@ pub fn judge(known: &Known, seen: &Evidence) -> Finding {
     let behind = if seen.is_primary { Finding::OtherPast } else { Finding::NotYet };
     // A new stream's position is one tick ahead of the last operation (server source: it starts at
     // "last applied + 1").
+    // A server that tells no time is asked again.
+    if seen.now == ClusterTime::default() && known.position > ClusterTime::default() {
+        return Finding::NotYet;
+    }
     if seen.now.0.saturating_add(1) < known.position.0 {
         return behind;
     }

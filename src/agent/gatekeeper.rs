@@ -76,7 +76,10 @@ impl Gatekeeper {
                 Err(
                     NoProof::Interrupted
                     | NoProof::Source(SourceError::Unavailable(MongoError::Unproven)),
-                ) => {}
+                ) if began.elapsed() < PATIENCE => {}
+                Err(NoProof::Interrupted) => {
+                    return Err(SourceError::Unavailable(MongoError::Unproven).into());
+                }
                 Err(NoProof::Source(error)) => return Err(error.into()),
                 Err(NoProof::Queue(error)) => return Err(error.into()),
             }
@@ -102,6 +105,8 @@ impl Gatekeeper {
                     continue;
                 }
                 Ok(Finding::NotYet) => {
+                    // Doubt is what lasts without a break.
+                    doubt = None;
                     let error = "the local server has not come as far yet as what was read before";
                     self.note(error.to_owned(), false);
                 }

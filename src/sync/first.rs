@@ -241,7 +241,7 @@ impl<K: Sink> Reconciler<K> {
         loop {
             self.may_write(run.stop).await?;
             match self.sink.change_schema(&change).await {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(error) => attempts.failed(error).await?,
             }
         }
