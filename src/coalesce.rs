@@ -7,8 +7,9 @@
 //! | Delete | **Replace(d)**: born again | Delete (a stale update) | Delete | Refresh |
 //! | Refresh | Refresh | Refresh | Refresh | Refresh |
 //!
-//! Whenever a merge is not *provably* exact the result is [`WriteOp::Refresh`]: the document is then
-//! read from the local database when its turn comes, which is always right and costs one read.
+//! Whenever a merge is not *provably* exact, or of two differences makes a large one, the result is
+//! [`WriteOp::Refresh`]: the document is then read from the local database when its turn comes, which is always
+//! right and costs one read.
 //!
 //! Not here: when two ops may be merged at all. Nothing merges with an op that is leased, nor across
 //! a schema barrier; the [queue](crate::queue) sees to both.
@@ -80,6 +81,25 @@ mod tests {
         let pending = WriteOp::Insert(rawdoc! { "_id": 1, "other": 1 });
 
         assert_eq!(coalesce(pending, set_v(2)), WriteOp::Refresh);
+    }
+
+    /// Sessions, presence: each update is small, and none of what it names is left in the document.
+    #[test]
+    fn fields_that_come_and_go_under_ever_new_names_do_not_make_an_update_grow_without_end() {
+        let mut pending = set_v(0);
+        let mut largest = 0;
+        for n in 0..2_000 {
+            let name = format!("session-{n}");
+            let mut field = RawDocumentBuf::new();
+            field.append(<&bson::raw::CStr>::try_from(&*name).unwrap(), false);
+            for diff in [rawdoc! { "i": field.clone() }, rawdoc! { "d": field.clone() }] {
+                pending = coalesce(pending, WriteOp::Update(Delta::from_diff(&diff).unwrap()));
+                largest = largest.max(pending.body().map_or(0, |body| body.as_bytes().len()));
+            }
+        }
+
+        assert_eq!(pending, WriteOp::Refresh);
+        assert!((1_000..32_000).contains(&largest), "{largest} bytes");
     }
 
     #[test]

@@ -80,10 +80,15 @@ impl Delta {
     /// One delta with the effect of this one and `then` the other.
     ///
     /// # Errors
-    /// [`Doubt`] when the second cannot have followed the first.
+    /// [`Doubt`] when the second cannot have followed the first, or when the two have become so large that it takes
+    /// less to read the document than to go on merging: a field that came and went stays in a delta, and every further
+    /// merge goes through all of it.
     pub fn then(&self, then: &Delta) -> Result<Delta, Doubt> {
-        let merged = self.node()?.then(then.node()?)?;
-        Ok(Delta(merged.to_raw()))
+        let merged = self.node()?.then(then.node()?)?.to_raw();
+        if merged.as_bytes().len() > MERGED_MAX {
+            return Err(Doubt("too much for one delta"));
+        }
+        Ok(Delta(merged))
     }
 
     /// The update command with the effect of this delta, if one exists. See [`UpdateCommand`].
@@ -142,6 +147,9 @@ struct ArrayDiff<'a> {
     truncate_to: Option<u32>,
     items: BTreeMap<u32, Item<'a>>,
 }
+
+/// Bytes of a delta that was merged of several.
+const MERGED_MAX: usize = 16 << 10;
 
 /// The server nests documents to 180 levels at the most.
 const MAX_DEPTH: usize = 200;
@@ -409,6 +417,10 @@ impl<'a> ArrayDiff<'a> {
                 break;
             }
             let name = len.to_string();
+            if element.name != name {
+                // A client may name them as it likes, and which of the names survive an update is not in its diff.
+                return Err(Doubt("an array whose items are not named 0, 1, 2 and so on"));
+            }
             match self.items.get(&len) {
                 None => after.push(element.kind, &name, element.value),
                 Some(Item::Set(value)) => after.push(value.kind, &name, &value.bytes),

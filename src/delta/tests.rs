@@ -60,6 +60,34 @@ fn a_truncation_of_what_is_not_held_whole_never_wipes_it() {
     assert_eq!(truncate.to_command(), None);
 }
 
+/// A client may send an array like that, and the server keeps it.
+#[test]
+fn an_array_whose_items_have_other_names_than_their_places_is_a_doubt_when_it_changes() {
+    let named = |name: &str| {
+        let mut array = RawDocumentBuf::new();
+        array.append(<&bson::raw::CStr>::try_from(name).unwrap(), rawdoc! { "n": 1 });
+        let mut items = array.into_bytes();
+        // Of an array's kind, and nothing else: `{_id: 1, a: […], b: 1}`.
+        let mut document = rawdoc! { "_id": 1 }.into_bytes();
+        document.pop();
+        document.extend_from_slice(b"\x04a\0");
+        document.append(&mut items);
+        document.extend_from_slice(b"\x10b\0\x01\0\0\0\0");
+        let len = document.len() as i32;
+        document[..4].copy_from_slice(&len.to_le_bytes());
+        RawDocumentBuf::from_bytes(document).unwrap()
+    };
+    let within = delta(rawdoc! { "sa": { "a": true, "s0": { "u": { "n": 2 } } } });
+    let grown = delta(rawdoc! { "sa": { "a": true, "u1": 5 } });
+    let beside = delta(rawdoc! { "u": { "b": 1 } });
+
+    for name in ["7", "00", "", "x"] {
+        assert!(within.apply(&named(name)).is_err() && grown.apply(&named(name)).is_err());
+        assert_eq!(beside.apply(&named(name)).unwrap(), named(name), "it is not touched");
+    }
+    assert!(within.apply(&named("0")).is_ok());
+}
+
 #[test]
 fn a_numeric_path_part_is_told_apart_by_the_diff_itself() {
     let diff = delta(rawdoc! { "so": { "u": { "0": 5 } } });

@@ -93,9 +93,10 @@ pub(super) fn write_anew(db: &sled::Db, options: &QueueOptions) -> Result<(), Qu
     let (cache, target_cache) = (CacheGuard::default(), CacheGuard::default());
     for item in db.iter() {
         let (key, value) = item?;
+        let bytes = value.len();
         target.insert(&key, value)?;
-        cache.passed(db, &key);
-        target_cache.passed(&target, &key);
+        cache.passed(db, &key, bytes);
+        target_cache.passed(&target, &key, bytes);
     }
     target.flush()?;
     drop(target);

@@ -17,6 +17,7 @@ impl Queue {
     pub fn letters(&self) -> impl Iterator<Item = Result<DeadLetter, QueueError>> + '_ {
         self.db.scan_prefix([DEAD]).map(|item| {
             let (key, value) = item?;
+            self.cache.passed(&self.db, &key, value.len());
             Ok(codec::decode_dead_letter(number_of(&key), &value)?)
         })
     }

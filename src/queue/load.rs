@@ -52,6 +52,7 @@ pub fn load(db: &sled::Db, cache: &CacheGuard, path: &Path) -> Result<State, Que
     }
     for item in db.scan_prefix([DEAD]) {
         let (key, value) = item?;
+        cache.passed(db, &key, value.len());
         sum = sum.wrapping_add(fingerprint(&key, &value));
         let letter = codec::decode_dead_letter(number_of(&key), &value)?;
         if let Some(name) = state.name_of(&letter.entry.work) {
@@ -127,17 +128,19 @@ fn each_block(
         let is_more = |next: &Result<_, sled::Error>| {
             next.as_ref().is_ok_and(|(next, _): &(sled::IVec, _)| next.starts_with(&key))
         };
+        cache.passed(db, &key, value.len());
         let mut whole = Vec::new();
         while let Some(piece) = items.next_if(is_more) {
+            let (key, piece) = piece?;
+            cache.passed(db, &key, piece.len());
             if whole.is_empty() {
                 whole = value.to_vec();
             }
-            whole.extend_from_slice(&piece?.1);
+            whole.extend_from_slice(&piece);
         }
         if !whole.is_empty() {
             value = whole.into();
         }
-        cache.passed(db, &key);
         let plain = unpack(&value)?;
         let view = View::of(&plain)?;
         let fingerprint = fingerprint(&key, &value);

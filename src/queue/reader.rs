@@ -10,7 +10,7 @@ use super::{
     block::{View, unpack},
     blocks::{BlockId, Blocks, Place},
     codec::{self, Namespaces},
-    layout::{block_key, further_pieces, piece_key},
+    layout::{PIECE_MAX, block_key, further_pieces, piece_key},
 };
 
 /// Blocks that a reader keeps, and their bytes, unless a single one is larger. Entries that have moved stand between
@@ -102,7 +102,7 @@ pub fn read_block(
     let key = block_key(id);
     let missing = || CodecError::Damaged("a block is missing".to_owned());
     let first = db.get(key)?.ok_or_else(missing)?;
-    cache.passed(db, &key);
+    cache.passed(db, &key, first.len());
     let further = blocks.get(id).map_or(0, |block| further_pieces(block.stored as usize));
     if further == 0 {
         return Ok(unpack(&first)?.into_owned());
@@ -110,8 +110,9 @@ pub fn read_block(
     let mut value = first.to_vec();
     for n in 1..=further {
         let key = piece_key(id, n);
-        value.extend_from_slice(&db.get(key)?.ok_or_else(missing)?);
-        cache.passed(db, &key);
+        let piece = db.get(key)?.ok_or_else(missing)?;
+        cache.passed(db, &key, piece.len());
+        value.extend_from_slice(&piece);
     }
     Ok(unpack(&value)?.into_owned())
 }
@@ -121,7 +122,7 @@ pub fn read_block(
 /// sled (0.34.7, `lru.rs`) notes accesses to pages in 256 lists, by page, and looks at its cache's size only when a
 /// list has 64 accesses. With leaves of 16 blocks that comes too late: reading 600 MB once took 560 MB of memory,
 /// with a cache of 16 MiB. So who passes a leaf asks for it until its list is full, which costs 15 µs for each
-/// 8 blocks; the same reading then takes 50 MB.
+/// 8 blocks; the same reading then takes 50 MB. What is passed are values: each piece of a large block is one.
 #[derive(Debug, Default)]
 pub struct CacheGuard {
     passed: AtomicU32,
@@ -134,9 +135,12 @@ const LEAF: u32 = 8;
 const LIST: usize = 64;
 
 impl CacheGuard {
-    /// The value of `key` was read or written.
-    pub fn passed(&self, db: &sled::Db, key: &[u8]) {
-        if self.passed.fetch_add(1, Ordering::Relaxed) % LEAF == LEAF - 1 {
+    /// The value of `key`, of so many bytes, was read or written.
+    pub fn passed(&self, db: &sled::Db, key: &[u8], bytes: usize) {
+        // A dead letter is a value of any size, and counts for as many as it could be pieces.
+        let values = 1 + bytes.saturating_sub(1) as u32 / PIECE_MAX as u32;
+        let before = self.passed.fetch_add(values, Ordering::Relaxed);
+        if before / LEAF != before.wrapping_add(values) / LEAF {
             for _ in 0..LIST {
                 // What it says is of no interest, and a store that fails says so elsewhere.
                 let _ = db.contains_key(key);

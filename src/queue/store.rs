@@ -16,7 +16,7 @@ use super::{
     codec, compact,
     edit::{Edit, Finished, Surroundings},
     index::{DocumentName, Index},
-    layout::{CHECKPOINT, block_key, meta_key},
+    layout::{CHECKPOINT, PIECE_MAX, block_key, further_pieces, meta_key, piece_key},
     letters::Letters,
     load::load,
     open::{guarded, hand_over, lock, open_sled},
@@ -365,8 +365,12 @@ impl Queue {
         match guarded(|| self.db.apply_batch(batch)) {
             Ok(Ok(())) => {
                 state.seal = seal;
-                for (id, _) in &changes.added {
-                    self.cache.passed(&self.db, &block_key(*id));
+                for (id, block) in &changes.added {
+                    let stored = block.stored as usize;
+                    self.cache.passed(&self.db, &block_key(*id), stored.min(PIECE_MAX));
+                    for n in 1..=further_pieces(stored) {
+                        self.cache.passed(&self.db, &piece_key(*id, n), PIECE_MAX);
+                    }
                 }
                 state.blocks.apply(changes);
                 Ok(())
