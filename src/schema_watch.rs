@@ -78,7 +78,9 @@ impl SchemaWatch {
     /// It is made. False when these were not held.
     pub fn let_go(&self, namespaces: &[Namespace]) -> bool {
         let mut held = self.held();
-        namespaces.iter().fold(false, |any, ns| held.remove(ns) || any)
+        let before = held.len();
+        held.retain(|ns| !namespaces.contains(ns));
+        held.len() < before
     }
 
     /// True while what comes for a collection waits for a change that cannot be made yet.

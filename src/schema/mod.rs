@@ -9,7 +9,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
-use crate::raw::{Builder, kind};
+use crate::raw::{Builder, Field, kind};
 
 mod steps;
 pub mod value;
@@ -171,10 +171,11 @@ fn name_of(spec: &RawDocument) -> Cow<'_, str> {
 
 /// A spec without what says nothing: format versions, and flags that are off.
 fn essence(spec: &RawDocument) -> RawDocumentBuf {
-    let says_nothing = |name: &[u8]| matches!(name, b"v" | b"ns" | b"background");
-    value::collect(fields(spec).filter(|field| {
-        !says_nothing(field.name) && !(field.kind == kind::BOOL && field.value == [0])
-    }))
+    let says_nothing = |field: &Field<'_>| {
+        matches!(field.name, b"v" | b"ns" | b"background")
+            || (field.kind == kind::BOOL && field.value == [0])
+    };
+    value::collect(fields(spec).filter(|field| !says_nothing(field)))
 }
 
 fn difference(spec: RawDocumentBuf, copy: &RawDocument) -> Option<IndexChange> {

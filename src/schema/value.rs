@@ -126,12 +126,11 @@ pub fn projection(value: Option<Value<'_>>) -> Option<Vec<(Vec<u8>, bool)>> {
         for field in fields(document) {
             let path = [before, field.name].concat();
             let value = Value::of(&field);
-            match value.nested() {
-                Some(inner) => walk(inner, &[&*path, b"."].concat(), found),
-                None => {
-                    let is_taken = value.number().map_or(!value.is_false(), |n| n != 0.0);
-                    found.push((path, is_taken));
-                }
+            if let Some(inner) = value.nested() {
+                walk(inner, &[&*path, b"."].concat(), found);
+            } else {
+                let is_taken = value.number().map_or(!value.is_false(), |n| n != 0.0);
+                found.push((path, is_taken));
             }
         }
     }
