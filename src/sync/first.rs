@@ -138,6 +138,14 @@ impl<K: Sink> Reconciler<K> {
             self.queue.release(ns);
             return Ok(false);
         }
+        // Its drop or its rename may have been applied since it was listed, and it would be made for good. What is
+        // made of it from here on waits in the queue, as long as it is held.
+        if run.is_of_some && !self.is_still(run, collection).await? {
+            self.queue.release(ns);
+            plans.finished(ns, false).await?;
+            self.set_state(ns, ShareState::Done);
+            return Ok(true);
+        }
         self.set_state(ns, ShareState::Running);
         self.create(run, collection).await?;
         let known = plans.known(ns, true).await;
