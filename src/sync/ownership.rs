@@ -2,7 +2,7 @@
 //! write one copy.
 //!
 //! In Atlas, `outrigger.replicas` (see `atlas.state_database`) holds one document per source, its
-//! [mark](super::marks): which namespaces of this Atlas are a copy of that source, and which agent keeps it
+//! *mark* (`marks`): which namespaces of this Atlas are a copy of that source, and which agent keeps it
 //! so. A collection that holds data, and that no mark of ours covers, now or before, is somebody else's.
 //!
 //! - Where no mark of ours is there at all, one such collection is enough to refuse the target. Where there is
