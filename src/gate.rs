@@ -112,7 +112,8 @@ impl Gate {
     }
 
     /// Ends the epoch: a local error, or an answer of another process. What is said by a permit that has
-    /// ended already closes nothing.
+    /// ended already closes no later epoch; a proof that is under way is void all the same, since it may have met
+    /// what that permit's reader has met.
     pub fn close(&self, permit: &Permit, why: &str) {
         let mut state = self.lock();
         let epoch = permit.0.as_ref().map_or(0, |(_, epoch)| *epoch);

@@ -26,6 +26,7 @@ pub mod class;
 mod describe;
 mod guard;
 
+pub use guard::process_of;
 use guard::{Guard, noting};
 
 /// A failed exchange with a server.
@@ -133,7 +134,9 @@ impl Mongo {
         };
         match mongo.client().await {
             Err(error @ MongoError::BadUri(_)) => Err(error),
-            Ok(_) | Err(_) => Ok(mongo),
+            Ok(_) | Err(MongoError::Silent(_) | MongoError::Driver(_) | MongoError::Unproven) => {
+                Ok(mongo)
+            }
         }
     }
 

@@ -66,7 +66,8 @@ pub fn by_name(set_name: &str) -> String {
     format!("set:{set_name}")
 }
 
-fn is_by_name(set_id: &str) -> bool {
+/// True for one of those.
+pub fn is_by_name(set_id: &str) -> bool {
     set_id.starts_with("set:")
 }
 

@@ -83,11 +83,6 @@ impl SchemaWatch {
         held.len() < before
     }
 
-    /// True while what comes for a collection waits for a change that cannot be made yet.
-    pub fn is_held(&self, ns: &Namespace) -> bool {
-        self.held().contains(ns)
-    }
-
     /// An index had to let a document in. It is to be looked at, though not at once.
     pub fn loosened(&self, ns: &Namespace) {
         self.loose().insert(ns.clone(), Instant::now());

@@ -19,12 +19,6 @@ fn marks(atlas: &Mongod) -> mongodb::Collection<Document> {
     atlas.client.database("outrigger").collection("replicas")
 }
 
-async fn refused(agent: &mut Agent, args: &[&str]) -> String {
-    agent.start(args);
-    assert_eq!(agent.ended(PATIENCE).await.code(), Some(1), "{}", agent.log());
-    agent.log()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_agent_of_the_same_source_refuses_and_names_the_first() {
     let (local, atlas) = pair().await;
@@ -34,7 +28,7 @@ async fn a_second_agent_of_the_same_source_refuses_and_names_the_first() {
     let mut second = Agent::new(&local.uri(), &atlas.uri(), "");
 
     for args in [&[][..], &["--adopt"]] {
-        let log = refused(&mut second, args).await;
+        let log = second.refused(args).await;
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         assert!(log.contains(&format!("host `{host}`")), "{log}");
         assert!(log.contains(&format!("process {}", first.id())), "{log}");
@@ -48,7 +42,7 @@ async fn a_second_agent_of_the_same_source_refuses_and_names_the_first() {
     second.streaming().await;
     orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
     converge(&local.client, &atlas.client, PATIENCE).await;
-    assert!(refused(&mut first, &[]).await.contains("another agent replicates"));
+    assert!(first.refused(&[]).await.contains("another agent replicates"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,20 +53,20 @@ async fn the_place_of_an_agent_that_died_is_taken_over_when_that_is_said() {
     first.streaming().await;
     first.kill();
     let mut second = Agent::new(&local.uri(), &atlas.uri(), "");
-    assert!(refused(&mut second, &["--adopt"]).await.contains("last heartbeat"), "it is fresh");
+    assert!(second.refused(&["--adopt"]).await.contains("last heartbeat"), "it is fresh");
 
     // "10m" from 597 s to 603 s.
     let long_ago = DateTime::from_millis(DateTime::now().timestamp_millis() - 598_000);
     let stale = doc! { "$set": { "heartbeatAt": long_ago } };
     marks(&atlas).update_one(doc! {}, stale).await.unwrap();
-    let log = refused(&mut second, &[]).await;
+    let log = second.refused(&[]).await;
     assert!(log.contains("10m ago") && log.contains("run --adopt"), "{log}");
 
     second.start(&["--adopt"]);
     second.streaming().await;
     orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
     converge(&local.client, &atlas.client, PATIENCE).await;
-    assert!(refused(&mut first, &[]).await.contains(&format!("process {}", second.id())));
+    assert!(first.refused(&[]).await.contains(&format!("process {}", second.id())));
 }
 
 /// It was cut off for so long that another one was told to take over.

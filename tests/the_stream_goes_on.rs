@@ -249,7 +249,7 @@ async fn the_servers_filter_and_the_agents_let_through_what_is_chosen_and_old_to
         }
     }
 
-    assert!(resumed > ROUNDS / 2, "{resumed} old tokens");
+    assert!(resumed > ROUNDS / 5, "{resumed} old tokens");
     assert!(kept_away > everything.len() * ROUNDS / 4, "{kept_away} events stayed at the server");
 }
 

@@ -20,12 +20,6 @@ async fn count(server: &Mongod, name: &str) -> u64 {
     collection(server, name).count_documents(doc! {}).await.unwrap()
 }
 
-async fn refused(agent: &mut Agent, args: &[&str]) -> String {
-    agent.start(args);
-    assert_eq!(agent.ended(PATIENCE).await.code(), Some(1), "{}", agent.log());
-    agent.log()
-}
-
 /// The id by which a set is known as a source.
 async fn id_of(server: &Mongod) -> String {
     let config = server.admin(doc! { "replSetGetConfig": 1 }).await;
@@ -60,7 +54,7 @@ async fn a_chain_of_agents_is_fine_and_one_that_would_close_a_ring_is_refused() 
 
     let mut back = Agent::new(&b.uri(), &a.uri(), "");
     for args in [&[][..], &["--adopt"]] {
-        let log = refused(&mut back, args).await;
+        let log = back.refused(args).await;
         assert!(log.contains("is itself the copy of this Atlas"), "{log}");
         assert!(log.contains("hint: replicate in one direction only"), "{log}");
     }
@@ -71,7 +65,7 @@ async fn a_chain_of_agents_is_fine_and_one_that_would_close_a_ring_is_refused() 
     second.streaming().await;
     converge(&a.client, &c.client, PATIENCE).await;
     let mut third = Agent::new(&c.uri(), &a.uri(), "");
-    let log = refused(&mut third, &["--adopt"]).await;
+    let log = third.refused(&["--adopt"]).await;
     assert!(log.contains("by way of others, a copy of this Atlas"), "{log}");
 
     assert!(first.is_running() && second.is_running(), "and these two are not disturbed");
@@ -116,7 +110,7 @@ async fn two_sources_that_could_choose_one_name_do_not_share_an_atlas() {
     let config = "[namespaces]\ninclude = [\"crm.*\", \"*.late\"]\n";
     let mut second = Agent::new(&crm.uri(), &atlas.uri(), config);
     for args in [&[][..], &["--adopt"]] {
-        let log = refused(&mut second, args).await;
+        let log = second.refused(args).await;
         assert!(log.contains("its pattern `shop.*` and ours, `*.late`"), "{log}");
         assert!(log.contains(&format!("process {}", first.id())), "{log}");
         assert!(log.contains("hint: give each source names of its own"), "{log}");
@@ -137,7 +131,7 @@ async fn two_sources_that_could_choose_one_name_do_not_share_an_atlas() {
     // One that is gone for good is taken over when that is said.
     second.replace_setting("exclude = [\"shop.*\"]", "");
     first.stop();
-    assert!(refused(&mut second, &[]).await.contains("run --adopt"));
+    assert!(second.refused(&[]).await.contains("run --adopt"));
     second.start(&["--adopt"]);
     second.streaming().await;
 }
@@ -263,11 +257,11 @@ async fn another_database_for_the_mark_makes_room_for_one_of_the_application() {
     };
     let mut beside = Agent::new(&local.uri(), &atlas.uri(), "");
     moved(&beside);
-    let log = refused(&mut beside, &["--adopt"]).await;
+    let log = beside.refused(&["--adopt"]).await;
     assert!(log.contains(&format!("process {}", agent.id())), "{log}");
     agent.stop();
     moved(&agent);
-    let log = refused(&mut agent, &[]).await;
+    let log = agent.refused(&[]).await;
     assert!(log.contains("`atlas.state_database` was `outrigger` before"), "{log}");
     assert!(log.contains("run --adopt"), "{log}");
 

@@ -104,11 +104,10 @@ impl Gatekeeper {
                     }
                     continue;
                 }
-                Ok(Finding::NotYet) => {
+                Ok(finding @ Finding::NotYet) => {
                     // Doubt is what lasts without a break.
                     doubt = None;
-                    let error = "the local server has not come as far yet as what was read before";
-                    self.note(error.to_owned(), false);
+                    self.note(one_line(&refused(finding)), false);
                 }
                 Ok(finding @ (Finding::OtherDatabase | Finding::OtherPast)) => {
                     let error = refused(finding);
@@ -187,15 +186,15 @@ fn refused(finding: Finding) -> AgentError {
         Finding::OtherDatabase => {
             "the queue was filled from another database than the one that `local.uri` names now (the replica \
              set's id differs)"
-                .to_owned()
+        }
+        Finding::OtherPast => {
+            "the local database does not have the past that the queue was filled from: it was restored from a \
+             backup"
         }
         Finding::NotYet => {
             "the local server has not come as far as what was read before; it may still be catching up"
-                .to_owned()
         }
-        Finding::Same | Finding::RolledOver | Finding::OtherPast => {
-            SourceError::OtherHistory.to_string()
-        }
+        Finding::Same | Finding::RolledOver => unreachable!("such a database is not refused"),
     };
-    AgentError::OtherSource { problem }
+    AgentError::OtherSource { problem: problem.to_owned() }
 }

@@ -292,7 +292,7 @@ async fn check_both(config: &Config, lines: &mut Lines) {
         return;
     };
     match same::check(&ends(config, &local, &atlas)).await {
-        Ok(()) => lines.ok("both", "they are two different databases"),
+        Ok(_) => lines.ok("both", "they are two different databases"),
         Err(error @ SyncError::SameDatabase(_)) => lines.failure("both", error.into()),
         // Whoever does not answer has been named already.
         Err(_) => {}

@@ -132,7 +132,7 @@ impl From<SourceError> for Failure {
                 "start it (`systemctl start mongod`) or correct the address in MONGODB_LOCAL_URI"
                     .to_owned()
             }
-            SourceError::HistoryLost(_) | SourceError::OtherHistory | SourceError::Malformed(_) => {
+            SourceError::HistoryLost(_) | SourceError::Malformed(_) => {
                 "restart the agent; if it happens again, report it".to_owned()
             }
         };

@@ -240,7 +240,7 @@ fn is_no_answer(error: &MongoError) -> bool {
 }
 
 /// `topologyVersion.processId`: drawn at random when a server starts (4.4 and later).
-fn process_of(hello: &Document) -> Option<ObjectId> {
+pub fn process_of(hello: &Document) -> Option<ObjectId> {
     hello.get_document("topologyVersion").ok()?.get_object_id("processId").ok()
 }
 

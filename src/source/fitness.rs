@@ -133,27 +133,27 @@ pub async fn last_write(mongo: &Mongo) -> Result<Writes, SourceError> {
     Ok(writes_of(&hello))
 }
 
+/// A time of `hello.lastWrite`: `opTime`, or `majorityOpTime`.
+fn last_write_at(hello: &Document, key: &str) -> Option<ClusterTime> {
+    let op_time = hello.get_document("lastWrite").and_then(|last| last.get_document(key)).ok()?;
+    op_time.get_timestamp("ts").ok().map(ClusterTime::from)
+}
+
 fn writes_of(hello: &Document) -> Writes {
-    let time = |of: Option<&Document>, key: &str| {
-        of.and_then(|of| of.get_timestamp(key).ok()).map(ClusterTime::from)
-    };
-    let within =
-        |of: Option<&Document>, key: &str| of.and_then(|of| of.get_document(key).ok()).cloned();
-    let last_write = within(Some(hello), "lastWrite");
-    let at = |key: &str| time(within(last_write.as_ref(), key).as_ref(), "ts");
-    let mut written = time(Some(hello), "operationTime").unwrap_or_default();
-    written = written.max(at("opTime").unwrap_or_default());
+    let time = |of: &Document, key: &str| of.get_timestamp(key).ok().map(ClusterTime::from);
+    let mut written = time(hello, "operationTime").unwrap_or_default();
+    written = written.max(last_write_at(hello, "opTime").unwrap_or_default());
     // A member that is not the primary learns the newest time of the set from the others, long before it has the
     // write: it may lag, or be delayed on purpose.
     if !hello.get_bool("isWritablePrimary").unwrap_or(false) {
-        let heard = time(within(Some(hello), "$clusterTime").as_ref(), "clusterTime");
+        let heard = hello.get_document("$clusterTime").ok().and_then(|of| time(of, "clusterTime"));
         written = written.max(heard.unwrap_or_default());
     }
     let seconds = ["secondaryDelaySecs", "slaveDelay"]
         .into_iter()
         .find_map(|key| hello.get_i64(key).ok().or_else(|| hello.get_i32(key).ok().map(i64::from)));
     let delay = Duration::from_secs(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0));
-    Writes { written, committed: at("majorityOpTime").unwrap_or(written), delay }
+    Writes { written, committed: last_write_at(hello, "majorityOpTime").unwrap_or(written), delay }
 }
 
 /// The time of the last entry that a majority has, which needs no privilege.
@@ -164,10 +164,9 @@ pub async fn last_entry(mongo: &Mongo) -> Result<Option<ClusterTime>, SourceErro
     Ok(majority_entry(&mongo.hello().await?))
 }
 
+/// `None` while the server knows of none yet, for which it tells a time of 0.
 fn majority_entry(hello: &Document) -> Option<ClusterTime> {
-    let last_write = hello.get_document("lastWrite").ok()?;
-    let committed = last_write.get_document("majorityOpTime").ok()?.get_timestamp("ts").ok()?;
-    Some(ClusterTime::from(committed)).filter(|time| *time > ClusterTime::default())
+    last_write_at(hello, "majorityOpTime").filter(|time| *time > ClusterTime::default())
 }
 
 /// What the server of the moment says of itself, for [`judge`](crate::past::judge).

@@ -135,11 +135,6 @@ pub enum SourceError {
     /// of another history. Only a comparison of everything can tell what they were.
     #[error("the oplog no longer reaches back to the checkpoint")]
     HistoryLost(#[source] MongoError),
-    /// The oplog does not have what was read from it before: the database was restored.
-    #[error(
-        "the local database does not have the past that the queue was filled from: it was restored from a backup"
-    )]
-    OtherHistory,
     /// An event that does not have the form of one.
     #[error("the change stream sent what is not understood")]
     Malformed(#[from] crate::raw::Malformed),
@@ -158,10 +153,9 @@ impl SourceError {
             SourceError::Unavailable(_) | SourceError::Failed(_) | SourceError::Denied { .. } => {
                 true
             }
-            SourceError::HistoryLost(_)
-            | SourceError::OtherHistory
-            | SourceError::Malformed(_)
-            | SourceError::Unfit { .. } => false,
+            SourceError::HistoryLost(_) | SourceError::Malformed(_) | SourceError::Unfit { .. } => {
+                false
+            }
         }
     }
 }

@@ -90,9 +90,7 @@ impl<K: Sink> Reconciler<K> {
     /// The demand is on the disk before the mark is set, since the mark is what keeps the next start from
     /// demanding it.
     async fn take_target(&self, is_first: bool) -> Result<(), SyncError> {
-        same::check(&self.ends).await?;
-        let target = same::set_id(&self.ends.atlas).await;
-        let target = target.map_err(|error| SyncError::atlas(&error))?;
+        let target = same::check(&self.ends).await?;
         let db = self.filter.state_database();
         let seen = upstream::read(&self.ends.local, &self.source_id, db).await?;
         if is_first && (target.is_none() || seen.is_none()) {

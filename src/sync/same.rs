@@ -15,7 +15,7 @@ use bson::{Bson, Document, oid::ObjectId};
 
 use super::{Ends, SyncError};
 use crate::{
-    mongo::{Mongo, MongoError, class},
+    mongo::{Mongo, MongoError, class, process_of},
     source::{SourceError, SourceInfo, source_id},
 };
 
@@ -103,12 +103,11 @@ impl Looks {
         let lists = ["hosts", "passives", "arbiters"].into_iter();
         let listed = lists.filter_map(|list| hello.get_array(list).ok()).flatten();
         let me = hello.get("me");
-        let process = hello.get_document("topologyVersion");
         Self {
             set_id: None,
             set_name: set_name.map(str::to_owned),
             members: listed.chain(me).filter_map(Bson::as_str).map(str::to_lowercase).collect(),
-            process: process.and_then(|version| version.get_object_id("processId")).ok(),
+            process: process_of(hello),
         }
     }
 
@@ -129,14 +128,15 @@ impl Looks {
     }
 }
 
-/// Refuses one database at both ends.
+/// Refuses one database at both ends. Returns the target's id; `None` where it may not be read.
 ///
 /// # Errors
 /// [`SyncError::SameDatabase`]; otherwise what keeps an end from answering.
-pub async fn check(ends: &Ends) -> Result<(), SyncError> {
+pub async fn check(ends: &Ends) -> Result<Option<String>, SyncError> {
     let here = Looks::of(&ends.local).await.map_err(SourceError::from)?;
     let there = Looks::of(&ends.atlas).await.map_err(|error| SyncError::atlas(&error))?;
-    Ok(here.compare(&there)?)
+    here.compare(&there)?;
+    Ok(there.set_id)
 }
 
 /// As [`check`], before anything is made of a local database that may be the wrong one. Atlas may be away.

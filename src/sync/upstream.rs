@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use super::{SyncError, marks};
-use crate::{mongo::Mongo, source::SourceError};
+use crate::{mongo::Mongo, past::is_by_name, source::SourceError};
 
 /// What the local database is a copy of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Upstream {
 
 /// Fallbacks, which others may share: see [`source_id`](crate::source::source_id).
 fn is_exact(id: &str) -> bool {
-    !id.starts_with("set:") && id != "mongos"
+    !is_by_name(id) && id != "mongos"
 }
 
 impl Upstream {

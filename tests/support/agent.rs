@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{eventually, free_port};
+use super::{PATIENCE, eventually, free_port};
 
 /// Sends a signal by process id.
 pub fn signal(pid: u32, name: &str) {
@@ -158,6 +158,13 @@ impl Agent {
         let (queue, aside) = (self.dir.path().join("queue"), tempfile::TempDir::new_in(&self.dir));
         std::fs::rename(queue, aside.unwrap().keep().join("queue")).unwrap();
         self.start(&["--adopt"]);
+    }
+
+    /// Starts an agent that refuses, with exit code 1; returns everything that it has logged.
+    pub async fn refused(&mut self, args: &[&str]) -> String {
+        self.start(args);
+        assert_eq!(self.ended(PATIENCE).await.code(), Some(1), "{}", self.log());
+        self.log()
     }
 
     /// Starts another command of the CLI, and does not wait for it.
