@@ -47,9 +47,11 @@ mod gatekeeper;
 mod identity;
 mod monitor;
 mod outbox;
+mod stop;
 mod vitals;
 
 use gatekeeper::Gatekeeper;
+use stop::{settle, stop_tasks};
 
 pub use connect::{connect_atlas, connect_local, ends, queue_options};
 pub use flush::{FlushError, Flushed, flush};
@@ -233,6 +235,32 @@ impl Agent {
         Ok(())
     }
 
+    /// Before the tasks: what they need to know of the local database, and from where it is read.
+    async fn take_up<S: Source>(
+        &self,
+        tailer: &Tailer<S>,
+        filter: &NamespaceFilter,
+    ) -> Result<(), AgentError> {
+        self.keep_capped_in_order(filter).await?;
+        if self.queue.checkpoint()?.is_some() {
+            return Ok(());
+        }
+        let mut attempts = 0;
+        while let Err(error) = tailer.take_position().await {
+            attempts += 1;
+            // A new stream has no history to lose; a server that says so means something that passes.
+            let passes = matches!(
+                error,
+                TailerError::Source(SourceError::HistoryLost(_) | SourceError::Unavailable(_))
+            );
+            if !passes || attempts > 3 {
+                return Err(from_tailer(error));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        Ok(())
+    }
+
     /// For the admin API, or for an embedder that wants to look inside.
     pub fn handles(&self) -> Handles {
         Handles {
@@ -304,21 +332,14 @@ impl Agent {
             gate: self.gate.clone(),
             watch: watch.clone(),
         };
-        self.keep_capped_in_order(&filter).await?;
-        if self.queue.checkpoint()?.is_none() {
-            let mut attempts = 0;
-            while let Err(error) = tailer.take_position().await {
-                attempts += 1;
-                // A new stream has no history to lose; a server that says so means something that passes.
-                let passes = matches!(
-                    error,
-                    TailerError::Source(SourceError::HistoryLost(_) | SourceError::Unavailable(_))
-                );
-                if !passes || attempts > 3 {
-                    return Err(from_tailer(error));
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
+        tokio::pin!(shutdown);
+        let is_ready = tokio::select! {
+            ready = self.take_up(&tailer, &filter) => ready.map(|()| true)?,
+            () = &mut shutdown => false,
+        };
+        if !is_ready {
+            beside.abort_all();
+            return self.end(&filter, tokio::time::Instant::now()).await;
         }
         let mut ends = connect::ends(&config, &self.local, &self.atlas);
         ends.status = Some(self.status.clone());
@@ -389,7 +410,7 @@ impl Agent {
         tracing::info!(version, local = %config.local_uri()?, local_version = %self.info.version, atlas = %config.atlas_uri()?, "started");
 
         let outcome = tokio::select! {
-            () = shutdown => Ok(()),
+            () = &mut shutdown => Ok(()),
             Ok(error) = refused => Err(error),
             Some(exit) = tasks.join_next() => settle(exit),
         };
@@ -406,12 +427,13 @@ impl Agent {
             self.queue.hold_all();
             stop.leave.cancel();
         }
+        let until = tokio::time::Instant::now() + config.shutdown.drain_for;
         // Nothing can be waited for then: after a failed write sled's own threads may never answer again.
         let is_queue_lost = outcome.as_ref().is_err_and(AgentError::is_of_the_queue);
         let outcome = if is_queue_lost {
             outcome
         } else {
-            outcome.and(stop_tasks(&stop, tasks, config.shutdown.drain_for).await)
+            outcome.and(stop_tasks(&stop, tasks, until).await)
         };
         if self.status.state().phase == Phase::Failed && config.alerts.webhook.is_some() {
             // Somebody should hear of it.
@@ -422,60 +444,8 @@ impl Agent {
         if is_queue_lost {
             return outcome;
         }
-        vitals::keep_consistency(&self.status, &self.queue, &mut None).await;
-        let queue = self.queue.clone();
-        blocking(move || queue.flush()).await?;
-        self.give_back(&config.filter()?).await;
-        tokio::join!(self.local.close(), self.atlas.close());
-        let (pending, _) = self.queue.pending();
-        tracing::info!(pending, "stopped; what is pending will be written at the next start");
+        self.end(&config.filter()?, until).await?;
         outcome
-    }
-}
-
-/// Stops reading, lets the worker drain, and after `drain_for`, or when `leave` is cancelled from
-/// outside, leaves.
-async fn stop_tasks(
-    stop: &Stop,
-    mut tasks: JoinSet<Result<(), AgentError>>,
-    drain_for: Duration,
-) -> Result<(), AgentError> {
-    let mut outcome = Ok(());
-    stop.drain.cancel();
-    let deadline = tokio::time::sleep(drain_for);
-    tokio::pin!(deadline);
-    loop {
-        tokio::select! {
-            exit = tasks.join_next() => match exit {
-                Some(exit) => outcome = outcome.and(settle(exit)),
-                None => return outcome,
-            },
-            () = &mut deadline, if !stop.leave.is_cancelled() => stop.leave.cancel(),
-            () = stop.leave.cancelled() => {
-                // A batch may be in flight to an Atlas that does not answer. It stays in the queue.
-                let grace = tokio::time::sleep(Duration::from_millis(300));
-                tokio::pin!(grace);
-                loop {
-                    tokio::select! {
-                        () = &mut grace => {
-                            tasks.shutdown().await;
-                            return outcome;
-                        }
-                        exit = tasks.join_next() => match exit {
-                            Some(exit) => outcome = outcome.and(settle(exit)),
-                            None => return outcome,
-                        },
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn settle(exit: Result<Result<(), AgentError>, tokio::task::JoinError>) -> Result<(), AgentError> {
-    match exit {
-        Ok(result) => result,
-        Err(error) => Err(AgentError::Task(error.to_string())),
     }
 }
 

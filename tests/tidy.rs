@@ -61,6 +61,7 @@ const MAY: &[(&str, &str, &str)] = &[
     ("commands", "cli", "what was typed"),
     ("agent", "admin", "the agent starts the API"),
     ("admin", "agent", "the API works with the agent's handles"),
+    ("admin", "logging", "how many lines were dropped"),
     ("queue", "dead_letter", "an entry that was given up"),
     ("dead_letter", "queue", "an entry that was given up"),
     ("coalesce", "delta", "merging applies deltas"),
