@@ -215,6 +215,7 @@ fn all_conditions() -> Vec<outrigger::health::Condition> {
         breaker_open: true,
         reading_stopped: Some(String::new()),
         oplog_window: Some(Duration::ZERO),
+        unshowable: Some(outrigger::status::Unshowable::Failing(String::new())),
         local_denied: Some(String::new()),
         atlas_denied: Some(String::new()),
         is_fenced: true,

@@ -100,7 +100,11 @@ async fn prepare(
             () = asked.drain.cancelled() => return Ok(None),
             () = tokio::time::sleep(wait.next_wait()) => {}
         }
-        match Agent::prepare(config.clone(), adopt).await {
+        let prepared = tokio::select! {
+            () = asked.drain.cancelled() => return Ok(None),
+            prepared = Agent::prepare(config.clone(), adopt) => prepared,
+        };
+        match prepared {
             Err(error @ (AgentError::Queue(_) | AgentError::Local(_))) => {
                 let error = one_line(&error);
                 tracing::warn!(%error, "the agent cannot go on yet");
