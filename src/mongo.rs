@@ -417,6 +417,11 @@ pub struct BatchCursor {
 }
 
 impl BatchCursor {
+    /// Under which its replies were read.
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
     /// The next reply, or `None` when the cursor is exhausted. An empty batch of a change stream is
     /// a reply as well.
     ///

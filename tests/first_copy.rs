@@ -249,3 +249,69 @@ async fn ranges_follow_the_order_of_a_collation() {
         orders(&atlas).delete_one(doc! { "_id": "Z013" }).await.unwrap();
     }
 }
+
+/// The lines of a log that have this level, without their times.
+fn lines(log: &str, level: &str) -> Vec<String> {
+    let of_level = log.lines().filter_map(|line| line.split_once(level));
+    of_level.map(|(_, rest)| rest.trim().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collections_that_change_while_they_are_copied_are_told_of_as_what_they_are() {
+    let (local, atlas) = pair().await;
+    let db = local.client.database("shop");
+    let filler = "x".repeat(4_000);
+    let fill = async |name: &str, ids: std::ops::Range<i32>| {
+        let documents = ids.map(|id| doc! { "_id": id, "of": name, "filler": &filler });
+        db.collection::<Document>(name).insert_many(documents).await.unwrap();
+    };
+    db.run_command(doc! { "create": "turned", "capped": true, "size": 10_600_000 }).await.unwrap();
+    let names = ["turned", "dropped", "renamed", "viewed"];
+    for name in names {
+        fill(name, 0..2_500).await;
+    }
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), SLOW);
+    agent.start(&[]);
+    for name in names {
+        let there = atlas.client.database("shop").collection::<Document>(name);
+        let has_begun = async || there.estimated_document_count().await.unwrap() > 0;
+        eventually("a part of each copy", PATIENCE, has_begun).await;
+        if name == "turned" {
+            fill(name, 2_500..4_950).await;
+        }
+    }
+
+    db.collection::<Document>("dropped").drop().await.unwrap();
+    let rename = doc! { "renameCollection": "shop.renamed", "to": "shop.archive" };
+    local.admin(rename).await;
+    db.collection::<Document>("viewed").drop().await.unwrap();
+    db.create_collection("viewed").view_on("archive".to_owned()).pipeline([]).await.unwrap();
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+
+    let log = agent.log();
+    let log = log.split_once("copying what Atlas lacks").unwrap().1;
+    assert_eq!((lines(log, " WARN "), lines(log, "ERROR ")), (Vec::new(), Vec::new()), "{log}");
+    let told = lines(log, " INFO ").join("\n");
+    for what in ["written over what was to be read", "dropped or renamed while it was read"] {
+        assert!(told.contains(what), "{told}");
+    }
+    assert!(!log.contains("not available") && !log.contains("turned}"), "{log}");
+
+    // What was deleted, and is still to go from Atlas, is no mass delete.
+    assert!(agent.cli(&["pause"]).status.success());
+    let archive = db.collection::<Document>("archive");
+    archive.delete_many(doc! { "_id": { "$gte": 400 } }).await.unwrap();
+    agent.queued(2_000).await;
+    let mut sync = agent.spawn(&["sync", "--ns", "shop.archive", "--wait"]);
+    eventually("the comparison", PATIENCE, async || {
+        agent.health().is_some_and(|health| {
+            health["sync"]["extra"].as_u64() == Some(2_100) || agent.log().contains("ERROR")
+        })
+    })
+    .await;
+    assert!(agent.cli(&["resume"]).status.success());
+    assert!(sync.wait().unwrap().success(), "{}", agent.log());
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert_eq!(lines(&agent.log(), "ERROR "), Vec::<String>::new());
+}

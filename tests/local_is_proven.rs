@@ -14,9 +14,10 @@ use mongodb::{
 use support::{
     PATIENCE,
     agent::Agent,
-    compare::{Snapshot, brief, contents, strays},
+    compare::{Snapshot, brief, contents, converge, strays},
     eventually,
     mongod::Mongod,
+    pair,
     proxy::{Line, Proxy},
     receiver::Receiver,
 };
@@ -380,4 +381,36 @@ async fn a_backup_that_is_put_back_under_load_is_refused() {
     }
     let wrong = in_atlas.count_documents(doc! { "of": { "$ne": "true" } }).await.unwrap();
     assert_eq!((wrong, status.code()), (0, Some(1)), "{}", agent.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_was_read_before_a_new_proof_is_read_again_before_it_is_written() {
+    let (local, atlas) = pair().await;
+    let people = people(&local.client, "late");
+    people.insert_many((0..20).map(|n| person(n, 1, "before"))).await.unwrap();
+    let slow = doc! { "failCommands": ["insert"], "namespace": "late.people", "errorCode": 50 };
+    atlas.fail(slow, 1_000).await;
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config("late", ""));
+    agent.start(&[]);
+    let is_tried = async || agent.health().is_some_and(|health| health["atlasError"].is_string());
+    eventually("a write of the page", PATIENCE, is_tried).await;
+
+    people.update_many(doc! {}, doc! { "$set": { "v": 2 } }).await.unwrap();
+    local.fail(doc! { "failCommands": ["getMore"], "closeConnection": true }, 1).await;
+    let is_proven = async || agent.log().contains("reading from the local database again");
+    eventually("another proof", PATIENCE, is_proven).await;
+    atlas.end_failing().await;
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+
+    let oplog = atlas.client.database("local").collection::<Document>("oplog.rs");
+    let of = async |v: i32| {
+        let inserted = doc! { "$or": [
+            { "op": "i", "ns": "late.people", "o.v": v },
+            { "o.applyOps": { "$elemMatch": { "op": "i", "ns": "late.people", "o.v": v } } },
+        ] };
+        oplog.count_documents(inserted).await.unwrap()
+    };
+    assert_eq!((of(1).await, of(2).await > 0), (0, true));
+    assert!(agent.stop().success());
 }

@@ -8,7 +8,6 @@ use crate::{
     config::{self, Config, ConfigError},
     queue::QueueError,
     report::{ExitCode, Failure},
-    shutdown::Stop,
     sink::SinkError,
     source::SourceError,
     sync::SyncError,
@@ -26,7 +25,6 @@ mod queue;
 mod restore;
 mod run;
 mod show;
-mod signals;
 mod status;
 mod sync;
 mod systemd;
@@ -34,7 +32,7 @@ mod transfer;
 mod verify;
 
 /// How long what runs in the background may go on at the end.
-const EXIT_WITHIN: Duration = Duration::from_secs(1);
+const EXIT_WITHIN: Duration = Duration::from_secs(3);
 
 /// Runs what was typed.
 ///
@@ -48,12 +46,6 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Man => return print::man(),
         _ => {}
     }
-    // Before anything that takes time: a signal that finds no handler ends the process.
-    let signals = if matches!(cli.command, Command::Run { .. }) {
-        Some(signals::Signals::new()?)
-    } else {
-        None
-    };
     let mut config = load(cli.config.as_deref())?;
     if let Some(format) = cli.log_format {
         config.log.format = format;
@@ -68,11 +60,7 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Check(output) => runtime.block_on(check::run(&config, output)),
         Command::Run { adopt } => {
             crate::logging::start(&config.log.level, config.log.format);
-            let asked = Stop::default();
-            if let Some(signals) = signals {
-                signals::follow(signals, config.shutdown.drain_for, asked.clone())?;
-            }
-            runtime.block_on(run::run(config, adopt, asked))
+            runtime.block_on(run::run(config, adopt))
         }
         Command::Status(args) => status::run(&config, &args),
         Command::Flush(args) => flush::run(&config, &args),
@@ -97,7 +85,6 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Dead(DeadCommand::Retry { id }) => access::Access::open(&config)?.retry(id),
         Command::Dead(DeadCommand::Discard { id }) => access::Access::open(&config)?.discard(id),
     };
-    crate::logging::leave();
     // What still waits for a far end, such as a web hook that does not answer, must not hold up the exit.
     runtime.shutdown_timeout(EXIT_WITHIN);
     done
@@ -145,6 +132,7 @@ impl From<SourceError> for Failure {
                 "start it (`systemctl start mongod`) or correct the address in MONGODB_LOCAL_URI"
                     .to_owned()
             }
+            SourceError::Overtaken { .. } => "run it again".to_owned(),
             SourceError::HistoryLost(_) | SourceError::Malformed(_) => {
                 "restart the agent; if it happens again, report it".to_owned()
             }

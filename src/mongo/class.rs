@@ -31,7 +31,7 @@ const UNAVAILABLE: &[(i32, &str)] = &[
     (6, "HostUnreachable"),
     (7, "HostNotFound"),
     (24, "LockTimeout"),
-    (43, "CursorNotFound"),
+    (CURSOR_NOT_FOUND, "CursorNotFound"),
     (46, "LockBusy"),
     (50, "MaxTimeMSExpired"),
     (64, "WriteConcernFailed"),
@@ -43,7 +43,7 @@ const UNAVAILABLE: &[(i32, &str)] = &[
     (117, "ConflictingOperationInProgress"),
     (133, "FailedToSatisfyReadPreference"),
     (134, "ReadConcernMajorityNotAvailableYet"),
-    (175, "QueryPlanKilled"),
+    (QUERY_PLAN_KILLED, "QueryPlanKilled"),
     (189, "PrimarySteppedDown"),
     (202, "NetworkInterfaceExceededTimeLimit"),
     (211, "KeyNotFound"),
@@ -84,10 +84,15 @@ const DENIED: &[(i32, &str)] = &[
 ];
 
 const UNAUTHORIZED: i32 = 13;
+const CURSOR_NOT_FOUND: i32 = 43;
+const CAPPED_POSITION_LOST: i32 = 136;
+/// `CommandNotSupportedOnView`.
+const NOT_SUPPORTED_ON_VIEW: i32 = 166;
+const QUERY_PLAN_KILLED: i32 = 175;
 
 /// Codes by which a server says that a change stream cannot go on where it was.
 const HISTORY_LOST: &[(i32, &str)] = &[
-    (136, "CappedPositionLost"),
+    (CAPPED_POSITION_LOST, "CappedPositionLost"),
     (260, "InvalidResumeToken"),
     (280, "ChangeStreamFatalError"),
     (286, "ChangeStreamHistoryLost"),
@@ -107,6 +112,20 @@ const RETRY_LABELS: &[&str] = &[
     "RetryableError",
     "SystemOverloadedError",
 ];
+
+/// What has become of a collection that was being read, where the answer tells it: no server is away then. Of a read
+/// only; a change stream that has lost its place has lost history.
+pub fn overtaken(error: &MongoError) -> Option<&'static str> {
+    Some(match error.code()? {
+        CURSOR_NOT_FOUND => "the server has closed the cursor by which the collection was read",
+        CAPPED_POSITION_LOST => {
+            "the capped collection has written over what was to be read of it next"
+        }
+        NOT_SUPPORTED_ON_VIEW => "a view has taken the place of the collection that was read",
+        QUERY_PLAN_KILLED => "the collection was dropped or renamed while it was read",
+        _ => return None,
+    })
+}
 
 /// The class of a failed command. [`Class::HistoryLost`] means something for a change stream only.
 pub fn class_of(error: &MongoError) -> Class {
@@ -147,28 +166,6 @@ pub fn is_missing_privilege(error: &MongoError) -> bool {
             _ => false,
         },
         _ => false,
-    }
-}
-
-/// Codes that tell of the server's condition, and not of what it was asked; beside [`CHANGE_OF_STATE`].
-const OF_THE_SERVER: &[i32] = &[64, 100, 133, 134, 211, 365, 462];
-
-/// True for a failure that may come of what was asked, so that asking the same again may fail for ever: if
-/// the server answers anything else meanwhile.
-pub fn may_be_of_the_question(error: &MongoError) -> bool {
-    let driver = match error {
-        MongoError::Driver(driver) => driver,
-        MongoError::Silent(_) => return true,
-        MongoError::BadUri(_) | MongoError::Unproven => return false,
-    };
-    match driver.kind.as_ref() {
-        ErrorKind::Command(command) => {
-            !is_change_of_state(command.code)
-                && !OF_THE_SERVER.contains(&command.code)
-                && matches!(class_of(error), Class::Rejected | Class::Unavailable)
-        }
-        ErrorKind::Io(_) => class_of(error) == Class::Unavailable,
-        _ => class_of(error) == Class::Rejected,
     }
 }
 

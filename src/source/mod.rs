@@ -135,6 +135,9 @@ pub enum SourceError {
     /// of another history. Only a comparison of everything can tell what they were.
     #[error("the oplog no longer reaches back to the checkpoint")]
     HistoryLost(#[source] MongoError),
+    /// A collection that was being read is not there any more, or not as it was. Only of a read, never of the stream.
+    #[error("{what}")]
+    Overtaken { what: &'static str, source: MongoError },
     /// An event that does not have the form of one.
     #[error("the change stream sent what is not understood")]
     Malformed(#[from] crate::raw::Malformed),
@@ -147,26 +150,13 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// True when it may be for the stream's position that it fails: see
-    /// [`may_be_of_the_question`](crate::mongo::class::may_be_of_the_question).
-    pub fn may_be_of_the_position(&self) -> bool {
-        match self {
-            SourceError::Unavailable(error) | SourceError::Failed(error) => {
-                crate::mongo::class::may_be_of_the_question(error)
-            }
-            SourceError::Denied { .. }
-            | SourceError::HistoryLost(_)
-            | SourceError::Malformed(_)
-            | SourceError::Unfit { .. } => false,
-        }
-    }
-
     /// True when waiting and trying again is all there is to do.
     pub fn is_transient(&self) -> bool {
         match self {
-            SourceError::Unavailable(_) | SourceError::Failed(_) | SourceError::Denied { .. } => {
-                true
-            }
+            SourceError::Unavailable(_)
+            | SourceError::Failed(_)
+            | SourceError::Denied { .. }
+            | SourceError::Overtaken { .. } => true,
             SourceError::HistoryLost(_) | SourceError::Malformed(_) | SourceError::Unfit { .. } => {
                 false
             }

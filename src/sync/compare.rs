@@ -13,11 +13,12 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::{
     SyncError,
-    ends::{End, Ends, ask},
+    ends::{End, Ends},
     range::{KeyRange, Order, Part, Route, Walk, malformed},
 };
 use crate::{
-    checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace, shutdown::Stop,
+    checkpoint::ClusterTime, document_key::DocumentKey, gate::Permit, namespace::Namespace,
+    shutdown::Stop,
 };
 
 /// How a document differs.
@@ -75,38 +76,52 @@ impl Comparison<'_> {
         let mut walk = Walk::new(&self.ends.local, self.route(range.clone(), part, self.after));
         let mut from = range.from.clone();
         // The last document of a page opens the next part, since its key is the bound between the two.
-        let mut carried: Option<RawDocumentBuf> = None;
+        let mut carried: Option<(RawDocumentBuf, Permit)> = None;
         loop {
-            let page = ask!(self.ends, End::Local, self.stop, walk.next());
+            let page = walk.advance(self.ends, End::Local, self.stop).await?;
+            let rest = KeyRange { from: from.clone(), until: range.until.clone() };
+            let again = || Walk::new(&self.ends.local, self.route(rest.clone(), part, self.after));
             let Some(page) = page else {
-                let last: Vec<&RawDocument> = carried.iter().map(|document| &**document).collect();
-                let rest = KeyRange { from, until: range.until.clone() };
-                return self.part(&last, rest, part, findings).await;
+                let permits = [Some(walk.permit()), carried.as_ref().map(|(_, of)| of.clone())];
+                let last: Vec<&RawDocument> = carried.iter().map(|(last, _)| &**last).collect();
+                if self.part(&last, &permits, rest.clone(), part, findings).await? {
+                    return Ok(());
+                }
+                (walk, carried) = (again(), None);
+                continue;
             };
             let local = |error| End::Local.error(error);
             let documents = page.documents().map_err(local)?;
             self.ends.book(documents.len(), self.stop).await?;
             let Some((last, before)) = documents.split_last() else { continue };
             let bound = DocumentKey::of(last).map_err(|error| local(malformed(error)))?;
-            let opened = carried.replace((*last).to_owned());
-            let chunk: Vec<&RawDocument> =
-                opened.iter().map(|document| &**document).chain(before.iter().copied()).collect();
+            let opened = carried.replace(((*last).to_owned(), page.permit().clone()));
+            let permits = [Some(page.permit().clone()), opened.as_ref().map(|(_, of)| of.clone())];
+            let opened = opened.iter().map(|(last, _)| &**last);
+            let chunk: Vec<&RawDocument> = opened.chain(before.iter().copied()).collect();
             if chunk.is_empty() {
                 continue; // A page of one: what is before it in Atlas is compared with the next.
             }
-            let stretch = KeyRange { from: from.replace(bound.clone()), until: Some(bound) };
-            self.part(&chunk, stretch, part, findings).await?;
+            let stretch = KeyRange { from: from.clone(), until: Some(bound.clone()) };
+            if self.part(&chunk, &permits, stretch, part, findings).await? {
+                from = Some(bound);
+            } else {
+                (walk, carried) = (again(), None);
+            }
         }
     }
 
-    /// Compares what the local side has in a stretch with what Atlas has there.
+    /// Compares what the local side has in a stretch with what Atlas has there. False when one of the permits under
+    /// which that was read holds no longer: the stretch is to be read again.
     async fn part<F: Findings>(
         &self,
         documents: &[&RawDocument],
+        permits: &[Option<Permit>],
         stretch: KeyRange,
         part: Part,
         findings: &F,
-    ) -> Result<(), SyncError> {
+    ) -> Result<bool, SyncError> {
+        let hold = || permits.iter().flatten().all(Permit::holds);
         let mut compared =
             Compared { local_documents: documents.len() as u64, ..Compared::default() };
         let mut here: HashMap<Vec<u8>, (DocumentKey, &RawDocument)> =
@@ -119,7 +134,7 @@ impl Comparison<'_> {
         }
         let mut walk =
             Walk::new(&self.ends.atlas, self.route(stretch, part, ClusterTime::default()));
-        while let Some(page) = ask!(self.ends, End::Atlas, self.stop, walk.next()) {
+        while let Some(page) = walk.advance(self.ends, End::Atlas, self.stop).await? {
             let atlas = |error| End::Atlas.error(error);
             let copies = page.documents().map_err(atlas)?;
             compared.atlas_documents += copies.len() as u64;
@@ -136,11 +151,18 @@ impl Comparison<'_> {
                 }
             }
             if compared.found.len() >= FOUND_MAX {
+                if !hold() {
+                    return Ok(false);
+                }
                 findings.compared(std::mem::take(&mut compared)).await?;
             }
         }
         compared.found.extend(here.into_values().map(|(key, _)| (Mismatch::Missing, key)));
-        findings.compared(compared).await
+        if !hold() {
+            return Ok(false);
+        }
+        findings.compared(compared).await?;
+        Ok(true)
     }
 
     fn route(&self, range: KeyRange, part: Part, after: ClusterTime) -> Route {

@@ -109,31 +109,28 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
                 self.write(&unit.ns, &read).await
             };
             let (next, written) = tokio::join!(self.read(&mut walk), write);
-            written?;
+            let is_written = written?;
             page = next?;
+            if !is_written {
+                walk.go_back_before(&read);
+                page = self.read(&mut walk).await?;
+            }
             crash::point(Step::PartCopied);
         }
         Ok(())
     }
 
     async fn read(&self, walk: &mut Walk<'_>) -> Result<Option<Page>, SyncError> {
-        let mut attempts = self.ends.attempts(self.stop);
-        loop {
-            match walk.next().await {
-                Ok(page) => {
-                    attempts.succeeded();
-                    if let (End::Local, Some(page)) = (self.from, &page) {
-                        self.ends.book(page.count(), self.stop).await?;
-                    }
-                    return Ok(page);
-                }
-                Err(error) => attempts.failed(self.from.error(error)).await?,
-            }
+        let page = walk.advance(self.ends, self.from, self.stop).await?;
+        if let (End::Local, Some(page)) = (self.from, &page) {
+            self.ends.book(page.count(), self.stop).await?;
         }
+        Ok(page)
     }
 
-    /// Writes the documents of a page. They are not copied: what is written borrows the reply.
-    async fn write(&self, ns: &Namespace, page: &Page) -> Result<(), SyncError> {
+    /// Writes the documents of a page. They are not copied: what is written borrows the reply. False when the page
+    /// was read under a permit that holds no longer, and must be read again.
+    async fn write(&self, ns: &Namespace, page: &Page) -> Result<bool, SyncError> {
         let found = page.documents().map_err(|error| self.from.error(error))?;
         let documents = found.len() as u64;
         let bytes = found.iter().map(|document| document.as_bytes().len() as u64).sum();
@@ -144,6 +141,10 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
         let mut wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
         while !open.is_empty() {
             self.ledger.may_go_on().await?;
+            // What was read in one epoch is not written in another.
+            if !page.permit().holds() {
+                return Ok(false);
+            }
             let writes: Vec<_> = open.iter().map(Pending::as_write).collect();
             match self.sink.write(ns, &writes).await {
                 Ok(written) => {
@@ -168,7 +169,7 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
             }
         }
         self.ledger.copied(ns, documents, bytes);
-        Ok(())
+        Ok(true)
     }
 }
 

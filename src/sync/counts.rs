@@ -150,6 +150,7 @@ impl<K: Sink> Reconciler<K> {
         known: &mut Known,
         stop: &Stop,
     ) -> Result<Option<Vec<Divergence>>, SyncError> {
+        let permit = self.ends.local.permit();
         let listing = self.here().await?;
         let mut open = listing.collections;
         for look in 0..LOOKS {
@@ -185,7 +186,8 @@ impl<K: Sink> Reconciler<K> {
         for collection in open {
             found.extend(self.confirm(&collection.ns, known).await?);
         }
-        Ok(Some(found))
+        // Nothing is told of what may be another database.
+        Ok(permit.holds().then_some(found))
     }
 
     /// What an exact count makes of a difference that lasts.

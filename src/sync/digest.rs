@@ -13,7 +13,7 @@ use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf, rawdoc};
 use super::{
     SyncError,
     compare::{Compared, Comparison, Findings},
-    ends::{End, ask},
+    ends::End,
     range::{KeyRange, Order, Part, Route, Walk, compare_id, malformed},
 };
 use crate::{
@@ -117,7 +117,7 @@ impl Comparison<'_> {
         };
         let mut walk = Walk::new(&self.ends.local, route);
         let (mut keys, mut n) = (Vec::new(), 0);
-        while let Some(page) = ask!(self.ends, End::Local, self.stop, walk.next()) {
+        while let Some(page) = walk.advance(self.ends, End::Local, self.stop).await? {
             let local = |error| End::Local.error(error);
             let documents = page.documents().map_err(local)?;
             self.ends.book(documents.len() / KEYS_PER_READ, self.stop).await?;
@@ -139,11 +139,17 @@ impl Comparison<'_> {
         splits: &[DocumentKey],
         local_documents: u64,
     ) -> Result<(Vec<Digest>, Vec<Digest>), SyncError> {
-        self.ends.book(local_documents as usize, self.stop).await?;
-        tokio::try_join!(
-            self.digests_of(End::Local, range, splits),
-            self.digests_of(End::Atlas, range, splits)
-        )
+        loop {
+            self.ends.book(local_documents as usize, self.stop).await?;
+            let permit = self.ends.proven(self.stop).await?;
+            let both = tokio::try_join!(
+                self.digests_of(End::Local, range, splits),
+                self.digests_of(End::Atlas, range, splits)
+            )?;
+            if permit.holds() {
+                return Ok(both);
+            }
+        }
     }
 
     async fn digests_of(

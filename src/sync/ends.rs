@@ -11,8 +11,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::{SyncError, pause};
 use crate::{
     backoff::OutageWait,
+    gate::Permit,
     limiter::Limiter,
-    mongo::Mongo,
+    mongo::{Mongo, class::overtaken},
+    namespace::Namespace,
     shutdown::Stop,
     sink::{SinkError, may_write},
     source::SourceError,
@@ -36,6 +38,9 @@ pub struct Ends {
     /// reply, in the command, and in what the driver makes of that.
     copying: Semaphore,
 }
+
+/// How often to look whether the local database is proven.
+const PROOF_CHECK: Duration = Duration::from_millis(100);
 
 /// More than the largest reply of a server (16 MiB).
 const COPYING_KB: usize = 32 << 10;
@@ -98,6 +103,18 @@ impl Ends {
         if wait.is_zero() { Ok(()) } else { pause(stop, wait).await }
     }
 
+    /// A permit that holds when it is given: what is read of the local database from here on is written as long as
+    /// it does. Waits for the proof.
+    pub async fn proven(&self, stop: &Stop) -> Result<Permit, SyncError> {
+        loop {
+            let permit = self.local.permit();
+            if permit.holds() {
+                return Ok(permit);
+            }
+            pause(stop, PROOF_CHECK).await?;
+        }
+    }
+
     /// For something that is tried until it works.
     pub fn attempts<'a>(&'a self, stop: &'a Stop) -> Attempts<'a> {
         let wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
@@ -109,6 +126,7 @@ impl Ends {
             is_told: false,
             refusals: 0,
             refusals_max: REFUSALS_MAX,
+            ns: None,
             message: "a sync is interrupted, and goes on when that is over",
         }
     }
@@ -126,10 +144,18 @@ pub struct Attempts<'a> {
     is_told: bool,
     refusals: u32,
     refusals_max: u32,
+    ns: Option<&'a Namespace>,
     message: &'static str,
 }
 
-impl Attempts<'_> {
+impl<'a> Attempts<'a> {
+    /// Named where it is told what has become of the collection.
+    #[must_use]
+    pub fn reading(mut self, ns: &'a Namespace) -> Self {
+        self.ns = Some(ns);
+        self
+    }
+
     /// Refusals are not believed either; `message` is what is logged of the first failure.
     #[must_use]
     pub fn without_end(mut self, message: &'static str) -> Self {
@@ -155,7 +181,12 @@ impl Attempts<'_> {
         if !error.is_transient() || is_over || self.refusals > self.refusals_max {
             return Err(error);
         }
-        if !std::mem::replace(&mut self.is_told, true) {
+        if error.is_overtaken() {
+            // No outage: the stream tells what has become of it, and what comes of that is in the queue.
+            let (ns, error) =
+                (self.ns.map(tracing::field::display), crate::report::one_line(&error));
+            tracing::info!(ns, %error, "a collection changed while a sync read it, and is read on as it is now");
+        } else if !std::mem::replace(&mut self.is_told, true) {
             tracing::warn!(error = %crate::report::one_line(&error), "{}", self.message);
         }
         if let (Some(status), SyncError::Sink(error)) = (&self.ends.status, &error) {
@@ -206,10 +237,16 @@ impl End {
     /// An error of this end.
     pub fn error(self, error: crate::mongo::MongoError) -> SyncError {
         match self {
-            // Of a read, it means that a capped collection has overtaken it. Only the stream has a history.
-            End::Local => match SourceError::from(error) {
-                SourceError::HistoryLost(error) => SourceError::Unavailable(error).into(),
-                error => error.into(),
+            // Only the stream has a history.
+            End::Local => match (overtaken(&error), SourceError::from(error)) {
+                (
+                    Some(what),
+                    SourceError::HistoryLost(source)
+                    | SourceError::Unavailable(source)
+                    | SourceError::Failed(source),
+                ) => SourceError::Overtaken { what, source }.into(),
+                (None, SourceError::HistoryLost(error)) => SourceError::Unavailable(error).into(),
+                (_, error) => error.into(),
             },
             End::Atlas => SyncError::atlas(&error),
         }

@@ -21,6 +21,7 @@ use crate::{
     crash::{self, Step},
     document_key::DocumentKey,
     event::{CollectionId, SchemaChange},
+    gate::Permit,
     namespace::Namespace,
     progress::ShareState,
     queue::{Queue, QueueError},
@@ -242,12 +243,21 @@ impl<K: Sink> Reconciler<K> {
         extra <= MASS_DELETE_MIN || extra as f64 <= there as f64 * self.max_delete_ratio
     }
 
-    /// Drops a collection that is held, to be copied anew.
-    pub(super) async fn drop_held(&self, run: &Run<'_>, ns: &Namespace) -> Result<(), SyncError> {
+    /// Drops a collection that is held, to be copied anew, as long as the permit holds under which it was looked
+    /// at.
+    pub(super) async fn drop_held(
+        &self,
+        run: &Run<'_>,
+        ns: &Namespace,
+        permit: &Permit,
+    ) -> Result<(), SyncError> {
         let change = SchemaChange::Drop { ns: ns.clone() };
         let mut attempts = self.ends.attempts(run.stop);
         loop {
             self.may_write(run.stop).await?;
+            if !permit.holds() {
+                return Err(SyncError::Outdated);
+            }
             match self.sink.change_schema(&change).await {
                 Ok(_) => return Ok(()),
                 Err(error) => attempts.failed(error).await?,
@@ -280,12 +290,28 @@ impl<K: Sink> Reconciler<K> {
         run: &Run<'_>,
         collection: &Collection,
     ) -> Result<(), SyncError> {
+        self.queue.keep_in_order(&collection.ns, collection.is_capped());
+        loop {
+            match self.create_once(run, collection).await {
+                Err(SyncError::Outdated) => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn create_once(&self, run: &Run<'_>, collection: &Collection) -> Result<(), SyncError> {
         let ns = &collection.ns;
-        self.queue.keep_in_order(ns, collection.is_capped());
-        let change = SchemaChange::Create { ns: ns.clone(), options: collection.options.clone() };
+        let permit = self.ends.proven(run.stop).await?;
+        // As it was listed, where its drop or its rename is still to come.
+        let here = self.still(run, collection).await?;
+        let options = here.map_or_else(|| collection.options.clone(), |here| here.options);
+        let change = SchemaChange::Create { ns: ns.clone(), options };
         let mut attempts = self.ends.attempts(run.stop);
         loop {
             self.may_write(run.stop).await?;
+            if !permit.holds() {
+                return Err(SyncError::Outdated);
+            }
             match self.sink.change_schema(&change).await {
                 Ok(Changed::Done | Changed::Differs) => break,
                 // Options that this Atlas does not take must not keep the documents away.
@@ -299,7 +325,8 @@ impl<K: Sink> Reconciler<K> {
         let indexes = indexes_of(&self.ends, End::Local, ns, run.stop).await?;
         let unique = unique_builds(&indexes);
         if !unique.is_empty() {
-            for problem in mend(&self.ends, End::Atlas, ns, unique, run.stop).await? {
+            let left = mend(&self.ends, End::Atlas, ns, (unique, &permit), run.stop).await?;
+            for problem in left {
                 tracing::warn!(%ns, error = problem, "copied without it");
             }
         }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     namespace::Namespace,
-    schema::{IndexChange, Step, index_names},
+    schema::{Description, IndexChange, Step, index_names},
     sink::Sink,
     status::{Build, now_ms},
 };
@@ -43,7 +43,12 @@ impl<K: Sink> Reconciler<K> {
             .each(collections.iter().collect(), |collection: &Collection| {
                 Box::pin(async move {
                     let copy = copies.get(&collection.ns).copied();
-                    let mended = self.mend_schema(run, collection, copy, what).await;
+                    let mended = loop {
+                        match self.mend_schema(run, collection, copy, what).await {
+                            Err(SyncError::Outdated) => {}
+                            mended => break mended,
+                        }
+                    };
                     let problems = self.unless_refused(&collection.ns, mended)?;
                     Ok((collection.ns.clone(), problems))
                 })
@@ -68,6 +73,7 @@ impl<K: Sink> Reconciler<K> {
             self.note_schema(ns, &["the collection is missing in Atlas".to_owned()]);
             return Ok(Vec::new());
         };
+        let permit = self.ends.proven(run.stop).await?;
         let options = (&collection.options, &copy.options);
         let mut steps = schema_steps(&self.ends, ns, End::Local, options, run.stop).await?;
         if what == Mending::Drops {
@@ -78,7 +84,13 @@ impl<K: Sink> Reconciler<K> {
             return Ok(Vec::new());
         }
         self.note_schema(ns, &sentences);
-        if run.request.dry_run || !self.is_still(run, collection).await? {
+        if run.request.dry_run {
+            return Ok(Vec::new());
+        }
+        let Some(here) = self.still(run, collection).await? else { return Ok(Vec::new()) };
+        // Changed since it was listed.
+        if here.options != collection.options {
+            self.watch.ask(ns);
             return Ok(Vec::new());
         }
         // What allows less than what is there comes when all of it has arrived.
@@ -97,7 +109,7 @@ impl<K: Sink> Reconciler<K> {
             let build = Build { indexes, since_ms: now_ms(), percent: None };
             self.status.state().builds.insert(ns.clone(), build);
         }
-        let left = mend(&self.ends, End::Atlas, ns, steps, run.stop).await;
+        let left = mend(&self.ends, End::Atlas, ns, (steps, &permit), run.stop).await;
         self.status.state().builds.remove(ns);
         let left = left?;
         for problem in &left {
@@ -106,16 +118,25 @@ impl<K: Sink> Reconciler<K> {
         Ok(left)
     }
 
-    /// True when the local database still has this very collection: making an index would make a
-    /// collection that is gone.
+    /// As [`still`](Self::still), yes or no.
     pub(super) async fn is_still(
         &self,
         run: &Run<'_>,
         collection: &Collection,
     ) -> Result<bool, SyncError> {
+        Ok(self.still(run, collection).await?.is_some())
+    }
+
+    /// This very collection as it is now, without its indexes, if the local database still has it: making an index
+    /// would make a collection that is gone.
+    pub(super) async fn still(
+        &self,
+        run: &Run<'_>,
+        collection: &Collection,
+    ) -> Result<Option<Description>, SyncError> {
         let (local, ns) = (&self.ends.local, &collection.ns);
         let here = ask!(self.ends, End::Local, run.stop, local.describe_options(ns));
-        Ok(here.is_some_and(|found| found.id == collection.id))
+        Ok(here.filter(|found| found.id == collection.id))
     }
 
     pub(super) fn note_schema(&self, ns: &Namespace, sentences: &[String]) {

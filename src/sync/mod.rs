@@ -197,6 +197,11 @@ pub enum SyncError {
     /// A pattern that chooses nothing on either side.
     #[error("{0}")]
     NothingMatches(Unmatched),
+    /// What was read of the local database was read under a permit that holds no longer. It is read again.
+    #[error(
+        "the local database had to be proven again, and what was read of it before does not count"
+    )]
+    Outdated,
     /// The agent is leaving.
     #[error("stopped")]
     Stopped,
@@ -209,7 +214,9 @@ impl SyncError {
             // Of a read that is not the stream's it says nothing about the history.
             SyncError::Source(SourceError::HistoryLost(_)) => true,
             SyncError::Source(error) => error.is_transient(),
-            SyncError::Sink(_) | SyncError::LocalTarget { is_away: true, .. } => true,
+            SyncError::Sink(_)
+            | SyncError::LocalTarget { is_away: true, .. }
+            | SyncError::Outdated => true,
             SyncError::Queue(_)
             | SyncError::SameDatabase(_)
             | SyncError::NotOwned { .. }
@@ -230,7 +237,13 @@ impl SyncError {
             SyncError::Source(SourceError::Unavailable(_) | SourceError::HistoryLost(_))
                 | SyncError::Sink(SinkError::Unavailable(_) | SinkError::Unanswered(_))
                 | SyncError::LocalTarget { is_away: true, .. }
-        )
+                | SyncError::Outdated
+        ) || self.is_overtaken()
+    }
+
+    /// True when the collection that was read is not what it was when the read began.
+    fn is_overtaken(&self) -> bool {
+        matches!(self, SyncError::Source(SourceError::Overtaken { .. }))
     }
 
     /// True when a server has understood, and will not.

@@ -9,12 +9,18 @@ use bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
 use mongodb::raw_batch_cursor::RawBatch;
 use serde::{Deserialize, Serialize};
 
+use super::{
+    SyncError,
+    ends::{End, Ends},
+};
 use crate::{
     checkpoint::ClusterTime,
     document_key::DocumentKey,
+    gate::Permit,
     mongo::{BatchCursor, Mongo, MongoError, documents, majority_after},
     namespace::Namespace,
     raw::Malformed,
+    shutdown::Stop,
 };
 
 /// From `from` on, up to and without `until`; `None` is the end of the collection on that side.
@@ -262,6 +268,8 @@ pub struct Walk<'a> {
     cursor: Option<BatchCursor>,
     last: Option<DocumentKey>,
     stage: Stage,
+    /// Of the last reply.
+    permit: Permit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,6 +285,10 @@ pub struct Page {
     /// 1 when the first document was in the page before.
     skip: usize,
     count: usize,
+    /// Under which it was read.
+    permit: Permit,
+    /// Where the walk was before.
+    before: (Option<DocumentKey>, Stage),
 }
 
 impl Page {
@@ -291,6 +303,11 @@ impl Page {
         self.count
     }
 
+    /// What rests on it is written only while this holds.
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
     /// Bytes of the reply.
     pub fn len(&self) -> usize {
         self.reply.as_raw_document().as_bytes().len()
@@ -302,14 +319,25 @@ impl<'a> Walk<'a> {
         // Nothing is before the first of all keys, and the server refuses to look.
         let is_empty = route.range.until.as_ref().is_some_and(DocumentKey::is_min);
         let stage = if is_empty { Stage::Over } else { Stage::Body };
-        Self { mongo, route, cursor: None, last: None, stage }
+        Self { mongo, route, cursor: None, last: None, stage, permit: Permit::free() }
+    }
+
+    /// Of the last reply, also of the one that told of the end.
+    pub fn permit(&self) -> Permit {
+        self.permit.clone()
+    }
+
+    /// Reads this page, and what comes behind it, once more.
+    pub fn go_back_before(&mut self, page: &Page) {
+        self.cursor = None;
+        (self.last, self.stage) = page.before.clone();
     }
 
     /// The next page, or `None` at the end of the range.
     ///
     /// # Errors
     /// When the server does not answer, or refuses. The next call tries again.
-    pub async fn next(&mut self) -> Result<Option<Page>, MongoError> {
+    async fn next(&mut self) -> Result<Option<Page>, MongoError> {
         loop {
             let from = self.last.as_ref().or(self.route.range.from.as_ref());
             let (mut cursor, is_new) = match (self.cursor.take(), self.stage) {
@@ -328,7 +356,9 @@ impl<'a> Walk<'a> {
                     (self.mongo.cursor_of(ns.db(), command, page).await?, true)
                 }
             };
-            let Some(reply) = cursor.next().await? else {
+            let reply = cursor.next().await?;
+            self.permit = cursor.permit().clone();
+            let Some(reply) = reply else {
                 self.stage = if self.has_tail() { Stage::Tail } else { Stage::Over };
                 continue;
             };
@@ -338,11 +368,35 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// As [`next`](Self::next), as often as it takes.
+    ///
+    /// # Errors
+    /// When the server stays away for longer than patience lasts, or refuses.
+    pub async fn advance(
+        &mut self,
+        ends: &Ends,
+        end: End,
+        stop: &Stop,
+    ) -> Result<Option<Page>, SyncError> {
+        let ns = self.route.ns.clone();
+        let mut attempts = ends.attempts(stop).reading(&ns);
+        loop {
+            match self.next().await {
+                Ok(page) => {
+                    attempts.succeeded();
+                    return Ok(page);
+                }
+                Err(error) => attempts.failed(end.error(error)).await?,
+            }
+        }
+    }
+
     fn page_of(&mut self, reply: RawBatch, is_new: bool) -> Result<Page, MongoError> {
         let found = documents(&reply)?;
         let count = found.len();
+        let (permit, before) = (self.permit.clone(), (self.last.clone(), self.stage));
         if self.route.order == Order::Natural {
-            return Ok(Page { reply, skip: 0, count });
+            return Ok(Page { reply, skip: 0, count, permit, before });
         }
         let key_of = |document: &&bson::RawDocument| DocumentKey::of(document).map_err(malformed);
         let first = found.first().map(key_of).transpose()?;
@@ -355,7 +409,7 @@ impl<'a> Walk<'a> {
             self.last = last;
         }
         let skip = usize::from(is_repeated);
-        Ok(Page { reply, skip, count: count - skip })
+        Ok(Page { reply, skip, count: count - skip, permit, before })
     }
 
     fn has_tail(&self) -> bool {

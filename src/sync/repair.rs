@@ -6,7 +6,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -36,6 +36,9 @@ const QUEUE_MAX: u64 = 50_000;
 /// How often to look whether it has drained.
 const DRAIN_CHECK: Duration = Duration::from_millis(100);
 
+/// How long what only Atlas has waits for what is on its way.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
+
 /// Fewer deletes than this are never a mass delete.
 pub(super) const MASS_DELETE_MIN: u64 = 100;
 
@@ -62,7 +65,9 @@ struct Extra {
     total: u64,
     kept: Vec<DocumentKey>,
     kept_bytes: usize,
-    /// The second walk: everything is queued at once, nothing counted.
+    /// The second walk: what is found was counted by the first.
+    is_counted: bool,
+    /// The last walk: everything is queued at once.
     is_released: bool,
 }
 
@@ -129,20 +134,23 @@ impl<'a, K: Sink> Repair<'a, K> {
             })
         })
         .await?;
-        let (refused, kept, total) = {
-            let mut extra = self.extra();
-            let ratio = self.reconciler.max_delete_ratio;
-            // Of a comparison that goes on, the ranges that are done were not counted.
-            let all = if plan.done.is_empty() { 0 } else { size.documents };
-            let all = extra.atlas_documents.max(all);
-            let allowed = ((all as f64 * ratio) as u64).max(MASS_DELETE_MIN);
-            let refused = extra.total > allowed && !self.request.allow_mass_delete;
-            extra.is_released = !refused;
-            (refused, std::mem::take(&mut extra.kept), extra.total)
-        };
-        if refused {
+        // Of a comparison that goes on, the ranges that are done were not counted.
+        let done = if plan.done.is_empty() { 0 } else { size.documents };
+        // What was deleted, or has given way in a capped collection, while both were read is on its way: that is no
+        // mass delete. The keys are looked at once more, when what was made until now is in Atlas.
+        if self.is_too_much(done) && self.id.is_some() && !self.request.dry_run {
+            self.until_written().await?;
+            *self.extra() = Extra { is_counted: true, ..Extra::default() };
+            self.walk_keys(comparison, ranges.clone()).await?;
+        }
+        if self.is_too_much(done) {
             return Ok(true);
         }
+        let (kept, total) = {
+            let mut extra = self.extra();
+            extra.is_released = true;
+            (std::mem::take(&mut extra.kept), extra.total)
+        };
         if self.request.dry_run {
             return Ok(false);
         }
@@ -152,18 +160,52 @@ impl<'a, K: Sink> Repair<'a, K> {
         if kept.len() as u64 == total {
             self.queue_refresh(kept).await?;
         } else {
-            self.reconciler
-                .ends
-                .each(ranges, |range| {
-                    Box::pin(async move {
-                        let _slot = ends.slot().await;
-                        let findings = RangeFindings { repair: self, extra: AtomicU64::new(0) };
-                        comparison.range(&range, Part::Key, &findings).await
-                    })
-                })
-                .await?;
+            self.walk_keys(comparison, ranges).await?;
         }
         Ok(false)
+    }
+
+    /// True when a person has to say first that so much may be deleted, of `done` documents and more.
+    fn is_too_much(&self, done: u64) -> bool {
+        let extra = self.extra();
+        let all = extra.atlas_documents.max(done);
+        let allowed = (all as f64 * self.reconciler.max_delete_ratio) as u64;
+        extra.total > allowed.max(MASS_DELETE_MIN) && !self.request.allow_mass_delete
+    }
+
+    /// Compares which documents there are, once more.
+    async fn walk_keys(
+        &self,
+        comparison: &Comparison<'_>,
+        ranges: Vec<KeyRange>,
+    ) -> Result<(), SyncError> {
+        let ends = &self.reconciler.ends;
+        ends.each(ranges, |range| {
+            Box::pin(async move {
+                let _slot = ends.slot().await;
+                let findings = RangeFindings { repair: self, extra: AtomicU64::new(0) };
+                comparison.range(&range, Part::Key, &findings).await
+            })
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Waits, but not for ever, until what was made of the collection so far is in Atlas.
+    async fn until_written(&self) -> Result<(), SyncError> {
+        let reconciler = self.reconciler;
+        let (mut began, now) = (Instant::now(), reconciler.local_time(self.stop).await?);
+        let is_open = || {
+            !reconciler.status.state().position.has_read(now)
+                || reconciler.queue.pending_of(self.ns) > 0
+        };
+        while is_open() && began.elapsed() < WRITTEN_WITHIN {
+            pause(self.stop, DRAIN_CHECK).await?;
+            if reconciler.status.rests() {
+                began = Instant::now();
+            }
+        }
+        Ok(())
     }
 
     /// The collection goes as a whole. In the order of the queue, since the local database may make it again
@@ -219,8 +261,11 @@ impl<K: Sink> Findings for RangeFindings<'_, K> {
 
 impl<K: Sink> Repair<'_, K> {
     async fn compared(&self, part: Compared) -> Result<(), SyncError> {
-        let is_released = self.extra().is_released;
-        if !is_released {
+        let (is_released, is_counted) = {
+            let extra = self.extra();
+            (extra.is_released, extra.is_counted)
+        };
+        if !is_released && !is_counted {
             self.count(&part);
         }
         let (mut differing, mut only_there) = (Vec::new(), Vec::new());

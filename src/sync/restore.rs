@@ -25,6 +25,7 @@ use crate::{
     crash::{self, Step},
     document_key::DocumentKey,
     event::SchemaChange,
+    gate::Permit,
     mongo::documents,
     namespace::{Namespace, NamespaceFilter},
     progress::{Progress, ShareState},
@@ -215,7 +216,7 @@ impl<K: Sink> Restore<'_, K> {
         let there = indexes_of(self.ends, End::Local, ns, self.stop).await?;
         let missing =
             index_changes(&indexes, &there).into_iter().map(schema::Step::Index).collect();
-        let left = mend(self.ends, End::Local, ns, missing, self.stop).await?;
+        let left = mend(self.ends, End::Local, ns, (missing, &Permit::free()), self.stop).await?;
         note_problems(outcome, ns, left);
         self.progress().share(ns).state = ShareState::Done;
         Ok(())
@@ -234,7 +235,7 @@ impl<K: Sink> Restore<'_, K> {
         self.check_collection(ns).await?;
         self.make(collection, outcome).await?;
         let unique = unique_builds(indexes);
-        let left = mend(self.ends, End::Local, ns, unique, self.stop).await?;
+        let left = mend(self.ends, End::Local, ns, (unique, &Permit::free()), self.stop).await?;
         note_problems(outcome, ns, left);
         let splits = if collection.is_capped() {
             Vec::new()

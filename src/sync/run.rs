@@ -161,7 +161,10 @@ impl<K: Sink> Reconciler<K> {
             if again.is_empty() {
                 return Ok(());
             }
-            tracing::info!(?again, "collections were renamed meanwhile, and are compared again");
+            tracing::info!(
+                ?again,
+                "names changed hands or collections were replaced meanwhile, and these are compared again"
+            );
             let here = self
                 .retrying(run.stop, "the local collections cannot be listed yet", || {
                     Box::pin(self.list())
@@ -308,15 +311,24 @@ impl<K: Sink> Reconciler<K> {
             self.queue.hold(ns);
             // The documents of a buffer have an order that a comparison cannot mend. It was replaced as a
             // whole just now, so it is copied as a whole.
-            if run.is_of_some
-                && (self.is_empty_there(ns, run.stop).await?
-                    || (collection.is_capped() && self.may_replace_held(run, ns).await?))
-            {
+            while run.is_of_some {
+                let permit = self.ends.proven(run.stop).await?;
+                if !self.is_empty_there(ns, run.stop).await?
+                    && !(collection.is_capped() && self.may_replace_held(run, ns).await?)
+                {
+                    break;
+                }
                 // A batch in flight would make it again, without its options.
                 while self.queue.is_leased(ns) {
                     pause(run.stop, LOOK_AGAIN).await?;
                 }
-                self.drop_held(run, ns).await?;
+                match self.drop_held(run, ns, &permit).await {
+                    Err(SyncError::Outdated) => {}
+                    dropped => {
+                        dropped?;
+                        break;
+                    }
+                }
             }
             if self.is_empty_there(ns, run.stop).await? {
                 plans.forget(ns).await?;

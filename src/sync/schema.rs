@@ -9,6 +9,7 @@ use super::{
     ends::{Attempts, End, Ends, ask},
 };
 use crate::{
+    gate::Permit,
     mongo::class::is_missing_privilege,
     namespace::Namespace,
     schema::{Description, IndexChange, Kind, Step, build_command, index_changes, steps},
@@ -76,20 +77,20 @@ pub async fn indexes_of(
     Ok(ask!(ends, end, stop, ends.of(end).list_indexes(ns)))
 }
 
-/// Makes the steps on the copy. What it will not take is no error: it comes back as a sentence each, with
-/// the server's reason.
+/// Makes the steps on the copy, as long as the permit holds under which the original was looked at. What it will not
+/// take is no error: it comes back as a sentence each, with the server's reason.
 ///
 /// # Errors
-/// When the end stays away for longer than patience lasts, or refuses access.
+/// When the end stays away for longer than patience lasts, or refuses access; [`SyncError::Outdated`].
 pub async fn mend(
     ends: &Ends,
     copy: End,
     ns: &Namespace,
-    steps: Vec<Step>,
+    (steps, permit): (Vec<Step>, &Permit),
     stop: &Stop,
 ) -> Result<Vec<String>, SyncError> {
-    let mut target =
-        Target { ends, end: copy, ns, attempts: ends.attempts(stop), stop, left: Vec::new() };
+    let attempts = ends.attempts(stop);
+    let mut target = Target { ends, end: copy, ns, permit, attempts, stop, left: Vec::new() };
     let mut builds = Vec::new();
     let (behind, first): (Vec<_>, Vec<_>) = steps.into_iter().partition(Step::tightens);
     for step in first {
@@ -123,6 +124,7 @@ struct Target<'a> {
     ends: &'a Ends,
     end: End,
     ns: &'a Namespace,
+    permit: &'a Permit,
     attempts: Attempts<'a>,
     stop: &'a Stop,
     /// What could not be done.
@@ -180,6 +182,9 @@ impl Target<'_> {
             if let Err(error) = self.ends.may_alter(self.end) {
                 self.attempts.failed(error).await?;
                 continue;
+            }
+            if !self.permit.holds() {
+                return Err(SyncError::Outdated);
             }
             let mut command = command.clone();
             command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });

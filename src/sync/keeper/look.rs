@@ -11,6 +11,7 @@ use super::super::{
 };
 use crate::{
     event::{CollectionId, SchemaChange},
+    gate::Permit,
     mongo::class::{Class, class_of},
     namespace::Namespace,
     progress::ShareState,
@@ -49,6 +50,12 @@ pub(super) enum Looked {
     Problems(Vec<String>),
 }
 
+/// What is altered in Atlas, for as long as the permit holds under which the local one was looked at.
+struct Target<'a> {
+    ns: &'a Namespace,
+    permit: Permit,
+}
+
 /// What a server said to one command.
 enum Answer {
     Done,
@@ -75,6 +82,7 @@ impl<K: Sink> Reconciler<K> {
         if self.queue.kept_apart().has(ns) {
             return Ok(Looked::Done);
         }
+        let target = Target { ns, permit: self.ends.local.permit() };
         let local = || async {
             let described = self.ends.local.describe(ns).await;
             described.map_err(|error| End::Local.error(error))
@@ -96,7 +104,7 @@ impl<K: Sink> Reconciler<K> {
         let mut builds = Vec::new();
         let steps = steps(&wanted, copy.as_ref());
         let is_fixed = |step: &Step| matches!(step, Step::Option(OptionChange::Fixed { .. }));
-        if steps.iter().any(is_fixed) && self.make_anew(ns, &wanted).await? {
+        if steps.iter().any(is_fixed) && self.make_anew(&target, &wanted).await? {
             return Ok(Looked::Soon);
         }
         let is_the_workers = |step: &Step| matches!(step, Step::Create { .. } | Step::DropView);
@@ -111,7 +119,7 @@ impl<K: Sink> Reconciler<K> {
         }
         let (behind, first): (Vec<_>, Vec<_>) = steps.into_iter().partition(Step::tightens);
         for step in first {
-            match self.take_step(ns, &step, &mut builds).await {
+            match self.take_step(&target, &step, &mut builds).await {
                 Answer::Done => {}
                 Answer::Refused(reason) => problems.push(reason),
                 Answer::Overtaken(reason) | Answer::Away(reason) => {
@@ -121,7 +129,7 @@ impl<K: Sink> Reconciler<K> {
         }
         // Of what was made just now the id is not known; it can only be the one that was meant.
         let id = copy.as_ref().and_then(|copy| copy.id);
-        match self.build(ns, builds, id, stop).await? {
+        match self.build(&target, builds, id, stop).await? {
             Ok(refused) => problems.extend(refused),
             Err(reason) => return Ok(Looked::Away(reason)),
         }
@@ -130,7 +138,7 @@ impl<K: Sink> Reconciler<K> {
             return Ok(if problems.is_empty() { Looked::Soon } else { Looked::Problems(problems) });
         }
         for step in behind {
-            match self.take_step(ns, &step, &mut Vec::new()).await {
+            match self.take_step(&target, &step, &mut Vec::new()).await {
                 Answer::Done => {}
                 Answer::Refused(reason) => problems.push(reason),
                 Answer::Overtaken(reason) | Answer::Away(reason) => {
@@ -153,19 +161,23 @@ impl<K: Sink> Reconciler<K> {
 
     /// What only a new collection can change is changed by a new one, where no more is at stake than a
     /// buffer's documents, or none; once, since Atlas may take the option even then not.
-    async fn make_anew(&self, ns: &Namespace, wanted: &Description) -> Result<bool, SyncError> {
+    async fn make_anew(
+        &self,
+        Target { ns, permit }: &Target<'_>,
+        wanted: &Description,
+    ) -> Result<bool, SyncError> {
         let is_capped = wanted.is_capped();
         let is_empty = self.ends.atlas.is_empty(ns).await;
         let is_empty = is_empty.map_err(|error| End::Atlas.error(error))?;
         let may = is_empty || (is_capped && self.may_replace(ns).await?);
-        if !may {
+        if !may || !permit.holds() {
             return Ok(false);
         }
         // Once for these options, also after a restart.
         let digest = Sha256::digest(wanted.options.as_bytes());
         let mark = format!("{ns} {}", uuid::Uuid::from_slice(&digest[..16]).unwrap_or_default());
         let (queue, position) = (self.queue.clone(), self.status.state().position.seen());
-        let only = BTreeSet::from([ns.clone()]);
+        let only = BTreeSet::from([(*ns).clone()]);
         let is_first = blocking(move || -> Result<bool, QueueError> {
             let stored = queue.meta(MADE_ANEW)?;
             let mut made: BTreeSet<String> =
@@ -200,7 +212,7 @@ impl<K: Sink> Reconciler<K> {
     /// Takes a step but for what it builds, which goes to `builds` with the sentence for it.
     async fn take_step(
         &self,
-        ns: &Namespace,
+        target: &Target<'_>,
         step: &Step,
         builds: &mut Vec<(String, RawDocumentBuf)>,
     ) -> Answer {
@@ -208,11 +220,11 @@ impl<K: Sink> Reconciler<K> {
             return Answer::Refused(step.to_string());
         }
         let mut taken = step.clone();
-        let mut answer = self.run_all(ns, &taken).await;
+        let mut answer = self.run_all(target, &taken).await;
         if let Answer::Refused(reason) = &answer
             && let Some(instead) = step.instead(reason)
         {
-            answer = self.run_all(ns, &instead).await;
+            answer = self.run_all(target, &instead).await;
             taken = instead;
         }
         match answer {
@@ -225,9 +237,9 @@ impl<K: Sink> Reconciler<K> {
         Answer::Done
     }
 
-    async fn run_all(&self, ns: &Namespace, step: &Step) -> Answer {
-        for command in step.commands(ns.coll()) {
-            match self.run_command(ns, command).await {
+    async fn run_all(&self, target: &Target<'_>, step: &Step) -> Answer {
+        for command in step.commands(target.ns.coll()) {
+            match self.run_command(target, command).await {
                 Answer::Done => {}
                 answer => return answer,
             }
@@ -240,7 +252,7 @@ impl<K: Sink> Reconciler<K> {
     /// error says that something is in the way.
     async fn build(
         &self,
-        ns: &Namespace,
+        target: &Target<'_>,
         builds: Vec<(String, RawDocumentBuf)>,
         id: Option<CollectionId>,
         stop: &Stop,
@@ -248,12 +260,13 @@ impl<K: Sink> Reconciler<K> {
         if builds.is_empty() {
             return Ok(Ok(Vec::new()));
         }
+        let ns = target.ns;
         let indexes = index_names(builds.iter().map(|(_, spec)| spec));
         tracing::info!(%ns, indexes = indexes.join(", "), "building indexes in Atlas");
         let build = Build { indexes, since_ms: now_ms(), percent: None };
         self.status.state().builds.insert(ns.clone(), build);
         let built = tokio::select! {
-            built = self.build_each(ns, &builds, id) => Ok(built),
+            built = self.build_each(target, &builds, id) => Ok(built),
             never = self.watch_progress(ns) => match never {},
             () = stop.drain.cancelled() => Err(SyncError::Stopped),
             () = stop.leave.cancelled() => Err(SyncError::Stopped),
@@ -267,19 +280,19 @@ impl<K: Sink> Reconciler<K> {
 
     async fn build_each(
         &self,
-        ns: &Namespace,
+        target: &Target<'_>,
         builds: &[(String, RawDocumentBuf)],
         id: Option<CollectionId>,
     ) -> Result<Vec<String>, String> {
         let specs: Vec<_> = builds.iter().map(|(_, spec)| spec.clone()).collect();
-        match self.build_some(ns, &specs, id).await {
+        match self.build_some(target, &specs, id).await {
             Answer::Done => return Ok(Vec::new()),
             Answer::Overtaken(reason) | Answer::Away(reason) => return Err(reason),
             Answer::Refused(_) => {}
         }
         let mut refused = Vec::new();
         for (what, spec) in builds {
-            match self.build_some(ns, std::slice::from_ref(spec), id).await {
+            match self.build_some(target, std::slice::from_ref(spec), id).await {
                 Answer::Done => {}
                 Answer::Refused(reason) => refused.push(format!("{what}: {reason}")),
                 Answer::Overtaken(reason) | Answer::Away(reason) => return Err(reason),
@@ -290,23 +303,31 @@ impl<K: Sink> Reconciler<K> {
 
     async fn build_some(
         &self,
-        ns: &Namespace,
+        target: &Target<'_>,
         specs: &[RawDocumentBuf],
         id: Option<CollectionId>,
     ) -> Answer {
-        match self.run_command(ns, build_command(ns.coll(), specs, id)).await {
+        let coll = target.ns.coll();
+        match self.run_command(target, build_command(coll, specs, id)).await {
             // Before 6.0 a collection that was replaced just now cannot be told apart.
             Answer::Refused(reason) if id.is_some() && reason.contains("collectionUUID") => {
-                self.run_command(ns, build_command(ns.coll(), specs, None)).await
+                self.run_command(target, build_command(coll, specs, None)).await
             }
             answer => answer,
         }
     }
 
-    async fn run_command(&self, ns: &Namespace, mut command: RawDocumentBuf) -> Answer {
+    async fn run_command(
+        &self,
+        Target { ns, permit }: &Target<'_>,
+        mut command: RawDocumentBuf,
+    ) -> Answer {
         command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
         if let Err(error) = self.ends.may_alter(End::Atlas) {
             return Answer::Away(error.to_string());
+        }
+        if !permit.holds() {
+            return Answer::Overtaken(SyncError::Outdated.to_string());
         }
         let atlas = &self.ends.atlas;
         let error = match atlas.command_within(ns.db(), command, BUILD_PATIENCE).await {

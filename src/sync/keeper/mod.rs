@@ -15,6 +15,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use super::{Collection, Listing, Reconciler, SyncError, ends::End, pause, unmatched};
 use crate::{
     event::SchemaChange,
+    gate::Permit,
     namespace::Namespace,
     queue::{Incoming, Work},
     report::one_line,
@@ -288,18 +289,22 @@ impl<K: Sink> Reconciler<K> {
             }
         }
         self.queue_changes(changes).await?;
-        // On the strength of the listing alone, so only while that is certain.
-        if permit.holds() {
-            self.drop_emptied(&here, &there.emptied).await?;
-        }
+        self.drop_emptied(&here, &there.emptied, &permit).await?;
         Ok(Some(open))
     }
 
     /// A database goes with the last that was in it. In Atlas its name would keep away one of other capitals.
-    async fn drop_emptied(&self, here: &Listing, emptied: &[String]) -> Result<(), SyncError> {
+    /// On the strength of the listing alone, so only while that is certain.
+    async fn drop_emptied(
+        &self,
+        here: &Listing,
+        emptied: &[String],
+        permit: &Permit,
+    ) -> Result<(), SyncError> {
         for db in emptied.iter().filter(|db| !here.databases.contains(db)) {
             let waiting = self.queue.pending_by_namespace();
-            if self.filter.is_whole(db) && waiting.keys().all(|ns| ns.db() != db) {
+            let is_free = self.filter.is_whole(db) && waiting.keys().all(|ns| ns.db() != db);
+            if is_free && permit.holds() {
                 match self.sink.drop_emptied(db).await {
                     Ok(_) => {}
                     // It does no harm but to that name, and whoever needs it says so.
