@@ -26,7 +26,6 @@ use crate::{
     late::LateWrites,
     metrics::Gauge,
     mongo::{Mongo, MongoError},
-    namespace::NamespaceFilter,
     queue::{Queue, QueueError, QueueOptions, Rebuilt},
     schema_watch::SchemaWatch,
     shutdown::{Stop, blocking},
@@ -34,10 +33,10 @@ use crate::{
     source::{
         ChangeStreamSource, PIPELINE_VERSION, Source, SourceError, SourceInfo, inspect, source_id,
     },
-    status::{Phase, Status, now_ms},
+    status::{Phase, Status, Unshowable, now_ms},
     sync::{self, Reconciler, SyncError, ownership::AgentMark},
     sync_state::{Reason, SyncState},
-    tailer::{Identity, QueueLimits, Tailer, TailerError},
+    tailer::{IMPASSE_PATIENCE, Identity, QueueLimits, Tailer, TailerError},
     worker::Worker,
 };
 
@@ -47,13 +46,17 @@ mod gatekeeper;
 mod identity;
 mod monitor;
 mod outbox;
+mod patience;
+mod stop;
 mod vitals;
 
 use gatekeeper::Gatekeeper;
+use stop::{settle, stop_tasks};
 
 pub use connect::{connect_atlas, connect_local, ends, queue_options};
 pub use flush::{FlushError, Flushed, flush};
 pub use monitor::{Monitor, judged, lives};
+use patience::patiently;
 pub use vitals::lag;
 
 /// Documents whose reads are remembered one by one; see [`Horizon`].
@@ -141,16 +144,20 @@ impl Agent {
         let gate = Arc::new(Gate::default());
         let local = connect::connect_local_by(&config, Some(gate.clone())).await?;
         let atlas = connect_atlas(&config).await?;
-        // Whoever answers here is proven below, before anything else that it says is believed.
-        let first_look = local.for_a_proof();
-        let info = inspect(&first_look).await?;
-        let (source_id, is_exact) = source_id(&first_look, &info).await?;
+        let (info, (source_id, is_exact)) = patiently(config.local.timeout, async || {
+            // Whoever answers here is proven below, before anything else that it says is believed.
+            let first_look = local.for_a_proof();
+            let info = inspect(&first_look).await?;
+            let id = source_id(&first_look, &info).await?;
+            sync::same::check_early(&first_look, &atlas).await?;
+            Ok((info, id))
+        })
+        .await?;
         if !is_exact {
             tracing::warn!(
                 "the user may not read the replica set's id; another database of the same set name could not be told apart"
             );
         }
-        sync::same::check_early(&first_look, &atlas).await?;
         let options = QueueOptions { compact: true, ..queue_options(&config) };
         let (queue, rebuilt) = blocking(move || Queue::open_or_rebuild(&options)).await?;
         if let Some(Rebuilt { moved_to, error }) = rebuilt {
@@ -221,18 +228,6 @@ impl Agent {
         })
     }
 
-    /// The queue does not know which collections are capped; from now on the stream tells. An agent that was
-    /// killed may have written to Atlas what this one has yet to read again.
-    async fn keep_capped_in_order(&self, filter: &NamespaceFilter) -> Result<(), AgentError> {
-        let listing = sync::local_collections(&self.local, filter).await?;
-        let now = inspect(&self.local).await?.now;
-        for collection in listing.collections.iter().filter(|found| found.is_capped()) {
-            self.queue.keep_in_order(&collection.ns, true);
-            self.queue.wait_for_stream(&collection.ns, now);
-        }
-        Ok(())
-    }
-
     /// For the admin API, or for an embedder that wants to look inside.
     pub fn handles(&self) -> Handles {
         Handles {
@@ -285,6 +280,9 @@ impl Agent {
         self.queue.hold_all();
         self.status.state().paused = self.queue.meta("paused")?.is_some();
         self.status.state().refused_deletes = sync::refused_deletes(&self.queue)?;
+        let was_passed_over = SyncState::is_unshowable(&self.queue)?;
+        self.status.state().unshowable =
+            was_passed_over.then_some(Unshowable::PassedOver { at_ms: 0 });
         // Heard of at its inspection; from now on its silence counts.
         self.status.metrics.local_heard_ms.set(now_ms());
         self.atlas.silent_from_now();
@@ -303,22 +301,16 @@ impl Agent {
             compare: compare.clone(),
             gate: self.gate.clone(),
             watch: watch.clone(),
+            impasse_patience: IMPASSE_PATIENCE,
         };
-        self.keep_capped_in_order(&filter).await?;
-        if self.queue.checkpoint()?.is_none() {
-            let mut attempts = 0;
-            while let Err(error) = tailer.take_position().await {
-                attempts += 1;
-                // A new stream has no history to lose; a server that says so means something that passes.
-                let passes = matches!(
-                    error,
-                    TailerError::Source(SourceError::HistoryLost(_) | SourceError::Unavailable(_))
-                );
-                if !passes || attempts > 3 {
-                    return Err(from_tailer(error));
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
+        tokio::pin!(shutdown);
+        let is_ready = tokio::select! {
+            ready = self.take_up(&tailer, &filter) => ready.map(|()| true)?,
+            () = &mut shutdown => false,
+        };
+        if !is_ready {
+            beside.abort_all();
+            return self.end(&filter, tokio::time::Instant::now()).await;
         }
         let mut ends = connect::ends(&config, &self.local, &self.atlas);
         ends.status = Some(self.status.clone());
@@ -389,7 +381,7 @@ impl Agent {
         tracing::info!(version, local = %config.local_uri()?, local_version = %self.info.version, atlas = %config.atlas_uri()?, "started");
 
         let outcome = tokio::select! {
-            () = shutdown => Ok(()),
+            () = &mut shutdown => Ok(()),
             Ok(error) = refused => Err(error),
             Some(exit) = tasks.join_next() => settle(exit),
         };
@@ -406,12 +398,13 @@ impl Agent {
             self.queue.hold_all();
             stop.leave.cancel();
         }
+        let until = tokio::time::Instant::now() + config.shutdown.drain_for;
         // Nothing can be waited for then: after a failed write sled's own threads may never answer again.
         let is_queue_lost = outcome.as_ref().is_err_and(AgentError::is_of_the_queue);
         let outcome = if is_queue_lost {
             outcome
         } else {
-            outcome.and(stop_tasks(&stop, tasks, config.shutdown.drain_for).await)
+            outcome.and(stop_tasks(&stop, tasks, until).await)
         };
         if self.status.state().phase == Phase::Failed && config.alerts.webhook.is_some() {
             // Somebody should hear of it.
@@ -422,60 +415,8 @@ impl Agent {
         if is_queue_lost {
             return outcome;
         }
-        vitals::keep_consistency(&self.status, &self.queue, &mut None).await;
-        let queue = self.queue.clone();
-        blocking(move || queue.flush()).await?;
-        self.give_back(&config.filter()?).await;
-        tokio::join!(self.local.close(), self.atlas.close());
-        let (pending, _) = self.queue.pending();
-        tracing::info!(pending, "stopped; what is pending will be written at the next start");
+        self.end(&config.filter()?, until).await?;
         outcome
-    }
-}
-
-/// Stops reading, lets the worker drain, and after `drain_for`, or when `leave` is cancelled from
-/// outside, leaves.
-async fn stop_tasks(
-    stop: &Stop,
-    mut tasks: JoinSet<Result<(), AgentError>>,
-    drain_for: Duration,
-) -> Result<(), AgentError> {
-    let mut outcome = Ok(());
-    stop.drain.cancel();
-    let deadline = tokio::time::sleep(drain_for);
-    tokio::pin!(deadline);
-    loop {
-        tokio::select! {
-            exit = tasks.join_next() => match exit {
-                Some(exit) => outcome = outcome.and(settle(exit)),
-                None => return outcome,
-            },
-            () = &mut deadline, if !stop.leave.is_cancelled() => stop.leave.cancel(),
-            () = stop.leave.cancelled() => {
-                // A batch may be in flight to an Atlas that does not answer. It stays in the queue.
-                let grace = tokio::time::sleep(Duration::from_millis(300));
-                tokio::pin!(grace);
-                loop {
-                    tokio::select! {
-                        () = &mut grace => {
-                            tasks.shutdown().await;
-                            return outcome;
-                        }
-                        exit = tasks.join_next() => match exit {
-                            Some(exit) => outcome = outcome.and(settle(exit)),
-                            None => return outcome,
-                        },
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn settle(exit: Result<Result<(), AgentError>, tokio::task::JoinError>) -> Result<(), AgentError> {
-    match exit {
-        Ok(result) => result,
-        Err(error) => Err(AgentError::Task(error.to_string())),
     }
 }
 

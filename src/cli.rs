@@ -26,7 +26,8 @@ use crate::{
   outrigger dead list            what Atlas would not take, and why
 
 Exit codes: 0 fine, 1 a problem was found, 2 usage or configuration,
-3 local database unreachable or unfit, 4 Atlas unreachable or denied")]
+3 local database unreachable or unfit, 4 Atlas unreachable or denied,
+5 replication is switched off (to a service manager only; by hand that is 0)")]
 pub struct Cli {
     /// The configuration file; without it, `config.toml` here, else `/etc/outrigger/config.toml`, if there is one.
     #[arg(long, global = true, value_name = "FILE")]

@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::{
     config::{Alerts, units},
     majority,
-    status::{Divergence, Phase},
+    status::{Divergence, Phase, Unshowable},
 };
 
 /// Health, in the words of the API.
@@ -84,6 +84,8 @@ pub struct Vitals {
     pub reading_stopped: Option<String>,
     /// How far the local oplog reaches back before the checkpoint, where that is known.
     pub oplog_window: Option<Duration>,
+    /// What the local server cannot show of its oplog.
+    pub unshowable: Option<Unshowable>,
     /// What an end says that refuses access.
     pub local_denied: Option<String>,
     pub atlas_denied: Option<String>,
@@ -180,6 +182,17 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
         let message =
             format!("the local oplog reaches back only {} before the checkpoint", whole(window));
         add("oplog_window", critical, None, message);
+    }
+    if let Some(unshowable) = &vitals.unshowable {
+        let message = match unshowable {
+            Unshowable::Failing(error) => format!(
+                "the local server fails at one place of its oplog, though it answers otherwise: {error}; where that lasts, a new position is taken and everything is compared"
+            ),
+            Unshowable::PassedOver { .. } => {
+                "the local server could not show a change; it was passed over, and everything is compared".to_owned()
+            }
+        };
+        add("unshowable", critical, None, message);
     }
     for (name, error) in
         [("local_denied", &vitals.local_denied), ("atlas_denied", &vitals.atlas_denied)]
@@ -314,6 +327,7 @@ mod tests {
             oplog_window: Some(secs(60)),
             local_denied: Some("no".into()),
             atlas_denied: Some("no".into()),
+            unshowable: Some(Unshowable::Failing("no".into())),
             is_fenced: true,
             refused_deletes: vec!["a.b".into()],
             not_ours: vec![("a.b".into(), "it is theirs".into())],
@@ -325,7 +339,7 @@ mod tests {
 
         let keys: std::collections::BTreeSet<_> =
             found.iter().map(|found| (found.name, found.ns.clone())).collect();
-        assert_eq!((keys.len(), found.len()), (18, 18));
+        assert_eq!((keys.len(), found.len()), (19, 19));
         assert!(found.iter().any(|found| found.message.contains("3 documents locally and 1")));
     }
 

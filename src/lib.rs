@@ -30,7 +30,7 @@
 //! | stores of the tasks | [`sync_state`], [`schema_watch`] |
 //! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
 //! | driver | [`mongo`] |
-//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`limiter`], [`late`], [`schema`], [`health`], [`alerts`], [`history`], [`past`], [`overlap`] |
+//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`impasse`], [`limiter`], [`late`], [`schema`], [`health`], [`alerts`], [`history`], [`past`], [`overlap`] |
 //! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`recent`], [`report`], [`lease`], [`gate`], [`foreign`], [`shutdown`], [`crash`], [`progress`], [`position`], [`majority`], [`repaired`] |
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
@@ -66,6 +66,7 @@ pub mod gate;
 pub mod health;
 pub mod history;
 pub mod horizon;
+pub mod impasse;
 pub mod insert_mode;
 pub mod late;
 pub mod lease;

@@ -2,6 +2,15 @@
 //!
 //! The message is a constant text; everything that varies is a field, and every field is one of [`FIELDS`].
 //! Never a document, never a credential; a document's key at `debug` only, since an `_id` may be an address.
+//!
+//! Nobody waits for whoever reads the lines, and what was logged before the end is written before the end, if it is
+//! taken within seconds.
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -11,6 +20,19 @@ use tracing_subscriber::{
 };
 
 use crate::config::LogFormat;
+
+mod stderr;
+
+use stderr::Stderr;
+
+/// How long the end waits for whoever reads the log.
+const FLUSH_FOR: Duration = Duration::from_secs(2);
+
+/// Whether lines are logged at all: many commands say on stdout what there is to say.
+static HAS_STARTED: AtomicBool = AtomicBool::new(false);
+
+/// The outcome is known, and what is left is on its way out.
+static IS_LEAVING: AtomicBool = AtomicBool::new(false);
 
 /// Every field that a line may have beside `timestamp`, `level` and `message`, with what it holds.
 pub const FIELDS: &[(&str, &str)] = &[
@@ -32,6 +54,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("documents", "how many documents"),
     ("drain_for", "how long a stopping agent writes"),
     ("drift", "by how many documents an estimate is off"),
+    ("dropped", "lines of the log that found no room"),
     ("elapsed_ms", "how long it took or has lasted"),
     ("end", "local or atlas"),
     ("error", "what went wrong"),
@@ -76,22 +99,65 @@ pub fn start(level: &str, format: LogFormat) {
         .with_targets(of_us.map(|(target, level)| (target.to_owned(), level)))
         .with_targets([("ureq", LevelFilter::OFF), ("ureq_proto", LevelFilter::OFF)]);
     let registry = tracing_subscriber::registry().with(targets);
+    HAS_STARTED.store(true, Ordering::Relaxed);
     // A second start, as in a test, keeps the first.
     let _ = match format {
         LogFormat::Text => {
-            let layer = fmt::layer().with_writer(std::io::stderr).with_target(false);
+            let layer = fmt::layer().with_writer(Stderr::get).with_target(false);
             registry
                 .with(layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())))
                 .try_init()
         }
         LogFormat::Json => registry
             .with(
-                fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_writer(std::io::stderr)
-                    .with_target(false),
+                fmt::layer().json().flatten_event(true).with_writer(Stderr::get).with_target(false),
             )
             .try_init(),
     };
+}
+
+/// Writes what waits, within seconds. Before every way out of the process: an `exit` or an `exec` ends the thread
+/// that writes.
+pub fn flush() {
+    if HAS_STARTED.load(Ordering::Relaxed) {
+        Stderr::get().flush(FLUSH_FOR);
+    }
+}
+
+/// Says why the program fails, after what was logged, in seconds.
+pub fn last_words(text: &str) {
+    let stderr = Stderr::get();
+    stderr.push(text.as_bytes());
+    stderr.flush(FLUSH_FOR);
+}
+
+/// Lines that were dropped since the start, because whoever reads them did not keep up.
+pub fn dropped() -> u64 {
+    if HAS_STARTED.load(Ordering::Relaxed) { Stderr::get().dropped() } else { 0 }
+}
+
+/// From now on nothing that panics is worth a word: the driver's and the storage's own tasks do so when the runtime
+/// goes away under them, over an outcome that is good.
+pub fn leave() {
+    IS_LEAVING.store(true, Ordering::Relaxed);
+}
+
+/// Has panics told as log lines, once there are any: what prints them otherwise waits for whoever reads stderr.
+pub fn take_panics() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if IS_LEAVING.load(Ordering::Relaxed) {
+            return;
+        }
+        if !HAS_STARTED.load(Ordering::Relaxed) {
+            return print(panic);
+        }
+        let mut error = panic.to_string();
+        // As `RUST_BACKTRACE` asks for it.
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            error = format!("{error}\n{backtrace}");
+        }
+        tracing::error!(%error, "a part of the program has panicked, which is a bug");
+    }));
 }

@@ -21,6 +21,8 @@ pub enum ExitCode {
     Local = 3,
     /// Atlas is unreachable or denies access.
     Atlas = 4,
+    /// Replication is switched off, and a service manager is not to start it again. By hand it is 0.
+    SwitchedOff = 5,
 }
 
 impl Failure {

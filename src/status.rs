@@ -102,6 +102,8 @@ pub struct State {
     /// What is wrong with one of the ends, while it is.
     pub local_fault: Option<Fault>,
     pub atlas_fault: Option<Fault>,
+    /// What the local server cannot show of its oplog.
+    pub unshowable: Option<Unshowable>,
     /// Why reading into the queue stands still, while it does.
     pub reading_stopped: Option<String>,
     /// The worker waits for an event that is still to be read, so that reading must go on.
@@ -139,6 +141,15 @@ pub struct State {
     pub samples: VecDeque<(u64, u64)>,
     /// The local oplog's reach back before the checkpoint, in seconds, where it may be asked for.
     pub oplog_window_s: Option<u64>,
+}
+
+/// The local server fails at one place of its oplog, though it answers otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unshowable {
+    /// With this error, for a while now.
+    Failing(String),
+    /// It was passed over, milliseconds since 1970; 0: before this start. Everything is to be compared.
+    PassedOver { at_ms: u64 },
 }
 
 /// Indexes of one collection that are being built.
@@ -193,6 +204,13 @@ impl State {
             && self.phase == Phase::Streaming
             && self.local_fault.is_none()
             && !self.position.is_unknown()
+    }
+
+    /// The stream goes on, or fails for another reason.
+    pub fn no_longer_failing(&mut self) {
+        if matches!(self.unshowable, Some(Unshowable::Failing(_))) {
+            self.unshowable = None;
+        }
     }
 
     /// What keeps options and indexes in Atlas from being the local ones, a sentence each.

@@ -31,6 +31,8 @@ pub enum Reason {
     FirstCopy,
     /// The stream cannot go on from its position.
     HistoryLost,
+    /// The server could not show what follows the stream's position.
+    Unshowable,
     /// This Atlas carries no mark of ours.
     NewTarget,
     NamespacesChanged,
@@ -61,6 +63,9 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Reason::FirstCopy => "the first copy",
             Reason::HistoryLost => "the stream could not go on from its position",
+            Reason::Unshowable => {
+                "the local server could not show what followed the stream's position"
+            }
             Reason::NewTarget => "this Atlas was not the target before",
             Reason::NamespacesChanged => "the replicated namespaces have changed",
             Reason::Renamed => "a collection was renamed",
@@ -163,6 +168,14 @@ impl SyncState {
         Ok(Self::load(queue)?.is_some_and(|state| state.request.is_none()))
     }
 
+    /// True from when the stream left out what the server could not show, until everything is compared.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn is_unshowable(queue: &Queue) -> Result<bool, QueueError> {
+        Ok(Self::load(queue)?.is_some_and(|state| state.reason == Reason::Unshowable))
+    }
+
     /// Demands that everything be copied or compared, from the beginning, as it is at `position` or
     /// later.
     ///
@@ -173,6 +186,10 @@ impl SyncState {
             let last = Self::decode(stored)?.unwrap_or_default();
             let mut next = Self::begin(position, reason, None);
             next.after = next.after.max(last.after);
+            // Told of until everything is compared.
+            if last.reason == Reason::Unshowable {
+                next.reason = last.reason;
+            }
             // What was to be copied as a whole still is.
             next.again = &last.again | &last.only;
             Ok(Some(next.encode()))

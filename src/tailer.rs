@@ -23,24 +23,25 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    backoff::OutageWait,
     checkpoint::{Checkpoint, ClusterTime},
     crash::{self, Step},
     event::{Change, ChangeEvent, CollectionId, SchemaChange, is_series},
     gate::Gate,
     namespace::{Namespace, NamespaceFilter},
     queue::{Incoming, Queue, QueueError, Work, free_disk},
-    report::one_line,
     schema_watch::SchemaWatch,
     shutdown::{Stop, blocking},
     source::{EventBatch, EventStream, Source, SourceError, StartFrom},
-    status::{Fault, Status, now_ms},
+    status::{Status, now_ms},
     sync_state::{Reason, SyncState},
 };
 
 mod parts;
+mod trouble;
 
 use parts::{commit_in_parts, without_repetition};
+pub use trouble::IMPASSE_PATIENCE;
+use trouble::Trouble;
 
 /// How often a checkpoint is committed when nothing happens.
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(5);
@@ -86,6 +87,8 @@ pub struct Tailer<S> {
     pub gate: Arc<Gate>,
     /// Told when the stream cannot say what has become of options and indexes.
     pub watch: Arc<SchemaWatch>,
+    /// [`IMPASSE_PATIENCE`], but for a test.
+    pub impasse_patience: Duration,
 }
 
 /// What a batch of events asks for beyond the queue, and what is known while it is gone through.
@@ -127,6 +130,11 @@ impl<S: Source> Tailer<S> {
     /// # Errors
     /// When the source or the queue fails.
     pub async fn take_position(&self) -> Result<(), TailerError> {
+        self.take_position_because(Reason::HistoryLost).await
+    }
+
+    /// As [`take_position`](Self::take_position); `reason` counts where there was a position before.
+    async fn take_position_because(&self, reason: Reason) -> Result<(), TailerError> {
         let mut stream = self.source.open(&StartFrom::Now).await?;
         let batch = stream.next().await?;
         // First the note, then the checkpoint: a crash between the two repeats this, and no crash
@@ -134,7 +142,7 @@ impl<S: Source> Tailer<S> {
         let (queue, position) = (self.queue.clone(), batch.cluster_time);
         blocking(move || {
             let is_first = queue.checkpoint()?.is_none();
-            let reason = if is_first { Reason::FirstCopy } else { Reason::HistoryLost };
+            let reason = if is_first { Reason::FirstCopy } else { reason };
             SyncState::demand(&queue, position, reason)?;
             queue.refresh_pending(ClusterTime(position.0.saturating_sub(1)), now_ms())
         })
@@ -150,70 +158,22 @@ impl<S: Source> Tailer<S> {
     /// # Errors
     /// What waiting does not mend: the queue fails, or the source turns out to be unfit.
     pub async fn run(&self, stop: &Stop) -> Result<(), TailerError> {
-        let mut wait = OutageWait::new(Duration::from_millis(250), Duration::from_secs(15));
-        let mut outage: Option<Instant> = None;
+        let mut trouble = Trouble::new(self.impasse_patience);
         while !stop.is_draining() {
             let result = tokio::select! {
                 () = stop.drain.cancelled() => return Ok(()),
                 () = stop.leave.cancelled() => return Ok(()),
-                result = self.follow(&mut wait, &mut outage) => result,
+                result = self.follow(&mut trouble) => result,
             };
             match result {
                 Ok(never) => match never {},
-                // What cannot be read is no reason to stop either: a comparison does not need it.
-                Err(TailerError::Source(
-                    error @ (SourceError::HistoryLost(_) | SourceError::Malformed(_)),
-                )) => {
-                    let error = one_line(&error);
-                    tracing::warn!(%error, "the stream cannot go on from the checkpoint; everything will be compared");
-                    match self.take_position().await {
-                        Ok(()) => {}
-                        Err(error @ TailerError::Queue(_)) => return Err(error),
-                        Err(error) => {
-                            tracing::warn!(%error, "no new position yet");
-                            self.pause(stop, wait.next_wait()).await;
-                        }
-                    }
-                }
-                Err(TailerError::Source(error)) if error.is_transient() => {
-                    let wait = wait.next_wait();
-                    let is_denied = matches!(error, SourceError::Denied { .. });
-                    let error = one_line(&error);
-                    {
-                        let mut state = self.status.state();
-                        // Why it is in doubt says more than that it is not read meanwhile.
-                        if !state.suspended {
-                            state.local_fault = Some(Fault { error: error.clone(), is_denied });
-                        }
-                    }
-                    if outage.is_some_and(|since| since.elapsed() > STREAM_PATIENCE) {
-                        self.queue.no_longer_behind(&error);
-                    }
-                    if outage.is_none() {
-                        outage = Some(Instant::now());
-                        tracing::warn!(%error, "reading from the local database interrupted, reconnecting");
-                    }
-                    self.pause(stop, wait).await;
-                }
-                Err(error) => return Err(error),
+                Err(error) => self.recover(error, &mut trouble, stop).await?,
             }
         }
         Ok(())
     }
 
-    async fn pause(&self, stop: &Stop, wait: Duration) {
-        tokio::select! {
-            () = stop.drain.cancelled() => {}
-            () = stop.leave.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
-
-    async fn follow(
-        &self,
-        wait: &mut OutageWait,
-        outage: &mut Option<Instant>,
-    ) -> Result<std::convert::Infallible, TailerError> {
+    async fn follow(&self, trouble: &mut Trouble) -> Result<std::convert::Infallible, TailerError> {
         let queue = self.queue.clone();
         let checkpoint = blocking(move || queue.checkpoint()).await?;
         let from = checkpoint.map_or(StartFrom::Now, |checkpoint| {
@@ -225,14 +185,7 @@ impl<S: Source> Tailer<S> {
         });
         let mut stream = self.source.open(&from).await?;
         let mut batch = stream.next().await?;
-        if let Some(since) = outage.take() {
-            tracing::info!(
-                elapsed_ms = since.elapsed().as_millis() as u64,
-                "reading from the local database again"
-            );
-        }
         self.status.state().local_fault = None;
-        wait.reset();
         let mut last_commit: Option<Instant> = None;
         loop {
             self.status.metrics.local_heard_ms.set(now_ms());
@@ -249,6 +202,7 @@ impl<S: Source> Tailer<S> {
                 self.position_reached(batch.cluster_time, batch.whole);
                 batch = stream.next().await?;
             }
+            self.goes_on(trouble);
         }
     }
 

@@ -76,7 +76,10 @@ fn the_unit_is_understood_by_systemd_and_hardened() {
         "StateDirectory=outrigger",
         "MemoryMax=1G",
         "WatchdogSec=180",
-        "Restart=on-failure",
+        // However it ended: a clean end that nobody asked systemd for is an accident too.
+        "Restart=always",
+        "RestartPreventExitStatus=2 5",
+        "SuccessExitStatus=5",
     ] {
         assert!(unit.lines().any(|of| of == line), "{line} is missing");
     }
@@ -212,6 +215,7 @@ fn all_conditions() -> Vec<outrigger::health::Condition> {
         breaker_open: true,
         reading_stopped: Some(String::new()),
         oplog_window: Some(Duration::ZERO),
+        unshowable: Some(outrigger::status::Unshowable::Failing(String::new())),
         local_denied: Some(String::new()),
         atlas_denied: Some(String::new()),
         is_fenced: true,
@@ -322,6 +326,21 @@ async fn systemd_hears_of_the_start_the_state_and_the_end() {
     signal(agent.id(), "TERM");
     hears("STOPPING=1").await;
     assert!(agent.ended(PATIENCE).await.success());
+}
+
+/// The exit code for which the unit makes an exception to `Restart=always`; by hand it is a success.
+#[test]
+fn a_service_that_is_switched_off_is_not_started_again() {
+    let systemd = Systemd::new();
+    let nowhere = "mongodb://127.0.0.1:1/?directConnection=true";
+    let mut agent = Agent::new(nowhere, nowhere, "[sync]\nenabled = false\n");
+    assert_eq!(agent.cli(&["run"]).status.code(), Some(0));
+    agent.set_env("NOTIFY_SOCKET", &systemd.address());
+
+    let ended = agent.cli(&["run"]);
+
+    assert_eq!(ended.status.code(), Some(5), "{}", said(&ended));
+    assert_eq!(systemd.heard(), ["READY=1"]);
 }
 
 /// A service's connection strings come as systemd's copies, under the names that the configuration gives.

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use mongodb::bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
 use outrigger::{
@@ -12,12 +12,17 @@ use outrigger::{
     event::{Change, ChangeEvent, SchemaChange},
     mongo::{Connect, Mongo, documents},
     namespace::{Namespace, NamespaceFilter},
+    queue::{Queue, QueueOptions},
+    shutdown::Stop,
     source::{ChangeStreamSource, EventStream, Source, SourceInfo, StartFrom, inspect},
+    sync_state::SyncState,
+    tailer::{Identity, QueueLimits, Tailer},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use support::{
     PATIENCE,
     agent::Agent,
+    compare::converge,
     eventually,
     mongod::Mongod,
     orders, pair,
@@ -296,4 +301,93 @@ async fn a_stream_that_takes_the_server_long_to_resume_is_waited_for_and_status_
     .await;
     let asked = agent.log().matches("reading from the local database interrupted").count();
     assert_eq!(asked, 1, "{}", agent.log());
+}
+
+/// A document with a field `$v` at its top that a pipeline replaces: the server (6.0.5) answers with an error where
+/// the stream would show that, and at everything behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_the_server_cannot_show_ends_in_a_new_position_and_a_comparison() {
+    let server = Mongod::start().await;
+    let mongo = connect(&server).await;
+    let info = inspect(&mongo).await.unwrap();
+    let filter = NamespaceFilter::new(&[], &[]).unwrap();
+    let dir = tempfile::TempDir::new().unwrap();
+    let queue = Arc::new(Queue::open(&QueueOptions::new(dir.path().join("queue"))).unwrap());
+    let tailer = Tailer {
+        queue: queue.clone(),
+        source: Arc::new(ChangeStreamSource::new(mongo, filter.clone(), &info)),
+        status: Arc::default(),
+        filter,
+        limits: QueueLimits { max_bytes: 1 << 30, max_documents: 1_000, min_free_disk: 0 },
+        identity: Identity { source_id: "this".to_owned(), pipeline: "one".to_owned() },
+        disk: dir.path().to_owned(),
+        compare: Arc::default(),
+        gate: Arc::default(),
+        watch: Arc::default(),
+        impasse_patience: Duration::from_secs(1),
+    };
+    orders(&server).insert_one(doc! { "_id": 1 }).await.unwrap();
+    tailer.take_position().await.unwrap();
+    let replaced = doc! { "_id": 1, "$v": 2, "n": 1 };
+    let pipeline = vec![doc! { "$replaceWith": { "$literal": replaced } }];
+    orders(&server).update_one(doc! { "_id": 1 }, pipeline).await.unwrap();
+    let before = queue.checkpoint().unwrap().unwrap().cluster_time;
+
+    let (status, stop) = (tailer.status.clone(), Stop::default());
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { tailer.run(&stop).await }
+    });
+    eventually("the fault in `status`", PATIENCE, async || status.state().local_fault.is_some())
+        .await;
+    eventually("a new position", PATIENCE, async || SyncState::is_unshowable(&queue).unwrap())
+        .await;
+
+    orders(&server).insert_one(doc! { "_id": 2 }).await.unwrap();
+    eventually("what is behind it", PATIENCE, async || queue.pending().0 == 1).await;
+    assert!(queue.checkpoint().unwrap().unwrap().cluster_time > before);
+    assert!(SyncState::is_owed(&queue).unwrap());
+    assert_eq!(status.state().local_fault, None);
+    stop.drain.cancel();
+    running.await.unwrap().unwrap();
+}
+
+/// The stream can be opened, and says each time that its history is lost: thirty lines and thirty new positions
+/// a second used to come of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_stays_lost_is_one_line_in_the_log() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_one(doc! { "_id": 0 }).await.unwrap();
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+
+    local.fail(doc! { "failCommands": ["getMore"], "errorCode": 286 }, 10_000).await;
+    eventually("what is wrong in `status`", PATIENCE, async || {
+        let status = agent.cli(&["status"]);
+        String::from_utf8_lossy(&status.stdout).contains("the oplog no longer reaches back")
+    })
+    .await;
+    local.end_failing().await;
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    let lines = agent.log().matches("the stream cannot go on from the checkpoint").count();
+    assert_eq!(lines, 1, "{}", agent.log());
+}
+
+/// Each of the questions of a start in turn finds its connection closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_at_the_start_does_not_end_the_agent() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_one(doc! { "_id": 0 }).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    for command in
+        ["buildInfo", "replSetGetConfig", "listDatabases", "listCollections", "aggregate", "find"]
+    {
+        local.fail(doc! { "failCommands": [command], "closeConnection": true }, 1).await;
+        agent.start(&[]);
+        agent.streaming().await;
+        assert!(agent.stop().success(), "{command}: {}", agent.log());
+    }
+    assert!(agent.log().contains("the start waits for the local database"));
 }

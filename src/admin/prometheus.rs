@@ -135,6 +135,11 @@ impl Page {
                 metrics.writes_failed.get(),
             ),
             (
+                "outrigger_log_lines_dropped_total",
+                "Lines of the log that whoever reads stderr had no room for.",
+                crate::logging::dropped(),
+            ),
+            (
                 "outrigger_retries_total",
                 "Rejected attempts that are tried again.",
                 metrics.retries.get(),

@@ -62,6 +62,7 @@ impl Gatekeeper {
     /// What the person who starts the agent must mend first.
     pub(super) async fn open(&self) -> Result<(), AgentError> {
         let began = Instant::now();
+        let mut is_told = false;
         loop {
             match self.prove().await {
                 Ok(Finding::Same | Finding::RolledOver) => return Ok(()),
@@ -74,9 +75,13 @@ impl Gatekeeper {
                 }
                 // An election, say: the next look is at whoever answers then.
                 Err(
-                    NoProof::Interrupted
-                    | NoProof::Source(SourceError::Unavailable(MongoError::Unproven)),
-                ) if began.elapsed() < PATIENCE => {}
+                    error @ (NoProof::Interrupted | NoProof::Source(SourceError::Unavailable(_))),
+                ) if began.elapsed() < PATIENCE => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        let error = one_line(&error);
+                        tracing::warn!(%error, "the start waits for the local database");
+                    }
+                }
                 Err(NoProof::Interrupted) => {
                     return Err(SourceError::Unavailable(MongoError::Unproven).into());
                 }

@@ -10,8 +10,13 @@ use crate::{
     alerts::{AlertBook, Notice},
     health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
     history::{History, Sample, Totals},
-    status::{Fault, Phase, now_ms},
+    queue::Queue,
+    status::{Fault, Phase, Unshowable, now_ms},
+    sync_state::SyncState,
 };
+
+/// How long something that is over at once is told of: longer than it takes to look at the conditions.
+const TOLD_FOR: Duration = Duration::from_secs(60);
 
 /// Shared by those who ask.
 #[derive(Debug, Default)]
@@ -39,6 +44,8 @@ pub fn vitals(handles: &Handles) -> Vitals {
     let error_rate = status.error_rate();
     let dead_letters = queue.dead_letters_len();
     let (now, is_fenced) = (now_ms(), status.is_fenced());
+    let unshowable = status.state().unshowable.clone();
+    let unshowable = unshowable.filter(|found| still_holds(found, queue, now));
     let state = status.state();
     let denied = |fault: &Option<Fault>| {
         fault.as_ref().filter(|fault| fault.is_denied).map(|fault| fault.error.clone())
@@ -59,6 +66,7 @@ pub fn vitals(handles: &Handles) -> Vitals {
         breaker_open: state.breaker != "closed",
         reading_stopped: state.reading_stopped.clone(),
         oplog_window: state.oplog_window_s.map(Duration::from_secs),
+        unshowable,
         local_denied: denied(&state.local_fault),
         atlas_denied: denied(&state.atlas_fault),
         is_fenced,
@@ -66,6 +74,17 @@ pub fn vitals(handles: &Handles) -> Vitals {
         not_ours: state.not_ours.iter().map(|(ns, why)| (ns.to_string(), why.clone())).collect(),
         divergences: state.divergences.clone(),
         dead_letters,
+    }
+}
+
+/// What was passed over is told of until everything is compared, and for as long as it takes to be noticed.
+fn still_holds(unshowable: &Unshowable, queue: &Queue, now_ms: u64) -> bool {
+    match unshowable {
+        Unshowable::Failing(_) => true,
+        Unshowable::PassedOver { at_ms } => {
+            now_ms.saturating_sub(*at_ms) < TOLD_FOR.as_millis() as u64
+                || matches!(SyncState::is_unshowable(queue), Ok(true))
+        }
     }
 }
 

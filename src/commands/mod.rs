@@ -8,6 +8,7 @@ use crate::{
     config::{self, Config, ConfigError},
     queue::QueueError,
     report::{ExitCode, Failure},
+    shutdown::Stop,
     sink::SinkError,
     source::SourceError,
     sync::SyncError,
@@ -25,6 +26,7 @@ mod queue;
 mod restore;
 mod run;
 mod show;
+mod signals;
 mod status;
 mod sync;
 mod systemd;
@@ -32,7 +34,7 @@ mod transfer;
 mod verify;
 
 /// How long what runs in the background may go on at the end.
-const EXIT_WITHIN: Duration = Duration::from_secs(3);
+const EXIT_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs what was typed.
 ///
@@ -46,6 +48,12 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Man => return print::man(),
         _ => {}
     }
+    // Before anything that takes time: a signal that finds no handler ends the process.
+    let signals = if matches!(cli.command, Command::Run { .. }) {
+        Some(signals::Signals::new()?)
+    } else {
+        None
+    };
     let mut config = load(cli.config.as_deref())?;
     if let Some(format) = cli.log_format {
         config.log.format = format;
@@ -60,7 +68,11 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Check(output) => runtime.block_on(check::run(&config, output)),
         Command::Run { adopt } => {
             crate::logging::start(&config.log.level, config.log.format);
-            runtime.block_on(run::run(config, adopt))
+            let asked = Stop::default();
+            if let Some(signals) = signals {
+                signals::follow(signals, config.shutdown.drain_for, asked.clone())?;
+            }
+            runtime.block_on(run::run(config, adopt, asked))
         }
         Command::Status(args) => status::run(&config, &args),
         Command::Flush(args) => flush::run(&config, &args),
@@ -85,6 +97,7 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Dead(DeadCommand::Retry { id }) => access::Access::open(&config)?.retry(id),
         Command::Dead(DeadCommand::Discard { id }) => access::Access::open(&config)?.discard(id),
     };
+    crate::logging::leave();
     // What still waits for a far end, such as a web hook that does not answer, must not hold up the exit.
     runtime.shutdown_timeout(EXIT_WITHIN);
     done

@@ -7,13 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
 use super::systemd;
 use crate::{
     agent::{Agent, AgentError},
     backoff::OutageWait,
-    config::{Config, units::show_duration},
+    config::Config,
+    logging,
     queue::QueueError,
     report::{ExitCode, Failure, one_line},
     shutdown::Stop,
@@ -29,19 +28,22 @@ const STUCK_AFTER: Duration = Duration::from_secs(180);
 /// After this long an agent has started well.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// Replicates until a signal arrives, then drains. A second signal leaves at once.
-pub async fn run(config: Config, adopt: bool) -> Result<Code, Failure> {
+/// Replicates until it is `asked` to drain, and then, or when it is asked once more, leaves.
+pub async fn run(config: Config, adopt: bool, asked: Stop) -> Result<Code, Failure> {
     if !config.sync.enabled {
         // A start that is meant so, and not tried again.
         systemd::ready();
         super::show::line(
             "replication is switched off (`sync.enabled`, SYNC_ENABLED): nothing to do",
         );
-        return Ok(Code::SUCCESS);
+        let is_service = systemd::is_there();
+        return Ok(if is_service {
+            Code::from(ExitCode::SwitchedOff as u8)
+        } else {
+            Code::SUCCESS
+        });
     }
     let restarts = std::env::var(RESTARTS).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    let asked = Stop::default();
-    tokio::spawn(on_signals(signals()?, config.shutdown.drain_for, asked.clone()));
     let prepared = tokio::select! {
         prepared = prepare(&config, adopt, restarts, &asked) => prepared?,
         () = systemd::feed_while_starting() => unreachable!("it never ends"),
@@ -98,7 +100,11 @@ async fn prepare(
             () = asked.drain.cancelled() => return Ok(None),
             () = tokio::time::sleep(wait.next_wait()) => {}
         }
-        match Agent::prepare(config.clone(), adopt).await {
+        let prepared = tokio::select! {
+            () = asked.drain.cancelled() => return Ok(None),
+            prepared = Agent::prepare(config.clone(), adopt) => prepared,
+        };
+        match prepared {
             Err(error @ (AgentError::Queue(_) | AgentError::Local(_))) => {
                 let error = one_line(&error);
                 tracing::warn!(%error, "the agent cannot go on yet");
@@ -125,6 +131,7 @@ fn watch(status: Arc<Status>, asked: Stop, restarts: u32) {
                     let failure = begin_anew(restarts);
                     tracing::error!(error = %failure.error, "it cannot");
                 }
+                logging::flush();
                 std::process::exit(ExitCode::Problem as i32);
             }
             before = (before.1, beats);
@@ -135,6 +142,7 @@ fn watch(status: Arc<Status>, asked: Stop, restarts: u32) {
 /// Replaces this process by a new one of the same id. After a failed write sled may wait for ever for
 /// what will not come, in threads that nothing can end but this. Returns only if that fails.
 fn begin_anew(restarts: u32) -> Failure {
+    logging::flush();
     let anew = std::env::current_exe().map(|program| {
         Command::new(program)
             // A target is adopted once, by a person who looks on.
@@ -150,37 +158,4 @@ fn begin_anew(restarts: u32) -> Failure {
         anyhow::Error::new(error).context("the agent cannot begin anew after its queue failed"),
     )
     .hint("start it again; nothing is lost")
-}
-
-/// SIGTERM.
-pub fn terminate() -> Result<Signal, Failure> {
-    let [terminate, _] = signals()?;
-    Ok(terminate)
-}
-
-fn signals() -> Result<[Signal; 2], Failure> {
-    let failed = |error| {
-        Failure::new(ExitCode::Problem, anyhow::Error::new(error).context("no signal handler"))
-    };
-    Ok([
-        signal(SignalKind::terminate()).map_err(failed)?,
-        signal(SignalKind::interrupt()).map_err(failed)?,
-    ])
-}
-
-async fn on_signals(mut signals: [Signal; 2], drain_for: Duration, asked: Stop) {
-    wait_for(&mut signals).await;
-    let drain_for = show_duration(drain_for);
-    tracing::info!(%drain_for, "stopping: writing what waits; a second signal leaves at once");
-    systemd::stopping();
-    asked.drain.cancel();
-    wait_for(&mut signals).await;
-    asked.leave.cancel();
-}
-
-async fn wait_for([terminate, interrupt]: &mut [Signal; 2]) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }

@@ -166,7 +166,7 @@ async fn run_here(config: Config, request: SyncRequest, adopt: bool) -> Result<C
         }
     };
     let mut end = None;
-    let (mut terminate, watched) = (super::run::terminate()?, handles.clone());
+    let (mut terminate, watched) = (super::signals::terminate()?, handles.clone());
     agent
         .run(async {
             end = Some(tokio::select! {

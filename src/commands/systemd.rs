@@ -71,6 +71,11 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
+/// Whether a service manager listens.
+pub fn is_there() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 fn tell(state: &[NotifyState]) {
     // Without the socket of systemd this is no error; with one that fails there is nobody to tell.
     let _ = sd_notify::notify(state);

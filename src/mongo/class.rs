@@ -169,6 +169,28 @@ pub fn is_missing_privilege(error: &MongoError) -> bool {
     }
 }
 
+/// Codes that tell of the server's condition, and not of what it was asked; beside [`CHANGE_OF_STATE`].
+const OF_THE_SERVER: &[i32] = &[64, 100, 133, 134, 211, 365, 462];
+
+/// True for a failure that may come of what was asked, so that asking the same again may fail for ever: if
+/// the server answers anything else meanwhile.
+pub fn may_be_of_the_question(error: &MongoError) -> bool {
+    let driver = match error {
+        MongoError::Driver(driver) => driver,
+        MongoError::Silent(_) => return true,
+        MongoError::BadUri(_) | MongoError::Unproven => return false,
+    };
+    match driver.kind.as_ref() {
+        ErrorKind::Command(command) => {
+            !is_change_of_state(command.code)
+                && !OF_THE_SERVER.contains(&command.code)
+                && matches!(class_of(error), Class::Rejected | Class::Unavailable)
+        }
+        ErrorKind::Io(_) => class_of(error) == Class::Unavailable,
+        _ => class_of(error) == Class::Rejected,
+    }
+}
+
 /// The class of a code that a server answered with, for a command or for one write of it.
 pub fn class_of_code(code: i32, message: &str) -> Class {
     let is_in = |list: &[(i32, &str)]| list.iter().any(|(listed, _)| *listed == code);

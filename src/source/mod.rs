@@ -150,6 +150,20 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// True when it may be for the stream's position that it fails: see
+    /// [`may_be_of_the_question`](crate::mongo::class::may_be_of_the_question).
+    pub fn may_be_of_the_position(&self) -> bool {
+        match self {
+            SourceError::Unavailable(error) | SourceError::Failed(error) => {
+                crate::mongo::class::may_be_of_the_question(error)
+            }
+            SourceError::Denied { .. }
+            | SourceError::HistoryLost(_)
+            | SourceError::Malformed(_)
+            | SourceError::Unfit { .. } => false,
+        }
+    }
+
     /// True when waiting and trying again is all there is to do.
     pub fn is_transient(&self) -> bool {
         match self {

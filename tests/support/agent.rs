@@ -94,12 +94,17 @@ impl Agent {
     }
 
     pub fn start(&mut self, args: &[&str]) {
-        assert!(self.child.is_none(), "it runs already");
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(self.dir.path().join("log"))
             .unwrap();
+        self.start_with_log(args, log.into());
+    }
+
+    /// Starts it with its log elsewhere.
+    pub fn start_with_log(&mut self, args: &[&str], log: Stdio) {
+        assert!(self.child.is_none(), "it runs already");
         let child = self.command().arg("run").args(args).stdout(Stdio::null()).stderr(log).spawn();
         self.child = Some(child.expect("the agent starts"));
     }

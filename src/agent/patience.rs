@@ -1,0 +1,80 @@
+//! A start is as patient with the local database as an agent that runs, up to a bound.
+//!
+//! One connection that breaks, or an election, is no reason to end: whoever starts the agent would have to start
+//! it once more. A local database that is not there is told soon all the same, since at a start somebody may be
+//! looking on, and the address may be wrong.
+
+use std::time::{Duration, Instant};
+
+use super::{Agent, AgentError, from_tailer};
+use crate::{
+    backoff::OutageWait,
+    namespace::NamespaceFilter,
+    report::one_line,
+    source::{Source, SourceError, inspect},
+    sync::{self, SyncError},
+    tailer::Tailer,
+};
+
+/// Repeats what a start asks of the local database while that is away, for as long as an answer is waited for
+/// (`local.timeout`).
+///
+/// # Errors
+/// What does not pass by itself, or has not passed by then.
+pub(super) async fn patiently<T>(
+    within: Duration,
+    attempt: impl AsyncFn() -> Result<T, AgentError>,
+) -> Result<T, AgentError> {
+    let started = Instant::now();
+    let mut wait = OutageWait::new(Duration::from_millis(250), Duration::from_secs(2));
+    let mut is_told = false;
+    loop {
+        match attempt().await {
+            Err(error) if passes(&error) && started.elapsed() < within => {
+                if !std::mem::replace(&mut is_told, true) {
+                    let error = one_line(&error);
+                    tracing::warn!(%error, "the start waits for the local database");
+                }
+                tokio::time::sleep(wait.next_wait()).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn passes(error: &AgentError) -> bool {
+    matches!(
+        error,
+        // A new stream has no history to lose; a server that says so means something that passes.
+        AgentError::Local(SourceError::Unavailable(_) | SourceError::HistoryLost(_))
+            | AgentError::Sync(SyncError::Source(SourceError::Unavailable(_)))
+    )
+}
+
+impl Agent {
+    /// Before the tasks: what they need to know of the local database, and from where it is read.
+    pub(super) async fn take_up<S: Source>(
+        &self,
+        tailer: &Tailer<S>,
+        filter: &NamespaceFilter,
+    ) -> Result<(), AgentError> {
+        let patience = self.config.local.timeout;
+        patiently(patience, async || self.keep_capped_in_order(filter).await).await?;
+        if self.queue.checkpoint()?.is_none() {
+            patiently(patience, async || tailer.take_position().await.map_err(from_tailer)).await?;
+        }
+        Ok(())
+    }
+
+    /// The queue does not know which collections are capped; from now on the stream tells. An agent that was
+    /// killed may have written to Atlas what this one has yet to read again.
+    async fn keep_capped_in_order(&self, filter: &NamespaceFilter) -> Result<(), AgentError> {
+        let listing = sync::local_collections(&self.local, filter).await?;
+        let now = inspect(&self.local).await?.now;
+        for collection in listing.collections.iter().filter(|found| found.is_capped()) {
+            self.queue.keep_in_order(&collection.ns, true);
+            self.queue.wait_for_stream(&collection.ns, now);
+        }
+        Ok(())
+    }
+}
