@@ -159,6 +159,7 @@ impl SourceError {
             }
             SourceError::Denied { .. }
             | SourceError::HistoryLost(_)
+            | SourceError::Overtaken { .. }
             | SourceError::Malformed(_)
             | SourceError::Unfit { .. } => false,
         }
