@@ -6,7 +6,7 @@ use bson::{Document, RawDocument, RawDocumentBuf};
 use futures_util::StreamExt;
 use mongodb::{
     Client,
-    options::{ClientOptions, Compressor},
+    options::{ClientOptions, Compressor, Tls},
     raw_batch_cursor::{RawBatch, RawBatchCursor},
 };
 use tokio::sync::Mutex;
@@ -19,6 +19,7 @@ use crate::{
     namespace::Namespace,
     raw::{self, Element, Malformed, kind},
     status::now_ms,
+    trust::CaFile,
 };
 
 mod at_work;
@@ -198,7 +199,19 @@ impl Mongo {
                     .collect(),
             );
         }
-        Client::with_options(options).map_err(bad)
+        // The driver knows Mozilla's authorities alone. It reads the file while the client is made.
+        let authorities = match &mut options.tls {
+            Some(Tls::Enabled(tls)) if tls.ca_file_path.is_none() => CaFile::new()
+                .inspect(|file| tls.ca_file_path = Some(file.path().into()))
+                .inspect_err(
+                    |error| tracing::warn!(%error, "the system's certificates are left out"),
+                )
+                .ok(),
+            _ => None,
+        };
+        let client = Client::with_options(options).map_err(bad);
+        drop(authorities);
+        client
     }
 
     /// Runs a command that answers with one document.

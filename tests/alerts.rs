@@ -91,6 +91,41 @@ async fn an_alert_is_told_once_when_it_begins_and_once_when_it_is_over() {
     );
 }
 
+/// Followed, a 301 makes the alert a request without a body, whose 200 would count as "taken".
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_hook_that_has_moved_is_named_and_its_alerts_wait() {
+    let (local, atlas) = pair().await;
+    let (old, new) = (Receiver::start(), Receiver::start());
+    let port = old.port;
+    let config = format!("[alerts]\nqueue_size = 5\nwebhook = \"http://127.0.0.1:{port}/hook\"\n");
+    for status in [301, 302, 307] {
+        old.redirect(status, &format!("http://127.0.0.1:{}/new?k=s3cret", new.port));
+        let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config);
+        agent.start(&["--adopt"]);
+        agent.streaming().await;
+        assert!(agent.cli(&["pause"]).status.success());
+
+        orders(&local)
+            .insert_many((0..20).map(|_| doc! { "by": i32::from(status) }))
+            .await
+            .unwrap();
+
+        let told_of = format!(
+            "it answers {status}, a redirect to http://127.0.0.1:{}, and is not followed",
+            new.port
+        );
+        eventually("a line", PATIENCE, async || agent.log().contains(&told_of)).await;
+        old.answer(200);
+        let before = told(&old, "queue_size").len();
+        eventually("the alert", PATIENCE, async || told(&old, "queue_size").len() > before).await;
+        assert!(new.requests().is_empty(), "{:?}", new.requests());
+        assert!(!agent.log().contains("s3cret"));
+        assert!(agent.cli(&["resume"]).status.success());
+        converge(&local.client, &atlas.client, PATIENCE).await;
+        assert!(agent.stop().success());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_heartbeat_is_sent_after_progress_or_proven_idleness_and_not_otherwise() {
     let (local, atlas) = pair().await;

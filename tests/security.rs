@@ -133,6 +133,61 @@ async fn the_agent_may_show_a_certificate_in_place_of_a_password() {
     everything_works(&local, &atlas, &mut agent).await;
 }
 
+/// A company's own authority, where the system keeps it: no file is named anywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_systems_certificates_count_for_atlas_the_web_hook_and_the_heartbeat() {
+    let certificates = Certificates::new();
+    let roles: Vec<Bson> = vec!["readWriteAnyDatabase".into(), "dbAdminAnyDatabase".into()];
+    let (local, atlas) = tokio::join!(local(), Guarded::start_tls(roles, &certificates));
+    let hook = Receiver::start_tls(&certificates.file("server.pem"));
+    let elsewhere = Receiver::start_tls(&certificates.file("elsewhere.pem"));
+    let uri = atlas.uri().replace(&certificates.options(), "&tls=true");
+    let settings = |hook: &Receiver| {
+        let address = format!("https://localhost:{}/s3cret", hook.port);
+        format!(
+            "[namespaces]\ninclude = [\"shop.*\"]\n[alerts]\nqueue_size = 1\nheartbeat_every = \"1s\"\n\
+             webhook = \"{address}\"\nheartbeat_url = \"{address}\"\n"
+        )
+    };
+    let shop = local.root.database("shop").collection::<Document>("orders");
+    shop.insert_one(doc! { "_id": 1 }).await.unwrap();
+
+    // An authority that nobody has heard of: what TLS said is told.
+    let mut agent = Agent::new(&local.uri(), &uri, &settings(&hook));
+    agent.start(&[]);
+    eventually("what TLS has against Atlas", PATIENCE, async || {
+        let health = agent.health().unwrap_or_default();
+        health["atlasError"].to_string().contains("invalid peer certificate: UnknownIssuer")
+    })
+    .await;
+    assert!(agent.stop().success());
+
+    agent.set_env("SSL_CERT_FILE", certificates.file("ca.pem").to_str().unwrap());
+    agent.start(&[]);
+    agent.streaming().await;
+    converge(&local.root, &atlas.root, PATIENCE).await;
+    let pause = || assert!(agent.cli(&["pause"]).status.success());
+    pause();
+    shop.insert_many((2..20).map(|id| doc! { "_id": id })).await.unwrap();
+    for method in ["GET", "POST"] {
+        eventually(method, PATIENCE, async || {
+            hook.requests().iter().any(|(line, _)| line.starts_with(method))
+        })
+        .await;
+    }
+    assert!(agent.stop().success());
+
+    // A certificate of the same authority, for another name.
+    agent.replace_setting(&hook.port.to_string(), &elsewhere.port.to_string());
+    agent.start(&[]);
+    eventually("what TLS has against the hook", PATIENCE, async || {
+        agent.log().contains("certificate not valid for name \\\"localhost\\\"")
+    })
+    .await;
+    assert!(!agent.log().contains("s3cret"));
+    assert!(elsewhere.requests().is_empty());
+}
+
 /// Everything that a run of many commands prints and answers, at the most talkative level.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_printed_or_answered_shows_a_secret() {

@@ -54,6 +54,7 @@ const LAYERS: &[&[&str]] = &[
         "position",
         "majority",
         "repaired",
+        "trust",
     ],
 ];
 

@@ -3,10 +3,16 @@
 //! Both run beside replication and never hold it up: what the far end does not take waits in a bounded list,
 //! is tried again for as long as the agent runs, and the oldest goes first when the list is full.
 
-use std::{collections::VecDeque, sync::Mutex, sync::PoisonError, time::Duration};
+use std::{
+    collections::VecDeque,
+    io::ErrorKind,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::{Handles, monitor::vitals};
 use crate::{
@@ -16,10 +22,14 @@ use crate::{
     health::proves_life,
     shutdown::blocking,
     status::{Status, now_ms, rfc3339},
+    trust::authorities,
 };
 
 /// Longest wait for an answer of the far end.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many redirects a heartbeat follows: it has no body that could be lost on the way.
+const FOLLOWED: u32 = 5;
 
 /// Most alerts that wait for a web hook that is away.
 const WAITING_MAX: usize = 200;
@@ -153,8 +163,17 @@ pub(super) async fn heartbeat(handles: Handles, url: HttpUrl, every: Duration) {
     }
 }
 
-fn client() -> ureq::Agent {
-    ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into()
+/// `follow`: how many redirects are followed.
+fn client(follow: u32) -> ureq::Agent {
+    let authorities = authorities();
+    let certificates = authorities.iter().map(|der| Certificate::from_der(der).to_owned());
+    let roots = RootCerts::Specific(Arc::new(certificates.collect()));
+    ureq::Agent::config_builder()
+        .timeout_global(Some(PATIENCE))
+        .max_redirects(follow)
+        .tls_config(TlsConfig::builder().root_certs(roots).build())
+        .build()
+        .into()
 }
 
 /// Why the far end did not take something.
@@ -173,12 +192,24 @@ impl From<ureq::Error> for Refused {
     }
 }
 
+/// A redirect is not followed: it would have the alert arrive as a request without a body, and be counted as taken.
 fn post(url: &HttpUrl, body: &Value) -> Result<(), Refused> {
-    Ok(client().post(url.expose()).send_json(body).map(drop)?)
+    let answer = client(0).post(url.expose()).send_json(body)?;
+    if !answer.status().is_redirection() {
+        return Ok(());
+    }
+    // Scheme and host only, as everywhere: the rest may hold a token.
+    let to = answer.headers().get("location").and_then(|to| HttpUrl::parse(to.to_str().ok()?).ok());
+    let to = to.map_or_else(|| "another path".to_owned(), |to| to.to_string());
+    let error = format!(
+        "it answers {}, a redirect to {to}, and is not followed: name the new address",
+        answer.status().as_u16()
+    );
+    Err(Refused { is_final: false, error })
 }
 
 fn get(url: &HttpUrl) -> Result<(), Refused> {
-    Ok(client().get(url.expose()).call().map(drop)?)
+    Ok(client(FOLLOWED).get(url.expose()).call().map(drop)?)
 }
 
 /// Without the address, which may hold a token, and which some of the library's errors repeat.
@@ -188,10 +219,13 @@ fn in_words(error: &ureq::Error) -> String {
         ureq::Error::Timeout(_) => "no answer in time".to_owned(),
         ureq::Error::HostNotFound => "its host is not known".to_owned(),
         ureq::Error::ConnectionFailed => "no connection".to_owned(),
+        // What TLS has against the far end comes as one of these, in words of its own.
+        ureq::Error::Io(error) if error.kind() == ErrorKind::InvalidData => format!("TLS: {error}"),
         ureq::Error::Io(error) => error.kind().to_string(),
         ureq::Error::Tls(what) => format!("TLS: {what}"),
         ureq::Error::Rustls(error) => format!("TLS: {error}"),
         ureq::Error::BadUri(_) => "the address is no URL".to_owned(),
+        ureq::Error::TooManyRedirects => "it redirects without end".to_owned(),
         _ => "the request failed".to_owned(),
     }
 }

@@ -38,7 +38,10 @@ impl Certificates {
         client.distinguished_name.push(DnType::OrganizationalUnitName, "agents");
         client.distinguished_name.push(DnType::CommonName, "outrigger");
         client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        for (name, params) in [("server.pem", server), ("client.pem", client)] {
+        let elsewhere = CertificateParams::new(vec!["elsewhere.example".to_owned()]).unwrap();
+        for (name, params) in
+            [("server.pem", server), ("client.pem", client), ("elsewhere.pem", elsewhere)]
+        {
             let key = KeyPair::generate().unwrap();
             let certificate = params.signed_by(&key, &authority).unwrap();
             std::fs::write(dir.path().join(name), certificate.pem() + &key.serialize_pem())
@@ -47,7 +50,8 @@ impl Certificates {
         Self { dir }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    /// `ca.pem`, `server.pem`, `client.pem`, and `elsewhere.pem` for a name that is no machine's here.
+    pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 

@@ -3,12 +3,17 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU16, Ordering},
     },
 };
 
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use serde_json::Value;
 
 /// Listens until the process ends.
@@ -17,23 +22,54 @@ pub struct Receiver {
     pub port: u16,
     requests: Arc<Mutex<Vec<(String, Value)>>>,
     answer: Arc<AtomicU16>,
+    /// Where it sends whoever asks, with an answer that says so.
+    location: Arc<Mutex<String>>,
 }
 
 impl Receiver {
     pub fn start() -> Self {
+        Self::start_with(|receiver, stream| drop(receiver.take(stream)))
+    }
+
+    /// With TLS, by the certificate and the key of a file.
+    pub fn start_tls(file: &Path) -> Self {
+        let key = PrivateKeyDer::from_pem_file(file).unwrap();
+        let chain: Vec<_> =
+            CertificateDer::pem_file_iter(file).unwrap().map(Result::unwrap).collect();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key);
+        let config = Arc::new(config.unwrap());
+        Self::start_with(move |receiver, stream| {
+            let session = ServerConnection::new(config.clone()).unwrap();
+            let _ = receiver.take(StreamOwned::new(session, stream));
+        })
+    }
+
+    fn start_with(serve: impl Fn(&Self, TcpStream) + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let receiver = Self {
             port: listener.local_addr().unwrap().port(),
             requests: Arc::default(),
             answer: Arc::new(AtomicU16::new(200)),
+            location: Arc::default(),
         };
         let shared = receiver.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let _ = shared.take(stream);
+                serve(&shared, stream);
             }
         });
         receiver
+    }
+
+    /// Sends whoever asks to another address from now on.
+    pub fn redirect(&self, status: u16, location: &str) {
+        location.clone_into(&mut self.location.lock().unwrap());
+        self.answer(status);
     }
 
     /// What it answers from now on.
@@ -46,8 +82,8 @@ impl Receiver {
         self.requests.lock().unwrap().clone()
     }
 
-    fn take(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        let mut reader = BufReader::new(stream.try_clone()?);
+    fn take(&self, stream: impl Read + Write) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream);
         let mut first = String::new();
         reader.read_line(&mut first)?;
         let mut length = 0;
@@ -69,6 +105,13 @@ impl Receiver {
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
             self.requests.lock().unwrap().push((first.trim().to_owned(), body));
         }
-        write!(stream, "HTTP/1.1 {status} Said\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        let location = match self.location.lock().unwrap().as_str() {
+            place if (300..400).contains(&status) => format!("location: {place}\r\n"),
+            _ => String::new(),
+        };
+        let stream = reader.get_mut();
+        let head = format!("HTTP/1.1 {status} Said\r\ncontent-length: 0\r\n{location}");
+        stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes())?;
+        stream.flush()
     }
 }
