@@ -26,6 +26,7 @@ mod at_work;
 pub mod class;
 mod describe;
 mod guard;
+mod lenient;
 
 pub use guard::process_of;
 use guard::{Guard, noting};
@@ -50,7 +51,7 @@ pub enum MongoError {
 
 impl From<mongodb::error::Error> for MongoError {
     fn from(error: mongodb::error::Error) -> Self {
-        MongoError::Driver(error)
+        MongoError::Driver(lenient::refusal(&error).unwrap_or(error))
     }
 }
 
@@ -247,7 +248,12 @@ impl Mongo {
     ) -> Result<Document, MongoError> {
         self.sent.add(command.as_bytes().len() as u64);
         let db = client.database(db);
-        let exchange = async { Ok(db.run_raw_command(command).await?) };
+        let exchange = async {
+            match db.run_raw_command(command).await {
+                Err(error) => lenient::reply(&error).ok_or_else(|| error.into()),
+                reply => Ok(reply?),
+            }
+        };
         let reply = tokio::time::timeout(timeout, exchange)
             .await
             .unwrap_or(Err(MongoError::Silent(timeout)));

@@ -7,11 +7,11 @@ mod support;
 
 use mongodb::{
     Collection,
-    bson::{Document, doc},
+    bson::{Document, doc, rawdoc},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use support::{
-    PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, orders, pair, seed,
+    PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, odd, orders, pair, seed,
 };
 
 /// Both ends with the same indexes, documents `{_id: n, u: "n"}` on both, and an agent between them.
@@ -148,6 +148,50 @@ async fn a_swap_a_cycle_of_three_and_a_chain_of_a_hundred_arrive() {
                 .await;
         }
         assert!(stage.resolved(), "no conflict was met: this proves nothing");
+    }
+}
+
+/// The server repeats a value that is taken in its message, and cuts it by bytes: within a character, where the
+/// letters have two. Values that are no text at all it repeats as they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_values_that_the_server_cuts_within_a_letter_and_values_that_are_no_text_change_hands()
+{
+    let stage = Stage::set("", unique(), 4).await;
+    // With one more or one less in front of it, one of the two is cut within a letter.
+    let long = |before: &str, n: i32| format!("{before}{}{n}", "я".repeat(120));
+    stage
+        .while_paused(async |stage| {
+            stage.rotate(2, |n| long("", n)).await;
+            stage.set_value(2, &long("x", 2)).await;
+            stage.set_value(3, &long("x", 3)).await;
+        })
+        .await;
+
+    stage
+        .while_paused(async |stage| {
+            stage.rotate(2, |n| long("", (n + 1) % 2)).await;
+            stage.set_value(2, "aside").await;
+            stage.set_value(3, &long("x", 2)).await;
+            stage.set_value(2, &long("x", 3)).await;
+        })
+        .await;
+    assert!(stage.resolved(), "no conflict was met: this proves nothing");
+
+    let set_bytes = |id: i32, bytes: &[u8]| {
+        let set = odd::string("u", bytes);
+        let update = rawdoc! { "q": { "_id": id }, "u": { "$set": set } };
+        let command =
+            odd::joined(&rawdoc! { "update": "orders" }, &odd::array_of("updates", &update));
+        odd::run(&stage.local, "shop", &command);
+    };
+    for (first, second) in [(&b"\xFFa"[..], &b"\xFFb"[..]), (b"\xFFb", b"\xFFa")] {
+        stage
+            .while_paused(async |_| {
+                set_bytes(0, b"aside");
+                set_bytes(1, second);
+                set_bytes(0, first);
+            })
+            .await;
     }
 }
 

@@ -23,27 +23,21 @@ impl Mongo {
     /// [`MongoError`].
     pub async fn list_databases(&self) -> Result<Vec<String>, MongoError> {
         let command = rawdoc! { "listDatabases": 1, "nameOnly": true };
+        let mut names = names_of(&self.command("admin", command.clone()).await?);
         let mut odd = None;
-        let reply = match self.command("admin", command.clone()).await {
-            // The driver makes a document of the reply, which takes text alone. A regular expression, too: what
-            // holds anything else does not match.
-            Err(MongoError::Driver(error))
-                if matches!(error.kind.as_ref(), mongodb::error::ErrorKind::Bson(_)) =>
-            {
-                odd = Some(char::REPLACEMENT_CHARACTER.to_string());
-                let mut textual = command;
-                textual.append(bson::raw::cstr!("filter"), rawdoc! { "name": { "$regex": "^" } });
-                self.command("admin", textual).await?
-            }
-            reply => reply?,
-        };
-        let names = reply.get_array("databases").map(Vec::as_slice).unwrap_or_default().iter();
-        Ok(names
-            .filter_map(|db| db.as_document()?.get_str("name").ok())
-            .filter(|name| !is_internal_db(name))
-            .map(str::to_owned)
-            .chain(odd)
-            .collect())
+        if names.iter().any(|name| name.contains(char::REPLACEMENT_CHARACTER)) {
+            // It may be no text, or have that sign in it. A regular expression takes text alone: what holds anything
+            // else does not match.
+            let mut textual = command;
+            textual.append(bson::raw::cstr!("filter"), rawdoc! { "name": { "$regex": "^" } });
+            let textual = names_of(&self.command("admin", textual).await?);
+            odd = names
+                .iter()
+                .any(|name| !textual.contains(name))
+                .then(|| char::REPLACEMENT_CHARACTER.to_string());
+            names = textual;
+        }
+        Ok(names.into_iter().filter(|name| !is_internal_db(name)).chain(odd).collect())
     }
 
     /// A collection or view with its options and indexes; `None` where the name is free.
@@ -167,4 +161,9 @@ impl Mongo {
         }
         Ok(items)
     }
+}
+
+fn names_of(databases: &bson::Document) -> Vec<String> {
+    let names = databases.get_array("databases").map(Vec::as_slice).unwrap_or_default().iter();
+    names.filter_map(|db| db.as_document()?.get_str("name").ok()).map(str::to_owned).collect()
 }

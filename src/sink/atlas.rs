@@ -206,12 +206,14 @@ impl Sink for AtlasSink {
                 taken.index.as_ref().is_none_or(|name| unique.name == *name)
             };
             for unique in indexes.iter().filter(named) {
-                let found = match &taken.key {
+                let mut found = match &taken.key {
                     Some(key) if unique.finds_keys() => self.holder_of_key(ns, unique, key).await?,
-                    Some(_) | None => {
-                        self.find(ns, unique.find_by_values(ns.coll(), document)).await?
-                    }
+                    Some(_) | None => Vec::new(),
                 };
+                // A text that is no UTF-8 a server tells in hexadecimal digits, which nobody holds (6.0.5).
+                if found.is_empty() {
+                    found = self.find(ns, unique.find_by_values(ns.coll(), document)).await?;
+                }
                 let paths = unique.paths_of_all();
                 holders.extend(
                     found.into_iter().map(|document| Holder { document, paths: paths.clone() }),
