@@ -31,7 +31,7 @@
 //! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
 //! | driver | [`mongo`] |
 //! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`impasse`], [`limiter`], [`late`], [`schema`], [`health`], [`alerts`], [`history`], [`past`], [`overlap`] |
-//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`recent`], [`report`], [`lease`], [`gate`], [`foreign`], [`shutdown`], [`crash`], [`progress`], [`position`], [`majority`], [`repaired`], [`trust`] |
+//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`recent`], [`report`], [`lease`], [`gate`], [`foreign`], [`shutdown`], [`crash`], [`progress`], [`position`], [`majority`], [`repaired`], [`trust`], [`files`] |
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
 //! sled and bincode, only `admin` knows the web framework, only `backoff` knows the crate of that name.
@@ -58,6 +58,7 @@ pub mod dead_letter;
 pub mod delta;
 pub mod document_key;
 pub mod event;
+pub mod files;
 
 pub mod foreign;
 #[cfg(feature = "fuzzing")]

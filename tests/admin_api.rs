@@ -52,7 +52,12 @@ async fn the_api_tells_the_state_and_guards_what_changes_it() {
     orders.insert_one(doc! { "_id": 1, "secret": "of a customer" }).await.unwrap();
     agent.queued(1).await;
     eventually("not ready", PATIENCE, async || api.get("/readyz").0 == 503).await;
-    let (_, queue) = api.get("/api/queue");
+    // An `_id` may be an address: neither a list of them nor the state of one is for everybody on this machine.
+    for path in ["/api/queue", "/api/dead-letters", "/api/documents/shop.orders/1"] {
+        assert_eq!(api.get(path).0, 401, "{path}");
+        assert_eq!(api.call("HEAD", path, &[]).0, 401, "{path}");
+    }
+    let (_, queue) = api.with_token("GET", "/api/queue");
     assert_eq!(queue["operations"][0]["documentId"], 1);
     assert!(!queue.to_string().contains("of a customer"), "a list shows no document");
     let item = format!("/api/queue/{}", queue["operations"][0]["id"].as_str().unwrap());
@@ -90,7 +95,11 @@ async fn foreign_names_and_bad_requests_are_refused_with_a_reason() {
     assert_eq!(api.call("GET", "/api/sync/health", &[("Origin", &own)]).0, 200);
     assert_eq!(api.get("/nowhere").0, 404);
     assert_eq!(api.with_token("DELETE", "/api/sync/health").0, 405);
-    assert_eq!(api.get("/api/queue?limit=many").0, 400);
+    assert_eq!(api.with_token("GET", "/api/queue?limit=many").0, 400);
+    for ns in ["shop.$cmd", "shop.$cmd.aggregate", "$external.users", "shop.%00"] {
+        let (status, problem) = api.with_token("GET", &format!("/api/documents/{ns}/1"));
+        assert_eq!((status, problem["hint"].is_string()), (400, true), "{ns}: {problem}");
+    }
     assert_eq!(api.with_token("GET", "/api/queue/no-id").0, 400);
     let unknown = "/api/dead-letters/00000000-0000-7000-8000-000000000000";
     assert_eq!(api.with_token("DELETE", unknown).0, 404);

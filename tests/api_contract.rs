@@ -210,6 +210,15 @@ async fn requests_and_connections_are_bounded() {
     let api = Api::of(&agent);
     let host = format!("Host: 127.0.0.1:{}\r\n", agent.admin_port);
 
+    // A body that never comes, where the answer itself may take as long as it is asked to. It is waited for meanwhile.
+    let mut bodiless = TcpStream::connect(("127.0.0.1", agent.admin_port)).unwrap();
+    bodiless.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!(
+        "POST /api/sync/flush HTTP/1.1\r\n{host}Authorization: Bearer {}\r\nContent-Length: 100\r\n\r\n{{",
+        api.token
+    );
+    bodiless.write_all(head.as_bytes()).unwrap();
+
     // Body, head, and a head that never ends.
     let too_large = " ".repeat((16 << 20) + 1);
     let (status, answer) = api.with_body("POST", "/api/sync/full", &too_large);
@@ -240,6 +249,18 @@ async fn requests_and_connections_are_bounded() {
     })
     .await;
     drop(taken);
+
+    // Whoever stands between might have read the other name.
+    let twice =
+        format!("GET /healthz HTTP/1.1\r\n{host}Host: evil.example\r\nConnection: close\r\n\r\n");
+    assert!(raw(&agent, twice.as_bytes()).starts_with("HTTP/1.1 400"));
+    let absolute = format!(
+        "GET http://evil.example/api/sync/health HTTP/1.1\r\n{host}Connection: close\r\n\r\n"
+    );
+    assert!(raw(&agent, absolute.as_bytes()).starts_with("HTTP/1.1 400"));
+    let mut answer = String::new();
+    bodiless.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
 
     // What axum would say in plain text is JSON as well, and every answer forbids what it does not need.
     let (status, answer) = api.with_token("GET", "/api/queue/%ff");

@@ -270,7 +270,7 @@ async fn nothing_that_is_printed_or_answered_shows_a_secret() {
         "/api/queue/nonsense",
         "/nowhere",
     ] {
-        add(&api.get(path).1.to_string());
+        add(&api.with_token("GET", path).1.to_string());
     }
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", agent.admin_port)).unwrap();
     let request =

@@ -55,6 +55,7 @@ const LAYERS: &[&[&str]] = &[
         "majority",
         "repaired",
         "trust",
+        "files",
     ],
 ];
 

@@ -90,7 +90,7 @@ function show(status) {
   namespaces(status, now);
   // The stream carries their number only; what they are is asked for when it changes.
   const dead = `${status.deadRevision}`;
-  if (dead !== deadShown) { deadShown = dead; deadLetters(); }
+  if (dead !== deadShown) { deadShown = dead; deadLetters(health.deadLetters); }
 }
 
 function lines(list, items) {
@@ -145,8 +145,18 @@ function namespaces({ namespaces: list, namespacesTotal: total }, now) {
 }
 
 let deadAsked = 0;
-async function deadLetters() {
+/** The list, or how long it is: without a token nobody is asked for one before they want to see it. */
+async function deadLetters(known) {
   const asked = (deadAsked += 1);
+  const isLocked = known > 0 && !token.get();
+  $("dead-locked").hidden = !isLocked;
+  if (isLocked || known === 0) {
+    text("dead-count", known === 1 ? "One document" : `${count(known)} documents`);
+    $("dead-empty").hidden = known > 0;
+    $("dead-list").hidden = $("dead-more").hidden = true;
+    $("dead-rows").replaceChildren();
+    return;
+  }
   const answer = await ask("GET", "/api/dead-letters?limit=100").catch(() => null);
   // One that was asked for later may have come first.
   if (asked !== deadAsked) return;
@@ -177,7 +187,7 @@ function button(label, name, action) {
 
 // --- asking the agent -------------------------------------------------------------------------
 
-const token = { get: () => sessionStorage.getItem("token"), set: (value) => sessionStorage.setItem("token", value), drop: () => sessionStorage.removeItem("token") };
+const token = { get: () => sessionStorage.getItem("token"), set: (value) => { sessionStorage.setItem("token", value); deadShown = null; }, drop: () => sessionStorage.removeItem("token") };
 
 function headers() {
   return token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
@@ -249,6 +259,7 @@ $("sync-form").addEventListener("submit", (event) => {
   act("POST", "/api/sync/full", { namespaces, dryRun: $("sync-dry").checked, digest: $("sync-digest").checked }, "The full sync has been asked for.");
 });
 $("sync-cancel").addEventListener("click", () => act("DELETE", "/api/sync/full", null, "Cancelled."));
+$("dead-show").addEventListener("click", () => askForToken(false));
 $("token-cancel").addEventListener("click", () => $("token-dialog").close());
 
 // --- the stream of events ---------------------------------------------------------------------

@@ -108,7 +108,7 @@ async fn refill(bed: &Bed, agent: &Agent, backlog: Backlog) {
 
 /// Entries, their encoded bytes, and the bytes of the files.
 fn queue_stats(agent: &Agent) -> (u64, f64, f64) {
-    let stats = Api::of(agent).get("/api/queue?limit=0").1["stats"].clone();
+    let stats = Api::of(agent).with_token("GET", "/api/queue?limit=0").1["stats"].clone();
     let bytes = |name: &str| stats[name].as_f64().unwrap();
     (stats["pending"].as_u64().unwrap(), bytes("pendingBytes"), bytes("diskBytes"))
 }

@@ -18,7 +18,9 @@ pub(super) async fn show(
     State(api): State<Api>,
     Path((ns, id)): Path<(String, String)>,
 ) -> Result<Json<DocumentReport>, Problem> {
-    let ns: Namespace = ns.parse().map_err(|_| {
+    // With a `$` it is a command to the server, or a part of its own.
+    let parsed = ns.parse().ok().filter(|_| !ns.contains(['$', '\0']));
+    let ns: Namespace = parsed.ok_or_else(|| {
         Problem::new(StatusCode::BAD_REQUEST, "the path names no collection")
             .hint("write `/api/documents/shop.orders/42`")
     })?;

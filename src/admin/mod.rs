@@ -1,15 +1,15 @@
 //! The admin API: what the CLI and scripts ask a running agent.
 //!
-//! Anything that changes state, and anything that shows a document, needs the token of
+//! Anything that changes state, and anything that shows a document or an `_id`, needs the token of
 //! `admin.token_file`; on an address other than loopback, everything but `/healthz` does. A browser
 //! is kept out by name: a foreign `Host` (DNS rebinding) or `Origin` (another site's script) is
-//! refused. Errors are JSON with `error`, `cause` and `hint`.
+//! refused, and so is a request that names more than one host. Errors are JSON with `error`, `cause` and `hint`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::Bytes,
+    body::{Body, Bytes, to_bytes},
     extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
     http::{HeaderMap, Method, StatusCode, header},
     middleware::{self, Next},
@@ -50,6 +50,9 @@ const SEE: &str = "`GET /openapi.json` describes what is understood";
 
 /// Most bytes of a request's body; the answer beyond is 413.
 const BODY_MAX: usize = 16 << 20;
+
+/// Longest wait for the whole of a body.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// Longest time for an answer to begin, but for `flush`, which has a time of its own.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
@@ -153,13 +156,15 @@ impl From<crate::queue::QueueError> for Problem {
 async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let path = path.as_str();
+    if let Err(problem) = names_one_host(&request) {
+        return harden(problem.into_response());
+    }
     if path != "/healthz" {
         if let Err(problem) = check_names(&api, request.headers()) {
             return harden(problem.into_response());
         }
-        let shows_document = is_item(path, "/api/queue/") || is_item(path, "/api/dead-letters/");
         let only_reads = request.method() == Method::GET || request.method() == Method::HEAD;
-        let is_open = only_reads && !shows_document && api.listen.ip().is_loopback();
+        let is_open = only_reads && !shows_documents(path) && api.listen.ip().is_loopback();
         if !is_open && !has_token(&api, request.headers()) {
             let problem = Problem::new(StatusCode::UNAUTHORIZED, "this needs the agent's token")
                 .hint("send `Authorization: Bearer` with the content of `admin.token_file`");
@@ -169,6 +174,10 @@ async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response
             return response;
         }
     }
+    let request = match with_its_body(request).await {
+        Ok(request) => request,
+        Err(problem) => return harden(problem.into_response()),
+    };
     let waits_itself = path == "/api/sync/flush";
     let answer = next.run(request);
     let response = if waits_itself {
@@ -216,14 +225,41 @@ fn harden(mut response: Response) -> Response {
     response
 }
 
+/// A request may name its host in its target and in any number of headers, and whoever stands between may have read
+/// another one than we do.
+fn names_one_host(request: &Request) -> Result<(), Problem> {
+    let named = request.headers().get_all(header::HOST).iter().count();
+    if named <= 1 && request.uri().authority().is_none() {
+        return Ok(());
+    }
+    Err(Problem::new(StatusCode::BAD_REQUEST, "the request names its host more than once")
+        .hint("send a path, and one `Host` header"))
+}
+
+/// The request once all of its body is there.
+async fn with_its_body(request: Request) -> Result<Request, Problem> {
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(BODY_WITHIN, to_bytes(body, BODY_MAX)).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(head, Body::from(body))),
+        // One that broke off has nobody who reads this.
+        Ok(Err(_)) => Err(too_large()),
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")
+            .hint("send it at once, or none")),
+    }
+}
+
+fn too_large() -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large")
+        .cause(format!("{} MiB is the most", BODY_MAX >> 20))
+        .hint("send it in parts")
+}
+
 /// The body as it came.
 pub(crate) fn bytes_of(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
     body.map_err(|refused| {
         let status = refused.status();
         if status == StatusCode::PAYLOAD_TOO_LARGE {
-            return Problem::new(status, "the body is too large")
-                .cause(format!("{} MiB is the most", BODY_MAX >> 20))
-                .hint("send it in parts");
+            return too_large();
         }
         Problem::new(status, "the body cannot be read").cause(refused).hint("send it again")
     })
@@ -247,8 +283,12 @@ pub(crate) fn body_of<T: serde::de::DeserializeOwned + Default>(
     })
 }
 
-fn is_item(path: &str, collection: &str) -> bool {
-    path.strip_prefix(collection).is_some_and(|id| !id.is_empty())
+/// An `_id` may be an address, and whether a document exists may be nobody's business.
+fn shows_documents(path: &str) -> bool {
+    let of = |collection: &str| {
+        path.strip_prefix(collection).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    ["/api/queue", "/api/dead-letters", "/api/documents"].into_iter().any(of)
 }
 
 fn has_token(api: &Api, headers: &HeaderMap) -> bool {

@@ -2,53 +2,87 @@
 
 use std::{
     fs,
-    io::Write,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    io::{Error, ErrorKind},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use uuid::Uuid;
+
+use crate::files;
 
 /// The token file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the token file `{path}` cannot be used")]
 pub struct TokenError {
     path: PathBuf,
-    source: std::io::Error,
+    source: Error,
 }
 
-/// Reads the token, or makes one: 244 random bits, mode 0600.
+impl TokenError {
+    /// True when the file holds nothing that anybody could rely on.
+    fn is_of_nothing(&self) -> bool {
+        matches!(self.source.kind(), ErrorKind::NotFound | ErrorKind::InvalidData)
+    }
+}
+
+/// What was left of a token of ours: fewer digits than anybody would choose for a key of their own.
+const CUT_BELOW: usize = 32;
+
+/// Reads the token, or makes one: 244 random bits, mode 0600. A file that a full disk has left empty or cut is made
+/// anew.
 ///
 /// # Errors
 /// [`TokenError`] when the file can be neither read nor made.
 pub fn read_or_make(path: &Path) -> Result<String, TokenError> {
     let failed = |source| TokenError { path: path.to_owned(), source };
-    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    match made {
-        Ok(mut file) => {
+    // Whose file a link leads to is not ours to say.
+    if let Ok(metadata) = fs::symlink_metadata(path)
+        && metadata.is_file()
+        && metadata.permissions().mode() & 0o077 != 0
+    {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    }
+    match read_token(path) {
+        Err(error) if error.is_of_nothing() => {
+            if error.source.kind() == ErrorKind::InvalidData {
+                let error = crate::report::one_line(&error);
+                tracing::warn!(%error, "a new token is made");
+            }
             let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-            file.write_all(token.as_bytes()).map_err(failed)?;
+            files::replace(path, token.as_bytes()).map_err(failed)?;
             Ok(token)
         }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-            read_token(path)
-        }
-        Err(error) => Err(failed(error)),
+        read => read,
     }
 }
 
 /// Reads the token of a running agent.
 ///
 /// # Errors
-/// [`TokenError`] when it cannot be read or is empty.
+/// [`TokenError`] when it cannot be read, or is none.
 pub fn read_token(path: &Path) -> Result<String, TokenError> {
     let failed = |source| TokenError { path: path.to_owned(), source };
-    let token = fs::read_to_string(path).map_err(failed)?.trim().to_owned();
-    if token.is_empty() {
-        return Err(failed(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is empty")));
+    let none = |why| failed(Error::new(ErrorKind::InvalidData, why));
+    let bytes = fs::read(path).map_err(failed)?;
+    // A crash may leave a file of the right length with nothing in it.
+    if bytes.iter().all(|byte| *byte == 0 || byte.is_ascii_whitespace()) {
+        return Err(none("it is empty"));
     }
-    Ok(token)
+    let token = bytes.trim_ascii();
+    let is_cut = token.len() < CUT_BELOW
+        && token.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if is_cut {
+        return Err(none("it ends in the middle of the token"));
+    }
+    match std::str::from_utf8(token) {
+        Ok(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(token.to_owned()),
+        // Somebody's own, and no header can carry it: theirs to mend.
+        _ => Err(failed(Error::new(
+            ErrorKind::InvalidInput,
+            "it holds more than one word of plain letters, digits and signs",
+        ))),
+    }
 }
 
 #[cfg(test)]
@@ -65,5 +99,44 @@ mod tests {
         assert_eq!(token.len(), 64);
         assert_eq!(read_or_make(&path).unwrap(), token);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_token_that_a_full_disk_has_cut_is_made_anew_and_somebodys_own_is_kept() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("token");
+        for left in ["", "\n", "\0\0\0\0", "3fb0c"] {
+            fs::write(&path, left).unwrap();
+            assert!(read_token(&path).is_err(), "{left:?}");
+
+            let token = read_or_make(&path).unwrap();
+
+            assert_eq!(token.len(), 64, "{left:?}");
+            assert_eq!(read_token(&path).unwrap(), token);
+        }
+        for own in ["s3cret-of-ours", "00112233445566778899aabbccddeeff"] {
+            fs::write(&path, format!("{own}\n")).unwrap();
+            assert_eq!(read_or_make(&path).unwrap(), own);
+        }
+        fs::write(&path, "two words").unwrap();
+        assert!(read_or_make(&path).is_err());
+    }
+
+    /// As secrets are mounted in containers.
+    #[test]
+    fn a_token_file_that_is_a_link_is_read_and_its_target_left_as_it_is() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (path, target) = (dir.path().join("token"), dir.path().join("secret"));
+        fs::write(&target, "s3cret-of-ours").unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o644)).unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+
+        assert_eq!(read_or_make(&path).unwrap(), "s3cret-of-ours");
+
+        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o644);
+        // One that leads to nothing is replaced, and nothing is written through it.
+        fs::write(&target, "").unwrap();
+        let token = read_or_make(&path).unwrap();
+        assert_eq!((fs::read(&target).unwrap(), read_token(&path).unwrap()), (vec![], token));
     }
 }

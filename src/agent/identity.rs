@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::Agent;
 use crate::{
+    files,
     namespace::NamespaceFilter,
     queue::{Queue, QueueError},
     shutdown::blocking,
@@ -54,7 +55,7 @@ pub(super) async fn mark(queue: &Arc<Queue>, path: &Path) -> Result<AgentMark, Q
         }
         // Where only the queue's own folder may be written, the id goes with the queue.
         if in_file.is_none()
-            && let Err(error) = std::fs::write(&beside, format!("{id}\n"))
+            && let Err(error) = files::replace(Path::new(&beside), format!("{id}\n").as_bytes())
         {
             tracing::debug!(%error, "the agent's id is in its queue only");
         }

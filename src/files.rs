@@ -1,0 +1,56 @@
+//! Small files that are there whole or not at all.
+
+use std::{
+    fs,
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+/// Puts `content` at `path`, for its owner only: written beside it and moved there, so that a full disk or a crash
+/// leaves what was there before. What is there already, a link too, is replaced and never written through.
+///
+/// # Errors
+/// When it cannot be written; nothing has changed then.
+pub fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    // Of a write that was cut off.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let write = || {
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&beside)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_a_link_is_not_written_through() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (path, target) = (dir.path().join("id"), dir.path().join("of somebody else"));
+        fs::write(&target, "theirs").unwrap();
+        symlink(&target, &path).unwrap();
+        // What a write that was cut off has left.
+        symlink(&target, dir.path().join("id.new")).unwrap();
+
+        replace(&path, b"ours").unwrap();
+
+        assert_eq!(fs::read_to_string(&target).unwrap(), "theirs");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "ours");
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        assert_eq!((metadata.is_file(), metadata.permissions().mode() & 0o777), (true, 0o600));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+}
