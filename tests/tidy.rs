@@ -365,3 +365,22 @@ fn every_dependency_says_why_it_is_there() {
         before = line;
     }
 }
+
+/// They come from where the package managers of the machine say: a mirror, a proxy, whatever is set up there.
+#[test]
+fn no_script_names_a_host_that_packages_come_from() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root.join("scripts")).unwrap() {
+        let path = entry.unwrap().path();
+        for line in fs::read_to_string(&path).unwrap().lines() {
+            if ["http:", "https:", "ftp:"]
+                .iter()
+                .any(|scheme| line.contains(&format!("{scheme}//")))
+            {
+                found.push(format!("{}: {line}", path.display()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
