@@ -16,6 +16,7 @@ use support::{
     mongod::Mongod,
     orders, pair,
     proxy::{Line, Proxy},
+    router::Router,
 };
 
 fn nowhere() -> String {
@@ -52,6 +53,34 @@ async fn a_standalone_server_exits_3_and_names_the_two_steps() {
         "{text}"
     );
     assert!(text.contains("no data is moved"), "{text}");
+}
+
+/// A router merges what its shards say: what tells one document from another on a replica set does not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_as_the_local_side_exits_3_and_says_why_whatever_is_asked_for() {
+    let (local, atlas) = pair().await;
+    let router = Router::to(local.port).await;
+    let agent = Agent::new(&router.uri(), &atlas.uri(), "");
+
+    for command in ["run", "verify", "restore"] {
+        let (code, text) = told(&agent.cli(&[command]));
+        assert_eq!(code, Some(3), "{command}: {text}");
+        let says_why = text.contains("router (mongos)")
+            && text.contains("shards may hold documents of the same `_id`");
+        assert!(says_why && text.contains("members of a replica set"), "{command}: {text}");
+    }
+    let check = agent.cli(&["check"]);
+    let text = String::from_utf8_lossy(&check.stdout);
+    assert_eq!(check.status.code(), Some(3), "{text}");
+    assert!(text.contains("router (mongos)"), "{text}");
+    let marks = atlas.client.database("outrigger").list_collection_names().await.unwrap();
+    assert_eq!(marks, Vec::<String>::new());
+
+    let router = Router::to(atlas.port).await;
+    let check = Agent::new(&local.uri(), &router.uri(), "").cli(&["check"]);
+    let text = String::from_utf8_lossy(&check.stdout);
+    assert_eq!(check.status.code(), Some(0), "{text}");
+    assert!(text.contains("it is a sharded cluster, on which these are not tried"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

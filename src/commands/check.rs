@@ -17,8 +17,8 @@ use crate::{
     schema::{Kind, Version, not_taken},
     sink::{SinkError, classify::command_error},
     source::{
-        ChangeStreamSource, EventStream, Source, SourceError, StartFrom, inspect, last_write,
-        oplog_start, source_id,
+        ChangeStreamSource, EventStream, Source, SourceError, StartFrom, inspect, is_router,
+        last_write, oplog_start, source_id,
     },
     status::now_ms,
     sync::{Finding, SyncError, local_collections, review, same, unmatched},
@@ -282,9 +282,21 @@ async fn check_atlas(config: &Config, lines: &mut Lines) {
     } else {
         lines.ok("atlas", "the connection is encrypted");
     }
+    if mongo.hello().await.is_ok_and(|hello| is_router(&hello)) {
+        lines.warning(
+            "atlas",
+            UNTRIED_ON_SHARDS,
+            "take a cluster that is not sharded: Outrigger shards nothing itself",
+        );
+    }
     check_privileges(&mongo, lines).await;
     check_skew("atlas", &mongo, lines).await;
 }
+
+/// What no test has seen where Atlas is behind a router.
+const UNTRIED_ON_SHARDS: &str = "it is a sharded cluster, on which these are not tried: collections that are sharded there \
+     (unique values that change hands, documents whose shard key changes, capped ones), renames and `dropDatabase`, \
+     index builds and what is said of their progress, `--digest`, `restore`, and the mark of ownership while shards are away";
 
 /// The two ends must be two.
 async fn check_both(config: &Config, lines: &mut Lines) {

@@ -17,7 +17,7 @@ use crate::{
 pub struct SourceInfo {
     pub version: String,
     pub major: u32,
-    /// The replica set's name, or `mongos` for a sharded cluster's router.
+    /// The replica set's name; of a target that is a sharded cluster `mongos`.
     pub set_name: String,
     /// The time of the last operation that the server has made.
     pub now: ClusterTime,
@@ -29,7 +29,7 @@ pub struct SourceInfo {
 /// Asks the server what it is.
 ///
 /// # Errors
-/// [`SourceError::Unfit`] for a standalone server or one before 5.0, with the way out as its hint;
+/// [`SourceError::Unfit`] for a standalone server, a router, or one before 5.0, with the way out as its hint;
 /// otherwise what keeps it from answering.
 pub async fn inspect(mongo: &Mongo) -> Result<SourceInfo, SourceError> {
     let hello = mongo.hello().await?;
@@ -43,10 +43,9 @@ pub async fn inspect(mongo: &Mongo) -> Result<SourceInfo, SourceError> {
             hint: "upgrade the local MongoDB; each major version is one step".to_owned(),
         });
     }
-    let is_router = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
+    refuse_router(&hello)?;
     let set_name = match hello.get_str("setName") {
         Ok(name) => name.to_owned(),
-        Err(_) if is_router => "mongos".to_owned(),
         Err(_) if hello.get_bool("isreplicaset").unwrap_or(false) => {
             return Err(SourceError::Unfit {
                 problem: "the local MongoDB was started as a replica set that was never initiated"
@@ -59,6 +58,30 @@ pub async fn inspect(mongo: &Mongo) -> Result<SourceInfo, SourceError> {
     let now = hello.get_timestamp("operationTime").map(ClusterTime::from).unwrap_or_default();
     let is_primary = hello.get_bool("isWritablePrimary").unwrap_or(false);
     Ok(SourceInfo { version, major, set_name, now, last_entry: majority_entry(&hello), is_primary })
+}
+
+/// True for the answer of a sharded cluster's router (`mongos`).
+pub fn is_router(hello: &Document) -> bool {
+    hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid")
+}
+
+/// Refuses a router as the local database.
+///
+/// # Errors
+/// [`SourceError::Unfit`].
+pub fn refuse_router(hello: &Document) -> Result<(), SourceError> {
+    if !is_router(hello) {
+        return Ok(());
+    }
+    Err(SourceError::Unfit {
+        problem: "the local MongoDB is a router (mongos) of a sharded cluster, which cannot be copied \
+                  exactly: two of its shards may hold documents of the same `_id`, and a document whose \
+                  shard key changes may be seen to arrive on one shard before it leaves the other"
+            .to_owned(),
+        hint: "name the members of a replica set in MONGODB_LOCAL_URI; a cluster of one shard can be read from \
+               that shard's members"
+            .to_owned(),
+    })
 }
 
 fn standalone() -> SourceError {

@@ -24,7 +24,10 @@ mod error_class;
 mod fitness;
 
 pub use change_stream::{ChangeStream, ChangeStreamSource, PIPELINE_VERSION};
-pub use fitness::{SourceInfo, evidence, inspect, last_entry, last_write, oplog_start, source_id};
+pub use fitness::{
+    SourceInfo, evidence, inspect, is_router, last_entry, last_write, oplog_start, refuse_router,
+    source_id,
+};
 
 /// Where to begin reading.
 #[derive(Clone, Debug, PartialEq)]

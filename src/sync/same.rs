@@ -16,7 +16,7 @@ use bson::{Bson, Document, oid::ObjectId};
 use super::{Ends, SyncError};
 use crate::{
     mongo::{Mongo, MongoError, class, process_of},
-    source::{SourceError, SourceInfo, source_id},
+    source::{SourceError, SourceInfo, is_router, refuse_router, source_id},
 };
 
 /// How long Atlas may take at the agent's start. It may be away then, and is looked at again when it is claimed.
@@ -82,8 +82,19 @@ struct Looks {
 }
 
 impl Looks {
+    /// Of the local end, which must be no router.
+    async fn of_local(mongo: &Mongo) -> Result<Self, SourceError> {
+        let hello = mongo.hello().await?;
+        refuse_router(&hello)?;
+        Ok(Self::from_answers(&hello, mongo).await?)
+    }
+
     async fn of(mongo: &Mongo) -> Result<Self, MongoError> {
-        let mut looks = Self::from_hello(&mongo.hello().await?);
+        Self::from_answers(&mongo.hello().await?, mongo).await
+    }
+
+    async fn from_answers(hello: &Document, mongo: &Mongo) -> Result<Self, MongoError> {
+        let mut looks = Self::from_hello(hello);
         let Some(set_name) = looks.set_name.clone() else { return Ok(looks) };
         let info = SourceInfo { set_name, ..SourceInfo::default() };
         looks.set_id = match source_id(mongo, &info).await {
@@ -98,8 +109,7 @@ impl Looks {
     }
 
     fn from_hello(hello: &Document) -> Self {
-        let is_router = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
-        let set_name = hello.get_str("setName").ok().or(is_router.then_some("mongos"));
+        let set_name = hello.get_str("setName").ok().or(is_router(hello).then_some("mongos"));
         let lists = ["hosts", "passives", "arbiters"].into_iter();
         let listed = lists.filter_map(|list| hello.get_array(list).ok()).flatten();
         let me = hello.get("me");
@@ -128,12 +138,12 @@ impl Looks {
     }
 }
 
-/// Refuses one database at both ends. Returns the target's id; `None` where it may not be read.
+/// Refuses one database at both ends, and a local one that is a router's. Returns the target's id; `None` where it may not be read.
 ///
 /// # Errors
 /// [`SyncError::SameDatabase`]; otherwise what keeps an end from answering.
 pub async fn check(ends: &Ends) -> Result<Option<String>, SyncError> {
-    let here = Looks::of(&ends.local).await.map_err(SourceError::from)?;
+    let here = Looks::of_local(&ends.local).await?;
     let there = Looks::of(&ends.atlas).await.map_err(|error| SyncError::atlas(&error))?;
     here.compare(&there)?;
     Ok(there.set_id)
@@ -144,7 +154,7 @@ pub async fn check(ends: &Ends) -> Result<Option<String>, SyncError> {
 /// # Errors
 /// [`SyncError::SameDatabase`]; otherwise what keeps the local database from answering.
 pub async fn check_early(local: &Mongo, atlas: &Mongo) -> Result<(), SyncError> {
-    let here = Looks::of(local).await.map_err(SourceError::from)?;
+    let here = Looks::of_local(local).await?;
     match tokio::time::timeout(EARLY, Looks::of(atlas)).await {
         Ok(Ok(there)) => here.compare(&there)?,
         Ok(Err(error)) => tracing::debug!(%error, "Atlas does not say yet which database it is"),

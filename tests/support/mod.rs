@@ -16,6 +16,7 @@ pub mod odd;
 pub mod proxy;
 pub mod receiver;
 pub mod replica_set;
+pub mod router;
 pub mod schemas;
 pub mod slow_line;
 pub mod workload;
