@@ -39,7 +39,10 @@ impl CaFile {
             }
             pem.push_str("-----END CERTIFICATE-----\n");
         }
-        let mut file = File::from(memfd_create("authorities", MemfdFlags::CLOEXEC)?);
+        let make = |flags| memfd_create("authorities", MemfdFlags::CLOEXEC | flags);
+        // Some hosts allow no other, and older kernels know it not.
+        let file = make(MemfdFlags::NOEXEC_SEAL).or_else(|_| make(MemfdFlags::empty()))?;
+        let mut file = File::from(file);
         file.write_all(pem.as_bytes())?;
         let file = Self(file);
         File::open(file.path())?;
