@@ -25,7 +25,7 @@ use crate::{
     horizon::Horizon,
     late::LateWrites,
     metrics::Gauge,
-    mongo::{Mongo, MongoError},
+    mongo::Mongo,
     queue::{Queue, QueueError, QueueOptions, Rebuilt},
     schema_watch::SchemaWatch,
     shutdown::{Stop, blocking},
@@ -75,9 +75,6 @@ pub enum AgentError {
     /// The local database cannot be reached, or cannot be replicated from.
     #[error(transparent)]
     Local(#[from] SourceError),
-    /// The connection string of Atlas makes no sense. That Atlas is away is no error.
-    #[error("Atlas cannot be used")]
-    Atlas(#[source] MongoError),
     #[error(transparent)]
     Queue(#[from] QueueError),
     /// The queue was filled from another database than the one that is configured now.
@@ -141,6 +138,7 @@ impl Agent {
     /// # Errors
     /// What the person who starts the agent must mend first.
     pub async fn prepare(config: Config, adopt: bool) -> Result<Self, AgentError> {
+        connect::tell_of_options(&config)?;
         let gate = Arc::new(Gate::default());
         let local = connect::connect_local_by(&config, Some(gate.clone())).await?;
         let atlas = connect_atlas(&config).await?;

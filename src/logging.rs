@@ -77,7 +77,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("outcome", "how a run ended"),
     ("pending", "changes that wait"),
     ("phase", "the agent's phase"),
-    ("reason", "why a run takes place"),
+    ("reason", "why a run takes place, or an option is left out"),
     ("source", "the id of another source's mark"),
     ("url", "scheme and host of a web hook"),
     ("version", "Outrigger's version"),

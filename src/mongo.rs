@@ -6,7 +6,7 @@ use bson::{Document, RawDocument, RawDocumentBuf};
 use futures_util::StreamExt;
 use mongodb::{
     Client,
-    options::{ClientOptions, Compressor, Tls},
+    options::ClientOptions,
     raw_batch_cursor::{RawBatch, RawBatchCursor},
 };
 use tokio::sync::Mutex;
@@ -19,17 +19,24 @@ use crate::{
     namespace::Namespace,
     raw::{self, Element, Malformed, kind},
     status::now_ms,
-    trust::CaFile,
 };
 
 mod at_work;
 pub mod class;
 mod describe;
+mod explained;
 mod guard;
 mod lenient;
+mod renewal;
+mod seeds;
+mod trusting;
 
+pub use explained::Explained;
 pub use guard::process_of;
 use guard::{Guard, noting};
+use renewal::{Place, Print, Renewal};
+pub use seeds::STANDALONE_HINT;
+use trusting::{compressors, trusting};
 
 /// A failed exchange with a server.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -40,6 +47,9 @@ pub enum MongoError {
     /// The driver's own account.
     #[error("{}", class::describe(.0))]
     Driver(mongodb::error::Error),
+    /// The same, with what was found out about it.
+    #[error("{0}")]
+    Explained(Arc<Explained>),
     /// The connection string does not work. Its text, which may hold a password, is not repeated.
     #[error("the connection string is not usable: {0}")]
     BadUri(String),
@@ -60,21 +70,17 @@ impl MongoError {
     pub fn may_come_true(&self) -> bool {
         match self {
             MongoError::Silent(_) => true,
-            MongoError::Driver(error) => {
+            other => other.driver().is_some_and(|error| {
                 matches!(error.kind.as_ref(), mongodb::error::ErrorKind::Io(_))
-            }
-            MongoError::BadUri(_) | MongoError::Unproven => false,
+            }),
         }
     }
 
     /// The server's error code, if a server answered with one.
     pub fn code(&self) -> Option<i32> {
-        match self {
-            MongoError::Driver(error) => match error.kind.as_ref() {
-                mongodb::error::ErrorKind::Command(command) => Some(command.code),
-                _ => None,
-            },
-            MongoError::Silent(_) | MongoError::BadUri(_) | MongoError::Unproven => None,
+        match self.driver()?.kind.as_ref() {
+            mongodb::error::ErrorKind::Command(command) => Some(command.code),
+            _ => None,
         }
     }
 }
@@ -82,6 +88,8 @@ impl MongoError {
 /// How a client connects.
 #[derive(Clone, Debug, Default)]
 pub struct Connect {
+    /// Which end it is, for the log.
+    pub end: &'static str,
     /// Longest wait for an answer.
     pub timeout: Duration,
     /// Compressors to offer, in this order.
@@ -97,6 +105,12 @@ pub struct Connect {
 struct Slot {
     client: Client,
     number: u64,
+    options: Arc<ClientOptions>,
+    /// Of what it was made. `None` where that could not be read, so that it counts as changed.
+    print: Option<Print>,
+    /// Those of the system, where they count.
+    authorities: Option<Print>,
+    place: Arc<Place>,
 }
 
 /// One of the two ends.
@@ -116,6 +130,9 @@ pub struct Mongo {
     /// See [`at_work_since`](Self::at_work_since).
     at_work_since: Arc<Gauge>,
     guard: Guard,
+    renewal: Arc<Renewal>,
+    /// See [`explained`](Self::explained).
+    found: Arc<explained::Latest>,
 }
 
 impl Mongo {
@@ -133,25 +150,27 @@ impl Mongo {
             heard_ms: Arc::default(),
             at_work_since: Arc::default(),
             guard: connect.gate.clone().map_or(Guard::None, Guard::of),
+            renewal: Arc::default(),
+            found: Arc::default(),
         };
         match mongo.client().await {
             Err(error @ MongoError::BadUri(_)) => Err(error),
-            Ok(_) | Err(MongoError::Silent(_) | MongoError::Driver(_) | MongoError::Unproven) => {
-                Ok(mongo)
-            }
+            Ok(_) | Err(_) => Ok(mongo),
         }
     }
 
     async fn client(&self) -> Result<Slot, MongoError> {
         let mut slot = self.client.lock().await;
         if let Some(slot) = &*slot {
+            self.look_for_renewal(slot);
             return Ok(slot.clone());
         }
         let timeout = self.connect.timeout;
-        let client = tokio::time::timeout(timeout, self.make_client())
+        let uri = self.uri_now().await;
+        let made = tokio::time::timeout(timeout, self.make_client(&uri))
             .await
             .unwrap_or(Err(MongoError::Silent(timeout)))?;
-        Ok(slot.insert(Slot { client, number: fastrand::u64(..) }).clone())
+        Ok(slot.insert(made).clone())
     }
 
     /// Gives up a client whose server has not answered: its other connections are most likely as dead, and
@@ -163,19 +182,13 @@ impl Mongo {
         }
     }
 
-    async fn make_client(&self) -> Result<Client, MongoError> {
-        let Self { uri, connect, .. } = self;
-        let bad = |error: mongodb::error::Error| {
-            use mongodb::error::ErrorKind;
-            if matches!(error.kind.as_ref(), ErrorKind::DnsResolve { .. } | ErrorKind::Io(_)) {
-                return MongoError::Driver(error);
-            }
-            let mut message = class::describe(&error);
-            for secret in uri.secrets().into_iter().filter(|secret| !secret.is_empty()) {
-                message = message.replace(secret, "***");
-            }
-            MongoError::BadUri(message)
-        };
+    async fn make_client(&self, uri: &Uri) -> Result<Slot, MongoError> {
+        let connect = &self.connect;
+        // Before the files are read for use: what changes in between counts as changed.
+        let print =
+            renewal::print_of(uri).map_err(|error| MongoError::BadUri(error.to_string()))?;
+        let authorities = renewal::print_of_authorities(uri);
+        let bad = |error| explained::of_the_string(uri, error);
         let mut options = ClientOptions::parse(uri.expose()).await.map_err(bad)?;
         options.app_name.get_or_insert_with(|| "outrigger".to_owned());
         options.server_selection_timeout = Some(connect.select_for);
@@ -183,36 +196,18 @@ impl Mongo {
             options.cmap_event_handler = Some(guard::handler());
         }
         options.connect_timeout.get_or_insert(Duration::from_secs(10));
-        // zstd at its own default level, 3. Level 1 was weighed with orders of 285 B: in messages of 1,000 it
-        // takes 0.62 µs of CPU for each instead of 0.74, and sends 70 B instead of 62; alone in a message, 13 µs
-        // instead of 22 for the same bytes. The line is scarcer than that.
         if options.compressors.is_none() && !connect.compressors.is_empty() {
-            options.compressors = Some(
-                connect
-                    .compressors
-                    .iter()
-                    .filter_map(|name| match name.as_str() {
-                        "zstd" => Some(Compressor::Zstd { level: None }),
-                        "zlib" => Some(Compressor::Zlib { level: None }),
-                        "snappy" => Some(Compressor::Snappy),
-                        _ => None,
-                    })
-                    .collect(),
-            );
+            options.compressors = Some(compressors(&connect.compressors));
         }
-        // The driver knows Mozilla's authorities alone. It reads the file while the client is made.
-        let authorities = match &mut options.tls {
-            Some(Tls::Enabled(tls)) if tls.ca_file_path.is_none() => CaFile::new()
-                .inspect(|file| tls.ca_file_path = Some(file.path().into()))
-                .inspect_err(
-                    |error| tracing::warn!(%error, "the system's certificates are left out"),
-                )
-                .ok(),
-            _ => None,
-        };
-        let client = Client::with_options(options).map_err(bad);
-        drop(authorities);
-        client
+        let client = trusting(options.clone()).map_err(bad)?;
+        Ok(Slot {
+            client,
+            number: fastrand::u64(..),
+            options: Arc::new(options),
+            print: Some(print),
+            authorities,
+            place: Place::of(uri),
+        })
     }
 
     /// Runs a command that answers with one document.
@@ -236,12 +231,13 @@ impl Mongo {
         let permit = self.enter().await?;
         let slot = self.client().await?;
         let exchanged = noting(Box::pin(self.exchange(&slot, db, command, timeout))).await;
-        self.believed(&permit, &slot, exchanged).await
+        let reply = self.believed(&permit, &slot, exchanged).await;
+        self.explained(&slot, reply).await
     }
 
     async fn exchange(
         &self,
-        Slot { client, number }: &Slot,
+        Slot { client, number, .. }: &Slot,
         db: &str,
         command: RawDocumentBuf,
         timeout: Duration,
@@ -351,7 +347,8 @@ impl Mongo {
             self.give_up(slot.number).await;
         }
         self.note_answer(&opened);
-        let cursor = self.believed(&permit, &slot, (opened, taken)).await?;
+        let opened = self.believed(&permit, &slot, (opened, taken)).await;
+        let cursor = self.explained(&slot, opened).await?;
         Ok(BatchCursor { cursor, mongo: self.clone(), slot, permit, mark })
     }
 
@@ -457,7 +454,8 @@ impl BatchCursor {
             mongo.give_up(slot.number).await;
         }
         mongo.note_answer(&reply);
-        let reply = mongo.believed(permit, slot, (reply, taken)).await?;
+        let reply = mongo.believed(permit, slot, (reply, taken)).await;
+        let reply = mongo.explained(slot, reply).await?;
         let bytes = reply.as_ref().map_or(0, |reply| reply.as_raw_document().as_bytes().len());
         mongo.received.add(bytes as u64);
         Ok(reply)

@@ -10,6 +10,7 @@ use serde_json::Value;
 use support::{
     PATIENCE,
     agent::Agent,
+    certificates::Certificates,
     compare::converge,
     eventually, free_port,
     guarded::Guarded,
@@ -17,6 +18,7 @@ use support::{
     orders, pair,
     proxy::{Line, Proxy},
     router::Router,
+    strangers,
 };
 
 fn nowhere() -> String {
@@ -293,4 +295,198 @@ async fn check_says_that_two_databases_are_two() {
     let text = String::from_utf8(check.stdout).unwrap();
     assert!(check.status.success(), "{text}");
     assert!(text.contains("ok       both   they are two different databases"), "{text}");
+}
+
+/// An agent that waits no longer than it must for a server that does not come.
+fn hasty(local: &str, atlas: &str) -> Agent {
+    let agent = Agent::new(local, atlas, "");
+    agent.replace_setting("[local]\ntimeout = \"5s\"", "[local]\ntimeout = \"3s\"");
+    agent
+}
+
+/// What `check` says of the local end, and its exit code.
+fn checked(agent: &Agent) -> (Option<i32>, String) {
+    let output = agent.cli(&["check"]);
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(!text.contains("s3cret"), "{text}");
+    assert!(!text.contains("Topology") && !text.contains("Kind:"), "the driver's dump: {text}");
+    (output.status.code(), text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_answers_in_the_place_of_a_usable_server_is_named_with_the_way_out() {
+    let certificates = Certificates::new();
+    let tls: Vec<String> = certificates.server_args();
+    let tls: Vec<&str> = tls.iter().map(String::as_str).collect();
+    let options = certificates.options();
+    let (set, alone, encrypted) = tokio::join!(
+        Mongod::start(),
+        Mongod::start_with(&[]),
+        Mongod::start_with_options(&tls, &options),
+    );
+    let at = |port: u16, options: &str| format!("mongodb://ann:s3cret@127.0.0.1:{port}/?{options}");
+    let serve = |stranger| at(strangers::serve(stranger), "");
+    let (set, alone, encrypted, nothing) = (set.port, alone.port, encrypted.port, free_port());
+    let cases = [
+        (at(set, "replicaSet=other"), "its set is `rs`, not `other`", "write `replicaSet=rs` in"),
+        (at(alone, "replicaSet=rs0"), "but is no replica set", "no data is moved"),
+        (
+            format!("mongodb://127.0.0.1:{set},127.0.0.1:{nothing}/?replicaSet=other"),
+            "nothing listens there",
+            "write `replicaSet=rs` in",
+        ),
+        (
+            at(strangers::serve(strangers::unknown_names), "replicaSet=rs"),
+            "`db1.invalid:27017`",
+            "`directConnection=true`",
+        ),
+        (at(nothing, ""), "nothing listens there", "systemctl start mongod"),
+        (
+            format!("mongodb://h:1,H:1,127.0.0.1:{nothing},127.0.0.1:{nothing}/"),
+            "nothing listens",
+            "correct the name",
+        ),
+        (format!("mongodb://[::1]:{nothing}/"), "`[::1]:", "systemctl start mongod"),
+        (
+            "mongodb://%2Ftmp%2Fnobody.sock/".to_owned(),
+            "`/tmp/nobody.sock`: nothing listens",
+            "fix",
+        ),
+        (
+            "mongodb://ann:s3cret@Db1.Invalid".to_owned(),
+            "`db1.invalid:27017`: the name does not resolve",
+            "/etc/hosts",
+        ),
+        ("mongodb+srv://ann:s3cret@none.invalid/".to_owned(), "`none.invalid`", "name service"),
+        (serve(strangers::web), "answers as a web server does", "correct host and port"),
+        (serve(strangers::greeting), "answers, but not as MongoDB does", "correct host and port"),
+        (serve(strangers::silent), "no answer", "correct the address"),
+        (serve(strangers::closing), "closes each connection at once", "correct the address"),
+        (at(encrypted, ""), "answers with TLS only", "add `tls=true` to"),
+        (at(set, "tls=true"), "answers, but without TLS", "take `tls=true`"),
+        (at(encrypted, "tls=true"), "invalid peer certificate: UnknownIssuer", "`tlsCAFile`"),
+    ];
+
+    std::thread::scope(|scope| {
+        // Most of the time they wait.
+        for (local, cause, way_out) in &cases {
+            scope.spawn(move || {
+                let (code, text) = checked(&hasty(local, "mongodb://127.0.0.1:1/"));
+                assert_eq!(code, Some(3), "{local}: {text}");
+                let told = text.lines().take_while(|line| !line.contains("  atlas  "));
+                let told: Vec<&str> = told.collect();
+                let told = told.join("\n");
+                assert!(told.contains(cause) && told.contains(way_out), "{local}: {text}");
+                assert_eq!(told.matches(cause).count(), 1, "once: {told}");
+            });
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_name_of_the_set_is_told_by_each_command_and_in_the_log_of_a_running_agent() {
+    let (local, atlas) = pair().await;
+    let wrong = |server: &Mongod| format!("mongodb://127.0.0.1:{}/?replicaSet=other", server.port);
+    let here = hasty(&wrong(&local), &atlas.uri());
+    let there = hasty(&local.uri(), &wrong(&atlas));
+
+    for command in [&["run"][..], &["sync"], &["verify"], &["restore"]] {
+        let (code, text) = told(&here.cli(command));
+        assert_eq!(code, Some(3), "{command:?}: {text}");
+        assert!(text.contains("answers, but its set is `rs"), "{command:?}: {text}");
+        assert!(text.contains("hint: write `replicaSet="), "{command:?}: {text}");
+    }
+    let (code, text) = checked(&there);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains("answers, but its set is `rs"), "{text}");
+    let mut running = there;
+    running.start(&[]);
+    eventually("the cause in the log", PATIENCE, async || {
+        running.log().contains("answers, but its set is `rs")
+    })
+    .await;
+    assert!(!running.log().contains("Topology"), "{}", running.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_of_an_application_are_left_out_by_name_and_what_cannot_be_done_exits_2() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+    let harmless = "&w=0&journal=false&readPreference=secondary&maxStalenessSeconds=120&socketTimeoutMS=5\
+                    &uuidRepresentation=standard&compressors=lz4,zstd&maxPoolSize=1&minPoolSize=9&retryWrites=false\
+                    &readConcernLevel=local&wtimeoutMS=1&waitQueueTimeoutMS=1&serverSelectionTimeoutMS=1\
+                    &heartbeatFrequencyMS=1&tlsDisableOCSPEndpointCheck=true";
+    let with = |server: &Mongod| server.uri() + harmless;
+    let mut agent = Agent::new(&with(&local), &with(&atlas), "");
+
+    let (code, text) = checked(&agent);
+    assert_eq!(code, Some(0), "{text}");
+    for name in ["w", "readPreference", "socketTimeoutMS", "compressors", "maxPoolSize"] {
+        let warnings = text.lines().filter(|line| line.starts_with("warning"));
+        assert_eq!(
+            warnings.filter(|line| line.contains(&format!("`{name}`"))).count(),
+            2,
+            "{text}"
+        );
+    }
+    agent.start(&[]);
+    agent.streaming().await;
+    orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(agent.log().contains("an option of the connection string is left out"));
+
+    for (option, named) in [
+        ("authMechanismProperties=AWS_SESSION_TOKEN:s3cret", "`authMechanismProperties`"),
+        ("authMechanism=GSSAPI", "`authMechanism`"),
+        ("tlsAllowInvalidHostnames=true", "`tlsAllowInvalidHostnames`"),
+        ("tlsCertificateKeyFilePassword=s3cret", "`tlsCertificateKeyFilePassword`"),
+        ("tlsCAFile=/nowhere/ca.pem", "`/nowhere/ca.pem`"),
+        ("replicaSett=s3cret", "did you mean `replicaSet`?"),
+        ("loadBalanced=true&replicaSet=rs", "loadBalanced"),
+        ("s3cret", "`name=value`"),
+    ] {
+        for (here, there) in
+            [(local.uri() + "&" + option, atlas.uri()), (local.uri(), atlas.uri() + "&" + option)]
+        {
+            let refused = Agent::new(&here, &there, "");
+            for command in ["check", "run", "sync"] {
+                let (code, text) = told(&refused.cli(&[command]));
+                assert_eq!(code, Some(2), "{command} {option}: {text}");
+                assert!(
+                    text.contains(named) && !text.contains("refuses access"),
+                    "{option}: {text}"
+                );
+                assert!(!text.contains("s3cret"), "{option}: {text}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_by_another_systems_editor_are_read_or_named_as_what_they_are() {
+    let (local, atlas) = pair().await;
+    let agent = Agent::new("", "", "");
+    let path = |name: &str| agent.dir.path().join(name);
+    let config = std::fs::read_to_string(path("config.toml")).unwrap();
+    let config = config
+        .replace("[atlas]", &format!("[atlas]\nuri_file = {:?}", path("atlas.uri")))
+        .replace("[local]", &format!("[local]\nuri_file = {:?}", path("local.uri")));
+    let utf_16 = |text: &str| -> Vec<u8> {
+        "\u{feff}".encode_utf16().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
+    };
+    let marked = |text: &str| format!("\u{feff}{text}\r\n").into_bytes();
+    std::fs::write(path("config.toml"), marked(&config)).unwrap();
+    std::fs::write(path("local.uri"), marked(&local.uri())).unwrap();
+    std::fs::write(path("atlas.uri"), marked(&atlas.uri())).unwrap();
+
+    let (code, text) = checked(&agent);
+    assert_eq!(code, Some(0), "{text}");
+
+    for (name, text) in [("atlas.uri", atlas.uri()), ("config.toml", config.clone())] {
+        std::fs::write(path(name), utf_16(&text)).unwrap();
+        let (code, said) = told(&agent.cli(&["check"]));
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(name) && said.contains("it is UTF-16"), "{said}");
+        std::fs::write(path(name), text).unwrap();
+    }
 }

@@ -17,6 +17,7 @@ use support::{
     guarded::{Guarded, PASSWORD},
     receiver::Receiver,
 };
+use tempfile::TempDir;
 
 /// The JSON that follows `mark` in `deploy/roles.js`, up to where its brackets close.
 fn pasted(mark: &str) -> Value {
@@ -375,4 +376,102 @@ async fn what_root_makes_in_the_queue_belongs_to_its_owner() {
         assert_eq!(entry.metadata().unwrap().uid(), owner, "{}", entry.path().display());
     }
     assert!(looked >= 3);
+}
+
+/// Puts a file in the place of another in one step, as whoever renews certificates does.
+fn put(path: &std::path::Path, content: &str) {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, content).unwrap();
+    std::fs::rename(beside, path).unwrap();
+}
+
+/// At each end: a file that is half written for a while, then another authority whose server comes after it, then
+/// a password, or a certificate, that is refused from one moment to the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_a_certificate_and_a_password_that_are_renewed_are_read_again_at_both_ends() {
+    let (old, new) = (Certificates::new(), Certificates::of("another authority", "outrigger2"));
+    let pem = |of: &Certificates, name: &str| std::fs::read_to_string(of.file(name)).unwrap();
+    let both = pem(&old, "ca.pem") + &pem(&new, "ca.pem");
+    let dir = TempDir::new().unwrap();
+    let [ca, client, uri] = ["ca.pem", "client.pem", "local.uri"].map(|name| dir.path().join(name));
+    put(&ca, &pem(&old, "ca.pem"));
+    put(&client, &pem(&old, "client.pem"));
+    // The servers, and the test, trust both from the start.
+    std::fs::write(old.file("ca.pem"), &both).unwrap();
+    let roles = || vec!["root".into()];
+    let (mut local, mut atlas) =
+        tokio::join!(Guarded::start_tls(roles(), &old), Guarded::start_tls(roles(), &old));
+    let names = |cn: &str| format!("CN={cn},OU=agents,O=shop");
+    let external = atlas.root.database("$external");
+    for name in ["outrigger", "outrigger2"] {
+        let user = doc! { "createUser": names(name), "roles": [{ "role": "root", "db": "admin" }] };
+        external.run_command(user).await.unwrap();
+    }
+    let local_uri = |password: &str| {
+        format!(
+            "mongodb://outrigger:{password}@127.0.0.1:{}/?directConnection=true&tls=true&tlsCAFile={}",
+            local.server.port,
+            ca.display()
+        )
+    };
+    let (old_uri, new_uri) = (local_uri(PASSWORD), local_uri("another"));
+    put(&uri, &old_uri);
+    let atlas_uri = format!(
+        "mongodb://127.0.0.1:{}/?directConnection=true&tls=true&tlsCAFile={}&tlsCertificateKeyFile={}\
+         &authMechanism=MONGODB-X509",
+        atlas.server.port,
+        ca.display(),
+        client.display()
+    );
+    let mut agent = Agent::new("", &atlas_uri, "[namespaces]\ninclude = [\"shop.*\"]\n");
+    agent.replace_setting("[local]", &format!("[local]\nuri_file = {uri:?}"));
+    agent.start(&[]);
+    agent.streaming().await;
+    let orders = |of: &Guarded| of.root.database("shop").collection::<Document>("orders");
+    let arrives = async |n: i32, local: &Guarded, atlas: &Guarded| {
+        orders(local).insert_one(doc! { "_id": n }).await.unwrap();
+        eventually("the document", PATIENCE, async || {
+            matches!(orders(atlas).find_one(doc! { "_id": n }).await, Ok(Some(_)))
+        })
+        .await;
+    };
+    arrives(1, &local, &atlas).await;
+
+    // Half written.
+    put(&ca, "-----BEGIN CERTIFICATE-----\nMIIB");
+    put(&uri, "mongodb://outrig");
+    arrives(2, &local, &atlas).await;
+    eventually("a word on both", PATIENCE, async || {
+        agent.log().matches("does not work yet").count() >= 2
+    })
+    .await;
+    arrives(3, &local, &atlas).await;
+
+    // Another authority, whose servers come after it.
+    put(&ca, &both);
+    put(&uri, &old_uri);
+    put(&old.file("server.pem"), &pem(&new, "server.pem"));
+    local.server.kill();
+    local.server.resume().await;
+    atlas.server.kill();
+    atlas.server.resume().await;
+    arrives(4, &local, &atlas).await;
+
+    // Nothing of it is known before it is refused: the file is renewed afterwards.
+    let password = doc! { "updateUser": "outrigger", "pwd": "another" };
+    local.root.database("admin").run_command(password).await.unwrap();
+    external.run_command(doc! { "dropUser": names("outrigger") }).await.unwrap();
+    local.server.kill();
+    local.server.resume().await;
+    eventually("the refusal", PATIENCE, async || {
+        let health = agent.health().unwrap();
+        health["localError"].to_string().contains("uthentication failed")
+    })
+    .await;
+    let said = agent.health().unwrap()["localError"].to_string();
+    assert!(said.contains("local.uri"), "the file that is in use is named: {said}");
+    put(&uri, &new_uri);
+    put(&client, &pem(&new, "client.pem"));
+    arrives(5, &local, &atlas).await;
+    assert!(!agent.log().contains(PASSWORD), "{}", agent.log());
 }

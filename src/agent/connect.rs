@@ -6,12 +6,11 @@ use super::AgentError;
 use crate::{
     backoff::RetrySchedule,
     breaker::BreakerPolicy,
-    config::Config,
+    config::{Config, ConfigError},
     gate::Gate,
     limiter::Limiter,
-    mongo::{Connect, Mongo},
+    mongo::{Connect, Mongo, MongoError},
     queue::QueueOptions,
-    source::SourceError,
     sync::Ends,
     worker::WorkerOptions,
 };
@@ -30,12 +29,21 @@ pub(super) async fn connect_local_by(
     gate: Option<Arc<Gate>>,
 ) -> Result<Mongo, AgentError> {
     let connect = Connect {
+        end: "local",
         timeout: config.local.timeout,
         compressors: Vec::new(),
-        select_for: Duration::from_secs(5).min(config.local.timeout),
+        select_for: select_for(5, config.local.timeout),
         gate,
     };
-    Ok(Mongo::connect(config.local_uri()?, &connect).await.map_err(SourceError::from)?)
+    Mongo::connect(config.local_uri()?, &connect)
+        .await
+        .map_err(|error| unusable(error, "local.uri"))
+}
+
+/// The longest wait for a server that can be used: less than for an answer, since why there is none is known when it
+/// ends.
+fn select_for(seconds: u64, timeout: Duration) -> Duration {
+    Duration::from_secs(seconds).min(timeout.mul_f64(0.8))
 }
 
 /// A client for Atlas.
@@ -44,13 +52,31 @@ pub(super) async fn connect_local_by(
 /// When there is no usable connection string, or it would go without TLS against the configuration.
 pub async fn connect_atlas(config: &Config) -> Result<Mongo, AgentError> {
     let connect = Connect {
+        end: "atlas",
         timeout: config.atlas.timeout,
         compressors: config.atlas.compressors.clone(),
         // Short: waiting is the breaker's business, and an outage should show soon.
-        select_for: Duration::from_secs(3).min(config.atlas.timeout),
+        select_for: select_for(3, config.atlas.timeout),
         gate: None,
     };
-    Mongo::connect(config.atlas_uri()?, &connect).await.map_err(AgentError::Atlas)
+    Mongo::connect(config.atlas_uri()?, &connect)
+        .await
+        .map_err(|error| unusable(error, "atlas.uri"))
+}
+
+/// A connection string that no client can be made of, or a file that it names, is a matter of the configuration.
+fn unusable(error: MongoError, key: &'static str) -> AgentError {
+    ConfigError::invalid(key, error.to_string()).into()
+}
+
+/// Says in the log what of the connection strings does nothing.
+pub(super) fn tell_of_options(config: &Config) -> Result<(), ConfigError> {
+    for (end, uri) in [("local", config.local_uri()?), ("atlas", config.atlas_uri()?)] {
+        for reason in uri.ignored() {
+            tracing::warn!(end, reason, "an option of the connection string is left out");
+        }
+    }
+    Ok(())
 }
 
 /// Both ends, to be read within the configured bounds.

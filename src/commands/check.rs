@@ -9,7 +9,7 @@ use super::show;
 use crate::{
     agent::{connect_atlas, connect_local, ends},
     cli::Output,
-    config::{Config, units},
+    config::{Config, ConfigError, Uri, units},
     majority,
     mongo::Mongo,
     queue::free_disk,
@@ -70,6 +70,13 @@ impl Lines {
         });
     }
 
+    /// True when both ends have told their version, which is the first that is asked.
+    fn are_answered(&self) -> bool {
+        ["local", "atlas"].into_iter().all(|end| {
+            self.0.iter().any(|line| line.end == end && line.text.starts_with("MongoDB "))
+        })
+    }
+
     fn failure(&mut self, end: &'static str, failure: Failure) {
         let text = failure.error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
         self.problem(end, text, failure.hint.unwrap_or_default());
@@ -81,12 +88,17 @@ pub async fn run(config: &Config, output: Output) -> Result<Code, Failure> {
     // A configuration that cannot be used is an error of its own, with exit code 2.
     config.local_uri()?;
     config.atlas_uri()?;
+    connect_local(config).await?;
+    connect_atlas(config).await?;
     let mut lines = Lines::default();
     check_local(config, &mut lines).await;
     check_atlas(config, &mut lines).await;
-    check_both(config, &mut lines).await;
-    check_schemas(config, &mut lines).await;
-    check_ownership(config, &mut lines).await;
+    // Whoever does not answer has been named, and is not waited for again.
+    if lines.are_answered() {
+        check_both(config, &mut lines).await;
+        check_schemas(config, &mut lines).await;
+        check_ownership(config, &mut lines).await;
+    }
     check_here(config, &mut lines);
     if output.json {
         show::json(&lines.0);
@@ -114,7 +126,15 @@ pub async fn run(config: &Config, output: Output) -> Result<Code, Failure> {
     })
 }
 
+/// What of a connection string does nothing.
+fn check_options(end: &'static str, uri: Result<&Uri, ConfigError>, lines: &mut Lines) {
+    for text in uri.map(Uri::ignored).unwrap_or_default() {
+        lines.warning(end, text, "nothing to do; take it away if the warning disturbs");
+    }
+}
+
 async fn check_local(config: &Config, lines: &mut Lines) {
+    check_options("local", config.local_uri(), lines);
     let mongo = match connect_local(config).await {
         Ok(mongo) => mongo,
         Err(error) => return lines.failure("local", error.into()),
@@ -255,6 +275,7 @@ async fn check_collections(config: &Config, mongo: &Mongo, lines: &mut Lines) {
 }
 
 async fn check_atlas(config: &Config, lines: &mut Lines) {
+    check_options("atlas", config.atlas_uri(), lines);
     let mongo = match connect_atlas(config).await {
         Ok(mongo) => mongo,
         Err(error) => return lines.failure("atlas", error.into()),
@@ -262,18 +283,19 @@ async fn check_atlas(config: &Config, lines: &mut Lines) {
     let version = match mongo.version().await {
         Ok(version) => version,
         Err(error) => {
+            let certain = error.hint().map(str::to_owned);
             let error = command_error(&error);
-            let fix = match &error {
+            let fix = certain.as_deref().unwrap_or(match &error {
                 SinkError::Denied(_) => "check user and password, and TLS",
                 _ => {
                     "check the network, the address, and in Atlas the list of permitted IP addresses; the agent starts without Atlas and catches up"
                 }
-            };
+            });
             return lines.problem("atlas", error.to_string(), fix);
         }
     };
     lines.ok("atlas", format!("MongoDB {version}"));
-    if config.atlas.allow_insecure && !config.atlas_uri().is_ok_and(crate::config::Uri::uses_tls) {
+    if config.atlas.allow_insecure && !config.atlas_uri().is_ok_and(Uri::uses_tls) {
         lines.warning(
             "atlas",
             "the connection is not encrypted",

@@ -122,6 +122,9 @@ impl From<ConfigError> for Failure {
             ConfigError::UnknownKey { .. } | ConfigError::Syntax { .. } => {
                 "compare with the reference: `outrigger init` writes it".to_owned()
             }
+            ConfigError::NoText { .. } => {
+                "correct the file; the README shows what it holds".to_owned()
+            }
             ConfigError::Value { .. } | ConfigError::Invalid { .. } => {
                 "change the value in the configuration file or the environment".to_owned()
             }
@@ -134,6 +137,9 @@ impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         let hint = match &error {
             SourceError::Unfit { hint, .. } => hint.clone(),
+            SourceError::Denied { source, .. } if source.hint().is_some() => {
+                source.hint().unwrap_or_default().to_owned()
+            }
             SourceError::Denied { .. } => {
                 "the README's section \"Running it for real\" has the user's roles to copy"
                     .to_owned()
@@ -141,11 +147,16 @@ impl From<SourceError> for Failure {
             SourceError::Failed(_) => {
                 "look the message up in the local server's log; the agent goes on trying".to_owned()
             }
-            SourceError::Unavailable(_) => {
-                "start it (`systemctl start mongod`) or correct the address in MONGODB_LOCAL_URI"
-                    .to_owned()
-            }
             SourceError::Overtaken { .. } => "run it again".to_owned(),
+            SourceError::Unavailable(error) => error.hint().map_or_else(
+                || {
+                    let origin = error.origin().unwrap_or("MONGODB_LOCAL_URI");
+                    format!(
+                        "start it (`systemctl start mongod`) or correct the address in {origin}"
+                    )
+                },
+                str::to_owned,
+            ),
             SourceError::HistoryLost(_) | SourceError::Malformed(_) => {
                 "restart the agent; if it happens again, report it".to_owned()
             }
@@ -168,8 +179,6 @@ impl From<AgentError> for Failure {
             AgentError::Local(error) => error.into(),
             AgentError::Queue(error) => error.into(),
             AgentError::Sync(error) => error.into(),
-            AgentError::Atlas(error) => Failure::new(ExitCode::Atlas, error)
-                .hint("correct the connection string in MONGODB_ATLAS_URI"),
             error @ AgentError::OtherSource { .. } => Failure::new(ExitCode::Problem, error).hint(
                 "if the local database is the one to replicate from now on, move `queue.path` aside \
                  and start with `outrigger run --adopt`: everything is then compared",

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use toml::Value;
 
-use super::{Config, HttpUrl, LogFormat, UpdateMode, Uri, units};
+use super::{Config, HttpUrl, LogFormat, Origin, UpdateMode, Uri, units};
 
 /// One key: how it is read from a TOML value, and what is accepted.
 pub struct Key {
@@ -34,14 +34,14 @@ pub const KEYS: &[Key] = &[
     key!(
         "local.uri",
         "a connection string without a password",
-        local.uri = |v| public_uri(v).map(Some)
+        local.uri = |v| public_uri(v, "`local.uri`").map(Some)
     ),
     key!("local.uri_file", "a file name", local.uri_file = |v| path(v).map(Some)),
     key!("local.timeout", "1s to 10m", local.timeout = |v| duration(v, 1, 600)),
     key!(
         "atlas.uri",
         "a connection string without a password",
-        atlas.uri = |v| public_uri(v).map(Some)
+        atlas.uri = |v| public_uri(v, "`atlas.uri`").map(Some)
     ),
     key!("atlas.uri_file", "a file name", atlas.uri_file = |v| path(v).map(Some)),
     key!("atlas.allow_insecure", "true or false", atlas.allow_insecure = boolean),
@@ -283,12 +283,12 @@ fn level(value: &Value) -> Result<String, String> {
 }
 
 /// A URI in the file: without a password, since files are copied, shared and committed.
-fn public_uri(value: &Value) -> Result<Uri, String> {
+fn public_uri(value: &Value, key: &'static str) -> Result<Uri, String> {
     let uri = Uri::parse(text(value)?)?;
     if uri.has_credentials() {
         return Err(
             "holds credentials; secrets come from the environment or from a `*_file`".to_owned()
         );
     }
-    Ok(uri)
+    Ok(uri.from(Origin::Named(key)))
 }

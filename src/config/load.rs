@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
 use toml::{Table, Value};
 
-use super::{Config, HttpUrl, Uri, keys::KEYS};
+use super::{
+    Config, HttpUrl, Origin, Uri,
+    keys::KEYS,
+    secret::{self, ReadError},
+};
 
 /// The reference file: every key at its default, with its explanation. `outrigger init` writes it.
 pub const REFERENCE: &str = include_str!("../../config.toml");
@@ -23,6 +26,9 @@ pub enum ConfigError {
     /// The file is no TOML.
     #[error("`{path}` is not valid TOML: {message}")]
     Syntax { path: PathBuf, message: String },
+    /// A file that is there and holds no text, or a secret of the wrong form.
+    #[error("`{path}` cannot be used: {problem}")]
+    NoText { path: PathBuf, problem: String },
     /// A key that does not exist, in practice a typing mistake.
     #[error("unknown key `{key}`{}", did_you_mean(*.nearest))]
     UnknownKey { key: String, nearest: Option<&'static str> },
@@ -44,7 +50,16 @@ fn did_you_mean(nearest: Option<&'static str>) -> String {
 }
 
 impl ConfigError {
-    pub(super) fn invalid(key: &'static str, problem: String) -> Self {
+    fn of_file(path: &Path, error: ReadError) -> Self {
+        let path = path.to_owned();
+        match error {
+            ReadError::Unreadable(source) => ConfigError::Unreadable { path, source },
+            ReadError::Malformed(problem) => ConfigError::NoText { path, problem },
+        }
+    }
+
+    /// A value that a key cannot have, as was found out later.
+    pub fn invalid(key: &'static str, problem: String) -> Self {
         ConfigError::Invalid { key, problem }
     }
 }
@@ -59,8 +74,7 @@ pub fn load(
 ) -> Result<Config, ConfigError> {
     let (path, text) = match file {
         Some(path) => {
-            let text = fs::read_to_string(path)
-                .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+            let text = secret::read(path).map_err(|error| ConfigError::of_file(path, error))?;
             (path, text)
         }
         None => (Path::new(""), String::new()),
@@ -178,25 +192,24 @@ fn read_environment(
 
 /// A file with a secret. A service that systemd runs may not read it, and gets a copy of the same name instead
 /// (`LoadCredential=`).
-fn read_secret(path: &Path, env: &impl Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
+fn in_use(path: &Path, env: &impl Fn(&str) -> Option<String>) -> PathBuf {
     let copies = env("CREDENTIALS_DIRECTORY").filter(|folder| !folder.is_empty());
     let copy = copies.zip(path.file_name()).map(|(folder, name)| Path::new(&folder).join(name));
-    let path = copy.filter(|copy| copy.exists()).unwrap_or_else(|| path.to_owned());
-    fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable { path, source })
+    copy.filter(|copy| copy.exists()).unwrap_or_else(|| path.to_owned())
 }
 
 fn read_uri_files(
     config: &mut Config,
     env: &impl Fn(&str) -> Option<String>,
 ) -> Result<(), ConfigError> {
-    let local = (&mut config.local.uri, &config.local.uri_file, "local.uri_file");
-    let atlas = (&mut config.atlas.uri, &config.atlas.uri_file, "atlas.uri_file");
-    for (uri, file, key) in [local, atlas] {
+    let local = (&mut config.local.uri, &config.local.uri_file);
+    let atlas = (&mut config.atlas.uri, &config.atlas.uri_file);
+    for (uri, file) in [local, atlas] {
         let (None, Some(path)) = (&uri, file) else {
             continue;
         };
-        let text = read_secret(path, env)?;
-        *uri = Some(secret_uri(key, &text)?);
+        let path = in_use(path, env);
+        *uri = Some(Uri::read(&path).map_err(|error| ConfigError::of_file(&path, error))?);
     }
     Ok(())
 }
@@ -209,7 +222,8 @@ fn read_webhook_file(
     let (None, Some(path)) = (&alerts.webhook, &alerts.webhook_file) else {
         return Ok(());
     };
-    let text = read_secret(path, env)?;
+    let path = in_use(path, env);
+    let text = secret::read(&path).map_err(|error| ConfigError::of_file(&path, error))?;
     let url = HttpUrl::parse(&text).map_err(|problem| ConfigError::Value {
         key: "alerts.webhook_file".to_owned(),
         value: "<not shown>".to_owned(),
@@ -220,8 +234,9 @@ fn read_webhook_file(
     Ok(())
 }
 
-fn secret_uri(key: &str, text: &str) -> Result<Uri, ConfigError> {
-    Uri::parse(text).map_err(|problem| ConfigError::Value {
+fn secret_uri(key: &'static str, text: &str) -> Result<Uri, ConfigError> {
+    let uri = Uri::parse(text.trim_start_matches('\u{feff}'));
+    uri.map(|uri| uri.from(Origin::Named(key))).map_err(|problem| ConfigError::Value {
         key: key.to_owned(),
         value: "<not shown>".to_owned(),
         problem,

@@ -10,11 +10,13 @@ use crate::namespace::NamespaceFilter;
 
 mod keys;
 mod load;
+pub mod secret;
 pub mod units;
 mod uri;
+mod uri_options;
 
 pub use load::{ConfigError, REFERENCE, load, parse};
-pub use uri::{HttpUrl, Uri};
+pub use uri::{HttpUrl, Origin, Uri};
 
 /// Everything that can be configured. Field names are the keys.
 #[derive(Clone, Debug, PartialEq)]

@@ -129,10 +129,9 @@ pub fn overtaken(error: &MongoError) -> Option<&'static str> {
 
 /// The class of a failed command. [`Class::HistoryLost`] means something for a change stream only.
 pub fn class_of(error: &MongoError) -> Class {
-    let driver = match error {
-        MongoError::Driver(driver) => driver,
-        MongoError::BadUri(_) => return Class::Denied,
-        MongoError::Silent(_) | MongoError::Unproven => return Class::Unavailable,
+    let Some(driver) = error.driver() else {
+        // A string that no client can be made of ends a start; later it is a file that is away for a moment.
+        return Class::Unavailable;
     };
     let may_be_retried = RETRY_LABELS.iter().any(|label| driver.contains_label(label));
     match driver.kind.as_ref() {
@@ -156,7 +155,7 @@ pub fn class_of(error: &MongoError) -> Class {
 
 /// True when a server knows who we are, and that this one thing is not allowed to us.
 pub fn is_missing_privilege(error: &MongoError) -> bool {
-    let MongoError::Driver(driver) = error else { return false };
+    let Some(driver) = error.driver() else { return false };
     match driver.kind.as_ref() {
         ErrorKind::Command(command) => match command.code {
             UNAUTHORIZED => true,
@@ -175,11 +174,7 @@ const OF_THE_SERVER: &[i32] = &[64, 100, 133, 134, 211, 365, 462];
 /// True for a failure that may come of what was asked, so that asking the same again may fail for ever: if
 /// the server answers anything else meanwhile.
 pub fn may_be_of_the_question(error: &MongoError) -> bool {
-    let driver = match error {
-        MongoError::Driver(driver) => driver,
-        MongoError::Silent(_) => return true,
-        MongoError::BadUri(_) | MongoError::Unproven => return false,
-    };
+    let Some(driver) = error.driver() else { return matches!(error, MongoError::Silent(_)) };
     match driver.kind.as_ref() {
         ErrorKind::Command(command) => {
             !is_change_of_state(command.code)
@@ -257,12 +252,10 @@ fn without_documents(message: &str) -> String {
 }
 
 /// What a person can do about an error of the class [`Class::Denied`]. `variable` is where the end's
-/// connection string comes from.
+/// connection string comes from, where the error does not know better.
 pub fn advice(error: &MongoError, variable: &str) -> String {
-    let text = match error {
-        MongoError::Driver(error) => error.to_string(),
-        other => other.to_string(),
-    };
+    let variable = error.origin().unwrap_or(variable);
+    let text = error.driver().map_or_else(|| error.to_string(), ToString::to_string);
     let lower = text.to_ascii_lowercase();
     if lower.contains("not authorized") || lower.contains("user is not allowed") {
         let roles = "the roles that the README names";
@@ -272,9 +265,18 @@ pub fn advice(error: &MongoError, variable: &str) -> String {
         };
     }
     if lower.contains("certificate") || lower.contains("handshake") || lower.contains("tls") {
+        let file = |option: &str| match error.file(option) {
+            Some(path) => format!("`{option}` (in use: `{}`)", path.display()),
+            None => format!("`{option}`"),
+        };
+        let client = match error.file("tlsCertificateKeyFile") {
+            Some(_) => format!(", {}", file("tlsCertificateKeyFile")),
+            None => String::new(),
+        };
         return format!(
-            "TLS does not come about: check `tls` and `tlsCAFile` in {variable}, the server's \
-             certificate, and this machine's clock"
+            "TLS does not come about: check `tls` and {}{client} in {variable}, the server's \
+             certificate, and this machine's clock",
+            file("tlsCAFile")
         );
     }
     if lower.contains("auth") {

@@ -8,7 +8,7 @@ use super::SourceError;
 use crate::{
     checkpoint::ClusterTime,
     majority::Writes,
-    mongo::{Mongo, documents},
+    mongo::{Mongo, STANDALONE_HINT, documents},
     past::{Evidence, Oplog, by_name},
 };
 
@@ -90,10 +90,7 @@ fn standalone() -> SourceError {
             "the local MongoDB is a standalone server, which has no oplog: it keeps no record \
                   of changes that could be followed"
                 .to_owned(),
-        hint: "make it a replica set of one member; no data is moved:\n  \
-               1. add `replication: {replSetName: rs0}` to mongod.conf and restart mongod\n  \
-               2. run `rs.initiate()` once in mongosh"
-            .to_owned(),
+        hint: STANDALONE_HINT.to_owned(),
     }
 }
 

@@ -18,11 +18,16 @@ pub const CLIENT: &str = "CN=outrigger,OU=agents,O=shop";
 
 impl Certificates {
     pub fn new() -> Self {
+        Self::of("authority", "outrigger")
+    }
+
+    /// Of an authority of this name, for a client of this name.
+    pub fn of(authority: &str, client_name: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, "authority");
+        params.distinguished_name.push(DnType::CommonName, authority);
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
 
@@ -36,7 +41,7 @@ impl Certificates {
         client.distinguished_name = DistinguishedName::new();
         client.distinguished_name.push(DnType::OrganizationName, "shop");
         client.distinguished_name.push(DnType::OrganizationalUnitName, "agents");
-        client.distinguished_name.push(DnType::CommonName, "outrigger");
+        client.distinguished_name.push(DnType::CommonName, client_name);
         client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let elsewhere = CertificateParams::new(vec!["elsewhere.example".to_owned()]).unwrap();
         for (name, params) in

@@ -19,6 +19,7 @@ pub mod replica_set;
 pub mod router;
 pub mod schemas;
 pub mod slow_line;
+pub mod strangers;
 pub mod workload;
 
 use std::{

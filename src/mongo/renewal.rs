@@ -1,0 +1,251 @@
+//! Files that a connection is made of, and that are renewed while the agent runs: the authorities, the client's
+//! certificate, and the connection string itself with its password.
+//!
+//! The driver reads them once for each client. So whoever is about to use a client has them looked at, at most
+//! every [`LOOK_EVERY`], and after a refusal at once; where they have changed, a new client is made of them and
+//! tried, and takes the old one's place when it is answered. Until then the old one goes on: a file may be half
+//! written, and a password may be in the file before it is in the database. A new client has new connections,
+//! which the [guard](super::guard) has proven by themselves.
+//!
+//! A string that leads to other servers than before is not followed: whose data they hold is settled at a start.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{Mongo, MongoError, Slot};
+use crate::{
+    config::{Origin, Uri, secret::ReadError},
+    trust,
+};
+
+/// How often files are looked at while the client is in use.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How soon what did not work is tried again, if it is still the same.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// A digest of everything that a client is made of.
+pub(super) type Print = [u8; 32];
+
+/// Options that name files.
+pub(super) const FILES: [&str; 2] = ["tlsCAFile", "tlsCertificateKeyFile"];
+
+/// What is remembered of the looks.
+#[derive(Debug, Default)]
+pub(super) struct Renewal {
+    state: StdMutex<State>,
+    /// One look at a time.
+    looking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_look: Option<Instant>,
+    /// What did not work when it was last tried, and when that was.
+    failed: Option<(Print, Instant)>,
+    told: Option<Print>,
+    /// The string that the present client was made of.
+    in_use: Option<Uri>,
+}
+
+/// Why the files are not used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotRenewed {
+    #[error("`{path}` cannot be used: {source}")]
+    File { path: PathBuf, source: ReadError },
+    #[error(
+        "{0} leads to other servers than at the start; the agent follows it after a restart only"
+    )]
+    Elsewhere(String),
+}
+
+/// The string as it is now, and the print of all that belongs to it.
+fn read(first: &Uri) -> Result<(Uri, Print), NotRenewed> {
+    let uri = match first.origin() {
+        Origin::File(path) => {
+            Uri::read(path).map_err(|source| NotRenewed::File { path: path.clone(), source })?
+        }
+        Origin::Unknown | Origin::Named(_) => first.clone(),
+    };
+    if !uri.leads_where(first) {
+        return Err(NotRenewed::Elsewhere(uri.origin().to_string()));
+    }
+    let print = print_of(&uri)?;
+    Ok((uri, print))
+}
+
+/// The print of a string and of the files that it names.
+pub(super) fn print_of(uri: &Uri) -> Result<Print, NotRenewed> {
+    let mut hash = Sha256::new();
+    let mut add = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    add(uri.expose().as_bytes());
+    for path in FILES.into_iter().filter_map(|option| uri.file(option)) {
+        let failed =
+            |source: io::Error| NotRenewed::File { path: path.clone(), source: source.into() };
+        add(&std::fs::read(&path).map_err(failed)?);
+    }
+    Ok(hash.finalize().into())
+}
+
+/// The print of the system's authorities, where they count. They are many, so that they are looked at after a
+/// refusal only.
+pub(super) fn print_of_authorities(uri: &Uri) -> Option<Print> {
+    (uri.uses_tls() && uri.option("tlsCAFile").is_none()).then(|| {
+        let mut hash = Sha256::new();
+        for certificate in trust::authorities() {
+            hash.update(certificate);
+        }
+        hash.finalize().into()
+    })
+}
+
+fn may_be_renewed(uri: &Uri) -> bool {
+    matches!(uri.origin(), Origin::File(_))
+        || FILES.iter().any(|option| uri.option(option).is_some())
+}
+
+impl Renewal {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Mongo {
+    /// The string that a client is made of: as it is now, or, where that cannot be used, as it last was.
+    pub(super) async fn uri_now(&self) -> Uri {
+        let last = self.renewal.state().in_use.clone().unwrap_or_else(|| self.uri.clone());
+        if !may_be_renewed(&self.uri) {
+            return last;
+        }
+        let first = self.uri.clone();
+        let now = tokio::task::spawn_blocking(move || read(&first)).await;
+        let uri = now.ok().and_then(Result::ok).map_or(last, |(uri, _)| uri);
+        self.renewal.state().in_use = Some(uri.clone());
+        uri
+    }
+
+    /// Has the files looked at, beside whatever `slot` is used for.
+    pub(super) fn look_for_renewal(&self, slot: &Slot) {
+        if !may_be_renewed(&self.uri) {
+            return;
+        }
+        {
+            let mut state = self.renewal.state();
+            let last = *state.last_look.get_or_insert_with(Instant::now);
+            if last.elapsed() < LOOK_EVERY {
+                return;
+            }
+            state.last_look = Some(Instant::now());
+        }
+        let (mongo, slot) = (self.clone(), slot.clone());
+        tokio::spawn(async move { mongo.renew(&slot, false).await });
+    }
+
+    /// Puts a new client in the place of this one, if the files have changed and work.
+    pub(super) async fn renew(&self, slot: &Slot, is_refused: bool) {
+        if !may_be_renewed(&self.uri) && slot.authorities.is_none() {
+            return;
+        }
+        let _one_at_a_time = self.renewal.looking.lock().await;
+        let first = self.uri.clone();
+        let known = slot.authorities;
+        let look = move || {
+            let (uri, mut print) = read(&first)?;
+            let authorities = if is_refused { print_of_authorities(&uri) } else { known };
+            if authorities != known {
+                // Another whole of the same string and files.
+                print.iter_mut().zip(authorities.unwrap_or_default()).for_each(|(a, b)| *a ^= b);
+            }
+            Ok((uri, print))
+        };
+        let Ok(read) = tokio::task::spawn_blocking(look).await else { return };
+        let (uri, print) = match read {
+            Ok(read) => read,
+            Err::<_, NotRenewed>(problem) => return self.tell_once([0; 32], &problem.to_string()),
+        };
+        let is_present =
+            self.client.lock().await.as_ref().is_none_or(|present| {
+                present.number != slot.number || present.print == Some(print)
+            });
+        let has_failed = self
+            .renewal
+            .state()
+            .failed
+            .is_some_and(|(failed, at)| failed == print && at.elapsed() < TRY_AGAIN);
+        if is_present || has_failed {
+            return;
+        }
+        match self.tried(&uri).await {
+            Ok(new) => {
+                let mut client = self.client.lock().await;
+                if client.as_ref().is_some_and(|present| present.number != slot.number) {
+                    return;
+                }
+                *client = Some(new);
+                drop(client);
+                let mut state = self.renewal.state();
+                (state.failed, state.told) = (None, None);
+                state.in_use = Some(uri);
+                tracing::info!(
+                    end = self.connect.end,
+                    "what the connection is made of was renewed; new connections use it"
+                );
+            }
+            Err(error) => {
+                self.renewal.state().failed = Some((print, Instant::now()));
+                self.tell_once(print, &error.to_string());
+            }
+        }
+    }
+
+    async fn tried(&self, uri: &Uri) -> Result<Slot, MongoError> {
+        let timeout = self.connect.timeout;
+        let trial = async {
+            let new = self.make_client(uri).await?;
+            // Who this is, is said before anything is asked.
+            new.client.database("admin").run_command(bson::doc! { "hello": 1 }).await?;
+            Ok(new)
+        };
+        tokio::time::timeout(timeout, trial).await.unwrap_or(Err(MongoError::Silent(timeout)))
+    }
+
+    fn tell_once(&self, print: Print, error: &str) {
+        if self.renewal.state().told.replace(print) != Some(print) {
+            tracing::warn!(
+                error,
+                "what the connection is made of has changed, and does not work yet; the old goes on"
+            );
+        }
+    }
+}
+
+/// Where what a client is made of comes from, for advice.
+#[derive(Debug)]
+pub struct Place {
+    pub(super) origin: Option<String>,
+    files: Vec<(&'static str, PathBuf)>,
+}
+
+impl Place {
+    pub(super) fn of(uri: &Uri) -> Arc<Self> {
+        let origin = match uri.origin() {
+            Origin::Unknown => None,
+            known => Some(known.to_string()),
+        };
+        let files = FILES.into_iter().filter_map(|option| Some((option, uri.file(option)?)));
+        Arc::new(Self { origin, files: files.collect() })
+    }
+
+    pub(super) fn file(&self, option: &str) -> Option<&Path> {
+        self.files.iter().find(|(name, _)| *name == option).map(|(_, path)| path.as_path())
+    }
+}
