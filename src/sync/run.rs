@@ -311,11 +311,14 @@ impl<K: Sink> Reconciler<K> {
             self.queue.hold(ns);
             // The documents of a buffer have an order that a comparison cannot mend. It was replaced as a
             // whole just now, so it is copied as a whole.
-            while run.is_of_some {
+            loop {
+                if !run.is_of_some {
+                    break;
+                }
                 let permit = self.ends.proven(run.stop).await?;
-                if !self.is_empty_there(ns, run.stop).await?
-                    && !(collection.is_capped() && self.may_replace_held(run, ns).await?)
-                {
+                let is_made_anew = self.is_empty_there(ns, run.stop).await?
+                    || (collection.is_capped() && self.may_replace_held(run, ns).await?);
+                if !is_made_anew {
                     break;
                 }
                 // A batch in flight would make it again, without its options.
