@@ -27,7 +27,7 @@
 //! | face | [`cli`], [`commands`] |
 //! | wiring | [`agent`], [`admin`], [`logging`] |
 //! | tasks | [`tailer`], [`worker`], [`sync`] |
-//! | stores of the tasks | [`sync_state`], [`schema_watch`] |
+//! | stores of the tasks | [`sync_state`], [`schema_watch`], [`unproven`] |
 //! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
 //! | driver | [`mongo`] |
 //! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`impasse`], [`limiter`], [`late`], [`schema`], [`health`], [`alerts`], [`history`], [`past`], [`overlap`] |
@@ -96,5 +96,6 @@ pub mod sync;
 pub mod sync_state;
 pub mod tailer;
 pub mod trust;
+pub mod unproven;
 pub mod worker;
 pub mod write_op;

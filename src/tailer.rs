@@ -34,6 +34,7 @@ use crate::{
     source::{EventBatch, EventStream, Source, SourceError, StartFrom},
     status::{Status, now_ms},
     sync_state::{Reason, SyncState},
+    unproven,
 };
 
 mod parts;
@@ -100,6 +101,8 @@ struct Wishes {
     look_at_schema: bool,
     /// Names of collections that have changed hands.
     renamed: Vec<Namespace>,
+    /// The same as they were made: from, to, and when.
+    renames: Vec<(Namespace, Namespace, ClusterTime)>,
     /// The last collection that was looked at, and whether it is replicated.
     last: Option<(Namespace, bool)>,
 }
@@ -246,10 +249,23 @@ impl<S: Source> Tailer<S> {
             if !wishes.renamed.is_empty() {
                 SyncState::renamed(&queue, &wishes.renamed)?;
             }
-            let compare = !wishes.compare.is_empty();
+            let position = checkpoint.cluster_time;
+            let mut compare = !wishes.compare.is_empty();
             if compare {
-                let position = checkpoint.cluster_time;
                 SyncState::demand_of(&queue, position, &wishes.compare, Reason::Replaced)?;
+            }
+            // After the reply has begun, so that whoever believes a name from here on sees it.
+            let mut doubts = BTreeSet::new();
+            for (from, to, time) in &wishes.renames {
+                if unproven::renamed(&queue, (from, to), *time)? {
+                    doubts.extend([from.clone(), to.clone()]);
+                }
+            }
+            if !doubts.is_empty() {
+                compare = true;
+                SyncState::demand_of(&queue, position, &doubts, Reason::Renamed)?;
+                // It may have gone on to another name already.
+                SyncState::renamed(&queue, &wishes.renamed)?;
             }
             Ok((commit_in_parts(&queue, incoming, &checkpoint)?, compare))
         })
@@ -286,6 +302,9 @@ impl<S: Source> Tailer<S> {
                 }
             }
             Change::Schema(change) => {
+                if let SchemaChange::Rename { from, to, .. } = &change {
+                    wishes.renames.push((from.clone(), to.clone(), cluster_time));
+                }
                 let changes = self.narrow(change, event.collection, wishes);
                 incoming.extend(changes.into_iter().map(Work::Schema).map(with_times));
             }

@@ -227,3 +227,37 @@ async fn a_dead_letter_follows_its_collection_and_its_retry_mends_the_document()
     letters(0).await;
     converge(&local.client, &atlas.root, PATIENCE).await;
 }
+
+/// Each of the two would wait for the other: the stream for room in the queue, the entries for the stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_full_of_updates_with_a_local_5_0_drains_and_what_was_renamed_meanwhile_is_compared()
+ {
+    let (local, atlas) = tokio::join!(Mongod::start_of("5.0.4"), Mongod::start());
+    let db = local.client.database("shop");
+    let (left, right) = (db.collection::<Document>("left"), db.collection("right"));
+    left.insert_many((0..60).map(|id| doc! { "_id": id, "of": "left" })).await.unwrap();
+    right.insert_many((30..90).map(|id| doc! { "_id": id, "of": "right" })).await.unwrap();
+    let mut agent = Agent::new(
+        &local.uri(),
+        &atlas.uri(),
+        "[queue]\nmax_documents = 50\n[worker]\nlanes = 2\n",
+    );
+    agent.start(&[]);
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(agent.cli(&["pause"]).status.success());
+    left.update_many(doc! {}, doc! { "$set": { "round": 1 } }).await.unwrap();
+    let is_full = async || agent.log().contains("reading has stopped");
+    eventually("the full queue", PATIENCE, is_full).await;
+    // The reply behind it has been read by then, and nothing that follows.
+    rename(&local.client, "left", "tmp", false).await;
+    rename(&local.client, "right", "left", false).await;
+    rename(&local.client, "tmp", "right", false).await;
+
+    assert!(agent.cli(&["resume"]).status.success());
+    let is_empty = async || agent.health().is_some_and(|health| health["queueSize"] == 0);
+    eventually("the empty queue", PATIENCE, is_empty).await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(agent.log().contains("before the stream has come so far"), "{}", agent.log());
+    assert!(agent.stop().success());
+}

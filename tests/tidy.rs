@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["cli", "commands"],
     &["agent", "admin", "logging"],
     &["tailer", "worker", "sync"],
-    &["sync_state", "schema_watch"],
+    &["sync_state", "schema_watch", "unproven"],
     &["source", "sink", "queue", "dead_letter"],
     &["mongo"],
     &[

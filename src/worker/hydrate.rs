@@ -16,7 +16,8 @@
 //! An entry may not know its collection: one of a 5.0 server, of a write that came late, of a gap in the stream, or of
 //! an import. Then the UUID that is compared is the one that the name had at a time up to which the stream was read
 //! since, with no rename or drop. That is found out once for each name, and forgotten when it changes
-//! hands ([`Queue::proof`](crate::queue::Queue::proof)).
+//! hands ([`Queue::proof`](crate::queue::Queue::proof)). Where the stream is not read before entries have gone, since
+//! the queue is full, they are written all the same, and [compared](crate::unproven) should a rename turn up.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -37,9 +38,11 @@ use crate::{
     mongo::MongoError,
     namespace::Namespace,
     queue::{Outcome, Proof},
+    shutdown::blocking,
     sink::Sink,
     source::{Page, Pages, Source, SourceError},
     status::now_ms,
+    unproven,
     write_op::WriteOp,
 };
 
@@ -105,6 +108,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         for (name, group) in &mut groups {
             if group.iter().any(|unread| unread.item.collection.is_none())
                 && self.queue.waits_for_proof(name, read)
+                && !self.is_full()
             {
                 self.status.state().stream_wanted = true;
                 for unread in group.extract_if(.., |unread| unread.item.collection.is_none()) {
@@ -195,7 +199,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let position = self.status.state().position;
         let nameless = wanted.values().find(|unread| unread.item.collection.is_none());
         let is_proven = match nameless.map(|unread| unread.item.seq) {
-            Some(seq) => self.is_proven((ns, seq), name, current).await?,
+            Some(seq) => {
+                self.is_proven((ns, seq), name, current).await? || self.believe(name).await?
+            }
             None => false,
         };
         // After the proof: a turn that has come since takes an entry's name from it.
@@ -260,6 +266,33 @@ impl<S: Source, K: Sink> Worker<S, K> {
             self.queue.seen(entry, name, id, at);
         }
         Ok(proof == Proof::Proven)
+    }
+
+    /// True while the stream is not read until entries have gone.
+    fn is_full(&self) -> bool {
+        self.status.state().reading_stopped.is_some()
+    }
+
+    /// Believes what was read under the name until now, where the stream cannot tell. False while it can.
+    async fn believe(&self, name: &Namespace) -> Result<bool, SourceError> {
+        if !self.is_full() {
+            return Ok(false);
+        }
+        let now = self.source.time().await?;
+        let (queue, ns) = (self.queue.clone(), name.clone());
+        let read = self.status.state().position.whole();
+        match blocking(move || unproven::note(&queue, &ns, now, read)).await {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!(ns = %name, "the queue is full: documents are read before the stream has come so far, and compared should their collection turn out to be renamed");
+            }
+            Err(error) => {
+                tracing::debug!(ns = %name, %error, "a name cannot be noted");
+                return Ok(false);
+            }
+        }
+        // Whatever begins to be committed from here on finds the note.
+        Ok(!self.status.state().position.is_within_reply())
     }
 
     /// The time of the first read that began after another collection of this name had been seen.
