@@ -3,40 +3,30 @@
 
 mod support;
 
-use std::time::Duration;
-
 use mongodb::{
-    bson::{Document, doc, rawdoc},
+    bson::{Document, RawDocumentBuf, doc, rawdoc},
     options::CollectionOptions,
 };
+use rand::{SeedableRng, rngs::StdRng};
 use support::{
     PATIENCE,
     agent::Agent,
-    compare::{converge, schemas_converge},
+    equal::{self, Everything, Order, differences, everything},
     eventually,
     mongod::Mongod,
-    odd::{self, array_of, create_index, joined, schema_bytes, twice},
-    pair,
+    odd::{self, array_of, create_index, joined, twice},
+    odd_work, pair, seed,
 };
 
 async fn equal(local: &Mongod, atlas: &Mongod) {
-    converge(&local.client, &atlas.client, PATIENCE).await;
-    let give_up = std::time::Instant::now() + PATIENCE;
-    loop {
-        let (here, there) = (schema_bytes(local, "shop"), schema_bytes(atlas, "shop"));
-        if here == there {
-            return;
-        }
-        let text = |all: Vec<(String, Vec<Vec<u8>>)>| {
-            let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
-            all.into_iter()
-                .map(|(name, of)| format!("{name}: {:?}", of.iter().map(text).collect::<Vec<_>>()))
-                .collect::<Vec<_>>()
-        };
-        let (here, there) = (text(here), text(there));
-        assert!(std::time::Instant::now() < give_up, "{here:#?}\n{there:#?}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    equal::equal(local, atlas, Order::Counts, PATIENCE).await;
+}
+
+/// What the database `shop` holds.
+async fn shop(server: &Mongod) -> Everything {
+    let mut all = everything(server).await.unwrap();
+    all.retain(|name, _| name.starts_with("shop."));
+    all
 }
 
 /// A collection `NAME` with each kind of filter, and a view of it, all of which name a field twice.
@@ -122,10 +112,7 @@ async fn text_that_is_no_utf8_stops_nothing_and_what_cannot_be_named_is_left_out
         Agent::new(&local.uri(), &atlas.uri(), "[namespaces]\ninclude = [\"shop.*\"]\n");
     agent.start(&[]);
     agent.streaming().await;
-    eventually("the same bytes", PATIENCE, async || {
-        schema_bytes(&local, "shop") == schema_bytes(&atlas, "shop")
-    })
-    .await;
+    eventually("the same bytes", PATIENCE, async || shop(&local).await == shop(&atlas).await).await;
     let status = String::from_utf8(agent.cli(&["status"]).stdout).unwrap();
     assert!(status.contains("shop.caf\u{FFFD}`: its name holds what is no text"), "{status}");
 
@@ -156,9 +143,8 @@ async fn a_view_of_the_same_name_in_a_database_that_was_made_again_is_the_new_on
         db.collection("orders").insert_one(doc! { "_id": round }).await.unwrap();
         let show = doc! { "create": "seen", "viewOn": "orders", "pipeline": [{ "$match": { "n": round } }] };
         db.run_command(show).await.unwrap();
-        let views = async |server: &Mongod| schema_bytes(server, "shop");
         if round % 2 == 0 {
-            eventually("the view", PATIENCE, async || views(&local).await == views(&atlas).await)
+            eventually("the view", PATIENCE, async || shop(&local).await == shop(&atlas).await)
                 .await;
         }
         if round < 5 {
@@ -184,12 +170,10 @@ async fn a_database_that_comes_again_in_other_capitals_takes_the_place_of_the_ol
             let _ = db.run_command(view).await;
         };
         fill(old, "before").await;
-        converge(&local.client, &atlas.client, PATIENCE).await;
-        schemas_converge(&local.client, &atlas.client, PATIENCE).await;
+        equal(&local, &atlas).await;
         local.client.database(old).drop().await.unwrap();
         fill(new, "after").await;
-        converge(&local.client, &atlas.client, PATIENCE).await;
-        schemas_converge(&local.client, &atlas.client, PATIENCE).await;
+        equal(&local, &atlas).await;
         local.client.database(new).drop().await.unwrap();
     }
     // Not even what the server keeps of its views.
@@ -237,4 +221,134 @@ async fn documents_that_an_index_forbids_from_now_on_arrive_before_it_does() {
     assert!(agent.cli(&["sync", "--wait"]).status.success());
     equal(&local, &atlas).await;
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_schema_that_changes_at_random_ends_equal() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let (local, atlas) = pair().await;
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+
+    for round in 0..16 {
+        let is_paused = round % 4 == 1;
+        if is_paused {
+            assert!(agent.cli(&["pause"]).status.success());
+        }
+        if round % 4 == 3 {
+            agent.kill();
+        }
+        for _ in 0..40 {
+            odd_work::step(local.port, &mut rng).await.unwrap();
+        }
+        if is_paused {
+            assert!(agent.cli(&["resume"]).status.success());
+        }
+        if round % 4 == 3 {
+            agent.start(&[]);
+        }
+        println!("round {round}");
+        equal(&local, &atlas).await;
+    }
+
+    agent.streaming().await;
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+    assert!(agent.stop().success());
+}
+
+/// The comparison itself: every kind of difference that is made in one of two equal servers is found, and named.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_comparison_of_the_random_suites_finds_a_difference_of_every_kind() {
+    let (local, atlas) = pair().await;
+    for server in [&local, &atlas] {
+        make_all_twice(server, "copied");
+        let run = |command: RawDocumentBuf| drop(odd::run(server, "shop", &command));
+        run(rawdoc! { "create": "log", "capped": true, "size": 4_096 });
+        run(rawdoc! { "insert": "log", "documents": [{ "_id": 2 }, { "_id": 1 }, { "_id": 3 }] });
+        run(
+            rawdoc! { "insert": "plain", "documents": [{ "_id": 1, "a": 1, "b": 2 }, { "_id": 2 }] },
+        );
+        run(rawdoc! { "create": "empty" });
+    }
+    let found = async || {
+        let (here, there) = (everything(&local).await.unwrap(), everything(&atlas).await.unwrap());
+        differences(&here, &there, Order::Counts)
+    };
+    assert_eq!(found().await, Vec::<String>::new());
+    let replace = |document: RawDocumentBuf| {
+        let update = rawdoc! { "q": { "_id": 1 }, "u": document };
+        joined(&rawdoc! { "update": "plain" }, &array_of("updates", &update))
+    };
+    let no_filter = |name: &str| odd::raw(&doc! { name: { "a": { "$lte": 20 } } });
+    let pipeline = array_of("pipeline", &no_filter("$match"));
+    let ordered =
+        rawdoc! { "insert": "log", "documents": [{ "_id": 1 }, { "_id": 2 }, { "_id": 3 }] };
+    let mail = rawdoc! { "key": { "mail": 1 }, "name": "mail", "unique": true };
+    let half = joined(&mail, &no_filter("partialFilterExpression"));
+    // What is done to Atlas, one on top of the other, and the words for it.
+    let planted: Vec<(Vec<RawDocumentBuf>, &str)> = vec![
+        (
+            vec![replace(rawdoc! { "b": 2, "a": 1 })],
+            "document only in Atlas: Document({\"_id\": Int32(1), \"b\"",
+        ),
+        (
+            vec![replace(rawdoc! { "a": 1.0, "b": 2 })],
+            "document only in Atlas: Document({\"_id\": Int32(1), \"a\": Double(1.0)",
+        ),
+        (
+            vec![rawdoc! { "delete": "plain", "deletes": [{ "q": { "_id": 2 }, "limit": 1 }] }],
+            "document missing in Atlas: Document({\"_id\": Int32(2)})",
+        ),
+        (
+            vec![rawdoc! { "insert": "plain", "documents": [{ "_id": 3 }] }],
+            "document only in Atlas: Document({\"_id\": Int32(3)})",
+        ),
+        (
+            vec![
+                rawdoc! { "drop": "log" },
+                rawdoc! { "create": "log", "capped": true, "size": 4_096 },
+                ordered,
+            ],
+            "shop.log: the order of a capped collection differs",
+        ),
+        (
+            vec![joined(&rawdoc! { "collMod": "copied" }, &no_filter("validator"))],
+            "shop.copied: options",
+        ),
+        (
+            vec![rawdoc! { "dropIndexes": "copied", "index": "mail" }],
+            "shop.copied: index missing in Atlas",
+        ),
+        (
+            vec![joined(&rawdoc! { "createIndexes": "copied" }, &array_of("indexes", &half))],
+            "shop.copied: index only in Atlas",
+        ),
+        (
+            vec![joined(&rawdoc! { "collMod": "copied seen", "viewOn": "copied" }, &pipeline)],
+            "shop.copied seen: options",
+        ),
+        (
+            vec![rawdoc! { "drop": "copied seen" }, rawdoc! { "create": "copied seen" }],
+            "shop.copied seen: a view locally, a collection in Atlas",
+        ),
+        (vec![rawdoc! { "drop": "empty" }], "shop.empty: collection missing in Atlas"),
+        (vec![rawdoc! { "create": "new" }], "shop.new: collection only in Atlas"),
+    ];
+    let mut before = 0;
+    for (commands, words) in planted {
+        for command in commands {
+            odd::run(&atlas, "shop", &command);
+        }
+
+        let found = found().await;
+
+        assert!(found.iter().any(|text| text.contains(words)), "{words}: {found:#?}");
+        before = before.max(found.len());
+    }
+    assert!(before > 8, "they add up");
+    // Where a comparison brought documents, the order may differ; nothing else may.
+    let (here, there) = (everything(&local).await.unwrap(), everything(&atlas).await.unwrap());
+    let found = differences(&here, &there, Order::MayDiffer);
+    assert!(!found.iter().any(|text| text.contains("order")), "{found:#?}");
+    assert!(found.len() + 1 == differences(&here, &there, Order::Counts).len());
 }

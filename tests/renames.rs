@@ -5,75 +5,24 @@ mod support;
 
 use std::time::Duration;
 
-use mongodb::{
-    Client, Database,
-    bson::{Document, doc},
-};
-use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use mongodb::bson::{Document, doc};
+use rand::{SeedableRng, rngs::StdRng};
 use serde_json::json;
 use support::{
-    PATIENCE, agent::Agent, api::Api, compare::converge, eventually, guarded::Guarded,
-    mongod::Mongod, orders, pair, seed, workload::is_refusal,
+    PATIENCE,
+    agent::Agent,
+    api::Api,
+    compare::converge,
+    equal::{Order, equal},
+    eventually,
+    guarded::Guarded,
+    mongod::Mongod,
+    names::{self, rename},
+    orders, pair, seed,
 };
 
-const NAMES: [&str; 4] = ["left", "right", "tmp", "other"];
-
-async fn rename(client: &Client, from: &str, to: &str, drop_target: bool) {
-    let (from, to) = (format!("shop.{from}"), format!("shop.{to}"));
-    let command = doc! { "renameCollection": from, "to": to, "dropTarget": drop_target };
-    if let Err(error) = client.database("admin").run_command(command).await {
-        assert!(is_refusal(&error), "{error}");
-    }
-}
-
-/// One step of an application that has little respect for names.
-async fn step(db: &Database, rng: &mut StdRng) {
-    let name = *NAMES.choose(rng).unwrap();
-    let other = *NAMES.choose(rng).unwrap();
-    let collection = db.collection::<Document>(name);
-    let id = rng.random_range(0..6);
-    let n = rng.random_range(0..1_000_000);
-    let change = doc! { "$set": { "n": n }, "$inc": { "changes": 1 } };
-    let result = match rng.random_range(0..24) {
-        0..3 => collection.insert_one(doc! { "_id": id, "u": n, "of": name }).await.map(drop),
-        3..10 => collection.update_one(doc! { "_id": id }, change).await.map(drop),
-        10..12 => collection.update_many(doc! {}, change).await.map(drop),
-        12 => collection.delete_one(doc! { "_id": id }).await.map(drop),
-        13 => {
-            let swap = doc! { "$set": { "u": n } };
-            collection.update_many(doc! { "_id": id }, swap).await.map(drop)
-        }
-        14..17 => {
-            rename(db.client(), name, other, rng.random_bool(0.5)).await;
-            Ok(())
-        }
-        17..19 => {
-            rename(db.client(), "left", "tmp", true).await;
-            rename(db.client(), "right", "left", false).await;
-            rename(db.client(), "tmp", "right", false).await;
-            Ok(())
-        }
-        19 => collection.drop().await,
-        20 => db.create_collection(name).capped(true).size(1 << 20).await,
-        21 => {
-            let unique = doc! { "key": { "u": 1 }, "name": "u_1", "unique": true };
-            let command = doc! { "createIndexes": name, "indexes": [unique] };
-            db.run_command(command).await.map(drop)
-        }
-        22 => {
-            let pipeline = vec![doc! { "$set": { "out": n } }, doc! { "$out": other }];
-            collection.aggregate(pipeline).await.map(drop)
-        }
-        _ => {
-            collection.drop().await.unwrap();
-            db.create_collection(name).view_on(other.to_owned()).pipeline([]).await
-        }
-    };
-    if let Err(error) = result {
-        assert!(is_refusal(&error), "{error}");
-    }
-}
-
+/// `OUTRIGGER_SEED=13313997902051060551` left a view out now and then, while a comparison dropped by name what a
+/// collection was listed under.
 #[tokio::test(flavor = "multi_thread")]
 async fn collections_that_change_their_names_at_random_end_equal() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -88,23 +37,13 @@ async fn collections_that_change_their_names_at_random_end_equal() {
             assert!(agent.cli(&["pause"]).status.success());
         }
         for _ in 0..40 {
-            step(&db, &mut rng).await;
+            names::step(&db, &mut rng).await.unwrap();
         }
         if is_paused {
             assert!(agent.cli(&["resume"]).status.success());
         }
-        // A view in the other's place would be read as a collection.
-        for name in NAMES {
-            let of = db.run_command(
-                doc! { "listCollections": 1, "filter": { "name": name, "type": "view" } },
-            );
-            let batch = of.await.unwrap();
-            if !batch.get_document("cursor").unwrap().get_array("firstBatch").unwrap().is_empty() {
-                db.collection::<Document>(name).drop().await.unwrap();
-            }
-        }
         println!("round {round}");
-        converge(&local.client, &atlas.client, PATIENCE).await;
+        equal(&local, &atlas, Order::Counts, PATIENCE).await;
     }
 
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
@@ -155,9 +94,7 @@ async fn is_read_after_a_rename(version: &str, reads: Reads) {
         // The reply that is awaited comes before the next is kept back.
         orders(&local).insert_one(doc! { "_id": round }).await.unwrap();
         agent.queued(21).await;
-        rename(&local.client, "left", "tmp", false).await;
-        rename(&local.client, "right", "left", false).await;
-        rename(&local.client, "tmp", "right", false).await;
+        names::swap(&db).await.unwrap();
         assert!(agent.cli(&["resume"]).status.success());
 
         eventually("the empty queue", PATIENCE, async || {
@@ -201,7 +138,7 @@ async fn a_dead_letter_follows_its_collection_and_its_retry_mends_the_document()
     };
     letters(1).await;
 
-    rename(&local.client, "orders", "archive", false).await;
+    rename(&local.client.database("shop"), "orders", "archive", false).await.unwrap();
     // Another document of the same name and key, which is no concern of the letter.
     orders(&local).insert_one(doc! { "_id": 1, "total": 2 }).await.unwrap();
     let there = atlas.root.database("shop").collection::<Document>("orders");

@@ -141,10 +141,7 @@ impl<K: Sink> Reconciler<K> {
         }
         // Its drop or its rename may have been applied since it was listed, and it would be made for good. What is
         // made of it from here on waits in the queue, as long as it is held.
-        if run.is_of_some && !self.is_still(run, collection).await? {
-            self.queue.release(ns);
-            plans.finished(ns, false).await?;
-            self.set_state(ns, ShareState::Done);
+        if self.has_lost_its_name(run, plans, collection).await? {
             return Ok(true);
         }
         self.set_state(ns, ShareState::Running);
@@ -209,6 +206,24 @@ impl<K: Sink> Reconciler<K> {
         plans.finished(ns, false).await?;
         self.set_state(ns, ShareState::Done);
         tracing::info!(%ns, documents = size.documents, "copied");
+        Ok(true)
+    }
+
+    /// True for one of those that are replaced as a whole whose name means something else by now, or nothing. It is
+    /// held: there is nothing to do with it any more, and it is released.
+    pub(super) async fn has_lost_its_name(
+        &self,
+        run: &Run<'_>,
+        plans: &Plans,
+        collection: &Collection,
+    ) -> Result<bool, SyncError> {
+        if !run.is_of_some || self.is_still(run, collection).await? {
+            return Ok(false);
+        }
+        let ns = &collection.ns;
+        self.queue.release(ns);
+        plans.finished(ns, false).await?;
+        self.set_state(ns, ShareState::Done);
         Ok(true)
     }
 

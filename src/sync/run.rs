@@ -309,10 +309,14 @@ impl<K: Sink> Reconciler<K> {
         let atlas = &self.ends.atlas;
         if run.is_owed {
             self.queue.hold(ns);
+            // What is dropped would be another's, such as a view.
+            if self.has_lost_its_name(run, plans, collection).await? {
+                return Ok(());
+            }
             // The documents of a buffer have an order that a comparison cannot mend. It was replaced as a
             // whole just now, so it is copied as a whole.
             loop {
-                if !run.is_of_some {
+                if !run.is_of_some || self.queue.has_barrier(ns) {
                     break;
                 }
                 let permit = self.ends.proven(run.stop).await?;

@@ -1,11 +1,12 @@
 //! Commands of raw bytes, for what no driver writes: fields that are named twice, text that is no UTF-8.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::TcpStream,
+    time::Duration,
 };
 
-use mongodb::bson::{RawDocument, RawDocumentBuf, rawdoc};
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf, rawdoc};
 use outrigger::raw::{Builder, Field, fields, kind, lossy};
 
 use super::mongod::Mongod;
@@ -20,6 +21,22 @@ pub fn run(server: &Mongod, db: &str, command: &RawDocument) -> RawDocumentBuf {
 
 /// As [`run`], in a database whose name need not be text.
 pub fn run_in(server: &Mongod, db: &[u8], command: &RawDocument) -> RawDocumentBuf {
+    let reply = ask(server.port, db, command).unwrap();
+    assert_eq!(reply.get_f64("ok").ok(), Some(1.0), "{}", text(&reply, "errmsg"));
+    reply
+}
+
+/// As [`ask`]; a refusal is an error, too.
+pub fn answered(port: u16, db: &str, command: &RawDocument) -> io::Result<RawDocumentBuf> {
+    let reply = ask(port, db.as_bytes(), command)?;
+    match reply.get_f64("ok") {
+        Ok(1.0) => Ok(reply),
+        _ => Err(io::Error::other(text(&reply, "errmsg"))),
+    }
+}
+
+/// The server's answer, whatever it says; an error where there is none.
+pub fn ask(port: u16, db: &[u8], command: &RawDocument) -> io::Result<RawDocumentBuf> {
     let body = joined(command, &string("$db", db));
     // `OP_MSG`, with one section of the kind 0.
     let len = i32::try_from(16 + 4 + 1 + body.as_bytes().len()).unwrap();
@@ -29,18 +46,18 @@ pub fn run_in(server: &Mongod, db: &[u8], command: &RawDocument) -> RawDocumentB
     }
     message.push(0);
     message.extend_from_slice(body.as_bytes());
-    let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
-    stream.write_all(&message).unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.write_all(&message)?;
     let mut len = [0; 4];
-    stream.read_exact(&mut len).unwrap();
+    stream.read_exact(&mut len)?;
     let mut rest = vec![0; usize::try_from(i32::from_le_bytes(len)).unwrap() - 4];
-    stream.read_exact(&mut rest).unwrap();
-    let reply = RawDocumentBuf::from_bytes(rest.split_off(12 + 4 + 1)).unwrap();
-    assert_eq!(reply.get_f64("ok").ok(), Some(1.0), "{}", text(&reply, "errmsg"));
-    reply
+    stream.read_exact(&mut rest)?;
+    Ok(RawDocumentBuf::from_bytes(rest.split_off(12 + 4 + 1)).unwrap())
 }
 
-fn text(document: &RawDocument, name: &str) -> String {
+/// A field's text, with a mark for what is none.
+pub fn text(document: &RawDocument, name: &str) -> String {
     let field = fields(document).flatten().find(|field| field.name == name.as_bytes());
     field.map(|field| lossy(field.value).into_owned()).unwrap_or_default()
 }
@@ -53,6 +70,11 @@ pub fn twice(name: &str) -> RawDocumentBuf {
         filter.document("a", |a| a.push(kind::INT32, "$lte", &20_i32.to_le_bytes()));
     });
     document.finish()
+}
+
+/// A document as bytes, where a name in it is not known when the test is compiled.
+pub fn raw(document: &Document) -> RawDocumentBuf {
+    RawDocumentBuf::try_from(document).unwrap()
 }
 
 /// A document of all elements of both.
@@ -83,43 +105,4 @@ pub fn array_of(name: &str, document: &RawDocument) -> RawDocumentBuf {
 pub fn create_index(server: &Mongod, db: &str, coll: &str, spec: &RawDocument) {
     let command = joined(&rawdoc! { "createIndexes": coll }, &array_of("indexes", spec));
     run(server, db, &command);
-}
-
-/// Options of every collection and view of a database, and the indexes of the collections, byte for byte.
-pub fn schema_bytes(server: &Mongod, db: &str) -> Vec<(String, Vec<Vec<u8>>)> {
-    let list = |command: RawDocumentBuf| -> Vec<RawDocumentBuf> {
-        let reply = run(server, db, &command);
-        let batch = reply.get_document("cursor").unwrap().get_array("firstBatch").unwrap();
-        let batch = RawDocument::from_bytes(batch.as_bytes()).unwrap();
-        fields(batch)
-            .map(|item| RawDocumentBuf::from_bytes(item.unwrap().value.to_vec()).unwrap())
-            .collect()
-    };
-    let all = rawdoc! { "listCollections": 1, "cursor": { "batchSize": 10_000 } };
-    let mut found = Vec::new();
-    for item in list(all) {
-        let name = text(&item, "name");
-        if name.starts_with("system.") || name.contains('\u{FFFD}') {
-            continue;
-        }
-        let options = fields(&item).flatten().find(|field| field.name == b"options").unwrap();
-        // Once a validator was changed they are told, though they say nothing.
-        let says_nothing = |field: &Field<'_>| {
-            (field.name == b"validationLevel" && lossy(field.value) == "strict")
-                || (field.name == b"validationAction" && lossy(field.value) == "error")
-        };
-        let mut said = Builder::default();
-        let options = RawDocument::from_bytes(options.value).unwrap();
-        fields(options).flatten().filter(|of| !says_nothing(of)).for_each(|of| said.push_field(of));
-        let mut bytes = vec![said.finish().into_bytes()];
-        if text(&item, "type") == "collection" {
-            let listed = list(rawdoc! { "listIndexes": &*name, "cursor": { "batchSize": 10_000 } });
-            let mut indexes: Vec<_> = listed.into_iter().map(RawDocumentBuf::into_bytes).collect();
-            indexes.sort();
-            bytes.extend(indexes);
-        }
-        found.push((name, bytes));
-    }
-    found.sort();
-    found
 }
