@@ -187,9 +187,9 @@ async fn a_queue_full_of_updates_with_a_local_5_0_drains_and_what_was_renamed_me
     let is_full = async || agent.log().contains("reading has stopped");
     eventually("the full queue", PATIENCE, is_full).await;
     // The reply behind it has been read by then, and nothing that follows.
-    rename(&local.client, "left", "tmp", false).await;
-    rename(&local.client, "right", "left", false).await;
-    rename(&local.client, "tmp", "right", false).await;
+    rename(&db, "left", "tmp", false).await.unwrap();
+    rename(&db, "right", "left", false).await.unwrap();
+    rename(&db, "tmp", "right", false).await.unwrap();
 
     assert!(agent.cli(&["resume"]).status.success());
     let is_empty = async || agent.health().is_some_and(|health| health["queueSize"] == 0);
