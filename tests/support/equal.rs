@@ -134,8 +134,12 @@ fn shown(bytes: &[u8]) -> String {
 /// What one of two lists has more often than the other.
 fn unmatched(these: &[Vec<u8>], others: &[Vec<u8>]) -> Vec<String> {
     let mut left: BTreeMap<&[u8], i64> = BTreeMap::new();
-    these.iter().for_each(|bytes| *left.entry(bytes).or_default() += 1);
-    others.iter().for_each(|bytes| *left.entry(bytes).or_default() -= 1);
+    for bytes in these {
+        *left.entry(bytes).or_default() += 1;
+    }
+    for bytes in others {
+        *left.entry(bytes).or_default() -= 1;
+    }
     left.into_iter().filter(|(_, n)| *n > 0).map(|(bytes, _)| shown(bytes)).collect()
 }
 
@@ -168,8 +172,12 @@ pub fn differences(local: &Everything, atlas: &Everything, order: Order) -> Vec<
             ("document", &here.documents, &there.documents),
         ] {
             let (missing, extra) = (unmatched(here, there), unmatched(there, here));
-            missing.iter().for_each(|text| say(&format!("{what} missing in Atlas: {text}")));
-            extra.iter().for_each(|text| say(&format!("{what} only in Atlas: {text}")));
+            for text in &missing {
+                say(&format!("{what} missing in Atlas: {text}"));
+            }
+            for text in &extra {
+                say(&format!("{what} only in Atlas: {text}"));
+            }
             let is_order = missing.is_empty() && extra.is_empty() && here != there;
             if is_order && order == Order::Counts {
                 say("the order of a capped collection differs");
