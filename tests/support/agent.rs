@@ -198,7 +198,7 @@ impl Agent {
 
     /// Waits for the first copy to be done.
     pub async fn streaming(&self) {
-        eventually("the phase `streaming`", Duration::from_secs(60), async || {
+        eventually("the phase `streaming`", Duration::from_secs(120), async || {
             self.health().is_some_and(|health| health["phase"] == "streaming")
         })
         .await;
