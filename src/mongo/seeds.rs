@@ -42,7 +42,7 @@ pub(super) struct Found {
 
 /// What one server did.
 #[derive(Debug)]
-enum Finding {
+enum Answer {
     NoName,
     NothingListens,
     Silent,
@@ -58,7 +58,7 @@ enum Finding {
 
 /// Asks each server that `options` name, and, where they belong to the set that is looked for, its members.
 pub(super) async fn ask(options: &ClientOptions, origin: &str) -> Found {
-    let mut asked: Vec<(ServerAddress, Finding)> = Vec::new();
+    let mut asked: Vec<(ServerAddress, Answer)> = Vec::new();
     let seeds = look_at(options, &options.hosts, &asked).await;
     asked.extend(seeds);
     let seeds = asked.len();
@@ -66,7 +66,7 @@ pub(super) async fn ask(options: &ClientOptions, origin: &str) -> Found {
         let members: Vec<ServerAddress> = asked
             .iter()
             .filter_map(|(_, finding)| match finding {
-                Finding::Answers(hello) if is_of_the_set(options, hello) => Some(hello),
+                Answer::Answers(hello) if is_of_the_set(options, hello) => Some(hello),
                 _ => None,
             })
             .flat_map(|hello| members(hello))
@@ -94,8 +94,8 @@ fn members(hello: &Document) -> Vec<ServerAddress> {
 async fn look_at(
     options: &ClientOptions,
     servers: &[ServerAddress],
-    but: &[(ServerAddress, Finding)],
-) -> Vec<(ServerAddress, Finding)> {
+    but: &[(ServerAddress, Answer)],
+) -> Vec<(ServerAddress, Answer)> {
     let mut others: Vec<&ServerAddress> = Vec::new();
     for server in servers {
         if !others.contains(&server) && !but.iter().any(|(known, _)| known == server) {
@@ -110,28 +110,28 @@ async fn look_at(
     futures_util::future::join_all(looks).await
 }
 
-async fn look(options: &ClientOptions, server: &ServerAddress) -> Finding {
+async fn look(options: &ClientOptions, server: &ServerAddress) -> Answer {
     match &options.tls {
         Some(Tls::Enabled(tls)) => match by_driver(server, tls.clone()).await {
-            Ok(hello) => Finding::Answers(Box::new(hello)),
+            Ok(hello) => Answer::Answers(Box::new(hello)),
             Err(refusal) => match by_hand(server).await {
-                Finding::Answers(_) => Finding::HasNoTls,
+                Answer::Answers(_) => Answer::HasNoTls,
                 // As a server does that wants TLS, and gets it.
-                Finding::Closes | Finding::NotMongo => Finding::Tls(refusal),
+                Answer::Closes | Answer::NotMongo => Answer::Tls(refusal),
                 other => other,
             },
         },
         _ => match by_hand(server).await {
-            Finding::Closes => {
+            Answer::Closes => {
                 let mut tls = TlsOptions::default();
                 tls.allow_invalid_certificates = Some(true);
                 match by_driver(server, tls).await {
-                    Ok(_) => Finding::WantsTls,
+                    Ok(_) => Answer::WantsTls,
                     // It wants one of ours, say.
                     Err(refusal) if refusal.to_ascii_lowercase().contains("certificate") => {
-                        Finding::WantsTls
+                        Answer::WantsTls
                     }
-                    Err(_) => Finding::Closes,
+                    Err(_) => Answer::Closes,
                 }
             }
             finding => finding,
@@ -140,13 +140,13 @@ async fn look(options: &ClientOptions, server: &ServerAddress) -> Finding {
 }
 
 /// `hello` over a connection of one's own, without TLS.
-async fn by_hand(server: &ServerAddress) -> Finding {
+async fn by_hand(server: &ServerAddress) -> Answer {
     let asked = async {
         match server {
             ServerAddress::Tcp { host, port } => {
                 let port = port.unwrap_or(DEFAULT_PORT);
                 let Ok(found) = lookup_host((host.as_str(), port)).await else {
-                    return Finding::NoName;
+                    return Answer::NoName;
                 };
                 let found: Vec<_> = found.collect();
                 match TcpStream::connect(&found[..]).await {
@@ -158,21 +158,21 @@ async fn by_hand(server: &ServerAddress) -> Finding {
                 Ok(stream) => hello(stream).await,
                 Err(error) => not_connected(error),
             },
-            _ => Finding::NoName,
+            _ => Answer::NoName,
         }
     };
-    tokio::time::timeout(ANSWER_WITHIN, asked).await.unwrap_or(Finding::Silent)
+    tokio::time::timeout(ANSWER_WITHIN, asked).await.unwrap_or(Answer::Silent)
 }
 
-fn not_connected(error: io::Error) -> Finding {
+fn not_connected(error: io::Error) -> Answer {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Finding::NothingListens,
-        io::ErrorKind::ConnectionReset => Finding::Closes,
-        _ => Finding::Unreachable(error),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Answer::NothingListens,
+        io::ErrorKind::ConnectionReset => Answer::Closes,
+        _ => Answer::Unreachable(error),
     }
 }
 
-async fn hello(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Finding {
+async fn hello(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Answer {
     const OP_MSG: u32 = 2013;
     const HEADER: usize = 16;
     let question = rawdoc! { "hello": 1, "$db": "admin" };
@@ -184,7 +184,7 @@ async fn hello(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Finding {
     message.push(0);
     message.extend_from_slice(question.as_bytes());
     if stream.write_all(&message).await.is_err() {
-        return Finding::Closes;
+        return Answer::Closes;
     }
     let mut answer = Vec::new();
     loop {
@@ -196,10 +196,10 @@ async fn hello(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Finding {
                 };
                 let whole = number(0) as usize;
                 if answer.starts_with(b"HTTP/") {
-                    return Finding::Http;
+                    return Answer::Http;
                 }
                 if number(12) != OP_MSG || !(HEADER + 5..REPLY_MAX).contains(&whole) {
-                    return Finding::NotMongo;
+                    return Answer::NotMongo;
                 }
                 whole
             }
@@ -208,13 +208,13 @@ async fn hello(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Finding {
         if answer.len() >= whole && whole > HEADER {
             let document = answer.get(HEADER + 5..whole).map(RawDocument::from_bytes);
             return match document.and_then(Result::ok).map(Document::try_from) {
-                Some(Ok(hello)) => Finding::Answers(Box::new(hello)),
-                _ => Finding::NotMongo,
+                Some(Ok(hello)) => Answer::Answers(Box::new(hello)),
+                _ => Answer::NotMongo,
             };
         }
         match stream.read_buf(&mut answer).await {
-            Ok(0) | Err(_) if answer.is_empty() => return Finding::Closes,
-            Ok(0) | Err(_) => return Finding::NotMongo,
+            Ok(0) | Err(_) if answer.is_empty() => return Answer::Closes,
+            Ok(0) | Err(_) => return Answer::NotMongo,
             Ok(_) => {}
         }
     }
@@ -246,7 +246,7 @@ fn innermost(text: &str) -> String {
 fn conclude(
     options: &ClientOptions,
     origin: &str,
-    asked: &[(ServerAddress, Finding)],
+    asked: &[(ServerAddress, Answer)],
     seeds: usize,
 ) -> Found {
     let wanted = options.repl_set_name.as_deref();
@@ -260,8 +260,8 @@ fn conclude(
             format!("{}: {text}", name(server))
         })
         .collect();
-    let is_primary = |(_, finding): &(ServerAddress, Finding)| {
-        matches!(finding, Finding::Answers(hello) if hello.get_bool("isWritablePrimary").unwrap_or(false)
+    let is_primary = |(_, finding): &(ServerAddress, Answer)| {
+        matches!(finding, Answer::Answers(hello) if hello.get_bool("isWritablePrimary").unwrap_or(false)
             && is_of_the_set(options, hello))
     };
     let outcome = if options.direct_connection == Some(true) {
@@ -276,55 +276,55 @@ fn conclude(
 
 fn words(
     server: &ServerAddress,
-    finding: &Finding,
+    finding: &Answer,
     wanted: Option<&str>,
     is_member: bool,
     origin: &str,
 ) -> (String, Option<String>) {
     let plain = |text: &str| (text.to_owned(), None);
     match finding {
-        Finding::NoName if is_member => (
+        Answer::NoName if is_member => (
             "a member of the set by this name, which does not resolve here; try `directConnection=true`".to_owned(),
             Some(format!(
                 "name one member in {origin} with `directConnection=true`, or make the members' names known to this \
                  machine (`/etc/hosts`)"
             )),
         ),
-        Finding::NoName => (
+        Answer::NoName => (
             "the name does not resolve".to_owned(),
             Some(format!(
                 "correct the name in {origin}, or make it known to this machine (`/etc/hosts`, the name service)"
             )),
         ),
-        Finding::NothingListens if is_member => (
+        Answer::NothingListens if is_member => (
             "nothing listens there, where a member of the set should; try `directConnection=true`".to_owned(),
             None,
         ),
-        Finding::NothingListens if matches!(server, ServerAddress::Unix { .. }) => {
+        Answer::NothingListens if matches!(server, ServerAddress::Unix { .. }) => {
             plain("nothing listens at this socket")
         }
-        Finding::NothingListens => plain("nothing listens there"),
-        Finding::Silent => plain("no answer; a firewall, or a server that hangs"),
-        Finding::Unreachable(error) => (format!("cannot be reached, {error}"), None),
-        Finding::Closes => plain("closes each connection at once"),
-        Finding::WantsTls => (
+        Answer::NothingListens => plain("nothing listens there"),
+        Answer::Silent => plain("no answer; a firewall, or a server that hangs"),
+        Answer::Unreachable(error) => (format!("cannot be reached, {error}"), None),
+        Answer::Closes => plain("closes each connection at once"),
+        Answer::WantsTls => (
             "answers with TLS only".to_owned(),
             Some(format!("add `tls=true` to {origin}, and `tlsCAFile=` for an authority of your own")),
         ),
-        Finding::HasNoTls => (
+        Answer::HasNoTls => (
             "answers, but without TLS".to_owned(),
             Some(format!("switch TLS on in the server, or take `tls=true` and the other options of TLS out of {origin}")),
         ),
-        Finding::Http => (
+        Answer::Http => (
             "answers as a web server does, and is no MongoDB".to_owned(),
             Some(format!("correct host and port in {origin}")),
         ),
-        Finding::NotMongo => (
+        Answer::NotMongo => (
             "answers, but not as MongoDB does".to_owned(),
             Some(format!("correct host and port in {origin}")),
         ),
-        Finding::Tls(refusal) => (format!("TLS fails ({refusal})"), None),
-        Finding::Answers(hello) => answered(hello, wanted, origin),
+        Answer::Tls(refusal) => (format!("TLS fails ({refusal})"), None),
+        Answer::Answers(hello) => answered(hello, wanted, origin),
     }
 }
 
