@@ -120,7 +120,8 @@ async fn doc_tells_of_one_document_whether_atlas_has_it_as_it_is_here() {
 async fn an_exported_queue_goes_on_elsewhere_from_where_it_was() {
     let (local, atlas) = pair().await;
     orders(&local).insert_many((0..300).map(|id| doc! { "_id": id, "v": 0 })).await.unwrap();
-    let mut first = Agent::started(&local.uri(), &atlas.uri());
+    let line = Proxy::to(atlas.port).await;
+    let mut first = Agent::started(&local.uri(), &line.uri());
     first.streaming().await;
     converge(&local.client, &atlas.client, PATIENCE).await;
     // Changes wait, and the agent can say goodbye to Atlas when it stops.
@@ -145,6 +146,16 @@ async fn an_exported_queue_goes_on_elsewhere_from_where_it_was() {
     people.insert_one(doc! { "_id": "after the drop" }).await.unwrap();
     first.queued(100).await;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    // The last heartbeat reaches Atlas, and its answer is lost: what the file knows of the mark is older.
+    let mark = async || {
+        let marks = atlas.client.database("outrigger").collection::<Document>("replicas");
+        let mark = marks.find_one(doc! {}).await.unwrap().unwrap();
+        mark.get_timestamp("checkpoint").map_or(0, |position| position.time)
+    };
+    let before = mark().await;
+    line.set(Line::Mute);
+    eventually("the heartbeat", PATIENCE, async || mark().await > before).await;
+    line.set(Line::Cut);
     assert!(first.stop().success());
     let file = first.dir.path().join("backlog.json");
     let name = file.to_str().unwrap();

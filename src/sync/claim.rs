@@ -26,10 +26,11 @@ use crate::{
     sync_state::{Reason, SyncState},
 };
 
-/// The claim that the queue's position belongs to, and the last position that its mark is known to carry; kept
-/// beside the queue.
+/// The claim that the queue's position belongs to, the last position that its mark is known to carry, and the
+/// last that was sent to it; kept beside the queue.
 const CLAIM: &str = "claim";
 const RENEWED: &str = "renewed";
+const SENT: &str = "renewing";
 
 /// How long the local database may take to show the marks in it. Without an answer those that were seen last
 /// count.
@@ -37,10 +38,13 @@ const UPSTREAM_PATIENCE: Duration = Duration::from_secs(3);
 
 fn remembered(queue: &Queue) -> Result<Remembered, QueueError> {
     let claim = queue.meta(CLAIM)?.and_then(|claim| String::from_utf8(claim).ok());
-    let renewed = queue.meta(RENEWED)?.and_then(|renewed| renewed.try_into().ok());
-    let checkpoint = ClusterTime(renewed.map_or(0, u64::from_be_bytes));
+    let position = |name| -> Result<ClusterTime, QueueError> {
+        let noted = queue.meta(name)?.and_then(|noted| noted.try_into().ok());
+        Ok(ClusterTime(noted.map_or(0, u64::from_be_bytes)))
+    };
+    let (checkpoint, sent) = (position(RENEWED)?, position(SENT)?);
     let moved = queue.meta(MOVED)?.is_some();
-    Ok(Remembered { claim, checkpoint, moved })
+    Ok(Remembered { claim, checkpoint, sent, moved })
 }
 
 /// A copy that has not begun goes to the new target anyway.
@@ -132,6 +136,7 @@ impl<K: Sink> Reconciler<K> {
         if is_new {
             blocking(move || {
                 queue.set_meta(RENEWED, None)?;
+                queue.set_meta(SENT, None)?;
                 queue.set_meta(CLAIM, Some(claim.as_bytes()))?;
                 queue.set_meta(MOVED, None)
             })
@@ -185,6 +190,8 @@ impl<K: Sink> Reconciler<K> {
         let queue = self.queue.clone();
         let left = blocking(move || remembered(&queue)).await?.checkpoint;
         let position = self.status.state().position.seen().max(left);
+        let noted = self.queue.clone();
+        blocking(move || noted.set_meta(SENT, Some(&position.0.to_be_bytes()))).await?;
         let (claim, upstream) = (self.claim(), self.ring().upstream.clone());
         let renewal = claim.renew(left, position, &upstream);
         match tokio::time::timeout(ownership::HEARTBEAT, renewal).await {

@@ -56,6 +56,8 @@ pub struct Remembered {
     pub claim: Option<String>,
     /// The last position that the mark is known to carry.
     pub checkpoint: ClusterTime,
+    /// The last position that was sent to it. Its answer may be lost, and then the mark carries it all the same.
+    pub sent: ClusterTime,
     /// The queue came from another machine, and has not claimed its target yet.
     pub moved: bool,
 }
@@ -116,14 +118,14 @@ impl Claim<'_> {
             if own.is_none() { self.check_elsewhere(taking).await? } else { Vec::new() };
         let refused =
             if taking.adopt { BTreeSet::new() } else { self.not_ours(own, &elsewhere).await? };
-        let Remembered { claim, checkpoint, moved } = taking.remembered;
+        let Remembered { claim, checkpoint, sent, moved } = taking.remembered;
         let moved = *moved;
         // Another target than last time, or this one put back to an older state.
         let same = own.filter(|mark| mark.claim.is_some() && mark.claim == *claim);
         let same = same.filter(|mark| mark.checkpoint >= *checkpoint);
         // A queue that came from another machine: where that one went on after the export, what came with the
         // file is older than what Atlas has. And should it come back, it must not take Atlas for its own.
-        let same = same.filter(|mark| !moved || mark.checkpoint == *checkpoint);
+        let same = same.filter(|mark| !moved || mark.checkpoint <= *sent.max(checkpoint));
         // What was kept apart, and is ours now, is as nobody knows.
         let same = same.filter(|mark| mark.refused.is_subset(&refused));
         let claim = match same.and_then(|mark| mark.claim.clone()) {
