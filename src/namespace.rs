@@ -95,6 +95,9 @@ pub const OWNERSHIP_NAMESPACE: &str = "outrigger.replicas";
 pub const STATE_DATABASE: &str = "outrigger";
 const MARKS: &str = "replicas";
 
+/// Where a restore keeps its notes, in the same database of the local server.
+pub const RESTORE_NOTES: &str = "restore";
+
 /// What stands in a name in the place of bytes that are no text. No name with it is ever replicated: two that
 /// differ in such bytes alone would be one.
 const NOT_TEXT: char = char::REPLACEMENT_CHARACTER;
@@ -281,7 +284,7 @@ impl NamespaceFilter {
     }
 
     /// Why a namespace that the patterns choose is kept apart all the same: its name cannot be told; the mark of
-    /// ownership has its place, or the database cannot be in Atlas beside the one of the mark (MongoDB takes no two names that
+    /// ownership or the notes of a restore have its place, or the database cannot be in Atlas beside the one of the mark (MongoDB takes no two names that
     /// differ in capitals alone).
     pub fn kept_apart(&self, ns: &Namespace) -> Option<&'static str> {
         if ns.as_str().contains(NOT_TEXT) && self.is_chosen(ns) {
@@ -297,10 +300,17 @@ impl NamespaceFilter {
                  name another for that, `atlas.state_database`",
             );
         }
-        (ns.coll() == MARKS).then_some(
-            "where Outrigger keeps its mark of ownership in Atlas; name another database for that, \
-             `atlas.state_database`",
-        )
+        match ns.coll() {
+            MARKS => Some(
+                "where Outrigger keeps its mark of ownership in Atlas; name another database for that, \
+                 `atlas.state_database`",
+            ),
+            RESTORE_NOTES => Some(
+                "where a restore keeps its notes until it is verified; name another database for them, \
+                 `atlas.state_database`",
+            ),
+            _ => None,
+        }
     }
 
     /// The patterns that this filter was made from.
@@ -413,9 +423,11 @@ mod tests {
         let moved = usual.clone().with_state_database("state");
         for (name, is_usual, is_moved) in [
             ("outrigger.replicas", false, true),
+            ("outrigger.restore", false, true),
             ("outrigger.orders", true, true),
             ("Outrigger.orders", false, true),
             ("state.replicas", true, false),
+            ("state.restore", true, false),
             ("State.orders", true, false),
             ("outrigger.skipped", false, false),
         ] {

@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::process::Stdio;
+
 use mongodb::bson::{Bson, Document, doc};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use support::{
     PATIENCE,
-    agent::Agent,
+    agent::{Agent, signal},
     compare::{contents, converge, differences, schema},
     eventually,
     mongod::Mongod,
@@ -69,6 +71,10 @@ async fn a_copy_is_restored_with_indexes_and_options_into_a_replica_set_and_a_st
         assert_eq!(again.status.code(), Some(1), "it holds data now");
         let error = String::from_utf8_lossy(&again.stderr).into_owned();
         assert!(error.contains("never writes over anything") && error.contains("hint:"), "{error}");
+        assert!(
+            error.contains("already restored") && error.contains("outrigger verify"),
+            "{error}"
+        );
     }
     // From then on it is replicated as ever.
     let mut agent = Agent::new(&set.uri(), &atlas.uri(), "");
@@ -116,7 +122,9 @@ async fn only_what_is_named_is_restored_and_what_holds_data_is_never_touched() {
 
     let refused = cli.cli(&["restore"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("shop.log"));
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(error.contains("holds data in `shop.log`") && error.contains("drop"), "{error}");
+    assert!(!error.contains("already restored"), "{error}");
     assert_eq!(orders(&local).count_documents(doc! {}).await.unwrap(), 0, "nothing was begun");
 
     let output = cli.cli(&["restore", "--ns", "shop.orders"]);
@@ -126,6 +134,114 @@ async fn only_what_is_named_is_restored_and_what_holds_data_is_never_touched() {
 
     let nothing = cli.cli(&["restore", "--ns", "nowhere.*"]);
     assert_eq!(nothing.status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_interrupted_in_its_verification_goes_on_with_that() {
+    let (_gone, atlas) = replica(100, 10).await;
+    let local = Mongod::start().await;
+    let cli = Agent::new(&local.uri(), &atlas.uri(), "");
+    // What was restored is measured only to be compared.
+    let later = doc! { "failCommands": ["aggregate"], "errorCode": 262, "appName": "outrigger" };
+    for name in ["TERM", "INT", "KILL"] {
+        let set =
+            doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": later.clone() };
+        let times = local.admin(set).await.get_i32("count").unwrap();
+        let mut command = cli.command();
+        command.arg("restore").stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        local
+            .admin(doc! {
+                "waitForFailPoint": "failCommand", "timesEntered": times + 1, "maxTimeMS": 60_000,
+            })
+            .await;
+
+        signal(child.id(), name);
+
+        let output = child.wait_with_output().unwrap();
+        local.end_failing().await;
+        if name != "KILL" {
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{error}");
+            assert!(
+                error.contains("interrupted") && error.contains("outrigger restore"),
+                "{error}"
+            );
+            assert!(!error.contains("drop") && !error.contains("ATLAS"), "{error}");
+        }
+    }
+
+    let output = cli.cli(&["restore"]);
+
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("restored 0 documents") && text.contains("are equal"), "{text}");
+    assert_restored(&local, &atlas).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_notes_of_a_restore_are_not_replicated_while_they_stand() {
+    let (_gone, atlas) = replica(100, 10).await;
+    let local = Mongod::start().await;
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    let later = doc! { "failCommands": ["aggregate"], "errorCode": 262, "appName": "outrigger" };
+    let set = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": later };
+    let times = local.admin(set).await.get_i32("count").unwrap();
+    let mut child = agent.spawn(&["restore"]);
+    let wait =
+        doc! { "waitForFailPoint": "failCommand", "timesEntered": times + 1, "maxTimeMS": 60_000 };
+    local.admin(wait).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    local.end_failing().await;
+    let notes = local.client.database("outrigger").collection::<Document>("restore");
+    assert!(notes.count_documents(doc! {}).await.unwrap() > 1);
+
+    agent.start(&["--adopt"]);
+    agent.streaming().await;
+    notes.insert_one(doc! { "_id": "while it streams" }).await.unwrap();
+    notes.delete_one(doc! { "_id": "while it streams" }).await.unwrap();
+    orders(&local).delete_one(doc! { "_id": 4 }).await.unwrap();
+    eventually("what came after it", PATIENCE, async || {
+        orders(&atlas).count_documents(doc! {}).await.unwrap() == 99
+    })
+    .await;
+
+    let in_atlas =
+        async || atlas.client.database("outrigger").list_collection_names().await.unwrap();
+    assert_eq!(in_atlas().await, ["replicas"]);
+    let status = String::from_utf8(agent.cli(&["status"]).stdout).unwrap();
+    assert!(status.contains("outrigger.restore`: where a restore keeps its notes"), "{status}");
+    assert!(agent.cli(&["sync", "--wait"]).status.success());
+    assert_eq!(agent.cli_json(&["verify"]).unwrap()["equal"], true);
+    assert_eq!(in_atlas().await, ["replicas"]);
+    assert!(agent.stop().success());
+    let output = agent.cli(&["restore"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_restored(&local, &atlas).await;
+}
+
+/// What is restored in parts is one restore: the end of a part takes nothing from the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_restored_ends_no_wider_restore() {
+    let (_gone, atlas) = replica(4_000, 8_000).await;
+    let local = Mongod::start().await;
+    let cli = Agent::new(&local.uri(), &atlas.uri(), "[sync]\nparallel = 1\n");
+    let mut child = cli.spawn(&["restore"]);
+    eventually("a part of the restore", PATIENCE, async || {
+        orders(&local).count_documents(doc! {}).await.unwrap() > 500
+    })
+    .await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let part = cli.cli(&["restore", "--ns", "shop.log"]);
+    assert!(part.status.success(), "{}", String::from_utf8_lossy(&part.stderr));
+    let output = cli.cli(&["restore"]);
+
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert_restored(&local, &atlas).await;
 }
 
 /// One that was begun may be gone on with only where it had begun: what has come since is somebody's.
@@ -159,6 +275,10 @@ async fn an_interrupted_restore_does_not_open_the_way_over_newer_data() {
     assert_eq!(orders(&local).count_documents(doc! {}).await.unwrap(), 4_000);
     let kept = orders(&local).find_one(doc! { "_id": 3_998 }).await.unwrap().unwrap();
     assert!(kept.get_bool("mine").unwrap());
+    assert!(
+        !String::from_utf8_lossy(&output.stdout).contains("outrigger sync"),
+        "it would change Atlas"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

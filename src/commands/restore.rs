@@ -26,6 +26,10 @@ use crate::{
 /// How long an end may be away: longer than an election.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Not what a verification advises: a sync would make Atlas like what was restored.
+const UNEQUAL: &str = "the sides differ in what is named above; mend its cause and run `outrigger restore` again, \
+                       or go on with what there is: `outrigger run --adopt` makes Atlas like it";
+
 /// Exit code 0 when the local database equals Atlas at the end.
 pub async fn run(config: &Config, patterns: &[String]) -> Result<Code, Failure> {
     let scope = check_patterns(patterns)?.with_state_database(&config.atlas.state_database);
@@ -41,7 +45,7 @@ pub async fn run(config: &Config, patterns: &[String]) -> Result<Code, Failure> 
     ends.patience = Some(PATIENCE);
     let filter = config.filter()?;
     let sink = AtlasSink::new(local, Limiter::new(0, 0), None);
-    let stop = stop_on_signal();
+    let stop = stop_on_signal()?;
     let restore = Restore {
         ends: &ends,
         sink: &sink,
@@ -71,9 +75,14 @@ pub async fn run(config: &Config, patterns: &[String]) -> Result<Code, Failure> 
         progress: begin(Activity::Verify),
         stop: &stop,
     };
-    let found = with_bars(&verify.progress, &stop, verify.run()).await?;
-    print(&found);
-    Ok(if found.equal { Code::SUCCESS } else { Code::FAILURE })
+    let found =
+        with_bars(&verify.progress, &stop, verify.run()).await.map_err(RestoreError::from)?;
+    print(&found, UNEQUAL);
+    if !found.equal {
+        return Ok(Code::FAILURE);
+    }
+    restore.verified().await?;
+    Ok(Code::SUCCESS)
 }
 
 impl From<RestoreError> for Failure {
@@ -93,7 +102,12 @@ impl From<RestoreError> for Failure {
                 .hint("run `outrigger restore` again: it goes on where it was");
             }
             RestoreError::NotEmpty { .. } => {
-                "restore into an empty database, or drop what is there if it is of no use any more"
+                "restore into an empty database, or drop what is there if it is of no use any more; `outrigger verify` \
+                 shows how it differs from Atlas"
+            }
+            RestoreError::AlreadyThere { .. } => {
+                "there is nothing to drop: `outrigger verify` compares both sides, and `outrigger run --adopt` goes on \
+                 from here"
             }
             RestoreError::Another { .. } => {
                 "finish that one, or drop the collection `outrigger.restore` and what was restored"

@@ -9,7 +9,7 @@ use std::{
 use super::{
     access::Client,
     bars::{Bars, LOOK},
-    show,
+    show, signals,
     sync::check_patterns,
 };
 use crate::{
@@ -50,7 +50,7 @@ pub async fn compare(
         digest,
         lag: lag_of_agent(for_lag),
         progress: begin(Activity::Verify),
-        stop: &stop_on_signal(),
+        stop: &stop_on_signal()?,
     };
     let found = with_bars(&verify.progress, verify.stop, verify.run()).await;
     let mut found = found.map_err(interrupted)?;
@@ -58,7 +58,7 @@ pub async fn compare(
     if output.json {
         show::json(&found);
     } else {
-        print(&found);
+        print(&found, "the sides differ; `outrigger sync` repairs it");
     }
     Ok(if found.equal { Code::SUCCESS } else { Code::FAILURE })
 }
@@ -95,16 +95,19 @@ pub fn begin(activity: Activity) -> Arc<Mutex<Progress>> {
     Arc::new(Mutex::new(Progress::begin(String::new(), activity, String::new(), now_ms())))
 }
 
-/// Cancelled by Ctrl-C.
-pub fn stop_on_signal() -> Stop {
+/// Cancelled by Ctrl-C, or by SIGTERM.
+pub fn stop_on_signal() -> Result<Stop, Failure> {
     let stop = Stop::default();
     let leave = stop.leave.clone();
+    let mut terminate = signals::terminate()?;
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            leave.cancel();
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
         }
+        leave.cancel();
     });
-    stop
+    Ok(stop)
 }
 
 /// Shows progress on a terminal while `work` runs, at most until it is to stop.
@@ -162,8 +165,8 @@ fn lag_of_agent(config: Config) -> Lag {
     })
 }
 
-/// A table, and below it what differs by name.
-pub fn print(found: &Verification) {
+/// A table, and below it what differs by name; `unequal` is said at the end of that.
+pub fn print(found: &Verification, unequal: &str) {
     let rows: Vec<_> = found
         .namespaces
         .iter()
@@ -209,11 +212,7 @@ pub fn print(found: &Verification) {
         units::show_bytes(found.bytes),
         units::show_bytes(found.bytes_from_atlas)
     ));
-    show::line(if found.equal {
-        "both sides are equal"
-    } else {
-        "the sides differ; `outrigger sync` repairs it"
-    });
+    show::line(if found.equal { "both sides are equal" } else { unequal });
 }
 
 fn name(ns: &str, kind: &str, found: &Found) {

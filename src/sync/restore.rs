@@ -1,7 +1,8 @@
 //! The restore: the copy in the other direction, into a local database that holds nothing yet.
 //!
 //! How far it is stands in the local database itself, in `outrigger.restore`, so that it can go on after
-//! whatever interrupted it; at the end the note is dropped, and both sides are compared.
+//! whatever interrupted it, the comparison of both sides at its end included: the notes are dropped only when both
+//! are equal.
 
 use std::{
     collections::BTreeMap,
@@ -27,16 +28,14 @@ use crate::{
     event::SchemaChange,
     gate::Permit,
     mongo::documents,
-    namespace::{Namespace, NamespaceFilter},
+    namespace::{Namespace, NamespaceFilter, RESTORE_NOTES as COLLECTION},
     progress::{Progress, ShareState},
-    schema::{self, index_changes},
+    schema::{self, IndexChange, index_changes},
     shutdown::Stop,
     sink::{Changed, Sink, SinkError, Write},
     status::now_ms,
     sync_state::CopyPlan,
 };
-
-const COLLECTION: &str = "restore";
 
 /// The note of the restore itself, beside those of its collections. No namespace is empty.
 const ITSELF: &str = "";
@@ -62,6 +61,12 @@ pub enum RestoreError {
     /// The target is not empty.
     #[error("the local database holds data in `{ns}`; a restore never writes over anything")]
     NotEmpty { ns: Namespace },
+    /// The target holds what would be restored, as far as counts can tell.
+    #[error(
+        "the local database looks already restored: each collection holds as many documents as in Atlas, \
+             `{ns}` is one; a restore never writes over anything"
+    )]
+    AlreadyThere { ns: Namespace },
     /// Another restore was begun there.
     #[error("a restore from `{origin}` was begun into this local database and is not finished")]
     Another { origin: String },
@@ -82,7 +87,7 @@ pub struct Restored {
 }
 
 impl<K: Sink> Restore<'_, K> {
-    /// Copies everything in scope that is not there yet.
+    /// Copies everything in scope that is not there yet. It is not over before it is [`verified`](Self::verified).
     ///
     /// # Errors
     /// [`RestoreError`]. What was copied stays, and the next run goes on from there.
@@ -109,7 +114,12 @@ impl<K: Sink> Restore<'_, K> {
             Some(origin) if *origin == self.origin => tracing::info!("an earlier restore goes on"),
             Some(origin) => return Err(RestoreError::Another { origin: origin.clone() }),
             None => {
-                self.check_empty().await?;
+                match self.check_empty().await {
+                    Err(RestoreError::NotEmpty { ns }) if self.is_there(&collections).await? => {
+                        return Err(RestoreError::AlreadyThere { ns });
+                    }
+                    checked => checked?,
+                }
                 self.note(ITSELF, &self.origin).await?;
             }
         }
@@ -127,9 +137,37 @@ impl<K: Sink> Restore<'_, K> {
         for view in views {
             self.make(&view, outcome).await?;
         }
-        let command = rawdoc! { "drop": COLLECTION, "writeConcern": { "w": "majority" } };
-        ask!(self.ends, End::Local, self.stop, self.ends.local.command(self.db(), command.clone()));
         Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Drops the notes when both sides were found equal. Those of a restore that was about more stay.
+    ///
+    /// # Errors
+    /// When the local database stays away for longer than patience lasts, or refuses.
+    pub async fn verified(&self) -> Result<(), RestoreError> {
+        let is_in_scope = |name: &String| {
+            name == ITSELF || name.parse().is_ok_and(|ns: Namespace| self.scope.matches(&ns))
+        };
+        if self.read_notes().await?.keys().all(is_in_scope) {
+            let command = rawdoc! { "drop": COLLECTION, "writeConcern": { "w": "majority" } };
+            let local = &self.ends.local;
+            ask!(self.ends, End::Local, self.stop, local.command(self.db(), command.clone()));
+        }
+        Ok(())
+    }
+
+    /// True when each collection of Atlas has as many documents here. No more than a guess, for the words of a
+    /// refusal.
+    async fn is_there(&self, collections: &[Collection]) -> Result<bool, RestoreError> {
+        let Ends { local, atlas, .. } = self.ends;
+        for Collection { ns, .. } in collections {
+            let there = ask!(self.ends, End::Atlas, self.stop, Size::of(atlas, ns));
+            let here = ask!(self.ends, End::Local, self.stop, Size::of(local, ns));
+            if here.documents != there.documents {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Nothing of what would be written may be there.
@@ -212,10 +250,14 @@ impl<K: Sink> Restore<'_, K> {
                 })
             })
             .await?;
-        // Those that the documents had to obey are there already.
+        // Those that the documents had to obey are there already. What is there and not in Atlas is somebody's, who
+        // came before an interrupted restore went on.
         let there = indexes_of(self.ends, End::Local, ns, self.stop).await?;
-        let missing =
-            index_changes(&indexes, &there).into_iter().map(schema::Step::Index).collect();
+        let mut missing = index_changes(&indexes, &there);
+        missing.retain(|change| {
+            !matches!(change, IndexChange::Drop { .. } | IndexChange::Replace { .. })
+        });
+        let missing = missing.into_iter().map(schema::Step::Index).collect();
         let left = mend(self.ends, End::Local, ns, (missing, &Permit::free()), self.stop).await?;
         note_problems(outcome, ns, left);
         self.progress().share(ns).state = ShareState::Done;
