@@ -315,3 +315,71 @@ async fn collections_that_change_while_they_are_copied_are_told_of_as_what_they_
     converge(&local.client, &atlas.client, PATIENCE).await;
     assert_eq!(lines(&agent.log(), "ERROR "), Vec::<String>::new());
 }
+
+/// Whatever a build is answered, on this connection or on none: a full disk, a server that steps down, a user that is not
+/// believed, a line that is cut.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_atlas_does_not_build_keeps_no_copy_and_no_sync_from_its_end() {
+    let local = Mongod::start().await;
+    for name in ["orders", "others"] {
+        let collection = local.client.database("shop").collection::<Document>(name);
+        collection.insert_many((0..100).map(|n| doc! { "_id": n, "u": n, "v": n })).await.unwrap();
+        let indexes = doc! { "createIndexes": name, "indexes": [
+            { "key": { "u": 1 }, "name": "plain" }, { "key": { "v": 1 }, "name": "only", "unique": true },
+        ] };
+        local.client.database("shop").run_command(indexes).await.unwrap();
+    }
+    let answers = [
+        doc! { "errorCode": 14_031 },
+        doc! { "errorCode": 189 },
+        doc! { "errorCode": 18 },
+        doc! { "closeConnection": true },
+    ];
+    // Most of the time goes by with waiting.
+    let (local, here) = (&local, &tokio::runtime::Handle::current());
+    std::thread::scope(|scope| {
+        for answer in answers {
+            scope.spawn(move || here.block_on(does_not_build(local, answer)));
+        }
+    });
+}
+
+/// A copy and a sync whose indexes Atlas answers so.
+async fn does_not_build(local: &Mongod, answer: Document) {
+    let atlas = Mongod::start().await;
+    let mut data = doc! {
+        "failCommands": ["createIndexes"], "namespace": "shop.orders", "appName": "outrigger",
+    };
+    data.extend(answer.clone());
+    let set = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
+    let before = atlas.admin(set).await.get_i32("count").unwrap();
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    // In the middle of it.
+    let wait =
+        doc! { "waitForFailPoint": "failCommand", "timesEntered": before + 1, "maxTimeMS": 60_000 };
+    atlas.admin(wait).await;
+    agent.kill();
+    agent.start(&[]);
+
+    agent.streaming().await;
+
+    let health = agent.health().unwrap();
+    let problems = health["schemaProblems"].to_string();
+    assert!(problems.contains("`shop.orders`") && problems.contains("plain"), "{answer}: {health}");
+    assert!(!problems.contains("shop.others"), "{answer}: {health}");
+    let status = agent.cli(&["status"]);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("plain"), "{answer}: {status}");
+    let sync = agent.cli(&["sync", "--wait"]);
+    let said = String::from_utf8_lossy(&sync.stdout).into_owned();
+    assert!(said.contains("done, but") && said.contains("plain"), "{answer}: {said}{sync:?}");
+    atlas.end_failing().await;
+    if answer.get_i32("errorCode").ok() == Some(14_031) {
+        eventually("the index, by the keeper", PATIENCE * 2, async || {
+            schema(&local.client).await == schema(&atlas.client).await
+        })
+        .await;
+    }
+    assert!(agent.stop().success());
+    converge(&local.client, &atlas.client, PATIENCE).await;
+}

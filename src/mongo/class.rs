@@ -70,7 +70,7 @@ const CHANGE_OF_STATE: &[i32] =
     &[6, 7, 89, 91, 94, 189, 202, 317, 9001, 10107, 11600, 11602, 13435, 13436];
 
 /// True when a server says with this code that it stops, or that its role changes.
-pub(super) fn is_change_of_state(code: i32) -> bool {
+pub fn is_change_of_state(code: i32) -> bool {
     CHANGE_OF_STATE.contains(&code)
 }
 

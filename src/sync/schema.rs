@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     gate::Permit,
-    mongo::class::is_missing_privilege,
+    mongo::class::{is_change_of_state, is_missing_privilege},
     namespace::Namespace,
     schema::{Description, IndexChange, Kind, Step, build_command, index_changes, steps},
     shutdown::Stop,
@@ -25,9 +25,12 @@ use crate::{
 /// joins it.
 pub const BUILD_PATIENCE: Duration = Duration::from_secs(600);
 
-/// How often a change is tried that a server answers with something that passes: an election; or does not, as a
-/// full disk. Nothing else waits for it any longer.
-const ANSWERS_MAX: u32 = 5;
+/// How often a change is tried whose failures are those of a server that stops, or of a connection. Whether it is that
+/// or not, nothing else waits for it any longer.
+const FAILURES_MAX: u32 = 5;
+
+/// How often one is tried that is answered with anything else that may pass: a lock; or does not, as a full disk.
+const ANSWERS_MAX: u32 = 2;
 
 /// Compares the options that were listed, and the indexes as they are now.
 ///
@@ -100,7 +103,7 @@ pub async fn mend(
         }
         let mut taken = step.clone();
         let mut result = target.take(&step).await?;
-        if let Err(reason) = &result
+        if let Err(Refusal { reason, .. }) = &result
             && let Some(instead) = step.instead(reason)
         {
             result = target.take(&instead).await?;
@@ -108,16 +111,25 @@ pub async fn mend(
         }
         match result {
             Ok(()) => builds.extend(taken.build().map(|spec| (target.say(&step), spec.clone()))),
-            Err(reason) => target.left.push(format!("{}: {reason}", target.say(&step))),
+            Err(refusal) => {
+                target.left.push(format!("{}: {}", target.say(&step), refusal.reason));
+            }
         }
     }
     target.build(builds).await?;
     for step in behind {
-        if let Err(reason) = target.take(&step).await? {
-            target.left.push(format!("{}: {reason}", target.say(&step)));
+        if let Err(refusal) = target.take(&step).await? {
+            target.left.push(format!("{}: {}", target.say(&step), refusal.reason));
         }
     }
     Ok(target.left)
+}
+
+/// Why a step is not made now.
+struct Refusal {
+    reason: String,
+    /// It may be otherwise later, and is the same for every step until then.
+    may_pass: bool,
 }
 
 struct Target<'a> {
@@ -140,10 +152,10 @@ impl Target<'_> {
         }
     }
 
-    async fn take(&mut self, step: &Step) -> Result<Result<(), String>, SyncError> {
+    async fn take(&mut self, step: &Step) -> Result<Result<(), Refusal>, SyncError> {
         for command in step.commands(self.ns.coll()) {
-            if let Err(reason) = self.send(&command).await? {
-                return Ok(Err(reason));
+            if let Err(refusal) = self.send(&command).await? {
+                return Ok(Err(refusal));
             }
         }
         Ok(Ok(()))
@@ -158,11 +170,17 @@ impl Target<'_> {
         };
         let all = command(&builds);
         let each: Vec<_> = builds.chunks(1).map(command).collect();
-        if builds.is_empty() || self.send(&all).await?.is_ok() {
+        if builds.is_empty() {
+            return Ok(());
+        }
+        let Err(refusal) = self.send(&all).await? else { return Ok(()) };
+        if refusal.may_pass || builds.len() == 1 {
+            let left = builds.iter().map(|(what, _)| format!("{what}: {}", refusal.reason));
+            self.left.extend(left);
             return Ok(());
         }
         for ((what, _), command) in builds.iter().zip(each) {
-            if let Err(reason) = self.send(&command).await? {
+            if let Err(Refusal { reason, .. }) = self.send(&command).await? {
                 let is_aborted = reason.contains("IndexBuildAborted");
                 self.left.push(format!("{what}: {reason}"));
                 if is_aborted {
@@ -173,11 +191,11 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// Runs a command until it is done or refused; the inner error is the reason. What is answered in the same way
-    /// again and again is a refusal, whatever it is: a server whose disk is full says that it may pass.
-    async fn send(&mut self, command: &RawDocumentBuf) -> Result<Result<(), String>, SyncError> {
+    /// Runs a command until it is done or refused. What fails again and again while the server answers otherwise is a
+    /// refusal, whatever it is: a server whose disk is full says that it may pass.
+    async fn send(&mut self, command: &RawDocumentBuf) -> Result<Result<(), Refusal>, SyncError> {
         let mongo = self.ends.of(self.end);
-        let mut answers = 0;
+        let mut failures = 0;
         loop {
             if let Err(error) = self.ends.may_alter(self.end) {
                 self.attempts.failed(error).await?;
@@ -209,12 +227,21 @@ impl Target<'_> {
                 let needs = format!("`collMod`, `createIndex` and `dropIndex` on `{}`", self.ns);
                 message = schema_error(&error, &needs).to_string();
             }
-            answers += u32::from(error.code().is_some());
-            let error = self.end.error(error);
-            let passes = error.is_unavailable() && answers < ANSWERS_MAX;
-            if error.is_refusal() || is_forbidden || (answers > 0 && !passes && !is_denied(&error))
-            {
-                return Ok(Err(without_values(&message)));
+            let (code, error) = (error.code(), self.end.error(error));
+            failures += 1;
+            let failures_max = match code {
+                Some(code) if is_change_of_state(code) || is_denied(&error) => FAILURES_MAX,
+                Some(_) => ANSWERS_MAX,
+                None => FAILURES_MAX,
+            };
+            let is_final = error.is_refusal() || is_forbidden;
+            let is_over =
+                failures >= failures_max && (code.is_some() || mongo.hello().await.is_ok());
+            if is_final || is_over {
+                // It is there.
+                self.attempts.succeeded();
+                let reason = without_values(&message);
+                return Ok(Err(Refusal { reason, may_pass: !is_final }));
             }
             self.attempts.failed(error).await?;
         }
@@ -226,7 +253,7 @@ pub fn without_values(message: &str) -> String {
     message.split(" dup key:").next().unwrap_or_default().to_owned()
 }
 
-/// Who we are is not believed, or no more: of that a person hears, and everything waits.
+/// Who we are is not believed, or no more: if that is so, whatever is asked next waits, and a person hears of it.
 fn is_denied(error: &SyncError) -> bool {
     matches!(
         error,
