@@ -4,6 +4,8 @@
 //! Two kinds share the one place. A *demand* is what the agent owes: the first copy, a lost history. It is
 //! never refused and never cancelled; it takes the place of whatever else is noted. A *request* is what a
 //! person or the clock asked for: refused while anything runs, and cancelled on request.
+//!
+//! The run itself is one short note; how far it is in each collection is noted beside it, see [`notes`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +22,11 @@ use crate::{
     queue::{CodecError, Queue, QueueError},
     status::now_ms,
 };
+
+mod notes;
+
+use notes::Changes;
+pub use notes::Step;
 
 const META: &str = "sync";
 
@@ -124,21 +131,24 @@ pub struct SyncState {
     /// `None` for a demand.
     #[serde(default)]
     pub request: Option<SyncRequest>,
-    /// Of a demand: the collections that it is about. Empty for all.
+    /// It is a demand of some collections.
     #[serde(default)]
+    pub is_of_some: bool,
+    /// Of a demand: the collections that it is about. Empty for all.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub only: BTreeSet<Namespace>,
     /// Collections that are done.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub done: BTreeSet<Namespace>,
     /// Collections whose copy or comparison has begun.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub begun: BTreeMap<Namespace, CopyPlan>,
     /// Those of `done` in which a mass delete was refused.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub refused: BTreeSet<Namespace>,
     /// Collections that were renamed meanwhile: what was copied or compared under their names may be
     /// another's.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub again: BTreeSet<Namespace>,
 }
 
@@ -152,12 +162,45 @@ pub enum Cancelled {
 }
 
 impl SyncState {
-    /// What is open, if anything is.
+    /// What is open, if anything is, and how far it is.
     ///
     /// # Errors
     /// When the queue cannot be read.
     pub fn load(queue: &Queue) -> Result<Option<Self>, QueueError> {
-        Self::decode(queue.meta(META)?.as_deref())
+        let Some(mut state) = Self::open(queue)? else { return Ok(None) };
+        notes::read_into(queue, &mut state)?;
+        Ok(Some(state))
+    }
+
+    /// What is open, if anything is, without how far it is.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn open(queue: &Queue) -> Result<Option<Self>, QueueError> {
+        let Some(mut state) = Self::decode(queue.meta(META)?.as_deref())? else { return Ok(None) };
+        state.is_of_some |= !state.only.is_empty();
+        Ok(Some(state))
+    }
+
+    /// As [`load`](Self::load), for a run that goes on. What an earlier build noted has the present form from here on.
+    ///
+    /// # Errors
+    /// When the queue cannot be read or written.
+    pub fn resume(queue: &Queue) -> Result<Option<Self>, QueueError> {
+        let mut found = None;
+        queue.update_metas(|| {
+            found = Self::load(queue)?;
+            let noted = Self::open(queue)?;
+            Ok(match (&found, noted) {
+                (Some(state), Some(noted)) if noted != noted.run() => {
+                    let mut changes = notes::of_whole(state);
+                    state.put(&mut changes);
+                    changes
+                }
+                _ => Changes::new(),
+            })
+        })?;
+        Ok(found)
     }
 
     /// True while something is owed: Atlas cannot be equal then, whatever the queue says.
@@ -165,7 +208,7 @@ impl SyncState {
     /// # Errors
     /// When the queue cannot be read.
     pub fn is_owed(queue: &Queue) -> Result<bool, QueueError> {
-        Ok(Self::load(queue)?.is_some_and(|state| state.request.is_none()))
+        Ok(Self::open(queue)?.is_some_and(|state| state.request.is_none()))
     }
 
     /// True from when the stream left out what the server could not show, until everything is compared.
@@ -173,7 +216,7 @@ impl SyncState {
     /// # Errors
     /// When the queue cannot be read.
     pub fn is_unshowable(queue: &Queue) -> Result<bool, QueueError> {
-        Ok(Self::load(queue)?.is_some_and(|state| state.reason == Reason::Unshowable))
+        Ok(Self::open(queue)?.is_some_and(|state| state.reason == Reason::Unshowable))
     }
 
     /// Demands that everything be copied or compared, from the beginning, as it is at `position` or
@@ -182,17 +225,19 @@ impl SyncState {
     /// # Errors
     /// When the queue cannot be written.
     pub fn demand(queue: &Queue, position: ClusterTime, reason: Reason) -> Result<(), QueueError> {
-        queue.update_meta(META, |stored| {
-            let last = Self::decode(stored)?.unwrap_or_default();
+        queue.update_metas(|| {
+            let last = Self::load(queue)?.unwrap_or_default();
             let mut next = Self::begin(position, reason, None);
             next.after = next.after.max(last.after);
             // Told of until everything is compared.
             if last.reason == Reason::Unshowable {
                 next.reason = last.reason;
             }
+            let mut changes = notes::remove_all(queue)?;
             // What was to be copied as a whole still is.
-            next.again = &last.again | &last.only;
-            Ok(Some(next.encode()))
+            notes::put_again(&mut changes, next.id, last.again.union(&last.only));
+            next.put(&mut changes);
+            Ok(changes)
         })
     }
 
@@ -207,32 +252,35 @@ impl SyncState {
         namespaces: &BTreeSet<Namespace>,
         reason: Reason,
     ) -> Result<(), QueueError> {
-        queue.update_meta(META, |stored| {
+        queue.update_metas(|| {
             let mut next = Self::begin(position, reason, None);
-            let next = match Self::decode(stored)? {
+            let mut changes = Changes::new();
+            match Self::open(queue)? {
                 Some(mut open) if open.request.is_none() => {
-                    if !open.only.is_empty() {
-                        open.only.extend(namespaces.iter().cloned());
+                    if open.is_of_some {
+                        notes::put_only(&mut changes, open.id, namespaces);
                     }
                     // It may be done with them already.
-                    open.again.extend(namespaces.iter().cloned());
+                    notes::put_again(&mut changes, open.id, namespaces);
                     open.after = open.after.max(next.after);
-                    open
+                    open.put_as_noted(&mut changes);
                 }
                 open => {
                     let is_everything = open.is_some_and(|open| {
                         let request = open.request.unwrap_or_default();
                         request.namespaces.is_empty() && !request.dry_run
                     });
+                    changes = notes::remove_all(queue)?;
                     if is_everything {
-                        next.again.clone_from(namespaces);
+                        notes::put_again(&mut changes, next.id, namespaces);
                     } else {
-                        next.only.clone_from(namespaces);
+                        next.is_of_some = !namespaces.is_empty();
+                        notes::put_only(&mut changes, next.id, namespaces);
                     }
-                    next
+                    next.put(&mut changes);
                 }
-            };
-            Ok(Some(next.encode()))
+            }
+            Ok(changes)
         })
     }
 
@@ -248,10 +296,14 @@ impl SyncState {
     ) -> Result<Result<Self, Self>, QueueError> {
         let next = Self::begin(position, reason, Some(request));
         let mut open = None;
-        queue.update_meta(META, |stored| {
-            open = Self::decode(stored)?;
-            let stays = open.as_ref().unwrap_or(&next);
-            Ok(Some(stays.encode()))
+        queue.update_metas(|| {
+            open = Self::open(queue)?;
+            if open.is_some() {
+                return Ok(Changes::new());
+            }
+            let mut changes = notes::remove_all(queue)?;
+            next.put(&mut changes);
+            Ok(changes)
         })?;
         Ok(open.map_or(Ok(next), Err))
     }
@@ -262,16 +314,16 @@ impl SyncState {
     /// When the queue cannot be read or written.
     pub fn cancel(queue: &Queue) -> Result<Cancelled, QueueError> {
         let mut result = Cancelled::NothingRuns;
-        queue.update_meta(META, |stored| {
-            result = match Self::decode(stored)? {
+        queue.update_metas(|| {
+            result = match Self::open(queue)? {
                 None => Cancelled::NothingRuns,
                 Some(state) if state.request.is_none() => Cancelled::IsOwed(state),
                 Some(state) => {
                     result = Cancelled::Done(state);
-                    return Ok(None);
+                    return Self::removed(queue);
                 }
             };
-            Ok(stored.map(<[u8]>::to_vec))
+            Ok(Changes::new())
         })?;
         Ok(result)
     }
@@ -289,14 +341,35 @@ impl SyncState {
         }
     }
 
-    /// Notes that a collection is done.
+    /// Notes what has become of a collection, in the run `id`. It writes that alone, so that it costs the same however
+    /// many collections there are; [`step`](Self::step) has it in memory.
     ///
     /// # Errors
     /// When the queue cannot be read or written.
-    pub fn finished(&mut self, queue: &Queue, ns: &Namespace) -> Result<(), QueueError> {
-        self.done.insert(ns.clone());
-        self.begun.remove(ns);
-        self.save(queue)
+    pub fn note(queue: &Queue, id: Uuid, ns: &Namespace, step: &Step) -> Result<(), QueueError> {
+        queue.update_metas(|| notes::of_step(queue, id, ns, step))
+    }
+
+    /// What has become of a collection.
+    pub fn step(&mut self, ns: &Namespace, step: Step) {
+        match step {
+            Step::Begun(plan) => drop(self.begun.insert(ns.clone(), plan)),
+            Step::RangeDone(range) => {
+                if let Some(plan) = self.begun.get_mut(ns) {
+                    plan.done.insert(range);
+                }
+            }
+            Step::Finished { is_refused } => {
+                if is_refused {
+                    self.refused.insert(ns.clone());
+                } else {
+                    self.refused.remove(ns);
+                }
+                self.begun.remove(ns);
+                self.done.insert(ns.clone());
+            }
+            Step::Forgotten => drop(self.begun.remove(ns)),
+        }
     }
 
     /// Notes that the names of collections have changed hands. False when nothing is open.
@@ -305,64 +378,77 @@ impl SyncState {
     /// When the queue cannot be read or written.
     pub fn renamed(queue: &Queue, namespaces: &[Namespace]) -> Result<bool, QueueError> {
         let mut is_open = false;
-        queue.update_meta(META, |stored| {
-            let Some(mut state) = Self::decode(stored)? else { return Ok(None) };
+        queue.update_metas(|| {
+            let mut changes = Changes::new();
+            let Some(state) = Self::open(queue)? else { return Ok(changes) };
             is_open = true;
             // A dry run repairs nothing, so there is nothing to do again.
             if !state.request.as_ref().is_some_and(|request| request.dry_run) {
-                state.again.extend(namespaces.iter().cloned());
+                notes::put_again(&mut changes, state.id, namespaces);
             }
-            Ok(Some(state.encode()))
+            Ok(changes)
         })?;
         Ok(is_open)
     }
 
-    /// Takes the collections that are to be looked at again.
+    /// Takes the collections that are to be looked at again, of the run `id`: none of them is done any more.
     ///
     /// # Errors
     /// When the queue cannot be read or written.
-    pub fn take_again(&mut self, queue: &Queue) -> Result<BTreeSet<Namespace>, QueueError> {
+    pub fn take_again(queue: &Queue, id: Uuid) -> Result<BTreeSet<Namespace>, QueueError> {
         let mut again = BTreeSet::new();
-        queue.update_meta(META, |stored| {
-            let Some(mut state) = Self::decode(stored)?.filter(|stored| stored.id == self.id)
-            else {
-                return Ok(stored.map(<[u8]>::to_vec));
-            };
-            again = std::mem::take(&mut state.again);
-            state.done.retain(|ns| !again.contains(ns));
-            Ok(Some(state.encode()))
+        queue.update_metas(|| {
+            let mut changes = Changes::new();
+            if Self::open(queue)?.is_some_and(|noted| noted.id == id) {
+                again = notes::take_again(queue, id, &mut changes)?;
+            }
+            Ok(changes)
         })?;
-        self.done.retain(|ns| !again.contains(ns));
         Ok(again)
     }
 
-    /// Notes how far it is, unless everything was demanded again meanwhile.
+    /// Ends the run `id`. False when it must go on: more was demanded meanwhile.
     ///
     /// # Errors
     /// When the queue cannot be read or written.
-    pub fn save(&self, queue: &Queue) -> Result<(), QueueError> {
-        queue.update_meta(META, |stored| {
-            let Some(noted) = Self::decode(stored)?.filter(|noted| noted.id == self.id) else {
-                return Ok(stored.map(<[u8]>::to_vec));
-            };
-            let (again, only) = (noted.again, noted.only);
-            let after = self.after.max(noted.after);
-            Ok(Some(Self { after, only, again, ..self.clone() }.encode()))
-        })
-    }
-
-    /// Ends the sync. False when it must go on: more was demanded meanwhile.
-    ///
-    /// # Errors
-    /// When the queue cannot be read or written.
-    pub fn complete(&self, queue: &Queue) -> Result<bool, QueueError> {
+    pub fn complete(queue: &Queue, id: Uuid) -> Result<bool, QueueError> {
         let mut current = false;
-        queue.update_meta(META, |stored| {
-            let noted = Self::decode(stored)?;
-            current = noted.is_some_and(|noted| noted.id == self.id && noted.again.is_empty());
-            Ok(if current { None } else { stored.map(<[u8]>::to_vec) })
+        queue.update_metas(|| {
+            let noted = Self::open(queue)?;
+            current = noted.is_some_and(|noted| noted.id == id && noted.again.is_empty())
+                && !notes::has_again(queue, id)?;
+            if current { Self::removed(queue) } else { Ok(Changes::new()) }
         })?;
         Ok(current)
+    }
+
+    /// Nothing is noted any more.
+    fn removed(queue: &Queue) -> Result<Changes, QueueError> {
+        let mut changes = notes::remove_all(queue)?;
+        changes.insert(META.to_owned(), None);
+        Ok(changes)
+    }
+
+    /// The note of the run itself, without those of its collections.
+    fn run(&self) -> Self {
+        Self {
+            id: self.id,
+            after: self.after,
+            reason: self.reason,
+            since_ms: self.since_ms,
+            request: self.request.clone(),
+            is_of_some: self.is_of_some,
+            ..Self::default()
+        }
+    }
+
+    fn put(&self, changes: &mut Changes) {
+        self.run().put_as_noted(changes);
+    }
+
+    /// With what an earlier build has noted in it, if it did.
+    fn put_as_noted(&self, changes: &mut Changes) {
+        changes.insert(META.to_owned(), Some(self.encode()));
     }
 
     /// The time that local reads must have reached.
@@ -371,9 +457,7 @@ impl SyncState {
     }
 
     fn decode(stored: Option<&[u8]>) -> Result<Option<Self>, QueueError> {
-        stored.map(serde_json::from_slice).transpose().map_err(|error| {
-            QueueError::Damaged(CodecError::Damaged(format!("sync state: {error}")))
-        })
+        stored.map(serde_json::from_slice).transpose().map_err(damaged)
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -381,97 +465,9 @@ impl SyncState {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::queue::QueueOptions;
-
-    fn queue() -> (tempfile::TempDir, Queue) {
-        let dir = tempfile::TempDir::new().unwrap();
-        let queue = Queue::open(&QueueOptions::new(dir.path().join("queue"))).unwrap();
-        (dir, queue)
-    }
-
-    #[expect(clippy::result_large_err, reason = "of a test")]
-    fn ask(queue: &Queue) -> Result<SyncState, SyncState> {
-        SyncState::ask(queue, ClusterTime(10), SyncRequest::default(), Reason::Asked).unwrap()
-    }
-
-    #[test]
-    fn a_demand_that_comes_while_a_sync_runs_is_not_lost_with_its_end() {
-        let (_dir, queue) = queue();
-        let ns = Namespace::new("shop", "orders");
-        SyncState::demand(&queue, ClusterTime(10), Reason::FirstCopy).unwrap();
-        let mut running = SyncState::load(&queue).unwrap().unwrap();
-
-        SyncState::demand(&queue, ClusterTime(20), Reason::HistoryLost).unwrap();
-        running.finished(&queue, &ns).unwrap();
-
-        assert!(!running.complete(&queue).unwrap());
-        let next = SyncState::load(&queue).unwrap().unwrap();
-        assert_eq!((next.after(), next.done.len()), (ClusterTime(19), 0));
-        assert!(next.complete(&queue).unwrap());
-        assert_eq!(SyncState::load(&queue).unwrap(), None);
-    }
-
-    #[test]
-    fn a_request_is_refused_while_another_is_open_and_gives_way_to_a_demand() {
-        let (_dir, queue) = queue();
-        let first = ask(&queue).unwrap();
-
-        assert_eq!(ask(&queue).unwrap_err().id, first.id);
-        assert!(!SyncState::is_owed(&queue).unwrap());
-
-        SyncState::demand(&queue, ClusterTime(5), Reason::HistoryLost).unwrap();
-        assert_ne!(SyncState::load(&queue).unwrap().unwrap().id, first.id);
-        assert_eq!(SyncState::load(&queue).unwrap().unwrap().after(), ClusterTime(9));
-        assert_eq!(ask(&queue).unwrap_err().reason, Reason::HistoryLost);
-    }
-
-    #[test]
-    fn a_request_can_be_cancelled_and_what_is_owed_cannot() {
-        let (_dir, queue) = queue();
-        assert_eq!(SyncState::cancel(&queue).unwrap(), Cancelled::NothingRuns);
-
-        let request = ask(&queue).unwrap();
-        assert_eq!(SyncState::cancel(&queue).unwrap(), Cancelled::Done(request));
-        assert_eq!(SyncState::load(&queue).unwrap(), None);
-
-        SyncState::demand(&queue, ClusterTime(5), Reason::FirstCopy).unwrap();
-        assert!(matches!(SyncState::cancel(&queue).unwrap(), Cancelled::IsOwed(_)));
-        assert!(SyncState::is_owed(&queue).unwrap());
-    }
-
-    #[test]
-    fn a_rename_while_a_sync_runs_keeps_it_open_until_the_names_are_looked_at_again() {
-        let (_dir, queue) = queue();
-        let (old, new) = (Namespace::new("shop", "old"), Namespace::new("shop", "new"));
-        assert!(
-            !SyncState::renamed(&queue, std::slice::from_ref(&old)).unwrap(),
-            "nothing is open"
-        );
-        let mut running = ask(&queue).unwrap();
-        running.finished(&queue, &new).unwrap();
-
-        assert!(SyncState::renamed(&queue, &[old.clone(), new.clone()]).unwrap());
-        running.finished(&queue, &old).unwrap();
-        assert!(!running.complete(&queue).unwrap());
-
-        assert_eq!(running.take_again(&queue).unwrap(), [new, old].into());
-        assert!(running.done.is_empty());
-        assert!(running.complete(&queue).unwrap());
-    }
-
-    #[test]
-    fn the_note_of_an_earlier_version_is_read() {
-        let (_dir, queue) = queue();
-        queue.set_meta(META, Some(br#"{"demand":3,"after":7,"done":["shop.orders"]}"#)).unwrap();
-
-        let state = SyncState::load(&queue).unwrap().unwrap();
-        assert_eq!(
-            (state.after(), state.done.len(), state.request.is_none()),
-            (ClusterTime(7), 1, true)
-        );
-        assert!(state.complete(&queue).unwrap());
-    }
+fn damaged(error: impl fmt::Display) -> QueueError {
+    QueueError::Damaged(CodecError::Damaged(format!("sync state: {error}")))
 }
+
+#[cfg(test)]
+mod tests;

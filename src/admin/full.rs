@@ -34,7 +34,7 @@ pub struct FullReport {
 }
 
 async fn report(api: &Api) -> Result<FullReport, Problem> {
-    let open = with_queue(api, SyncState::load).await?;
+    let open = with_queue(api, SyncState::open).await?;
     let sync = api.handles.status.state().sync.as_ref().map(|sync| sync.report(now_ms()));
     let handles = api.handles.clone();
     let refused = blocking(move || refused_of_the_run(&handles.status, &handles.queue)).await?;

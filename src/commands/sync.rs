@@ -227,7 +227,7 @@ async fn wait_here(handles: Handles, id: String) -> End {
         let queue: Arc<Queue> = queue.clone();
         let look = blocking(move || {
             let oldest = queue.oldest_ms()?;
-            Ok::<_, crate::queue::QueueError>((oldest, SyncState::load(&queue)?.is_some()))
+            Ok::<_, crate::queue::QueueError>((oldest, SyncState::open(&queue)?.is_some()))
         });
         let Ok((oldest, is_open)) = look.await else { continue };
         let oldest = oldest.map(|oldest| now_ms().saturating_sub(oldest));
@@ -344,7 +344,7 @@ pub async fn status(config: &Config, output: Output, wait: bool) -> Result<Code,
 /// Without an agent: what is noted for the next.
 fn noted(config: &Config, output: Output) -> Result<Code, Failure> {
     let open = if config.queue.path.exists() {
-        SyncState::load(&Queue::open(&queue_options(config))?)?
+        SyncState::open(&Queue::open(&queue_options(config))?)?
     } else {
         None
     };

@@ -85,6 +85,7 @@ mod letters;
 mod load;
 mod look;
 mod merge;
+mod metas;
 mod open;
 mod reader;
 mod reserve;

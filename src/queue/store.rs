@@ -16,7 +16,7 @@ use super::{
     codec, compact,
     edit::{Edit, Finished, Surroundings},
     index::{DocumentName, Index},
-    layout::{CHECKPOINT, PIECE_MAX, block_key, further_pieces, meta_key, piece_key},
+    layout::{CHECKPOINT, PIECE_MAX, block_key, further_pieces, piece_key},
     letters::Letters,
     load::load,
     open::{guarded, hand_over, lock, open_sled},
@@ -270,34 +270,6 @@ impl Queue {
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, QueueError> {
         let value = self.db.get(CHECKPOINT)?;
         Ok(value.map(|value| codec::decode_checkpoint(&value)).transpose()?)
-    }
-
-    /// A small value kept beside the queue, such as the state of the first copy.
-    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, QueueError> {
-        Ok(self.db.get(meta_key(name))?.map(|value| value.to_vec()))
-    }
-
-    /// Sets, or with `None` removes, a small value kept beside the queue.
-    pub fn set_meta(&self, name: &str, value: Option<&[u8]>) -> Result<(), QueueError> {
-        self.update_meta(name, |_| Ok(value.map(<[u8]>::to_vec)))
-    }
-
-    /// Replaces a small value kept beside the queue by what `change` makes of it, with nobody in
-    /// between.
-    pub fn update_meta(
-        &self,
-        name: &str,
-        change: impl FnOnce(Option<&[u8]>) -> Result<Option<Vec<u8>>, QueueError>,
-    ) -> Result<(), QueueError> {
-        let mut state = self.lock();
-        let key = meta_key(name);
-        let before = self.db.get(&key)?;
-        let mut edit = state.edit();
-        match change(before.as_deref())? {
-            Some(value) => edit.put(&key, value, before.as_deref()),
-            None => edit.remove(&key, before.as_deref()),
-        }
-        self.write(&mut state, edit)
     }
 
     /// The number of dead letters, without touching the disk.

@@ -18,17 +18,17 @@ use super::{
 };
 use crate::{
     checkpoint::ClusterTime,
-    crash::{self, Step},
+    crash,
     document_key::DocumentKey,
     event::{CollectionId, SchemaChange},
     gate::Permit,
     namespace::Namespace,
     progress::ShareState,
-    queue::{Queue, QueueError},
+    queue::Queue,
     shutdown::{Stop, blocking},
     sink::{Changed, Sink, SinkError, Write},
     status::now_ms,
-    sync_state::{CopyPlan, SyncState},
+    sync_state::{CopyPlan, Step, SyncState},
 };
 
 /// How often to look whether a pause is over.
@@ -49,37 +49,25 @@ impl Plans {
         self.state.lock().await.clone()
     }
 
-    async fn change(
-        &self,
-        change: impl FnOnce(&mut SyncState, &Queue) -> Result<(), QueueError> + Send + 'static,
-    ) -> Result<(), SyncError> {
+    async fn note(&self, ns: &Namespace, step: Step) -> Result<(), SyncError> {
         let mut state = self.state.lock().await;
-        let (queue, mut next) = (self.queue.clone(), state.clone());
-        *state = blocking(move || change(&mut next, &queue).map(|()| next)).await?;
+        let (queue, id, of, noted) = (self.queue.clone(), state.id, ns.clone(), step.clone());
+        blocking(move || SyncState::note(&queue, id, &of, &noted)).await?;
+        state.step(ns, step);
         Ok(())
     }
 
     /// The collection is done.
     pub async fn finished(&self, ns: &Namespace, is_refused: bool) -> Result<(), SyncError> {
-        let ns = ns.clone();
-        self.change(move |state, queue| {
-            if is_refused {
-                state.refused.insert(ns.clone());
-            } else {
-                state.refused.remove(&ns);
-            }
-            state.finished(queue, &ns)
-        })
-        .await
+        self.note(ns, Step::Finished { is_refused }).await
     }
 
     /// The names that have changed hands since this was asked last.
     pub async fn take_again(&self) -> Result<BTreeSet<Namespace>, SyncError> {
         let mut state = self.state.lock().await;
-        let (queue, mut next) = (self.queue.clone(), state.clone());
-        let (again, next) =
-            blocking(move || next.take_again(&queue).map(|again| (again, next))).await?;
-        *state = next;
+        let (queue, id) = (self.queue.clone(), state.id);
+        let again = blocking(move || SyncState::take_again(&queue, id)).await?;
+        state.done.retain(|ns| !again.contains(ns));
         Ok(again)
     }
 
@@ -91,33 +79,20 @@ impl Plans {
 
     /// What was begun is to be begun anew.
     pub async fn forget(&self, ns: &Namespace) -> Result<(), SyncError> {
-        let ns = ns.clone();
-        self.change(move |state, queue| {
-            state.begun.remove(&ns).map_or(Ok(()), |_| state.save(queue))
-        })
-        .await
+        if !self.state.lock().await.begun.contains_key(ns) {
+            return Ok(());
+        }
+        self.note(ns, Step::Forgotten).await
     }
 
     /// A copy or a comparison begins.
     pub async fn begun(&self, ns: &Namespace, plan: CopyPlan) -> Result<(), SyncError> {
-        let ns = ns.clone();
-        self.change(move |state, queue| {
-            state.begun.insert(ns, plan);
-            state.save(queue)
-        })
-        .await
+        self.note(ns, Step::Begun(plan)).await
     }
 
     /// A range is done.
     pub async fn range_done(&self, ns: &Namespace, range: usize) -> Result<(), SyncError> {
-        let ns = ns.clone();
-        self.change(move |state, queue| {
-            if let Some(plan) = state.begun.get_mut(&ns) {
-                plan.done.insert(range);
-            }
-            state.save(queue)
-        })
-        .await
+        self.note(ns, Step::RangeDone(range)).await
     }
 }
 
@@ -191,13 +166,13 @@ impl<K: Sink> Reconciler<K> {
                     copier.copy(&unit).await?;
                     if !plan.splits.is_empty() {
                         plans.range_done(&unit.ns, n).await?;
-                        crash::point(Step::RangeNoted);
+                        crash::point(crash::Step::RangeNoted);
                     }
                     Ok(())
                 })
             })
             .await?;
-        crash::point(Step::CollectionCopied);
+        crash::point(crash::Step::CollectionCopied);
         if collection.is_capped() {
             // What was read is later than the stream.
             self.queue.wait_for_stream(ns, self.local_time(run.stop).await?);

@@ -295,7 +295,7 @@ impl<K: Sink> Reconciler<K> {
         self.claim_patiently(true, stop).await?;
         loop {
             let queue = self.queue.clone();
-            if let Some(state) = blocking(move || SyncState::load(&queue)).await? {
+            if let Some(state) = blocking(move || SyncState::resume(&queue)).await? {
                 self.run_until_ended(state, stop).await?;
                 continue;
             }
@@ -320,7 +320,7 @@ impl<K: Sink> Reconciler<K> {
     /// compared.
     async fn run_until_ended(&self, state: SyncState, stop: &Stop) -> Result<(), SyncError> {
         let request = state.request.clone();
-        if request.is_none() && state.only.is_empty() {
+        if request.is_none() && !state.is_of_some {
             self.status.enter(Phase::Copying);
         } else {
             // Streaming goes on beside it; after a restart nothing else would let it.
@@ -373,7 +373,7 @@ impl<K: Sink> Reconciler<K> {
 
     fn begin(&self, state: &SyncState) {
         let activity = match &state.request {
-            None if state.only.is_empty() => Activity::Copy,
+            None if !state.is_of_some => Activity::Copy,
             None => Activity::Sync,
             Some(request) if request.dry_run => Activity::DryRun,
             Some(_) => Activity::Sync,
@@ -411,7 +411,7 @@ impl<K: Sink> Reconciler<K> {
     async fn replaced(&self, id: Uuid) -> Result<&'static str, SyncError> {
         loop {
             let queue = self.queue.clone();
-            match blocking(move || SyncState::load(&queue)).await? {
+            match blocking(move || SyncState::open(&queue)).await? {
                 None => return Ok("cancelled"),
                 Some(state) if state.id != id => {
                     return Ok("ended for one of everything, which is owed");

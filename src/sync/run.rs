@@ -52,19 +52,19 @@ impl<K: Sink> Reconciler<K> {
         let run = Run {
             request: state.request.clone().unwrap_or_default(),
             is_owed: state.request.is_none(),
-            is_of_some: !state.only.is_empty(),
+            is_of_some: state.is_of_some,
             after: state.after(),
             stop,
         };
         let scope = NamespaceFilter::new(&run.request.namespaces, &[]).ok();
         let scope = scope.map(|scope| scope.with_state_database(self.filter.state_database()));
-        let only = state.only.clone();
+        let (is_of_some, only) = (state.is_of_some, state.only.clone());
         let in_scope = |ns: &Namespace| {
             scope.as_ref().is_none_or(|scope| scope.matches(ns))
-                && (only.is_empty() || only.contains(ns))
+                && (!is_of_some || only.contains(ns))
         };
         // A demand of some is noted before its barriers are.
-        while !only.is_empty() && self.status.state().position.seen() <= run.after {
+        while is_of_some && self.status.state().position.seen() <= run.after {
             pause(stop, LOOK_AGAIN).await?;
         }
         let mut collections = self
@@ -448,7 +448,7 @@ impl<K: Sink> Reconciler<K> {
                 still_refused.clone_from(&refused);
             }
         }
-        let is_everything = run.request.namespaces.is_empty() && !is_dry && state.only.is_empty();
+        let is_everything = run.request.namespaces.is_empty() && !is_dry && !state.is_of_some;
         let (queue, noted) = (self.queue.clone(), still_refused.clone());
         let is_complete = blocking(move || -> Result<_, QueueError> {
             note_refused(&queue, &noted)?;
@@ -456,7 +456,7 @@ impl<K: Sink> Reconciler<K> {
                 let now = serde_json::to_vec(&now_ms()).expect("a number is JSON");
                 queue.set_meta(LAST, Some(&now))?;
             }
-            state.complete(&queue)
+            SyncState::complete(&queue, state.id)
         })
         .await?;
         {

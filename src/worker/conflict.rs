@@ -365,7 +365,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                     queued.push(key.canonical());
                 }
             }
-            Ok((queued, SyncState::load(&queue)?.is_some()))
+            Ok((queued, SyncState::open(&queue)?.is_some()))
         })
         .await?;
         let view = View { documents, queued };

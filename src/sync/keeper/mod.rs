@@ -100,12 +100,12 @@ impl<K: Sink> Reconciler<K> {
             if Instant::now() >= next_pass {
                 let began = Instant::now();
                 let queue = self.queue.clone();
-                if let Some(owed) = blocking(move || SyncState::load(&queue)).await?
+                if let Some(owed) = blocking(move || SyncState::open(&queue)).await?
                     && owed.request.is_none()
                 {
                     // One of everything ends with the same comparison.
-                    is_pass_asked &= !owed.only.is_empty();
-                    let wait = if owed.only.is_empty() { usual } else { SOON };
+                    is_pass_asked &= owed.is_of_some;
+                    let wait = if owed.is_of_some { SOON } else { usual };
                     next_pass = began + wait;
                     continue;
                 }
