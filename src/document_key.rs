@@ -5,8 +5,9 @@
 //! needs bytes that are equal exactly when MongoDB says so: [`DocumentKey::canonical`].
 //!
 //! Not here: collations. A collection whose default collation folds case makes `"a"` and `"A"` one
-//! `_id` on the server and two keys here. Both keys are then written in the order of the stream's
-//! last change to each, and a clash between them is retried as any duplicate key is.
+//! `_id` on the server and two keys here. So one key's delete may come after the other's insert, and must not find
+//! it: the [sink](crate::sink) has such a filter compare the bytes as well. That the one cannot be written before the
+//! other has gone is retried as any refusal is.
 
 use std::fmt;
 

@@ -191,6 +191,48 @@ async fn a_database_that_comes_again_in_other_capitals_takes_the_place_of_the_ol
 }
 
 #[tokio::test]
+async fn a_delete_of_an_id_that_a_collation_takes_for_another_leaves_the_other_one_alone() {
+    let (local, atlas) = pair().await;
+    let db = local.client.database("shop");
+    let folding = doc! { "create": "names", "collation": { "locale": "en", "strength": 2 } };
+    db.run_command(folding).await.unwrap();
+    let names = db.collection::<Document>("names");
+    let low = [doc! { "_id": "a" }, doc! { "_id": { "n": "a" } }];
+    let high = [doc! { "_id": "A" }, doc! { "_id": { "n": "A" } }];
+    names.insert_many(&low).await.unwrap();
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    equal(&local, &atlas).await;
+
+    assert!(agent.cli(&["pause"]).status.success());
+    for (low, high) in low.iter().zip(&high) {
+        names.delete_one(low.clone()).await.unwrap();
+        // More than one batch, so that what follows is written after what is in front.
+        let others = db.collection::<Document>("others");
+        others.insert_many((0..2_500).map(|_| doc! { "x": 1 })).await.unwrap();
+        names.insert_one(high).await.unwrap();
+        names.delete_one(high.clone()).await.unwrap();
+        let mut again = low.clone();
+        again.insert("again", true);
+        names.insert_one(again).await.unwrap();
+    }
+    eventually("all of it in the queue", PATIENCE, async || {
+        agent.health().is_some_and(|health| health["queueSize"].as_u64() >= Some(5_004))
+    })
+    .await;
+    assert!(agent.cli(&["resume"]).status.success());
+    equal(&local, &atlas).await;
+
+    // One takes the other's place while changes flow.
+    for (low, high) in low.iter().zip(&high) {
+        names.delete_one(low.clone()).await.unwrap();
+        names.insert_one(high).await.unwrap();
+    }
+    equal(&local, &atlas).await;
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+}
+
+#[tokio::test]
 async fn documents_that_an_index_forbids_from_now_on_arrive_before_it_does() {
     let (local, atlas) = pair().await;
     let orders = |server: &Mongod| {

@@ -1,6 +1,7 @@
 //! Atlas through the driver.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,7 @@ use tokio::sync::RwLock;
 
 use super::{
     Changed, Contender, Holder, Sink, SinkError, Write, Written, classify,
-    command::{BYTES_MAX, Command, Kind, OPS_MAX, commands},
+    command::{BYTES_MAX, Command, Ids, Kind, OPS_MAX, commands, may_be_folded},
     unique::{UniqueIndex, is_same_key},
 };
 use crate::{
@@ -41,6 +42,8 @@ pub struct AtlasSink {
     limiter: Mutex<Limiter>,
     /// Asked before each write; `None` for a target that nobody else writes to.
     lease: Option<Arc<Lease>>,
+    /// Which collections have a collation, as far as that was asked for.
+    collations: Mutex<HashMap<Namespace, bool>>,
     /// Held by whoever changes anything, and alone by whoever drops a database that was found empty.
     pub(super) changing: RwLock<()>,
 }
@@ -49,7 +52,8 @@ impl AtlasSink {
     /// Writes through `mongo`, within the rates of `limiter` and while `lease` is held.
     pub fn new(mongo: Mongo, limiter: Limiter, lease: Option<Arc<Lease>>) -> Self {
         let (bypass_validation, limiter) = (AtomicBool::new(true), Mutex::new(limiter));
-        Self { mongo, bypass_validation, limiter, lease, changing: RwLock::new(()) }
+        let (collations, changing) = (Mutex::default(), RwLock::new(()));
+        Self { mongo, bypass_validation, limiter, lease, collations, changing }
     }
 
     /// Every command that changes anything goes through here. The outer error says that it was not sent.
@@ -80,6 +84,36 @@ impl AtlasSink {
 
     fn limiter(&self) -> MutexGuard<'_, Limiter> {
         self.limiter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn collations(&self) -> MutexGuard<'_, HashMap<Namespace, bool>> {
+        self.collations.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// When two `_id`s are one in a collection that these are for. It is asked for once, and only where it counts.
+    async fn ids(&self, ns: &Namespace, writes: &[Write<'_>]) -> Result<Ids, SinkError> {
+        let counts = |write: &Write<'_>| match write {
+            Write::Delete(key) | Write::Change { key, .. } => may_be_folded(key),
+            Write::Insert(_) | Write::Upsert { .. } => false,
+        };
+        if !writes.iter().any(counts) {
+            return Ok(Ids::Plain);
+        }
+        let known = self.collations().get(ns).copied();
+        let has_collation = if let Some(known) = known {
+            known
+        } else {
+            let there = self.mongo.describe_options(ns).await;
+            let there = there.map_err(|error| classify::command_error(&error))?;
+            let has = |of: &Description| value::get(&of.options, "collation").is_some();
+            let has_collation = there.as_ref().is_some_and(has);
+            // One that is not there may still be made with any.
+            if there.is_some() {
+                self.collations().insert(ns.clone(), has_collation);
+            }
+            has_collation
+        };
+        Ok(if has_collation { Ids::Folded } else { Ids::Plain })
     }
 
     async fn send(&self, ns: &Namespace, command: &Command<'_>) -> Result<Document, SinkError> {
@@ -180,7 +214,8 @@ impl Sink for AtlasSink {
             let limiter = self.limiter();
             (limiter.ops_max(OPS_MAX), limiter.bytes_max(BYTES_MAX))
         };
-        for command in commands(writes, ops_max, bytes_max) {
+        let ids = self.ids(ns, writes).await?;
+        for command in commands(writes, ids, ops_max, bytes_max) {
             let wait = self.limiter().book(Instant::now(), command.places.len(), command.len());
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
@@ -226,6 +261,8 @@ impl Sink for AtlasSink {
 
     async fn change_schema(&self, change: &SchemaChange) -> Result<Changed, SinkError> {
         let majority = rawdoc! { "w": "majority" };
+        // Nothing is written to these meanwhile.
+        self.collations().retain(|ns, _| !change.namespaces().contains(ns));
         match change {
             SchemaChange::Create { ns, options } => return self.create(ns, options).await,
             SchemaChange::Drop { ns } | SchemaChange::DropIfGone { ns } => {

@@ -34,6 +34,17 @@ pub struct Command<'a> {
     pub places: Vec<usize>,
     writes: &'a [Write<'a>],
     bytes: usize,
+    ids: Ids,
+}
+
+/// When two `_id`s are one to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// When they are of one value, which is what the queue goes by as well.
+    Plain,
+    /// Also where a collation makes no difference between them. Then a filter for the one finds the other, which
+    /// was written in its place since, so it has to compare their bytes too.
+    Folded,
 }
 
 impl Command<'_> {
@@ -63,7 +74,7 @@ impl Command<'_> {
                     Write::Insert(document) if self.kind == Kind::Insert => {
                         items.push(kind::DOCUMENT, document.as_bytes());
                     }
-                    write => items.document(|statement| fill(statement, write)),
+                    write => items.document(|statement| fill(statement, write, self.ids)),
                 }
             }
         });
@@ -87,12 +98,20 @@ const STATEMENT: usize = 20;
 const UPSERT: usize = 64;
 const ABSENT: usize = 24;
 
+/// Bytes that a filter takes to compare the bytes of an `_id`, without the `_id` itself.
+const EXACT: usize = 128;
+
 /// Bytes of a type and a name in a list, as `"99999"`.
 const ITEM_NAME: usize = 7;
 
 /// Sorts writes into commands of one kind, of `ops_max` writes and `bytes_max` bytes at the most; a
 /// single write may be larger.
-pub fn commands<'a>(writes: &'a [Write<'a>], ops_max: usize, bytes_max: usize) -> Vec<Command<'a>> {
+pub fn commands<'a>(
+    writes: &'a [Write<'a>],
+    ids: Ids,
+    ops_max: usize,
+    bytes_max: usize,
+) -> Vec<Command<'a>> {
     let mut places = [Vec::new(), Vec::new(), Vec::new()];
     for (place, write) in writes.iter().enumerate() {
         places[kind_of(write) as usize].push(place);
@@ -103,14 +122,14 @@ pub fn commands<'a>(writes: &'a [Write<'a>], ops_max: usize, bytes_max: usize) -
         while !rest.is_empty() {
             let mut bytes = 0;
             let fits = |place: &&usize| {
-                let len = len_of(kind, &writes[**place]);
+                let len = len_of(kind, &writes[**place], ids);
                 let fits = bytes == 0 || bytes + len <= bytes_max;
                 bytes += if fits { len } else { 0 };
                 fits
             };
             let count = rest.iter().take(ops_max.max(1)).take_while(fits).count();
             let (part, behind) = rest.split_at(count);
-            commands.push(Command { kind, places: part.to_vec(), writes, bytes });
+            commands.push(Command { kind, places: part.to_vec(), writes, bytes, ids });
             rest = behind;
         }
     }
@@ -126,25 +145,29 @@ fn kind_of(write: &Write<'_>) -> Kind {
 }
 
 /// Bytes of a write's statement in a command of this kind, at the most.
-fn len_of(kind: Kind, write: &Write<'_>) -> usize {
+fn len_of(kind: Kind, write: &Write<'_>, ids: Ids) -> usize {
     let len = |document: &RawDocument| document.as_bytes().len();
+    let filter = |key: &DocumentKey| match ids {
+        Ids::Folded if may_be_folded(key) => 2 * len(key.filter()) + EXACT,
+        Ids::Folded | Ids::Plain => len(key.filter()),
+    };
     match write {
-        Write::Delete(key) => len(key.filter()) + STATEMENT,
+        Write::Delete(key) => filter(key) + STATEMENT,
         Write::Insert(document) if kind == Kind::Insert => len(document),
         // As a literal: its key once more, which is a part of it.
         Write::Insert(document) => 2 * len(document) + UPSERT,
         Write::Upsert { key, document } => len(key.filter()) + len(document) + UPSERT,
         Write::Change { key, command } => {
             let absent: usize = command.absent.iter().map(|path| path.len() + ABSENT).sum();
-            len(key.filter()) + len(&command.update) + absent + STATEMENT
+            filter(key) + len(&command.update) + absent + STATEMENT
         }
     }
 }
 
-fn fill(statement: &mut Builder, write: Write<'_>) {
+fn fill(statement: &mut Builder, write: Write<'_>, ids: Ids) {
     match write {
         Write::Delete(key) => {
-            statement.push(kind::DOCUMENT, "q", key.filter().as_bytes());
+            statement.document("q", |filter| find(filter, key, ids));
             statement.push(kind::INT32, "limit", &1_i32.to_le_bytes());
         }
         Write::Insert(document) => {
@@ -152,8 +175,35 @@ fn fill(statement: &mut Builder, write: Write<'_>) {
             upsert(statement, &key, document);
         }
         Write::Upsert { key, document } => upsert(statement, key, document),
-        Write::Change { key, command } => change(statement, key, command),
+        Write::Change { key, command } => change(statement, key, command, ids),
     }
+}
+
+/// The filter for this document and no other.
+fn find(filter: &mut Builder, key: &DocumentKey, ids: Ids) {
+    for element in raw::elements(key.filter()).flatten() {
+        filter.push(element.kind, element.name, element.value);
+        if ids == Ids::Folded && may_be_folded(key) {
+            // The hash is that of the bytes, whatever the collation.
+            filter.document("$expr", |equal| {
+                equal.array("$eq", |sides| {
+                    sides.document(|side| side.push_str("$toHashedIndexKey", "$_id"));
+                    sides.document(|side| {
+                        side.document("$toHashedIndexKey", |of| {
+                            of.push(element.kind, "$literal", element.value);
+                        });
+                    });
+                });
+            });
+        }
+    }
+}
+
+/// True for an `_id` that is, or may hold, a text: nothing else knows a collation.
+pub fn may_be_folded(key: &DocumentKey) -> bool {
+    let is_text =
+        |of| matches!(of, kind::STRING | kind::SYMBOL | kind::DOCUMENT | kind::CODE_WITH_SCOPE);
+    raw::elements(key.filter()).flatten().any(|element| is_text(element.kind))
 }
 
 fn upsert(statement: &mut Builder, key: &DocumentKey, document: &RawDocument) {
@@ -172,11 +222,9 @@ fn upsert(statement: &mut Builder, key: &DocumentKey, document: &RawDocument) {
     statement.push_bool("upsert", true);
 }
 
-fn change(statement: &mut Builder, key: &DocumentKey, command: &UpdateCommand) {
+fn change(statement: &mut Builder, key: &DocumentKey, command: &UpdateCommand, ids: Ids) {
     statement.document("q", |filter| {
-        for element in raw::elements(key.filter()).flatten() {
-            filter.push(element.kind, element.name, element.value);
-        }
+        find(filter, key, ids);
         for path in &command.absent {
             filter.document(path, |condition| condition.push_bool("$exists", false));
         }
@@ -224,7 +272,7 @@ mod tests {
             Write::Insert(&documents[2]),
         ];
 
-        let commands = commands(&writes, OPS_MAX, BYTES_MAX);
+        let commands = commands(&writes, Ids::Plain, OPS_MAX, BYTES_MAX);
 
         let order: Vec<_> = commands.iter().map(|c| (c.kind, c.places.clone())).collect();
         assert_eq!(
@@ -244,9 +292,9 @@ mod tests {
             upserts.map(|(document, key)| Write::Upsert { key, document }).collect();
 
         for writes in [inserts, upserts] {
-            let in_bytes = commands(&writes, OPS_MAX, BYTES_MAX);
-            let in_ops = commands(&writes, 1, BYTES_MAX);
-            let alone = commands(&writes, OPS_MAX, 1_000);
+            let in_bytes = commands(&writes, Ids::Plain, OPS_MAX, BYTES_MAX);
+            let in_ops = commands(&writes, Ids::Plain, 1, BYTES_MAX);
+            let alone = commands(&writes, Ids::Plain, OPS_MAX, 1_000);
 
             assert_eq!(in_bytes.iter().map(|c| c.places.len()).collect::<Vec<_>>(), [2, 2, 1]);
             for single in [in_ops, alone] {
@@ -264,7 +312,7 @@ mod tests {
         assert!(needs_literal(&rawdoc! { "_id": 1, "$x": 1 }));
         assert!(!needs_literal(&rawdoc! { "_id": empty, "o": { "$x": 1 }, "n": { "at": empty } }));
         let writes = [Write::Insert(&stamped)];
-        let commands = commands(&writes, OPS_MAX, BYTES_MAX);
+        let commands = commands(&writes, Ids::Plain, OPS_MAX, BYTES_MAX);
         assert_eq!(commands[0].kind, Kind::Update);
         let literal = bson!([{ "$replaceWith": { "$literal": { "_id": 1, "at": empty } } }]);
         let (updates, _) = body_of(&commands[0], "updates");
@@ -298,7 +346,7 @@ mod tests {
         let written = bson!({ "_id": 1, "x": [1, { "y": 2 }] });
         let absent = bson!({ "$exists": false });
 
-        let commands = commands(&writes, OPS_MAX, BYTES_MAX);
+        let commands = commands(&writes, Ids::Plain, OPS_MAX, BYTES_MAX);
         let [deletes, updates, inserts] = &commands[..] else { panic!("one command of each kind") };
 
         for command in &commands {
