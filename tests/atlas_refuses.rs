@@ -235,3 +235,37 @@ async fn a_certificate_that_is_not_trusted_is_a_refusal_and_a_trusted_one_is_not
     agent.start(&[]);
     converge(&local.client, &atlas.client, PATIENCE).await;
 }
+
+/// A copy must take what the original took: that it may was doubted for a moment, or was granted later.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_validator_forbids_is_copied_though_atlas_refused_who_asked_a_while_ago() {
+    let (local, atlas) = tokio::join!(Mongod::start(), Guarded::start(writer()));
+    let config = "[worker]\nmax_retries = 0\n";
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.start(&[]);
+    agent.streaming().await;
+    let strict = doc! { "create": "orders", "validator": { "total": { "$exists": true } } };
+    atlas.root.database("shop").run_command(strict).await.unwrap();
+    // The first write is refused with `bypassDocumentValidation`, and made without.
+    orders(&local).insert_one(doc! { "_id": 1, "total": 1 }).await.unwrap();
+    converge(&local.client, &atlas.root, PATIENCE).await;
+
+    let grant = doc! { "grantRolesToUser": "outrigger", "roles": ["dbAdminAnyDatabase"] };
+    atlas.admin(grant).await;
+    orders(&local).insert_many([doc! { "_id": 2 }, doc! { "_id": 3, "total": 3 }]).await.unwrap();
+    converge(&local.client, &atlas.root, PATIENCE).await;
+
+    // The same by codes that a change of passwords or roles gives for a moment.
+    for (n, code) in [(4, 13), (5, 18), (6, 11)] {
+        let refused = doc! {
+            "configureFailPoint": "failCommand", "mode": { "times": 1 },
+            "data": { "failCommands": ["insert", "update"], "errorCode": code, "appName": "outrigger" },
+        };
+        atlas.admin(refused).await;
+        orders(&local).insert_one(doc! { "_id": 10 * n, "total": n }).await.unwrap();
+        converge(&local.client, &atlas.root, PATIENCE).await;
+        orders(&local).insert_one(doc! { "_id": n }).await.unwrap();
+        converge(&local.client, &atlas.root, PATIENCE).await;
+    }
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+}

@@ -37,7 +37,8 @@ use crate::{
 pub struct AtlasSink {
     mongo: Mongo,
     /// A copy must take what the original took, so validation is bypassed, until we learn that the
-    /// user lacks the privilege `bypassDocumentValidation`.
+    /// user lacks the privilege `bypassDocumentValidation`. Each document that a validator refuses from then on
+    /// is reason to ask again: it may have been granted, or nothing but a moment's denial.
     bypass_validation: AtomicBool,
     limiter: Mutex<Limiter>,
     /// Asked before each write; `None` for a target that nobody else writes to.
@@ -119,19 +120,26 @@ impl AtlasSink {
     async fn send(&self, ns: &Namespace, command: &Command<'_>) -> Result<Document, SinkError> {
         let bypass = self.bypass_validation.load(Ordering::Relaxed);
         let time_max = self.mongo.server_time_max();
-        let reply = self.order(ns.db(), command.body(ns.coll(), bypass, time_max)).await?;
-        match reply {
-            // `Unauthorized`, or on Atlas's shared tiers the proxy's own words for it.
-            Err(error) if bypass && class_of(&error) == Class::Denied => {
-                let body = command.body(ns.coll(), false, time_max);
-                let reply = self.order(ns.db(), body).await?;
-                if reply.is_ok() {
-                    self.bypass_validation.store(false, Ordering::Relaxed);
-                }
-                reply.map_err(|error| classify::command_error(&error))
+        let body = |bypass| command.body(ns.coll(), bypass, time_max);
+        let mut reply = self.order(ns.db(), body(bypass)).await?;
+        // `Unauthorized`, or on Atlas's shared tiers the proxy's own words for it.
+        let is_denied = reply.as_ref().is_err_and(|error| class_of(error) == Class::Denied);
+        let is_plain = !bypass || is_denied;
+        if bypass && is_denied {
+            reply = self.order(ns.db(), body(false)).await?;
+            if reply.is_ok() {
+                self.bypass_validation.store(false, Ordering::Relaxed);
             }
-            reply => reply.map_err(|error| classify::command_error(&error)),
         }
+        // What was denied may have been so for a moment only. Writes that are made twice are as they were.
+        if is_plain
+            && reply.as_ref().is_ok_and(|reply| classify::is_refused_by_a_validator(reply))
+            && let Ok(bypassed) = self.order(ns.db(), body(true)).await?
+        {
+            self.bypass_validation.store(true, Ordering::Relaxed);
+            reply = Ok(bypassed);
+        }
+        reply.map_err(|error| classify::command_error(&error))
     }
 
     /// The document that has exactly this key in the index.

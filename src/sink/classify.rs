@@ -78,6 +78,13 @@ pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkErr
     }
 }
 
+/// True where one of the writes failed for the collection's validator.
+pub fn is_refused_by_a_validator(reply: &Document) -> bool {
+    let failed = reply.get_array("writeErrors").into_iter().flatten();
+    let mut codes = failed.filter_map(|error| error.as_document()?.get_i32("code").ok());
+    codes.any(|code| refusal(code) == Refusal::Validation)
+}
+
 /// `DocumentValidationFailure`; `BSONObjectTooLarge` and its older number, and 17420, a document that an
 /// update would make too large.
 fn refusal(code: i32) -> Refusal {
