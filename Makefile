@@ -16,9 +16,10 @@ test: check
 	$(CARGO) build --locked --all-targets --all-features
 	scripts/test
 
-# Every pair of MongoDB 5.0.4, 6.0.5 and 6.0.27 as local database and as target; about five minutes.
+# Every pair of MongoDB 5.0.4, 6.0.5 and 6.0.27 as local database and as target; about five minutes. Of others with
+# MONGODS=/path/to/mongod:/path/to/another (7.0, 8.0, Enterprise, Percona Server: whatever is at hand).
 test-matrix:
-	for version in 5.0.4 6.0.5 6.0.27; do scripts/mongod $$version > /dev/null || exit 1; done
+	$(if $(MONGODS),,for version in 5.0.4 6.0.5 6.0.27; do scripts/mongod $$version > /dev/null || exit 1; done)
 	OUTRIGGER_MATRIX=all $(CARGO) test --locked --all-features --test version_matrix -- --nocapture --test-threads 1
 
 check: fmt clippy deny doc

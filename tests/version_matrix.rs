@@ -1,7 +1,8 @@
 //! Pairs of server versions: what the older one of a pair knows is copied, follows, and ends equal; what the
 //! target cannot take is named before anything is copied.
 //!
-//! `make test-matrix` runs all pairs; a plain run takes the two that differ most.
+//! `make test-matrix` runs all pairs, of the versions that can be fetched or of the programs that `MONGODS` lists
+//! (`/path/to/mongod:/path/to/another`); a plain run takes the two that differ most.
 
 mod support;
 
@@ -27,14 +28,38 @@ fn is_full() -> bool {
 }
 
 fn major(version: &str) -> u32 {
-    version[..1].parse().unwrap()
+    let major = version.split('.').next().and_then(|major| major.parse().ok());
+    major.unwrap_or_else(|| panic!("`{version}` is no version"))
 }
 
-fn pairs() -> Vec<(&'static str, &'static str)> {
-    if !is_full() {
-        return vec![("5.0.4", "6.0.5"), ("6.0.5", "5.0.4")];
+/// Versions, or programs by their path.
+fn pairs() -> Vec<(String, String)> {
+    let listed = std::env::var("MONGODS").unwrap_or_default();
+    let listed: Vec<_> = listed.split(':').filter(|path| !path.is_empty()).collect();
+    let servers = match (&listed[..], is_full()) {
+        ([], true) => &VERSIONS[..],
+        ([], false) => {
+            return [("5.0.4", "6.0.5"), ("6.0.5", "5.0.4")]
+                .map(|(local, atlas)| (local.to_owned(), atlas.to_owned()))
+                .into();
+        }
+        (listed, _) => listed,
+    };
+    let owned = |local: &str, atlas: &str| (local.to_owned(), atlas.to_owned());
+    servers.iter().flat_map(|local| servers.iter().map(|atlas| owned(local, atlas))).collect()
+}
+
+/// What the server says of itself: its version, and whose build it is where that is not MongoDB's own community one.
+async fn told_by(server: &Mongod) -> (String, String) {
+    let info = server.client.database("admin").run_command(doc! { "buildInfo": 1 }).await.unwrap();
+    let version = info.get_str("version").unwrap().to_owned();
+    let modules = info.get_array("modules").map_or_else(|_| Vec::new(), Clone::clone);
+    let mut build: Vec<_> = modules.iter().filter_map(|name| name.as_str()).collect();
+    if info.contains_key("psmdbVersion") {
+        build.push("Percona Server");
     }
-    VERSIONS.iter().flat_map(|local| VERSIONS.iter().map(|atlas| (*local, *atlas))).collect()
+    let named = [&[version.as_str()], &build[..]].concat().join(" ");
+    (version, named)
 }
 
 async fn write(local: &Mongod, from: i32, names: &[&str]) {
@@ -52,11 +77,12 @@ async fn write(local: &Mongod, from: i32, names: &[&str]) {
 }
 
 /// The whole life of a copy, with what both versions know.
-async fn one_pair(local_version: &str, atlas_version: &str) {
-    println!("local {local_version}, Atlas {atlas_version}");
-    let (local, atlas) =
-        tokio::join!(Mongod::start_of(local_version), Mongod::start_of(atlas_version));
-    let known = major(local_version).min(major(atlas_version));
+async fn one_pair(local: &str, atlas: &str) {
+    let (local, atlas) = tokio::join!(Mongod::start_of(local), Mongod::start_of(atlas));
+    let (local_version, local_build) = told_by(&local).await;
+    let (atlas_version, atlas_build) = told_by(&atlas).await;
+    println!("local {local_build}, Atlas {atlas_build}");
+    let known = major(&local_version).min(major(&atlas_version));
     let both = async |patience| {
         converge(&local.client, &atlas.client, patience).await;
         schemas_converge(&local.client, &atlas.client, patience).await;
@@ -106,7 +132,7 @@ async fn one_pair(local_version: &str, atlas_version: &str) {
 #[tokio::test]
 async fn every_pair_of_versions_ends_equal() {
     for (local, atlas) in pairs() {
-        one_pair(local, atlas).await;
+        one_pair(&local, &atlas).await;
     }
 }
 

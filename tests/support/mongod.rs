@@ -27,8 +27,12 @@ pub fn program() -> &'static Path {
     })
 }
 
-/// The program of one version, as `scripts/mongod VERSION` fetches it.
+/// The program of one version, as `scripts/mongod VERSION` fetches it; or the one at a path.
 pub fn program_of(version: &str) -> PathBuf {
+    if version.contains('/') {
+        assert!(Path::new(version).is_file(), "{version}, of MONGODS, is no program");
+        return version.into();
+    }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/mongod");
     let output = Command::new(script).arg(version).stderr(Stdio::inherit()).output();
     let output = output.expect("scripts/mongod runs");
