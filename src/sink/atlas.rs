@@ -133,7 +133,7 @@ impl AtlasSink {
         }
         // What was denied may have been so for a moment only. Writes that are made twice are as they were.
         if is_plain
-            && reply.as_ref().is_ok_and(|reply| classify::is_refused_by_a_validator(reply))
+            && reply.as_ref().is_ok_and(classify::is_refused_by_a_validator)
             && let Ok(bypassed) = self.order(ns.db(), body(true)).await?
         {
             self.bypass_validation.store(true, Ordering::Relaxed);
