@@ -19,8 +19,8 @@ use mongodb::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use support::{
-    PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, replica_set::ReplicaSet,
-    seed, workload,
+    PATIENCE, agent::Agent, compare::converge, eventually, honesty::Honesty, mongod::Mongod,
+    replica_set::ReplicaSet, seed, workload,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -74,12 +74,14 @@ async fn elections_of_the_local_replica_set_lose_nothing() {
     let (mut local, atlas) = tokio::join!(ReplicaSet::start(), Mongod::start());
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     let load = Load::begin(&local.client, seed());
 
     elect_twice(&mut local).await;
     let changes = load.end().await;
 
     converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running(), "without a restart");
     assert!(!agent.log().contains("restored"), "an election is no other past");
     assert!(changes > 200, "{changes} changes prove little");
@@ -92,12 +94,14 @@ async fn elections_of_atlas_lose_nothing_and_make_no_dead_letter() {
     let (local, mut atlas) = tokio::join!(Mongod::start(), ReplicaSet::start());
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     let load = Load::begin(&local.client, seed());
 
     elect_twice(&mut atlas).await;
     let changes = load.end().await;
 
     converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running(), "without a restart");
     assert!(changes > 200, "{changes} changes prove little");
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
@@ -123,6 +127,7 @@ async fn an_election_during_the_first_copy_loses_nothing() {
         agent.health().is_some_and(|health| health["phase"] == "copying")
     })
     .await;
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     local.step_down().await;
@@ -130,6 +135,7 @@ async fn an_election_during_the_first_copy_loses_nothing() {
 
     converge(&local.client, &atlas.client, 2 * PATIENCE).await;
     agent.streaming().await;
+    assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running());
 }
 
@@ -144,6 +150,8 @@ async fn local_writes_that_are_rolled_back_never_reach_atlas() {
     agent.streaming().await;
     converge(&local.client, &atlas.client, PATIENCE).await;
 
+    // Its markers wait for a majority, so that none is rolled back.
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     // The secondaries stop to follow, so that nothing more is a majority's.
     let primary = local.primary().await;
     let fail_point = |mode: &str| doc! { "configureFailPoint": "stopReplProducer", "mode": mode };
@@ -190,6 +198,7 @@ async fn local_writes_that_are_rolled_back_never_reach_atlas() {
     converge(&local.client, &atlas.client, PATIENCE).await;
     assert!(in_atlas.find_one(doc! { "_id": "doomed" }).await.unwrap().is_none());
     assert!(in_atlas.find_one(doc! { "_id": 3, "v": "kept" }).await.unwrap().is_some());
+    assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running() && !agent.log().contains("restored"), "{}", agent.log());
 }
 
@@ -207,6 +216,7 @@ async fn a_set_that_is_reconfigured_and_whose_primary_is_put_back_to_a_backup_go
     local.primary().await;
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     let in_atlas = atlas.client.database("shop").collection::<Document>("orders");
     let work = async |v: i32| {
         eventually("a write", PATIENCE, async || {
@@ -242,6 +252,7 @@ async fn a_set_that_is_reconfigured_and_whose_primary_is_put_back_to_a_backup_go
     local.primary().await;
     work(3).await;
 
+    assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running(), "{}", agent.log());
     assert_eq!(in_atlas.count_documents(doc! { "v": 3 }).await.unwrap(), 53);
 }

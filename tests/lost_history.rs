@@ -11,6 +11,7 @@ use support::{
     api::Api,
     compare::converge,
     eventually,
+    honesty::Honesty,
     mongod::Mongod,
     orders, pair,
     proxy::{Line, Proxy},
@@ -46,6 +47,7 @@ async fn a_lost_history_leads_to_a_new_position_and_a_comparison() {
     orders(&local).insert_many((0..100).map(|n| doc! { "_id": n })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     for (n, code) in [286, 136, 280, 260, 10334].into_iter().enumerate() {
         assert!(agent.stop().success());
         orders(&local).delete_one(doc! { "_id": n as i32 }).await.unwrap();
@@ -57,6 +59,7 @@ async fn a_lost_history_leads_to_a_new_position_and_a_comparison() {
         agent.streaming().await;
     }
     assert_eq!(agent.log().matches("no longer reaches back").count(), 4, "it says so");
+    assert!(honesty.end().await > 0, "the agent was never asked");
 }
 
 /// The real thing: an oplog of a few megabytes that rolls over while the agent is down.
@@ -75,6 +78,7 @@ async fn an_oplog_that_rolled_over_while_the_agent_was_down_is_made_good_by_a_co
     orders(&local).delete_one(doc! { "_id": 0 }).await.unwrap();
     orders(&local).update_one(doc! { "_id": 1 }, doc! { "$set": { "v": 2 } }).await.unwrap();
     agent.queued(2).await;
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     let before = first_entry(&local).await;
     assert!(agent.stop().success());
 
@@ -100,6 +104,7 @@ async fn an_oplog_that_rolled_over_while_the_agent_was_down_is_made_good_by_a_co
     converge(&local.client, &atlas.client, PATIENCE).await;
     agent.streaming().await;
     eventually("health", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0).await;
+    assert!(honesty.end().await > 0, "the agent was never asked");
 }
 
 /// The same under an agent that stood still meanwhile, and by a server that was started anew: another process,
@@ -114,6 +119,7 @@ async fn an_oplog_that_rolled_over_under_a_running_agent_is_made_good_by_a_compa
     agent.streaming().await;
     converge(&local.client, &atlas.client, PATIENCE).await;
 
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     agent.signal("STOP");
     let last = local.admin(doc! { "hello": 1 }).await.get_timestamp("operationTime").unwrap();
     orders(&local).delete_many(doc! { "_id": { "$gt": 50 } }).await.unwrap();
@@ -131,6 +137,7 @@ async fn an_oplog_that_rolled_over_under_a_running_agent_is_made_good_by_a_compa
     new_position(&agent).await;
 
     converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running() && !agent.log().contains("restored"), "{}", agent.log());
 }
 
@@ -177,6 +184,8 @@ async fn a_local_database_that_was_restored_from_a_backup_is_refused_with_the_wa
         agent.streaming().await;
         orders(&local).insert_many((2..50).map(|n| doc! { "_id": n })).await.unwrap();
         converge(&local.client, &atlas.client, PATIENCE).await;
+        let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
+        honesty.look_away(true).await;
         if !looks_on {
             assert!(agent.stop().success());
         }
@@ -197,7 +206,9 @@ async fn a_local_database_that_was_restored_from_a_backup_is_refused_with_the_wa
         assert_eq!(in_atlas, 49, "the copy is untouched");
         // The way out that it names.
         agent.adopt();
+        honesty.look_away(false).await;
         converge(&local.client, &atlas.client, PATIENCE).await;
+        assert!(honesty.end().await > 0, "the agent was never asked");
     }
 }
 
@@ -234,6 +245,7 @@ async fn entries_from_before_a_lost_history_do_not_overwrite_what_came_in_the_ga
     orders(&local).replace_one(doc! { "_id": 2 }, doc! { "v": 2 }).await.unwrap();
     orders(&local).insert_one(doc! { "_id": 100, "v": 2 }).await.unwrap();
     agent.queued(3).await;
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     assert!(agent.stop().success());
 
     // In the gap all three go back to what Atlas has.
@@ -249,6 +261,7 @@ async fn entries_from_before_a_lost_history_do_not_overwrite_what_came_in_the_ga
         .await;
 
     converge(&local.client, &atlas.client, Duration::from_secs(5)).await;
+    assert!(honesty.end().await > 0, "the agent was never asked");
 }
 
 /// No event will ever tell what became of the collection that the waiting updates were made in.
@@ -262,6 +275,7 @@ async fn updates_of_a_collection_that_was_replaced_in_a_lost_history_hold_nothin
     assert!(agent.cli(&["pause"]).status.success());
     orders(&local).update_many(doc! {}, doc! { "$set": { "v": 1 } }).await.unwrap();
     agent.queued(20).await;
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     assert!(agent.stop().success());
 
     orders(&local).drop().await.unwrap();
@@ -277,4 +291,5 @@ async fn updates_of_a_collection_that_was_replaced_in_a_lost_history_hold_nothin
     converge(&local.client, &atlas.client, PATIENCE).await;
     eventually("an empty queue", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0)
         .await;
+    assert!(honesty.end().await > 0, "the agent was never asked");
 }

@@ -20,11 +20,11 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use support::{
     PATIENCE,
     agent::Agent,
-    compare::converge,
+    equal::{Order, equal, equal_by_hand},
     eventually,
     honesty::Honesty,
     mongod::Mongod,
-    pair,
+    names, odd_work, pair,
     proxy::{Line, Proxy},
     seed, workload,
 };
@@ -100,7 +100,12 @@ async fn random_work_under_random_faults_ends_equal() {
         unique_seats(server).await;
     }
     let stop = CancellationToken::new();
-    let work = tokio::spawn(work(local.client.clone(), StdRng::seed_from_u64(seed), stop.clone()));
+    let work = tokio::spawn(work(
+        local.client.clone(),
+        local.port,
+        StdRng::seed_from_u64(seed),
+        stop.clone(),
+    ));
     let config = "[worker]\nbatch_size = 100\nretry_delays = [\"500ms\"]\nmax_retries = 200\n[sync]\nmax_delete_ratio = 1.0\n";
     let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), config);
     agent.start(&["--adopt"]);
@@ -124,12 +129,15 @@ async fn random_work_under_random_faults_ends_equal() {
     let operations = work.await.unwrap();
 
     let Stage { local, atlas, agent, .. } = &stage;
-    converge(&local.client, &atlas.client, 2 * PATIENCE).await;
+    // Where a history was lost, what only a new collection can change stays, until a person takes it away.
+    let by_hand = equal_by_hand(local, atlas, agent, 2 * PATIENCE).await;
+    let lost = [Fault::HistoryLost, Fault::QueueGone, Fault::LocalPutBack, Fault::LocalWiped];
+    assert!(by_hand == 0 || lost.iter().any(|fault| faults.contains_key(fault)), "{faults:?}");
     eventually("an empty queue", PATIENCE, async || {
         agent.health().is_some_and(|health| health["queueSize"] == 0)
     })
     .await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(local, atlas, Order::MayDiffer, PATIENCE).await;
     let sent = stage.writes_sent + stage.atlas.writes().await;
     println!("operations {operations}");
     println!("faults     {faults:?}");
@@ -242,7 +250,7 @@ impl Stage {
                 self.agent.cli(&["resume"]);
             }
             Fault::LocalPutBack => {
-                self.look_away(true);
+                self.look_away(true).await;
                 self.local.terminate();
                 let backup = self.local.back_up();
                 self.local.resume().await;
@@ -253,10 +261,10 @@ impl Stage {
                 self.local.put_back(&backup);
                 self.local.resume().await;
                 self.is_refused().await;
-                self.look_away(false);
+                self.look_away(false).await;
             }
             Fault::LocalWiped => {
-                self.look_away(true);
+                self.look_away(true).await;
                 self.agent.streaming().await;
                 self.local.kill();
                 self.local.wipe();
@@ -264,15 +272,17 @@ impl Stage {
                 self.local.initiate().await;
                 unique_seats(&self.local).await;
                 self.is_refused().await;
-                self.look_away(false);
+                self.look_away(false).await;
             }
         }
     }
 }
 
 impl Stage {
-    fn look_away(&self, away: bool) {
-        self.honesty.iter().for_each(|honesty| honesty.look_away(away));
+    async fn look_away(&self, away: bool) {
+        if let Some(honesty) = &self.honesty {
+            honesty.look_away(away).await;
+        }
     }
 
     /// Nothing of the wrong database comes to Atlas, until the agent is told to adopt it.
@@ -291,8 +301,9 @@ impl Stage {
 }
 
 /// What the application does: documents of every kind, unique values that change hands, collections that
-/// come, go and change their name. Errors of a server that is away are its business.
-async fn work(client: Client, mut rng: StdRng, stop: CancellationToken) -> u64 {
+/// come, go and take one another's names, odd schema. Errors of a server that is away are its business.
+async fn work(client: Client, port: u16, mut rng: StdRng, stop: CancellationToken) -> u64 {
+    let names = client.database("names");
     let collections = workload::collections(&client);
     let shop = client.database("shop");
     let seats = shop.collection::<Document>("seats");
@@ -303,6 +314,8 @@ async fn work(client: Client, mut rng: StdRng, stop: CancellationToken) -> u64 {
             1 => shop.collection::<Document>("brief").drop().await,
             2..10 => shop.collection("brief").insert_one(doc! { "n": 1 }).await.map(|_| ()),
             10..40 => seat(&seats, &mut rng).await,
+            40..50 => names::step(&names, &mut rng).await,
+            50..55 => odd_work::step(port, &mut rng).await.map_err(Into::into),
             _ => workload::change(&collections[rng.random_range(0..3)], &mut rng).await,
         };
         operations.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);

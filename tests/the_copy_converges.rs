@@ -14,17 +14,23 @@ use support::{
     PATIENCE,
     agent::Agent,
     compare::converge,
-    pair,
+    equal::{Order, equal},
+    mongod::Mongod,
+    names, odd_work, pair,
     proxy::{Line, Proxy},
     seed, workload,
 };
 
-async fn work(client: &Client, rng: &mut StdRng, changes: usize) {
-    let collections = workload::collections(client);
-    for _ in 0..changes {
+/// Documents of every kind; to ten of them a step with names, and one with odd schema.
+async fn work(local: &Mongod, rng: &mut StdRng, changes: usize) {
+    let collections = workload::collections(&local.client);
+    let names = local.client.database("names");
+    for n in 0..changes {
         let collection = &collections[rng.random_range(0..collections.len())];
-        if let Err(error) = workload::change(collection, rng).await {
-            println!("the application met: {error}");
+        workload::change(collection, rng).await.unwrap();
+        if n % 10 == 0 {
+            names::step(&names, rng).await.unwrap();
+            odd_work::step(local.port, rng).await.unwrap();
         }
     }
 }
@@ -32,23 +38,23 @@ async fn work(client: &Client, rng: &mut StdRng, changes: usize) {
 async fn random_workload_with_restarts(update_mode: &str) {
     let mut rng = StdRng::seed_from_u64(seed());
     let (mut local, mut atlas) = pair().await;
-    work(&local.client, &mut rng, 300).await;
+    work(&local, &mut rng, 300).await;
     let config = format!(
         "[worker]\nupdate_mode = \"{update_mode}\"\nbatch_size = 20\nretry_delays = [\"200ms\"]"
     );
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config);
     agent.start(&[]);
     for round in 0..8 {
-        work(&local.client, &mut rng, 120).await;
+        work(&local, &mut rng, 120).await;
         match round % 4 {
             0 => {
                 agent.kill();
-                work(&local.client, &mut rng, 60).await;
+                work(&local, &mut rng, 60).await;
                 agent.start(&[]);
             }
             1 => {
                 atlas.kill();
-                work(&local.client, &mut rng, 60).await;
+                work(&local, &mut rng, 60).await;
                 atlas.resume().await;
             }
             2 => {
@@ -57,18 +63,18 @@ async fn random_workload_with_restarts(update_mode: &str) {
             }
             _ => {
                 assert!(agent.stop().success());
-                work(&local.client, &mut rng, 60).await;
+                work(&local, &mut rng, 60).await;
                 agent.start(&[]);
             }
         }
     }
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, Order::Counts, PATIENCE).await;
 
     // Quiet, it stays so; and a stopped agent leaves nothing behind.
     agent.streaming().await;
     assert!(agent.stop().success());
-    converge(&local.client, &atlas.client, Duration::ZERO).await;
+    equal(&local, &atlas, Order::Counts, Duration::ZERO).await;
     let dead = agent.cli_json(&["dead", "list"]).unwrap();
     assert_eq!(dead.as_array().map(Vec::len), Some(0), "{dead}");
 }

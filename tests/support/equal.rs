@@ -11,6 +11,7 @@ use mongodb::bson::{RawDocument, RawDocumentBuf, doc, rawdoc};
 use outrigger::raw::{Builder, Field, fields, lossy};
 
 use super::{
+    agent::Agent,
     compare::brief,
     mongod::Mongod,
     odd::{self, text},
@@ -185,6 +186,69 @@ pub fn differences(local: &Everything, atlas: &Everything, order: Order) -> Vec<
         }
     }
     found
+}
+
+/// Names of what Atlas can have as it is locally only when it is made anew, and of nothing else.
+fn to_be_made_anew(local: &Everything, atlas: &Everything) -> Vec<String> {
+    let only_new = |held: &Held| {
+        let options = RawDocument::from_bytes(&held.options).expect("options");
+        let of = |name: &str| {
+            let field = fields(options).flatten().find(|field| field.name == name.as_bytes());
+            field.map(|field| field.value.to_vec())
+        };
+        (held.kind.clone(), ["collation", "capped", "clusteredIndex"].map(of))
+    };
+    let both = atlas.iter().filter_map(|(name, there)| Some((name, local.get(name)?, there)));
+    let differ = both.filter(|(_, here, there)| only_new(here) != only_new(there));
+    differ.map(|(name, ..)| name.clone()).collect()
+}
+
+/// As [`equal`] once a history was lost, or another database was adopted: a comparison cannot change what only a
+/// new collection can (README, "What it does not do"). Such collections are dropped in Atlas, and a full sync is
+/// asked for, as the README says; all others must become equal by themselves first. Returns how many there were.
+pub async fn equal_by_hand(
+    local: &Mongod,
+    atlas: &Mongod,
+    agent: &Agent,
+    patience: Duration,
+) -> usize {
+    let give_up = Instant::now() + patience;
+    let anew = loop {
+        let is_idle = agent
+            .health()
+            .is_some_and(|health| health["queueSize"] == 0 && health["phase"] == "streaming");
+        if let (true, Ok(mut here), Ok(mut there)) =
+            (is_idle, everything(local).await, everything(atlas).await)
+        {
+            let anew = to_be_made_anew(&here, &there);
+            for name in &anew {
+                here.remove(name);
+                there.remove(name);
+            }
+            let found = differences(&here, &there, Order::MayDiffer);
+            if found.is_empty() {
+                break anew;
+            }
+            assert!(Instant::now() < give_up, "{found:#?}");
+        }
+        assert!(
+            Instant::now() < give_up + patience,
+            "the agent does not come to rest: {:?}",
+            agent.health()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    for name in &anew {
+        println!("to be made anew: {name}");
+        let (db, name) = name.split_once('.').expect("a namespace");
+        odd::run(atlas, db, &rawdoc! { "drop": name });
+    }
+    if !anew.is_empty() {
+        let synced = agent.cli(&["sync", "--wait", "--allow-mass-delete"]);
+        assert!(synced.status.success(), "{synced:?}");
+    }
+    equal(local, atlas, Order::MayDiffer, patience).await;
+    anew.len()
 }
 
 /// What a server's oplog tells last of the database of a namespace: which collections came, went and changed names.

@@ -1,4 +1,4 @@
-//! Watches, from outside, that an agent says nothing better than it is: a marker document each second, and no word of
+//! Watches, from outside, that an agent says nothing better than it is: marker documents all the time, and no word of
 //! "everything", "healthy" or "equal" over one that is not in Atlas.
 
 use std::{
@@ -18,15 +18,18 @@ use mongodb::{
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::agent::Agent;
+use super::{PATIENCE, agent::Agent, eventually};
 
 /// A marker that is older and not in Atlas is one that health has had time to notice.
 const NOTICED_AFTER: Duration = Duration::from_secs(35);
+/// Between two markers. Short, for the tests whose faults last no longer.
+const PACE: Duration = Duration::from_millis(400);
 
-/// Watches in the background.
+/// Watches in the background. One that is dropped without [`end`](Self::end) ends with its test.
 pub struct Honesty {
     stop: CancellationToken,
     looks_away: Arc<AtomicBool>,
+    is_away: Arc<AtomicBool>,
     looks: tokio::task::JoinHandle<u32>,
     lies: Arc<Mutex<Vec<String>>>,
 }
@@ -51,15 +54,19 @@ impl Honesty {
             http: http.timeout_global(Some(Duration::from_secs(5))).build().into(),
         };
         let (stop, lies) = (CancellationToken::new(), Arc::default());
-        let looks_away = Arc::new(AtomicBool::new(false));
-        let looks =
-            tokio::spawn(watch(watched, stop.clone(), looks_away.clone(), Arc::clone(&lies)));
-        Self { stop, looks_away, looks, lies }
+        let [looks_away, is_away] = [false; 2].map(|away| Arc::new(AtomicBool::new(away)));
+        let shared = (stop.clone(), looks_away.clone(), is_away.clone(), Arc::clone(&lies));
+        let looks = tokio::spawn(watch(watched, shared));
+        Self { stop, looks_away, is_away, looks, lies }
     }
 
-    /// While the local database is exchanged: what it loses then, Atlas need not have.
-    pub fn look_away(&self, away: bool) {
+    /// While the local database is exchanged: what it loses then, Atlas need not have. Afterwards it writes nothing.
+    pub async fn look_away(&self, away: bool) {
         self.looks_away.store(away, Ordering::SeqCst);
+        eventually("the watcher", PATIENCE, async || {
+            self.is_away.load(Ordering::SeqCst) == away || self.looks.is_finished()
+        })
+        .await;
     }
 
     /// Ends it; panics with what was said too much. Returns how often there was an answer to judge.
@@ -72,12 +79,9 @@ impl Honesty {
     }
 }
 
-async fn watch(
-    watched: Watched,
-    stop: CancellationToken,
-    looks_away: Arc<AtomicBool>,
-    lies: Arc<Mutex<Vec<String>>>,
-) -> u32 {
+type Shared = (CancellationToken, Arc<AtomicBool>, Arc<AtomicBool>, Arc<Mutex<Vec<String>>>);
+
+async fn watch(watched: Watched, (stop, looks_away, is_away, lies): Shared) -> u32 {
     let watched = Arc::new(watched);
     // Acknowledged by a majority, and not seen in Atlas yet: when, by both clocks.
     let mut open: BTreeMap<i64, (Instant, u64)> = BTreeMap::new();
@@ -86,9 +90,11 @@ async fn watch(
         if stop.is_cancelled() {
             break;
         }
-        if looks_away.load(Ordering::SeqCst) {
+        let away = looks_away.load(Ordering::SeqCst);
+        is_away.store(away, Ordering::SeqCst);
+        if away {
             open.clear();
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         }
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
@@ -133,7 +139,7 @@ async fn watch(
                 }
             }
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(PACE).await;
     }
     looks
 }

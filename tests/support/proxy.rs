@@ -41,6 +41,7 @@ pub struct Proxy {
     line: Arc<AtomicU8>,
     changed: Arc<Notify>,
     asked: Arc<AtomicU64>,
+    struck: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -50,10 +51,21 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let line = Arc::new(AtomicU8::new(Line::Up as u8));
         let changed = Arc::new(Notify::new());
-        let asked = Arc::new(AtomicU64::new(0));
-        let task =
-            tokio::spawn(accept(listener, target, line.clone(), changed.clone(), asked.clone()));
-        Self { port, line, changed, asked, task }
+        let (asked, struck) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let wires = Wires {
+            line: line.clone(),
+            changed: changed.clone(),
+            asked: asked.clone(),
+            struck: struck.clone(),
+        };
+        let task = tokio::spawn(accept(listener, target, wires));
+        Self { port, line, changed, asked, struck, task }
+    }
+
+    /// How often a fault of the line has met something so far: a connection that was reset or refused, data that
+    /// was held up, swallowed or slowed down. A fault on an idle line is none.
+    pub fn struck(&self) -> u64 {
+        self.struck.load(Ordering::SeqCst)
     }
 
     /// Bytes that went to the target so far.
@@ -77,15 +89,25 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    target: u16,
+/// What all connections of a line share.
+#[derive(Clone)]
+struct Wires {
     line: Arc<AtomicU8>,
     changed: Arc<Notify>,
     asked: Arc<AtomicU64>,
-) {
+    struck: Arc<AtomicU64>,
+}
+
+impl Wires {
+    fn strikes(&self) {
+        self.struck.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+async fn accept(listener: TcpListener, target: u16, wires: Wires) {
     while let Ok((client, _)) = listener.accept().await {
-        if line.load(Ordering::SeqCst) == Line::Cut as u8 {
+        if wires.line.load(Ordering::SeqCst) == Line::Cut as u8 {
+            wires.strikes();
             continue; // Dropped, so reset.
         }
         let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else {
@@ -93,12 +115,12 @@ async fn accept(
         };
         let (client_read, client_write) = client.into_split();
         let (server_read, server_write) = server.into_split();
-        let (line, changed, asked) = (line.clone(), changed.clone(), asked.clone());
+        let wires = wires.clone();
         tokio::spawn(async move {
             let answered = AtomicU64::new(0);
             tokio::select! {
-                () = pass(client_read, server_write, &line, &changed, Way::Question, &asked) => {}
-                () = pass(server_read, client_write, &line, &changed, Way::Answer, &answered) => {}
+                () = pass(client_read, server_write, &wires, Way::Question, &wires.asked) => {}
+                () = pass(server_read, client_write, &wires, Way::Answer, &answered) => {}
             }
         });
     }
@@ -113,23 +135,29 @@ enum Way {
 async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    line: &AtomicU8,
-    changed: &Notify,
+    wires: &Wires,
     way: Way,
     carried: &AtomicU64,
 ) {
     let mut buffer = vec![0; 16 * 1024];
     let (mut is_lost, mut was_silent, mut has_carried) = (false, false, false);
     loop {
-        let change = changed.notified();
+        let change = wires.changed.notified();
         tokio::pin!(change);
         change.as_mut().enable();
-        let now = line.load(Ordering::SeqCst);
+        let now = wires.line.load(Ordering::SeqCst);
         if now == Line::Cut as u8 {
+            wires.strikes();
             return;
         }
         if now == Line::Silent as u8 {
-            change.await;
+            tokio::select! {
+                () = &mut change => {}
+                _ = from.readable() => {
+                    wires.strikes();
+                    change.await;
+                }
+            }
             was_silent = true;
             continue;
         }
@@ -144,9 +172,11 @@ async fn pass(
         let Ok(n @ 1..) = read else { return };
         is_lost |= now == Line::Mute as u8 && way == Way::Answer;
         if is_lost {
+            wires.strikes();
             continue;
         }
         if now == Line::Slow as u8 {
+            wires.strikes();
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         if to.write_all(&buffer[..n]).await.is_err() {
