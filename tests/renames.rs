@@ -165,6 +165,30 @@ async fn a_dead_letter_follows_its_collection_and_its_retry_mends_the_document()
     converge(&local.client, &atlas.root, PATIENCE).await;
 }
 
+/// Nothing has made the empty one in Atlas, so that there is nothing to rename.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_collection_that_takes_the_place_of_a_full_one_empties_it_with_a_local_5_0() {
+    let (local, atlas) = tokio::join!(Mongod::start_of("5.0.4"), Mongod::start());
+    let db = local.client.database("shop");
+    let names = ["replaced", "written"];
+    for name in names {
+        let of = db.collection::<Document>(name);
+        of.insert_many((0..20).map(|id| doc! { "_id": id })).await.unwrap();
+    }
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+
+    db.create_collection("empty").await.unwrap();
+    rename(&db, "empty", "replaced", true).await.unwrap();
+    let nothing = [doc! { "$match": { "_id": -1 } }, doc! { "$out": "written" }];
+    let _ = db.collection::<Document>(names[1]).aggregate(nothing).await.unwrap();
+
+    assert!(agent.cli(&["flush"]).status.success());
+    converge(&local.client, &atlas.client, Duration::ZERO).await;
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+}
+
 /// Each of the two would wait for the other: the stream for room in the queue, the entries for the stream.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_full_of_updates_with_a_local_5_0_drains_and_what_was_renamed_meanwhile_is_compared()

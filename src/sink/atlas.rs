@@ -199,17 +199,18 @@ impl AtlasSink {
         self.alter(ns, command).await
     }
 
-    /// Changes a collection as such. `needs` names the privilege for it.
+    /// Changes a collection as such, if it is there. `needs` names the privilege for it.
     async fn run(
         &self,
         db: &str,
         command: RawDocumentBuf,
-        fine: i32,
         needs: &str,
-    ) -> Result<(), SinkError> {
+    ) -> Result<Changed, SinkError> {
         match self.order(db, command).await? {
-            Ok(reply) => confirmed(&reply),
-            Err(error) if error.code() == Some(fine) => Ok(()),
+            Ok(reply) => confirmed(&reply).map(|()| Changed::Done),
+            Err(error) if error.code() == Some(classify::NAMESPACE_NOT_FOUND) => {
+                Ok(Changed::WasNotThere)
+            }
             Err(error) => Err(classify::schema_error(&error, needs)),
         }
     }
@@ -276,11 +277,10 @@ impl Sink for AtlasSink {
             SchemaChange::Drop { ns } | SchemaChange::DropIfGone { ns } => {
                 let command = rawdoc! { "drop": ns.coll(), "writeConcern": majority };
                 let needs = format!("`dropCollection` on `{ns}`");
-                self.run(ns.db(), command, classify::NAMESPACE_NOT_FOUND, &needs).await?;
+                self.run(ns.db(), command, &needs).await?;
             }
             // Whatever stands in Atlas under the new name is not what the local database has there:
-            // everything before the rename has been applied. A source that is gone was renamed by
-            // an attempt whose answer was lost.
+            // everything before the rename has been applied.
             SchemaChange::Rename { from, to, .. } => {
                 let command = rawdoc! {
                     "renameCollection": from.as_str(), "to": to.as_str(), "dropTarget": true,
@@ -298,7 +298,7 @@ impl Sink for AtlasSink {
                     let there = "`insert`, `createIndex` and `dropCollection`";
                     format!("`find` and `dropCollection` on `{from}`, {there} on `{to}`")
                 };
-                self.run("admin", command, classify::NAMESPACE_NOT_FOUND, &needs).await?;
+                return self.run("admin", command, &needs).await;
             }
             // Needs the local side too: the worker makes single steps of it.
             SchemaChange::Reconcile { .. } => {}

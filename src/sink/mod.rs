@@ -73,6 +73,9 @@ pub enum Changed {
     Done,
     /// A collection of that name is there, and its options are not those that were wanted.
     Differs,
+    /// What was to be renamed is not there: an attempt whose answer was lost has renamed it, or it was empty and
+    /// nobody has made it (local 5.0). What has the new name may be what the rename was to replace.
+    WasNotThere,
 }
 
 /// Which unique value is taken, as far as Atlas tells.

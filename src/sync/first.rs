@@ -26,7 +26,7 @@ use crate::{
     progress::ShareState,
     queue::Queue,
     shutdown::{Stop, blocking},
-    sink::{Changed, Sink, SinkError, Write},
+    sink::{Sink, SinkError, Write},
     status::now_ms,
     sync_state::{CopyPlan, Step, SyncState},
 };
@@ -303,7 +303,7 @@ impl<K: Sink> Reconciler<K> {
                 return Err(SyncError::Outdated);
             }
             match self.sink.change_schema(&change).await {
-                Ok(Changed::Done | Changed::Differs) => break,
+                Ok(_) => break,
                 // Options that this Atlas does not take must not keep the documents away.
                 Err(SinkError::Rejected(error)) => {
                     tracing::warn!(%ns, %error, "created without its options");

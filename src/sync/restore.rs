@@ -300,7 +300,7 @@ impl<K: Sink> Restore<'_, K> {
         let mut attempts = self.ends.attempts(self.stop);
         loop {
             match self.sink.change_schema(&change).await {
-                Ok(Changed::Done) => return Ok(()),
+                Ok(Changed::Done | Changed::WasNotThere) => return Ok(()),
                 Ok(Changed::Differs) => {
                     let problem = "not made as it was: its options are others".to_owned();
                     note_problems(outcome, ns, vec![problem]);

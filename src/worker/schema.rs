@@ -4,7 +4,7 @@
 //! database *is now*, which is right whatever happened in between, and as often as it is done. What takes
 //! long, or what Atlas will not do, is left to the task that builds indexes; documents never wait for it.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use bson::RawDocumentBuf;
 use uuid::Uuid;
@@ -16,14 +16,16 @@ use super::{
 use crate::{
     event::{CollectionId, SchemaChange},
     namespace::Namespace,
-    queue::Outcome,
+    queue::{Outcome, QueueError},
     schema::{
         Description, Kind, Step, build_command, steps,
         value::{get, is_on},
     },
+    shutdown::blocking,
     sink::{Changed, Sink, SinkError},
     source::{Source, SourceError},
     status::now_ms,
+    sync_state::{Reason, SyncState},
     write_op::Refusal,
 };
 
@@ -91,6 +93,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
             matches!(result, Ok(_) | Err(SinkError::Rejected(_) | SinkError::Held(_)));
         match result {
             Ok(changed) => {
+                if let (Changed::WasNotThere, SchemaChange::Rename { to, .. }) = (changed, change) {
+                    self.compare_target(to).await?;
+                }
                 tracing::info!(%ns, op = change.name(), "schema change applied");
                 let was_held = self.watch.let_go(&change.namespaces());
                 if was_held {
@@ -132,6 +137,17 @@ impl<S: Source, K: Sink> Worker<S, K> {
             }
         }
         Ok(())
+    }
+
+    /// Has compared what may still be there in the place of a collection that was not there to be renamed.
+    async fn compare_target(&self, to: &Namespace) -> Result<(), QueueError> {
+        tracing::info!(ns = %to, "what was to be renamed to this name was not in Atlas; what has the name is compared");
+        let (queue, only) = (self.queue.clone(), BTreeSet::from([to.clone()]));
+        blocking(move || {
+            let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
+            SyncState::demand_of(&queue, position.unwrap_or_default(), &only, Reason::Renamed)
+        })
+        .await
     }
 
     /// Makes options and indexes in Atlas like the local ones are now. False when the local database cannot
