@@ -10,7 +10,9 @@ use support::{
     PATIENCE,
     agent::Agent,
     compare::converge,
-    eventually, orders, pair,
+    copy_dir, eventually,
+    names::rename,
+    orders, pair,
     proxy::{Line, Proxy},
     seed, workload,
 };
@@ -172,6 +174,38 @@ async fn a_damaged_queue_is_moved_aside_and_rebuilt() {
         .flatten()
         .find(|entry| entry.file_name().to_string_lossy().starts_with("queue.broken-"));
     assert!(kept.unwrap().path().join("db").exists(), "nothing was deleted");
+}
+
+/// The agent's host comes back from a snapshot. Read once more from the old position, the update would make a
+/// collection of one document, which the rename would put in the place of all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_was_put_back_to_an_older_state_is_rebuilt_and_renames_nothing_once_more() {
+    let (local, atlas) = pair().await;
+    let db = local.client.database("shop");
+    orders(&local).insert_many((0..500).map(|id| doc! { "_id": id })).await.unwrap();
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(agent.stop().success());
+    let (queue, older) = (agent.dir.path().join("queue"), agent.dir.path().join("older"));
+    copy_dir(&queue, &older);
+    agent.start(&[]);
+    agent.streaming().await;
+    orders(&local).update_one(doc! { "_id": 1 }, doc! { "$set": { "v": 1 } }).await.unwrap();
+    rename(&db, "orders", "archive", false).await.unwrap();
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    agent.kill();
+
+    std::fs::remove_dir_all(&queue).unwrap();
+    std::fs::rename(&older, &queue).unwrap();
+    agent.start(&[]);
+    agent.streaming().await;
+    assert!(agent.cli(&["flush"]).status.success());
+
+    converge(&local.client, &atlas.client, Duration::ZERO).await;
+    let log = agent.log();
+    assert!(log.contains("it was put back to an older state"), "{log}");
+    assert_eq!(log.matches("op=\"rename\"").count(), 1, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

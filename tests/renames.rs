@@ -165,6 +165,31 @@ async fn a_dead_letter_follows_its_collection_and_its_retry_mends_the_document()
     converge(&local.client, &atlas.root, PATIENCE).await;
 }
 
+/// Both come in by a rename from what is not replicated. The second is demanded while the first is copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_comes_in_while_another_is_copied_gets_its_indexes_at_once() {
+    let (local, atlas) = pair().await;
+    let db = local.client.database("shop");
+    let config = "[namespaces]\ninclude = [\"shop.orders\", \"shop.items\"]\n[sync]\nmax_docs_per_second = 1000\n";
+    let of = |name: &str| db.collection::<Document>(name);
+    of("many").insert_many((0..6_000).map(|id| doc! { "_id": id })).await.unwrap();
+    of("few").insert_many((0..10).map(|id| doc! { "_id": id })).await.unwrap();
+    let index = doc! { "key": { "v": 1 }, "name": "v_1" };
+    db.run_command(doc! { "createIndexes": "few", "indexes": [index] }).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.start(&[]);
+    agent.streaming().await;
+
+    rename(&db, "many", "orders", false).await.unwrap();
+    eventually("a copy that has begun", PATIENCE, async || {
+        orders(&atlas).estimated_document_count().await.unwrap() > 0
+    })
+    .await;
+    rename(&db, "few", "items", false).await.unwrap();
+
+    equal(&local, &atlas, Order::Counts, PATIENCE).await;
+}
+
 /// Nothing has made the empty one in Atlas, so that there is nothing to rename.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_collection_that_takes_the_place_of_a_full_one_empties_it_with_a_local_5_0() {

@@ -16,8 +16,9 @@ use super::{
     edit::{Edit, Finished, Surroundings, fingerprint},
     layout::{
         BULKHEAD, BULKHEAD_LEN, CHECKPOINT, DEAD, FORMAT, HOME, MASK, META, MOVED, SEAL, block_of,
-        bulkhead_key, masked_block_of, number_of,
+        bulkhead_key, masked_block_of, meta_key, number_of,
     },
+    metas::OUTDATED,
     reader::{CacheGuard, Reader, read_block},
     store::State,
 };
@@ -33,6 +34,9 @@ fn damaged(what: &str) -> QueueError {
 /// Reads the whole queue once: checks every value and the seal, and rebuilds what is in memory only.
 pub fn load(db: &sled::Db, cache: &CacheGuard, path: &Path) -> Result<State, QueueError> {
     make_or_recognize(db, path)?;
+    if db.contains_key(meta_key(OUTDATED))? {
+        return Err(QueueError::Outdated);
+    }
     let mut state = State::default();
     let mut sum = 0_u64;
     for item in db.scan_prefix([META]) {

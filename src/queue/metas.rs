@@ -4,7 +4,17 @@ use std::collections::BTreeMap;
 
 use super::{Queue, QueueError, layout::meta_key};
 
+/// The note of a queue that was put back to an older state.
+pub(super) const OUTDATED: &str = "outdated";
+
 impl Queue {
+    /// The queue was put back to an older state: it is not to be used any more, and is not opened again as it is.
+    /// Returns what it fails with.
+    pub fn give_up_as_outdated(&self) -> QueueError {
+        let noted = self.set_meta(OUTDATED, Some(&[])).and_then(|()| self.flush());
+        noted.err().unwrap_or(QueueError::Outdated)
+    }
+
     /// A small value kept beside the queue, such as the state of the first copy.
     pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, QueueError> {
         Ok(self.db.get(meta_key(name))?.map(|value| value.to_vec()))

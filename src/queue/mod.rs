@@ -120,6 +120,12 @@ pub enum QueueError {
     /// the queue of another version of Outrigger.
     #[error("the queue is damaged")]
     Damaged(#[from] CodecError),
+    /// Its folder, or the whole host, was put back to an older state. What would be read once more from its position
+    /// renames and drops what Atlas has since.
+    #[error(
+        "the queue is older than what Atlas was written from: it was put back to an older state"
+    )]
+    Outdated,
     /// sled found its own files damaged, or failed in a way that it does not explain.
     #[error("the queue's storage failed: {0}")]
     Storage(String),
@@ -158,7 +164,7 @@ impl QueueError {
                 "nothing was imported; `outrigger queue export` writes what can be"
             }
             Self::NotFound(_) => "list what there is with `queue list` or `dead list`",
-            Self::Damaged(_) | Self::Storage(_) => {
+            Self::Damaged(_) | Self::Storage(_) | Self::Outdated => {
                 "`outrigger run` moves it aside and rebuilds it; nothing is lost"
             }
             Self::MostlyEmpty => "restart the agent; nothing is lost",
@@ -168,7 +174,7 @@ impl QueueError {
 
     /// True when the files themselves are bad, so that moving them aside and rebuilding helps.
     pub fn is_damage(&self) -> bool {
-        matches!(self, QueueError::Damaged(_) | QueueError::Storage(_))
+        matches!(self, QueueError::Damaged(_) | QueueError::Storage(_) | QueueError::Outdated)
     }
 }
 

@@ -32,6 +32,9 @@ const CLAIM: &str = "claim";
 const RENEWED: &str = "renewed";
 const SENT: &str = "renewing";
 
+/// The starts of which one has set the mark last.
+const LIVES: &str = "lives";
+
 /// How long the local database may take to show the marks in it. Without an answer those that were seen last
 /// count.
 const UPSTREAM_PATIENCE: Duration = Duration::from_secs(3);
@@ -44,7 +47,15 @@ fn remembered(queue: &Queue) -> Result<Remembered, QueueError> {
     };
     let (checkpoint, sent) = (position(RENEWED)?, position(SENT)?);
     let moved = queue.meta(MOVED)?.is_some();
-    Ok(Remembered { claim, checkpoint, sent, moved })
+    let lives = queue.meta(LIVES)?.and_then(|lives| serde_json::from_slice(&lives).ok());
+    let (lives, own) = (lives.unwrap_or_default(), queue.checkpoint()?);
+    let position = own.map(|checkpoint| checkpoint.cluster_time).unwrap_or_default();
+    Ok(Remembered { claim, checkpoint, sent, moved, lives, position })
+}
+
+fn note_lives(queue: &Queue, lives: &[String]) -> Result<(), QueueError> {
+    let lives = serde_json::to_vec(lives).expect("a list of names is JSON");
+    queue.set_meta(LIVES, Some(&lives))
 }
 
 /// A copy that has not begun goes to the new target anyway.
@@ -129,7 +140,21 @@ impl<K: Sink> Reconciler<K> {
             crash::point(Step::ClaimNoted);
             Ok(())
         };
-        let ownership::Taken { claim, refused } = self.claim().take(&taking, demand).await?;
+        let (queue, mut lives) = (self.queue.clone(), remembered.lives.clone());
+        let life = self.agent.instance.clone();
+        if !lives.contains(&life) {
+            lives.push(life.clone());
+            // Before the mark can be set, so that whoever has it finds its name here.
+            blocking(move || note_lives(&queue, &lives).and_then(|()| queue.flush())).await?;
+        }
+        let taken = self.claim().take(&taking, demand).await;
+        if matches!(taken, Err(SyncError::OlderQueue)) {
+            let queue = self.queue.clone();
+            return Err(blocking(move || queue.give_up_as_outdated()).await.into());
+        }
+        let ownership::Taken { claim, refused } = taken?;
+        let queue = self.queue.clone();
+        blocking(move || note_lives(&queue, &[life])).await?;
         let marked = self.queue.kept_apart().marked.clone();
         self.keep_apart(Foreign { names: refused, marked }).await?;
         let (queue, is_new) = (self.queue.clone(), remembered.claim.as_ref() != Some(&claim));

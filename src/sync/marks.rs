@@ -9,13 +9,14 @@
 //! | `refused` | collections that its patterns choose and that are not its own |
 //! | `upstream` | the sources that its own local database is a copy of, see [`upstream`](super::upstream) |
 //! | `claim`, `checkpoint` | which queue's position Atlas belongs to, and how far that has come |
+//! | `life` | which start of an agent has set it last |
 //! | `agent`, `heartbeatAt` | who keeps the copy, and when it last said so by Atlas's own clock |
 
 use std::{collections::BTreeSet, time::Duration};
 
 use bson::{Bson, DateTime, Document, doc, rawdoc};
 
-use super::SyncError;
+use super::{SyncError, ownership::Remembered};
 use crate::{
     checkpoint::ClusterTime,
     config::units,
@@ -63,8 +64,13 @@ pub(super) struct Mark {
     pub upstream: Vec<String>,
     pub claim: Option<String>,
     pub checkpoint: ClusterTime,
+    /// The start that has set it last.
+    pub life: Option<String>,
     pub keeper: Option<Keeper>,
 }
+
+/// By how much a mark may be ahead of a queue that has lost its last half second with its process.
+const AHEAD_MAX: Duration = Duration::from_secs(60);
 
 impl Mark {
     /// True when what Atlas holds there was copied from this source.
@@ -72,6 +78,18 @@ impl Mark {
         let was_copied =
             || self.filter.matches(ns) || self.copied.iter().any(|before| before.matches(ns));
         !self.refused.contains(ns) && was_copied()
+    }
+
+    /// True when the queue that remembers this is an older one than that which has set the mark.
+    pub fn is_ahead_of(&self, remembered: &Remembered) -> bool {
+        let Remembered { lives, checkpoint, sent, position, .. } = remembered;
+        // Earlier versions tell of no life.
+        let is_of_another_life =
+            self.life.as_ref().is_some_and(|life| !lives.is_empty() && !lives.contains(life));
+        let known = position.max(sent).max(checkpoint).millis();
+        let is_far_ahead = *position > ClusterTime::default()
+            && self.checkpoint.millis() > known.saturating_add(AHEAD_MAX.as_millis() as u64);
+        is_of_another_life || is_far_ahead
     }
 
     /// What `copied` is to be when `next` takes the place of the patterns.
@@ -182,6 +200,7 @@ fn read_mark(doc: &Document, db: &str, now: DateTime) -> Option<Mark> {
         refused: texts(doc, "refused").iter().filter_map(|name| name.parse().ok()).collect(),
         upstream: texts(doc, "upstream"),
         claim: doc.get_str("claim").ok().map(str::to_owned),
+        life: doc.get_str("life").ok().map(str::to_owned),
         checkpoint: doc.get_timestamp("checkpoint").map(ClusterTime::from).unwrap_or_default(),
         keeper: doc.get_document("agent").ok().map(|agent| read_keeper(agent, doc, now)),
     })
@@ -233,6 +252,32 @@ mod tests {
         let all = Patterns { include: vec!["shop.*".into()], exclude: vec![] };
         assert_eq!(second.history(&all), [], "what covers all that was needs no memory");
         assert_eq!(second.history(&narrower), before, "nor is anything remembered twice");
+    }
+
+    #[test]
+    fn a_queue_that_was_put_back_is_behind_the_mark() {
+        let second = |n: u64| ClusterTime(n << 32);
+        let of = |life: &str, at: u64| {
+            mark(&doc! {
+                "_id": "a", "include": [], "exclude": [], "claim": "c", "life": life,
+                "checkpoint": bson::Timestamp::from(second(at)),
+            })
+        };
+        let queue = |lives: &[&str], position| Remembered {
+            lives: lives.iter().map(|life| (*life).to_owned()).collect(),
+            position: second(position),
+            ..Remembered::default()
+        };
+
+        assert!(!of("1", 100).is_ahead_of(&queue(&["1"], 100)));
+        assert!(!of("1", 150).is_ahead_of(&queue(&["1"], 100)), "what a kill may cost");
+        assert!(of("1", 200).is_ahead_of(&queue(&["1"], 100)), "put back within one life");
+        assert!(of("2", 100).is_ahead_of(&queue(&["1"], 100)), "put back to an earlier life");
+        assert!(
+            !of("2", 100).is_ahead_of(&queue(&["1", "2"], 100)),
+            "it was not known whether it was set"
+        );
+        assert!(!of("2", 100).is_ahead_of(&queue(&[], 100)), "of an earlier version");
     }
 
     #[test]

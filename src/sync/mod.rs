@@ -202,6 +202,9 @@ pub enum SyncError {
         "the local database had to be proven again, and what was read of it before does not count"
     )]
     Outdated,
+    /// The queue was put back to an older state.
+    #[error("the queue is older than what Atlas was written from")]
+    OlderQueue,
     /// The agent is leaving.
     #[error("stopped")]
     Stopped,
@@ -218,6 +221,7 @@ impl SyncError {
             | SyncError::LocalTarget { is_away: true, .. }
             | SyncError::Outdated => true,
             SyncError::Queue(_)
+            | SyncError::OlderQueue
             | SyncError::SameDatabase(_)
             | SyncError::NotOwned { .. }
             | SyncError::Overlap { .. }

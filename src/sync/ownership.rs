@@ -18,7 +18,8 @@
 //!
 //! Each time the target turns out to be another one than the queue's position belongs to (another Atlas,
 //! one that was put back to a backup, a mark that is gone), the mark gets a new claim, and everything is
-//! compared.
+//! compared. And where it is the queue that was put back, with its folder or with the whole host, it is of no use:
+//! what would be read once more from its position renames and drops what Atlas has since.
 
 use std::{
     collections::BTreeSet,
@@ -60,6 +61,10 @@ pub struct Remembered {
     pub sent: ClusterTime,
     /// The queue came from another machine, and has not claimed its target yet.
     pub moved: bool,
+    /// The starts that may have set the mark last.
+    pub lives: Vec<String>,
+    /// How far the queue has come by its own account.
+    pub position: ClusterTime,
 }
 
 /// A source's claim on a target.
@@ -118,11 +123,14 @@ impl Claim<'_> {
             if own.is_none() { self.check_elsewhere(taking).await? } else { Vec::new() };
         let refused =
             if taking.adopt { BTreeSet::new() } else { self.not_ours(own, &elsewhere).await? };
-        let Remembered { claim, checkpoint, sent, moved } = taking.remembered;
+        let Remembered { claim, checkpoint, sent, moved, .. } = taking.remembered;
         let moved = *moved;
         // Another target than last time, or this one put back to an older state.
         let same = own.filter(|mark| mark.claim.is_some() && mark.claim == *claim);
         let same = same.filter(|mark| mark.checkpoint >= *checkpoint);
+        if !moved && same.is_some_and(|mark| mark.is_ahead_of(taking.remembered)) {
+            return Err(SyncError::OlderQueue);
+        }
         // A queue that came from another machine: where that one went on after the export, what came with the
         // file is older than what Atlas has. And should it come back, it must not take Atlas for its own.
         let same = same.filter(|mark| !moved || mark.checkpoint <= *sent.max(checkpoint));
@@ -294,7 +302,7 @@ impl Claim<'_> {
                     "version": env!("CARGO_PKG_VERSION"), "startedAt": DateTime::now(),
                     "include": &patterns.include, "exclude": &patterns.exclude,
                     "copied": copied, "refused": refused, "upstream": upstream.ids(),
-                    "agent": self.agent.to_document(), "claim": claim,
+                    "agent": self.agent.to_document(), "life": &self.agent.instance, "claim": claim,
                 },
                 "$setOnInsert": { "claimedAt": DateTime::now() },
                 "$currentDate": { "heartbeatAt": true },

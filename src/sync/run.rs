@@ -110,7 +110,8 @@ impl<K: Sink> Reconciler<K> {
         self.mend_schemas(run, &to_clear, Mending::Drops).await?;
         self.reconcile_all(run, plans, others).await?;
         self.compare_rest(run, plans, &in_scope).await?;
-        self.after_renames(run, plans, &in_scope).await?;
+        let again = self.after_renames(run, plans, &in_scope).await?;
+        let in_scope = |ns: &Namespace| in_scope(ns) || again.contains(ns);
         self.wait_until_written(run).await?;
         // As they are called by now.
         let mut collections = self
@@ -139,15 +140,16 @@ impl<K: Sink> Reconciler<K> {
             .map(drop)
     }
 
-    /// Names that changed hands while the run was at work: what has them now is compared once more.
+    /// Names that changed hands while the run was at work: what has them now is compared once more. Returns them.
     async fn after_renames(
         &self,
         run: &Run<'_>,
         plans: &Plans,
         in_scope: &(impl Fn(&Namespace) -> bool + Sync),
-    ) -> Result<(), SyncError> {
+    ) -> Result<BTreeSet<Namespace>, SyncError> {
+        let mut all = BTreeSet::new();
         if run.request.dry_run {
-            return Ok(());
+            return Ok(all);
         }
         loop {
             // What was renamed until now is noted when the stream has come so far.
@@ -159,8 +161,9 @@ impl<K: Sink> Reconciler<K> {
             // What is owed may have become more meanwhile.
             again.retain(|ns| run.is_owed || in_scope(ns));
             if again.is_empty() {
-                return Ok(());
+                return Ok(all);
             }
+            all.extend(again.iter().cloned());
             tracing::info!(
                 ?again,
                 "names changed hands or collections were replaced meanwhile, and these are compared again"
@@ -341,6 +344,10 @@ impl<K: Sink> Reconciler<K> {
                 plans.forget(ns).await?;
                 if self.copy_unless_barrier(run, plans, collection, size).await? {
                     return Ok(());
+                }
+                // What a comparison brings has no order.
+                if collection.is_capped() {
+                    return Box::pin(self.reconcile(run, plans, collection, size)).await;
                 }
             }
             self.queue.release(ns);
