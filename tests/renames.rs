@@ -247,3 +247,77 @@ async fn a_queue_full_of_updates_with_a_local_5_0_drains_and_what_was_renamed_me
     assert!(agent.log().contains("before the stream has come so far"), "{}", agent.log());
     assert!(agent.stop().success());
 }
+
+/// What the user may do in Atlas: all that the agent does there, but to rename (which `dropCollection` would allow
+/// as well).
+fn all_but_renames() -> Document {
+    let anywhere = doc! { "db": "", "collection": "" };
+    let actions = [
+        "find",
+        "insert",
+        "update",
+        "remove",
+        "createCollection",
+        "createIndex",
+        "dropIndex",
+        "collMod",
+        "listCollections",
+        "listIndexes",
+        "collStats",
+        "dbStats",
+        "bypassDocumentValidation",
+    ];
+    doc! {
+        "createRole": "writesAndNoMore", "roles": [],
+        "privileges": [
+            { "resource": anywhere, "actions": actions.to_vec() },
+            { "resource": { "cluster": true }, "actions": ["listDatabases"] },
+        ],
+    }
+}
+
+/// One change that Atlas refuses this user used to stop every collection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_that_the_user_may_not_make_holds_its_names_alone_and_goes_on_when_it_may() {
+    let (local, atlas) = tokio::join!(Mongod::start(), Guarded::start(vec![]));
+    atlas.admin(all_but_renames()).await;
+    let role = doc! { "grantRolesToUser": "outrigger", "roles": ["writesAndNoMore"] };
+    atlas.admin(role).await;
+    let (here, there) = (local.client.database("shop"), atlas.root.database("shop"));
+    let count = async |name: &str| {
+        there.collection::<Document>(name).count_documents(doc! {}).await.unwrap()
+    };
+    here.collection("left").insert_one(doc! { "_id": 0 }).await.unwrap();
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.root, PATIENCE).await;
+
+    rename(&here, "left", "right", false).await.unwrap();
+    here.collection("right").insert_one(doc! { "_id": 1 }).await.unwrap();
+    let advice = "grant its user the privilege `renameCollectionSameDB` on the database `shop`, `dropCollection` on \
+                  `shop.right`";
+    let is_told =
+        |agent: &Agent| String::from_utf8_lossy(&agent.cli(&["status"]).stdout).contains(advice);
+    eventually("the advice in `status`", PATIENCE, async || is_told(&agent)).await;
+
+    // Others flow, those that are new too; also after a restart.
+    for round in 1..=2_u32 {
+        here.collection("other").insert_one(doc! { "_id": round }).await.unwrap();
+        let has_come = async || count("other").await == u64::from(round);
+        eventually("another collection", PATIENCE, has_come).await;
+        assert_eq!((count("left").await, count("right").await), (1, 0));
+        assert!(agent.stop().success());
+        agent.start(&[]);
+        agent.streaming().await;
+    }
+    assert!(agent.log().contains(advice), "{}", agent.log());
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+
+    let may = |collection: &str, action: &str| doc! { "resource": { "db": "shop", "collection": collection }, "actions": [action] };
+    let may = [may("", "renameCollectionSameDB"), may("right", "dropCollection")];
+    let grant = doc! { "grantPrivilegesToRole": "writesAndNoMore", "privileges": may.to_vec() };
+    atlas.admin(grant).await;
+    converge(&local.client, &atlas.root, PATIENCE).await;
+    eventually("nothing to tell in `status`", PATIENCE, async || !is_told(&agent)).await;
+    assert!(agent.stop().success());
+}
