@@ -8,6 +8,7 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -136,17 +137,21 @@ pub fn dropped() -> u64 {
     if HAS_STARTED.load(Ordering::Relaxed) { Stderr::get().dropped() } else { 0 }
 }
 
-/// From now on nothing that panics is worth a word: the driver's and the storage's own tasks do so when the runtime
-/// goes away under them, over an outcome that is good.
+/// From now on no panic in code that others have written is worth a word: the driver's and the storage's own tasks do so
+/// when the runtime goes away under them (each task of the driver takes one that it waits for to have ended well), over an
+/// outcome that is good.
 pub fn leave() {
     IS_LEAVING.store(true, Ordering::Relaxed);
 }
 
 /// Has panics told as log lines, once there are any: what prints them otherwise waits for whoever reads stderr.
+///
+/// Cargo names the files of the package that it builds from its folder on, and those of others from the root.
 pub fn take_panics() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if IS_LEAVING.load(Ordering::Relaxed) {
+        let is_ours = panic.location().is_none_or(|at| Path::new(at.file()).is_relative());
+        if IS_LEAVING.load(Ordering::Relaxed) && !is_ours {
             return;
         }
         if !HAS_STARTED.load(Ordering::Relaxed) {

@@ -186,3 +186,65 @@ async fn a_disk_that_is_slow_does_not_hold_up_the_end() {
         assert_eq!(agent.stop().code(), Some(0));
     }
 }
+
+/// What a process of its own does, for the test below: logging and panics are of a whole process.
+const PANICS: &str = "OUTRIGGER_TEST_PANICS";
+
+/// The driver is asked while the runtime of its tasks is gone, as a task of it is that is still at work when that goes.
+fn the_driver_without_its_runtime() {
+    let options = mongodb::options::ClientOptions::default();
+    std::thread::spawn(|| mongodb::Client::with_options(options)).join().unwrap_err();
+}
+
+fn panics() {
+    outrigger::logging::take_panics();
+    outrigger::logging::start("info", outrigger::config::LogFormat::Text);
+    let ours = |when: &'static str| {
+        std::thread::spawn(move || panic!("a bug of ours {when}")).join().unwrap_err();
+    };
+    ours("while it runs");
+    the_driver_without_its_runtime();
+    outrigger::logging::leave();
+    the_driver_without_its_runtime();
+    ours("at the end");
+    outrigger::logging::flush();
+}
+
+/// A backtrace of the driver used to stand below an outcome that was good.
+#[test]
+fn what_the_driver_panics_of_when_the_process_ends_is_not_told_and_what_is_our_own_bug_is() {
+    if std::env::var_os(PANICS).is_some() {
+        return panics();
+    }
+    let name =
+        "what_the_driver_panics_of_when_the_process_ends_is_not_told_and_what_is_our_own_bug_is";
+    let mut child = Command::new(std::env::current_exe().unwrap());
+
+    let output = child.args(["--exact", name, "--nocapture"]).env(PANICS, "1").output().unwrap();
+
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{told}");
+    let panics = told.lines().filter(|line| line.contains("panicked at"));
+    assert_eq!(panics.filter(|line| line.contains("/mongodb-")).count(), 1, "{told}");
+    for when in ["while it runs", "at the end"] {
+        assert!(told.contains(&format!("a bug of ours {when}")), "{told}");
+    }
+}
+
+/// Whoever may write beside the queue could have the agent write where only it may.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agents_id_is_not_written_through_a_link() {
+    let (local, atlas) = pair().await;
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    let (id, target) = (agent.dir.path().join("queue.id"), agent.dir.path().join("theirs"));
+    std::fs::write(&target, "of somebody else").unwrap();
+    std::os::unix::fs::symlink(&target, &id).unwrap();
+
+    agent.start(&[]);
+    agent.streaming().await;
+
+    assert_eq!(std::fs::read_to_string(&target).unwrap(), "of somebody else");
+    assert!(std::fs::symlink_metadata(&id).unwrap().is_file());
+    assert_eq!(std::fs::read_to_string(&id).unwrap().trim().len(), 36);
+    assert!(agent.stop().success());
+}
