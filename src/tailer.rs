@@ -161,7 +161,7 @@ impl<S: Source> Tailer<S> {
     /// # Errors
     /// What waiting does not mend: the queue fails, or the source turns out to be unfit.
     pub async fn run(&self, stop: &Stop) -> Result<(), TailerError> {
-        let mut trouble = Trouble::new(self.impasse_patience);
+        let mut trouble = self.no_trouble().await?;
         while !stop.is_draining() {
             let result = tokio::select! {
                 () = stop.drain.cancelled() => return Ok(()),

@@ -304,34 +304,60 @@ async fn a_stream_that_takes_the_server_long_to_resume_is_waited_for_and_status_
     assert_eq!(asked, 1, "{}", agent.log());
 }
 
-/// A document with a field `$v` at its top that a pipeline replaces: the server (6.0.5) answers with an error where
-/// the stream would show that, and at everything behind it.
+/// What an agent's reading is made of, at a queue that has come to an entry that the server cannot show: a document with
+/// a field `$v` at its top that a pipeline replaces. The server (6.0.5) answers with an error where the stream would show
+/// that, and at everything behind it.
+struct Unshowable {
+    server: Mongod,
+    source: Arc<ChangeStreamSource>,
+    queue: Arc<Queue>,
+    dir: tempfile::TempDir,
+}
+
+impl Unshowable {
+    async fn start() -> Self {
+        let server = Mongod::start().await;
+        let mongo = connect(&server).await;
+        let info = inspect(&mongo).await.unwrap();
+        let filter = NamespaceFilter::new(&[], &[]).unwrap();
+        let dir = tempfile::TempDir::new().unwrap();
+        let queue = Queue::open(&QueueOptions::new(dir.path().join("queue"))).unwrap();
+        let source = Arc::new(ChangeStreamSource::new(mongo, filter, &info));
+        let this = Self { server, source, queue: Arc::new(queue), dir };
+        orders(&this.server).insert_one(doc! { "_id": 1 }).await.unwrap();
+        this.tailer(Duration::MAX).take_position().await.unwrap();
+        let replaced = doc! { "_id": 1, "$v": 2, "n": 1 };
+        let pipeline = vec![doc! { "$replaceWith": { "$literal": replaced } }];
+        orders(&this.server).update_one(doc! { "_id": 1 }, pipeline).await.unwrap();
+        this
+    }
+
+    fn tailer(&self, impasse_patience: Duration) -> Tailer<ChangeStreamSource> {
+        Tailer {
+            queue: self.queue.clone(),
+            source: self.source.clone(),
+            status: Arc::default(),
+            filter: NamespaceFilter::new(&[], &[]).unwrap(),
+            limits: QueueLimits { max_bytes: 1 << 30, max_documents: 1_000, min_free_disk: 0 },
+            identity: Identity { source_id: "this".to_owned(), pipeline: "one".to_owned() },
+            disk: self.dir.path().to_owned(),
+            compare: Arc::default(),
+            gate: Arc::default(),
+            watch: Arc::default(),
+            impasse_patience,
+        }
+    }
+
+    fn is_passed_over(&self) -> bool {
+        SyncState::is_unshowable(&self.queue).unwrap()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_the_server_cannot_show_ends_in_a_new_position_and_a_comparison() {
-    let server = Mongod::start().await;
-    let mongo = connect(&server).await;
-    let info = inspect(&mongo).await.unwrap();
-    let filter = NamespaceFilter::new(&[], &[]).unwrap();
-    let dir = tempfile::TempDir::new().unwrap();
-    let queue = Arc::new(Queue::open(&QueueOptions::new(dir.path().join("queue"))).unwrap());
-    let tailer = Tailer {
-        queue: queue.clone(),
-        source: Arc::new(ChangeStreamSource::new(mongo, filter.clone(), &info)),
-        status: Arc::default(),
-        filter,
-        limits: QueueLimits { max_bytes: 1 << 30, max_documents: 1_000, min_free_disk: 0 },
-        identity: Identity { source_id: "this".to_owned(), pipeline: "one".to_owned() },
-        disk: dir.path().to_owned(),
-        compare: Arc::default(),
-        gate: Arc::default(),
-        watch: Arc::default(),
-        impasse_patience: Duration::from_secs(1),
-    };
-    orders(&server).insert_one(doc! { "_id": 1 }).await.unwrap();
-    tailer.take_position().await.unwrap();
-    let replaced = doc! { "_id": 1, "$v": 2, "n": 1 };
-    let pipeline = vec![doc! { "$replaceWith": { "$literal": replaced } }];
-    orders(&server).update_one(doc! { "_id": 1 }, pipeline).await.unwrap();
+    let at = Unshowable::start().await;
+    let (server, queue) = (&at.server, &at.queue);
+    let tailer = at.tailer(Duration::from_secs(1));
     let before = queue.checkpoint().unwrap().unwrap().cluster_time;
 
     let (status, stop) = (tailer.status.clone(), Stop::default());
@@ -341,16 +367,42 @@ async fn an_entry_that_the_server_cannot_show_ends_in_a_new_position_and_a_compa
     });
     eventually("the fault in `status`", PATIENCE, async || status.state().local_fault.is_some())
         .await;
-    eventually("a new position", PATIENCE, async || SyncState::is_unshowable(&queue).unwrap())
-        .await;
+    eventually("a new position", PATIENCE, async || at.is_passed_over()).await;
 
-    orders(&server).insert_one(doc! { "_id": 2 }).await.unwrap();
+    orders(server).insert_one(doc! { "_id": 2 }).await.unwrap();
     eventually("what is behind it", PATIENCE, async || queue.pending().0 == 1).await;
     assert!(queue.checkpoint().unwrap().unwrap().cluster_time > before);
-    assert!(SyncState::is_owed(&queue).unwrap());
+    assert!(SyncState::is_owed(queue).unwrap());
     assert_eq!(status.state().local_fault, None);
     stop.drain.cancel();
     running.await.unwrap().unwrap();
+}
+
+/// Whoever looks after a process may end one that is not healthy long before its patience ends, and start it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_started_again_and_again_gets_past_such_an_entry_too() {
+    let at = Unshowable::start().await;
+    // Longer than any of the lives.
+    let patience = Duration::from_secs(5);
+    let mut lives = 0;
+
+    eventually("a new position", PATIENCE, async || {
+        let (tailer, stop) = (at.tailer(patience), Stop::default());
+        let status = tailer.status.clone();
+        let running = tokio::spawn({
+            let stop = stop.clone();
+            async move { tailer.run(&stop).await }
+        });
+        eventually("a failure", PATIENCE, async || status.state().unshowable.is_some()).await;
+        stop.drain.cancel();
+        running.await.unwrap().unwrap();
+        lives += 1;
+        at.is_passed_over()
+    })
+    .await;
+
+    assert!(lives > 2, "{lives} lives");
+    assert!(SyncState::is_owed(&at.queue).unwrap());
 }
 
 /// The stream can be opened, and says each time that its history is lost: thirty lines and thirty new positions

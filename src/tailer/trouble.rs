@@ -26,6 +26,9 @@ use crate::{
 /// costs more.
 pub const IMPASSE_PATIENCE: Duration = Duration::from_secs(180);
 
+/// Where the [`Impasse`] is noted.
+const IMPASSE: &str = "impasse";
+
 /// A history that is lost once more within this time is lost for the same reason.
 const LOST_AGAIN_WITHIN: Duration = Duration::from_secs(60);
 
@@ -39,14 +42,15 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    pub(super) fn new(impasse_patience: Duration) -> Self {
+    /// `impasse` is what an earlier life of the agent has noted of one.
+    fn new(impasse_patience: Duration, impasse: Option<&[u8]>) -> Self {
         let wait = || OutageWait::new(Duration::from_millis(250), Duration::from_secs(15));
         Self {
             wait: wait(),
             outage: None,
             lost: None,
             lost_wait: wait(),
-            impasse: Impasse::new(impasse_patience),
+            impasse: Impasse::new(impasse_patience, impasse),
         }
     }
 
@@ -57,6 +61,22 @@ impl Trouble {
 }
 
 impl<S: Source> Tailer<S> {
+    /// Nothing is wrong yet.
+    pub(super) async fn no_trouble(&self) -> Result<Trouble, TailerError> {
+        let queue = self.queue.clone();
+        let noted = blocking(move || queue.meta(IMPASSE)).await?;
+        Ok(Trouble::new(self.impasse_patience, noted.as_deref()))
+    }
+
+    async fn note_impasse(&self, trouble: &Trouble) -> Result<(), TailerError> {
+        let (queue, note) = (self.queue.clone(), trouble.impasse.note());
+        Ok(blocking(move || queue.set_meta(IMPASSE, note.as_deref())).await?)
+    }
+
+    async fn no_impasse(&self, trouble: &mut Trouble) -> Result<(), TailerError> {
+        if trouble.impasse.is_over() { self.note_impasse(trouble).await } else { Ok(()) }
+    }
+
     /// The stream has answered more than the question that opened it: a server may take that one and fail at the
     /// next, again and again.
     pub(super) fn goes_on(&self, trouble: &mut Trouble) {
@@ -105,7 +125,7 @@ impl<S: Source> Tailer<S> {
                 }
                 if self.is_at_an_impasse(&error, trouble, stop).await? {
                     if self.take_another(Reason::Unshowable, trouble, stop).await? {
-                        trouble.impasse.is_over();
+                        self.no_impasse(trouble).await?;
                         let passed_over = Unshowable::PassedOver { at_ms: now_ms() };
                         self.status.state().unshowable = Some(passed_over);
                         tracing::error!(error = %text, "the local server cannot show what follows the checkpoint; a new position was taken, and everything will be compared");
@@ -134,7 +154,7 @@ impl<S: Source> Tailer<S> {
                 time = self.source.time() => time.is_ok(),
             };
         if !answers {
-            trouble.impasse.is_over();
+            self.no_impasse(trouble).await?;
             self.status.state().no_longer_failing();
             return Ok(false);
         }
@@ -142,7 +162,8 @@ impl<S: Source> Tailer<S> {
         let queue = self.queue.clone();
         let checkpoint = blocking(move || queue.checkpoint()).await?;
         let position = checkpoint.map(|checkpoint| checkpoint.token);
-        let is_given_up = trouble.impasse.failed(position, Instant::now());
+        let is_given_up = trouble.impasse.failed(position, now_ms());
+        self.note_impasse(trouble).await?;
         if trouble.impasse.is_likely() {
             self.status.state().unshowable = Some(Unshowable::Failing(one_line(error)));
         }
