@@ -97,7 +97,8 @@ fn router(api: Api) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
                 .hint(SEE)
         })
-        .layer(DefaultBodyLimit::max(BODY_MAX))
+        // The one bound is the guard's, which has read the whole body by then.
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(api.clone(), guard))
         .with_state(api)
 }
@@ -242,26 +243,20 @@ async fn with_its_body(request: Request) -> Result<Request, Problem> {
     match tokio::time::timeout(BODY_WITHIN, to_bytes(body, BODY_MAX)).await {
         Ok(Ok(body)) => Ok(Request::from_parts(head, Body::from(body))),
         // One that broke off has nobody who reads this.
-        Ok(Err(_)) => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large")
+            .cause(format!("{} MiB is the most", BODY_MAX >> 20))
+            .hint("send it in parts")),
         Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")
             .hint("send it at once, or none")),
     }
 }
 
-fn too_large() -> Problem {
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large")
-        .cause(format!("{} MiB is the most", BODY_MAX >> 20))
-        .hint("send it in parts")
-}
-
 /// The body as it came.
 pub(crate) fn bytes_of(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
     body.map_err(|refused| {
-        let status = refused.status();
-        if status == StatusCode::PAYLOAD_TOO_LARGE {
-            return too_large();
-        }
-        Problem::new(status, "the body cannot be read").cause(refused).hint("send it again")
+        Problem::new(refused.status(), "the body cannot be read")
+            .cause(refused)
+            .hint("send it again")
     })
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::files;
+use crate::{config::secret, files};
 
 /// The token file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -69,20 +69,23 @@ pub fn read_token(path: &Path) -> Result<String, TokenError> {
     if bytes.iter().all(|byte| *byte == 0 || byte.is_ascii_whitespace()) {
         return Err(none("it is empty"));
     }
-    let token = bytes.trim_ascii();
+    // As any secret: an editor may have put a mark in front of it, or saved it in another encoding.
+    let text =
+        secret::text_of(bytes).map_err(|why| failed(Error::new(ErrorKind::InvalidInput, why)))?;
+    let token = text.trim_ascii();
     let is_cut = token.len() < CUT_BELOW
-        && token.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        && token.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if is_cut {
         return Err(none("it ends in the middle of the token"));
     }
-    match std::str::from_utf8(token) {
-        Ok(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(token.to_owned()),
-        // Somebody's own, and no header can carry it: theirs to mend.
-        _ => Err(failed(Error::new(
-            ErrorKind::InvalidInput,
-            "it holds more than one word of plain letters, digits and signs",
-        ))),
+    if token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(token.to_owned());
     }
+    // Somebody's own, and no header can carry it: theirs to mend.
+    Err(failed(Error::new(
+        ErrorKind::InvalidInput,
+        "it holds more than one word of plain letters, digits and signs",
+    )))
 }
 
 #[cfg(test)]
@@ -118,8 +121,14 @@ mod tests {
             fs::write(&path, format!("{own}\n")).unwrap();
             assert_eq!(read_or_make(&path).unwrap(), own);
         }
-        fs::write(&path, "two words").unwrap();
-        assert!(read_or_make(&path).is_err());
+        fs::write(&path, "\u{feff}s3cret-of-ours\r\n").unwrap();
+        assert_eq!(read_or_make(&path).unwrap(), "s3cret-of-ours");
+        let utf_16: Vec<u8> = "\u{feff}s3cret".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for (other, why) in [(&b"two words"[..], "one word"), (&utf_16, "UTF-16")] {
+            fs::write(&path, other).unwrap();
+            let told = crate::report::one_line(&read_or_make(&path).unwrap_err());
+            assert!(told.contains(why), "{told}");
+        }
     }
 
     /// As secrets are mounted in containers.

@@ -13,7 +13,7 @@ use std::{
 
 use bson::oid::ObjectId;
 
-use super::AgentError;
+use super::{AgentError, patience::tell_once};
 use crate::{
     backoff::OutageWait,
     gate::Gate,
@@ -77,10 +77,7 @@ impl Gatekeeper {
                 Err(
                     error @ (NoProof::Interrupted | NoProof::Source(SourceError::Unavailable(_))),
                 ) if began.elapsed() < PATIENCE => {
-                    if !std::mem::replace(&mut is_told, true) {
-                        let error = one_line(&error);
-                        tracing::warn!(%error, "the start waits for the local database");
-                    }
+                    tell_once(&mut is_told, &error);
                 }
                 Err(NoProof::Interrupted) => {
                     return Err(SourceError::Unavailable(MongoError::Unproven).into());

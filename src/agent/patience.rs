@@ -31,14 +31,19 @@ pub(super) async fn patiently<T>(
     loop {
         match attempt().await {
             Err(error) if passes(&error) && started.elapsed() < within => {
-                if !std::mem::replace(&mut is_told, true) {
-                    let error = one_line(&error);
-                    tracing::warn!(%error, "the start waits for the local database");
-                }
+                tell_once(&mut is_told, &error);
                 tokio::time::sleep(wait.next_wait()).await;
             }
             result => return result,
         }
+    }
+}
+
+/// Says that the start waits, and for what: once for each thing that is asked.
+pub(super) fn tell_once(is_told: &mut bool, error: &(impl std::error::Error + 'static)) {
+    if !std::mem::replace(is_told, true) {
+        let error = one_line(error);
+        tracing::warn!(%error, "the start waits for the local database");
     }
 }
 

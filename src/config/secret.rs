@@ -1,8 +1,12 @@
 //! Text files as editors and consoles write them: with a mark in front, or in another encoding.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
-/// Longest file that is read; a secret has some hundred bytes.
+/// Longest file that is read; a secret has some hundred bytes. Of a longer one no more is read than shows that it is.
 const LONGEST: usize = 4 << 20;
 
 /// Why a file cannot be used.
@@ -20,7 +24,9 @@ pub enum ReadError {
 /// # Errors
 /// [`ReadError`], in words that repeat nothing of the file.
 pub fn read(path: &Path) -> Result<String, ReadError> {
-    text_of(fs::read(path)?).map_err(ReadError::Malformed)
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+    text_of(bytes).map_err(ReadError::Malformed)
 }
 
 /// As [`read`], of bytes.
@@ -50,5 +56,13 @@ mod tests {
             assert!(text_of(bytes.to_vec()).unwrap_err().contains("UTF-16"));
         }
         assert_eq!(text_of(vec![b's', 0xe9]).unwrap_err(), "it is no UTF-8 text");
+    }
+
+    /// `/dev/zero`, or a dump in the place of a secret.
+    #[test]
+    fn a_file_that_does_not_end_is_given_up_as_too_large() {
+        let told = read(Path::new("/dev/zero")).unwrap_err().to_string();
+
+        assert!(told.contains("larger than 4 MiB"), "{told}");
     }
 }

@@ -51,6 +51,7 @@ const IGNORED: &[(&str, &[&str], &str)] = &[
     ("minPoolSize", &[], POOL),
     ("maxIdleTimeMS", &[], POOL),
     ("maxConnecting", &[], POOL),
+    ("maxLifeTimeMS", &[], POOL),
     ("waitQueueMultiple", &[], POOL),
     ("readPreference", &["primary"], READS),
     ("readPreferenceTags", &[], READS),
@@ -81,7 +82,11 @@ const IGNORED: &[(&str, &[&str], &str)] = &[
     ("maxAdaptiveRetries", &[], OTHER_DRIVER),
     ("adaptiveRetries", &[], OTHER_DRIVER),
     ("enableOverloadRetargeting", &[], OTHER_DRIVER),
+    ("minHeartbeatFrequencyMS", &[], OTHER_DRIVER),
     ("keepAlive", &[], OTHER_DRIVER),
+    ("keepAliveInitialDelay", &[], OTHER_DRIVER),
+    ("noDelay", &[], OTHER_DRIVER),
+    ("monitorCommands", &[], OTHER_DRIVER),
     ("useNewUrlParser", &["*"], OTHER_DRIVER),
     ("useUnifiedTopology", &["*"], OTHER_DRIVER),
     ("connect", &[], OTHER_DRIVER),
@@ -293,6 +298,60 @@ mod tests {
         ] {
             let refused = sort(options).unwrap_err();
             assert!(refused.contains(named) && !refused.contains("s3cret"), "{options}: {refused}");
+        }
+    }
+
+    /// Those of MongoDB's reference, and what the drivers of Python, Java, JavaScript and C know beside it.
+    const DOCUMENTED: &str = "appName authMechanism authMechanismProperties authSource compressors connectTimeoutMS \
+        directConnection gssapiServiceName heartbeatFrequencyMS j journal loadBalanced localThresholdMS maxConnecting \
+        maxIdleTimeMS maxPoolSize maxStalenessSeconds minPoolSize proxyHost proxyPassword proxyPort proxyUsername \
+        readConcernLevel readPreference readPreferenceTags replicaSet retryReads retryWrites serverMonitoringMode \
+        serverSelectionTimeoutMS serverSelectionTryOnce socketTimeoutMS srvMaxHosts srvServiceName ssl timeoutMS tls \
+        tlsAllowInvalidCertificates tlsAllowInvalidHostnames tlsCAFile tlsCertificateKeyFile \
+        tlsCertificateKeyFilePassword tlsCRLFile tlsDisableCertificateRevocationCheck tlsDisableOCSPEndpointCheck \
+        tlsInsecure uuidRepresentation w waitQueueMultiple waitQueueTimeoutMS wtimeout wtimeoutMS \
+        zlibCompressionLevel document_class fsync tz_aware unicode_decode_error_handler maxLifeTimeMS \
+        minHeartbeatFrequencyMS safe slaveOk keepAlive keepAliveInitialDelay monitorCommands noDelay useNewUrlParser \
+        useUnifiedTopology";
+
+    #[test]
+    fn every_option_that_a_driver_documents_is_known_and_named_whatever_its_value_is() {
+        for name in DOCUMENTED.split_whitespace() {
+            for value in ["1", "true", "s3cret", ""] {
+                let told = match sort(&format!("{name}={value}")) {
+                    // Passed on, or left out with a word or without one.
+                    Ok(Sorted { kept, ignored }) => {
+                        assert!(kept.is_empty() || kept == format!("{name}={value}"), "{kept}");
+                        assert!(ignored.iter().all(|text| text.contains(name)), "{ignored:?}");
+                        ignored.concat()
+                    }
+                    Err(refused) => {
+                        assert!(refused.contains(&format!("`{name}`")), "{refused}");
+                        refused
+                    }
+                };
+                assert!(!told.contains("not known") && !told.contains("s3cret"), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_option_that_is_left_out_or_refused_says_why() {
+        for (name, silent, reason) in IGNORED.iter().filter(|(.., reason)| !reason.is_empty()) {
+            let told = sort(&format!("{name}=another")).unwrap().ignored;
+            let expected = if silent.contains(&"*") { 0 } else { 1 };
+            assert_eq!(told.len(), expected, "{name}");
+            assert!(
+                told.iter().all(|text| text.contains(name) && text.contains(reason)),
+                "{told:?}"
+            );
+            for same in silent.iter().filter(|same| **same != "*") {
+                assert_eq!(sort(&format!("{name}={same}")).unwrap(), Sorted::default());
+            }
+        }
+        for (name, reason) in REFUSED {
+            let told = sort(&format!("{name}=another")).unwrap_err();
+            assert!(told.contains(name) && told.contains(reason), "{told}");
         }
     }
 }
