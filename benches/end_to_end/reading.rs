@@ -43,6 +43,17 @@ pub async fn filters(settings: Settings, book: Notebook) {
     let mut filters = vec![("no filter".to_owned(), vec![], vec![])];
     filters.push(("a database".to_owned(), vec!["shop.*".to_owned()], vec![]));
     filters.push(("without a database".to_owned(), vec![], vec!["crm.*".to_owned()]));
+    let databases = |n: usize, last: &str| -> Vec<String> {
+        (1..n).map(|n| format!("a{n}.*")).chain([format!("{last}.*")]).collect()
+    };
+    for n in [10, 30, 300] {
+        filters.push((format!("{n} databases included"), databases(n, "shop"), vec![]));
+        filters.push((format!("{n} databases excluded"), vec![], databases(n, "zoo")));
+        for what in ["included", "excluded"] {
+            let most = if n == 300 { 4.0 } else { 1.1 };
+            book.mark(&format!("{n} databases {what} / no filter"), Target::AtMost(most));
+        }
+    }
     filters.push(("a wildcard inside".to_owned(), vec!["shop.o*".to_owned()], vec![]));
     for n in [1, 10, 30, 300] {
         filters.push((format!("{n} included"), names(n, ORDERS), vec![]));
