@@ -414,3 +414,52 @@ async fn a_page_that_was_read_before_a_new_proof_is_read_again_before_it_is_writ
     assert_eq!((of(1).await, of(2).await > 0), (0, true));
     assert!(agent.stop().success());
 }
+
+/// Between the look at the local options and the change of those in Atlas the gate closes: what was read then is
+/// old by now.
+#[tokio::test(flavor = "multi_thread")]
+async fn options_that_were_read_before_a_new_proof_are_read_again_before_they_are_written() {
+    let (local, atlas) = pair().await;
+    people(&local.client, "late").insert_one(person(1, 1, "before")).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config("late", ""));
+    // Longer than Atlas takes here.
+    agent.replace_setting(
+        "allow_insecure = true\ntimeout = \"5s\"",
+        "allow_insecure = true\ntimeout = \"30s\"",
+    );
+    agent.start(&[]);
+    agent.streaming().await;
+    let slow =
+        doc! { "failCommands": ["listCollections"], "blockConnection": true, "blockTimeMS": 8_000 };
+    atlas.fail(slow, 1_000).await;
+    let validate = async |v: i32| {
+        let command = doc! { "collMod": "people", "validator": { "v": { "$gte": v } } };
+        local.client.database("late").run_command(command).await.unwrap();
+    };
+
+    validate(-1).await;
+    eventually("a look at Atlas's options", PATIENCE, async || {
+        let asked = doc! { "currentOp": 1, "command.listCollections": 1, "command.$db": "late" };
+        !atlas.admin(asked).await.get_array("inprog").unwrap().is_empty()
+    })
+    .await;
+    validate(-2).await;
+    local.fail(doc! { "failCommands": ["getMore"], "closeConnection": true }, 1).await;
+    let is_proven = async || agent.log().contains("reading from the local database again");
+    eventually("another proof", PATIENCE, is_proven).await;
+    atlas.end_failing().await;
+    eventually("the options", PATIENCE, async || {
+        let (here, there) = (Snapshot::of(&local.client).await, Snapshot::of(&atlas.client).await);
+        here.schemas == there.schemas
+    })
+    .await;
+
+    let oplog = atlas.client.database("local").collection::<Document>("oplog.rs");
+    let of = async |v: i32| {
+        let validator = doc! { "$eq": { "v": { "$gte": v } } };
+        let changed = doc! { "op": "c", "o.collMod": "people", "o.validator": validator };
+        oplog.count_documents(changed).await.unwrap()
+    };
+    assert_eq!((of(-1).await, of(-2).await > 0), (0, true));
+    assert!(agent.stop().success());
+}

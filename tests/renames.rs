@@ -113,6 +113,11 @@ async fn an_update_that_is_read_after_its_collection_was_renamed_is_kept_with_a_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_knows_its_collection_is_not_read_from_another_of_the_same_name() {
+    is_read_after_a_rename("6.0.5", Reads::Update).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_read_after_its_name_has_changed_hands_is_read_where_it_belongs() {
     is_read_after_a_rename("6.0.5", Reads::Import).await;
 }

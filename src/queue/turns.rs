@@ -140,3 +140,29 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_proven_follows_a_rename_and_what_was_only_seen_does_not() {
+        let [left, tmp] = ["left", "tmp"].map(|name| Namespace::new("shop", name));
+        let (id, at) = (Some(CollectionId([1; 16])), ClusterTime(10));
+        let rename =
+            SchemaChange::Rename { from: left.clone(), to: tmp.clone(), drop_target: false };
+        let mut knowledge = Knowledge::default();
+        // After the local database had given the name to another, as the stream was still to tell.
+        knowledge.0.insert(left.clone(), Known::Seen { id, at });
+        knowledge.pass(&rename);
+        assert_eq!(knowledge.proof(&tmp, id, at), Proof::Unseen);
+        assert_eq!(knowledge.proof(&left, id, at), Proof::Unseen);
+
+        knowledge.0.insert(left.clone(), Known::Seen { id, at });
+        assert_eq!(knowledge.proof(&left, id, ClusterTime(9)), Proof::Waits);
+        assert_eq!(knowledge.proof(&left, id, at), Proof::Proven);
+        knowledge.pass(&rename);
+        assert_eq!(knowledge.proof(&tmp, id, at), Proof::Proven);
+        assert_eq!(knowledge.proof(&left, id, at), Proof::Unseen);
+    }
+}

@@ -460,6 +460,9 @@ mod tests {
 
         assert_eq!(option_changes(&ab, &ab), []);
         assert_eq!(option_changes(&ab, &ba).len(), 1);
+        let of = |filter: RawDocumentBuf| index("a", rawdoc! { "partialFilterExpression": filter });
+        let replaced = index_changes(&[of(ab)], &[of(ba)]);
+        assert!(matches!(replaced[..], [IndexChange::Replace { .. }]), "{replaced:?}");
         assert_eq!(
             option_changes(
                 &with(bson::RawBson::Double(f64::NAN)),
