@@ -41,6 +41,16 @@ impl Namespace {
         &self.full
     }
 
+    /// A name that stands for every collection of a database. One may be called so: whoever means that takes all.
+    pub fn all_of(db: &str) -> Self {
+        Self::new(db, EVERY_COLLECTION)
+    }
+
+    /// True when this is `other`, or stands for every collection of its database.
+    pub fn covers(&self, other: &Namespace) -> bool {
+        self == other || (self.coll() == EVERY_COLLECTION && self.db() == other.db())
+    }
+
     /// True for what MongoDB keeps for itself, and for Outrigger's own mark. None of it is ever
     /// replicated, whatever the filter says.
     pub fn is_internal(&self) -> bool {
@@ -51,6 +61,8 @@ impl Namespace {
         is_internal_db(self.db()) || self.coll().starts_with("system.")
     }
 }
+
+const EVERY_COLLECTION: &str = "*";
 
 /// Names that were met lately, so that the documents of a collection share one in memory.
 #[derive(Debug, Default)]
@@ -387,6 +399,14 @@ mod tests {
         let ns: Namespace = "shop.orders.2024".parse().unwrap();
 
         assert_eq!((ns.db(), ns.coll()), ("shop", "orders.2024"));
+    }
+
+    #[test]
+    fn a_name_covers_itself_and_that_of_a_database_all_in_it() {
+        let ns = Namespace::new("shop", "orders");
+
+        assert!(ns.covers(&ns) && Namespace::all_of("shop").covers(&ns));
+        assert!(!ns.covers(&Namespace::all_of("shop")) && !Namespace::all_of("sho").covers(&ns));
     }
 
     #[test]

@@ -241,7 +241,8 @@ impl SyncState {
         })
     }
 
-    /// Demands that these collections be copied or compared, as they are at `position` or later. What is
+    /// Demands that these collections, or [whole databases](Namespace::all_of), be copied or compared, as they are at
+    /// `position` or later. What is
     /// demanded already stays so; a request of everything becomes a demand, and any other one gives way.
     ///
     /// # Errors

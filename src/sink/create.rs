@@ -140,7 +140,12 @@ impl AtlasSink {
             Ok(reply) => super::atlas::confirmed(&reply).map(|()| true),
             Err(error) => {
                 let needs = format!("`dropDatabase` on the database `{db}`");
-                Err(classify::schema_error(&error, &needs))
+                Err(match classify::schema_error(&error, &needs) {
+                    SinkError::Unanswered(problem) => {
+                        SinkError::DropUnanswered { db: db.to_owned(), problem }
+                    }
+                    error => error,
+                })
             }
         }
     }

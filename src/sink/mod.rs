@@ -3,7 +3,7 @@
 //! [`Sink`] is the seam; production enters through [`AtlasSink`]. What an error means is decided in
 //! [`classify`] alone.
 
-use std::future::Future;
+use std::{collections::BTreeSet, future::Future};
 
 use bson::{RawDocument, RawDocumentBuf};
 
@@ -222,6 +222,9 @@ pub enum SinkError {
     /// As [`Unavailable`](Self::Unavailable), after something was sent: it may still be done.
     #[error("Atlas is not available: {0}")]
     Unanswered(String),
+    /// As [`Unanswered`](Self::Unanswered), of the drop of a whole database.
+    #[error("Atlas is not available: {problem}")]
+    DropUnanswered { db: String, problem: String },
     /// Authentication, privileges, TLS: waiting does not help, a person must.
     #[error("Atlas refuses access: {0}")]
     Denied(String),
@@ -232,4 +235,19 @@ pub enum SinkError {
     /// that collection waits with it.
     #[error("Atlas does not make the change yet: {0}")]
     Held(String),
+}
+
+impl SinkError {
+    /// What `change` may still do that ended with this: to collections, or to [whole databases](Namespace::all_of).
+    pub fn may_still_change(&self, change: &SchemaChange) -> BTreeSet<Namespace> {
+        let database = match self {
+            SinkError::Unanswered(_) => None,
+            SinkError::DropUnanswered { db, .. } => Some(Namespace::all_of(db)),
+            SinkError::Unavailable(_)
+            | SinkError::Denied(_)
+            | SinkError::Rejected(_)
+            | SinkError::Held(_) => return BTreeSet::new(),
+        };
+        change.namespaces().into_iter().chain(database).collect()
+    }
 }

@@ -67,7 +67,7 @@ impl Plans {
         let mut state = self.state.lock().await;
         let (queue, id) = (self.queue.clone(), state.id);
         let again = blocking(move || SyncState::take_again(&queue, id)).await?;
-        state.done.retain(|ns| !again.contains(ns));
+        state.done.retain(|ns| !again.iter().any(|again| again.covers(ns)));
         Ok(again)
     }
 
@@ -250,7 +250,10 @@ impl<K: Sink> Reconciler<K> {
             }
             match self.sink.change_schema(&change).await {
                 Ok(_) => return Ok(()),
-                Err(error) => attempts.failed(error).await?,
+                Err(error) => {
+                    self.late().schema_given_up(error.may_still_change(&change), Instant::now());
+                    attempts.failed(error).await?;
+                }
             }
         }
     }
@@ -309,7 +312,10 @@ impl<K: Sink> Reconciler<K> {
                     tracing::warn!(%ns, %error, "created without its options");
                     break;
                 }
-                Err(error) => attempts.failed(error).await?,
+                Err(error) => {
+                    self.late().schema_given_up(error.may_still_change(&change), Instant::now());
+                    attempts.failed(error).await?;
+                }
             }
         }
         let indexes = indexes_of(&self.ends, End::Local, ns, run.stop).await?;

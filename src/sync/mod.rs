@@ -239,7 +239,11 @@ impl SyncError {
         matches!(
             self,
             SyncError::Source(SourceError::Unavailable(_) | SourceError::HistoryLost(_))
-                | SyncError::Sink(SinkError::Unavailable(_) | SinkError::Unanswered(_))
+                | SyncError::Sink(
+                    SinkError::Unavailable(_)
+                        | SinkError::Unanswered(_)
+                        | SinkError::DropUnanswered { .. }
+                )
                 | SyncError::LocalTarget { is_away: true, .. }
                 | SyncError::Outdated
         ) || self.is_overtaken()

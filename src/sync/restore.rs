@@ -376,11 +376,15 @@ fn note_problems(outcome: &Mutex<Restored>, ns: &Namespace, problems: Vec<String
 fn local_error(error: &SinkError) -> SyncError {
     let (SinkError::Unavailable(problem)
     | SinkError::Unanswered(problem)
+    | SinkError::DropUnanswered { problem, .. }
     | SinkError::Denied(problem)
     | SinkError::Rejected(problem)
     | SinkError::Held(problem)) = error;
     let problem = problem.replace("MONGODB_ATLAS_URI", "MONGODB_LOCAL_URI");
-    let is_away = matches!(error, SinkError::Unavailable(_) | SinkError::Unanswered(_));
+    let is_away = matches!(
+        error,
+        SinkError::Unavailable(_) | SinkError::Unanswered(_) | SinkError::DropUnanswered { .. }
+    );
     SyncError::LocalTarget { problem, is_away }
 }
 

@@ -46,6 +46,11 @@ pub(super) struct Run<'a> {
     pub stop: &'a Stop,
 }
 
+/// True when one of the names is this, or stands for its database.
+fn covers(names: &BTreeSet<Namespace>, ns: &Namespace) -> bool {
+    names.contains(ns) || names.contains(&Namespace::all_of(ns.db()))
+}
+
 impl<K: Sink> Reconciler<K> {
     /// Does what is noted, and returns how it ended.
     pub(super) async fn execute(&self, state: SyncState, stop: &Stop) -> Result<String, SyncError> {
@@ -61,7 +66,7 @@ impl<K: Sink> Reconciler<K> {
         let (is_of_some, only) = (state.is_of_some, state.only.clone());
         let in_scope = |ns: &Namespace| {
             scope.as_ref().is_none_or(|scope| scope.matches(ns))
-                && (!is_of_some || only.contains(ns))
+                && (!is_of_some || covers(&only, ns))
         };
         // A demand of some is noted before its barriers are.
         while is_of_some && self.status.state().position.seen() <= run.after {
@@ -174,11 +179,12 @@ impl<K: Sink> Reconciler<K> {
                 })
                 .await?;
             // One that was copied from a list in which it had this name still has it in Atlas, perhaps.
-            if again.iter().any(|ns| !here.iter().any(|collection| collection.ns == *ns)) {
-                self.compare_rest(run, plans, &|ns: &Namespace| again.contains(ns)).await?;
+            let named: BTreeSet<_> = here.iter().map(|collection| &collection.ns).collect();
+            if !again.iter().all(|ns| named.contains(ns)) {
+                self.compare_rest(run, plans, &|ns: &Namespace| covers(&again, ns)).await?;
             }
             let mut renamed = Vec::new();
-            for collection in here.into_iter().filter(|collection| again.contains(&collection.ns)) {
+            for collection in here.into_iter().filter(|found| covers(&again, &found.ns)) {
                 let size = self.size_of(&collection.ns, run.stop).await;
                 let size = self.unless_refused(&collection.ns, size)?;
                 plans.forget(&collection.ns).await?;

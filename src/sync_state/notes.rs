@@ -141,6 +141,10 @@ pub(super) fn take_again(
         if noted.starts_with(id.as_bytes()) {
             let ns = namespace(&name[below(AGAIN).len()..])?;
             changes.insert(key(DONE, &ns), None);
+            if ns == Namespace::all_of(ns.db()) {
+                let of_all = queue.metas_below(&format!("{}{}.", below(DONE), ns.db()))?;
+                changes.extend(of_all.into_iter().map(|(name, _)| (name, None)));
+            }
             taken.insert(ns);
         }
         changes.insert(name, None);

@@ -218,3 +218,20 @@ fn a_run_that_an_earlier_build_began_goes_on_in_the_present_form() {
     assert_eq!(SyncState::take_again(&queue, resumed.id).unwrap(), [a, c].into());
     assert!(load(&queue).done.is_empty());
 }
+
+#[test]
+fn a_database_that_is_demanded_has_all_its_collections_looked_at_again() {
+    let (_dir, queue) = queue();
+    SyncState::demand(&queue, ClusterTime(10), Reason::FirstCopy).unwrap();
+    let mut running = load(&queue);
+    let [a, b, other] = ["shop.a", "shop.b", "shops.a"].map(|ns| ns.parse::<Namespace>().unwrap());
+    for ns in [&a, &b, &other] {
+        finish(&queue, &mut running, ns);
+    }
+    let all = BTreeSet::from([Namespace::all_of("shop")]);
+
+    SyncState::demand_of(&queue, ClusterTime(20), &all, Reason::Unanswered).unwrap();
+
+    assert_eq!(SyncState::take_again(&queue, running.id).unwrap(), all);
+    assert_eq!(load(&queue).done, [other].into());
+}

@@ -425,7 +425,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
             // A barrier that came before the commit has not taken the documents along, and behind it
             // the name means another collection.
             if for_seqs.iter().any(|seq| queue.has_turned(&of, *seq)) {
-                SyncState::demand(&queue, cluster_time, Reason::Evicted)?;
+                let called = queue.called_now(&of, for_seqs.into_iter());
+                let namespaces = called.into_iter().flatten().chain([of]).collect();
+                SyncState::demand_of(&queue, cluster_time, &namespaces, Reason::Evicted)?;
             }
             queue.flush()
         })

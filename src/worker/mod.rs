@@ -15,7 +15,7 @@
 //! [`Horizon`].
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
@@ -277,7 +277,12 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     async fn write(&self, entries: Vec<Entry>, permit: Permit) -> Result<(), QueueError> {
         let started = Instant::now();
-        let is_schema = matches!(entries.first().map(|entry| &entry.work), Some(Work::Schema(_)));
+        // It comes alone.
+        let changed = entries.first().and_then(|entry| match &entry.work {
+            Work::Schema(change) => Some(change.namespaces().into_iter().collect::<BTreeSet<_>>()),
+            Work::Document { .. } => None,
+        });
+        let is_schema = changed.is_some();
         if is_schema {
             // The change's own entry is on the disk before it is made; its settlement is before anything
             // behind it is (`Queue::settle`). So a crash repeats it at the most with nothing after it.
@@ -290,14 +295,16 @@ impl<S: Source, K: Sink> Worker<S, K> {
         // Before what failed is ready again: else another lane would try it once more.
         self.learn(&verdict, permit);
         let queue = self.queue.clone();
-        let is_given_up = is_schema
-            && settlements.iter().any(|end| matches!(end.outcome, Outcome::Rejected { .. }));
+        let is_given_up =
+            settlements.iter().any(|end| matches!(end.outcome, Outcome::Rejected { .. }));
+        let given_up = changed.filter(|_| is_given_up);
         blocking(move || {
-            if is_given_up {
+            if let Some(namespaces) = given_up {
                 // What stood behind the change goes on without it; only a comparison can tell what
                 // that makes of the documents.
                 let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
-                SyncState::demand(&queue, position.unwrap_or_default(), Reason::SchemaGivenUp)?;
+                let position = position.unwrap_or_default();
+                SyncState::demand_of(&queue, position, &namespaces, Reason::SchemaGivenUp)?;
             }
             queue.settle(&settlements)
         })
@@ -331,13 +338,13 @@ impl<S: Source, K: Sink> Worker<S, K> {
             .collect();
         tracing::info!(
             documents = incoming.len(),
-            everything = due.everything,
+            compared = ?due.namespaces,
             "what had no answer may have been done late: documents are written once more"
         );
         let queue = self.queue.clone();
         blocking(move || {
-            if due.everything {
-                SyncState::demand(&queue, cluster_time, Reason::Unanswered)?;
+            if !due.namespaces.is_empty() {
+                SyncState::demand_of(&queue, cluster_time, &due.namespaces, Reason::Unanswered)?;
             }
             queue.commit(incoming, None).map(drop)
         })

@@ -49,7 +49,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         if let SchemaChange::Reconcile { collection, .. } = change {
             let reconciled = self.reconcile(ns, *collection).await;
             if let Err(Halt::Sink(SinkError::Unanswered(_))) = &reconciled {
-                self.late().schema_given_up(ns, Instant::now());
+                self.late().schema_given_up([ns.clone()].into(), Instant::now());
             }
             // Documents do not wait for the local database: what is left is seen to when it is back.
             if reconciled? {
@@ -96,6 +96,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 if let (Changed::WasNotThere, SchemaChange::Rename { to, .. }) = (changed, change) {
                     self.compare_target(to).await?;
                 }
+                if let SchemaChange::Rename { from, to, .. } = change {
+                    self.late().renamed(from, to);
+                }
                 tracing::info!(%ns, op = change.name(), "schema change applied");
                 let was_held = self.watch.let_go(&change.namespaces());
                 if was_held {
@@ -130,9 +133,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 outcomes.insert(seq, self.rejected(ns, (id, attempts), reason, Refusal::Schema));
             }
             Err(error) => {
-                if matches!(error, SinkError::Unanswered(_)) {
-                    self.late().schema_given_up(ns, Instant::now());
-                }
+                self.late().schema_given_up(error.may_still_change(change), Instant::now());
                 return Err(error.into());
             }
         }

@@ -226,6 +226,8 @@ impl<K: Sink> Reconciler<K> {
         let here = self.here().await?;
         let there = self.there().await?;
         self.note_left_out(&here);
+        let copies = there.collections.iter().chain(&there.views);
+        let copies: BTreeMap<_, _> = copies.map(|copy| (&copy.ns, copy)).collect();
         let mut pairs = Vec::new();
         for (original, is_view) in here
             .collections
@@ -233,9 +235,7 @@ impl<K: Sink> Reconciler<K> {
             .map(|of| (of, false))
             .chain(here.views.iter().map(|of| (of, true)))
         {
-            let copies = there.collections.iter().chain(&there.views);
-            let copy = copies.into_iter().find(|copy| copy.ns == original.ns);
-            pairs.push((original, copy, is_view));
+            pairs.push((original, copies.get(&original.ns).copied(), is_view));
         }
         let described = self
             .ends
@@ -275,12 +275,10 @@ impl<K: Sink> Reconciler<K> {
                 open.push(ns);
             }
         }
-        let is_here = |ns: &Namespace| here.views.iter().any(|view| view.ns == *ns);
+        let taken: BTreeSet<_> = here.names().collect();
         for Collection { ns, .. } in &there.views {
             let ns = ns.clone();
-            let is_taken = here.collections.iter().any(|collection| collection.ns == ns)
-                || here.left_out.iter().any(|left| left.ns == ns);
-            if !is_here(&ns) && !is_taken && !self.queue.has_barrier(&ns) {
+            if !taken.contains(&ns) && !self.queue.has_barrier(&ns) {
                 // When it is gone its database may be empty.
                 if !here.databases.iter().any(|db| db == ns.db()) {
                     self.watch.ask_everything();
@@ -311,7 +309,13 @@ impl<K: Sink> Reconciler<K> {
                     Err(SinkError::Rejected(error) | SinkError::Held(error)) => {
                         tracing::debug!(db, error, "an emptied database stays");
                     }
-                    Err(error) => return Err(error.into()),
+                    Err(error) => {
+                        if let SinkError::DropUnanswered { db, .. } = &error {
+                            let all = [Namespace::all_of(db)].into();
+                            self.late().schema_given_up(all, Instant::now());
+                        }
+                        return Err(error.into());
+                    }
                 }
             }
         }
