@@ -37,7 +37,7 @@ static IS_LEAVING: AtomicBool = AtomicBool::new(false);
 
 /// Every field that a line may have beside `timestamp`, `level` and `message`, with what it holds.
 pub const FIELDS: &[(&str, &str)] = &[
-    ("again", "collections whose copy goes on where it was"),
+    ("again", "collections that are compared again, or whose copy goes on where it was"),
     ("alert", "the stable name of an alert"),
     ("applied", "changes that reached Atlas in the last minute"),
     ("atlas", "Atlas's address, without credentials"),
@@ -60,7 +60,6 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("end", "local or atlas"),
     ("error", "what went wrong"),
     ("events", "change events of the last minute"),
-    ("everything", "whether everything is compared"),
     ("extra", "documents that only Atlas had"),
     ("files", "size of the queue's files"),
     ("id", "an entry, a dead letter or a run"),

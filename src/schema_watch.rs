@@ -75,6 +75,11 @@ impl SchemaWatch {
         held.len() > before
     }
 
+    /// Those whose next change cannot be made yet.
+    pub fn all_held(&self) -> BTreeSet<Namespace> {
+        self.held().clone()
+    }
+
     /// It is made. False when these were not held.
     pub fn let_go(&self, namespaces: &[Namespace]) -> bool {
         let mut held = self.held();

@@ -23,6 +23,7 @@ use crate::{
     status::now_ms,
 };
 
+pub mod behind;
 mod notes;
 
 use notes::Changes;
@@ -208,7 +209,8 @@ impl SyncState {
     /// # Errors
     /// When the queue cannot be read.
     pub fn is_owed(queue: &Queue) -> Result<bool, QueueError> {
-        Ok(Self::open(queue)?.is_some_and(|state| state.request.is_none()))
+        let is_open = Self::open(queue)?.is_some_and(|state| state.request.is_none());
+        Ok(is_open || !behind::noted(queue)?.is_empty())
     }
 
     /// True from when the stream left out what the server could not show, until everything is compared.
@@ -378,6 +380,7 @@ impl SyncState {
     /// # Errors
     /// When the queue cannot be read or written.
     pub fn renamed(queue: &Queue, namespaces: &[Namespace]) -> Result<bool, QueueError> {
+        behind::renamed(queue, namespaces)?;
         let mut is_open = false;
         queue.update_metas(|| {
             let mut changes = Changes::new();

@@ -15,7 +15,7 @@ use crate::{
     progress::ProgressReport,
     shutdown::blocking,
     status::now_ms,
-    sync::{Unmatched, nothing_of, refused_of_the_run},
+    sync::{Unmatched, is_all_held_up, nothing_of, refused_of_the_run},
     sync_state::{Cancelled, Reason, SyncRequest, SyncState},
 };
 
@@ -31,6 +31,8 @@ pub struct FullReport {
     sync: Option<ProgressReport>,
     /// Documents that it queued and Atlas would not take, so far.
     refused: u64,
+    /// All that waits in the queue waits for changes of collections that Atlas does not make yet.
+    held_up: bool,
 }
 
 async fn report(api: &Api) -> Result<FullReport, Problem> {
@@ -38,11 +40,13 @@ async fn report(api: &Api) -> Result<FullReport, Problem> {
     let sync = api.handles.status.state().sync.as_ref().map(|sync| sync.report(now_ms()));
     let handles = api.handles.clone();
     let refused = blocking(move || refused_of_the_run(&handles.status, &handles.queue)).await?;
+    let held_up = is_all_held_up(&api.handles.queue, &api.handles.watch);
     Ok(FullReport {
         running: open.as_ref().map(|open| open.id.to_string()),
         reason: open.map(|open| open.reason.to_string()),
         sync,
         refused,
+        held_up,
     })
 }
 

@@ -23,7 +23,7 @@ use crate::{
     report::{ExitCode, Failure},
     shutdown::blocking,
     status::now_ms,
-    sync::{SyncError, nothing_of, refused_of_the_run},
+    sync::{SyncError, is_all_held_up, nothing_of, refused_of_the_run},
     sync_state::{Cancelled, Reason, SyncRequest, SyncState},
 };
 
@@ -90,7 +90,9 @@ async fn follow(client: &Client, id: Option<&str>) -> Result<ProgressReport, Fai
                     bars.finish();
                     return Ok(sync);
                 }
-                if is_over && (sync.activity == Activity::DryRun || is_written(&sync, oldest)) {
+                // What Atlas does not make for days is nothing of the sync's.
+                let is_written = is_written(&sync, oldest) || report["heldUp"] == true;
+                if is_over && (sync.activity == Activity::DryRun || is_written) {
                     bars.finish();
                     return Ok(sync);
                 }
@@ -230,9 +232,10 @@ async fn wait_here(handles: Handles, id: String) -> End {
             Ok::<_, crate::queue::QueueError>((oldest, SyncState::open(&queue)?.is_some()))
         });
         let Ok((oldest, is_open)) = look.await else { continue };
+        let is_held_up = is_all_held_up(&handles.queue, &handles.watch);
         let oldest = oldest.map(|oldest| now_ms().saturating_sub(oldest));
         let is_over = sync.finished_ms.is_some() && !is_open && sync.id >= id;
-        if is_stuck(&sync) || (is_over && is_written(&sync, oldest)) {
+        if is_stuck(&sync) || (is_over && (is_held_up || is_written(&sync, oldest))) {
             bars.finish();
             return End::Written;
         }

@@ -203,6 +203,24 @@ impl Schedule {
         self.lines.iter().map(|(ns, line)| (ns, line.len()))
     }
 
+    /// Those of the namespaces, and what waits behind a barrier that it has in common with one of them.
+    pub fn behind(&self, mut namespaces: BTreeSet<Namespace>) -> BTreeSet<Namespace> {
+        let mut barriers = BTreeSet::new();
+        loop {
+            let before = (namespaces.len(), barriers.len());
+            for (ns, line) in &self.lines {
+                let seqs = line.barriers.iter().map(|barrier| barrier.seq);
+                if namespaces.contains(ns) || seqs.clone().any(|seq| barriers.contains(&seq)) {
+                    namespaces.insert(ns.clone());
+                    barriers.extend(seqs);
+                }
+            }
+            if before == (namespaces.len(), barriers.len()) {
+                return namespaces;
+            }
+        }
+    }
+
     /// True when any barrier of the namespace is left.
     pub fn has_barrier(&self, ns: &Namespace) -> bool {
         self.lines.get(ns).is_some_and(|line| !line.barriers.is_empty())

@@ -4,6 +4,8 @@
 //! collection is called in Atlas what it was called then, until these are applied; locally it is called what the last
 //! of them say. The local database itself may be ahead of both: whether it is, only the stream tells.
 
+use std::collections::BTreeSet;
+
 use ahash::HashMap;
 
 use super::Queue;
@@ -99,6 +101,12 @@ impl Queue {
     /// True when a rename or a drop stands behind the entry `seq` of `ns`: the name means another collection by then.
     pub fn has_turned(&self, ns: &Namespace, seq: u64) -> bool {
         self.lock().schedule.has_turned(ns, seq)
+    }
+
+    /// All that waits when the next changes of these namespaces do: they, and what is renamed from or to them behind
+    /// that.
+    pub fn behind(&self, namespaces: BTreeSet<Namespace>) -> BTreeSet<Namespace> {
+        if namespaces.is_empty() { namespaces } else { self.lock().schedule.behind(namespaces) }
     }
 
     /// What the collections of entries of `ns` are called now, as far as the stream was read. `None` for one that

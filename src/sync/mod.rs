@@ -40,6 +40,7 @@ use crate::{
     sync_state::{Reason, SyncRequest, SyncState},
 };
 
+mod behind;
 pub mod claim;
 mod collections;
 mod compare;
@@ -67,6 +68,7 @@ mod verdict;
 mod verify;
 mod views;
 
+pub use behind::is_all_held_up;
 pub use collections::{Collection, LeftOut, Listing, local_collections};
 pub use ends::{End, Ends};
 pub use restore::{Restore, RestoreError};
@@ -308,6 +310,7 @@ impl<K: Sink> Reconciler<K> {
                 continue;
             }
             self.queue.release_all();
+            self.demand_left().await?;
             self.ask_periodically().await?;
             let paused = self.status.state().paused;
             if !stop.is_draining() {

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::PoisonError,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
@@ -26,14 +26,11 @@ use crate::{
     sink::Sink,
     source::inspect,
     status::now_ms,
-    sync_state::{SyncRequest, SyncState},
+    sync_state::{SyncRequest, SyncState, behind},
 };
 
 /// How often to look whether a barrier is gone, or the stream has come so far.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
-/// How long indexes wait for the repair of the documents.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a run is about.
 pub(super) struct Run<'a> {
@@ -198,20 +195,6 @@ impl<K: Sink> Reconciler<K> {
         }
     }
 
-    /// Waits, but not for ever, until what was queued is in Atlas: indexes must fit the documents.
-    async fn wait_until_written(&self, run: &Run<'_>) -> Result<(), SyncError> {
-        let (began, since) = (Instant::now(), now_ms());
-        while !run.request.dry_run && began.elapsed() < WRITTEN_WITHIN {
-            let queue = self.queue.clone();
-            let oldest = blocking(move || queue.oldest_ms()).await?;
-            if oldest.is_none_or(|oldest| oldest >= since) {
-                break;
-            }
-            pause(run.stop, LOOK_AGAIN).await?;
-        }
-        Ok(())
-    }
-
     async fn list(&self) -> Result<Vec<Collection>, SyncError> {
         let listing = self.here().await?;
         self.note_left_out(&listing);
@@ -312,8 +295,8 @@ impl<K: Sink> Reconciler<K> {
         self.queue.keep_in_order(ns, collection.is_capped() || run.is_of_some);
         // A drop or a rename that was queued before would destroy what is copied or compared now.
         self.queue.release(ns);
-        while self.queue.has_barrier(ns) {
-            pause(run.stop, LOOK_AGAIN).await?;
+        if !self.barriers_go(plans, ns, run.stop).await? {
+            return Ok(());
         }
         let atlas = &self.ends.atlas;
         if run.is_owed {
@@ -461,9 +444,13 @@ impl<K: Sink> Reconciler<K> {
                 still_refused.clone_from(&refused);
             }
         }
-        let is_everything = run.request.namespaces.is_empty() && !is_dry && !state.is_of_some;
+        let left = plans.left();
+        let is_everything =
+            run.request.namespaces.is_empty() && !is_dry && !state.is_of_some && left.is_empty();
         let (queue, noted) = (self.queue.clone(), still_refused.clone());
+        let owed = if run.is_owed { left.clone() } else { BTreeSet::new() };
         let is_complete = blocking(move || -> Result<_, QueueError> {
+            behind::note(&queue, &owed)?;
             note_refused(&queue, &noted)?;
             if is_everything {
                 let now = serde_json::to_vec(&now_ms()).expect("a number is JSON");
@@ -487,6 +474,7 @@ impl<K: Sink> Reconciler<K> {
             self.watch.ask(ns);
         }
         let mut but = failed;
+        but.extend(left.iter().map(|ns| self.say_left(ns)));
         let named = |(ns, of): (Namespace, Vec<String>)| format!("`{ns}`: {}", of.join("; "));
         but.extend(problems.into_iter().map(named));
         if !refused.is_empty() {

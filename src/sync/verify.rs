@@ -23,9 +23,7 @@ use super::{
     ends::{End, Ends, ask},
     local_collections, pause,
     range::{KeyRange, Part, Size, malformed, splits},
-    schema::{schema_steps, sentences},
     unmatched,
-    views::view_differences,
 };
 use crate::{
     checkpoint::ClusterTime,
@@ -36,6 +34,8 @@ use crate::{
     shutdown::Stop,
     status::now_ms,
 };
+
+mod schemas;
 
 /// Keys that a result names, of each kind.
 const NAMED: usize = 10;
@@ -175,6 +175,7 @@ macro_rules! list_of {
         }
     }};
 }
+use list_of;
 
 impl Verify<'_> {
     /// Compares everything in scope.
@@ -215,6 +216,7 @@ impl Verify<'_> {
             })
             .await?;
         let mut namespaces = namespaces;
+        self.look_again(&mut namespaces).await?;
         namespaces.extend(views);
         namespaces.sort_by(|a, b| a.ns.cmp(&b.ns));
         let mut left_out: Vec<_> = left_out
@@ -309,16 +311,6 @@ impl Verify<'_> {
         };
         self.recheck(&ns, suspects, (size.page() as usize).min(LOOKED_UP), &mut result).await?;
         result.schema = self.schema(&ns, local.as_ref(), atlas.as_ref()).await?;
-        if !result.schema.is_empty()
-            && let Some(lag) = self.current_lag().await
-        {
-            // It may have been made, changed or dropped between the looks at the two sides.
-            pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
-            let here = list_of!(self, End::Local, local_collections).collections;
-            let there = list_of!(self, End::Atlas, atlas_collections).collections;
-            let find = |all: Vec<Collection>| all.into_iter().find(|found| found.ns == ns);
-            result.schema = self.schema(&ns, find(here).as_ref(), find(there).as_ref()).await?;
-        }
         result.ns = ns.to_string();
         let mut progress = self.progress();
         let share = progress.share(&ns);
@@ -326,41 +318,6 @@ impl Verify<'_> {
         (share.missing, share.extra) = (result.missing.count, result.extra.count);
         share.content = result.different.count;
         Ok(result)
-    }
-
-    /// The views that differ, and those that are on one side only; again after the lag, since they may have
-    /// been changed just now.
-    async fn views(
-        &self,
-        here: &[Collection],
-        there: &[Collection],
-    ) -> Result<Vec<NamespaceResult>, SyncError> {
-        let mut found = view_differences(here, there);
-        if let (false, Some(lag)) = (found.is_empty(), self.current_lag().await) {
-            pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
-            let here = list_of!(self, End::Local, local_collections).views;
-            let there = list_of!(self, End::Atlas, atlas_collections).views;
-            let again = view_differences(&here, &there);
-            found.retain(|view| again.contains(view));
-        }
-        Ok(found)
-    }
-
-    async fn schema(
-        &self,
-        ns: &Namespace,
-        local: Option<&Collection>,
-        atlas: Option<&Collection>,
-    ) -> Result<Vec<String>, SyncError> {
-        Ok(match (local, atlas) {
-            (Some(local), Some(atlas)) => {
-                let options = (&local.options, &atlas.options);
-                sentences(&schema_steps(self.ends, ns, End::Local, options, self.stop).await?)
-            }
-            (Some(_), None) => vec!["the collection is missing in Atlas".to_owned()],
-            (None, Some(_)) => vec!["the collection is in Atlas only".to_owned()],
-            (None, None) => Vec::new(),
-        })
     }
 
     /// Looks at what was found again and again, until each is equal, or has differed for longer than

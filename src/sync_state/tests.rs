@@ -235,3 +235,24 @@ fn a_database_that_is_demanded_has_all_its_collections_looked_at_again() {
     assert_eq!(SyncState::take_again(&queue, running.id).unwrap(), all);
     assert_eq!(load(&queue).done, [other].into());
 }
+
+#[test]
+fn what_a_run_has_left_is_owed_by_all_its_names_until_it_is_demanded() {
+    let (_dir, queue) = queue();
+    let names = |names: &[&str]| -> BTreeSet<Namespace> {
+        names.iter().map(|name| Namespace::new("shop", name)).collect()
+    };
+    behind::note(&queue, &names(&["a", "b"])).unwrap();
+    SyncState::renamed(&queue, &[Namespace::new("shop", "b"), Namespace::new("shop", "c")])
+        .unwrap();
+    SyncState::renamed(&queue, &[Namespace::new("shop", "x"), Namespace::new("shop", "y")])
+        .unwrap();
+    assert_eq!(behind::noted(&queue).unwrap(), names(&["a", "b", "c"]));
+    assert!(SyncState::is_owed(&queue).unwrap());
+
+    let free = names(&["b", "c"]);
+    behind::demand(&queue, ClusterTime(10), &free, Reason::Renamed).unwrap();
+
+    assert_eq!(load(&queue).only, free);
+    assert_eq!(behind::noted(&queue).unwrap(), names(&["a"]));
+}

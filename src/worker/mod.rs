@@ -338,7 +338,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             .collect();
         tracing::info!(
             documents = incoming.len(),
-            compared = ?due.namespaces,
+            again = ?due.namespaces,
             "what had no answer may have been done late: documents are written once more"
         );
         let queue = self.queue.clone();

@@ -40,9 +40,49 @@ pub struct Proxy {
     pub port: u16,
     line: Arc<AtomicU8>,
     changed: Arc<Notify>,
-    asked: Arc<AtomicU64>,
+    carried: Arc<Carried>,
     struck: Arc<AtomicU64>,
     task: JoinHandle<()>,
+}
+
+/// What went over a line so far.
+#[derive(Default)]
+struct Carried {
+    /// Bytes to the target, and back.
+    asked: AtomicU64,
+    answered: AtomicU64,
+    /// Messages to the target.
+    messages: AtomicU64,
+}
+
+/// Finds where messages of the wire protocol begin: each says first how long it is.
+#[derive(Default)]
+struct Framing {
+    head: Vec<u8>,
+    left: usize,
+}
+
+impl Framing {
+    /// How many messages begin in what comes next.
+    fn begun(&mut self, mut bytes: &[u8]) -> u64 {
+        let mut begun = 0;
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let n = self.left.min(bytes.len());
+                self.left -= n;
+                bytes = &bytes[n..];
+                continue;
+            }
+            self.head.push(bytes[0]);
+            bytes = &bytes[1..];
+            if let Ok(len) = <[u8; 4]>::try_from(&self.head[..]) {
+                self.head.clear();
+                self.left = (u32::from_le_bytes(len) as usize).saturating_sub(4);
+                begun += 1;
+            }
+        }
+        begun
+    }
 }
 
 impl Proxy {
@@ -51,15 +91,15 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let line = Arc::new(AtomicU8::new(Line::Up as u8));
         let changed = Arc::new(Notify::new());
-        let (asked, struck) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (carried, struck) = (Arc::<Carried>::default(), Arc::new(AtomicU64::new(0)));
         let wires = Wires {
             line: line.clone(),
             changed: changed.clone(),
-            asked: asked.clone(),
+            carried: carried.clone(),
             struck: struck.clone(),
         };
         let task = tokio::spawn(accept(listener, target, wires));
-        Self { port, line, changed, asked, struck, task }
+        Self { port, line, changed, carried, struck, task }
     }
 
     /// How often a fault of the line has met something so far: a connection that was reset or refused, data that
@@ -70,7 +110,17 @@ impl Proxy {
 
     /// Bytes that went to the target so far.
     pub fn asked(&self) -> u64 {
-        self.asked.load(Ordering::SeqCst)
+        self.carried.asked.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that came back so far.
+    pub fn answered(&self) -> u64 {
+        self.carried.answered.load(Ordering::SeqCst)
+    }
+
+    /// Messages that went to the target so far.
+    pub fn messages(&self) -> u64 {
+        self.carried.messages.load(Ordering::SeqCst)
     }
 
     pub fn set(&self, line: Line) {
@@ -94,7 +144,7 @@ impl Drop for Proxy {
 struct Wires {
     line: Arc<AtomicU8>,
     changed: Arc<Notify>,
-    asked: Arc<AtomicU64>,
+    carried: Arc<Carried>,
     struck: Arc<AtomicU64>,
 }
 
@@ -117,10 +167,9 @@ async fn accept(listener: TcpListener, target: u16, wires: Wires) {
         let (server_read, server_write) = server.into_split();
         let wires = wires.clone();
         tokio::spawn(async move {
-            let answered = AtomicU64::new(0);
             tokio::select! {
-                () = pass(client_read, server_write, &wires, Way::Question, &wires.asked) => {}
-                () = pass(server_read, client_write, &wires, Way::Answer, &answered) => {}
+                () = pass(client_read, server_write, &wires, Way::Question) => {}
+                () = pass(server_read, client_write, &wires, Way::Answer) => {}
             }
         });
     }
@@ -132,14 +181,9 @@ enum Way {
     Answer,
 }
 
-async fn pass(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    wires: &Wires,
-    way: Way,
-    carried: &AtomicU64,
-) {
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, wires: &Wires, way: Way) {
     let mut buffer = vec![0; 16 * 1024];
+    let mut framing = Framing::default();
     let (mut is_lost, mut was_silent, mut has_carried) = (false, false, false);
     loop {
         let change = wires.changed.notified();
@@ -182,7 +226,14 @@ async fn pass(
         if to.write_all(&buffer[..n]).await.is_err() {
             return;
         }
-        carried.fetch_add(n as u64, Ordering::SeqCst);
+        let bytes = match way {
+            Way::Question => {
+                wires.carried.messages.fetch_add(framing.begun(&buffer[..n]), Ordering::SeqCst);
+                &wires.carried.asked
+            }
+            Way::Answer => &wires.carried.answered,
+        };
+        bytes.fetch_add(n as u64, Ordering::SeqCst);
         has_carried = true;
     }
 }

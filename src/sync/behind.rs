@@ -1,0 +1,110 @@
+//! Collections that a run does not wait for: a change of theirs is queued that Atlas does not make yet, for days perhaps,
+//! and until then their names mean one thing here and another there.
+//!
+//! What is asked for says so, and ends without them. What is owed ends too; they are noted, and owed again as soon as the
+//! change is made.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Reconciler, SyncError,
+    first::Plans,
+    pause,
+    run::{LOOK_AGAIN, Run},
+};
+use crate::{
+    namespace::Namespace,
+    queue::{Queue, QueueError},
+    schema_watch::SchemaWatch,
+    shutdown::{Stop, blocking},
+    sink::Sink,
+    status::now_ms,
+    sync_state::{Reason, behind},
+};
+
+/// How long indexes wait for the repair of the documents.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
+
+/// True when something is queued, and all of it waits for changes that Atlas does not make yet.
+pub fn is_all_held_up(queue: &Queue, watch: &SchemaWatch) -> bool {
+    let held = watch.all_held();
+    if held.is_empty() {
+        return false;
+    }
+    let (held_up, waiting) = (queue.behind(held), queue.pending_by_namespace());
+    !waiting.is_empty() && waiting.keys().all(|ns| held_up.contains(ns))
+}
+
+impl<K: Sink> Reconciler<K> {
+    /// Waits until every drop and rename of a collection that was queued is made. False when one of them is not made
+    /// yet.
+    pub(super) async fn barriers_go(
+        &self,
+        plans: &Plans,
+        ns: &Namespace,
+        stop: &Stop,
+    ) -> Result<bool, SyncError> {
+        while self.queue.has_barrier(ns) {
+            if self.held_up().contains(ns) {
+                tracing::warn!(%ns, "not compared, since a change of it waits that Atlas does not make yet");
+                plans.leave(ns);
+                return Ok(false);
+            }
+            pause(stop, LOOK_AGAIN).await?;
+        }
+        Ok(true)
+    }
+
+    /// All that waits for changes that Atlas does not make yet.
+    fn held_up(&self) -> BTreeSet<Namespace> {
+        self.queue.behind(self.watch.all_held())
+    }
+
+    /// Waits, but not for ever, until what was queued is in Atlas: indexes must fit the documents.
+    pub(super) async fn wait_until_written(&self, run: &Run<'_>) -> Result<(), SyncError> {
+        let (began, since) = (Instant::now(), now_ms());
+        while !run.request.dry_run && began.elapsed() < WRITTEN_WITHIN {
+            let queue = self.queue.clone();
+            let oldest = blocking(move || queue.oldest_ms()).await?;
+            if oldest.is_none_or(|oldest| oldest >= since)
+                || is_all_held_up(&self.queue, &self.watch)
+            {
+                break;
+            }
+            pause(run.stop, LOOK_AGAIN).await?;
+        }
+        Ok(())
+    }
+
+    /// Why a run has left a collection, in words.
+    pub(super) fn say_left(&self, ns: &Namespace) -> String {
+        let held = self.watch.all_held();
+        let is_of_it = |held: &Namespace| self.queue.behind([held.clone()].into()).contains(ns);
+        let held = held.into_iter().filter(is_of_it);
+        let problems = self.status.state().schema_problems.clone();
+        let why: BTreeSet<_> =
+            held.filter_map(|held| Some(problems.get(&held)?.join("; "))).collect();
+        let why: Vec<_> = why.into_iter().collect();
+        let why = if why.is_empty() { "a change of it waits".to_owned() } else { why.join("; ") };
+        format!("`{ns}` was not compared: {why}")
+    }
+
+    /// Demands what was left, where nothing is in its way any more.
+    pub(super) async fn demand_left(&self) -> Result<(), SyncError> {
+        let (queue, position) = (self.queue.clone(), self.status.state().position.seen());
+        let demanded = blocking(move || {
+            let mut free = behind::noted(&queue)?;
+            free.retain(|ns| !queue.has_barrier(ns));
+            behind::demand(&queue, position, &free, Reason::Renamed)?;
+            Ok::<_, QueueError>(free)
+        })
+        .await?;
+        if !demanded.is_empty() {
+            self.demanded.notify_one();
+        }
+        Ok(())
+    }
+}

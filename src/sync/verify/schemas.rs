@@ -1,0 +1,87 @@
+//! Options, indexes and views that differ, and whether they still do after a second look.
+
+use std::collections::HashMap;
+
+use super::{LOOK_MAX, MARGIN, NamespaceResult, Verify, list_of};
+use crate::{
+    namespace::Namespace,
+    schema::{Description, Kind},
+    sync::{
+        Collection, SyncError, atlas_collections,
+        ends::{End, ask},
+        local_collections, pause,
+        schema::{schema_steps, sentences},
+        views::view_differences,
+    },
+};
+
+impl Verify<'_> {
+    /// Looks again at collections whose options or indexes differ: they may have been made, changed or dropped between
+    /// the looks at the two sides. All of them wait once for what is on its way, and each is asked for by itself.
+    pub(super) async fn look_again(&self, found: &mut [NamespaceResult]) -> Result<(), SyncError> {
+        let differ = found.iter().filter(|of| !of.schema.is_empty());
+        let differ: Vec<Namespace> = differ.filter_map(|of| of.ns.parse().ok()).collect();
+        if differ.is_empty() {
+            return Ok(());
+        }
+        let Some(lag) = self.current_lag().await else { return Ok(()) };
+        pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
+        let looks = self.ends.each(differ, |ns| {
+            Box::pin(async move {
+                let here = self.as_it_is(End::Local, &ns).await?;
+                let there = self.as_it_is(End::Atlas, &ns).await?;
+                let schema = self.schema(&ns, here.as_ref(), there.as_ref()).await?;
+                Ok((ns.to_string(), schema))
+            })
+        });
+        let mut schemas: HashMap<String, Vec<String>> = looks.await?.into_iter().collect();
+        for of in found {
+            if let Some(schema) = schemas.remove(&of.ns) {
+                of.schema = schema;
+            }
+        }
+        Ok(())
+    }
+
+    async fn as_it_is(&self, end: End, ns: &Namespace) -> Result<Option<Collection>, SyncError> {
+        let mongo = self.ends.of(end);
+        let found = ask!(self.ends, end, self.stop, mongo.describe_options(ns));
+        let found = found.filter(|found| found.kind == Kind::Collection);
+        Ok(found.map(|Description { options, id, .. }| Collection { ns: ns.clone(), options, id }))
+    }
+
+    /// The views that differ, and those that are on one side only; again after the lag, since they may have
+    /// been changed just now.
+    pub(super) async fn views(
+        &self,
+        here: &[Collection],
+        there: &[Collection],
+    ) -> Result<Vec<NamespaceResult>, SyncError> {
+        let mut found = view_differences(here, there);
+        if let (false, Some(lag)) = (found.is_empty(), self.current_lag().await) {
+            pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
+            let here = list_of!(self, End::Local, local_collections).views;
+            let there = list_of!(self, End::Atlas, atlas_collections).views;
+            let again = view_differences(&here, &there);
+            found.retain(|view| again.contains(view));
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn schema(
+        &self,
+        ns: &Namespace,
+        local: Option<&Collection>,
+        atlas: Option<&Collection>,
+    ) -> Result<Vec<String>, SyncError> {
+        Ok(match (local, atlas) {
+            (Some(local), Some(atlas)) => {
+                let options = (&local.options, &atlas.options);
+                sentences(&schema_steps(self.ends, ns, End::Local, options, self.stop).await?)
+            }
+            (Some(_), None) => vec!["the collection is missing in Atlas".to_owned()],
+            (None, Some(_)) => vec!["the collection is in Atlas only".to_owned()],
+            (None, None) => Vec::new(),
+        })
+    }
+}
