@@ -4,10 +4,9 @@
 //! `NaN`; `{a: 1, b: 2}` and `{b: 2, a: 1}` are two. The queue keeps one entry per document, so it
 //! needs bytes that are equal exactly when MongoDB says so: [`DocumentKey::canonical`].
 //!
-//! Not here: collations. A collection whose default collation folds case makes `"a"` and `"A"` one
-//! `_id` on the server and two keys here. So one key's delete may come after the other's insert, and must not find
-//! it: the [sink](crate::sink) has such a filter compare the bytes as well. That the one cannot be written before the
-//! other has gone is retried as any refusal is.
+//! Not here: collations. A collection whose default collation folds case makes `"a"` and `"A"` one `_id` on the server
+//! and two keys here. So one key's delete may come after the other's insert, and must not find it: the [sink](crate::sink)
+//! has such a filter compare the bytes as well. That the one cannot be written before the other has gone is retried.
 
 use std::fmt;
 
