@@ -40,9 +40,14 @@ impl Horizon {
         self.floor = self.floor.max(at);
     }
 
+    /// True for a change that no earlier run can have made.
+    pub fn is_new(&self, first: ClusterTime) -> bool {
+        first > self.floor
+    }
+
     /// True when a delta whose earliest change is of `first` was made from the state that Atlas has.
     pub fn is_exact(&self, document: &[u8], first: ClusterTime) -> bool {
-        first > self.floor && self.read_at.get(document).is_none_or(|at| first > *at)
+        self.is_new(first) && self.read_at.get(document).is_none_or(|at| first > *at)
     }
 }
 

@@ -201,9 +201,10 @@ async fn an_empty_collection_that_takes_the_place_of_a_full_one_empties_it_with_
     let (local, atlas) = tokio::join!(Mongod::start_of("5.0.4"), Mongod::start());
     let db = local.client.database("shop");
     let names = ["replaced", "written"];
+    // More than a comparison may delete.
     for name in names {
         let of = db.collection::<Document>(name);
-        of.insert_many((0..20).map(|id| doc! { "_id": id })).await.unwrap();
+        of.insert_many((0..200).map(|id| doc! { "_id": id })).await.unwrap();
     }
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;

@@ -80,7 +80,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
         for entry in entries {
             match &entry.work {
                 Work::Schema(change) => {
-                    schema.push((entry.seq, entry.id, entry.attempts, change.clone()));
+                    let ids = (entry.seq, entry.id, entry.attempts);
+                    schema.push((ids, entry.first_time, change.clone()));
                 }
                 Work::Document { ns, .. } => {
                     match by_namespace.iter_mut().find(|(of, _)| of == ns) {
@@ -91,9 +92,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
             }
         }
         let mut halted = None;
-        for (seq, id, attempts, change) in schema {
-            if let Err(halt) = self.apply_schema((seq, id, attempts), &change, &mut outcomes).await
-            {
+        for (ids, time, change) in schema {
+            if let Err(halt) = self.apply_schema(ids, time, &change, &mut outcomes).await {
                 halted = Some(verdict_of(halt)?);
             }
         }

@@ -94,6 +94,8 @@ pub struct Worker<S, K> {
     late: Arc<Mutex<LateWrites>>,
     /// Entries that wait for a delete, and when its document was first seen to be gone locally.
     waiting: Mutex<HashMap<u64, ClusterTime>>,
+    /// Renames that were sent, and may have been made.
+    renaming: Mutex<HashSet<u64>>,
     /// Collections that are there in Atlas, where the stream does not tell that they are made.
     known: Mutex<HashSet<Namespace>>,
     /// What is left to the task that builds indexes.
@@ -190,6 +192,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             strangers: Mutex::default(),
             late,
             waiting: Mutex::default(),
+            renaming: Mutex::default(),
             known: Mutex::default(),
             watch,
             under_way: AtomicUsize::new(0),
@@ -445,6 +448,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, ClusterTime>> {
         self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn renaming(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.renaming.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn known(&self) -> MutexGuard<'_, HashSet<Namespace>> {

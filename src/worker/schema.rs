@@ -14,9 +14,10 @@ use super::{
     apply::{Halt, Outcomes},
 };
 use crate::{
+    checkpoint::ClusterTime,
     event::{CollectionId, SchemaChange},
     namespace::Namespace,
-    queue::{Outcome, QueueError},
+    queue::Outcome,
     schema::{
         Description, Kind, Step, build_command, steps,
         value::{get, is_on},
@@ -42,6 +43,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
     pub(super) async fn apply_schema(
         &self,
         (seq, id, attempts): (u64, Uuid, u32),
+        time: ClusterTime,
         change: &SchemaChange,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
@@ -88,17 +90,20 @@ impl<S: Source, K: Sink> Worker<S, K> {
         if let SchemaChange::Create { options, .. } = change {
             self.queue.keep_in_order(ns, is_on(options, "capped"));
         }
+        let may_be_made = matches!(change, SchemaChange::Rename { .. })
+            && !(self.renaming().insert(seq) && self.horizon().is_new(time));
         let result = self.sink.change_schema(change).await;
         outcomes.answered |=
             matches!(result, Ok(_) | Err(SinkError::Rejected(_) | SinkError::Held(_)));
         match result {
             Ok(changed) => {
                 if let (Changed::WasNotThere, SchemaChange::Rename { to, .. }) = (changed, change) {
-                    self.compare_target(to).await?;
+                    self.clear_target(to, may_be_made).await?;
                 }
                 if let SchemaChange::Rename { from, to, .. } = change {
                     self.late().renamed(from, to);
                 }
+                self.renaming().remove(&seq);
                 tracing::info!(%ns, op = change.name(), "schema change applied");
                 let was_held = self.watch.let_go(&change.namespaces());
                 if was_held {
@@ -140,8 +145,13 @@ impl<S: Source, K: Sink> Worker<S, K> {
         Ok(())
     }
 
-    /// Has compared what may still be there in the place of a collection that was not there to be renamed.
-    async fn compare_target(&self, to: &Namespace) -> Result<(), QueueError> {
+    /// What was to be renamed to this name is not in Atlas. Where an earlier attempt may have renamed it, what has the
+    /// name is compared. Else it was empty, so that nobody has made it (5.0), and what has the name goes.
+    async fn clear_target(&self, to: &Namespace, may_be_made: bool) -> Result<(), Halt> {
+        if !may_be_made && !self.source.tells_of_schema() {
+            self.sink.change_schema(&SchemaChange::Drop { ns: to.clone() }).await?;
+            return Ok(());
+        }
         tracing::info!(ns = %to, "what was to be renamed to this name was not in Atlas; what has the name is compared");
         let (queue, only) = (self.queue.clone(), BTreeSet::from([to.clone()]));
         blocking(move || {
@@ -149,6 +159,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             SyncState::demand_of(&queue, position.unwrap_or_default(), &only, Reason::Renamed)
         })
         .await
+        .map_err(Halt::from)
     }
 
     /// Makes options and indexes in Atlas like the local ones are now. False when the local database cannot
