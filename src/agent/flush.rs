@@ -55,6 +55,7 @@ pub async fn flush(
     let target = last_write(&handles.local).await?.written;
     // Everything up to the target is read first; only then does the queue's end mean something.
     let mut position = None;
+    let mut is_owed = false;
     loop {
         let has_read = handles.status.state().position.has_read(target);
         if has_read && position.is_none() {
@@ -66,6 +67,7 @@ pub async fn flush(
                 Ok::<_, QueueError>((queue.has_before(position), SyncState::is_owed(&queue)?))
             })
             .await?;
+            is_owed = owed;
             let is_settled = {
                 let state = handles.status.state();
                 state.is_marked && state.refused_deletes.is_empty() && state.not_ours.is_empty()
@@ -83,13 +85,16 @@ pub async fn flush(
         }
         if Instant::now() >= give_up {
             let (pending, _) = handles.queue.pending();
-            return Ok(Flushed::Waiting { pending, because: why(handles, position.is_some()) });
+            return Ok(Flushed::Waiting {
+                pending,
+                because: why(handles, position.is_some(), is_owed),
+            });
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
-fn why(handles: &Handles, has_read: bool) -> String {
+fn why(handles: &Handles, has_read: bool, is_owed: bool) -> String {
     let state = handles.status.state();
     let faults = [&state.local_fault, &state.atlas_fault];
     if let Some(fault) = faults.into_iter().flatten().next() {
@@ -115,6 +120,9 @@ fn why(handles: &Handles, has_read: bool) -> String {
         Phase::Starting => "the agent waits for Atlas".to_owned(),
         Phase::Copying => "the first copy is not done".to_owned(),
         _ if !has_read => unread(&state),
+        _ if is_owed => {
+            "collections are being compared (`outrigger sync status` shows how far)".to_owned()
+        }
         _ if handles.queue.pending().0 == 0 && handles.watch.is_open() => {
             "indexes are being built in Atlas (`outrigger status` shows them)".to_owned()
         }
