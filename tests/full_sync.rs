@@ -580,3 +580,23 @@ async fn a_request_that_makes_no_sense_is_refused() {
     assert_eq!(agent.cli(&["sync", "--ns", "shop"]).status.code(), Some(2));
     assert_eq!(agent.cli(&["verify", "--ns", "shop"]).status.code(), Some(2));
 }
+
+/// Each of these says that the collection is no longer what it was when its reading began, and of no outage.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_reads_on_though_a_collection_was_taken_from_under_its_cursor() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_many((0..100).map(|id| doc! { "_id": id })).await.unwrap();
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(agent.stop().success());
+
+    for code in [43, 175] {
+        let before = local.end_failing().await;
+        let data = doc! { "failCommands": ["find"], "namespace": "shop.orders", "errorCode": code };
+        local.fail(data, 1).await;
+        let verified = agent.cli_json(&["verify"]).unwrap();
+        assert_eq!(verified["equal"], true, "{code}: {verified}");
+        assert_eq!(local.end_failing().await - before, 1, "{code}: nothing has failed");
+    }
+}
