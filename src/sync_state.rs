@@ -5,7 +5,7 @@
 //! never refused and never cancelled; it takes the place of whatever else is noted. A *request* is what a
 //! person or the clock asked for: refused while anything runs, and cancelled on request.
 //!
-//! The run itself is one short note; how far it is in each collection is noted beside it, see [`notes`].
+//! The run itself is one short note; how far it is in each collection is noted beside it, see `notes`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
