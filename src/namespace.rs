@@ -335,7 +335,8 @@ impl NamespaceFilter {
         self.is_chosen(ns) && self.kept_apart(ns).is_none()
     }
 
-    fn is_chosen(&self, ns: &Namespace) -> bool {
+    /// True when the patterns choose `ns`, [kept apart](Self::kept_apart) or not.
+    pub fn is_chosen(&self, ns: &Namespace) -> bool {
         let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(ns.db(), ns.coll()));
         !ns.is_the_servers()
             && (self.include.is_empty() || any(&self.include))

@@ -133,6 +133,119 @@ async fn text_that_is_no_utf8_stops_nothing_and_what_cannot_be_named_is_left_out
     assert!(agent.stop().success());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn text_that_is_no_utf8_is_restored_verified_and_looked_up_and_nothing_is_left_out_in_silence()
+ {
+    let (local, atlas) = pair().await;
+    let filter = |name: &str, text: &[u8]| {
+        let mut filter = outrigger::raw::Builder::default();
+        filter.document(name, |it| it.document("a", |a| a.extend(&odd::string("$ne", text))));
+        filter.finish()
+    };
+    let insert = |server: &Mongod, documents: &[RawDocumentBuf]| {
+        for document in documents {
+            let insert = joined(&rawdoc! { "insert": "checked" }, &array_of("documents", document));
+            odd::run(server, "shop", &insert);
+        }
+    };
+    let (words, others) = (b"gr\xfc\xdfe", b"gr\xfc\xdfa");
+    let pipeline = |text| array_of("pipeline", &filter("$match", text));
+    let create = joined(&rawdoc! { "create": "checked" }, &filter("validator", words));
+    odd::run(&local, "shop", &create);
+    let view = rawdoc! { "create": "seen", "viewOn": "checked" };
+    odd::run(&local, "shop", &joined(&view, &pipeline(words)));
+    insert(
+        &local,
+        &[
+            joined(&rawdoc! { "_id": 1 }, &odd::string("text", b"na\xefve")),
+            joined(&odd::string("_id", b"na\xefve"), &rawdoc! { "v": 1 }),
+        ],
+    );
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    equal(&local, &atlas).await;
+    for server in [&local, &atlas] {
+        odd::run(server, "shop", &odd::string("create", b"caf\xe9"));
+    }
+    let left_out = "shop.caf\u{FFFD}: its name holds what is no text (UTF-8)";
+
+    // Differences in nothing but bytes that are no text, in Atlas.
+    let other_filter = joined(&rawdoc! { "collMod": "checked" }, &filter("validator", others));
+    odd::run(&atlas, "shop", &other_filter);
+    odd::run(
+        &atlas,
+        "shop",
+        &joined(&rawdoc! { "collMod": "seen", "viewOn": "checked" }, &pipeline(others)),
+    );
+    for id in [rawdoc! { "_id": 1 }, odd::string("_id", b"na\xefve")] {
+        let delete = joined(&id_of("q", &id), &rawdoc! { "limit": 1 });
+        odd::run(
+            &atlas,
+            "shop",
+            &joined(&rawdoc! { "delete": "checked" }, &array_of("deletes", &delete)),
+        );
+    }
+    insert(
+        &atlas,
+        &[
+            joined(&rawdoc! { "_id": 1 }, &odd::string("text", b"na\xeeve")),
+            joined(&odd::string("_id", b"na\xeeve"), &rawdoc! { "v": 1 }),
+        ],
+    );
+    let doc = |agent: &Agent, ns: &str| agent.cli(&["doc", ns, "1"]);
+    let looked_up = doc(&agent, "shop.checked");
+    let said = String::from_utf8_lossy(&looked_up.stdout).into_owned();
+    assert!(said.contains("FAILED") && said.contains("another content"), "{said}");
+    let verified = agent.cli_json(&["verify"]).unwrap();
+    assert_eq!(verified["leftOut"], serde_json::json!([left_out]), "{verified}");
+    let found = |name: &str| {
+        let all = verified["namespaces"].as_array().unwrap().iter();
+        all.clone().find(|of| of["ns"] == name).cloned().unwrap_or_default()
+    };
+    let checked = found("shop.checked");
+    let counts = ["missing", "extra", "different"].map(|kind| checked[kind]["count"].as_u64());
+    assert_eq!(counts, [Some(1); 3], "{verified}");
+    assert!(checked["schema"].to_string().contains("validator"), "{verified}");
+    assert!(!found("shop.seen")["schema"].as_array().unwrap().is_empty(), "{verified}");
+
+    assert!(agent.cli(&["sync", "--wait"]).status.success());
+    assert_eq!(agent.cli_json(&["verify"]).unwrap()["equal"], true);
+    assert!(String::from_utf8_lossy(&doc(&agent, "shop.checked").stdout).contains("SYNCED"));
+    let refused = |agent: &Agent| {
+        let output = doc(agent, "shop.caf\u{FFFD}");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(refused(&agent).contains("no text (UTF-8)"), "{}", refused(&agent));
+    assert!(agent.stop().success());
+    assert!(refused(&agent).contains("no text (UTF-8)"), "{}", refused(&agent));
+
+    let new = Mongod::start().await;
+    let restore = Agent::new(&new.uri(), &atlas.uri(), "").cli(&["restore"]);
+    let said = String::from_utf8_lossy(&restore.stdout).into_owned();
+    assert!(restore.status.success(), "{said}{}", String::from_utf8_lossy(&restore.stderr));
+    assert!(
+        said.contains("not restored: `shop.caf\u{FFFD}`: its name holds what is no text"),
+        "{said}"
+    );
+    assert!(
+        said.contains("restored 2 documents") && said.contains("both sides are equal"),
+        "{said}"
+    );
+    let (mut here, mut there) = (shop(&new).await, shop(&local).await);
+    for all in [&mut here, &mut there] {
+        all.retain(|name, _| !name.contains("caf"));
+    }
+    assert_eq!(here, there);
+}
+
+/// `{NAME: ID}`.
+fn id_of(name: &str, id: &RawDocumentBuf) -> RawDocumentBuf {
+    let mut document = outrigger::raw::Builder::default();
+    document.document(name, |q| q.extend(id));
+    document.finish()
+}
+
 #[tokio::test]
 async fn a_view_of_the_same_name_in_a_database_that_was_made_again_is_the_new_one() {
     let (local, atlas) = pair().await;

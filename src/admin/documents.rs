@@ -27,6 +27,10 @@ pub(super) async fn show(
     let filter = api.handles.config.filter().map_err(|error| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the filter cannot be used").cause(error)
     })?;
+    if let Some(reason) = filter.kept_apart(&ns) {
+        let problem = format!("`{ns}` is not replicated: {reason}");
+        return Err(Problem::new(StatusCode::NOT_FOUND, problem));
+    }
     if !filter.matches(&ns) {
         let problem = format!("`{ns}` is not replicated");
         return Err(Problem::new(StatusCode::NOT_FOUND, problem)

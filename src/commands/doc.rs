@@ -25,6 +25,10 @@ pub async fn run(config: &Config, args: &DocArgs) -> Result<Code, Failure> {
         }
         Access::Queue(queue) => {
             let filter = config.filter()?;
+            if let Some(reason) = filter.kept_apart(&args.ns) {
+                let error = anyhow::anyhow!("`{}` is not replicated: {reason}", args.ns);
+                return Err(Failure::new(ExitCode::Problem, error));
+            }
             if !filter.matches(&args.ns) {
                 let error = anyhow::anyhow!("`{}` is not replicated", args.ns);
                 return Err(Failure::new(ExitCode::Problem, error)

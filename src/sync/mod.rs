@@ -29,7 +29,7 @@ use crate::{
     late::LateWrites,
     metrics::Gauge,
     mongo::{Mongo, MongoError},
-    namespace::NamespaceFilter,
+    namespace::{Namespace, NamespaceFilter},
     progress::{Activity, Progress},
     queue::{Queue, QueueError},
     schema_watch::SchemaWatch,
@@ -123,8 +123,11 @@ async fn atlas_collections(atlas: &Mongo, filter: &NamespaceFilter) -> Result<Li
         other => SyncError::Source(other),
     });
     let mut listing = listing?;
-    // There it is no news.
-    listing.left_out.retain(|left| filter.kept_apart(&left.ns).is_none());
+    // That the mark of ownership is there is no news.
+    let is_of_the_mark = |ns: &Namespace| ns.db().eq_ignore_ascii_case(filter.state_database());
+    listing
+        .left_out
+        .retain(|LeftOut { ns, .. }| !is_of_the_mark(ns) || filter.kept_apart(ns).is_none());
     Ok(listing)
 }
 

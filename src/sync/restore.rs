@@ -103,10 +103,11 @@ impl<K: Sink> Restore<'_, K> {
         if let Some(nothing) = unmatched(patterns, &[&found]).into_iter().next() {
             return Err(SyncError::NothingMatches(nothing).into());
         }
-        let Listing { mut collections, mut views, .. } = found;
+        let Listing { mut collections, mut views, mut left_out, .. } = found;
         collections.retain(|collection| self.scope.matches(&collection.ns));
         views.retain(|view| self.scope.matches(&view.ns));
-        if collections.is_empty() && views.is_empty() {
+        left_out.retain(|left| self.scope.is_chosen(&left.ns));
+        if collections.is_empty() && views.is_empty() && left_out.is_empty() {
             return Err(RestoreError::Nothing);
         }
         let notes = self.read_notes().await?;
@@ -125,6 +126,9 @@ impl<K: Sink> Restore<'_, K> {
         }
         let (notes, done) = (&notes, Mutex::new(Restored::default()));
         let outcome = &done;
+        for LeftOut { ns, reason } in left_out {
+            note_problems(outcome, &ns, vec![reason.to_owned()]);
+        }
         let copied = self.ends.each_or(collections, |collection| {
             Box::pin(async move {
                 let plan = notes

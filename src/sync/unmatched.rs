@@ -55,7 +55,7 @@ pub fn unmatched(patterns: &[String], listings: &[&Listing]) -> Vec<Unmatched> {
     let others: Vec<&Namespace> = listings.iter().flat_map(|listing| &listing.not_chosen).collect();
     let of = |pattern: &String| {
         let one = NamespaceFilter::new(std::slice::from_ref(pattern), &[]).ok()?;
-        let matches = |names: &[&Namespace]| names.iter().any(|ns| one.matches(ns));
+        let matches = |names: &[&Namespace]| names.iter().any(|ns| one.is_chosen(ns));
         if matches(&chosen) {
             return None;
         }

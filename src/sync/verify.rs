@@ -222,7 +222,7 @@ impl Verify<'_> {
         let mut left_out: Vec<_> = left_out
             .into_iter()
             .chain(left_out_there)
-            .filter(|LeftOut { ns, .. }| self.scope.matches(ns))
+            .filter(|LeftOut { ns, .. }| self.scope.is_chosen(ns))
             .map(|LeftOut { ns, reason }| format!("{ns}: {reason}"))
             .collect();
         left_out.sort();
