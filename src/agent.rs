@@ -143,7 +143,10 @@ impl Agent {
         let local = connect::connect_local_by(&config, Some(gate.clone())).await?;
         let atlas = connect_atlas(&config).await?;
         let (info, (source_id, is_exact)) = patiently(config.local.timeout, async || {
-            // Whoever answers here is proven below, before anything else that it says is believed.
+            // Whoever answers here is proven below, before anything else that it says is believed. All of it comes from
+            // one process: with an election in between it is begun anew. One that comes behind it changes nothing,
+            // since the set's id is what the proof asks for, and what else is taken from here is where an agent that
+            // has read nothing begins.
             let first_look = local.for_a_proof();
             let info = inspect(&first_look).await?;
             let id = source_id(&first_look, &info).await?;

@@ -160,6 +160,8 @@ impl Gate {
             return false;
         }
         if state.open.is_none_or(|open| open.process != process) {
+            // It ends an epoch that lasts, and with that a proof that is under way.
+            state.closings += u64::from(state.open.is_some());
             state.epochs += 1;
             state.open = Some(Epoch { number: state.epochs, process });
         }

@@ -23,6 +23,7 @@ use crate::{
 
 mod at_work;
 pub mod class;
+mod connections;
 mod describe;
 mod explained;
 mod guard;

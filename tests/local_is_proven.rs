@@ -193,7 +193,8 @@ async fn a_server_that_was_wiped_and_initiated_anew_is_refused_and_adopted_when_
     let dbs = ["idle", "event"];
     let (mut local, _) = local_with_backup(&dbs).await;
     let hook = Receiver::start();
-    let alerts = format!("[alerts]\nwebhook = \"http://127.0.0.1:{}/\"\n", hook.port);
+    let often = "count_check_every = \"1s\"\n";
+    let alerts = format!("{often}[alerts]\nwebhook = \"http://127.0.0.1:{}/\"\n", hook.port);
     let mut copies = copies_of(&local, &local.uri(), &dbs, &alerts).await;
     copies[1].people(&local).insert_one(doc! { "_id": "last" }).await.unwrap();
     copies[1].is_equal(&local).await;
@@ -213,6 +214,8 @@ async fn a_server_that_was_wiped_and_initiated_anew_is_refused_and_adopted_when_
 
     let told = format!("{:?}", hook.requests());
     assert!(told.contains("local_denied") && told.contains("failed"), "{told}");
+    // What the wrong one holds is no difference.
+    assert!(!told.contains("divergence") && !told.contains("mass_delete"), "{told}");
     copies[0].adopts(&local).await;
 }
 
@@ -383,6 +386,11 @@ async fn a_backup_that_is_put_back_under_load_is_refused() {
     assert_eq!((wrong, status.code()), (0, Some(1)), "{}", agent.log());
 }
 
+async fn is_proven_again(agent: &Agent) {
+    let is_proven = async || agent.log().contains("reading from the local database again");
+    eventually("another proof", PATIENCE, is_proven).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_was_read_before_a_new_proof_is_read_again_before_it_is_written() {
     let (local, atlas) = pair().await;
@@ -397,8 +405,7 @@ async fn a_page_that_was_read_before_a_new_proof_is_read_again_before_it_is_writ
 
     people.update_many(doc! {}, doc! { "$set": { "v": 2 } }).await.unwrap();
     local.fail(doc! { "failCommands": ["getMore"], "closeConnection": true }, 1).await;
-    let is_proven = async || agent.log().contains("reading from the local database again");
-    eventually("another proof", PATIENCE, is_proven).await;
+    is_proven_again(&agent).await;
     atlas.end_failing().await;
     agent.streaming().await;
     converge(&local.client, &atlas.client, PATIENCE).await;
@@ -422,11 +429,7 @@ async fn options_that_were_read_before_a_new_proof_are_read_again_before_they_ar
     let (local, atlas) = pair().await;
     people(&local.client, "late").insert_one(person(1, 1, "before")).await.unwrap();
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config("late", ""));
-    // Longer than Atlas takes here.
-    agent.replace_setting(
-        "allow_insecure = true\ntimeout = \"5s\"",
-        "allow_insecure = true\ntimeout = \"30s\"",
-    );
+    agent.waits_long_for_atlas();
     agent.start(&[]);
     agent.streaming().await;
     let slow =
@@ -438,15 +441,10 @@ async fn options_that_were_read_before_a_new_proof_are_read_again_before_they_ar
     };
 
     validate(-1).await;
-    eventually("a look at Atlas's options", PATIENCE, async || {
-        let asked = doc! { "currentOp": 1, "command.listCollections": 1, "command.$db": "late" };
-        !atlas.admin(asked).await.get_array("inprog").unwrap().is_empty()
-    })
-    .await;
+    atlas.is_at(doc! { "command.listCollections": 1, "command.$db": "late" }).await;
     validate(-2).await;
     local.fail(doc! { "failCommands": ["getMore"], "closeConnection": true }, 1).await;
-    let is_proven = async || agent.log().contains("reading from the local database again");
-    eventually("another proof", PATIENCE, is_proven).await;
+    is_proven_again(&agent).await;
     atlas.end_failing().await;
     eventually("the options", PATIENCE, async || {
         let (here, there) = (Snapshot::of(&local.client).await, Snapshot::of(&atlas.client).await);
@@ -461,5 +459,39 @@ async fn options_that_were_read_before_a_new_proof_are_read_again_before_they_ar
         oplog.count_documents(changed).await.unwrap()
     };
     assert_eq!((of(-1).await, of(-2).await > 0), (0, true));
+    assert!(agent.stop().success());
+}
+
+/// Held up in Atlas, between what it has read here and what it reads there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_reads_again_what_it_read_before_a_new_proof() {
+    let (local, atlas) = pair().await;
+    let people = people(&local.client, "late");
+    people.insert_many((0..20).map(|n| person(n, 1, "before"))).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config("late", ""));
+    agent.waits_long_for_atlas();
+    agent.start(&[]);
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    let ended = || agent.log().matches("a full sync has ended").count();
+    let before = ended();
+    let find = doc! {
+        "failCommands": ["find"], "namespace": "late.people",
+        "blockConnection": true, "blockTimeMS": 12_000,
+    };
+    atlas.fail(find, 1).await;
+    assert!(agent.cli(&["sync"]).status.success());
+    atlas.is_at(doc! { "command.find": "people" }).await;
+
+    local.fail(doc! { "failCommands": ["getMore"], "closeConnection": true }, 1).await;
+    is_proven_again(&agent).await;
+    people.update_many(doc! {}, doc! { "$set": { "v": 2 } }).await.unwrap();
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    atlas.is_at(doc! { "command.find": "people" }).await;
+
+    eventually("the end of the comparison", PATIENCE, async || ended() > before).await;
+    let log = agent.log();
+    let last = log.lines().rfind(|line| line.contains("a full sync has ended")).unwrap();
+    assert!(last.contains("missing=0 extra=0 content=0"), "{last}");
     assert!(agent.stop().success());
 }

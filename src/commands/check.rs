@@ -21,7 +21,7 @@ use crate::{
         last_write, oplog_start, source_id,
     },
     status::now_ms,
-    sync::{Finding, SyncError, local_collections, review, same, unmatched},
+    sync::{Remark, SyncError, local_collections, review, same, unmatched},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -240,7 +240,7 @@ async fn check_oplog(
         }
         Err(_) => lines.warning(
             "local",
-            "how far its oplog reaches back cannot be read",
+            "how far its oplog reaches back cannot be read; a restored database is told by its id and time alone",
             "grant the user the role read on the database `local`",
         ),
     }
@@ -384,9 +384,9 @@ async fn check_ownership(config: &Config, lines: &mut Lines) {
         Ok(findings) => {
             for finding in findings {
                 match finding {
-                    Finding::Fine(text) => lines.ok("owner", text),
-                    Finding::Doubt { text, fix } => lines.warning("owner", text, fix),
-                    Finding::Refusal(error) => lines.failure("owner", error.into()),
+                    Remark::Fine(text) => lines.ok("owner", text),
+                    Remark::Doubt { text, fix } => lines.warning("owner", text, fix),
+                    Remark::Refusal(error) => lines.failure("owner", error.into()),
                 }
             }
         }

@@ -4,14 +4,14 @@
 //! is known. Which one a reply came over is told by the driver's event of a checkout, which is raised within
 //! the task that runs the operation (mongodb 3.9.1, `cmap.rs`, `check_out`): it is noted beside the exchange.
 //! The process behind a connection is asked of it once, by `hello`: the pool hands out last what came back
-//! last, so the connection that a reply came over is the next one. (The driver's events of commands would tell
-//! more, and copy each reply.)
+//! last, so the connection that a reply came over is the next one, unless somebody else takes it. (The driver's
+//! events of commands would tell more, and copy each reply.)
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bson::{Document, oid::ObjectId, rawdoc};
@@ -20,20 +20,33 @@ use mongodb::{
     options::ServerAddress,
 };
 
-use super::{Mongo, MongoError, Slot, class};
+use super::{
+    Mongo, MongoError, Slot, class,
+    connections::{Behind, Connection, Known},
+};
 use crate::gate::{Gate, Permit};
 
-/// How many `hello` are sent at once for one connection, in turn: where others lie above it in the pool, each
-/// takes one of them.
-const TRIES: [usize; 8] = [1, 2, 4, 8, 16, 16, 16, 16];
+/// How long to wait, and how many `hello` to send at once then, until one goes by the connection that is asked for:
+/// where others lie above it in the pool, each `hello` takes one of them. Somebody else may have it meanwhile, the
+/// change stream for as long as its server waits for something to happen, so the waits add up to more than that.
+const TRIES: [(Duration, usize); 9] = {
+    const fn after(ms: u64, at_once: usize) -> (Duration, usize) {
+        (Duration::from_millis(ms), at_once)
+    }
+    [
+        after(0, 1),
+        after(0, 2),
+        after(1, 4),
+        after(5, 8),
+        after(25, 8),
+        after(125, 8),
+        after(500, 8),
+        after(1_000, 8),
+        after(2_000, 16),
+    ]
+};
 
-/// Connections that are remembered; those of clients that were given up among them.
-const CONNECTIONS_MAX: usize = 1_000;
-
-/// A connection: the client's number, the server, and the number that the client gave it.
-type Connection = (u64, ServerAddress, u32);
-
-type Processes = Arc<Mutex<HashMap<Connection, ObjectId>>>;
+type Connections = Arc<Mutex<Known>>;
 
 tokio::task_local! {
     /// The last connection that was taken for the exchange that is under way.
@@ -47,14 +60,14 @@ pub(super) enum Guard {
     #[default]
     None,
     /// What the proven process says, under a permit.
-    Gate { gate: Arc<Gate>, processes: Processes },
+    Gate { gate: Arc<Gate>, connections: Connections },
     /// What one process says, whichever it is: the answers of a proof.
-    Proof { process: Arc<Mutex<Option<ObjectId>>>, processes: Processes },
+    Proof { process: Arc<Mutex<Option<ObjectId>>>, connections: Connections },
 }
 
 impl Guard {
     pub fn of(gate: Arc<Gate>) -> Self {
-        Self::Gate { gate, processes: Processes::default() }
+        Self::Gate { gate, connections: Connections::default() }
     }
 }
 
@@ -96,11 +109,13 @@ impl Mongo {
     /// [`process`](Self::process) tells afterwards.
     #[must_use]
     pub fn for_a_proof(&self) -> Self {
-        let processes = match &self.guard {
-            Guard::Gate { processes, .. } | Guard::Proof { processes, .. } => processes.clone(),
-            Guard::None => Processes::default(),
+        let connections = match &self.guard {
+            Guard::Gate { connections, .. } | Guard::Proof { connections, .. } => {
+                connections.clone()
+            }
+            Guard::None => Connections::default(),
         };
-        Self { guard: Guard::Proof { process: Arc::default(), processes }, ..self.clone() }
+        Self { guard: Guard::Proof { process: Arc::default(), connections }, ..self.clone() }
     }
 
     /// The process that has answered a proof.
@@ -165,70 +180,72 @@ impl Mongo {
         slot: &Slot,
         (address, id): &(ServerAddress, u32),
     ) -> bool {
-        let Guard::Gate { gate, processes } = &self.guard else { return false };
-        let known = lock(processes).get(&(slot.number, address.clone(), *id)).copied();
-        known.is_some_and(|process| gate.is_of(permit, process))
+        let Guard::Gate { gate, connections } = &self.guard else { return false };
+        let known = lock(connections).of(&(slot.number, address.clone(), *id));
+        known.is_some_and(|known| known.is_proven && gate.is_of(permit, known.process))
     }
 
     async fn check_process(
         &self,
         permit: &Permit,
         slot: &Slot,
-        taken: (ServerAddress, u32),
+        (address, id): (ServerAddress, u32),
     ) -> Result<(), MongoError> {
+        let connection = (slot.number, address, id);
         match &self.guard {
             Guard::None => Ok(()),
-            Guard::Proof { process, processes } => {
-                let answered = self.process_behind(processes, slot, taken).await?.0;
+            Guard::Proof { process, connections } => {
+                let answered = self.behind(connections, slot, &connection).await?.process;
                 let expected = *lock(process).get_or_insert(answered);
                 if expected == answered { Ok(()) } else { Err(MongoError::Unproven) }
             }
-            Guard::Gate { gate, processes } => {
-                let (answered, is_new) = self.process_behind(processes, slot, taken).await?;
-                if !gate.is_of(permit, answered) {
+            Guard::Gate { gate, connections } => {
+                let answered = self.behind(connections, slot, &connection).await?;
+                if !gate.is_of(permit, answered.process) {
                     gate.close(permit, "another server process answers");
                     return Err(MongoError::Unproven);
                 }
                 // The same process may be in an older state: a machine that was put back to a snapshot.
-                if is_new && !gate.proven_anew_within(self.connect.timeout).await {
-                    return Err(MongoError::Unproven);
+                if !answered.is_proven {
+                    let is_proven = gate.proven_anew_within(self.connect.timeout).await;
+                    // Else the proof may have been of another process.
+                    if !is_proven || !permit.holds() {
+                        return Err(MongoError::Unproven);
+                    }
+                    lock(connections).proven(&connection);
                 }
                 Ok(())
             }
         }
     }
 
-    /// The process that a connection leads to, and whether that was not known before.
-    async fn process_behind(
+    /// What is known of a connection, once somebody has asked over it.
+    async fn behind(
         &self,
-        processes: &Processes,
+        connections: &Connections,
         slot: &Slot,
-        (address, id): (ServerAddress, u32),
-    ) -> Result<(ObjectId, bool), MongoError> {
-        let connection = (slot.number, address, id);
-        if let Some(process) = lock(processes).get(&connection) {
-            return Ok((*process, false));
-        }
-        for at_once in TRIES {
+        connection: &Connection,
+    ) -> Result<Behind, MongoError> {
+        for (wait, at_once) in TRIES {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            // Or somebody else has asked it meanwhile.
+            if let Some(behind) = lock(connections).of(connection) {
+                return Ok(behind);
+            }
             let asked = (0..at_once).map(|_| {
                 let hello = rawdoc! { "hello": 1 };
                 noting(Box::pin(self.exchange(slot, "admin", hello, self.connect.timeout)))
             });
             for (reply, taken) in futures_util::future::join_all(asked).await {
                 let process = process_of(&reply?).ok_or(MongoError::Unproven)?;
-                let Some((address, id)) = taken else { continue };
-                let mut processes = lock(processes);
-                if processes.len() >= CONNECTIONS_MAX {
-                    processes.clear();
+                if let Some((address, id)) = taken {
+                    lock(connections).leads_to((slot.number, address, id), process);
                 }
-                processes.insert((slot.number, address, id), process);
-            }
-            // Or somebody else has asked it meanwhile.
-            if let Some(process) = lock(processes).get(&connection) {
-                return Ok((*process, true));
             }
         }
-        Err(MongoError::Unproven)
+        lock(connections).of(connection).ok_or(MongoError::Unproven)
     }
 }
 
@@ -246,4 +263,19 @@ pub fn process_of(hello: &Document) -> Option<ObjectId> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The longest that a server holds a connection while nothing happens is a second, on behalf of the stream.
+    #[test]
+    fn a_connection_that_the_stream_has_is_waited_for_and_few_questions_are_asked_meanwhile() {
+        let waits: Duration = TRIES.iter().map(|(wait, _)| *wait).sum();
+        let asked: usize = TRIES.iter().map(|(_, at_once)| at_once).sum();
+
+        assert!(waits > Duration::from_secs(3), "{waits:?}");
+        assert!(asked < 64, "{asked}");
+    }
 }

@@ -72,7 +72,7 @@ pub use behind::is_all_held_up;
 pub use collections::{Collection, LeftOut, Listing, local_collections};
 pub use ends::{End, Ends};
 pub use restore::{Restore, RestoreError};
-pub use review::{Finding, review};
+pub use review::{Remark, review};
 pub use unmatched::{Unmatched, nothing_of, unmatched};
 pub use verdict::refused_of_the_run;
 pub use verify::{Found, Lag, NamespaceResult, Verification, Verify};

@@ -12,7 +12,7 @@ use crate::{mongo::Mongo, namespace::NamespaceFilter};
 
 /// One thing that was found.
 #[derive(Debug)]
-pub enum Finding {
+pub enum Remark {
     Fine(String),
     /// Does not keep `run` from starting.
     Doubt {
@@ -32,18 +32,18 @@ pub async fn review(
     atlas: &Mongo,
     filter: &NamespaceFilter,
     source_id: &str,
-) -> Result<Vec<Finding>, SyncError> {
+) -> Result<Vec<Remark>, SyncError> {
     let mut found = Vec::new();
     let (db, failed) = (filter.state_database(), |error| SyncError::atlas(&error));
     let marks = marks::read(atlas, db).await.map_err(failed)?;
     let own = marks.iter().find(|mark| mark.source_id == source_id);
     for (mark, patterns) in overlapping(source_id, filter, &marks) {
-        found.push(Finding::Refusal(overlap_error(mark, &patterns)));
+        found.push(Remark::Refusal(overlap_error(mark, &patterns)));
     }
     let target = same::set_id(atlas).await.map_err(failed)?;
     let seen = upstream::read(local, source_id, db).await?;
     if target.is_none() {
-        found.push(Finding::Doubt {
+        found.push(Remark::Doubt {
             text: "Atlas's identity cannot be read, so two agents that replicate crosswise are noticed only after \
                    a while"
                 .to_owned(),
@@ -53,9 +53,9 @@ pub async fn review(
     }
     match seen {
         Some(upstream) => {
-            found.extend(upstream.check(source_id, target.as_deref(), db).err().map(Finding::Refusal));
+            found.extend(upstream.check(source_id, target.as_deref(), db).err().map(Remark::Refusal));
         }
-        None => found.push(Finding::Doubt {
+        None => found.push(Remark::Doubt {
             text: format!(
                 "`{db}.{}` in the local database cannot be read, so two agents that replicate crosswise are \
                  not noticed",
@@ -68,8 +68,8 @@ pub async fn review(
     let not_ours: BTreeSet<_> =
         held.iter().filter(|ns| !own.is_some_and(|mark| mark.owns(ns))).collect();
     match (own, not_ours.first()) {
-        (None, Some(ns)) => found.push(Finding::Refusal(not_owned(ns, db, &[]))),
-        (Some(_), Some(_)) => found.extend(not_ours.iter().map(|ns| Finding::Doubt {
+        (None, Some(ns)) => found.push(Remark::Refusal(not_owned(ns, db, &[]))),
+        (Some(_), Some(_)) => found.extend(not_ours.iter().map(|ns| Remark::Doubt {
             text: format!(
                 "{ns} will not be written: Atlas holds data in it, and no mark of this source covers it, now or \
                  before"
@@ -78,7 +78,7 @@ pub async fn review(
                   once with `outrigger run --adopt`"
                 .to_owned(),
         })),
-        (own, None) => found.push(Finding::Fine(whose(own, held.len()))),
+        (own, None) => found.push(Remark::Fine(whose(own, held.len()))),
     }
     Ok(found)
 }

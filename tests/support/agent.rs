@@ -47,6 +47,12 @@ impl Agent {
         std::fs::write(path, text.replace(old, new)).unwrap();
     }
 
+    /// Longer than an Atlas takes that is told to take its time.
+    pub fn waits_long_for_atlas(&self) {
+        let setting = |time: &str| format!("allow_insecure = true\ntimeout = \"{time}\"");
+        self.replace_setting(&setting("5s"), &setting("30s"));
+    }
+
     /// Prepares an agent between two URIs; `config` is added to a configuration for tests.
     pub fn new(local: &str, atlas: &str, config: &str) -> Self {
         let dir = TempDir::new().unwrap();

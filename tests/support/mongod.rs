@@ -252,11 +252,26 @@ impl Mongod {
         }
     }
 
-    /// How many `insert` commands the server was asked for.
-    pub async fn insert_commands(&self) -> i64 {
+    /// Waits until the server has such a command under way.
+    pub async fn is_at(&self, command: Document) {
+        let pipeline = [doc! { "$currentOp": {} }, doc! { "$match": command }];
+        super::eventually("the command", super::PATIENCE, async || {
+            let admin = self.client.database("admin");
+            admin.aggregate(pipeline.clone()).await.unwrap().advance().await.unwrap()
+        })
+        .await;
+    }
+
+    /// How many commands of this name the server was asked for.
+    pub async fn commands(&self, name: &str) -> i64 {
         let status = self.admin(doc! { "serverStatus": 1 }).await;
         let commands = status.get_document("metrics").unwrap().get_document("commands").unwrap();
-        commands.get_document("insert").unwrap().get_i64("total").unwrap()
+        commands.get_document(name).unwrap().get_i64("total").unwrap()
+    }
+
+    /// How many `insert` commands the server was asked for.
+    pub async fn insert_commands(&self) -> i64 {
+        self.commands("insert").await
     }
 
     /// As [`writes`](Self::writes), without the agent's mark, which it renews every ten seconds.
