@@ -1,6 +1,15 @@
 //! Committing: merge in memory what belongs together, then write each touched entry once.
+//!
+//! What is merged stands in memory, several times while it is written, and sled (0.34.7) frees nothing of a batch before
+//! its end. A change of some bytes brings along the document that waits, which may have 16 MiB. So ops are committed in
+//! parts, cut by the bytes of what they come to, not of what arrives; the last part has the checkpoint. After a crash in
+//! between, what is in the queue is read and merged once more, which ends with the same documents (I5).
+//!
+//! From the first barrier on all is one part: a rename or a drop that is read once more, after a crash, would take what
+//! has the name by then. Where that part becomes too large, a change of what waits is not merged but makes a `Refresh`
+//! of it, which needs nothing of it.
 
-use std::sync::MutexGuard;
+use std::{sync::MutexGuard, vec};
 
 use ahash::HashMap;
 use uuid::Uuid;
@@ -32,32 +41,48 @@ impl std::ops::AddAssign for Committed {
     }
 }
 
+/// Bytes of one part, unless a single entry, or what stands behind a barrier, has more. Committed as one, 16 MiB keep
+/// the worker waiting for the queue's lock.
+pub(super) const PART_BYTES: usize = 2 << 20;
+
+/// What an entry that was brought from the store counts for beside its body: others of its block may move along.
+const BROUGHT: usize = 1 << 10;
+
 impl Queue {
-    /// Adds ops in the order of the stream, and the checkpoint that stands behind them, in one
-    /// atomic step (I1). What can be merged with what waits, is.
+    /// Adds ops in the order of the stream, and the checkpoint that stands behind them, in
+    /// atomic steps of which the last has the checkpoint (I1). What can be merged with what waits, is.
     ///
     /// # Errors
-    /// After an error nothing of this commit is in the queue.
+    /// After an error the first ops may be in the queue, never the checkpoint.
     pub fn commit(
         &self,
         incoming: Vec<Incoming>,
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Committed, QueueError> {
-        self.commit_to(self.lock(), incoming, checkpoint)
+        let mut incoming = incoming.into_iter();
+        let mut all = self.commit_part(self.lock(), &mut incoming, checkpoint)?;
+        while !incoming.as_slice().is_empty() {
+            all += self.commit_part(self.lock(), &mut incoming, checkpoint)?;
+        }
+        Ok(all)
     }
 
-    /// As [`commit`](Self::commit), with nobody in between since `state` was looked at.
-    pub(super) fn commit_to(
+    /// The first of the ops, as many as are one part, with nobody in between since `state` was looked at.
+    pub(super) fn commit_part(
         &self,
         mut state: MutexGuard<'_, State>,
-        incoming: Vec<Incoming>,
+        incoming: &mut vec::IntoIter<Incoming>,
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Committed, QueueError> {
         state.refuse_after_failure()?;
-        let mut staged = Staged::new(state.next_seq, incoming.len(), self.reader());
-        for incoming in incoming {
+        let mut staged = Staged::new(&state, self.part_bytes, incoming.len(), self.reader());
+        for incoming in &mut *incoming {
             staged.add(&state, incoming)?;
+            if staged.is_full() && staged.closed.is_empty() {
+                break;
+            }
         }
+        let checkpoint = checkpoint.filter(|_| incoming.as_slice().is_empty());
         let mut edit = state.edit();
         edit.reserve(staged.slots.iter().filter(|slot| slot.is_changed).map(|slot| &slot.entry));
         let mut bytes_added = 0_i64;
@@ -125,6 +150,10 @@ impl Queue {
     }
 }
 
+fn body_len(work: &Work) -> usize {
+    work.body().map_or(0, |body| body.as_bytes().len())
+}
+
 /// The entries that a commit touches, merged in memory so that each is written once.
 struct Staged<'a> {
     slots: Vec<Slot>,
@@ -137,6 +166,9 @@ struct Staged<'a> {
     ids: Ids,
     reader: Reader<'a>,
     committed: Committed,
+    /// Bytes of what is to be written, and how many are to be one part.
+    bytes: usize,
+    bytes_max: usize,
 }
 
 /// The ids of a commit's new entries: one after the other, since asking for each costs more than all else that is
@@ -172,17 +204,23 @@ struct Slot {
 }
 
 impl<'a> Staged<'a> {
-    fn new(next_seq: u64, incoming: usize, reader: Reader<'a>) -> Self {
+    fn new(state: &State, bytes_max: usize, incoming: usize, reader: Reader<'a>) -> Self {
         Self {
             slots: Vec::with_capacity(incoming),
             by_name: HashMap::with_capacity_and_hasher(incoming, ahash::RandomState::default()),
             closed: HashMap::default(),
             letters: Followers::default(),
-            next_seq,
+            next_seq: state.next_seq,
             ids: Ids::new(),
             reader,
             committed: Committed::default(),
+            bytes: 0,
+            bytes_max,
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= self.bytes_max
     }
 
     fn add(&mut self, state: &State, mut incoming: Incoming) -> Result<(), QueueError> {
@@ -216,8 +254,18 @@ impl<'a> Staged<'a> {
                 } else if state.schedule.leased(seq).is_some() {
                     self.push(incoming, Some(name), Some(seq), Some(seq));
                 } else {
-                    self.slots[slot].entry.absorb(Later::from(incoming));
-                    self.slots[slot].is_changed = true;
+                    if self.is_full()
+                        && !self.slots[slot].is_new
+                        && let Work::Document { op: op @ WriteOp::Update(_), .. } =
+                            &mut incoming.work
+                    {
+                        *op = WriteOp::Refresh;
+                    }
+                    let slot = &mut self.slots[slot];
+                    self.bytes -= if slot.is_changed { body_len(&slot.entry.work) } else { 0 };
+                    slot.entry.absorb(Later::from(incoming));
+                    slot.is_changed = true;
+                    self.bytes += body_len(&slot.entry.work);
                     self.committed.coalesced += 1;
                 }
             }
@@ -227,9 +275,18 @@ impl<'a> Staged<'a> {
 
     /// Brings the newest entry of `name` from the store into a slot.
     fn load(&mut self, state: &State, name: &DocumentName) -> Result<Option<usize>, QueueError> {
-        let Some((entry, bytes_before)) = state.newest(&mut self.reader, name)? else {
+        let Some((mut entry, bytes_before)) = state.newest(&mut self.reader, name)? else {
             return Ok(None);
         };
+        let is_kept = self.is_closed(state, entry.work.ns(), entry.seq)
+            || state.schedule.leased(entry.seq).is_some();
+        if let Work::Document { op, .. } = &mut entry.work
+            && is_kept
+        {
+            // It stays as it is: only its place counts.
+            *op = WriteOp::Refresh;
+        }
+        self.bytes += BROUGHT;
         self.slots.push(Slot {
             entry,
             name: Some(name.clone()),
@@ -259,6 +316,7 @@ impl<'a> Staged<'a> {
         let entry = incoming.into_entry(self.next_seq, self.ids.next());
         self.next_seq += 1;
         self.committed.queued += 1;
+        self.bytes += body_len(&entry.work);
         if let Some(name) = &name {
             self.by_name.insert(name.clone(), self.slots.len());
         }

@@ -58,7 +58,8 @@ impl Queue {
             return Err(QueueError::NotRetried(id));
         };
         let work = Work::Document { ns, key, op: WriteOp::Refresh, collection };
-        self.commit_to(state, vec![Incoming { work, cluster_time, wall_ms }], None)?;
+        let mut incoming = vec![Incoming { work, cluster_time, wall_ms }].into_iter();
+        self.commit_part(state, &mut incoming, None)?;
         Ok(())
     }
 

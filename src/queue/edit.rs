@@ -35,6 +35,8 @@ pub struct Edit {
     seal: u64,
     /// The sealed bytes of the entries that are put.
     bytes: Vec<u8>,
+    /// Bytes of other values that are put.
+    beside: usize,
     /// New entries, with ascending numbers that none had before.
     new: Vec<Piece>,
     /// Entries that are in the store with other bytes.
@@ -75,6 +77,7 @@ impl Edit {
             batch: SledBatch::default(),
             seal,
             bytes: Vec::new(),
+            beside: 0,
             new: Vec::new(),
             changed: Vec::new(),
             removed: Vec::new(),
@@ -86,7 +89,13 @@ impl Edit {
     pub fn put(&mut self, key: &[u8], value: Vec<u8>, old: Option<&[u8]>) {
         self.forget(key, old);
         self.seal = self.seal.wrapping_add(fingerprint(key, &value));
+        self.beside += value.len();
         self.batch.insert(key, value);
+    }
+
+    /// Bytes of what is put.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + self.beside
     }
 
     /// Removes a value. `None` when it is known not to be there.

@@ -2,17 +2,14 @@
 //!
 //! Everything is read once, checked and forgotten again, but for what [the queue](super) keeps of each document.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    fs,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use super::{
     CodecError, QueueError,
     block::{LAYOUT_VERSION, View, unpack},
     blocks::{Block, BlockId, Place},
     codec::{self, Namespaces, Subject},
+    commit::PART_BYTES,
     edit::{Edit, Finished, Surroundings, fingerprint},
     layout::{
         BULKHEAD, BULKHEAD_LEN, CHECKPOINT, DEAD, FORMAT, HOME, MASK, META, MOVED, SEAL, block_of,
@@ -245,45 +242,47 @@ fn read_homes(
     Ok(twice)
 }
 
-/// The process ended while a document's first entry was leased: the two become one (I2).
+/// The process ended while a document's first entry was leased: the two become one (I2). In parts, since there may be
+/// a thousand of them, and a large document in each.
 fn join(
     db: &sled::Db,
     cache: &CacheGuard,
     state: &mut State,
-    twice: Vec<(u64, u64)>,
+    mut twice: Vec<(u64, u64)>,
 ) -> Result<(), QueueError> {
-    if twice.is_empty() {
-        return Ok(());
+    // Those of one entry follow one another, in their order.
+    twice.sort_by_key(|(first, _)| *first);
+    let mut entries = twice.chunk_by(|(one, _), (next, _)| one == next).peekable();
+    while entries.peek().is_some() {
+        let mut edit = Edit::of(state.seal);
+        let mut reader = Reader::new(db, cache);
+        let mut bytes = state.pending_bytes;
+        for pairs in &mut entries {
+            let mut read = |seq| {
+                let place = state.blocks.place_of(seq).expect("it was just met");
+                reader.entry(&state.blocks, (seq, place))
+            };
+            let (mut entry, before) = read(pairs[0].0)?;
+            for (_, second) in pairs {
+                entry.absorb(read(*second)?.0.into_later());
+                edit.remove_entry(*second);
+            }
+            bytes = bytes + edit.change_entry(&entry) as u64 - before as u64;
+            if edit.len() >= PART_BYTES {
+                break;
+            }
+        }
+        let Finished { batch, seal, changes } = edit.finish(&Surroundings {
+            blocks: &state.blocks,
+            untouched_from: 0,
+            is_leased: &|_| false,
+            read: &|id| read_block(db, cache, &state.blocks, id),
+        })?;
+        db.apply_batch(batch)?;
+        state.pending_bytes = bytes;
+        state.seal = seal;
+        state.blocks.apply(changes);
     }
-    let mut edit = Edit::of(state.seal);
-    let mut merged = BTreeMap::new();
-    let mut reader = Reader::new(db, cache);
-    for (first, second) in twice {
-        let mut read = |seq| {
-            let place = state.blocks.place_of(seq).expect("it was just met");
-            reader.entry(&state.blocks, (seq, place))
-        };
-        let (later, _) = read(second)?;
-        let (entry, _) = match merged.entry(first) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(free) => free.insert(read(first)?),
-        };
-        entry.absorb(later.into_later());
-        edit.remove_entry(second);
-    }
-    for (entry, before) in merged.values() {
-        let after = edit.change_entry(entry) as u64;
-        state.pending_bytes = state.pending_bytes + after - *before as u64;
-    }
-    let Finished { batch, seal, changes } = edit.finish(&Surroundings {
-        blocks: &state.blocks,
-        untouched_from: 0,
-        is_leased: &|_| false,
-        read: &|id| read_block(db, cache, &state.blocks, id),
-    })?;
-    db.apply_batch(batch)?;
-    state.seal = seal;
-    state.blocks.apply(changes);
     Ok(())
 }
 

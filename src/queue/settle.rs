@@ -1,5 +1,7 @@
 //! Settling: each leased entry ends as applied, as a dead letter, or pending again.
 
+use std::slice;
+
 use super::{
     Entry, Outcome, Queue, QueueError, Settlement, Work, codec, edit::Edit, index::DocumentName,
     layout::dead_key, reader::Reader, schedule::Lease, store::State,
@@ -12,12 +14,25 @@ use crate::{
 };
 
 impl Queue {
-    /// Says how leased entries ended, in one atomic step. A settlement of what is not leased, or of
-    /// another version than the leased one, changes nothing (I3).
+    /// Says how leased entries ended, in atomic steps: as one, as a rule, but what is given back may be merged with a
+    /// large document each. A settlement of what is not leased, or of another version than the leased one,
+    /// changes nothing (I3).
     ///
     /// # Errors
-    /// After an error the entries are leased still.
+    /// After an error those that are not settled are leased still.
     pub fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
+        let mut rest = settlements.iter();
+        self.settle_part(&mut rest)?;
+        while !rest.as_slice().is_empty() {
+            self.settle_part(&mut rest)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn settle_part(
+        &self,
+        settlements: &mut slice::Iter<'_, Settlement>,
+    ) -> Result<(), QueueError> {
         let mut state = self.lock();
         state.refuse_after_failure()?;
         let mut edit = state.edit();
@@ -29,6 +44,9 @@ impl Queue {
                 continue;
             }
             steps.push(self.settle_one(&state, settlement, &mut reader, &mut edit)?);
+            if edit.len() >= self.part_bytes {
+                break;
+            }
         }
         crash::point(Crash::SettleBegins);
         self.write(&mut state, edit)?;

@@ -13,7 +13,9 @@ use tokio::sync::Notify;
 use super::{
     Batch, Entry, QueueError, QueueOptions, Work,
     blocks::{Blocks, Place},
-    codec, compact,
+    codec,
+    commit::PART_BYTES,
+    compact,
     edit::{Edit, Finished, Surroundings},
     index::{DocumentName, Index},
     layout::{CHECKPOINT, PIECE_MAX, block_key, further_pieces, piece_key},
@@ -40,6 +42,8 @@ pub struct Queue {
     /// Grows while a long task works under the lock.
     pub(super) progress: AtomicU64,
     pub(super) persist: bool,
+    /// [`PART_BYTES`], but for a test.
+    pub(super) part_bytes: usize,
     pub(super) path: std::path::PathBuf,
     /// Held as long as the queue is open.
     _lock: std::fs::File,
@@ -118,6 +122,7 @@ impl Queue {
             changed: Notify::new(),
             progress: AtomicU64::new(0),
             persist: options.persist,
+            part_bytes: PART_BYTES,
             path: options.path.clone(),
             _lock: lock,
         })

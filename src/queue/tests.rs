@@ -14,6 +14,7 @@ use crate::{
 mod in_blocks;
 mod model;
 mod names;
+mod parts;
 
 fn ns() -> Namespace {
     Namespace::new("shop", "orders")

@@ -14,6 +14,9 @@ type Documents = BTreeMap<i32, RawDocumentBuf>;
 enum Action {
     /// Each changes one of a few documents, in a way that the model makes valid.
     Commit(Vec<(i32, u8, i32)>),
+    /// A commit that ends with its first part, in a crash or not, and is then delivered once more. At some places in it the
+    /// collection is dropped.
+    Cut(Vec<(i32, u8, i32)>, bool),
     Drop,
     Lease(usize),
     /// Settles everything that is leased, each with an outcome of its own.
@@ -28,6 +31,8 @@ fn action() -> impl Strategy<Value = Action> {
         6 => prop::collection::vec((0..6_i32, any::<u8>(), any::<i32>()), 1..12).prop_map(Action::Commit),
         // Enough for several blocks.
         3 => prop::collection::vec((0..300_i32, any::<u8>(), any::<i32>()), 1..300).prop_map(Action::Commit),
+        2 => (prop::collection::vec((0..20_i32, any::<u8>(), any::<i32>()), 1..60), any::<bool>())
+            .prop_map(|(changes, crash)| Action::Cut(changes, crash)),
         1 => Just(Action::Drop),
         5 => prop_oneof![1..8_usize, 1..200_usize].prop_map(Action::Lease),
         5 => prop::collection::vec(any::<u8>(), 8).prop_map(Action::Settle),
@@ -44,6 +49,7 @@ struct Run {
     leased: Vec<Entry>,
     history: Vec<Incoming>,
     now_ms: u64,
+    part_bytes: usize,
 }
 
 impl Run {
@@ -61,9 +67,29 @@ impl Run {
                 self.history.extend(incoming.clone());
                 self.queue().commit(incoming, None).unwrap();
             }
+            Action::Cut(changes, is_crash) => {
+                let mut incoming = Vec::new();
+                for (id, kind, v) in changes {
+                    incoming.push(if kind == 0 {
+                        self.drop_local()
+                    } else {
+                        self.change_local(id, kind, v)
+                    });
+                }
+                self.history.extend(incoming.clone());
+                let mut first = incoming.clone().into_iter();
+                let last = Some(checkpoint(self.history.len() as u64));
+                self.queue().commit_part(self.queue().lock(), &mut first, last.as_ref()).unwrap();
+                assert_eq!(self.queue().checkpoint().unwrap() == last, first.len() == 0, "I1");
+                if is_crash {
+                    self.leased.clear();
+                    self.open_anew();
+                }
+                self.queue().commit(incoming, last.as_ref()).unwrap();
+                assert_eq!(self.queue().checkpoint().unwrap(), last);
+            }
             Action::Drop => {
-                self.local.clear();
-                let drop = barrier(SchemaChange::Drop { ns: ns() });
+                let drop = self.drop_local();
                 self.history.push(drop.clone());
                 self.queue().commit(vec![drop], None).unwrap();
             }
@@ -74,8 +100,7 @@ impl Run {
             Action::Settle(outcomes) => self.settle(&outcomes),
             Action::Restart => {
                 let before: Vec<_> = self.queue().entries().map(Result::unwrap).collect();
-                self.queue = None;
-                self.queue = Some(open(&self.dir));
+                self.open_anew();
                 if std::mem::take(&mut self.leased).is_empty() {
                     let after: Vec<_> = self.queue().entries().map(Result::unwrap).collect();
                     assert_eq!(before, after, "a restart changes nothing");
@@ -87,6 +112,18 @@ impl Run {
             }
         }
         self.check_invariants();
+    }
+
+    fn open_anew(&mut self) {
+        self.queue = None;
+        let mut queue = open(&self.dir);
+        queue.part_bytes = self.part_bytes;
+        self.queue = Some(queue);
+    }
+
+    fn drop_local(&mut self) -> Incoming {
+        self.local.clear();
+        barrier(SchemaChange::Drop { ns: ns() })
     }
 
     fn change_local(&mut self, id: i32, kind: u8, v: i32) -> Incoming {
@@ -195,8 +232,7 @@ impl Run {
         }
         assert_eq!(self.queue().pending(), (0, 0), "everything drains");
         // What is on the disk says so too, and its seal fits.
-        self.queue = None;
-        self.queue = Some(open(&self.dir));
+        self.open_anew();
         assert_eq!(self.queue().pending(), (0, 0));
     }
 }
@@ -206,9 +242,11 @@ proptest! {
 
     #[test]
     fn i5_whatever_happens_the_drained_queue_has_made_both_sides_equal(
-        actions in prop::collection::vec(action(), 1..40)
+        actions in prop::collection::vec(action(), 1..40),
+        part_bytes in prop_oneof![Just(commit::PART_BYTES), 1..20_000_usize],
     ) {
-        let (dir, queue) = fresh();
+        let (dir, mut queue) = fresh();
+        queue.part_bytes = part_bytes;
         let mut run = Run {
             dir,
             queue: Some(queue),
@@ -217,6 +255,7 @@ proptest! {
             leased: Vec::new(),
             history: Vec::new(),
             now_ms: 0,
+            part_bytes,
         };
         for action in actions {
             run.step(action);

@@ -1,0 +1,126 @@
+//! A commit, and a settlement, in parts.
+
+use super::*;
+
+const LARGE: usize = 5_000;
+
+fn large(id: i32) -> Incoming {
+    change(id, WriteOp::Replace(rawdoc! { "_id": id, "v": 0, "x": "x".repeat(LARGE) }))
+}
+
+/// A queue whose parts have three such documents.
+fn of_small_parts() -> (TempDir, Queue) {
+    let (dir, mut queue) = fresh();
+    queue.part_bytes = 3 * LARGE;
+    (dir, queue)
+}
+
+/// How many ops each part takes, and whether the checkpoint is there behind it.
+fn parts(queue: &Queue, incoming: Vec<Incoming>) -> Vec<(usize, bool)> {
+    let mut parts = Vec::new();
+    let mut rest = incoming.into_iter();
+    while rest.len() > 0 {
+        let before = rest.len();
+        queue.commit_part(queue.lock(), &mut rest, Some(&checkpoint(7))).unwrap();
+        let is_there = queue.checkpoint().unwrap() == Some(checkpoint(7));
+        parts.push((before - rest.len(), is_there));
+    }
+    parts
+}
+
+#[test]
+fn a_large_reply_is_committed_in_parts_of_which_the_last_has_the_checkpoint() {
+    let (_dir, queue) = of_small_parts();
+    let reply = (0..8).map(large).collect();
+
+    assert_eq!(parts(&queue, reply), [(3, false), (3, false), (2, true)]);
+    assert_eq!(ids(&lease(&queue)), Vec::from_iter(0..8), "in their order");
+}
+
+/// The changes have some bytes each, and what they are merged with has more than the machine.
+#[test]
+fn changes_of_large_documents_that_wait_are_committed_in_parts() {
+    let (_dir, queue) = of_small_parts();
+    queue.commit((0..8).map(large).collect(), None).unwrap();
+
+    let parts = parts(&queue, (0..8).map(|id| set(id, 1)).collect());
+
+    assert_eq!(parts, [(3, false), (3, false), (2, true)]);
+    let entries = lease(&queue);
+    assert_eq!(ids(&entries), Vec::from_iter(0..8));
+    assert!(entries.iter().all(|entry| entry.changes == 2 && op(entry).name() == "replace"));
+}
+
+/// Two renames that swap names, and then documents. Cut in two, with a crash in between, the first rename would be
+/// read again when its old name had become the other one's, and replace a collection with the wrong one.
+#[test]
+fn from_a_barrier_on_a_reply_is_one_part() {
+    let (_dir, queue) = of_small_parts();
+    let rename = |from: &str, to: &str| {
+        let (from, to) = (Namespace::new("shop", from), Namespace::new("shop", to));
+        barrier(SchemaChange::Rename { from, to, drop_target: false })
+    };
+    let mut reply: Vec<_> = (0..4).map(large).collect();
+    reply.extend([rename("a", "b"), rename("c", "a")]);
+    reply.extend((4..12).map(large));
+
+    assert_eq!(parts(&queue, reply), [(3, false), (11, true)]);
+}
+
+/// The large documents stay where they are: those that are full are read when it is their turn.
+#[test]
+fn what_is_too_large_for_one_part_behind_a_barrier_is_read_again_later() {
+    let (_dir, queue) = of_small_parts();
+    queue.commit((0..8).map(large).collect(), None).unwrap();
+    let mut reply = vec![barrier(SchemaChange::Drop { ns: Namespace::new("shop", "other") })];
+    reply.extend((0..8).map(|id| set(id, 1)));
+
+    assert_eq!(parts(&queue, reply), [(9, true)]);
+    let entries = lease(&queue);
+    let names: Vec<_> = entries.iter().map(|entry| op(entry).name()).collect();
+    assert_eq!(names[..3], ["replace"; 3]);
+    assert_eq!(names[3..], ["refresh"; 5]);
+}
+
+#[test]
+fn what_is_given_back_together_with_large_documents_is_settled_in_parts() {
+    let (_dir, queue) = of_small_parts();
+    queue.commit((0..8).map(|id| insert(id, 1)).collect(), None).unwrap();
+    let leased = lease(&queue);
+    queue.commit((0..8).map(large).collect(), None).unwrap();
+    let outcome = Outcome::Unavailable { due_ms: 0 };
+    let settlements: Vec<_> = leased
+        .iter()
+        .map(|entry| Settlement { seq: entry.seq, version: 0, outcome: outcome.clone() })
+        .collect();
+    let mut rest = settlements.iter();
+
+    queue.settle_part(&mut rest).unwrap();
+    assert_eq!(rest.len(), 5);
+    queue.settle(rest.as_slice()).unwrap();
+
+    let entries = lease(&queue);
+    assert_eq!(ids(&entries), Vec::from_iter(0..8));
+    assert!(entries.iter().all(|entry| entry.changes == 2 && op(entry).body().is_some()));
+}
+
+/// The process ended while small entries were leased, for which large documents had come.
+#[test]
+fn entries_that_are_joined_when_the_queue_is_opened_are_written_in_parts() {
+    let large = |id| change(id, WriteOp::Replace(rawdoc! { "_id": id, "x": "x".repeat(1 << 20) }));
+    let (dir, queue) = fresh();
+    queue.commit((0..5).map(|id| insert(id, 1)).collect(), None).unwrap();
+    assert_eq!(lease(&queue).len(), 5);
+    queue.commit((0..5).map(large).collect(), None).unwrap();
+    assert_eq!(queue.pending().0, 10);
+    drop(queue);
+
+    let queue = open(&dir);
+
+    let bytes: usize =
+        queue.entries().map(|entry| codec::encode_entry(&entry.unwrap()).len()).sum();
+    assert_eq!(queue.pending(), (5, bytes as u64));
+    assert_eq!(ids(&lease(&queue)), Vec::from_iter(0..5));
+    drop(queue);
+    assert_eq!(open(&dir).pending(), (5, bytes as u64), "the seal fits");
+}
