@@ -153,6 +153,8 @@ struct Read {
     permit: Permit,
     from: Server,
     closed: u64,
+    /// Under a permit, and not while the gate was closed.
+    is_permitted: bool,
 }
 
 /// The gate, among those who go by it as [`mongo`](crate::mongo) and the gatekeeper do.
@@ -217,7 +219,7 @@ impl World {
             }
             Step::LateError(n) => {
                 if let Some(read) = take(&mut self.asked, n) {
-                    if read.closed == self.closed && self.open.is_some() {
+                    if read.is_permitted && read.closed == self.closed {
                         self.shut();
                     }
                     self.gate.close(&read.permit, "an error");
@@ -233,7 +235,9 @@ impl World {
             }
             Step::BeginRead => {
                 let permit = self.gate.permit();
-                self.asked.push(Read { permit, from: self.server, closed: self.closed });
+                let (from, closed) = (self.server, self.closed);
+                let is_permitted = self.open.is_some();
+                self.asked.push(Read { permit, from, closed, is_permitted });
             }
             Step::Answer(n) => {
                 if let Some(read) = take(&mut self.asked, n) {
@@ -270,7 +274,7 @@ impl World {
 
     fn answered(&mut self, read: Read) {
         if !self.gate.is_of(&read.permit, process(read.from.process)) {
-            if read.closed == self.closed && self.open.is_some() {
+            if read.is_permitted && read.closed == self.closed {
                 self.shut();
             }
             return self.gate.close(&read.permit, "another process");
