@@ -76,6 +76,9 @@ const FAULTS: &[Fault] = &[
 /// Each takes half a minute, so these come in a long run only.
 const LONG_FAULTS: &[Fault] = &[Fault::LocalPutBack, Fault::LocalWiped];
 
+const LOSE_HISTORY: [Fault; 4] =
+    [Fault::HistoryLost, Fault::QueueGone, Fault::LocalPutBack, Fault::LocalWiped];
+
 struct Stage {
     local: Mongod,
     atlas: Mongod,
@@ -99,10 +102,13 @@ async fn random_work_under_random_faults_ends_equal() {
     for server in [&local, &atlas] {
         unique_seats(server).await;
     }
+    // What has another kind, collation or capitals behind a lost history is a matter for a person: so names change
+    // hands, and schema is odd, in the runs that lose none.
+    let is_wild = seed.is_multiple_of(2);
     let stop = CancellationToken::new();
     let work = tokio::spawn(work(
         local.client.clone(),
-        local.port,
+        is_wild.then_some(local.port),
         StdRng::seed_from_u64(seed),
         stop.clone(),
     ));
@@ -118,6 +124,9 @@ async fn random_work_under_random_faults_ends_equal() {
         let is_long = seconds.is_some_and(|seconds| seconds >= 300) && stage.rng.random_bool(0.05);
         let faults_of_now = if is_long { LONG_FAULTS } else { FAULTS };
         let fault = *faults_of_now.choose(&mut stage.rng).unwrap();
+        if is_wild && LOSE_HISTORY.contains(&fault) {
+            continue;
+        }
         *faults.entry(fault).or_default() += 1;
         stage.inflict(fault).await;
         let calm = stage.rng.random_range(200..2_500);
@@ -131,8 +140,10 @@ async fn random_work_under_random_faults_ends_equal() {
     let Stage { local, atlas, agent, .. } = &stage;
     // Where a history was lost, what only a new collection can change stays, until a person takes it away.
     let by_hand = equal_by_hand(local, atlas, agent, 2 * PATIENCE).await;
-    let lost = [Fault::HistoryLost, Fault::QueueGone, Fault::LocalPutBack, Fault::LocalWiped];
-    assert!(by_hand == 0 || lost.iter().any(|fault| faults.contains_key(fault)), "{faults:?}");
+    assert!(
+        by_hand == 0 || LOSE_HISTORY.iter().any(|fault| faults.contains_key(fault)),
+        "{faults:?}"
+    );
     eventually("an empty queue", PATIENCE, async || {
         agent.health().is_some_and(|health| health["queueSize"] == 0)
     })
@@ -302,7 +313,7 @@ impl Stage {
 
 /// What the application does: documents of every kind, unique values that change hands, collections that
 /// come, go and take one another's names, odd schema. Errors of a server that is away are its business.
-async fn work(client: Client, port: u16, mut rng: StdRng, stop: CancellationToken) -> u64 {
+async fn work(client: Client, wild: Option<u16>, mut rng: StdRng, stop: CancellationToken) -> u64 {
     let names = client.database("names");
     let collections = workload::collections(&client);
     let shop = client.database("shop");
@@ -314,8 +325,10 @@ async fn work(client: Client, port: u16, mut rng: StdRng, stop: CancellationToke
             1 => shop.collection::<Document>("brief").drop().await,
             2..10 => shop.collection("brief").insert_one(doc! { "n": 1 }).await.map(|_| ()),
             10..40 => seat(&seats, &mut rng).await,
-            40..50 => names::step(&names, &mut rng).await,
-            50..55 => odd_work::step(port, &mut rng).await.map_err(Into::into),
+            40..50 if wild.is_some() => names::step(&names, &mut rng).await,
+            50..55 if wild.is_some() => {
+                odd_work::step(wild.unwrap_or_default(), &mut rng).await.map_err(Into::into)
+            }
             _ => workload::change(&collections[rng.random_range(0..3)], &mut rng).await,
         };
         operations.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);
