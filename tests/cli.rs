@@ -24,6 +24,24 @@ fn text(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// What takes the export is full; the queue's disk has room.
+fn cannot_be_exported(agent: &Agent, script: &str) {
+    let command = agent.command();
+    let mut shell = Command::new("sh");
+    shell.current_dir(agent.dir.path());
+    shell.args(["-c", script, "sh"]).arg(command.get_program()).args(command.get_args());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = shell.output().unwrap();
+
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(
+        text(&output).contains("the export of the queue cannot be written"),
+        "{}",
+        text(&output)
+    );
+    assert!(text(&output).contains("make room where it is to go"), "{}", text(&output));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn flush_waits_until_all_that_is_committed_is_in_atlas_and_says_why_it_is_not() {
     let (local, atlas) = pair().await;
@@ -145,6 +163,17 @@ async fn an_exported_queue_goes_on_elsewhere_from_where_it_was() {
     people.drop().await.unwrap();
     people.insert_one(doc! { "_id": "after the drop" }).await.unwrap();
     first.queued(100).await;
+    // There is no room for more than 4 KiB.
+    let part = first.dir.path().join("part.json");
+    let file = part.display();
+    cannot_be_exported(
+        &first,
+        &format!("trap '' XFSZ; ulimit -f 8; exec \"$@\" queue export {file}"),
+    );
+    assert!(
+        !part.exists() && !first.dir.path().join("part.json.part").exists(),
+        "no half of a file"
+    );
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     // The last heartbeat reaches Atlas, and its answer is lost: what the file knows of the mark is older.
     let mark = async || {
@@ -159,6 +188,7 @@ async fn an_exported_queue_goes_on_elsewhere_from_where_it_was() {
     assert!(first.stop().success());
     let file = first.dir.path().join("backlog.json");
     let name = file.to_str().unwrap();
+    cannot_be_exported(&first, "exec \"$@\" queue export > /dev/full");
     assert!(first.cli(&["queue", "export", name]).status.success());
     assert_eq!(first.cli(&["queue", "export", name]).status.code(), Some(1), "never over a file");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);

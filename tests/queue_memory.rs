@@ -9,6 +9,7 @@ use std::{
 
 use outrigger::{
     checkpoint::ClusterTime,
+    delta::Delta,
     document_key::DocumentKey,
     namespace::Namespace,
     queue::{Incoming, Outcome, Queue, QueueOptions, Settlement, Work},
@@ -58,6 +59,18 @@ fn fill(queue: &Queue) {
             id += 1;
         }
     }
+}
+
+fn ids() -> std::ops::Range<u32> {
+    0..sizes().iter().map(|(n, _)| n).sum()
+}
+
+/// All that waits is changed by one reply of the stream, as by one `update_many`.
+fn update(queue: &Queue) {
+    let delta = Delta::from_diff(&bson::rawdoc! { "i": { "touched": 1 } }).unwrap();
+    let reply = ids().map(|id| incoming(id, WriteOp::Update(delta.clone()))).collect();
+    queue.commit(reply, None).unwrap();
+    assert!(queue.entries().all(|entry| entry.unwrap().work.name() == "insert"));
 }
 
 /// As the worker takes it, with a change for one in five that comes meanwhile.
@@ -119,6 +132,7 @@ fn large_documents_that_wait_take_no_more_memory_than_the_cache() {
         let queue = Queue::open(&QueueOptions::new(path)).unwrap();
         match name {
             "fill" => fill(&queue),
+            "update" => update(&queue),
             "drain" => drain(&queue),
             _ => {}
         }
@@ -130,7 +144,7 @@ fn large_documents_that_wait_take_no_more_memory_than_the_cache() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("queue");
     let n: u64 = sizes().iter().map(|(n, _)| u64::from(*n)).sum();
-    for (name, left) in [("fill", n), ("open", n), ("drain", 0)] {
+    for (name, left) in [("fill", n), ("open", n), ("update", n), ("drain", 0)] {
         let (peak, pending) = step(name, &path);
         assert_eq!(pending, left, "{name}");
         assert!(peak < AT_MOST, "{name}: {} MiB", peak >> 20);

@@ -1,6 +1,11 @@
 //! How the CLI gets at the queue: over a running agent's admin API, or, when none runs, directly.
 
-use std::{io::ErrorKind, net::TcpStream, process::ExitCode as Code, time::Duration};
+use std::{
+    io::{ErrorKind, Read},
+    net::TcpStream,
+    process::ExitCode as Code,
+    time::Duration,
+};
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -10,7 +15,7 @@ use crate::{
     admin::read_token,
     agent::queue_options,
     config::Config,
-    queue::Queue,
+    queue::{Queue, QueueError},
     report::{ExitCode, Failure},
 };
 
@@ -124,11 +129,20 @@ impl Client {
         if !response.status().is_success() {
             return read(Ok(response)).map(drop);
         }
-        let copied = std::io::copy(&mut response.body_mut().as_reader(), out);
-        copied.map(drop).map_err(|error| {
-            let error = anyhow::Error::new(error).context("the answer was not received in full");
-            Failure::new(ExitCode::Problem, error).hint("try again")
-        })
+        let mut body = response.body_mut().as_reader();
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            let n = body.read(&mut piece).map_err(|error| {
+                let error =
+                    anyhow::Error::new(error).context("the answer was not received in full");
+                Failure::new(ExitCode::Problem, error).hint("try again")
+            })?;
+            // What cannot be written is no fault of the agent's.
+            out.write_all(&piece[..n]).map_err(QueueError::NotExported)?;
+            if n == 0 {
+                return Ok(out.flush().map_err(QueueError::NotExported)?);
+            }
+        }
     }
 
     pub fn get(&self, path: &str) -> Result<Value, Failure> {

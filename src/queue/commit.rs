@@ -262,7 +262,12 @@ impl<'a> Staged<'a> {
                         *op = WriteOp::Refresh;
                     }
                     let slot = &mut self.slots[slot];
-                    self.bytes -= if slot.is_changed { body_len(&slot.entry.work) } else { 0 };
+                    // What goes out of the store counts too: sled reads it, and keeps it until the end of the batch.
+                    if slot.is_changed {
+                        self.bytes -= body_len(&slot.entry.work);
+                    } else {
+                        self.bytes += slot.bytes_before;
+                    }
                     slot.entry.absorb(Later::from(incoming));
                     slot.is_changed = true;
                     self.bytes += body_len(&slot.entry.work);

@@ -19,8 +19,8 @@
 //!
 //! Each has a test of its name.
 //!
-//! - **I1** A checkpoint is durable only together with, or after, the ops before it: both are in one
-//!   sled batch on one tree.
+//! - **I1** A checkpoint is durable only together with, or after, the ops before it: it is in one sled batch, on one
+//!   tree, with the last of them, and those that were committed in parts before are in that tree already.
 //! - **I2** At most one pending op per document, between two barriers of its namespace. An entry that
 //!   is leased is not changed: what arrives meanwhile is a new entry, which is not leased before the
 //!   first is settled, and merged with it if it comes back.
@@ -140,6 +140,9 @@ pub enum QueueError {
     /// when it was given up makes the documents equal.
     #[error("the dead letter {0} is a schema change, which is not repeated out of its order")]
     NotRetried(uuid::Uuid),
+    /// The export cannot be written where it is to go. The queue is as it was.
+    #[error("the export of the queue cannot be written")]
+    NotExported(#[source] std::io::Error),
     /// A file that is no export, or a queue that cannot take it.
     #[error("the export cannot be imported: {0}")]
     NotImported(String),
@@ -159,6 +162,9 @@ impl QueueError {
             Self::Unusable { .. } => "check owner and permissions of `queue.path`, and the disk",
             Self::NotRetried(_) => {
                 "make the change in Atlas by hand if it is still wanted, then `outrigger dead discard ID`"
+            }
+            Self::NotExported(_) => {
+                "make room where it is to go, or name a file elsewhere; the queue itself is as it was"
             }
             Self::NotImported(_) => {
                 "nothing was imported; `outrigger queue export` writes what can be"

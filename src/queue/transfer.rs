@@ -205,7 +205,7 @@ impl Queue {
     /// # Errors
     /// When the queue cannot be read, or `out` cannot be written.
     pub fn export(&self, out: &mut impl Write, whole: Whole) -> Result<u64, QueueError> {
-        let disk = QueueError::Disk;
+        let unwritten = QueueError::NotExported;
         let mut header = json!({ "version": EXPORT_VERSION, "timestamp": now_ms() });
         if whole == Whole::Yes
             && let Some(checkpoint) = self.db.get(CHECKPOINT)?
@@ -222,11 +222,11 @@ impl Queue {
         let text = header.to_string();
         // The object goes on with the operations, one to a line.
         let open = text.strip_suffix('}').expect("an object ends so");
-        write!(out, "{open},\"operations\":[").map_err(disk)?;
+        write!(out, "{open},\"operations\":[").map_err(unwritten)?;
         let mut n = 0_u64;
         let mut put = |operation: &Operation| -> Result<(), QueueError> {
             let text = serde_json::to_string(operation).expect("an operation is JSON");
-            write!(out, "{}\n{text}", if n == 0 { "" } else { "," }).map_err(disk)?;
+            write!(out, "{}\n{text}", if n == 0 { "" } else { "," }).map_err(unwritten)?;
             n += 1;
             Ok(())
         };
@@ -247,8 +247,8 @@ impl Queue {
                 put(&again)?;
             }
         }
-        writeln!(out, "\n]}}").map_err(disk)?;
-        out.flush().map_err(disk)?;
+        writeln!(out, "\n]}}").map_err(unwritten)?;
+        out.flush().map_err(unwritten)?;
         Ok(n)
     }
 
