@@ -20,7 +20,7 @@ test: check
 # MONGODS=/path/to/mongod:/path/to/another (7.0, 8.0, Enterprise, Percona Server: whatever is at hand).
 test-matrix:
 	$(if $(MONGODS),,for version in 5.0.4 6.0.5 6.0.27; do scripts/mongod $$version > /dev/null || exit 1; done)
-	OUTRIGGER_MATRIX=all $(CARGO) test --locked --all-features --test version_matrix -- --nocapture --test-threads 1
+	OUTRIGGER_MATRIX=all $(CARGO) test --locked --all-features --test operating version_matrix:: -- --nocapture --test-threads 1
 
 check: fmt clippy deny doc
 
@@ -66,7 +66,7 @@ bench-smoke:
 # Random work under random faults for ten minutes; SOAK_SECONDS for longer.
 soak:
 	scripts/mongod > /dev/null
-	OUTRIGGER_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test soak -- --nocapture
+	OUTRIGGER_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test faults soak:: -- --nocapture
 
 # Needs `cargo install cargo-fuzz` and a nightly compiler; FUZZ_SECONDS for each target.
 fuzz:

@@ -6,9 +6,11 @@
 use allocation_counter::{AllocationInfo, measure};
 use bson::{RawDocumentBuf, Timestamp, oid::ObjectId, rawdoc, spec::BinarySubtype};
 use outrigger::{
-    checkpoint::ClusterTime,
-    event::{Change, ChangeEvent},
-    namespace::Interner,
+    model::{
+        checkpoint::ClusterTime,
+        event::{Change, ChangeEvent},
+        namespace::Interner,
+    },
     queue::{Entry, Incoming, Outcome, Queue, QueueOptions, Settlement, Work},
 };
 use tempfile::TempDir;

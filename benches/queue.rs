@@ -17,13 +17,15 @@ use criterion::{
     criterion_main, measurement::WallTime,
 };
 use outrigger::{
-    checkpoint::{Checkpoint, ClusterTime, ResumeToken},
-    coalesce::coalesce,
-    delta::Delta,
-    document_key::DocumentKey,
-    namespace::Namespace,
+    model::{
+        checkpoint::{Checkpoint, ClusterTime, ResumeToken},
+        delta::Delta,
+        document_key::DocumentKey,
+        namespace::Namespace,
+        write_op::WriteOp,
+    },
+    policy::coalesce::coalesce,
     queue::{Incoming, Outcome, Queue, QueueOptions, Settlement, Work},
-    write_op::WriteOp,
 };
 use tempfile::TempDir;
 

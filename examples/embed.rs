@@ -10,7 +10,7 @@ use outrigger::{
     admin::health::report,
     agent::{Agent, AgentError},
     config::{ConfigError, LogFormat, load},
-    logging,
+    observe::logging,
 };
 
 #[tokio::main]

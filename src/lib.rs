@@ -19,83 +19,49 @@
 //!
 //! # Layers
 //!
-//! A module uses only those in the rows below its own. `tests/tidy.rs` holds this table as data and
-//! keeps it.
+//! A folder uses only those in the rows below its own, and no folder is used by one that it uses.
+//! `tests/tidy.rs` holds this table as data and keeps it.
 //!
-//! | layer | modules |
+//! | layer | folders |
 //! | --- | --- |
-//! | face | [`cli`], [`commands`] |
-//! | wiring | [`agent`], [`admin`], [`logging`] |
+//! | face | [`cli`] |
+//! | what asks the agent | [`admin`] |
+//! | wiring | [`agent`] |
 //! | tasks | [`tailer`], [`worker`], [`sync`] |
-//! | stores of the tasks | [`sync_state`], [`schema_watch`], [`unproven`] |
-//! | seams | [`source`], [`sink`], [`queue`] (they never name each other), [`dead_letter`] |
+//! | notes of the tasks to one another | [`sync/state`](sync::state), [`sync/unproven`](sync::unproven), [`schema/watch`](schema::watch) |
+//! | seams and store | [`source`], [`sink`], [`queue`] (they never name each other) |
 //! | driver | [`mongo`] |
-//! | policies, pure | [`coalesce`], [`delta`], [`backoff`], [`breaker`], [`insert_mode`], [`horizon`], [`impasse`], [`limiter`], [`late`], [`schema`], [`health`], [`alerts`], [`history`], [`past`], [`overlap`] |
-//! | words | [`event`], [`write_op`], [`namespace`], [`document_key`], [`checkpoint`], [`raw`], [`config`], [`status`], [`metrics`], [`recent`], [`report`], [`lease`], [`gate`], [`foreign`], [`shutdown`], [`crash`], [`progress`], [`position`], [`majority`], [`repaired`], [`trust`], [`files`] |
+//! | ground | [`runtime`] |
+//! | what is told | [`observe`] |
+//! | decisions | [`policy`], [`gate`], [`schema`], [`config`] |
+//! | words | [`model`] |
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
-//! sled and bincode, only `admin` knows the web framework, only `backoff` knows the crate of that name.
+//! sled and bincode, only `admin` knows the web framework, only `policy/backoff` knows the crate of that name.
 //!
 //! # Where to read on
 //!
-//! [`queue`] for the contract that everything rests on, [`delta`] for what makes a merge exact,
+//! [`queue`] for the contract that everything rests on, [`model::delta`] for what makes a merge exact,
 //! [`worker`] and its `hydrate` for what makes a write exact, [`agent`] for how it is put together.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod admin;
 pub mod agent;
-pub mod alerts;
-pub mod backoff;
-pub mod breaker;
-pub mod checkpoint;
 pub mod cli;
-pub mod coalesce;
-pub mod commands;
 pub mod config;
-pub mod crash;
-pub mod dead_letter;
-pub mod delta;
-pub mod document_key;
-pub mod event;
-pub mod files;
-
-pub mod foreign;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod gate;
-pub mod health;
-pub mod history;
-pub mod horizon;
-pub mod impasse;
-pub mod insert_mode;
-pub mod late;
-pub mod lease;
-pub mod limiter;
-pub mod logging;
-pub mod majority;
-pub mod metrics;
+pub mod model;
 pub mod mongo;
-pub mod namespace;
-pub mod overlap;
-pub mod past;
-pub mod position;
-pub mod progress;
+pub mod observe;
+pub mod policy;
 pub mod queue;
-pub mod raw;
-pub mod recent;
-pub mod repaired;
-pub mod report;
+pub mod runtime;
 pub mod schema;
-pub mod schema_watch;
-pub mod shutdown;
 pub mod sink;
 pub mod source;
-pub mod status;
 pub mod sync;
-pub mod sync_state;
 pub mod tailer;
-pub mod trust;
-pub mod unproven;
 pub mod worker;
-pub mod write_op;

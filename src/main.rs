@@ -1,9 +1,12 @@
-//! `outrigger`: see [`outrigger::cli`].
+//! `outrigger`: see [`outrigger::cli::args`].
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use outrigger::{cli::Cli, commands, logging};
+use outrigger::{
+    cli::{self, args::Cli},
+    observe::logging,
+};
 use rustix::fs::Mode;
 
 #[global_allocator]
@@ -24,8 +27,7 @@ fn main() -> ExitCode {
     // The queue and exports hold the application's documents, the token opens the API: for the owner alone.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     // clap exits with 2 on wrong usage, and with 0 after `--help` and `--version`.
-    let cli = Cli::parse();
-    match commands::run(cli) {
+    match cli::run(Cli::parse()) {
         Ok(code) => code,
         Err(failure) => {
             let in_colour = anstream::AutoStream::choice(&std::io::stderr());

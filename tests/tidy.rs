@@ -6,110 +6,58 @@ use std::{
     path::Path,
 };
 
-/// From the top down. A module uses those below its own row, and, within a row, only itself, except
-/// where `MAY` says so. The last row are the words, which are defined by one another.
+/// From the top down: folders of `src/`, and rooms of theirs that stand in a row of their own. One uses those
+/// below its row, and, within a row, only itself, except where `MAY` says so.
 const LAYERS: &[&[&str]] = &[
     &["main"],
-    &["cli", "commands"],
-    &["agent", "admin", "logging"],
+    &["cli"],
+    &["admin"],
+    &["agent"],
     &["tailer", "worker", "sync"],
-    &["sync_state", "schema_watch", "unproven"],
-    &["source", "sink", "queue", "dead_letter"],
+    &["sync/state", "sync/unproven", "schema/watch"],
+    &["source", "sink", "queue"],
     &["mongo"],
-    &[
-        "coalesce",
-        "delta",
-        "backoff",
-        "breaker",
-        "insert_mode",
-        "horizon",
-        "impasse",
-        "limiter",
-        "late",
-        "schema",
-        "health",
-        "alerts",
-        "history",
-        "overlap",
-        "past",
-    ],
-    &[
-        "event",
-        "write_op",
-        "namespace",
-        "document_key",
-        "checkpoint",
-        "raw",
-        "config",
-        "status",
-        "metrics",
-        "recent",
-        "report",
-        "lease",
-        "foreign",
-        "gate",
-        "shutdown",
-        "crash",
-        "progress",
-        "position",
-        "majority",
-        "repaired",
-        "trust",
-        "files",
-    ],
+    &["runtime"],
+    &["observe"],
+    &["policy", "gate", "schema", "config"],
+    &["model"],
 ];
 
 /// Uses within a row, or upwards, that are meant, each with its reason.
-const MAY: &[(&str, &str, &str)] = &[
-    ("commands", "cli", "what was typed"),
-    ("agent", "admin", "the agent starts the API"),
-    ("admin", "agent", "the API works with the agent's handles"),
-    ("admin", "logging", "how many lines were dropped"),
-    ("queue", "dead_letter", "an entry that was given up"),
-    ("dead_letter", "queue", "an entry that was given up"),
-    ("coalesce", "delta", "merging applies deltas"),
-    ("event", "delta", "an update carries its delta"),
-    ("write_op", "delta", "an update carries its delta"),
-    ("cli", "config", "one flag is a configured value"),
-    ("alerts", "health", "an alert is a condition that holds"),
-];
+const MAY: &[(&str, &str, &str)] = &[];
 
-/// Crates that one module alone may name.
+/// Folders that name each other, whichever rooms of theirs it is, each with its reason.
+const CIRCLES: &[(&str, &str, &str)] = &[];
+
+/// Crates that some folders alone may name.
 const OWNERS: &[(&str, &[&str])] = &[
     ("sled::", &["queue"]),
     ("bincode::", &["queue"]),
     ("axum::", &["admin"]),
     // Our own module has the crate's name, so only an import from the root counts.
-    ("use backoff::", &["backoff"]),
+    ("use backoff::", &["policy"]),
     ("mongodb::", &["mongo", "source", "sink", "sync"]),
-    ("clap::", &["cli", "commands", "config", "main"]),
-    ("ureq::", &["agent", "commands"]),
+    ("clap::", &["cli", "config", "main"]),
+    ("ureq::", &["agent", "cli"]),
     ("fast_float::", &["config"]),
-    ("indicatif::", &["commands"]),
-    ("prometheus::", &["admin", "metrics"]),
+    ("indicatif::", &["cli"]),
+    ("prometheus::", &["admin", "observe"]),
     ("hyper::", &["admin"]),
 ];
 
-/// Pure policies: no clock, no I/O, no async.
+/// Pure policies: no clock, no I/O, no async. A folder, or files of it.
 const PURE: &[&str] = &[
-    "coalesce",
-    "delta",
-    "backoff",
-    "breaker",
-    "insert_mode",
-    "horizon",
-    "impasse",
-    "limiter",
-    "late",
-    "schema",
-    "health",
-    "alerts",
-    "history",
-    "overlap",
-    "past",
-    "progress",
-    "position",
-    "majority",
+    "policy/",
+    "model/delta/",
+    "schema/mod.rs",
+    "schema/steps.rs",
+    "schema/value.rs",
+    "schema/versions.rs",
+    "observe/health.rs",
+    "observe/alerts.rs",
+    "observe/trend.rs",
+    "observe/progress.rs",
+    "gate/past.rs",
 ];
 const IMPURE: &[&str] =
     &["Instant::now(", "SystemTime", "std::fs", "std::net", "async ", "tokio", "fastrand"];
@@ -117,16 +65,34 @@ const IMPURE: &[&str] =
 /// Longest file, so that each can be read in one sitting. Tests stand beside what they test.
 const LINES_MAX: usize = 500;
 
-fn row(module: &str) -> usize {
+fn row(room: &str) -> usize {
     LAYERS
         .iter()
-        .position(|row| row.contains(&module))
-        .unwrap_or_else(|| panic!("`{module}` has no layer; add it to the table and to src/lib.rs"))
+        .position(|row| row.contains(&room))
+        .unwrap_or_else(|| panic!("`{room}` has no layer; add it to the table and to src/lib.rs"))
 }
 
-/// Module → its files' text without their tests.
-fn sources() -> BTreeMap<String, Vec<(String, String)>> {
-    let mut modules: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+/// The room of a path: `sync/state` where that has a row of its own, else `sync`.
+fn room(parts: &[String]) -> String {
+    let narrow = parts.iter().take(2).cloned().collect::<Vec<_>>().join("/");
+    if LAYERS.iter().any(|row| row.contains(&narrow.as_str())) { narrow } else { parts[0].clone() }
+}
+
+/// A file of `src/`.
+struct File {
+    name: String,
+    room: String,
+    text: String,
+}
+
+impl File {
+    fn folder(&self) -> &str {
+        self.room.split('/').next().unwrap()
+    }
+}
+
+fn sources() -> Vec<File> {
+    let mut files = Vec::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
@@ -138,14 +104,16 @@ fn sources() -> BTreeMap<String, Vec<(String, String)>> {
             }
             let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
             // `fuzz` is above all layers, and there with its feature only.
-            if name == "lib.rs" || name == "fuzz.rs" {
+            if name == "lib.rs" || name.starts_with("fuzz/") {
                 continue;
             }
-            let module = name.split(['/', '.']).next().unwrap().to_owned();
-            modules.entry(module).or_default().push((name, fs::read_to_string(&path).unwrap()));
+            let parts: Vec<_> =
+                name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+            let text = fs::read_to_string(&path).unwrap();
+            files.push(File { room: room(&parts), name, text });
         }
     }
-    modules
+    files
 }
 
 fn without_tests(name: &str, text: &str) -> String {
@@ -157,54 +125,78 @@ fn without_tests(name: &str, text: &str) -> String {
     lines.join("\n")
 }
 
-/// The modules that `use crate::…` and paths in the code name.
-fn used(code: &str) -> Vec<String> {
-    let mut used = Vec::new();
-    let flat = code.replace('\n', " ");
-    for (at, _) in flat.match_indices("crate::") {
-        let rest = &flat[at + "crate::".len()..];
-        if let Some(list) = rest.strip_prefix('{') {
-            // The first word of each part at the outermost level of the braces.
-            let (mut depth, mut part) = (0_usize, String::new());
-            for c in list.chars() {
-                match c {
-                    '{' => depth += 1,
-                    '}' if depth == 0 => break,
-                    '}' => depth -= 1,
-                    ',' if depth == 0 => used.push(std::mem::take(&mut part)),
-                    c if depth == 0 => part.push(c),
-                    _ => {}
+/// The paths of one tree of a `use`, or a path in the code: `a::{b, c::{d, e}}` is `a/b`, `a/c/d`, `a/c/e`.
+fn paths(tree: &str, before: &[String], found: &mut Vec<Vec<String>>) -> usize {
+    let mut path = before.to_vec();
+    let mut at = 0;
+    while let Some(c) = tree[at..].chars().next() {
+        match c {
+            c if c.is_alphanumeric() || c == '_' => {
+                let len = tree[at..]
+                    .find(|c: char| !c.is_alphanumeric() && c != '_')
+                    .unwrap_or(tree.len() - at);
+                path.push(tree[at..at + len].to_owned());
+                at += len;
+                // A path ends where no `::` follows.
+                if !tree[at..].starts_with("::") {
+                    found.push(path);
+                    return at + tree[at..].find([',', '}', ';']).unwrap_or(0);
                 }
+                at += "::".len();
             }
-            used.push(part);
-        } else {
-            used.push(rest.to_owned());
+            '{' => {
+                at += 1;
+                while !tree[at..].is_empty() && !tree[at..].starts_with('}') {
+                    at += paths(&tree[at..], &path, found);
+                    at += usize::from(tree[at..].starts_with(','));
+                    at += tree[at..].len() - tree[at..].trim_start().len();
+                }
+                return at + 1;
+            }
+            '}' | ',' | ';' => return at,
+            c if c.is_whitespace() => at += c.len_utf8(),
+            _ => {
+                found.push(path);
+                return at + c.len_utf8();
+            }
         }
     }
-    used.iter()
-        .map(|path| {
-            path.trim()
-                .chars()
-                .take_while(|c| c.is_ascii_lowercase() || *c == '_')
-                .collect::<String>()
-        })
-        .filter(|module| !module.is_empty())
-        .collect()
+    at
+}
+
+/// The rooms that `use crate::…` and paths in the code name.
+fn used(code: &str) -> BTreeSet<String> {
+    let mut found = Vec::new();
+    for (at, path) in code.match_indices("crate::") {
+        paths(&code[at + path.len()..], &[], &mut found);
+    }
+    found.iter().filter(|path| !path.is_empty()).map(|path| room(path)).collect()
 }
 
 #[test]
-fn a_module_uses_only_what_is_below_it() {
+fn the_paths_of_a_use_are_found_whole() {
+    let code =
+        "use crate::{a::b, sync::{self, state::{State, notes}, run}};\nlet x = crate::model::y(1);";
+    let mut found = Vec::new();
+    for (at, path) in code.match_indices("crate::") {
+        paths(&code[at + path.len()..], &[], &mut found);
+    }
+    let found: Vec<_> = found.iter().map(|path| path.join("/")).collect();
+    let expected =
+        ["a/b", "sync/self", "sync/state/State", "sync/state/notes", "sync/run", "model/y"];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_room_uses_only_what_is_below_it() {
     let mut climbed = Vec::new();
-    for (module, files) in sources() {
-        for (name, text) in files {
-            for target in used(&without_tests(&name, &text)) {
-                let fine = target == module
-                    || row(&target) > row(&module)
-                    || row(&target) == LAYERS.len() - 1
-                    || MAY.iter().any(|(from, to, _)| (*from, *to) == (&module, &target));
-                if !fine {
-                    climbed.push(format!("{name} uses {target}"));
-                }
+    for file in sources() {
+        for target in used(&without_tests(&file.name, &file.text)) {
+            let fine = target == file.room
+                || row(&target) > row(&file.room)
+                || MAY.iter().any(|(from, to, _)| (*from, *to) == (&file.room, &target));
+            if !fine {
+                climbed.push(format!("{} uses {target}", file.name));
             }
         }
     }
@@ -212,19 +204,56 @@ fn a_module_uses_only_what_is_below_it() {
 }
 
 #[test]
+fn no_folder_is_used_by_one_that_it_uses() {
+    let mut arrows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in sources() {
+        let targets = used(&without_tests(&file.name, &file.text));
+        let targets = targets.iter().map(|room| room.split('/').next().unwrap().to_owned());
+        let folder = file.folder().to_owned();
+        arrows.entry(folder.clone()).or_default().extend(targets.filter(|to| *to != folder));
+    }
+    let mut circles = Vec::new();
+    for (from, targets) in &arrows {
+        // Whatever can be reached leads back nowhere.
+        let (mut seen, mut next) = (BTreeSet::new(), targets.iter().collect::<Vec<_>>());
+        while let Some(to) = next.pop() {
+            if !seen.insert(to) {
+                continue;
+            }
+            let is_meant = CIRCLES.iter().any(|(a, b, _)| {
+                (a, b) == (&from.as_str(), &to.as_str()) || (b, a) == (&from.as_str(), &to.as_str())
+            });
+            if arrows.get(to).is_some_and(|back| back.contains(from)) && !is_meant {
+                circles.push(format!("{from} and {to}"));
+            }
+            next.extend(arrows.get(to).into_iter().flatten());
+        }
+    }
+    assert!(circles.is_empty(), "{circles:#?}");
+}
+
+#[test]
+fn no_module_lies_flat_beside_the_layers() {
+    let flat: Vec<_> = sources()
+        .into_iter()
+        .filter(|file| !file.name.contains('/'))
+        .map(|file| file.name)
+        .collect();
+    assert_eq!(flat, ["main.rs"], "besides lib.rs, the map");
+}
+
+#[test]
 fn a_crate_is_named_only_where_it_belongs() {
     let mut strayed = Vec::new();
-    for (module, files) in sources() {
-        for (name, text) in files {
-            let code = without_tests(&name, &text);
-            for (path, owners) in OWNERS {
-                let named = code.match_indices(path).any(|(at, _)| {
-                    let before = code[..at].chars().next_back();
-                    !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
-                });
-                if named && !owners.contains(&module.as_str()) {
-                    strayed.push(format!("{name} names {path}"));
-                }
+    for file in sources() {
+        let code = without_tests(&file.name, &file.text);
+        for (path, owners) in OWNERS {
+            let named = code.match_indices(path).any(|(at, _)| {
+                let before = code[..at].chars().next_back();
+                !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+            });
+            if named && !owners.contains(&file.folder()) {
+                strayed.push(format!("{} names {path}", file.name));
             }
         }
     }
@@ -234,35 +263,28 @@ fn a_crate_is_named_only_where_it_belongs() {
 #[test]
 fn policies_are_pure() {
     let mut found = Vec::new();
-    for (module, files) in sources() {
-        if !PURE.contains(&module.as_str()) {
+    let mut pure: BTreeSet<_> = PURE.iter().collect();
+    for file in sources() {
+        let Some(policy) = PURE.iter().find(|pure| file.name.starts_with(**pure)) else {
             continue;
-        }
-        for (name, text) in files {
-            let code = without_tests(&name, &text);
-            found.extend(
-                IMPURE
-                    .iter()
-                    .filter(|word| code.contains(**word))
-                    .map(|word| format!("{name}: {word}")),
-            );
-        }
+        };
+        pure.remove(policy);
+        let code = without_tests(&file.name, &file.text);
+        let words = IMPURE.iter().filter(|word| code.contains(**word));
+        found.extend(words.map(|word| format!("{}: {word}", file.name)));
     }
     assert!(found.is_empty(), "{found:#?}");
+    assert!(pure.is_empty(), "in the table, and nowhere else: {pure:?}");
 }
 
 #[test]
 fn a_panic_names_its_invariant() {
     let mut found = Vec::new();
-    for files in sources().into_values() {
-        for (name, text) in files {
-            let code = without_tests(&name, &text);
-            for word in
-                [".unwrap()", "panic!()", "todo!", "unimplemented!", "unreachable!()", "dbg!"]
-            {
-                if code.contains(word) {
-                    found.push(format!("{name}: {word}"));
-                }
+    for File { name, text, .. } in sources() {
+        let code = without_tests(&name, &text);
+        for word in [".unwrap()", "panic!()", "todo!", "unimplemented!", "unreachable!()", "dbg!"] {
+            if code.contains(word) {
+                found.push(format!("{name}: {word}"));
             }
         }
     }
@@ -272,14 +294,12 @@ fn a_panic_names_its_invariant() {
 #[test]
 fn a_file_opens_with_what_it_is_for_and_is_no_longer_than_a_sitting() {
     let mut found = Vec::new();
-    for files in sources().into_values() {
-        for (name, text) in files {
-            if !text.starts_with("//!") && !name.contains("/tests") {
-                found.push(format!("{name} has no module doc"));
-            }
-            if text.lines().count() > LINES_MAX {
-                found.push(format!("{name} has {} lines", text.lines().count()));
-            }
+    for File { name, text, .. } in sources() {
+        if !text.starts_with("//!") && !name.contains("/tests") {
+            found.push(format!("{name} has no module doc"));
+        }
+        if text.lines().count() > LINES_MAX {
+            found.push(format!("{name} has {} lines", text.lines().count()));
         }
     }
     assert!(found.is_empty(), "{found:#?}");
@@ -321,10 +341,10 @@ fn fields_of(arguments: &str) -> Vec<String> {
 #[test]
 fn every_log_line_uses_the_fixed_list_of_fields() {
     let listed: BTreeSet<_> =
-        outrigger::logging::FIELDS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        outrigger::observe::logging::FIELDS.iter().map(|(name, _)| (*name).to_owned()).collect();
     let mut used = BTreeSet::new();
-    for (_, files) in sources() {
-        for (name, text) in files {
+    for File { name, text, .. } in sources() {
+        {
             let code = without_tests(&name, &text);
             for (at, _) in code.match_indices("tracing::") {
                 let rest = &code[at + "tracing::".len()..];
@@ -345,8 +365,8 @@ fn every_log_line_uses_the_fixed_list_of_fields() {
 #[test]
 fn every_layer_of_the_table_is_in_the_map_of_the_crate() {
     let map = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
-    for module in LAYERS.iter().flat_map(|row| row.iter()).filter(|module| **module != "main") {
-        assert!(map.contains(&format!("[`{module}`]")), "`{module}` is missing in src/lib.rs");
+    for room in LAYERS.iter().flat_map(|row| row.iter()).filter(|room| **room != "main") {
+        assert!(map.contains(&format!("[`{room}`]")), "`{room}` is missing in src/lib.rs");
     }
 }
 

@@ -12,7 +12,7 @@ use mongodb::{
     options::{ClientOptions, Compressor, CursorType},
     raw_batch_cursor::{RawBatch, RawBatchCursor},
 };
-use outrigger::namespace::NamespaceFilter;
+use outrigger::model::namespace::NamespaceFilter;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::bed::Variant;

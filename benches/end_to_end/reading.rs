@@ -1,6 +1,6 @@
 //! Reading into the queue while Atlas is away, beside a raw read of the same events.
 
-use outrigger::namespace::NamespaceFilter;
+use outrigger::model::namespace::NamespaceFilter;
 
 use crate::{
     bed::{Bed, Variant, emptied, filled},

@@ -12,7 +12,7 @@ use super::{
     queue::{Limit, limit_of},
     with_queue,
 };
-use crate::{dead_letter::DeadLetterSummary, queue::body_json};
+use crate::queue::{body_json, dead_letter::DeadLetterSummary};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -8,9 +8,8 @@ use axum::{
 
 use super::{Api, Problem};
 use crate::{
-    document_key::DocumentKey,
-    namespace::Namespace,
-    status::rfc3339,
+    model::{document_key::DocumentKey, namespace::Namespace},
+    runtime::clock::rfc3339,
     sync::document::{DocumentReport, look_up},
 };
 
@@ -51,7 +50,7 @@ pub(super) async fn show(
         .await;
         let mut report = report.map_err(|error| {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not both sides can be asked")
-                .cause(crate::report::one_line(&error))
+                .cause(crate::observe::report::one_line(&error))
                 .hint("`outrigger status` tells which end is away")
         })?;
         report.last_sync = handles.status.recent.when(&ns, &key).and_then(rfc3339);

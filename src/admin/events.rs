@@ -19,11 +19,13 @@ use super::{
 };
 use crate::{
     agent::Handles,
-    history::{SAMPLE_SECONDS, Sample},
-    namespace::Namespace,
-    progress::ProgressReport,
-    shutdown::blocking,
-    status::{Figures, now_ms},
+    model::namespace::Namespace,
+    observe::{
+        progress::ProgressReport,
+        status::Figures,
+        trend::{SAMPLE_SECONDS, Sample},
+    },
+    runtime::{clock::now_ms, shutdown::blocking},
 };
 
 /// How often the state is sent.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{Api, Problem, body_of};
 use crate::{
     agent::{self, FlushError, Flushed},
-    status::rfc3339,
+    runtime::clock::rfc3339,
 };
 
 /// The body of `POST /api/sync/flush`, which may be empty.
@@ -78,7 +78,7 @@ pub(super) async fn flush(
         }
         Err(FlushError::Local(error)) => {
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the local database does not answer")
-                .cause(crate::report::one_line(&error))
+                .cause(crate::observe::report::one_line(&error))
                 .hint("`outrigger status` tells since when"))
         }
         Err(FlushError::Queue(error)) => Err(error.into()),

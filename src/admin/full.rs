@@ -11,12 +11,13 @@ use serde::Serialize;
 use super::{Api, Problem, body_of, with_queue};
 use crate::{
     agent::Handles,
-    namespace::NamespaceFilter,
-    progress::ProgressReport,
-    shutdown::blocking,
-    status::now_ms,
-    sync::{Unmatched, is_all_held_up, nothing_of, refused_of_the_run},
-    sync_state::{Cancelled, Reason, SyncRequest, SyncState},
+    model::namespace::NamespaceFilter,
+    observe::progress::ProgressReport,
+    runtime::{clock::now_ms, shutdown::blocking},
+    sync::{
+        Unmatched, is_all_held_up, nothing_of, refused_of_the_run,
+        state::{Cancelled, Reason, SyncRequest, SyncState},
+    },
 };
 
 /// `GET /api/sync/full`, and the answer to a start.

@@ -8,16 +8,20 @@ use serde::Serialize;
 use super::Api;
 use crate::{
     agent::{Handles, judged},
-    alerts::Alert,
-    checkpoint::ClusterTime,
-    health::Health,
-    majority,
+    model::{checkpoint::ClusterTime, namespace::Namespace},
     mongo::{Mongo, MongoError},
-    namespace::Namespace,
-    progress::ProgressReport,
+    observe::{
+        alerts::Alert,
+        health::Health,
+        progress::ProgressReport,
+        status::{Build, Flow, Phase},
+    },
+    policy::majority,
     queue::QueueStats,
-    shutdown::blocking,
-    status::{Build, Flow, Phase, now_ms, rfc3339},
+    runtime::{
+        clock::{now_ms, rfc3339},
+        shutdown::blocking,
+    },
 };
 
 /// `GET /api/sync/health`.

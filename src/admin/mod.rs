@@ -333,7 +333,7 @@ pub(crate) async fn with_queue<T: Send + 'static>(
     work: impl FnOnce(&crate::queue::Queue) -> Result<T, crate::queue::QueueError> + Send + 'static,
 ) -> Result<T, Problem> {
     let queue = api.handles.queue.clone();
-    Ok(crate::shutdown::blocking(move || work(&queue)).await?)
+    Ok(crate::runtime::shutdown::blocking(move || work(&queue)).await?)
 }
 
 /// The id in a path.

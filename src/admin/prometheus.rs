@@ -17,11 +17,13 @@ use prometheus::{
 use super::{Api, Problem};
 use crate::{
     agent::{Handles, judged},
-    checkpoint::ClusterTime,
-    health::{Health, Vitals},
+    model::checkpoint::ClusterTime,
+    observe::{
+        health::{Health, Vitals},
+        status::{Phase, State as Condition},
+    },
     queue::{QueueError, QueueStats, free_disk},
-    shutdown::blocking,
-    status::{Phase, State as Condition, now_ms},
+    runtime::{clock::now_ms, shutdown::blocking},
 };
 
 const PHASES: [Phase; 6] = [
@@ -137,7 +139,7 @@ impl Page {
             (
                 "outrigger_log_lines_dropped_total",
                 "Lines of the log that whoever reads stderr had no room for.",
-                crate::logging::dropped(),
+                crate::observe::logging::dropped(),
             ),
             (
                 "outrigger_retries_total",

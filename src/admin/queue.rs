@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Api, Problem, parse_id, with_queue};
 use crate::{
+    observe::status::Phase,
     queue::{Entry, EntrySummary, QueueStats, body_json},
-    status::Phase,
 };
 
 /// How many entries a list shows.

@@ -9,7 +9,7 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::{config::secret, files};
+use crate::{config::secret, runtime::files};
 
 /// The token file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub fn read_or_make(path: &Path) -> Result<String, TokenError> {
     match read_token(path) {
         Err(error) if error.is_of_nothing() => {
             if error.source.kind() == ErrorKind::InvalidData {
-                let error = crate::report::one_line(&error);
+                let error = crate::observe::report::one_line(&error);
                 tracing::warn!(%error, "a new token is made");
             }
             let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
@@ -126,7 +126,7 @@ mod tests {
         let utf_16: Vec<u8> = "\u{feff}s3cret".encode_utf16().flat_map(u16::to_le_bytes).collect();
         for (other, why) in [(&b"two words"[..], "one word"), (&utf_16, "UTF-16")] {
             fs::write(&path, other).unwrap();
-            let told = crate::report::one_line(&read_or_make(&path).unwrap_err());
+            let told = crate::observe::report::one_line(&read_or_make(&path).unwrap_err());
             assert!(told.contains(why), "{told}");
         }
     }

@@ -17,9 +17,9 @@ use tokio::sync::mpsc;
 
 use super::{Api, Problem, bytes_of, with_queue};
 use crate::{
-    checkpoint::ClusterTime,
+    model::checkpoint::ClusterTime,
     queue::transfer::{Whole, Wish, read},
-    sync_state::{Reason, SyncState},
+    sync::state::{Reason, SyncState},
 };
 
 /// Bytes that are gathered before they are sent, and how many such parts may wait.

@@ -4,12 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use super::AgentError;
 use crate::{
-    backoff::RetrySchedule,
-    breaker::BreakerPolicy,
     config::{Config, ConfigError},
     gate::Gate,
-    limiter::Limiter,
     mongo::{Connect, Mongo, MongoError},
+    policy::{backoff::RetrySchedule, breaker::BreakerPolicy, limiter::Limiter},
     queue::QueueOptions,
     sync::Ends,
     worker::WorkerOptions,

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use super::Handles;
 use crate::{
-    checkpoint::ClusterTime,
     config::units,
+    model::checkpoint::ClusterTime,
+    observe::status::{Phase, State},
     queue::QueueError,
-    shutdown::blocking,
+    runtime::shutdown::blocking,
     source::{SourceError, last_write},
-    status::{Phase, State},
-    sync_state::SyncState,
+    sync::state::SyncState,
 };
 
 /// How it ended.

@@ -2,7 +2,7 @@
 //! connection to it.
 //!
 //! A proof is a look at the set's id and at the oplog, all answered by one server process, judged by
-//! [`past`](crate::past). Evidence against the database is shown at once, and nothing is written from then on;
+//! [`past`](crate::gate::past). Evidence against the database is shown at once, and nothing is written from then on;
 //! but a primary that was cut off from its set looks the same for as long as it takes to step down, so it
 //! counts only after [`PATIENCE`]. Then the agent ends, with Atlas as it was.
 
@@ -15,15 +15,19 @@ use bson::oid::ObjectId;
 
 use super::{AgentError, patience::tell_once};
 use crate::{
-    backoff::OutageWait,
-    gate::Gate,
+    gate::{
+        Gate,
+        past::{Finding, Known, judge},
+    },
     mongo::{Mongo, MongoError},
-    past::{Finding, Known, judge},
+    observe::{
+        report::one_line,
+        status::{Fault, Status},
+    },
+    policy::backoff::OutageWait,
     queue::{Queue, QueueError},
-    report::one_line,
-    shutdown::blocking,
+    runtime::shutdown::blocking,
     source::{SourceError, evidence},
-    status::{Fault, Status},
 };
 
 /// How long a missing past must be missed before the local database counts as another one: longer than

@@ -6,10 +6,9 @@ use uuid::Uuid;
 
 use super::Agent;
 use crate::{
-    files,
-    namespace::NamespaceFilter,
+    model::namespace::NamespaceFilter,
     queue::{Queue, QueueError},
-    shutdown::blocking,
+    runtime::{files, shutdown::blocking},
     sync::ownership::{AgentMark, Claim},
 };
 

@@ -7,12 +7,15 @@ use std::{
 
 use super::{Handles, vitals::lag};
 use crate::{
-    alerts::{AlertBook, Notice},
-    health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
-    history::{History, Sample, Totals},
+    observe::{
+        alerts::{AlertBook, Notice},
+        health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
+        status::{Fault, Phase, Unshowable},
+        trend::{History, Sample, Totals},
+    },
     queue::Queue,
-    status::{Fault, Phase, Unshowable, now_ms},
-    sync_state::SyncState,
+    runtime::clock::now_ms,
+    sync::state::SyncState,
 };
 
 /// How long something that is over at once is told of: longer than it takes to look at the conditions.

@@ -16,13 +16,18 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::{Handles, monitor::vitals};
 use crate::{
-    alerts::{Alert, Notice},
-    backoff::OutageWait,
     config::HttpUrl,
-    health::proves_life,
-    shutdown::blocking,
-    status::{Status, now_ms, rfc3339},
-    trust::authorities,
+    observe::{
+        alerts::{Alert, Notice},
+        health::proves_life,
+        status::Status,
+    },
+    policy::backoff::OutageWait,
+    runtime::{
+        clock::{now_ms, rfc3339},
+        shutdown::blocking,
+        trust::authorities,
+    },
 };
 
 /// Longest wait for an answer of the far end.

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::{Agent, AgentError, from_tailer};
 use crate::{
-    backoff::OutageWait,
-    namespace::NamespaceFilter,
-    report::one_line,
+    model::namespace::NamespaceFilter,
+    observe::report::one_line,
+    policy::backoff::OutageWait,
     source::{Source, SourceError, inspect},
     sync::{self, SyncError},
     tailer::Tailer,

@@ -9,8 +9,8 @@ use tokio::{
 
 use super::{Agent, AgentError, vitals};
 use crate::{
-    namespace::NamespaceFilter,
-    shutdown::{Stop, blocking},
+    model::namespace::NamespaceFilter,
+    runtime::shutdown::{Stop, blocking},
 };
 
 /// What the queue's disk and Atlas have for the end at the least, however long the tasks took.

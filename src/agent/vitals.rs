@@ -11,13 +11,15 @@ use super::{
     outbox::{Outbox, letter},
 };
 use crate::{
-    alerts::Notice,
-    checkpoint::ClusterTime,
+    model::checkpoint::ClusterTime,
+    observe::{
+        alerts::Notice,
+        status::{Fault, Status},
+    },
     queue::Queue,
-    shutdown::blocking,
+    runtime::{clock::now_ms, shutdown::blocking},
     source::{last_write, oplog_start},
-    status::{Fault, Status, now_ms},
-    sync_state::SyncState,
+    sync::state::SyncState,
 };
 
 /// How often the figures are brought up to date, alerts are looked at, a sample is taken, and the summary is

@@ -228,7 +228,7 @@ fn database(value: &Value) -> Result<String, String> {
     if name.contains(['/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', '\0']) {
         return Err("it has a sign that no database's name may have".to_owned());
     }
-    if crate::namespace::is_internal_db(&name.to_lowercase()) {
+    if crate::model::namespace::is_internal_db(&name.to_lowercase()) {
         return Err("that database belongs to the server".to_owned());
     }
     Ok(name.to_owned())
@@ -241,7 +241,8 @@ fn texts(value: &Value) -> Result<Vec<String>, String> {
 
 fn patterns(value: &Value) -> Result<Vec<String>, String> {
     let patterns = texts(value)?;
-    crate::namespace::NamespaceFilter::new(&patterns, &[]).map_err(|error| error.to_string())?;
+    crate::model::namespace::NamespaceFilter::new(&patterns, &[])
+        .map_err(|error| error.to_string())?;
     Ok(patterns)
 }
 

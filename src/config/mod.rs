@@ -6,7 +6,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::namespace::NamespaceFilter;
+use crate::model::namespace::NamespaceFilter;
 
 mod keys;
 mod load;
@@ -163,7 +163,7 @@ impl Default for Config {
                 timeout: seconds(30),
                 max_ops_per_second: 0,
                 max_bytes_per_second: 0,
-                state_database: crate::namespace::STATE_DATABASE.to_owned(),
+                state_database: crate::model::namespace::STATE_DATABASE.to_owned(),
             },
             namespaces: Namespaces { include: vec![], exclude: vec![] },
             queue: Queue {
@@ -223,7 +223,9 @@ impl Config {
     pub fn filter(&self) -> Result<NamespaceFilter, ConfigError> {
         let named = self.local.uri.as_ref().and_then(Uri::database);
         let include = match (self.namespaces.include.is_empty(), named) {
-            (true, Some(db)) if !crate::namespace::is_internal_db(db) => vec![format!("{db}.*")],
+            (true, Some(db)) if !crate::model::namespace::is_internal_db(db) => {
+                vec![format!("{db}.*")]
+            }
             (true | false, _) => self.namespaces.include.clone(),
         };
         NamespaceFilter::new(&include, &self.namespaces.exclude)

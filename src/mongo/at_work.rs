@@ -17,7 +17,7 @@ use std::{
 use bson::rawdoc;
 
 use super::{Mongo, MongoError};
-use crate::{metrics::Gauge, status::now_ms};
+use crate::{observe::metrics::Gauge, runtime::clock::now_ms};
 
 /// Longest wait for the answer to the question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@ use bson::{RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use super::{Mongo, MongoError, documents};
 use crate::{
-    namespace::{Namespace, is_internal_db},
+    model::namespace::{Namespace, is_internal_db},
     schema::{
         Description, Kind,
         value::{Value, get},

@@ -11,7 +11,7 @@
 use bson::{Bson, Document, RawDocument, RawDocumentBuf};
 use mongodb::error::{CommandError, Error, ErrorKind};
 
-use crate::raw::{self, Builder, Field, Malformed, kind};
+use crate::model::raw::{self, Builder, Field, Malformed, kind};
 
 /// What a server repeats of a document's values. It is looked for by its very bytes, so it is left out where it is
 /// no text: another text would be nobody's.

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use super::{Mongo, MongoError, Slot};
 use crate::{
     config::{Origin, Uri, secret::ReadError},
-    trust,
+    runtime::trust,
 };
 
 /// How often files are looked at while the client is in use.

@@ -6,7 +6,7 @@ use mongodb::{
     options::{ClientOptions, Compressor, Tls},
 };
 
-use crate::trust::CaFile;
+use crate::runtime::trust::CaFile;
 
 /// Makes a client. The driver knows Mozilla's authorities alone, and reads a file while the client is made.
 pub(super) fn trusting(mut options: ClientOptions) -> Result<Client> {

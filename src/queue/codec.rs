@@ -16,13 +16,15 @@ use super::{
     entry::{Entry, Work},
 };
 use crate::{
-    checkpoint::{Checkpoint, ClusterTime, ResumeToken},
-    dead_letter::DeadLetter,
-    delta::Delta,
-    document_key::DocumentKey,
-    event::{CollectionId, SchemaChange},
-    namespace::Namespace,
-    write_op::WriteOp,
+    model::{
+        checkpoint::{Checkpoint, ClusterTime, ResumeToken},
+        delta::Delta,
+        document_key::DocumentKey,
+        event::{CollectionId, SchemaChange},
+        namespace::Namespace,
+        write_op::WriteOp,
+    },
+    queue::dead_letter::DeadLetter,
 };
 
 /// The version that this program writes, and the only one it reads.
@@ -314,7 +316,7 @@ fn restored(
 
 /// Names that were met, so that neighbours share theirs.
 #[derive(Default)]
-pub struct Namespaces(crate::namespace::Interner);
+pub struct Namespaces(crate::model::namespace::Interner);
 
 impl Namespaces {
     fn parse(&mut self, name: &str) -> Result<Namespace, CodecError> {

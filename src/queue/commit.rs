@@ -19,10 +19,12 @@ use super::{
     letters::Followers, merge::Later, reader::Reader, store::State,
 };
 use crate::{
-    checkpoint::{Checkpoint, ClusterTime},
-    crash::{self, Step},
-    namespace::Namespace,
-    write_op::WriteOp,
+    model::{
+        checkpoint::{Checkpoint, ClusterTime},
+        namespace::Namespace,
+        write_op::WriteOp,
+    },
+    runtime::crash::{self, Step},
 };
 
 /// What a commit did.

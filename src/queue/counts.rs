@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Queue, QueueError};
-use crate::namespace::Namespace;
+use crate::model::namespace::Namespace;
 
 impl Queue {
     /// Entries of each namespace that has any. One that changes two namespaces counts for both.

@@ -7,9 +7,9 @@ use super::{
     layout::{DEAD, dead_key, number_of},
 };
 use crate::{
-    dead_letter::{DeadLetter, DeadLetterSummary},
-    status::now_ms,
-    write_op::WriteOp,
+    model::write_op::WriteOp,
+    queue::dead_letter::{DeadLetter, DeadLetterSummary},
+    runtime::clock::now_ms,
 };
 
 impl Queue {

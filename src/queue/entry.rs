@@ -4,7 +4,7 @@ use bson::RawDocumentBuf;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::{
+use crate::model::{
     checkpoint::ClusterTime,
     document_key::DocumentKey,
     event::{CollectionId, SchemaChange},

@@ -4,12 +4,14 @@ use bson::rawdoc;
 
 use super::{Entry, Work, codec};
 use crate::{
-    checkpoint::{Checkpoint, ClusterTime, ResumeToken},
-    dead_letter::DeadLetter,
-    document_key::DocumentKey,
-    event::SchemaChange,
-    namespace::Namespace,
-    write_op::WriteOp,
+    model::{
+        checkpoint::{Checkpoint, ClusterTime, ResumeToken},
+        document_key::DocumentKey,
+        event::SchemaChange,
+        namespace::Namespace,
+        write_op::WriteOp,
+    },
+    queue::dead_letter::DeadLetter,
 };
 
 /// Decodes `payload` as everything that is stored, with an envelope that fits, so that it is looked at.

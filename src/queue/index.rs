@@ -15,7 +15,7 @@ use std::{
 use ahash::RandomState;
 use hashbrown::HashTable;
 
-use crate::{document_key::DocumentKey, namespace::Namespace};
+use crate::model::{document_key::DocumentKey, namespace::Namespace};
 
 /// A document's full name, `namespace NUL canonical _id`, and its hash in this process.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -20,7 +20,8 @@ use super::{
     store::State, turns::Turn,
 };
 use crate::{
-    dead_letter::DeadLetter, event::SchemaChange, namespace::Namespace, write_op::WriteOp,
+    model::{event::SchemaChange, namespace::Namespace, write_op::WriteOp},
+    queue::dead_letter::DeadLetter,
 };
 
 /// The letters of documents. Those of schema changes are only counted.

@@ -19,7 +19,7 @@ use super::{
     reader::{CacheGuard, Reader, read_block},
     store::State,
 };
-use crate::namespace::Namespace;
+use crate::model::namespace::Namespace;
 
 /// The file beside sled's own that says that a queue was made here.
 const MADE: &str = "outrigger";

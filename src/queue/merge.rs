@@ -1,7 +1,10 @@
 //! Merging a later change into an entry, with its times and counts.
 
 use super::{Entry, Incoming, Work};
-use crate::{checkpoint::ClusterTime, coalesce::coalesce, event::CollectionId, write_op::WriteOp};
+use crate::{
+    model::{checkpoint::ClusterTime, event::CollectionId, write_op::WriteOp},
+    policy::coalesce::coalesce,
+};
 
 impl Entry {
     /// Merges a later change of the same document into this entry.

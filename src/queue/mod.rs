@@ -10,7 +10,7 @@
 //! ```
 //!
 //! One entry per document, in the order in which the documents first changed. What arrives for a
-//! document that waits is merged into its entry ([`coalesce`](crate::coalesce::coalesce)).
+//! document that waits is merged into its entry ([`coalesce`](crate::policy::coalesce::coalesce)).
 //!
 //! An entry, and a dead letter, belongs to a collection and not to a name. What becomes of a name is told by the
 //! barriers behind it: see `turns` and `letters`.
@@ -75,6 +75,7 @@ mod commit;
 mod compact;
 mod counts;
 mod dead;
+pub mod dead_letter;
 mod edit;
 mod entry;
 #[cfg(feature = "fuzzing")]

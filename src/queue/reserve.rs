@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::{Entry, Queue, QueueError, codec, layout::dead_key};
 use crate::{
-    dead_letter::DeadLetter, document_key::DocumentKey, foreign::Foreign, namespace::Namespace,
+    model::{document_key::DocumentKey, foreign::Foreign, namespace::Namespace},
+    queue::dead_letter::DeadLetter,
 };
 
 /// While it lives, no entry of its documents is leased. One that was leased before goes on.

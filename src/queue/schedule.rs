@@ -27,7 +27,9 @@ use std::{
 use ahash::{HashMap, HashSet};
 
 use super::turns::{Knowledge, Turn};
-use crate::{checkpoint::ClusterTime, event::SchemaChange, foreign::Foreign, namespace::Namespace};
+use crate::model::{
+    checkpoint::ClusterTime, event::SchemaChange, foreign::Foreign, namespace::Namespace,
+};
 
 #[derive(Default)]
 pub struct Schedule {

@@ -7,10 +7,9 @@ use super::{
     layout::dead_key, reader::Reader, schedule::Lease, store::State,
 };
 use crate::{
-    crash::{self, Step as Crash},
-    dead_letter::DeadLetter,
-    namespace::Namespace,
-    write_op::WriteOp,
+    model::{namespace::Namespace, write_op::WriteOp},
+    queue::dead_letter::DeadLetter,
+    runtime::crash::{self, Step as Crash},
 };
 
 impl Queue {

@@ -26,9 +26,11 @@ use super::{
     schedule::{Lease, Schedule, is_due},
 };
 use crate::{
-    checkpoint::{Checkpoint, ClusterTime},
-    namespace::Namespace,
-    report::one_line,
+    model::{
+        checkpoint::{Checkpoint, ClusterTime},
+        namespace::Namespace,
+    },
+    observe::report::one_line,
 };
 
 /// The durable, deduplicating queue. See the [module](super) for its contract.

@@ -2,7 +2,7 @@ use bson::{RawDocumentBuf, rawdoc};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{
+use crate::model::{
     checkpoint::{Checkpoint, ClusterTime, ResumeToken},
     delta::Delta,
     document_key::DocumentKey,

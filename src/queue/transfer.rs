@@ -33,11 +33,13 @@ use super::{
     layout::{CHECKPOINT, META, meta_key},
 };
 use crate::{
-    checkpoint::{Checkpoint, ClusterTime},
-    document_key::DocumentKey,
-    namespace::Namespace,
-    status::now_ms,
-    write_op::WriteOp,
+    model::{
+        checkpoint::{Checkpoint, ClusterTime},
+        document_key::DocumentKey,
+        namespace::Namespace,
+        write_op::WriteOp,
+    },
+    runtime::clock::now_ms,
 };
 
 /// The version of the file that this program writes and reads.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use ahash::HashMap;
 
 use super::Queue;
-use crate::{
+use crate::model::{
     checkpoint::ClusterTime,
     event::{CollectionId, SchemaChange},
     namespace::Namespace,

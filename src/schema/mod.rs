@@ -9,11 +9,12 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
-use crate::raw::{Builder, Field, kind};
+use crate::model::raw::{Builder, Field, kind};
 
 mod steps;
 pub mod value;
 mod versions;
+pub mod watch;
 
 pub use steps::{Description, Kind, Step, build_command, index_names, steps};
 use value::{Value, fields, get, is_on, is_same, projection};
@@ -166,7 +167,7 @@ fn name_bytes(spec: &RawDocument) -> &[u8] {
 }
 
 fn name_of(spec: &RawDocument) -> Cow<'_, str> {
-    crate::raw::lossy(name_bytes(spec))
+    crate::model::raw::lossy(name_bytes(spec))
 }
 
 /// A spec without what says nothing: format versions, and flags that are off.

@@ -9,7 +9,7 @@ use super::{
     option_changes,
     value::{Value, command, fields, get},
 };
-use crate::{
+use crate::model::{
     event::CollectionId,
     raw::{Builder, kind},
 };

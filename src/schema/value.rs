@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use crate::raw::{self, Builder, Field, kind};
+use crate::model::raw::{self, Builder, Field, kind};
 
 /// A value, undecoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,23 +8,18 @@ use std::{collections::BTreeSet, future::Future};
 use bson::{RawDocument, RawDocumentBuf};
 
 use crate::{
-    delta::UpdateCommand,
-    document_key::DocumentKey,
-    event::SchemaChange,
-    lease::{BootTime, Lease},
-    namespace::Namespace,
+    gate::lease::{BootTime, Lease},
+    model::{
+        delta::UpdateCommand, document_key::DocumentKey, event::SchemaChange, namespace::Namespace,
+        write_op::Refusal,
+    },
+    observe::status::Fault,
     schema::Description,
-    status::Fault,
-    write_op::Refusal,
 };
 
-mod atlas;
-pub mod classify;
-mod command;
-mod create;
-mod unique;
+pub mod mongodb;
 
-pub use atlas::AtlasSink;
+pub use self::mongodb::{AtlasSink, classify};
 
 /// One write to one document. It borrows what it writes: the worker keeps the entry, a copy the reply that the
 /// document came in.
@@ -107,7 +102,7 @@ impl Holder {
     pub fn has_its_values(&self, document: &RawDocument) -> bool {
         self.paths.as_ref().is_some_and(|paths| {
             paths.iter().all(|path| {
-                unique::values_at(&self.document, path) == unique::values_at(document, path)
+                mongodb::values_at(&self.document, path) == mongodb::values_at(document, path)
             })
         })
     }

@@ -10,23 +10,22 @@ use std::future::Future;
 use bson::RawDocumentBuf;
 
 use crate::{
-    checkpoint::{ClusterTime, ResumeToken},
-    document_key::DocumentKey,
-    event::{ChangeEvent, CollectionId},
     gate::Permit,
+    model::{
+        checkpoint::{ClusterTime, ResumeToken},
+        document_key::DocumentKey,
+        event::{ChangeEvent, CollectionId},
+        namespace::Namespace,
+    },
     mongo::MongoError,
-    namespace::Namespace,
     schema::Description,
 };
 
-mod change_stream;
-mod error_class;
-mod fitness;
+pub mod mongodb;
 
-pub use change_stream::{ChangeStream, ChangeStreamSource, PIPELINE_VERSION};
-pub use fitness::{
-    SourceInfo, evidence, inspect, is_router, last_entry, last_write, oplog_start, refuse_router,
-    source_id,
+pub use self::mongodb::{
+    ChangeStream, ChangeStreamSource, PIPELINE_VERSION, SourceInfo, evidence, inspect, is_router,
+    last_entry, last_write, oplog_start, refuse_router, source_id,
 };
 
 /// Where to begin reading.
@@ -49,7 +48,7 @@ pub struct EventBatch {
     pub token: ResumeToken,
     /// The time of that position.
     pub cluster_time: ClusterTime,
-    /// Everything up to this time has been handed out; see [`Replies`](crate::position::Replies).
+    /// Everything up to this time has been handed out; see [`Replies`](crate::policy::position::Replies).
     pub whole: ClusterTime,
 }
 
@@ -143,7 +142,7 @@ pub enum SourceError {
     Overtaken { what: &'static str, source: MongoError },
     /// An event that does not have the form of one.
     #[error("the change stream sent what is not understood")]
-    Malformed(#[from] crate::raw::Malformed),
+    Malformed(#[from] crate::model::raw::Malformed),
     /// A server that cannot be replicated from: a standalone, or one that is too old.
     #[error("{problem}")]
     Unfit { problem: String, hint: String },

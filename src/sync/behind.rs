@@ -16,13 +16,15 @@ use super::{
     run::{LOOK_AGAIN, Run},
 };
 use crate::{
-    namespace::Namespace,
+    model::namespace::Namespace,
     queue::{Queue, QueueError},
-    schema_watch::SchemaWatch,
-    shutdown::{Stop, blocking},
+    runtime::{
+        clock::now_ms,
+        shutdown::{Stop, blocking},
+    },
+    schema::watch::SchemaWatch,
     sink::Sink,
-    status::now_ms,
-    sync_state::{Reason, behind},
+    sync::state::{Reason, behind},
 };
 
 /// How long indexes wait for the repair of the documents.

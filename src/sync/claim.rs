@@ -15,15 +15,15 @@ use super::{
     upstream::{self, Upstream},
 };
 use crate::{
-    checkpoint::ClusterTime,
-    crash::{self, Step},
-    foreign::Foreign,
-    namespace::Namespace,
+    model::{checkpoint::ClusterTime, foreign::Foreign, namespace::Namespace},
     queue::{Queue, QueueError, transfer::MOVED},
-    shutdown::{Stop, blocking},
+    runtime::{
+        clock::now_ms,
+        crash::{self, Step},
+        shutdown::{Stop, blocking},
+    },
     sink::Sink,
-    status::now_ms,
-    sync_state::{Reason, SyncState},
+    sync::state::{Reason, SyncState},
 };
 
 /// The claim that the queue's position belongs to, the last position that its mark is known to carry, and the

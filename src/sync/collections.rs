@@ -3,10 +3,12 @@
 use bson::RawDocumentBuf;
 
 use crate::{
-    event::CollectionId,
+    model::{
+        event::CollectionId,
+        namespace::{Namespace, NamespaceFilter},
+        raw,
+    },
     mongo::Mongo,
-    namespace::{Namespace, NamespaceFilter},
-    raw,
     schema::{Description, Kind, value},
     source::SourceError,
 };

@@ -17,8 +17,9 @@ use super::{
     range::{KeyRange, Order, Part, Route, Walk, malformed},
 };
 use crate::{
-    checkpoint::ClusterTime, document_key::DocumentKey, gate::Permit, namespace::Namespace,
-    shutdown::Stop,
+    gate::Permit,
+    model::{checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace},
+    runtime::shutdown::Stop,
 };
 
 /// How a document differs.

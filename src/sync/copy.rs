@@ -13,12 +13,12 @@ use super::{
     range::{KeyRange, Order, Page, Part, Route, Walk},
 };
 use crate::{
-    backoff::OutageWait,
-    checkpoint::ClusterTime,
-    crash::{self, Step},
-    document_key::DocumentKey,
-    namespace::Namespace,
-    shutdown::Stop,
+    model::{checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace},
+    policy::backoff::OutageWait,
+    runtime::{
+        crash::{self, Step},
+        shutdown::Stop,
+    },
     sink::{Sink, SinkError, Write, Written},
     source::SourceError,
 };

@@ -18,14 +18,13 @@ use bson::{RawDocumentBuf, rawdoc};
 
 use super::{Reconciler, SyncError, pause};
 use crate::{
-    checkpoint::ClusterTime,
+    model::{checkpoint::ClusterTime, namespace::Namespace},
     mongo::{Mongo, MongoError, documents, majority_after},
-    namespace::Namespace,
+    observe::status::{Divergence, Phase},
+    runtime::shutdown::{Stop, blocking},
     schema::value,
-    shutdown::{Stop, blocking},
     sink::Sink,
     source::{SourceError, inspect},
-    status::{Divergence, Phase},
 };
 
 /// How often a difference is looked at before it is believed, and how far apart at the most.

@@ -17,8 +17,7 @@ use super::{
     range::{KeyRange, Order, Part, Route, Walk, compare_id, malformed},
 };
 use crate::{
-    checkpoint::ClusterTime,
-    document_key::DocumentKey,
+    model::{checkpoint::ClusterTime, document_key::DocumentKey},
     mongo::{MongoError, documents, majority_after},
 };
 

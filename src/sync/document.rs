@@ -10,14 +10,13 @@ use serde::Serialize;
 
 use super::SyncError;
 use crate::{
-    checkpoint::ClusterTime,
-    document_key::DocumentKey,
+    model::{checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace},
     mongo::{Mongo, MongoError, documents, majority_after},
-    namespace::Namespace,
+    observe::status::Status,
     queue::Queue,
+    runtime::clock::rfc3339,
     source::{SourceError, inspect},
-    status::{Status, rfc3339},
-    sync_state::SyncState,
+    sync::state::SyncState,
 };
 
 /// Whether Atlas has a document as it is here.

@@ -10,15 +10,14 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{SyncError, pause};
 use crate::{
-    backoff::OutageWait,
     gate::Permit,
-    limiter::Limiter,
+    model::namespace::Namespace,
     mongo::{Mongo, class::overtaken},
-    namespace::Namespace,
-    shutdown::Stop,
+    observe::status::{Fault, Status},
+    policy::{backoff::OutageWait, limiter::Limiter},
+    runtime::shutdown::Stop,
     sink::{SinkError, may_write},
     source::SourceError,
-    status::{Fault, Status},
 };
 
 /// What is read from, and how fast and how stubbornly.
@@ -184,10 +183,10 @@ impl<'a> Attempts<'a> {
         if error.is_overtaken() {
             // No outage: the stream tells what has become of it, and what comes of that is in the queue.
             let (ns, error) =
-                (self.ns.map(tracing::field::display), crate::report::one_line(&error));
+                (self.ns.map(tracing::field::display), crate::observe::report::one_line(&error));
             tracing::info!(ns, %error, "a collection changed while a sync read it, and is read on as it is now");
         } else if !std::mem::replace(&mut self.is_told, true) {
-            tracing::warn!(error = %crate::report::one_line(&error), "{}", self.message);
+            tracing::warn!(error = %crate::observe::report::one_line(&error), "{}", self.message);
         }
         if let (Some(status), SyncError::Sink(error)) = (&self.ends.status, &error) {
             status.state().atlas_fault = Some(Fault::from(error));

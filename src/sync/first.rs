@@ -17,18 +17,22 @@ use super::{
     schema::{indexes_of, mend, unique_builds},
 };
 use crate::{
-    checkpoint::ClusterTime,
-    crash,
-    document_key::DocumentKey,
-    event::{CollectionId, SchemaChange},
     gate::Permit,
-    namespace::Namespace,
-    progress::ShareState,
+    model::{
+        checkpoint::ClusterTime,
+        document_key::DocumentKey,
+        event::{CollectionId, SchemaChange},
+        namespace::Namespace,
+    },
+    observe::progress::ShareState,
     queue::Queue,
-    shutdown::{Stop, blocking},
+    runtime::{
+        clock::now_ms,
+        crash,
+        shutdown::{Stop, blocking},
+    },
     sink::{Sink, SinkError, Write},
-    status::now_ms,
-    sync_state::{CopyPlan, Step, SyncState},
+    sync::state::{CopyPlan, Step, SyncState},
 };
 
 /// How often to look whether a pause is over.

@@ -18,15 +18,17 @@ use bson::{Bson, DateTime, Document, doc, rawdoc};
 
 use super::{SyncError, ownership::Remembered};
 use crate::{
-    checkpoint::ClusterTime,
     config::units,
+    model::{
+        checkpoint::ClusterTime,
+        namespace::{Namespace, NamespaceFilter, Patterns},
+    },
     mongo::{
         Mongo, MongoError,
         class::{Class, class_of},
         documents,
     },
-    namespace::{Namespace, NamespaceFilter, Patterns},
-    overlap::covers,
+    policy::overlap::covers,
 };
 
 /// In the database of `atlas.state_database`.
@@ -34,7 +36,7 @@ pub(super) const COLLECTION: &str = "replicas";
 
 /// After how long without a heartbeat another agent may be told to take over.
 pub(super) const STALE_AFTER: Duration = Duration::from_secs(60);
-const _: () = assert!(crate::lease::LIMIT.as_secs() < STALE_AFTER.as_secs());
+const _: () = assert!(crate::gate::lease::LIMIT.as_secs() < STALE_AFTER.as_secs());
 
 /// One running agent.
 #[derive(Clone, Debug, PartialEq, Eq)]

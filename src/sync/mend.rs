@@ -9,10 +9,11 @@ use super::{
     schema::{mend, schema_steps, sentences},
 };
 use crate::{
-    namespace::Namespace,
+    model::namespace::Namespace,
+    observe::status::Build,
+    runtime::clock::now_ms,
     schema::{Description, IndexChange, Step, index_names},
     sink::Sink,
-    status::{Build, now_ms},
 };
 
 /// Which differences are mended.

@@ -1,6 +1,6 @@
 //! The first copy, the full sync that repairs, the verification, and the restore.
 //!
-//! What is owed ([`sync_state`](crate::sync_state)) goes, for each collection that the local database
+//! What is owed ([`sync_state`](crate::sync::state)) goes, for each collection that the local database
 //! has, one of two ways:
 //!
 //! - **Copy**, where Atlas has nothing: documents stream straight across, range by range. What is
@@ -25,19 +25,23 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{
-    horizon::Horizon,
-    late::LateWrites,
-    metrics::Gauge,
+    model::namespace::{Namespace, NamespaceFilter},
     mongo::{Mongo, MongoError},
-    namespace::{Namespace, NamespaceFilter},
-    progress::{Activity, Progress},
+    observe::{
+        metrics::Gauge,
+        progress::{Activity, Progress},
+        status::{Phase, Status},
+    },
+    policy::{horizon::Horizon, late::LateWrites},
     queue::{Queue, QueueError},
-    schema_watch::SchemaWatch,
-    shutdown::{Stop, blocking},
+    runtime::{
+        clock::now_ms,
+        shutdown::{Stop, blocking},
+    },
+    schema::watch::SchemaWatch,
     sink::{Sink, SinkError},
     source::SourceError,
-    status::{Phase, Status, now_ms},
-    sync_state::{Reason, SyncRequest, SyncState},
+    sync::state::{Reason, SyncRequest, SyncState},
 };
 
 mod behind;
@@ -62,7 +66,9 @@ mod review;
 mod run;
 pub mod same;
 mod schema;
+pub mod state;
 mod unmatched;
+pub mod unproven;
 pub mod upstream;
 mod verdict;
 mod verify;
@@ -364,7 +370,7 @@ impl<K: Sink> Reconciler<K> {
             }
             // Nor does what a server will not do at all, while it is not owed.
             Err(error) if error.is_refusal() => {
-                let reason = crate::report::one_line(&error);
+                let reason = crate::observe::report::one_line(&error);
                 if request.is_some() {
                     let queue = self.queue.clone();
                     blocking(move || SyncState::cancel(&queue)).await?;

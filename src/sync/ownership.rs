@@ -8,13 +8,13 @@
 //! - Where no mark of ours is there at all, one such collection is enough to refuse the target. Where there is
 //!   one, the collection is kept apart, and the others are replicated.
 //! - Sources whose patterns could ever choose one name do not write to one target, whatever is there
-//!   ([`overlap`](crate::overlap)).
+//!   ([`overlap`](crate::policy::overlap)).
 //! - The local database is not, by whatever way, a copy of the target ([`upstream`](super::upstream)).
 //!
 //! The agent renews its *heartbeat* in the mark. Another agent of the same source refuses to start beside
 //! it: always while the heartbeat is fresh, and, after an agent that was not stopped in order, until it is
 //! told to take over. A mark that an agent gave back at its end is free. An agent that cannot renew its
-//! heartbeat stops writing before it is stale ([`lease`](crate::lease)). All times are Atlas's own.
+//! heartbeat stops writing before it is stale ([`lease`](crate::gate::lease)). All times are Atlas's own.
 //!
 //! Each time the target turns out to be another one than the queue's position belongs to (another Atlas,
 //! one that was put back to a backup, a mark that is gone), the mark gets a new claim, and everything is
@@ -35,11 +35,13 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
-    checkpoint::ClusterTime,
-    lease::{BootTime, Lease},
+    gate::lease::{BootTime, Lease},
+    model::{
+        checkpoint::ClusterTime,
+        namespace::{Namespace, NamespaceFilter, Patterns},
+    },
     mongo::Mongo,
-    namespace::{Namespace, NamespaceFilter, Patterns},
-    overlap::overlap,
+    policy::overlap::overlap,
     sink::SinkError,
 };
 

@@ -14,13 +14,12 @@ use super::{
     ends::{End, Ends},
 };
 use crate::{
-    checkpoint::ClusterTime,
-    document_key::DocumentKey,
     gate::Permit,
+    model::{
+        checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace, raw::Malformed,
+    },
     mongo::{BatchCursor, Mongo, MongoError, documents, majority_after},
-    namespace::Namespace,
-    raw::Malformed,
-    shutdown::Stop,
+    runtime::shutdown::Stop,
 };
 
 /// From `from` on, up to and without `until`; `None` is the end of the collection on that side.
@@ -60,7 +59,7 @@ impl KeyRange {
 
 /// `{operator: ["$_id", {$literal: key}]}`. Built from undecoded bytes: a key may be no UTF-8.
 pub fn compare_id(operator: &str, key: &DocumentKey) -> RawDocumentBuf {
-    use crate::raw::{Builder, elements, kind};
+    use crate::model::raw::{Builder, elements, kind};
     let mut literal = Builder::default();
     for element in elements(key.filter()).flatten() {
         literal.push(element.kind, "$literal", element.value);

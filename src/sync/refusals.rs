@@ -3,7 +3,7 @@
 use std::sync::{MutexGuard, PoisonError};
 
 use super::{Reconciler, SyncError, note_refused, run::Run};
-use crate::{namespace::Namespace, shutdown::blocking, sink::Sink};
+use crate::{model::namespace::Namespace, runtime::shutdown::blocking, sink::Sink};
 
 impl<K: Sink> Reconciler<K> {
     /// What a server will not do in one collection keeps the others away from nothing. It counts as not
@@ -15,7 +15,7 @@ impl<K: Sink> Reconciler<K> {
     ) -> Result<T, SyncError> {
         match result {
             Err(error) if error.is_refusal() => {
-                let error = crate::report::one_line(&error);
+                let error = crate::observe::report::one_line(&error);
                 tracing::error!(%ns, error, "the collection cannot be copied or compared");
                 self.queue.release(ns);
                 self.failed().push(format!("`{ns}`: {error}"));

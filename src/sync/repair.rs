@@ -18,16 +18,20 @@ use super::{
     range::{KeyRange, Part, Size, splits},
 };
 use crate::{
-    checkpoint::ClusterTime,
-    document_key::DocumentKey,
-    event::{CollectionId, SchemaChange},
-    namespace::Namespace,
+    model::{
+        checkpoint::ClusterTime,
+        document_key::DocumentKey,
+        event::{CollectionId, SchemaChange},
+        namespace::Namespace,
+        write_op::WriteOp,
+    },
     queue::{Incoming, Work},
-    shutdown::{Stop, blocking},
+    runtime::{
+        clock::now_ms,
+        shutdown::{Stop, blocking},
+    },
     sink::Sink,
-    status::now_ms,
-    sync_state::{CopyPlan, SyncRequest},
-    write_op::WriteOp,
+    sync::state::{CopyPlan, SyncRequest},
 };
 
 /// While so many entries wait, the comparison does too: a huge difference must not fill the queue.

@@ -22,19 +22,23 @@ use super::{
     unmatched,
 };
 use crate::{
-    checkpoint::ClusterTime,
-    crash::{self, Step},
-    document_key::DocumentKey,
-    event::SchemaChange,
     gate::Permit,
+    model::{
+        checkpoint::ClusterTime,
+        document_key::DocumentKey,
+        event::SchemaChange,
+        namespace::{Namespace, NamespaceFilter, RESTORE_NOTES as COLLECTION},
+    },
     mongo::documents,
-    namespace::{Namespace, NamespaceFilter, RESTORE_NOTES as COLLECTION},
-    progress::{Progress, ShareState},
+    observe::progress::{Progress, ShareState},
+    runtime::{
+        clock::now_ms,
+        crash::{self, Step},
+        shutdown::Stop,
+    },
     schema::{self, IndexChange, index_changes},
-    shutdown::Stop,
     sink::{Changed, Sink, SinkError, Write},
-    status::now_ms,
-    sync_state::CopyPlan,
+    sync::state::CopyPlan,
 };
 
 /// The note of the restore itself, beside those of its collections. No namespace is empty.

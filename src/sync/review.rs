@@ -8,7 +8,7 @@ use super::{
     ownership::{not_owned, overlap_error, overlapping, with_data},
     same, upstream,
 };
-use crate::{mongo::Mongo, namespace::NamespaceFilter};
+use crate::{model::namespace::NamespaceFilter, mongo::Mongo};
 
 /// One thing that was found.
 #[derive(Debug)]

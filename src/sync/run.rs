@@ -17,16 +17,20 @@ use super::{
     repair::Repair,
 };
 use crate::{
-    checkpoint::ClusterTime,
-    crash::{self, Step},
-    namespace::{Namespace, NamespaceFilter},
-    progress::ShareState,
+    model::{
+        checkpoint::ClusterTime,
+        namespace::{Namespace, NamespaceFilter},
+    },
+    observe::progress::ShareState,
     queue::QueueError,
-    shutdown::{Stop, blocking},
+    runtime::{
+        clock::now_ms,
+        crash::{self, Step},
+        shutdown::{Stop, blocking},
+    },
     sink::Sink,
     source::inspect,
-    status::now_ms,
-    sync_state::{SyncRequest, SyncState, behind},
+    sync::state::{SyncRequest, SyncState, behind},
 };
 
 /// How often to look whether a barrier is gone, or the stream has come so far.

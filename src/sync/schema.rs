@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{
     gate::Permit,
+    model::namespace::Namespace,
     mongo::class::{is_change_of_state, is_missing_privilege},
-    namespace::Namespace,
+    runtime::shutdown::Stop,
     schema::{Description, IndexChange, Kind, Step, build_command, index_changes, steps},
-    shutdown::Stop,
     sink::{
         SinkError,
         classify::{INDEX_NOT_FOUND, schema_error},

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::{Listing, local_collections};
 use crate::{
+    model::namespace::{Namespace, NamespaceFilter},
     mongo::Mongo,
-    namespace::{Namespace, NamespaceFilter},
 };
 
 /// Names that differ from what was written by more are no guess.

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use super::{SyncError, marks};
-use crate::{mongo::Mongo, past::is_by_name, source::SourceError};
+use crate::{gate::past::is_by_name, mongo::Mongo, source::SourceError};
 
 /// What the local database is a copy of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,8 +4,8 @@
 //! and one that comes meanwhile may be another's.
 
 use crate::{
+    observe::status::Status,
     queue::{Queue, QueueError, Work},
-    status::Status,
 };
 
 /// How many of the documents that the last run queued are dead letters by now. Those that still wait are not among

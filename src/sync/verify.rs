@@ -26,13 +26,14 @@ use super::{
     unmatched,
 };
 use crate::{
-    checkpoint::ClusterTime,
-    document_key::DocumentKey,
+    model::{
+        checkpoint::ClusterTime,
+        document_key::DocumentKey,
+        namespace::{Namespace, NamespaceFilter},
+    },
     mongo::{Mongo, MongoError, documents, majority_after},
-    namespace::{Namespace, NamespaceFilter},
-    progress::{Progress, ShareState},
-    shutdown::Stop,
-    status::now_ms,
+    observe::progress::{Progress, ShareState},
+    runtime::{clock::now_ms, shutdown::Stop},
 };
 
 mod schemas;
@@ -380,7 +381,7 @@ impl Verify<'_> {
 
     async fn current_lag(&self) -> Option<Duration> {
         let lag = self.lag.clone();
-        crate::shutdown::blocking(move || lag()).await
+        crate::runtime::shutdown::blocking(move || lag()).await
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

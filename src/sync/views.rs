@@ -8,7 +8,11 @@ use std::{
 use super::{
     Collection, NamespaceResult, Reconciler, SyncError, pause, run::Run, schema::sentences,
 };
-use crate::{event::SchemaChange, namespace::Namespace, schema::steps, sink::Sink};
+use crate::{
+    model::{event::SchemaChange, namespace::Namespace},
+    schema::steps,
+    sink::Sink,
+};
 
 /// How long a full sync waits for the views, and how often it looks.
 const VIEWS_WITHIN: Duration = Duration::from_secs(60);

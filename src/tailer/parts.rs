@@ -1,7 +1,7 @@
 //! A reply of the change stream, before it is committed.
 
 use crate::{
-    event::SchemaChange,
+    model::event::SchemaChange,
     queue::{Incoming, Work},
 };
 

@@ -12,13 +12,17 @@ use std::time::{Duration, Instant};
 
 use super::{STREAM_PATIENCE, Tailer, TailerError};
 use crate::{
-    backoff::OutageWait,
-    impasse::Impasse,
-    report::one_line,
-    shutdown::{Stop, blocking},
+    observe::{
+        report::one_line,
+        status::{Fault, Unshowable},
+    },
+    policy::{backoff::OutageWait, impasse::Impasse},
+    runtime::{
+        clock::now_ms,
+        shutdown::{Stop, blocking},
+    },
     source::{Source, SourceError},
-    status::{Fault, Unshowable, now_ms},
-    sync_state::Reason,
+    sync::state::Reason,
 };
 
 /// How long the stream may fail at one position, though the server answers otherwise. What passes by itself, a

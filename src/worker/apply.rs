@@ -14,12 +14,14 @@ use super::{
 };
 use crate::{
     config::UpdateMode,
-    namespace::Namespace,
+    model::{
+        namespace::Namespace,
+        write_op::{Refusal, WriteOp},
+    },
     queue::{Entry, Outcome, QueueError, Settlement, Work},
+    runtime::clock::now_ms,
     sink::{Sink, SinkError, Write, Written},
     source::Source,
-    status::now_ms,
-    write_op::{Refusal, WriteOp},
 };
 
 /// The batch cannot go on; what has no outcome yet goes back to the queue.

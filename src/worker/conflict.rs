@@ -22,19 +22,23 @@ use super::{
     judge::{Judgement, Rival, View, judge, rivals},
 };
 use crate::{
-    checkpoint::ClusterTime,
-    crash::{self, Step},
-    document_key::DocumentKey,
-    event::CollectionId,
-    namespace::Namespace,
-    position::Position,
+    model::{
+        checkpoint::ClusterTime,
+        document_key::DocumentKey,
+        event::CollectionId,
+        namespace::Namespace,
+        write_op::{Refusal, WriteOp},
+    },
+    policy::position::Position,
     queue::{Incoming, Outcome, QueueError, Reservation, Work},
-    shutdown::blocking,
+    runtime::{
+        clock::now_ms,
+        crash::{self, Step},
+        shutdown::blocking,
+    },
     sink::{Contender, Holder, Sink, SinkError, Taken, Write, Written},
     source::{Pages, Source, SourceError},
-    status::now_ms,
-    sync_state::{Reason, SyncState},
-    write_op::{Refusal, WriteOp},
+    sync::state::{Reason, SyncState},
 };
 
 /// How often holders are looked for in one go: a document may be in the way of several.

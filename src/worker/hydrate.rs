@@ -17,7 +17,7 @@
 //! an import. Then the UUID that is compared is the one that the name had at a time up to which the stream was read
 //! since, with no rename or drop. That is found out once for each name, and forgotten when it changes
 //! hands ([`Queue::proof`](crate::queue::Queue::proof)). Where the stream is not read before entries have gone, since
-//! the queue is full, they are written all the same, and [compared](crate::unproven) should a rename turn up.
+//! the queue is full, they are written all the same, and [compared](crate::sync::unproven) should a rename turn up.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,18 +32,16 @@ use super::{
     item::{Draft, Item, Unread},
 };
 use crate::{
-    checkpoint::ClusterTime,
-    document_key::DocumentKey,
-    event::CollectionId,
+    model::{
+        checkpoint::ClusterTime, document_key::DocumentKey, event::CollectionId,
+        namespace::Namespace, write_op::WriteOp,
+    },
     mongo::MongoError,
-    namespace::Namespace,
     queue::{Outcome, Proof},
-    shutdown::blocking,
+    runtime::{clock::now_ms, shutdown::blocking},
     sink::Sink,
     source::{Page, Pages, Source, SourceError},
-    status::now_ms,
-    unproven,
-    write_op::WriteOp,
+    sync::unproven,
 };
 
 /// How long an entry waits for the local database, or for the rename that it must see.

@@ -6,13 +6,12 @@ use bson::RawDocumentBuf;
 use uuid::Uuid;
 
 use crate::{
-    checkpoint::ClusterTime,
-    delta::UpdateCommand,
-    document_key::DocumentKey,
-    event::CollectionId,
+    model::{
+        checkpoint::ClusterTime, delta::UpdateCommand, document_key::DocumentKey,
+        event::CollectionId, write_op::WriteOp,
+    },
     queue::{Entry, Work},
     sink::Write,
-    write_op::WriteOp,
 };
 
 /// An entry without its op, which has become a [`Draft`].

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use crate::{document_key::DocumentKey, sink::Holder};
+use crate::{model::document_key::DocumentKey, sink::Holder};
 
 /// A document of Atlas that stands in the way.
 #[derive(Clone, Debug)]

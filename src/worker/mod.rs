@@ -24,23 +24,26 @@ use std::{
 };
 
 use crate::{
-    backoff::RetrySchedule,
-    breaker::{BreakerPolicy, CircuitBreaker, Permit},
-    checkpoint::ClusterTime,
     config::UpdateMode,
-    crash::{self, Step},
-    horizon::Horizon,
-    insert_mode::InsertMode,
-    late::{Due, LateWrites},
-    namespace::Namespace,
+    model::{checkpoint::ClusterTime, namespace::Namespace, write_op::WriteOp},
+    observe::status::Status,
+    policy::{
+        backoff::RetrySchedule,
+        breaker::{BreakerPolicy, CircuitBreaker, Permit},
+        horizon::Horizon,
+        insert_mode::InsertMode,
+        late::{Due, LateWrites},
+    },
     queue::{Entry, Incoming, NextDue, Outcome, Queue, QueueError, Settlement, Work},
-    schema_watch::SchemaWatch,
-    shutdown::{Stop, blocking},
+    runtime::{
+        clock::now_ms,
+        crash::{self, Step},
+        shutdown::{Stop, blocking},
+    },
+    schema::watch::SchemaWatch,
     sink::{Sink, SinkError},
     source::Source,
-    status::{Status, now_ms},
-    sync_state::{Reason, SyncState},
-    write_op::WriteOp,
+    sync::state::{Reason, SyncState},
 };
 
 mod apply;

@@ -14,20 +14,21 @@ use super::{
     apply::{Halt, Outcomes},
 };
 use crate::{
-    checkpoint::ClusterTime,
-    event::{CollectionId, SchemaChange},
-    namespace::Namespace,
+    model::{
+        checkpoint::ClusterTime,
+        event::{CollectionId, SchemaChange},
+        namespace::Namespace,
+        write_op::Refusal,
+    },
     queue::Outcome,
+    runtime::{clock::now_ms, shutdown::blocking},
     schema::{
         Description, Kind, Step, build_command, steps,
         value::{get, is_on},
     },
-    shutdown::blocking,
     sink::{Changed, Sink, SinkError},
     source::{Source, SourceError},
-    status::now_ms,
-    sync_state::{Reason, SyncState},
-    write_op::Refusal,
+    sync::state::{Reason, SyncState},
 };
 
 /// How long a collection that only Atlas has waits for the stream.

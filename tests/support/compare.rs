@@ -11,7 +11,7 @@ use mongodb::{
     Client,
     bson::{Bson, Document, RawDocumentBuf, doc},
 };
-use outrigger::document_key::DocumentKey;
+use outrigger::model::document_key::DocumentKey;
 
 /// Collection → canonical `_id` → the document's bytes. Without what is not replicated.
 pub type Contents = BTreeMap<String, BTreeMap<Vec<u8>, RawDocumentBuf>>;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use mongodb::bson::{RawDocument, RawDocumentBuf, doc, rawdoc};
-use outrigger::raw::{Builder, Field, fields, lossy};
+use outrigger::model::raw::{Builder, Field, fields, lossy};
 
 use super::{
     agent::Agent,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use mongodb::bson::{Document, RawDocument, RawDocumentBuf, rawdoc};
-use outrigger::raw::{Builder, Field, fields, kind, lossy};
+use outrigger::model::raw::{Builder, Field, fields, kind, lossy};
 
 use super::mongod::Mongod;
 

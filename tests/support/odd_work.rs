@@ -5,7 +5,7 @@
 use std::io;
 
 use mongodb::bson::{RawDocumentBuf, doc, rawdoc};
-use outrigger::raw::Builder;
+use outrigger::model::raw::Builder;
 use rand::{
     Rng,
     rngs::StdRng,

@@ -2,7 +2,7 @@
 
 use bson::{RawDocument, RawDocumentBuf};
 use mongodb::bson;
-use outrigger::raw::{self, Builder};
+use outrigger::model::raw::{self, Builder};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::CollectionId;
+use crate::model::event::CollectionId;
 
 const NAMES: [&str; 4] = ["left", "right", "tmp", "other"];
 

@@ -10,20 +10,24 @@ use super::super::{
     schema::{BUILD_PATIENCE, without_values},
 };
 use crate::{
-    event::{CollectionId, SchemaChange},
     gate::Permit,
+    model::{
+        event::{CollectionId, SchemaChange},
+        namespace::Namespace,
+    },
     mongo::class::{Class, class_of},
-    namespace::Namespace,
-    progress::ShareState,
+    observe::{progress::ShareState, status::Build},
     queue::QueueError,
+    runtime::{
+        clock::now_ms,
+        shutdown::{Stop, blocking},
+    },
     schema::{Description, OptionChange, Step, build_command, index_names, steps},
-    shutdown::{Stop, blocking},
     sink::{
         Sink,
         classify::{BUILD_IN_PROGRESS, INDEX_NOT_FOUND},
     },
-    status::{Build, now_ms},
-    sync_state::{Reason, SyncState},
+    sync::state::{Reason, SyncState},
 };
 
 /// Collections that were made anew for their options, each with these options' hash; kept beside the queue.

@@ -14,17 +14,18 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use super::{Collection, Listing, Reconciler, SyncError, ends::End, pause, unmatched};
 use crate::{
-    event::SchemaChange,
     gate::Permit,
-    namespace::Namespace,
+    model::{event::SchemaChange, namespace::Namespace},
+    observe::report::one_line,
     queue::{Incoming, Work},
-    report::one_line,
+    runtime::{
+        clock::now_ms,
+        shutdown::{Stop, blocking},
+    },
     schema::{Description, Kind, Step, steps},
-    shutdown::{Stop, blocking},
     sink::{Sink, SinkError},
     source::{SourceError, inspect},
-    status::now_ms,
-    sync_state::SyncState,
+    sync::state::SyncState,
 };
 
 mod look;

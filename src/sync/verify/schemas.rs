@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{LOOK_MAX, MARGIN, NamespaceResult, Verify, list_of};
 use crate::{
-    namespace::Namespace,
+    model::namespace::Namespace,
     schema::{Description, Kind},
     sync::{
         Collection, SyncError, atlas_collections,

@@ -1,0 +1,309 @@
+//! The command line: what there is to type.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use uuid::Uuid;
+
+use crate::{
+    config::{LogFormat, units},
+    model::namespace::Namespace,
+};
+
+/// Keeps a second, always usable copy of a local MongoDB in MongoDB Atlas.
+#[derive(Debug, Parser)]
+#[command(version, about, disable_help_subcommand = true)]
+#[command(after_help = "Examples:
+  outrigger init                 write a commented config.toml
+  outrigger check                see whether both ends are fit
+  outrigger run                  replicate until stopped
+  outrigger status --watch       phase, lag, queue, dead letters, every second
+  outrigger flush && poweroff    all that is committed here is in Atlas first
+  outrigger doc shop.orders 42   is this document in Atlas as it is here?
+  outrigger sync --wait          compare everything and repair what differs
+  outrigger verify --digest      compare everything, over a slow line
+  outrigger restore              Atlas into an empty local database
+  outrigger dead list            what Atlas would not take, and why
+
+Exit codes: 0 fine, 1 a problem was found, 2 usage or configuration,
+3 local database unreachable or unfit, 4 Atlas unreachable or denied,
+5 replication is switched off (to a service manager only; by hand that is 0)")]
+pub struct Cli {
+    /// The configuration file; without it, `config.toml` here, else `/etc/outrigger/config.toml`, if there is one.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How log lines look; overrides `log.format`.
+    #[arg(long, global = true, value_enum)]
+    pub log_format: Option<LogFormat>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a commented `config.toml` with every key at its default.
+    Init,
+    /// Look at both ends, and say for each point: ok, warning or problem, with the fix.
+    Check(Output),
+    /// Replicate until stopped. A first SIGTERM or Ctrl-C drains; a second one leaves at once.
+    Run {
+        /// Take the target over even though it holds data that is not marked as this source's.
+        #[arg(long)]
+        adopt: bool,
+    },
+    /// Phase, lag, queue, breaker, dead letters. Exit code 1 when unhealthy or not running.
+    #[command(after_help = "Examples:
+  outrigger status
+  outrigger status --watch
+  outrigger status --json | jq .syncLagMs
+  outrigger status --watch --json >> lag.jsonl")]
+    Status(StatusArgs),
+    /// Compare everything while replication goes on, and repair what differs.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:
+  outrigger sync --wait
+  outrigger sync --ns shop.orders --ns 'crm.*' --digest
+  outrigger sync --dry-run --wait
+  outrigger sync status --wait"
+    )]
+    Sync(SyncArgs),
+    /// Compare both sides, and write nothing. Exit code 1 when they differ.
+    #[command(after_help = "Examples:
+  outrigger verify
+  outrigger verify --ns 'shop.*' --digest
+  outrigger verify --json > report.json")]
+    Verify(VerifyArgs),
+    /// Copy from Atlas into a local database that holds nothing yet, then compare both.
+    #[command(after_help = "Examples:
+  outrigger restore
+  outrigger restore --ns 'shop.*'")]
+    Restore {
+        /// Only these collections: `shop.orders`, `shop.*`. May be given more than once.
+        #[arg(long, value_name = "NS")]
+        ns: Vec<String>,
+    },
+    /// Wait until all that is committed locally now is in Atlas. Exit code 1 when it is not in time.
+    #[command(after_help = "Examples:
+  outrigger flush                    before the machine is switched off
+  outrigger flush --timeout 10m      over a slow line
+  outrigger flush --indexes          before Atlas takes the application's queries")]
+    Flush(FlushArgs),
+    /// The state of one document: SYNCED, PENDING or FAILED, with error and last sync time.
+    #[command(after_help = "Examples:
+  outrigger doc shop.orders 42
+  outrigger doc shop.orders 64f1c0ffee64f1c0ffee64f1     an ObjectId
+  outrigger doc shop.people '\"42\"'                      a string
+  outrigger doc shop.parts '{\"bin\": 3, \"row\": 7}'")]
+    Doc(DocArgs),
+    /// Stop writing to Atlas; reading into the queue goes on. Survives a restart.
+    Pause,
+    /// Continue writing to Atlas.
+    Resume,
+    /// What waits for Atlas.
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  outrigger queue list --limit 10
+  outrigger queue export backlog.json       for a look, or to move to another machine
+  outrigger queue import backlog.json"
+    )]
+    Queue(QueueCommand),
+    /// What Atlas would not take.
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  outrigger dead list
+  outrigger dead show 019aa5c2-…
+  outrigger dead retry 019aa5c2-…           after the cause was mended"
+    )]
+    Dead(DeadCommand),
+    /// Print completions for a shell.
+    #[command(after_help = "Example:
+  outrigger completions bash > /etc/bash_completion.d/outrigger")]
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page.
+    #[command(after_help = "Example:
+  outrigger man | man -l -")]
+    Man,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
+pub struct SyncArgs {
+    #[command(subcommand)]
+    pub command: Option<SyncCommand>,
+    /// Only these collections: `shop.orders`, `shop.*`. May be given more than once.
+    #[arg(long, value_name = "NS")]
+    pub ns: Vec<String>,
+    /// Let the servers compare hashes; documents cross the line only where those differ. Blind where
+    /// numbers differ below the integer part, or in a numeric type of the same size.
+    #[arg(long)]
+    pub digest: bool,
+    /// Say what differs, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Wait for the end, and for what was repaired to be in Atlas.
+    #[arg(long)]
+    pub wait: bool,
+    /// Take the target over even though it holds data that is not marked as this source's.
+    #[arg(long)]
+    pub adopt: bool,
+    /// Delete what only Atlas has, however much that is.
+    #[arg(long)]
+    pub allow_mass_delete: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SyncCommand {
+    /// How far the full sync is, or how the last one ended.
+    Status {
+        /// Show it until it has ended and what it repaired is written.
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// End it. What is owed, such as the first copy, cannot be cancelled.
+    Cancel,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Only these collections: `shop.orders`, `shop.*`. May be given more than once.
+    #[arg(long, value_name = "NS")]
+    pub ns: Vec<String>,
+    /// Let the servers compare hashes; documents cross the line only where those differ. Blind where
+    /// numbers differ below the integer part, or in a numeric type of the same size.
+    #[arg(long)]
+    pub digest: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QueueCommand {
+    /// The queue in numbers.
+    Stats(Output),
+    /// The entries, the oldest first, without their documents.
+    List(ListArgs),
+    /// One entry with its document.
+    Show(ItemArgs),
+    /// Write the queue as JSON. While no agent runs, with the checkpoint: such a file moves the queue.
+    Export(ExportArgs),
+    /// Take an exported queue in. Into a queue that was never used, exactly as it was; into any other one, its
+    /// documents are brought up to date as the local database has them.
+    Import(ImportArgs),
+    /// Throw away what waits, while no agent runs. The next start compares everything, so nothing is lost.
+    Clear(ClearArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// A new file, which only its owner can read; without it, stdout.
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// As `queue export` wrote it.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ClearArgs {
+    /// It is meant.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Show it again every second, until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct FlushArgs {
+    /// Longest wait, such as `90s` or `10m`.
+    #[arg(long, value_name = "D", default_value = "60s", value_parser = timeout)]
+    pub timeout: Duration,
+    /// Wait for the indexes that are being built in Atlas, too.
+    #[arg(long)]
+    pub indexes: bool,
+}
+
+/// Up to what the API takes.
+fn timeout(text: &str) -> Result<Duration, String> {
+    match units::parse_duration(text)? {
+        wait if wait <= Duration::from_secs(3600) => Ok(wait),
+        _ => Err("at most 1h".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct DocArgs {
+    /// The collection: `shop.orders`.
+    #[arg(value_name = "NS")]
+    pub ns: Namespace,
+    /// The `_id` as extended JSON; 24 hexadecimal digits are an ObjectId, any other text is a string.
+    #[arg(value_name = "ID", allow_hyphen_values = true)]
+    pub id: String,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeadCommand {
+    /// The dead letters, the oldest first, without their documents.
+    List(ListArgs),
+    /// One dead letter with its document.
+    Show(ItemArgs),
+    /// Queue the document again, as it is now. The letter goes when that succeeds.
+    Retry {
+        /// As listed by `dead list`.
+        id: Uuid,
+    },
+    /// Remove the letter. The document differs until it changes again.
+    Discard {
+        /// As listed by `dead list`.
+        id: Uuid,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Output {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Output {
+    /// For people.
+    pub const TEXT: Self = Self { json: false };
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// At most so many.
+    #[arg(long, default_value_t = 50)]
+    pub limit: usize,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct ItemArgs {
+    /// As listed.
+    pub id: Uuid,
+    #[command(flatten)]
+    pub output: Output,
+}

@@ -1,0 +1,114 @@
+//! `outrigger doc NS ID`
+
+use std::process::ExitCode as Code;
+
+use serde_json::{Value, json};
+
+use super::{access::Access, show};
+use crate::{
+    agent::{connect_atlas, connect_local},
+    cli::args::DocArgs,
+    config::Config,
+    model::document_key::DocumentKey,
+    observe::report::{ExitCode, Failure},
+    sync::document::look_up,
+};
+
+/// Exit code 0 for SYNCED and PENDING, 1 for FAILED and for a document that neither side has.
+pub async fn run(config: &Config, args: &DocArgs) -> Result<Code, Failure> {
+    let report = match Access::open(config)? {
+        Access::Agent(client) => {
+            let id = encoded(&args.id);
+            // Two sides may have to be looked at for some seconds.
+            let client = client.patient(std::time::Duration::from_secs(90));
+            client.get(&format!("/api/documents/{}/{id}", encoded(args.ns.as_str())))?
+        }
+        Access::Queue(queue) => {
+            let filter = config.filter()?;
+            if let Some(reason) = filter.kept_apart(&args.ns) {
+                let error = anyhow::anyhow!("`{}` is not replicated: {reason}", args.ns);
+                return Err(Failure::new(ExitCode::Problem, error));
+            }
+            if !filter.matches(&args.ns) {
+                let error = anyhow::anyhow!("`{}` is not replicated", args.ns);
+                return Err(Failure::new(ExitCode::Problem, error)
+                    .hint("`namespaces.include` and `namespaces.exclude` choose what is"));
+            }
+            let (local, atlas) = (connect_local(config).await?, connect_atlas(config).await?);
+            let mut found = None;
+            for key in DocumentKey::meant_by(&args.id) {
+                let report = look_up(&queue, None, &local, &atlas, &args.ns, &key).await?;
+                if report.in_local != Some(false) || report.in_atlas != Some(false) {
+                    found = Some(json!(report));
+                    break;
+                }
+            }
+            found.ok_or_else(|| {
+                let error = anyhow::anyhow!("neither side has such a document");
+                Failure::new(ExitCode::Problem, error)
+                    .hint("an `_id` is extended JSON: 42, '\"abc\"', '{\"$oid\": \"…\"}'")
+            })?
+        }
+    };
+    if args.output.json {
+        show::json(&report);
+    } else {
+        print(&report);
+    }
+    Ok(if report["state"] == "FAILED" { Code::FAILURE } else { Code::SUCCESS })
+}
+
+fn print(report: &Value) {
+    let text = |key: &str| report[key].as_str();
+    let state = text("state").unwrap_or("unknown");
+    show::line(format!(
+        "document   {} of {}",
+        report["documentId"],
+        text("collection").unwrap_or("")
+    ));
+    show::line(format!(
+        "state      {}",
+        match state {
+            "SYNCED" => show::good(state),
+            "PENDING" => show::soso(state),
+            _ => show::bad(state),
+        }
+    ));
+    if let Some(error) = text("error") {
+        show::line(format!("error      {error}"));
+    }
+    if let Some(since) = text("since") {
+        show::line(format!("since      {since}"));
+    }
+    show::line(format!("last sync  {}", text("lastSync").unwrap_or("not remembered")));
+    let side = |key: &str| match report[key].as_bool() {
+        Some(true) => "has it",
+        Some(false) => "does not have it",
+        None => "was not asked",
+    };
+    show::line(format!("local      {}", side("inLocal")));
+    show::line(format!("atlas      {}", side("inAtlas")));
+}
+
+/// For a part of a path: everything but the plainest characters as `%XX`.
+fn encoded(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes().fold(String::new(), |mut path, byte| {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            let _ = write!(path, "%{byte:02X}");
+        }
+        path
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_any_kind_fits_into_a_path() {
+        assert_eq!(encoded("{\"a\": \"ö/?#%\"}"), "%7B%22a%22%3A%20%22%C3%B6%2F%3F%23%25%22%7D");
+    }
+}

@@ -1,0 +1,244 @@
+//! One file for each subcommand. Results go to stdout, everything else to stderr.
+
+use std::{path::Path, process::ExitCode as Code, time::Duration};
+
+use crate::{
+    agent::AgentError,
+    cli::args::{Cli, Command, DeadCommand, QueueCommand, SyncArgs, SyncCommand},
+    config::{self, Config, ConfigError},
+    observe::report::{ExitCode, Failure},
+    queue::QueueError,
+    runtime::shutdown::Stop,
+    sink::SinkError,
+    source::SourceError,
+    sync::SyncError,
+};
+
+mod access;
+pub mod args;
+mod bars;
+mod check;
+mod dead;
+mod doc;
+mod flush;
+mod init;
+mod print;
+mod queue;
+mod restore;
+mod run;
+mod show;
+mod signals;
+mod status;
+mod sync;
+mod systemd;
+mod transfer;
+mod verify;
+
+/// How long what runs in the background may go on at the end.
+const EXIT_WITHIN: Duration = Duration::from_secs(1);
+
+/// Runs what was typed.
+///
+/// # Errors
+/// The failure as the person sees it.
+pub fn run(cli: Cli) -> Result<Code, Failure> {
+    // These need no configuration.
+    match cli.command {
+        Command::Init => return init::run(),
+        Command::Completions { shell } => return Ok(print::completions(shell)),
+        Command::Man => return print::man(),
+        _ => {}
+    }
+    // Before anything that takes time: a signal that finds no handler ends the process.
+    let signals = if matches!(cli.command, Command::Run { .. }) {
+        Some(signals::Signals::new()?)
+    } else {
+        None
+    };
+    let mut config = load(cli.config.as_deref())?;
+    if let Some(format) = cli.log_format {
+        config.log.format = format;
+    }
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| {
+        Failure::new(ExitCode::Problem, error).hint("the system has no threads left")
+    })?;
+    let done = match cli.command {
+        Command::Init | Command::Completions { .. } | Command::Man => {
+            unreachable!("handled above: they need no configuration")
+        }
+        Command::Check(output) => runtime.block_on(check::run(&config, output)),
+        Command::Run { adopt } => {
+            crate::observe::logging::start(&config.log.level, config.log.format);
+            let asked = Stop::default();
+            if let Some(signals) = signals {
+                signals::follow(signals, config.shutdown.drain_for, asked.clone())?;
+            }
+            runtime.block_on(run::run(config, adopt, asked))
+        }
+        Command::Status(args) => status::run(&config, &args),
+        Command::Flush(args) => flush::run(&config, &args),
+        Command::Doc(args) => runtime.block_on(doc::run(&config, &args)),
+        Command::Sync(SyncArgs { command: Some(SyncCommand::Status { wait, output }), .. }) => {
+            runtime.block_on(sync::status(&config, output, wait))
+        }
+        Command::Sync(SyncArgs { command: Some(SyncCommand::Cancel), .. }) => sync::cancel(&config),
+        Command::Sync(args) => runtime.block_on(sync::run(config, args)),
+        Command::Verify(args) => runtime.block_on(verify::run(&config, args)),
+        Command::Restore { ns } => runtime.block_on(restore::run(&config, &ns)),
+        Command::Pause => access::Access::open(&config)?.set_paused(true),
+        Command::Resume => access::Access::open(&config)?.set_paused(false),
+        Command::Queue(QueueCommand::Stats(output)) => queue::stats(&config, output),
+        Command::Queue(QueueCommand::List(args)) => queue::list(&config, &args),
+        Command::Queue(QueueCommand::Show(args)) => queue::show(&config, &args),
+        Command::Queue(QueueCommand::Export(args)) => transfer::export(&config, &args),
+        Command::Queue(QueueCommand::Import(args)) => transfer::import(&config, &args),
+        Command::Queue(QueueCommand::Clear(args)) => transfer::clear(&config, &args),
+        Command::Dead(DeadCommand::List(args)) => dead::list(&config, &args),
+        Command::Dead(DeadCommand::Show(args)) => dead::show(&config, &args),
+        Command::Dead(DeadCommand::Retry { id }) => access::Access::open(&config)?.retry(id),
+        Command::Dead(DeadCommand::Discard { id }) => access::Access::open(&config)?.discard(id),
+    };
+    crate::observe::logging::leave();
+    // What still waits for a far end, such as a web hook that does not answer, must not hold up the exit.
+    runtime.shutdown_timeout(EXIT_WITHIN);
+    done
+}
+
+fn load(file: Option<&Path>) -> Result<Config, Failure> {
+    // Here, or where the package puts it.
+    let defaults = ["config.toml", "/etc/outrigger/config.toml"].map(Path::new);
+    let file = file.or_else(|| defaults.into_iter().find(|default| default.exists()));
+    Ok(config::load(file, |name| std::env::var(name).ok())?)
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let hint = match &error {
+            ConfigError::Missing { key, variable, .. } => {
+                format!("export {variable}, or put it into a file and name that in `{key}`")
+            }
+            ConfigError::Unreadable { .. } => {
+                "`outrigger init` writes a commented config.toml".to_owned()
+            }
+            ConfigError::UnknownKey { .. } | ConfigError::Syntax { .. } => {
+                "compare with the reference: `outrigger init` writes it".to_owned()
+            }
+            ConfigError::NoText { .. } => {
+                "correct the file; the README shows what it holds".to_owned()
+            }
+            ConfigError::Value { .. } | ConfigError::Invalid { .. } => {
+                "change the value in the configuration file or the environment".to_owned()
+            }
+        };
+        Failure::new(ExitCode::Usage, error).hint(hint)
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        let hint = match &error {
+            SourceError::Unfit { hint, .. } => hint.clone(),
+            SourceError::Denied { source, .. } if source.hint().is_some() => {
+                source.hint().unwrap_or_default().to_owned()
+            }
+            SourceError::Denied { .. } => {
+                "the README's section \"Running it for real\" has the user's roles to copy"
+                    .to_owned()
+            }
+            SourceError::Failed(_) => {
+                "look the message up in the local server's log; the agent goes on trying".to_owned()
+            }
+            SourceError::Overtaken { .. } => "run it again".to_owned(),
+            SourceError::Unavailable(error) => error.hint().map_or_else(
+                || {
+                    let origin = error.origin().unwrap_or("MONGODB_LOCAL_URI");
+                    format!(
+                        "start it (`systemctl start mongod`) or correct the address in {origin}"
+                    )
+                },
+                str::to_owned,
+            ),
+            SourceError::HistoryLost(_) | SourceError::Malformed(_) => {
+                "restart the agent; if it happens again, report it".to_owned()
+            }
+        };
+        Failure::new(ExitCode::Local, error).hint(hint)
+    }
+}
+
+impl From<QueueError> for Failure {
+    fn from(error: QueueError) -> Self {
+        let hint = error.hint();
+        Failure::new(ExitCode::Problem, error).hint(hint)
+    }
+}
+
+impl From<AgentError> for Failure {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::Config(error) => error.into(),
+            AgentError::Local(error) => error.into(),
+            AgentError::Queue(error) => error.into(),
+            AgentError::Sync(error) => error.into(),
+            error @ AgentError::OtherSource { .. } => Failure::new(ExitCode::Problem, error).hint(
+                "if the local database is the one to replicate from now on, move `queue.path` aside \
+                 and start with `outrigger run --adopt`: everything is then compared",
+            ),
+            error @ AgentError::Admin { .. } => Failure::new(ExitCode::Problem, error)
+                .hint("set `admin.listen` and `admin.token_file` to what is free and writable"),
+            error @ AgentError::Task(_) => {
+                Failure::new(ExitCode::Problem, error).hint("this is a bug; please report it")
+            }
+        }
+    }
+}
+
+impl From<SyncError> for Failure {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Source(error) => error.into(),
+            SyncError::Queue(error) => error.into(),
+            SyncError::SameDatabase(same) => {
+                let hint = same.hint();
+                Failure::new(ExitCode::Usage, same).hint(hint)
+            }
+            error @ SyncError::NothingMatches(_) => Failure::new(ExitCode::Usage, error)
+                .hint("a pattern is `database.collection`, with `*` for any part; `outrigger check` counts what there is"),
+            error @ SyncError::NotOwned { .. } => Failure::new(ExitCode::Problem, error).hint(
+                "if Atlas may be made equal to the local database, deletes included, start once \
+                 with `outrigger run --adopt`; otherwise name another target",
+            ),
+            error @ SyncError::Overlap { .. } => Failure::new(ExitCode::Problem, error).hint(
+                "give each source names of its own, with `namespaces.include` and `namespaces.exclude`; if the \
+                 other agent is gone for good, take over with `outrigger run --adopt`: Atlas is then made equal \
+                 to this local database, deletes included",
+            ),
+            error @ SyncError::Ring { .. } => Failure::new(ExitCode::Problem, error).hint(
+                "replicate in one direction only; if the other agent is gone for good, delete its mark from \
+                 the local database (`replicas` in the database `outrigger`, or as `atlas.state_database` says) \
+                 and start again",
+            ),
+            error @ SyncError::Rival { is_fresh: true, .. } => {
+                Failure::new(ExitCode::Problem, error).hint(
+                    "stop that agent first (`systemctl stop outrigger` on its host); one agent keeps one copy",
+                )
+            }
+            error @ SyncError::Rival { is_fresh: false, .. } => {
+                Failure::new(ExitCode::Problem, error).hint(
+                    "if it will not come back, take over with `outrigger run --adopt`",
+                )
+            }
+            error @ SyncError::NoDigest { .. } => Failure::new(ExitCode::Problem, error)
+                .hint("compare without --digest"),
+            error @ SyncError::LocalTarget { .. } => Failure::new(ExitCode::Local, error)
+                .hint("run `outrigger restore` again when it does: it goes on where it was"),
+            SyncError::Sink(error @ SinkError::Denied(_)) => {
+                Failure::new(ExitCode::Atlas, error).hint(
+                    "the README's section \"Running it for real\" has the user's roles to copy",
+                )
+            }
+            error => Failure::new(ExitCode::Atlas, error)
+                .hint("check the line, and the address in MONGODB_ATLAS_URI; then try again"),
+        }
+    }
+}

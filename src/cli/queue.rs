@@ -1,0 +1,116 @@
+//! `outrigger queue stats|list|show`
+
+use std::{process::ExitCode as Code, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{access::Access, show};
+use crate::{
+    cli::args::{ItemArgs, ListArgs, Output},
+    config::{Config, units},
+    observe::report::Failure,
+    queue::{EntrySummary, body_json},
+    runtime::clock::now_ms,
+};
+
+pub fn stats(config: &Config, output: Output) -> Result<Code, Failure> {
+    let stats = match Access::open(config)? {
+        Access::Agent(client) => client.get("/api/queue?limit=0")?["stats"].clone(),
+        Access::Queue(queue) => json!(queue.stats()?),
+    };
+    if output.json {
+        show::json(&stats);
+    } else {
+        let size = |key: &str| units::show_bytes(show::number(&stats[key]));
+        show::line(format!(
+            "pending       {} documents, {}",
+            stats["pending"],
+            size("pendingBytes")
+        ));
+        show::line(format!("in flight     {}", stats["leased"]));
+        show::line(format!("waiting for a retry  {}", stats["delayed"]));
+        show::line(format!("dead letters  {}", stats["deadLetters"]));
+        if let Some(oldest) = stats["oldestMs"].as_u64() {
+            show::line(format!("oldest        {}", age(oldest)));
+        }
+        show::line(format!("on disk       {}", size("diskBytes")));
+    }
+    Ok(Code::SUCCESS)
+}
+
+/// `3s ago` for a time in milliseconds since 1970.
+pub fn age(ms: u64) -> String {
+    let seconds = now_ms().saturating_sub(ms) / 1000;
+    format!("{} ago", units::show_duration(Duration::from_secs(seconds)))
+}
+
+pub fn list(config: &Config, args: &ListArgs) -> Result<Code, Failure> {
+    let operations = match Access::open(config)? {
+        Access::Agent(client) => {
+            client.get(&format!("/api/queue?limit={}", args.limit))?["operations"].clone()
+        }
+        Access::Queue(queue) => {
+            json!(queue.list(args.limit)?)
+        }
+    };
+    if args.output.json {
+        show::json(&operations);
+        return Ok(Code::SUCCESS);
+    }
+    let rows: Vec<_> = operations.as_array().into_iter().flatten().map(row).collect();
+    if rows.is_empty() {
+        show::line("nothing waits");
+    } else {
+        show::table(
+            &["ID", "TYPE", "COLLECTION", "DOCUMENT", "CHANGES", "RETRIES", "SINCE"],
+            &rows,
+        );
+    }
+    Ok(Code::SUCCESS)
+}
+
+fn row(op: &Value) -> Vec<String> {
+    let text = |key: &str| op[key].as_str().unwrap_or("").to_owned();
+    vec![
+        text("id"),
+        text("type"),
+        text("collection"),
+        op["documentId"].to_string(),
+        op["changes"].to_string(),
+        op["retryCount"].to_string(),
+        age(show::number(&op["timestamp"])),
+    ]
+}
+
+pub fn show(config: &Config, args: &ItemArgs) -> Result<Code, Failure> {
+    let entry = match Access::open(config)? {
+        Access::Agent(client) => client.get(&format!("/api/queue/{}", args.id))?,
+        Access::Queue(queue) => {
+            let entry = queue.show(args.id)?;
+            let mut value = json!(EntrySummary::from(&entry));
+            value["data"] = body_json(&entry.work);
+            value
+        }
+    };
+    item(&entry, args.output);
+    Ok(Code::SUCCESS)
+}
+
+/// Prints one entry or dead letter.
+pub fn item(entry: &Value, output: Output) {
+    if output.json {
+        show::json(entry);
+        return;
+    }
+    for (key, value) in entry.as_object().into_iter().flatten() {
+        match value {
+            Value::Null => {}
+            Value::String(text) => show::line(format!("{key:<12} {text}")),
+            Value::Object(_) => {
+                show::line(format!("{key}:"));
+                show::json(value);
+            }
+            other => show::line(format!("{key:<12} {other}")),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! `outrigger restore`
+
+use std::{
+    process::ExitCode as Code,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use super::{
+    access::Client,
+    show,
+    sync::check_patterns,
+    verify::{begin, greet, print, stop_on_signal, with_bars},
+};
+use crate::{
+    agent::{connect_atlas, connect_local, ends},
+    config::{Config, units},
+    observe::{
+        progress::Activity,
+        report::{ExitCode, Failure},
+    },
+    policy::limiter::Limiter,
+    runtime::clock::now_ms,
+    sink::AtlasSink,
+    sync::{Restore, RestoreError, SyncError, Verify},
+};
+
+/// How long an end may be away: longer than an election.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Not what a verification advises: a sync would make Atlas like what was restored.
+const UNEQUAL: &str = "the sides differ in what is named above; mend its cause and run `outrigger restore` again, \
+                       or go on with what there is: `outrigger run --adopt` makes Atlas like it";
+
+/// Exit code 0 when the local database equals Atlas at the end.
+pub async fn run(config: &Config, patterns: &[String]) -> Result<Code, Failure> {
+    let scope = check_patterns(patterns)?.with_state_database(&config.atlas.state_database);
+    crate::observe::logging::start("error", config.log.format);
+    if Client::connect(config)?.is_some() {
+        let error = anyhow::anyhow!("an agent runs on {}", config.admin.listen);
+        return Err(Failure::new(ExitCode::Problem, error)
+            .hint("stop it first: it would replicate what is being restored"));
+    }
+    let (local, atlas) = (connect_local(config).await?, connect_atlas(config).await?);
+    let mut ends = ends(config, &local, &atlas);
+    greet(&ends).await?;
+    ends.patience = Some(PATIENCE);
+    let filter = config.filter()?;
+    let sink = AtlasSink::new(local, Limiter::new(0, 0), None);
+    let stop = stop_on_signal()?;
+    let restore = Restore {
+        ends: &ends,
+        sink: &sink,
+        filter: &filter,
+        scope: &scope,
+        origin: config.atlas_uri()?.to_string(),
+        progress: begin(Activity::Restore),
+        stop: &stop,
+    };
+    let restored = with_bars(&restore.progress, &stop, restore.run()).await?;
+    let report = restore.progress.lock().unwrap_or_else(PoisonError::into_inner).report(now_ms());
+    show::line(format!(
+        "restored {} documents, {} in {}",
+        restored.documents,
+        units::show_bytes(report.bytes_done),
+        units::show_duration(Duration::from_millis(now_ms().saturating_sub(report.started_ms))),
+    ));
+    for problem in &restored.problems {
+        show::line(format!("not restored: {problem}"));
+    }
+    let verify = Verify {
+        ends: &ends,
+        filter: &filter,
+        scope: &scope,
+        digest: false,
+        lag: Arc::new(|| None),
+        progress: begin(Activity::Verify),
+        stop: &stop,
+    };
+    let found =
+        with_bars(&verify.progress, &stop, verify.run()).await.map_err(RestoreError::from)?;
+    print(&found, UNEQUAL);
+    if !found.equal {
+        return Ok(Code::FAILURE);
+    }
+    restore.verified().await?;
+    Ok(Code::SUCCESS)
+}
+
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Self {
+        let error = match error {
+            RestoreError::Sync(error) if !matches!(error, SyncError::Stopped) => {
+                return error.into();
+            }
+            error => error,
+        };
+        let hint = match &error {
+            RestoreError::Sync(_) => {
+                return Failure::new(
+                    ExitCode::Problem,
+                    anyhow::anyhow!("interrupted before the end"),
+                )
+                .hint("run `outrigger restore` again: it goes on where it was");
+            }
+            RestoreError::NotEmpty { .. } => {
+                "restore into an empty database, or drop what is there if it is of no use any more; `outrigger verify` \
+                 shows how it differs from Atlas"
+            }
+            RestoreError::AlreadyThere { .. } => {
+                "there is nothing to drop: `outrigger verify` compares both sides, and `outrigger run --adopt` goes on \
+                 from here"
+            }
+            RestoreError::Another { .. } => {
+                "finish that one, or drop the collection `outrigger.restore` and what was restored"
+            }
+            RestoreError::Nothing => {
+                "check the address in MONGODB_ATLAS_URI, `[namespaces]` and the database that MONGODB_LOCAL_URI names"
+            }
+        };
+        Failure::new(ExitCode::Problem, error).hint(hint)
+    }
+}

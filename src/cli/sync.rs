@@ -1,0 +1,390 @@
+//! `outrigger sync`, `sync status`, `sync cancel`
+
+use std::{
+    process::ExitCode as Code,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    access::Client,
+    bars::{Bars, LOOK, pace},
+    show,
+};
+use crate::{
+    agent::{Agent, Handles, queue_options},
+    cli::args::{Output, SyncArgs},
+    config::{Config, units},
+    model::namespace::NamespaceFilter,
+    observe::{
+        progress::{Activity, ProgressReport},
+        report::{ExitCode, Failure},
+    },
+    queue::Queue,
+    runtime::{clock::now_ms, shutdown::blocking},
+    sync::{
+        SyncError, is_all_held_up, nothing_of, refused_of_the_run,
+        state::{Cancelled, Reason, SyncRequest, SyncState},
+    },
+};
+
+/// Starts a full sync in the running agent; without one, makes it here and now.
+pub async fn run(config: Config, args: SyncArgs) -> Result<Code, Failure> {
+    check_patterns(&args.ns)?;
+    let request = SyncRequest {
+        namespaces: args.ns,
+        digest: args.digest,
+        dry_run: args.dry_run,
+        allow_mass_delete: args.allow_mass_delete,
+    };
+    let Some(client) = Client::connect(&config)? else {
+        return Box::pin(run_here(config, request, args.adopt)).await;
+    };
+    if args.adopt {
+        eprintln!("note: the running agent has its target already; --adopt changes nothing");
+    }
+    let answer = client.post_what_exists("/api/sync/full", &json!(request))?;
+    let id = answer["running"].as_str().unwrap_or_default().to_owned();
+    if !args.wait {
+        show::line(format!(
+            "full sync {id} has begun; `outrigger sync status` shows how far it is"
+        ));
+        return Ok(Code::SUCCESS);
+    }
+    let sync = follow(&client, Some(&id)).await?;
+    Ok(summary(&sync, refused(&client)?))
+}
+
+/// Documents that the last sync queued and Atlas would not take.
+fn refused(client: &Client) -> Result<u64, Failure> {
+    Ok(show::number(&client.get("/api/sync/full")?["refused"]))
+}
+
+/// How often in a row the agent may not answer, or not know the sync.
+const MISSED_MAX: u32 = 20;
+
+/// Shows how far the sync is until it has ended and what it repaired is written. With an id, that one or the one
+/// that took its place.
+async fn follow(client: &Client, id: Option<&str>) -> Result<ProgressReport, Failure> {
+    let mut bars = Bars::new();
+    let mut missed = 0;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let looks = client.get("/api/sync/full").and_then(|report| {
+            Ok((report, client.get("/api/sync/health")?["oldestPendingMs"].as_u64()))
+        });
+        let (report, oldest) = match looks {
+            Ok(looks) => looks,
+            Err(failure) if missed >= MISSED_MAX => return Err(failure),
+            Err(_) => {
+                missed += 1;
+                continue;
+            }
+        };
+        let sync = parse(&report["sync"]).filter(|sync| id.is_none_or(|id| *sync.id >= *id));
+        match sync {
+            Some(sync) => {
+                missed = 0;
+                bars.show(&sync);
+                let is_over = report["running"].is_null() && sync.finished_ms.is_some();
+                if is_stuck(&sync) {
+                    bars.finish();
+                    return Ok(sync);
+                }
+                // What Atlas does not make for days is nothing of the sync's.
+                let is_written = is_written(&sync, oldest) || report["heldUp"] == true;
+                if is_over && (sync.activity == Activity::DryRun || is_written) {
+                    bars.finish();
+                    return Ok(sync);
+                }
+            }
+            // Not begun yet: the agent waits for Atlas.
+            None if !report["running"].is_null() => missed = 0,
+            None if missed >= MISSED_MAX => {
+                let error =
+                    anyhow::anyhow!("the full sync was cancelled, or the agent has begun anew");
+                return Err(Failure::new(ExitCode::Problem, error)
+                    .hint("`outrigger sync status` shows what there is"));
+            }
+            None => missed += 1,
+        }
+    }
+}
+
+/// True for what is owed and cannot be done until somebody acts.
+fn is_stuck(sync: &ProgressReport) -> bool {
+    sync.outcome.as_ref().is_some_and(|outcome| outcome.starts_with("not done"))
+}
+
+/// True when nothing waits any more that was queued before the sync had ended. `oldest` is the age of the
+/// oldest change that waits.
+fn is_written(sync: &ProgressReport, oldest: Option<u64>) -> bool {
+    let ended_for = now_ms().saturating_sub(sync.finished_ms.unwrap_or_else(now_ms));
+    oldest.is_none_or(|oldest| oldest < ended_for)
+}
+
+pub fn check_patterns(patterns: &[String]) -> Result<NamespaceFilter, Failure> {
+    NamespaceFilter::new(patterns, &[]).map_err(|error| {
+        Failure::new(ExitCode::Usage, error)
+            .hint("for example `--ns shop.orders` or `--ns 'shop.*'`")
+    })
+}
+
+/// Runs an agent for as long as the sync takes.
+async fn run_here(config: Config, request: SyncRequest, adopt: bool) -> Result<Code, Failure> {
+    if request.dry_run {
+        // An agent would replicate what has changed meanwhile, and owes more than this perhaps.
+        return super::verify::compare(&config, &request.namespaces, request.digest, Output::TEXT)
+            .await;
+    }
+    crate::observe::logging::start("warn", config.log.format);
+    let agent = Agent::prepare(config, adopt).await?;
+    let handles = agent.handles();
+    if !request.namespaces.is_empty() {
+        let Handles { local, atlas, config, .. } = &handles;
+        if let Some(nothing) =
+            nothing_of(&request.namespaces, local, atlas, &config.filter()?).await
+        {
+            return Err(SyncError::NothingMatches(nothing).into());
+        }
+    }
+    let queue = handles.queue.clone();
+    let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
+    let wanted = request.clone();
+    let asked = blocking(move || {
+        let asked = SyncState::ask(&queue, position.unwrap_or_default(), request, Reason::Asked)?;
+        queue.flush()?;
+        Ok::<_, Failure>(asked)
+    })
+    .await?;
+    let open = match asked {
+        Ok(open) => open,
+        // One of everything that is owed finds the same, and the same one goes on.
+        Err(open) if open.request.as_ref().is_none_or(|request| *request == wanted) => open,
+        Err(open) => {
+            let error =
+                anyhow::anyhow!("another full sync is open: {}, because {}", open.id, open.reason);
+            return Err(Failure::new(ExitCode::Problem, error)
+                .hint("`outrigger run` finishes it, `outrigger sync cancel` ends it"));
+        }
+    };
+    let mut end = None;
+    let (mut terminate, watched) = (super::signals::terminate()?, handles.clone());
+    agent
+        .run(async {
+            end = Some(tokio::select! {
+                end = wait_here(watched, open.id.to_string()) => end,
+                _ = tokio::signal::ctrl_c() => End::Interrupted,
+                _ = terminate.recv() => End::Interrupted,
+            });
+        })
+        .await?;
+    let sync = handles.status.state().sync.as_ref().map(|sync| sync.report(now_ms()));
+    match (end, sync) {
+        (Some(End::Written), Some(sync)) => {
+            let Handles { status, queue, .. } = handles;
+            let refused = blocking(move || refused_of_the_run(&status, &queue)).await?;
+            Ok(summary(&sync, refused))
+        }
+        (Some(End::AtlasAway(problem)), _) => {
+            Err(Failure::new(ExitCode::Atlas, anyhow::anyhow!(problem))
+                .hint("`outrigger sync` or `outrigger run` goes on with it"))
+        }
+        (_, _) => {
+            let error = anyhow::anyhow!("the full sync was interrupted");
+            Err(Failure::new(ExitCode::Problem, error)
+                .hint("`outrigger sync` or `outrigger run` goes on with it"))
+        }
+    }
+}
+
+/// How a sync without an agent ended.
+enum End {
+    Written,
+    AtlasAway(String),
+    Interrupted,
+}
+
+/// How long Atlas may be away while a person waits.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn wait_here(handles: Handles, id: String) -> End {
+    let mut bars = Bars::new();
+    let mut away: Option<Instant> = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Handles { status, queue, .. } = &handles;
+        let fault = status.state().atlas_fault.clone();
+        match fault {
+            Some(fault) if away.is_some_and(|since| since.elapsed() > PATIENCE) => {
+                bars.finish();
+                return End::AtlasAway(fault.error);
+            }
+            Some(_) => drop(away.get_or_insert_with(Instant::now)),
+            None => away = None,
+        }
+        let Some(sync) = status.state().sync.as_ref().map(|sync| sync.report(now_ms())) else {
+            continue;
+        };
+        bars.show(&sync);
+        let queue: Arc<Queue> = queue.clone();
+        let look = blocking(move || {
+            let oldest = queue.oldest_ms()?;
+            Ok::<_, crate::queue::QueueError>((oldest, SyncState::open(&queue)?.is_some()))
+        });
+        let Ok((oldest, is_open)) = look.await else { continue };
+        let is_held_up = is_all_held_up(&handles.queue, &handles.watch);
+        let oldest = oldest.map(|oldest| now_ms().saturating_sub(oldest));
+        let is_over = sync.finished_ms.is_some() && !is_open && sync.id >= id;
+        if is_stuck(&sync) || (is_over && (is_held_up || is_written(&sync, oldest))) {
+            bars.finish();
+            return End::Written;
+        }
+    }
+}
+
+/// Prints what a sync found. Exit code 1 when something is left that a person must look at: `refused` documents that
+/// Atlas would not take, among others.
+fn summary(sync: &ProgressReport, refused: u64) -> Code {
+    differences(sync);
+    let took = sync.finished_ms.unwrap_or_else(now_ms).saturating_sub(sync.started_ms);
+    show::line(format!(
+        "{} documents in {} collections, {}; Atlas sent {}",
+        sync.documents_done,
+        sync.collections,
+        units::show_duration(Duration::from_millis(took)),
+        units::show_bytes(sync.bytes_from_atlas),
+    ));
+    let found = sync.missing + sync.extra + sync.content + sync.schema;
+    let outcome = sync.outcome.as_deref().unwrap_or("not ended");
+    show::line(match (sync.activity, found) {
+        (_, 0) => format!("no difference; {outcome}"),
+        (Activity::DryRun, _) => format!("nothing was changed; {outcome}"),
+        (_, _) if refused > 0 => {
+            let documents = if refused == 1 { "document" } else { "documents" };
+            format!(
+                "Atlas would not take {refused} {documents} of what differed (see `outrigger dead list`); {outcome}"
+            )
+        }
+        (_, _) if outcome != "done" => format!("not all that differed is repaired; {outcome}"),
+        (_, _) => format!("what differed is repaired; {outcome}"),
+    });
+    if !sync.mass_delete_refused.is_empty() {
+        show::line(
+            "hint: look at both sides; if the local database is right, repeat it with --allow-mass-delete",
+        );
+    }
+    let is_fine =
+        outcome == "done" && refused == 0 && !(sync.activity == Activity::DryRun && found > 0);
+    if is_fine { Code::SUCCESS } else { Code::FAILURE }
+}
+
+/// One row for each collection that differs.
+fn differences(sync: &ProgressReport) {
+    let rows: Vec<_> = sync
+        .namespaces
+        .iter()
+        .filter(|of| !of.share.is_equal())
+        .map(|of| {
+            let share = &of.share;
+            vec![
+                of.ns.to_string(),
+                share.documents_done.to_string(),
+                share.missing.to_string(),
+                share.extra.to_string(),
+                share.content.to_string(),
+                share.schema.join("; "),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        show::table(
+            &["COLLECTION", "DOCUMENTS", "MISSING", "EXTRA", "DIFFERENT", "OPTIONS AND INDEXES"],
+            &rows,
+        );
+    }
+}
+
+fn parse(value: &Value) -> Option<ProgressReport> {
+    serde_json::from_value(value.clone()).ok()
+}
+
+/// With `wait`, shows how far it is until it has ended.
+pub async fn status(config: &Config, output: Output, wait: bool) -> Result<Code, Failure> {
+    let Some(client) = Client::connect(config)? else {
+        return noted(config, output);
+    };
+    if wait && !client.get("/api/sync/full")?["running"].is_null() {
+        let sync = follow(&client, None).await?;
+        return Ok(summary(&sync, refused(&client)?));
+    }
+    let report = client.get("/api/sync/full")?;
+    if output.json {
+        show::json(&report);
+        return Ok(Code::SUCCESS);
+    }
+    match parse(&report["sync"]) {
+        None => show::line("no full sync has run since the agent started"),
+        Some(sync) if sync.finished_ms.is_none() => {
+            show::line(format!("full sync {} runs, because {}", sync.id, sync.reason));
+            show::line(format!(
+                "{} of {} collections, {} of {} documents; {}",
+                sync.collections_done,
+                sync.collections,
+                sync.documents_done,
+                sync.documents,
+                pace(&sync)
+            ));
+            differences(&sync);
+        }
+        Some(sync) => {
+            show::line(format!("full sync {} has ended; it ran because {}", sync.id, sync.reason));
+            summary(&sync, show::number(&report["refused"]));
+        }
+    }
+    Ok(Code::SUCCESS)
+}
+
+/// Without an agent: what is noted for the next.
+fn noted(config: &Config, output: Output) -> Result<Code, Failure> {
+    let open = if config.queue.path.exists() {
+        SyncState::open(&Queue::open(&queue_options(config))?)?
+    } else {
+        None
+    };
+    if output.json {
+        let running = open.as_ref().map(|open| open.id.to_string());
+        let reason = open.map(|open| open.reason.to_string());
+        show::json(&json!({ "running": running, "reason": reason, "sync": null }));
+        return Ok(Code::SUCCESS);
+    }
+    match open {
+        None => show::line("no agent runs, and no full sync is open"),
+        Some(open) => show::line(format!(
+            "no agent runs; a full sync is open and goes on with the next, because {}",
+            open.reason
+        )),
+    }
+    Ok(Code::SUCCESS)
+}
+
+pub fn cancel(config: &Config) -> Result<Code, Failure> {
+    if let Some(client) = Client::connect(config)? {
+        client.delete("/api/sync/full")?;
+    } else {
+        let queue = Queue::open(&queue_options(config))?;
+        let refused = match SyncState::cancel(&queue)? {
+            Cancelled::Done(_) => None,
+            Cancelled::IsOwed(open) => Some(format!("this full sync is owed: {}", open.reason)),
+            Cancelled::NothingRuns => Some("no full sync is open".to_owned()),
+        };
+        if let Some(problem) = refused {
+            return Err(Failure::new(ExitCode::Problem, anyhow::anyhow!(problem)));
+        }
+        queue.flush()?;
+    }
+    show::line("cancelled; what was queued for repair is still written");
+    Ok(Code::SUCCESS)
+}

@@ -1,0 +1,101 @@
+//! Telling systemd: READY, one line of status, and the watchdog, all from the same truth as health.
+//!
+//! READY goes out when the local change stream has answered: Atlas may be away for days, and that is no
+//! failed start. The watchdog is fed for as long as [`lives`] says so. Without systemd nothing happens.
+
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+use crate::{
+    agent::{Handles, judged, lives},
+    config::units::show_duration,
+    observe::metrics::Counter,
+    runtime::shutdown::blocking,
+};
+
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long the runtime and the queue may stand still.
+const STILL_MAX: Duration = Duration::from_secs(60);
+
+/// While the agent prepares itself: everything there has a timeout of its own.
+pub async fn feed_while_starting() {
+    loop {
+        tell(&[NotifyState::Watchdog]);
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+/// For as long as the agent runs.
+pub async fn follow(handles: Handles) {
+    let mut is_ready = false;
+    let mut beats = Beats::new(&handles.status.beats);
+    let mut status = String::new();
+    loop {
+        let of_now = handles.clone();
+        let (vitals, health, conditions) = blocking(move || judged(&of_now)).await;
+        {
+            let state = handles.status.state();
+            let has_read = !state.position.is_unknown();
+            if !is_ready && (has_read || state.reading_stopped.is_some()) {
+                is_ready = true;
+                ready();
+            }
+        }
+        if lives(&handles) && beats.go_on(&handles.status.beats) {
+            tell(&[NotifyState::Watchdog]);
+        }
+        let now = conditions.first().map_or_else(
+            || {
+                let lag = show_duration(Duration::from_secs(vitals.lag.as_secs()));
+                format!("{health:?}: {}, {lag} behind", vitals.phase.name())
+            },
+            |first| format!("{health:?}: {}", first.message),
+        );
+        if now != status {
+            tell(&[NotifyState::Status(&now)]);
+            status = now;
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+/// The start is done.
+pub fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// The agent stops, and may take `shutdown.drain_for` for it.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Whether a service manager listens.
+pub fn is_there() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+fn tell(state: &[NotifyState]) {
+    // Without the socket of systemd this is no error; with one that fails there is nobody to tell.
+    let _ = sd_notify::notify(state);
+}
+
+/// Whether [`Status::beats`](crate::observe::status::Status::beats) still grow.
+struct Beats {
+    seen: u64,
+    at: Instant,
+}
+
+impl Beats {
+    fn new(beats: &Counter) -> Self {
+        Self { seen: beats.get(), at: Instant::now() }
+    }
+
+    fn go_on(&mut self, beats: &Counter) -> bool {
+        if beats.get() != self.seen {
+            *self = Self::new(beats);
+        }
+        self.at.elapsed() < STILL_MAX
+    }
+}

@@ -1,0 +1,374 @@
+//! What health follows from. Pure: the figures are passed in.
+//!
+//! | health | when |
+//! | --- | --- |
+//! | `healthy` | every figure is within its target |
+//! | `degraded` | past a target; or Atlas's breaker is not closed; or copying, paused; or a warning holds |
+//! | `unhealthy` | past an alert, or nothing moves on the wire |
+//!
+//! The wire counts, not the loops: the local change stream answers at least every second and Atlas's mark
+//! is renewed every ten, so an end that is silent for longer than [`SILENCE`] is not there, however alive
+//! the task that waits for it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::{
+    config::{Alerts, units},
+    observe::status::{Divergence, Phase, Unshowable},
+    policy::majority,
+};
+
+/// Health, in the words of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Within the targets.
+    Healthy,
+    /// Between target and alert.
+    Degraded,
+    /// Past an alert, or nothing moves on the wire.
+    Unhealthy,
+}
+
+/// How bad a condition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Degrades health: a person should look, not tonight.
+    Warning,
+    /// Makes unhealthy.
+    Critical,
+}
+
+/// Something that a person should know, while it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Condition {
+    /// Stable; what scripts and alert rules go by.
+    pub name: &'static str,
+    /// The collection that it is about, where it is about one.
+    pub ns: Option<String>,
+    pub severity: Severity,
+    /// What happened, in words, with the figure of the moment.
+    pub message: String,
+}
+
+/// Targets (design: lag 5 s, queue 1,000, error rate 1 %).
+const LAG_TARGET: Duration = Duration::from_secs(5);
+const QUEUE_TARGET: u64 = 1_000;
+const ERROR_RATE_TARGET: f64 = 0.01;
+/// After this long an end that should have answered is not heard any more.
+pub const SILENCE: Duration = Duration::from_secs(30);
+
+/// Figures that health follows from.
+#[derive(Clone, Debug, Default)]
+pub struct Vitals {
+    pub phase: Phase,
+    /// The age of the oldest change that is not in Atlas yet.
+    pub lag: Duration,
+    pub queue_size: u64,
+    /// The share of the recent writes that Atlas rejected.
+    pub error_rate: f64,
+    /// Time since the local change stream answered.
+    pub local_silence: Duration,
+    /// Time since Atlas answered anything.
+    pub atlas_silence: Duration,
+    /// The age of the oldest local write that no majority has, as far as no delay explains it.
+    pub uncommitted: Duration,
+    /// By how much the local member is kept behind its set by configuration.
+    pub local_delay: Duration,
+    /// The breaker is not closed.
+    pub breaker_open: bool,
+    /// Why reading into the queue stands still, while it does.
+    pub reading_stopped: Option<String>,
+    /// How far the local oplog reaches back before the checkpoint, where that is known.
+    pub oplog_window: Option<Duration>,
+    /// What the local server cannot show of its oplog.
+    pub unshowable: Option<Unshowable>,
+    /// What an end says that refuses access.
+    pub local_denied: Option<String>,
+    pub atlas_denied: Option<String>,
+    /// The mark of ownership could not be renewed.
+    pub is_fenced: bool,
+    /// Collections in which a comparison found too much to delete.
+    pub refused_deletes: Vec<String>,
+    /// Collections that are somebody else's in Atlas, with the reason.
+    pub not_ours: Vec<(String, String)>,
+    /// Collections whose numbers of documents differ by more than what waits explains.
+    pub divergences: Vec<Divergence>,
+    pub dead_letters: u64,
+}
+
+impl Vitals {
+    /// True while the application writes what no majority takes over.
+    pub fn has_no_majority(&self) -> bool {
+        self.uncommitted > majority::PATIENCE
+    }
+}
+
+/// Judges health, and lists every condition that holds.
+pub fn judge(vitals: &Vitals, alerts: &Alerts) -> (Health, Vec<Condition>) {
+    let conditions = conditions(vitals, alerts);
+    let is_beyond_target = vitals.lag > LAG_TARGET
+        || vitals.queue_size > QUEUE_TARGET
+        || vitals.error_rate > ERROR_RATE_TARGET
+        || vitals.breaker_open;
+    let is_limited = match vitals.phase {
+        Phase::Starting | Phase::Copying | Phase::Paused | Phase::Stopping => true,
+        Phase::Streaming | Phase::Failed => false,
+    };
+    let health = if conditions.iter().any(|found| found.severity == Severity::Critical) {
+        Health::Unhealthy
+    } else if is_beyond_target || is_limited || !conditions.is_empty() {
+        Health::Degraded
+    } else {
+        Health::Healthy
+    };
+    (health, conditions)
+}
+
+fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
+    let mut found = Vec::new();
+    let mut add = |name, severity, ns: Option<&str>, message: String| {
+        found.push(Condition { name, ns: ns.map(str::to_owned), severity, message });
+    };
+    let critical = Severity::Critical;
+    // The stream is not read any more then.
+    let is_stopping = vitals.phase == Phase::Stopping;
+    let whole = |time: Duration| units::show_duration(Duration::from_secs(time.as_secs()));
+    if vitals.lag > alerts.lag && !is_stopping {
+        add("lag", critical, None, format!("Atlas is {} behind", whole(vitals.lag)));
+    }
+    if vitals.queue_size > alerts.queue_size {
+        let message = format!("{} documents wait in the queue", vitals.queue_size);
+        add("queue_size", critical, None, message);
+    }
+    if vitals.error_rate > alerts.error_rate {
+        let message = format!("{:.1}% of the writes fail", vitals.error_rate * 100.0);
+        add("error_rate", critical, None, message);
+    }
+    for (name, end, silence) in [
+        ("local_silent", "the local database", vitals.local_silence),
+        ("atlas_silent", "Atlas", vitals.atlas_silence),
+    ] {
+        if silence > SILENCE && !is_stopping {
+            add(name, critical, None, format!("{end} has not answered for {}", whole(silence)));
+        }
+    }
+    if vitals.has_no_majority() && !is_stopping {
+        let message = format!(
+            "the local replica set has no majority for its writes of the last {}: a member is away or behind, what only the primary has may still be rolled back, and none of it can be in Atlas",
+            whole(vitals.uncommitted)
+        );
+        add("no_majority", critical, None, message);
+    }
+    if vitals.local_delay > Duration::ZERO {
+        let message = format!(
+            "the local member is a delayed one: it shows what its replica set writes {} late, and so does Atlas",
+            whole(vitals.local_delay)
+        );
+        add("local_delayed", Severity::Warning, None, message);
+    }
+    if let Some(reason) = &vitals.reading_stopped {
+        add("reading_stopped", critical, None, format!("reading has stopped: {reason}"));
+    }
+    if vitals.phase == Phase::Failed {
+        add("failed", critical, None, "the agent has failed".to_owned());
+    }
+    if let Some(window) = vitals.oplog_window
+        && window < alerts.oplog_window
+    {
+        let message =
+            format!("the local oplog reaches back only {} before the checkpoint", whole(window));
+        add("oplog_window", critical, None, message);
+    }
+    if let Some(unshowable) = &vitals.unshowable {
+        let message = match unshowable {
+            Unshowable::Failing(error) => format!(
+                "the local server fails at one place of its oplog, though it answers otherwise: {error}; where that lasts, a new position is taken and everything is compared"
+            ),
+            Unshowable::PassedOver { .. } => {
+                "the local server could not show a change; it was passed over, and everything is compared".to_owned()
+            }
+        };
+        add("unshowable", critical, None, message);
+    }
+    for (name, error) in
+        [("local_denied", &vitals.local_denied), ("atlas_denied", &vitals.atlas_denied)]
+    {
+        if let Some(error) = error {
+            add(name, critical, None, error.clone());
+        }
+    }
+    if vitals.is_fenced {
+        let message =
+            "the mark of ownership in Atlas could not be renewed; nothing is written until it is";
+        add("ownership", critical, None, message.to_owned());
+    }
+    for ns in &vitals.refused_deletes {
+        let message = format!(
+            "`{ns}` holds more documents in Atlas than a comparison may delete (`sync.max_delete_ratio`)"
+        );
+        add("mass_delete", critical, Some(ns), message);
+    }
+    for (ns, reason) in &vitals.not_ours {
+        add("not_ours", critical, Some(ns), format!("`{ns}` is not written: {reason}"));
+    }
+    for Divergence { ns, local, atlas, is_exact } in &vitals.divergences {
+        let message = format!(
+            "`{ns}` holds {local} documents locally and {atlas} in Atlas, and what waits does not explain it"
+        );
+        let severity = if *is_exact { critical } else { Severity::Warning };
+        add("divergence", severity, Some(ns), message);
+    }
+    match vitals.dead_letters {
+        0 => {}
+        1 => add("dead_letters", Severity::Warning, None, "1 dead letter is kept".to_owned()),
+        n => add("dead_letters", Severity::Warning, None, format!("{n} dead letters are kept")),
+    }
+    found
+}
+
+/// What a heartbeat to the outside needs: something was written since the last one, or there was provably
+/// nothing to write.
+pub fn proves_life(writes_since: u64, vitals: &Vitals) -> bool {
+    let is_idle = vitals.queue_size == 0
+        && vitals.phase == Phase::Streaming
+        && !vitals.is_fenced
+        && vitals.reading_stopped.is_none();
+    let are_both_there = vitals.local_silence <= SILENCE && vitals.atlas_silence <= SILENCE;
+    are_both_there && !vitals.has_no_majority() && (writes_since > 0 || is_idle)
+}
+
+/// What the watchdog of systemd is told: false when this process hangs, so that a new one would help.
+///
+/// An end that is away is no reason, as long as the agent knows it: each exchange has a timeout, after
+/// which the fault is noted and the next attempt made. An end that is silent for `patience`, several of
+/// those timeouts, with no fault noted, means that whoever should have noticed does not run.
+pub fn is_alive(
+    local: (Duration, KnownFault),
+    atlas: (Duration, KnownFault),
+    patience: Duration,
+) -> bool {
+    [local, atlas]
+        .into_iter()
+        .all(|(silence, known)| silence < patience || known == KnownFault::Yes)
+}
+
+/// Whether the agent has noticed that an end is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownFault {
+    Yes,
+    No,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn streaming() -> Vitals {
+        Vitals { phase: Phase::Streaming, ..Vitals::default() }
+    }
+
+    fn health(vitals: &Vitals) -> Health {
+        judge(vitals, &Config::default().alerts).0
+    }
+
+    fn names(vitals: &Vitals) -> Vec<&'static str> {
+        let (_, conditions) = judge(vitals, &Config::default().alerts);
+        conditions.into_iter().map(|condition| condition.name).collect()
+    }
+
+    const fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn health_follows_the_targets_and_the_alerts() {
+        assert_eq!(health(&streaming()), Health::Healthy);
+        assert_eq!(health(&Vitals { lag: secs(6), ..streaming() }), Health::Degraded);
+        assert_eq!(health(&Vitals { lag: secs(31), ..streaming() }), Health::Unhealthy);
+        assert_eq!(health(&Vitals { queue_size: 1_001, ..streaming() }), Health::Degraded);
+        assert_eq!(health(&Vitals { queue_size: 10_001, ..streaming() }), Health::Unhealthy);
+        assert_eq!(health(&Vitals { error_rate: 0.02, ..streaming() }), Health::Degraded);
+        assert_eq!(health(&Vitals { error_rate: 0.06, ..streaming() }), Health::Unhealthy);
+        assert_eq!(health(&Vitals { breaker_open: true, ..streaming() }), Health::Degraded);
+        assert_eq!(health(&Vitals { dead_letters: 1, ..streaming() }), Health::Degraded);
+        assert_eq!(health(&Vitals { phase: Phase::Paused, ..streaming() }), Health::Degraded);
+        assert_eq!(health(&Vitals { phase: Phase::Failed, ..streaming() }), Health::Unhealthy);
+    }
+
+    #[test]
+    fn an_end_that_is_silent_is_unhealthy_though_all_loops_are_alive() {
+        let local = Vitals { local_silence: secs(31), ..streaming() };
+        let atlas = Vitals { atlas_silence: secs(31), ..streaming() };
+
+        assert_eq!((health(&local), names(&local)), (Health::Unhealthy, vec!["local_silent"]));
+        assert_eq!((health(&atlas), names(&atlas)), (Health::Unhealthy, vec!["atlas_silent"]));
+    }
+
+    #[test]
+    fn every_condition_has_a_name_of_its_own_and_collections_are_told_apart() {
+        let divergence =
+            |ns: &str| Divergence { ns: ns.into(), local: 3, atlas: 1, is_exact: true };
+        let everything = Vitals {
+            phase: Phase::Failed,
+            lag: secs(100),
+            queue_size: 20_000,
+            error_rate: 0.5,
+            local_silence: secs(100),
+            atlas_silence: secs(100),
+            uncommitted: secs(100),
+            local_delay: secs(60),
+            breaker_open: true,
+            reading_stopped: Some("the queue is full".into()),
+            oplog_window: Some(secs(60)),
+            local_denied: Some("no".into()),
+            atlas_denied: Some("no".into()),
+            unshowable: Some(Unshowable::Failing("no".into())),
+            is_fenced: true,
+            refused_deletes: vec!["a.b".into()],
+            not_ours: vec![("a.b".into(), "it is theirs".into())],
+            divergences: vec![divergence("a.b"), divergence("a.c")],
+            dead_letters: 2,
+        };
+
+        let (_, found) = judge(&everything, &Config::default().alerts);
+
+        let keys: std::collections::BTreeSet<_> =
+            found.iter().map(|found| (found.name, found.ns.clone())).collect();
+        assert_eq!((keys.len(), found.len()), (19, 19));
+        assert!(found.iter().any(|found| found.message.contains("3 documents locally and 1")));
+    }
+
+    #[test]
+    fn a_heartbeat_needs_progress_or_proven_idleness() {
+        let paused = Vitals { phase: Phase::Paused, ..streaming() };
+        let waiting = Vitals { queue_size: 5, ..streaming() };
+        let silent = Vitals { local_silence: secs(31), ..streaming() };
+
+        assert!(proves_life(0, &streaming()) && proves_life(1, &waiting));
+        assert!(!proves_life(0, &waiting) && !proves_life(0, &paused));
+        assert!(!proves_life(0, &silent) && !proves_life(1, &silent));
+    }
+
+    #[test]
+    fn writes_without_a_majority_are_unhealthy_and_end_the_heartbeat() {
+        let without = Vitals { uncommitted: secs(21), lag: secs(21), ..streaming() };
+
+        assert_eq!((health(&without), names(&without)), (Health::Unhealthy, vec!["no_majority"]));
+        assert!(!proves_life(0, &without) && !proves_life(1, &without));
+        assert!(proves_life(0, &Vitals { uncommitted: secs(20), ..streaming() }));
+    }
+
+    #[test]
+    fn the_watchdog_forgives_an_end_that_is_known_to_be_away_and_nothing_else() {
+        let (here, away) = ((secs(1), KnownFault::No), (secs(500), KnownFault::Yes));
+        let hangs = (secs(500), KnownFault::No);
+
+        assert!(is_alive(here, here, secs(90)) && is_alive(away, away, secs(90)));
+        assert!(!is_alive(hangs, here, secs(90)) && !is_alive(here, hangs, secs(90)));
+    }
+}

@@ -1,0 +1,12 @@
+//! What a person, a monitor or a script is told: the status, the metrics, the alerts, the log.
+
+pub mod alerts;
+pub mod health;
+pub mod logging;
+pub mod metrics;
+pub mod progress;
+pub mod recent;
+pub mod repaired;
+pub mod report;
+pub mod status;
+pub mod trend;

@@ -1,0 +1,308 @@
+//! The agent's condition, as everything that shows it sees it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use serde::Serialize;
+
+use crate::{
+    gate::lease::{BootTime, Lease},
+    model::{checkpoint::ClusterTime, namespace::Namespace},
+    observe::{
+        metrics::{Counter, Metrics},
+        progress::Progress,
+        recent::Recent,
+        repaired::Repaired,
+    },
+    policy::{majority::Majority, position::Position},
+};
+
+/// Overall condition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    #[default]
+    Starting,
+    /// The first copy, or the comparison that takes its place, is under way. Changes are read into
+    /// the queue meanwhile.
+    Copying,
+    Streaming,
+    /// Writing to Atlas was paused by a person. Reading into the queue goes on.
+    Paused,
+    Stopping,
+    Failed,
+}
+
+impl Phase {
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Copying => "copying",
+            Phase::Streaming => "streaming",
+            Phase::Paused => "paused",
+            Phase::Stopping => "stopping",
+            Phase::Failed => "failed",
+        }
+    }
+}
+
+/// Whether changes reach Atlas right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Flow {
+    /// Atlas has not been asked whose copy it holds, so nothing was written yet.
+    Connecting,
+    /// The local database seems to be another one, or the mark in Atlas another's.
+    Held,
+    /// Atlas refuses access.
+    Denied,
+    /// Atlas does not answer.
+    Away,
+    /// A person has paused the writing.
+    Paused,
+    Flowing,
+}
+
+/// Shared by all tasks: they write what they know, the admin API reads.
+#[derive(Debug, Default)]
+pub struct Status {
+    pub metrics: Metrics,
+    /// Grows every second for as long as the agent and its queue are not stuck.
+    pub beats: Counter,
+    /// When documents were written to Atlas, as far as that is remembered.
+    pub recent: Recent,
+    /// The documents that the full sync in hand, or the last one, has queued.
+    pub repaired: Repaired,
+    /// Whether the mark in Atlas is young enough to write.
+    pub lease: Arc<Lease>,
+    state: Mutex<State>,
+}
+
+/// What is known right now.
+#[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude one another")]
+pub struct State {
+    pub phase: Phase,
+    /// `closed`, `open` or `half-open`.
+    pub breaker: &'static str,
+    /// What is wrong with one of the ends, while it is.
+    pub local_fault: Option<Fault>,
+    pub atlas_fault: Option<Fault>,
+    /// What the local server cannot show of its oplog.
+    pub unshowable: Option<Unshowable>,
+    /// Why reading into the queue stands still, while it does.
+    pub reading_stopped: Option<String>,
+    /// The worker waits for an event that is still to be read, so that reading must go on.
+    pub stream_wanted: bool,
+    /// Collections in which a comparison found too much to delete without being asked.
+    pub refused_deletes: Vec<String>,
+    /// How far the stream has been read into the queue.
+    pub position: Position,
+    /// Local writes that no majority has yet, so that the stream does not show them.
+    pub majority: Majority,
+    /// The latest source time at which the copy in Atlas equalled the local database.
+    pub consistent_as_of: Option<ClusterTime>,
+    /// The full sync that runs, or ran last.
+    pub sync: Option<Progress>,
+    /// What the last one could not do, a sentence each.
+    pub sync_problems: Vec<String>,
+    /// What Atlas does not take of options and indexes, a sentence each; tried again from time to time.
+    pub schema_problems: BTreeMap<Namespace, Vec<String>>,
+    /// Indexes that are being built in Atlas.
+    pub builds: BTreeMap<Namespace, Build>,
+    /// What the filter chooses and is not replicated all the same, with the reason.
+    pub left_out: Vec<String>,
+    /// Collections that are not ours to write in Atlas, with the reason.
+    pub not_ours: BTreeMap<Namespace, String>,
+    /// The replicated collections that were counted or written to.
+    pub namespaces: BTreeMap<Namespace, Figures>,
+    /// Those whose numbers of documents differ by more than what waits explains.
+    pub divergences: Vec<Divergence>,
+    /// Atlas carries the mark of this very agent.
+    pub is_marked: bool,
+    pub paused: bool,
+    /// The local database seems to be another one. Nothing is written to Atlas until that is certain.
+    pub suspended: bool,
+    /// Writes applied and failed at recent moments, the oldest first; see [`Status::sample`].
+    pub samples: VecDeque<(u64, u64)>,
+    /// The local oplog's reach back before the checkpoint, in seconds, where it may be asked for.
+    pub oplog_window_s: Option<u64>,
+}
+
+/// The local server fails at one place of its oplog, though it answers otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unshowable {
+    /// With this error, for a while now.
+    Failing(String),
+    /// It was passed over, milliseconds since 1970; 0: before this start. Everything is to be compared.
+    PassedOver { at_ms: u64 },
+}
+
+/// Indexes of one collection that are being built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    pub indexes: Vec<String>,
+    /// Milliseconds since 1970.
+    pub since_ms: u64,
+    /// How far it is, where the server tells.
+    pub percent: Option<u8>,
+}
+
+/// One collection in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Figures {
+    /// Changes written to Atlas since the agent started.
+    pub writes: u64,
+    /// When the last of them was, milliseconds since 1970; 0: none yet.
+    pub last_write_ms: u64,
+    /// Documents on either side when they were last counted, as the servers estimate.
+    pub local_documents: Option<u64>,
+    pub atlas_documents: Option<u64>,
+}
+
+/// A collection that holds another number of documents in Atlas than waiting writes explain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    pub ns: String,
+    pub local: u64,
+    pub atlas: u64,
+    /// Counted one by one; else both are estimates, which a crash of a server may have put wrong.
+    pub is_exact: bool,
+}
+
+impl State {
+    /// Whether changes reach Atlas. What needs a person comes before what passes. `is_fenced`: the lease has lapsed.
+    pub fn flow(&self, is_fenced: bool) -> Flow {
+        match () {
+            () if self.suspended || is_fenced => Flow::Held,
+            () if self.atlas_fault.as_ref().is_some_and(|fault| fault.is_denied) => Flow::Denied,
+            () if self.paused => Flow::Paused,
+            () if !self.is_marked && self.atlas_fault.is_none() => Flow::Connecting,
+            () if self.atlas_fault.is_some() || self.breaker != "closed" => Flow::Away,
+            () => Flow::Flowing,
+        }
+    }
+
+    /// False while nothing says how far Atlas is behind: nothing was read yet, or what is read does not get there.
+    pub fn knows_lag(&self) -> bool {
+        self.flow(false) == Flow::Flowing
+            && self.phase == Phase::Streaming
+            && self.local_fault.is_none()
+            && !self.position.is_unknown()
+    }
+
+    /// The stream goes on, or fails for another reason.
+    pub fn no_longer_failing(&mut self) {
+        if matches!(self.unshowable, Some(Unshowable::Failing(_))) {
+            self.unshowable = None;
+        }
+    }
+
+    /// What keeps options and indexes in Atlas from being the local ones, a sentence each.
+    pub fn schema_sentences(&self) -> Vec<String> {
+        let of = |(ns, problems): (&Namespace, &Vec<String>)| -> Vec<String> {
+            problems.iter().map(|problem| format!("`{ns}`: {problem}")).collect()
+        };
+        let listed = self.schema_problems.iter().flat_map(of);
+        self.sync_problems.iter().cloned().chain(listed).collect()
+    }
+}
+
+/// What is wrong with one of the ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub error: String,
+    /// Waiting does not help: a person must act, and the error says how.
+    pub is_denied: bool,
+}
+
+impl Status {
+    /// True while nothing may be written to Atlas, whoever wants it so.
+    pub fn rests(&self) -> bool {
+        let rests = {
+            let state = self.state();
+            state.paused || state.suspended
+        };
+        rests || self.is_fenced()
+    }
+
+    /// The mark could not be renewed for so long that another agent may have it: nothing is written.
+    pub fn is_fenced(&self) -> bool {
+        self.lease.has_lapsed(BootTime::now())
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Sets the phase; says so in the log when it is another.
+    pub fn enter(&self, phase: Phase) {
+        let before = std::mem::replace(&mut self.state().phase, phase);
+        if before != phase {
+            tracing::info!(phase = phase.name(), "phase changed");
+        }
+    }
+}
+
+/// Samples that the error rate looks back over: five minutes, one every five seconds.
+const SAMPLES: usize = 60;
+
+impl Status {
+    /// Takes a sample for [`error_rate`](Self::error_rate); called every five seconds.
+    pub fn sample(&self) {
+        let now = (self.metrics.writes_applied.get(), self.metrics.writes_failed.get());
+        let samples = &mut self.state().samples;
+        if samples.len() == SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back(now);
+    }
+
+    /// The share of the writes of the last five minutes that Atlas rejected.
+    pub fn error_rate(&self) -> f64 {
+        let first = self.state().samples.front().copied().unwrap_or_default();
+        let applied = self.metrics.writes_applied.get().saturating_sub(first.0);
+        let failed = self.metrics.writes_failed.get().saturating_sub(first.1);
+        failed as f64 / (applied + failed).max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_flow_only_when_atlas_is_ours_answers_and_nobody_has_paused() {
+        let flowing = || State { breaker: "closed", is_marked: true, ..State::default() };
+        let fault = |is_denied| Some(Fault { error: "no".to_owned(), is_denied });
+
+        assert_eq!(flowing().flow(false), Flow::Flowing);
+        assert_eq!(State { is_marked: false, ..flowing() }.flow(false), Flow::Connecting);
+        assert_eq!(State { paused: true, ..flowing() }.flow(false), Flow::Paused);
+        assert_eq!(
+            State { atlas_fault: fault(true), paused: true, ..flowing() }.flow(false),
+            Flow::Denied
+        );
+        assert_eq!(
+            State { atlas_fault: fault(false), is_marked: false, ..flowing() }.flow(false),
+            Flow::Away
+        );
+        assert_eq!(State { breaker: "open", ..flowing() }.flow(false), Flow::Away);
+        assert_eq!(State { suspended: true, ..flowing() }.flow(false), Flow::Held);
+    }
+
+    #[test]
+    fn how_far_atlas_is_behind_is_not_known_before_anything_was_read() {
+        let mut state = State { breaker: "closed", is_marked: true, ..State::default() };
+        state.phase = Phase::Streaming;
+        assert!(!state.knows_lag());
+
+        state.position.end_reply(ClusterTime(2), ClusterTime(1));
+        assert!(state.knows_lag());
+        state.paused = true;
+        assert!(!state.knows_lag());
+    }
+}

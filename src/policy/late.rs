@@ -1,0 +1,232 @@
+//! Writes without an answer, which may still come true. Pure: `now` is passed in.
+//!
+//! A write that was sent on a line that stalled stays in the kernel's buffers after its connection was
+//! given up, and is sent again for some minutes more. When the line comes back it may reach Atlas after
+//! a later write of the same document, and put the older state back. Nothing in the stream would correct
+//! that. So the documents of such a write are refreshed twice: a little after Atlas has answered again,
+//! which is when a late write comes if the line was at fault, and once more when none can come any more.
+//! A late schema change may take whole collections with it, so after one its collections are compared, or its database.
+//!
+//! A rename in Atlas takes what came late along, so what is remembered of the old name is of both from then on.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use crate::model::{document_key::DocumentKey, namespace::Namespace};
+
+/// How long after Atlas's next answer the first refresh comes.
+const AFTER_ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a given-up connection can still deliver: Linux retransmits for an orphaned socket eight times
+/// (`tcp_orphan_retries`), which is under four minutes at the round trips of the internet.
+const AT_LAST: Duration = Duration::from_secs(300);
+
+/// What is to be made good.
+#[derive(Debug, Default, PartialEq)]
+pub struct Due {
+    /// Documents that are to be refreshed.
+    pub documents: Vec<(Namespace, Vec<DocumentKey>)>,
+    /// Collections that are to be compared, or [whole databases](Namespace::all_of).
+    pub namespaces: BTreeSet<Namespace>,
+}
+
+/// Documents that are remembered.
+const KEYS_MAX: usize = 100_000;
+
+/// The writes without an answer.
+#[derive(Debug, Default)]
+pub struct LateWrites {
+    waiting: Vec<Late>,
+}
+
+#[derive(Clone, Debug)]
+struct Late {
+    what: What,
+    sent: Instant,
+    early: Early,
+}
+
+/// What may be done late.
+#[derive(Clone, Debug)]
+enum What {
+    Documents(Namespace, Vec<DocumentKey>),
+    /// A schema change of these.
+    Schema(BTreeSet<Namespace>),
+}
+
+/// The first of the two refreshes.
+#[derive(Clone, Debug, PartialEq)]
+enum Early {
+    /// Atlas has not answered yet.
+    Open,
+    At(Instant),
+    Done,
+}
+
+impl LateWrites {
+    /// A write of these documents was given up without an answer.
+    pub fn given_up(&mut self, ns: &Namespace, keys: Vec<DocumentKey>, now: Instant) {
+        if !keys.is_empty() {
+            self.add(What::Documents(ns.clone(), keys), now);
+        }
+    }
+
+    /// A schema change of these was given up without an answer: collections, or [whole databases](Namespace::all_of).
+    pub fn schema_given_up(&mut self, namespaces: BTreeSet<Namespace>, now: Instant) {
+        if !namespaces.is_empty() {
+            self.add(What::Schema(namespaces), now);
+        }
+    }
+
+    fn add(&mut self, what: What, now: Instant) {
+        self.waiting.push(Late { what, sent: now, early: Early::Open });
+    }
+
+    /// A collection has another name in Atlas.
+    pub fn renamed(&mut self, from: &Namespace, to: &Namespace) {
+        let mut more = Vec::new();
+        for late in &mut self.waiting {
+            match &mut late.what {
+                What::Schema(namespaces) => {
+                    if namespaces.iter().any(|ns| ns.covers(from)) {
+                        namespaces.insert(to.clone());
+                    }
+                }
+                What::Documents(ns, keys) if ns == from => {
+                    let what = What::Documents(to.clone(), keys.clone());
+                    more.push(Late { what, ..late.clone() });
+                }
+                What::Documents(..) => {}
+            }
+        }
+        self.waiting.extend(more);
+    }
+
+    /// Atlas has answered a write.
+    pub fn answered(&mut self, now: Instant) {
+        for late in &mut self.waiting {
+            if late.early == Early::Open {
+                late.early = Early::At(now + AFTER_ANSWER);
+            }
+        }
+    }
+
+    /// What is to be made good now.
+    pub fn due(&mut self, now: Instant) -> Due {
+        let mut due = Due { namespaces: self.overflow(), ..Due::default() };
+        self.waiting.retain_mut(|late| {
+            let is_last = now >= late.sent + AT_LAST;
+            if is_last || matches!(late.early, Early::At(at) if now >= at) {
+                late.early = Early::Done;
+                match &late.what {
+                    What::Documents(ns, keys) => due.documents.push((ns.clone(), keys.clone())),
+                    What::Schema(namespaces) => due.namespaces.extend(namespaces.iter().cloned()),
+                }
+            }
+            !is_last
+        });
+        due
+    }
+
+    /// The collections of all documents, once, when there are too many to remember: they are forgotten in favour of a
+    /// comparison.
+    fn overflow(&mut self) -> BTreeSet<Namespace> {
+        let mut keys_len = 0;
+        let mut namespaces = BTreeSet::new();
+        for late in &self.waiting {
+            if let What::Documents(ns, keys) = &late.what {
+                keys_len += keys.len();
+                namespaces.insert(ns.clone());
+            }
+        }
+        if keys_len <= KEYS_MAX {
+            return BTreeSet::new();
+        }
+        self.waiting.retain(|late| matches!(late.what, What::Schema(_)));
+        namespaces
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    fn noted(late: &mut LateWrites, keys: i32, now: Instant) {
+        let keys = (0..keys).map(|id| DocumentKey::of(&rawdoc! { "_id": id }).unwrap()).collect();
+        late.given_up(&Namespace::new("shop", "orders"), keys, now);
+    }
+
+    #[test]
+    fn documents_are_refreshed_after_the_next_answer_and_at_last() {
+        let (mut late, start) = (LateWrites::default(), Instant::now());
+        noted(&mut late, 1, start);
+
+        let mut documents = |now| late_documents(&mut late, now);
+        assert_eq!(documents(start + AFTER_ANSWER * 2), 0, "no answer yet");
+        late.answered(start + AFTER_ANSWER * 2);
+        late.answered(start + AFTER_ANSWER * 3);
+        let mut documents = |now| late_documents(&mut late, now);
+        assert_eq!(documents(start + AFTER_ANSWER * 3), 1);
+        assert_eq!(documents(start + AFTER_ANSWER * 4), 0, "once");
+        assert_eq!(documents(start + AT_LAST), 1);
+        assert_eq!(documents(start + AT_LAST * 2), 0);
+    }
+
+    fn late_documents(late: &mut LateWrites, now: Instant) -> usize {
+        late.due(now).documents.len()
+    }
+
+    fn names<const N: usize>(names: [&str; N]) -> BTreeSet<Namespace> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_schema_change_without_an_answer_has_its_collections_compared_and_no_other() {
+        let (mut late, start) = (LateWrites::default(), Instant::now());
+        late.schema_given_up(names(["shop.orders", "shop.old"]), start);
+        late.answered(start);
+
+        let both = names(["shop.orders", "shop.old"]);
+        assert_eq!(late.due(start), Due::default());
+        assert_eq!(late.due(start + AFTER_ANSWER).namespaces, both);
+        assert_eq!(late.due(start + AFTER_ANSWER * 2), Due::default());
+        assert_eq!(late.due(start + AT_LAST).namespaces, both);
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_name_is_of_the_next_name_as_well() {
+        let (mut late, start) = (LateWrites::default(), Instant::now());
+        noted(&mut late, 2, start);
+        late.schema_given_up(names(["shop.orders"]), start);
+        late.schema_given_up(names(["crm.*"]), start);
+
+        late.renamed(&"shop.orders".parse().unwrap(), &"shop.next".parse().unwrap());
+        late.renamed(&"shop.next".parse().unwrap(), &"shop.last".parse().unwrap());
+        late.renamed(&"crm.people".parse().unwrap(), &"shop.people".parse().unwrap());
+
+        let due = late.due(start + AT_LAST);
+        let expected = names(["shop.orders", "shop.next", "shop.last", "shop.people", "crm.*"]);
+        assert_eq!(due.namespaces, expected);
+        let documents: BTreeSet<_> = due.documents.iter().map(|(ns, _)| ns.clone()).collect();
+        assert_eq!(documents, names(["shop.orders", "shop.next", "shop.last"]));
+        assert!(due.documents.iter().all(|(_, keys)| keys.len() == 2));
+    }
+
+    #[test]
+    fn too_many_are_forgotten_in_favour_of_a_comparison_of_their_collections() {
+        let (mut late, start) = (LateWrites::default(), Instant::now());
+        noted(&mut late, 10, start);
+        assert_eq!(late.due(start), Due::default());
+
+        for _ in 0..=KEYS_MAX / 1_000 {
+            noted(&mut late, 1_000, start);
+        }
+
+        assert_eq!(late.due(start).namespaces, names(["shop.orders"]));
+        assert_eq!(late.due(start + AT_LAST), Due::default());
+    }
+}

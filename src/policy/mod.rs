@@ -1,0 +1,14 @@
+//! Decisions without a clock, I/O or async: each is told the time and what happened, and answers. The loops that
+//! ask them are in the tasks.
+
+pub mod backoff;
+pub mod breaker;
+pub mod coalesce;
+pub mod horizon;
+pub mod impasse;
+pub mod insert_mode;
+pub mod late;
+pub mod limiter;
+pub mod majority;
+pub mod overlap;
+pub mod position;

@@ -1,0 +1,82 @@
+//! Steps at which a test may end the process, as a power cut would.
+//!
+//! Only with the feature `crash-points`, which no release has: `OUTRIGGER_CRASH_AT=name` aborts at the
+//! first pass of the step of that name, `name:3` at the third. Without the feature nothing is left of
+//! it. `tests/faults/crash_points.rs` exercises every name.
+
+/// The steps. The names of what is durable end in `done`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A position in the stream was taken, and the demand to compare everything is in the queue.
+    PositionNoted,
+    /// Atlas is to be marked as ours, and is not yet.
+    ClaimNoted,
+    /// A part of a collection's first copy is in Atlas.
+    PartCopied,
+    /// A range of a collection's first copy is noted.
+    RangeNoted,
+    /// A collection is in Atlas, and the queue does not know yet.
+    CollectionCopied,
+    CommitBegins,
+    CommitDone,
+    /// A checkpoint without ops.
+    CheckpointDone,
+    Leased,
+    /// Atlas has the batch, and the queue does not know yet.
+    Written,
+    /// Atlas has a schema change, and the queue does not know yet.
+    BarrierApplied,
+    SettleBegins,
+    SettleDone,
+    DeadLetterDone,
+    /// The entries that bring evicted documents back are on the disk.
+    EvictionNoted,
+    /// The documents are gone from Atlas.
+    Evicted,
+}
+
+impl Step {
+    pub const ALL: [Step; 16] = [
+        Step::PositionNoted,
+        Step::ClaimNoted,
+        Step::PartCopied,
+        Step::RangeNoted,
+        Step::CollectionCopied,
+        Step::CommitBegins,
+        Step::CommitDone,
+        Step::CheckpointDone,
+        Step::Leased,
+        Step::Written,
+        Step::BarrierApplied,
+        Step::SettleBegins,
+        Step::SettleDone,
+        Step::DeadLetterDone,
+        Step::EvictionNoted,
+        Step::Evicted,
+    ];
+}
+
+/// Ends the process here, if a test has asked for it.
+#[cfg(feature = "crash-points")]
+pub fn point(step: Step) {
+    use std::sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    };
+    static WANTED: LazyLock<Option<(String, AtomicU32)>> = LazyLock::new(|| {
+        let wanted = std::env::var("OUTRIGGER_CRASH_AT").ok()?;
+        let (name, passes) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+        Some((name.to_owned(), AtomicU32::new(passes.parse().unwrap_or(1))))
+    });
+    if let Some((name, passes)) = &*WANTED
+        && *name == format!("{step:?}")
+        && passes.fetch_sub(1, Ordering::SeqCst) == 1
+    {
+        std::process::abort();
+    }
+}
+
+/// Nothing.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub fn point(_: Step) {}

@@ -1,0 +1,120 @@
+//! Collections whose options and indexes are to be looked at beside the data: what the worker hands to the
+//! task that builds indexes. Kept in memory alone, since everything is looked at when an agent starts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, futures::Notified};
+
+use crate::model::namespace::Namespace;
+
+/// What is to be looked at.
+#[derive(Debug, Default)]
+pub struct SchemaWatch {
+    asked: Mutex<Asked>,
+    /// Looks that were taken up and are not done: what was refused and is tried again later is none of them.
+    open: AtomicUsize,
+    changed: Notify,
+    /// Collections whose next change waits until Atlas makes it.
+    held: Mutex<BTreeSet<Namespace>>,
+    /// When indexes had to let documents in that they would have kept out.
+    loosened: Mutex<BTreeMap<Namespace, Instant>>,
+}
+
+/// The collections that were named, or all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    pub namespaces: BTreeSet<Namespace>,
+    pub everything: bool,
+}
+
+impl SchemaWatch {
+    /// One collection is to be looked at.
+    pub fn ask(&self, ns: &Namespace) {
+        self.asked().namespaces.insert(ns.clone());
+        self.changed.notify_one();
+    }
+
+    /// All are: something changed that no event names.
+    pub fn ask_everything(&self) {
+        self.asked().everything = true;
+        self.changed.notify_one();
+    }
+
+    /// Takes what was asked since this was called last.
+    pub fn take(&self) -> Asked {
+        let mut asked = self.asked();
+        // Open from here on, until the taker says otherwise: nobody sees a moment in between.
+        self.open
+            .fetch_add(asked.namespaces.len() + usize::from(asked.everything), Ordering::SeqCst);
+        std::mem::take(&mut asked)
+    }
+
+    /// So many looks that were taken up are not done.
+    pub fn set_open(&self, looks: usize) {
+        self.open.store(looks, Ordering::SeqCst);
+    }
+
+    /// True while a look was asked for and is not done: an index may be still to be built.
+    pub fn is_open(&self) -> bool {
+        let asked = self.asked();
+        *asked != Asked::default() || self.open.load(Ordering::SeqCst) > 0
+    }
+
+    /// The next change of these collections cannot be made yet. False when that is no news.
+    pub fn hold(&self, namespaces: &[Namespace]) -> bool {
+        let mut held = self.held();
+        let before = held.len();
+        held.extend(namespaces.iter().cloned());
+        held.len() > before
+    }
+
+    /// Those whose next change cannot be made yet.
+    pub fn all_held(&self) -> BTreeSet<Namespace> {
+        self.held().clone()
+    }
+
+    /// It is made. False when these were not held.
+    pub fn let_go(&self, namespaces: &[Namespace]) -> bool {
+        let mut held = self.held();
+        let before = held.len();
+        held.retain(|ns| !namespaces.contains(ns));
+        held.len() < before
+    }
+
+    /// An index had to let a document in. It is to be looked at, though not at once.
+    pub fn loosened(&self, ns: &Namespace) {
+        self.loose().insert(ns.clone(), Instant::now());
+        self.ask(ns);
+    }
+
+    /// True when that was less than `within` ago.
+    pub fn is_loosened(&self, ns: &Namespace, within: Duration) -> bool {
+        let mut loose = self.loose();
+        loose.retain(|_, since| since.elapsed() < within);
+        loose.contains_key(ns)
+    }
+
+    fn loose(&self) -> MutexGuard<'_, BTreeMap<Namespace, Instant>> {
+        self.loosened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeSet<Namespace>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Completes when something is asked, or was since the last call.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

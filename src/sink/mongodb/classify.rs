@@ -1,0 +1,167 @@
+//! Atlas's answers in the words of a sink. What an error means is decided in
+//! [`class`](crate::mongo::class); here stands what becomes of one write, and of a schema change.
+
+use bson::{Document, RawDocumentBuf};
+
+use crate::{
+    model::write_op::Refusal,
+    mongo::{
+        MongoError,
+        class::{Class, advice, class_of, class_of_code, is_missing_privilege},
+    },
+    sink::{SinkError, Taken, Written},
+};
+
+/// `DuplicateKey`.
+const DUPLICATE_KEY: i32 = 11000;
+/// `NamespaceNotFound` and `NamespaceExists`: what a schema change meant to do is done.
+pub const NAMESPACE_NOT_FOUND: i32 = 26;
+pub const NAMESPACE_EXISTS: i32 = 48;
+/// `IndexNotFound`.
+pub const INDEX_NOT_FOUND: i32 = 27;
+/// An index build keeps a collection from being renamed or changed (6.0.5).
+pub const BUILD_IN_PROGRESS: i32 = 12587;
+
+/// What a failed command means.
+pub fn command_error(error: &MongoError) -> SinkError {
+    let text = error.to_string();
+    match class_of(error) {
+        Class::Unavailable if error.may_come_true() => SinkError::Unanswered(text),
+        Class::Unavailable => SinkError::Unavailable(text),
+        Class::Denied => {
+            SinkError::Denied(format!("{text}; {}", advice(error, "MONGODB_ATLAS_URI")))
+        }
+        Class::HistoryLost | Class::Rejected => SinkError::Rejected(text),
+    }
+}
+
+/// As [`command_error`], for a change of a collection: that this user may not make it is no reason for others to
+/// wait. `needs` names the privilege.
+pub fn schema_error(error: &MongoError, needs: &str) -> SinkError {
+    if is_missing_privilege(error) {
+        let roles = "or the roles that the README names";
+        return SinkError::Held(format!("{error}; grant its user the privilege {needs}, {roles}"));
+    }
+    command_error(error)
+}
+
+/// What one element of a reply's `writeErrors` means: for the write alone, or, as an error, for the
+/// whole batch (a stepdown in the middle of it).
+pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkError> {
+    let code = error.get_i32("code").unwrap_or(0);
+    let message = error.get_str("errmsg").unwrap_or("no message");
+    if code == DUPLICATE_KEY {
+        let pattern = error.get_document("keyPattern").ok();
+        let is_id =
+            pattern.is_some_and(|pattern| pattern.len() == 1 && pattern.contains_key("_id"));
+        if is_id && is_insert {
+            return Ok(Written::AlreadyThere);
+        }
+        let index = pattern.map_or_else(
+            || "unknown".to_owned(),
+            |pattern| pattern.keys().cloned().collect::<Vec<_>>().join(", "),
+        );
+        // Not the server's message: it repeats the values.
+        let reason =
+            format!("another document holds the same value in the unique index on ({index})");
+        let key = error.get_document("keyValue").ok();
+        let key = key.and_then(|key| RawDocumentBuf::try_from(key).ok());
+        return Ok(Written::Conflict { reason, taken: Taken { index: index_name(message), key } });
+    }
+    let reason = format!("{} ({code})", without_values(message));
+    match class_of_code(code, message) {
+        Class::Unavailable => Err(SinkError::Unavailable(reason)),
+        Class::Denied => Err(SinkError::Denied(reason)),
+        Class::HistoryLost | Class::Rejected => {
+            Ok(Written::Rejected { reason, refusal: refusal(code) })
+        }
+    }
+}
+
+/// True where one of the writes failed for the collection's validator.
+pub fn is_refused_by_a_validator(reply: &Document) -> bool {
+    let failed = reply.get_array("writeErrors").into_iter().flatten();
+    let mut codes = failed.filter_map(|error| error.as_document()?.get_i32("code").ok());
+    codes.any(|code| refusal(code) == Refusal::Validation)
+}
+
+/// `DocumentValidationFailure`; `BSONObjectTooLarge` and its older number, and 17420, a document that an
+/// update would make too large.
+fn refusal(code: i32) -> Refusal {
+    match code {
+        121 => Refusal::Validation,
+        10334 | 17419 | 17420 => Refusal::TooLarge,
+        _ => Refusal::Other,
+    }
+}
+
+/// The index that a duplicate-key message names: `… index: NAME dup key: …`, or `collation:` in place of
+/// `dup key:`.
+fn index_name(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once(" index: ")?;
+    let end = [" dup key:", " collation:"].iter().filter_map(|mark| rest.find(mark)).min()?;
+    Some(rest[..end].to_owned())
+}
+
+/// The server's words up to where they begin to quote a document.
+fn without_values(message: &str) -> &str {
+    message.split(['{', '"']).next().unwrap_or("").trim_end_matches([' ', ':', ','])
+}
+
+/// What a reply's `writeConcernError` means: the write may be rolled back, so it is not done.
+pub fn write_concern_error(error: &Document) -> SinkError {
+    let message = error.get_str("errmsg").unwrap_or("no message");
+    SinkError::Unavailable(format!("not confirmed by a majority: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+
+    use super::*;
+
+    #[test]
+    fn a_stepdown_within_a_batch_is_no_documents_fault() {
+        for code in [91, 189, 10107, 11602] {
+            let error = doc! { "index": 0, "code": code, "errmsg": "x" };
+            assert!(matches!(write_error(&error, true), Err(SinkError::Unavailable(_))));
+        }
+        let error = doc! { "code": 13, "errmsg": "not authorized" };
+        assert!(matches!(write_error(&error, true), Err(SinkError::Denied(_))));
+    }
+
+    #[test]
+    fn a_duplicate_id_is_told_apart_from_a_unique_value_and_repeats_no_value() {
+        let id = doc! { "code": 11000, "keyPattern": { "_id": 1 }, "errmsg": "dup s3cret" };
+        let unique = doc! { "code": 11000, "keyPattern": { "email": 1 }, "errmsg": "dup s3cret" };
+
+        assert_eq!(write_error(&id, true), Ok(Written::AlreadyThere));
+        match write_error(&unique, true) {
+            Ok(Written::Conflict { reason, .. }) => {
+                assert!(reason.contains("email") && !reason.contains("s3cret"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_reason_quotes_no_document() {
+        let error = doc! { "code": 16755, "errmsg": "Can't extract geo keys: { _id: 1, card: \"s3cret\" }" };
+
+        let Ok(Written::Rejected { reason, .. }) = write_error(&error, false) else {
+            panic!("a document of its own kind of badness is rejected")
+        };
+
+        assert_eq!(reason, "Can't extract geo keys (16755)");
+    }
+
+    #[test]
+    fn what_nobody_thought_of_is_rejected() {
+        let error = doc! { "code": 121, "errmsg": "Document failed validation" };
+
+        assert!(matches!(
+            write_error(&error, false),
+            Ok(Written::Rejected { refusal: Refusal::Validation, .. })
+        ));
+    }
+}

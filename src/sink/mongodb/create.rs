@@ -1,0 +1,180 @@
+//! Making a collection or a view in Atlas, and what may stand there already.
+
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
+
+use super::{AtlasSink, classify};
+use crate::{
+    model::{namespace::Namespace, raw::Builder},
+    mongo::MongoError,
+    schema::{
+        Description, Kind, Step, steps,
+        value::{self, Value, get, without},
+    },
+    sink::{Changed, SinkError},
+};
+
+/// Options that can be changed later, and whose words a server may not know.
+const CHANGEABLE: [&str; 4] =
+    ["validator", "validationLevel", "validationAction", "expireAfterSeconds"];
+
+/// Options without which a collection still holds its documents as it should.
+const DISPENSABLE: [&str; 4] =
+    ["storageEngine", "indexOptionDefaults", "changeStreamPreAndPostImages", "encryptedFields"];
+
+/// `DatabaseDifferCase`: the server keeps no two databases whose names differ in capitals alone.
+const OTHER_CAPITALS: i32 = 13297;
+
+impl AtlasSink {
+    /// Makes a collection. Options that this Atlas does not take must not keep the documents away: those
+    /// that it can do without are left out first, then all.
+    pub(super) async fn create(
+        &self,
+        ns: &Namespace,
+        options: &RawDocument,
+    ) -> Result<Changed, SinkError> {
+        let is_view = get(options, "viewOn").is_some();
+        let plain = without(options, &DISPENSABLE);
+        let bare = without(&plain, &CHANGEABLE);
+        let mut refused = None;
+        for some in [options.to_owned(), plain, bare, RawDocumentBuf::new()] {
+            let made = match self.create_once(ns, &some).await {
+                Ok(()) if refused.is_none() => Changed::Done,
+                Ok(()) => Changed::Differs,
+                Err(Failure::IsThere) => self.what_is_there(ns, options).await?,
+                Err(Failure::Other(SinkError::Rejected(error))) if !is_view => {
+                    tracing::warn!(%ns, %error, "Atlas does not take the collection's options");
+                    refused = Some(SinkError::Rejected(error));
+                    continue;
+                }
+                Err(Failure::Other(error)) => return Err(error),
+            };
+            return Ok(made);
+        }
+        refused.map_or(Ok(Changed::Done), Err)
+    }
+
+    async fn create_once(&self, ns: &Namespace, options: &RawDocument) -> Result<(), Failure> {
+        let command = create_command(ns, options, rawdoc! { "w": "majority" });
+        let mut has_made_room = false;
+        loop {
+            let error = match self.order(ns.db(), command.clone()).await? {
+                Ok(reply) => return Ok(super::atlas::confirmed(&reply)?),
+                Err(error) => error,
+            };
+            match error.code() {
+                Some(classify::NAMESPACE_EXISTS) => return Err(Failure::IsThere),
+                Some(OTHER_CAPITALS) if !has_made_room => {
+                    self.make_room(ns, &error).await?;
+                    has_made_room = true;
+                }
+                // A user that may make no collection may most likely write none: that is told of Atlas as a whole.
+                Some(_) | None => return Err(classify::command_error(&error).into()),
+            }
+        }
+    }
+
+    /// The name is taken, by an attempt whose answer was lost, or by what no event has told to be gone. A view
+    /// holds nothing, so what is wrong with one is mended here; a collection stays, whatever its options are.
+    async fn what_is_there(
+        &self,
+        ns: &Namespace,
+        options: &RawDocument,
+    ) -> Result<Changed, SinkError> {
+        let there = self.mongo().describe_options(ns).await;
+        let there = there.map_err(|error| classify::command_error(&error))?;
+        let kind = if get(options, "viewOn").is_some() { Kind::View } else { Kind::Collection };
+        let options = without(options, &NOT_OPTIONS);
+        let wanted = Description { kind, id: None, options, indexes: Vec::new() };
+        let mut made = Changed::Done;
+        for step in steps(&wanted, there.as_ref()) {
+            match &step {
+                Step::InTheWay => return Err(SinkError::Rejected(step.to_string())),
+                Step::Create { options } => match self.create_once(ns, options).await {
+                    Ok(()) | Err(Failure::IsThere) => {}
+                    Err(Failure::Other(error)) => return Err(error),
+                },
+                Step::DropView | Step::ModifyView { .. } => {
+                    for command in step.commands(ns.coll()) {
+                        crate::sink::Sink::alter(self, ns, command).await?;
+                    }
+                }
+                Step::Option(_) | Step::Index(_) => made = Changed::Differs,
+            }
+        }
+        Ok(made)
+    }
+
+    /// Drops the database that has the name in other capitals, when nothing is left in it: the local server has
+    /// dropped it before it took this one.
+    async fn make_room(&self, ns: &Namespace, error: &MongoError) -> Result<(), SinkError> {
+        let message = error.to_string();
+        let other =
+            message.split_once("already have: [").and_then(|(_, rest)| rest.split_once(']'));
+        let other = other.map(|(db, _)| db).filter(|db| db.eq_ignore_ascii_case(ns.db()));
+        let in_the_way = |what: &str| {
+            let db = other.unwrap_or("of other capitals");
+            SinkError::Held(format!(
+                "Atlas has a database `{db}`, {what}, and keeps no two whose names differ in capitals alone"
+            ))
+        };
+        let Some(db) = other else { return Err(in_the_way("which it does not name")) };
+        if self.drop_if_emptied(db).await? {
+            return Ok(());
+        }
+        Err(in_the_way("which still holds something"))
+    }
+
+    /// Drops a database in which the server has nothing but what it keeps for itself. False where there is more.
+    pub(super) async fn drop_if_emptied(&self, db: &str) -> Result<bool, SinkError> {
+        let _alone = self.changing.write().await;
+        let listed = self.mongo().list_collections(db).await;
+        let listed = listed.map_err(|error| classify::command_error(&error))?;
+        let name = |item: &RawDocument| get(item, "name").and_then(Value::text).map(str::to_owned);
+        let is_the_servers = |name: String| matches!(&*name, "system.views" | "system.profile");
+        if !listed.iter().all(|item| name(item).is_some_and(is_the_servers)) {
+            return Ok(false);
+        }
+        tracing::info!(db, "a database that was emptied is dropped in Atlas");
+        let command = rawdoc! { "dropDatabase": 1, "writeConcern": { "w": "majority" } };
+        match self.send_order(db, command).await? {
+            Ok(reply) => super::atlas::confirmed(&reply).map(|()| true),
+            Err(error) => {
+                let needs = format!("`dropDatabase` on the database `{db}`");
+                Err(match classify::schema_error(&error, &needs) {
+                    SinkError::Unanswered(problem) => {
+                        SinkError::DropUnanswered { db: db.to_owned(), problem }
+                    }
+                    error => error,
+                })
+            }
+        }
+    }
+}
+
+/// Why nothing was made.
+enum Failure {
+    IsThere,
+    Other(SinkError),
+}
+
+impl From<SinkError> for Failure {
+    fn from(error: SinkError) -> Self {
+        Failure::Other(error)
+    }
+}
+
+/// What is told among the options and is none that `create` takes: the `_id` index is the new collection's own,
+/// and `temp`, which `$out` sets, is the server's ("the 'temp' field is an invalid option").
+const NOT_OPTIONS: [&str; 4] = ["idIndex", "uuid", "autoIndexId", "temp"];
+
+/// `create` with the options as the local server tells them, in a change event or in `listCollections`.
+fn create_command(
+    ns: &Namespace,
+    options: &RawDocument,
+    write_concern: RawDocumentBuf,
+) -> RawDocumentBuf {
+    value::command("create", ns.coll(), |command: &mut Builder| {
+        command.extend(&without(options, &NOT_OPTIONS));
+        command.push(crate::model::raw::kind::DOCUMENT, "writeConcern", write_concern.as_bytes());
+    })
+}

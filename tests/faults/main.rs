@@ -1,0 +1,17 @@
+//! What goes wrong, and what becomes of the copy then: crashes, lines, servers, disks, odd input.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod atlas_refuses;
+#[cfg(feature = "crash-points")]
+mod crash_points;
+mod elections;
+mod fault_matrix;
+mod lost_history;
+mod queue_memory;
+mod queue_trouble;
+#[cfg(feature = "fuzzing")]
+mod random_input;
+mod soak;
+mod the_stream_goes_on;

@@ -1,0 +1,209 @@
+//! The queue's disk and directory make trouble: nothing is lost, nothing panics, the disk is not filled.
+
+use std::{path::PathBuf, time::Duration};
+
+use mongodb::bson::doc;
+use rand::{
+    Rng, SeedableRng,
+    rngs::StdRng,
+    seq::{IndexedMutRandom, IndexedRandom},
+};
+
+use crate::support::{
+    PATIENCE,
+    agent::{Agent, may_mount},
+    compare::converge,
+    eventually,
+    mongod::Mongod,
+    orders, pair,
+    proxy::{Line, Proxy},
+    seed,
+};
+
+/// False where nothing may be mounted. The test then says that it proves nothing.
+fn has_small_disks() -> bool {
+    let may = may_mount().is_some();
+    if !may {
+        eprintln!("NOT PROVED: nothing may be mounted here (`unshare --mount`)");
+    }
+    may
+}
+
+/// An agent whose queue is on a disk of its own, of so many megabytes.
+fn on_a_small_disk(local: &str, atlas: &str, megabytes: u32, config: &str) -> Agent {
+    let mut agent = Agent::new(local, atlas, config);
+    agent.wrapper =
+        Some(format!("mkdir -p queue && mount -t tmpfs -o size={megabytes}m tmpfs queue"));
+    agent
+}
+
+/// The queue's folder as the agent sees it.
+fn inside(agent: &Agent) -> PathBuf {
+    let cwd = agent.dir.path().strip_prefix("/").unwrap();
+    PathBuf::from(format!("/proc/{}/root", agent.id())).join(cwd).join("queue")
+}
+
+async fn fill(local: &Mongod, from: i32, documents: i32) {
+    let orders = orders(local);
+    let document = |n| doc! { "_id": n, "x": "x".repeat(5_000) };
+    for part in 0..documents / 100 {
+        let from = from + part * 100;
+        orders.insert_many((from..from + 100).map(document)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_stops_reading_before_the_disk_is_full_and_loses_nothing() {
+    if !has_small_disks() {
+        return;
+    }
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(atlas.port).await;
+    let config = "[queue]\nmin_free_disk = \"100MiB\"\n";
+    let mut agent = on_a_small_disk(&local.uri(), &line.uri(), 200, config);
+    agent.start(&[]);
+    agent.streaming().await;
+    line.set(Line::Cut);
+
+    fill(&local, 0, 20_000).await;
+    eventually("an alert", PATIENCE, async || {
+        agent.health().is_some_and(|health| health["alerts"].to_string().contains("min_free_disk"))
+    })
+    .await;
+    line.set(Line::Up);
+    let least = std::sync::atomic::AtomicU64::new(u64::MAX);
+    let watched = async {
+        loop {
+            let free = outrigger::queue::free_disk(&inside(&agent)).unwrap_or(u64::MAX);
+            least.fetch_min(free, std::sync::atomic::Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = converge(&local.client, &atlas.client, 3 * PATIENCE) => {}
+        () = watched => {}
+    }
+
+    let least = least.into_inner() >> 20;
+    // One reply of the stream, 16 MiB, may be on its way when the limit is met.
+    assert!(least > 50, "{least} MiB were left");
+    assert!(agent.is_running());
+    assert!(!agent.log().contains("the queue failed"), "{}", agent.log());
+}
+
+/// Somebody else fills the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_ends_nothing_and_loses_nothing() {
+    if !has_small_disks() {
+        return;
+    }
+    let (local, atlas) = pair().await;
+    let config = "[queue]\nmin_free_disk = \"0B\"\n";
+    let mut agent = on_a_small_disk(&local.uri(), &atlas.uri(), 100, config);
+    agent.start(&[]);
+    agent.streaming().await;
+    fill(&local, 0, 200).await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+
+    for round in 1..4 {
+        let filler = inside(&agent).join("filler");
+        let free = outrigger::queue::free_disk(&inside(&agent)).unwrap();
+        // Until there is no byte left; so the last write may fall short.
+        let _ = std::fs::write(&filler, vec![7; usize::try_from(free).unwrap()]);
+        fill(&local, 10_000 * round, 1_000).await;
+        orders(&local).delete_many(doc! { "_id": { "$lt": 50 * round } }).await.unwrap();
+        eventually("a queue that stops or fails", PATIENCE, async || {
+            let log = agent.log();
+            let told = log.matches("the queue failed").count()
+                + log.matches("reading has stopped").count();
+            told >= usize::try_from(round).unwrap()
+        })
+        .await;
+        assert!(agent.is_running(), "{}", agent.log());
+        std::fs::remove_file(&filler).unwrap();
+
+        converge(&local.client, &atlas.client, 2 * PATIENCE).await;
+    }
+    assert!(agent.is_running());
+    assert!(!agent.log().contains("panicked"), "{}", agent.log());
+    assert!(agent.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_of_another_process_and_one_that_is_read_only_are_left_alone_and_told() {
+    let (local, atlas) = pair().await;
+    let first = Agent::started(&local.uri(), &atlas.uri());
+    first.streaming().await;
+    let queue = first.dir.path().join("queue");
+    let config = format!("[queue]\npath = \"{}\"\n", queue.display());
+
+    let output = Agent::new(&local.uri(), &atlas.uri(), &config).cli(&["run"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("in use by another process"), "{told}");
+    assert!(first.health().is_some(), "the first one goes on");
+
+    if !has_small_disks() {
+        return;
+    }
+    let mut third = Agent::new(&local.uri(), &atlas.uri(), "");
+    third.wrapper = Some("mkdir queue && mount -t tmpfs -o ro tmpfs queue".to_owned());
+    let output = third.cli(&["run"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("cannot be opened") && told.contains("permissions"), "{told}");
+}
+
+/// Bytes flipped, files cut off and files missing, at random places, while changes wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_damaged_anywhere_is_rebuilt_and_loses_nothing() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(atlas.port).await;
+    let mut agent = Agent::started(&local.uri(), &line.uri());
+    agent.streaming().await;
+    let mut rebuilt = 0;
+    for round in 0..15 {
+        line.set(Line::Cut);
+        let documents = (0..50).map(|n| doc! { "_id": round * 100 + n, "x": "x".repeat(500) });
+        orders(&local).insert_many(documents).await.unwrap();
+        orders(&local).delete_one(doc! { "_id": round * 100 - 99 }).await.unwrap();
+        agent.queued(40).await;
+        agent.kill();
+        let files: Vec<PathBuf> = std::fs::read_dir(agent.dir.path().join("queue"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file())
+            .collect();
+        // Some of the files hold nothing: the first time it is the one that holds everything.
+        let (file, damage) = match round {
+            0 => (files.iter().find(|file| file.ends_with("db")).unwrap(), 0),
+            _ => (files.choose(&mut rng).unwrap(), rng.random_range(0..3)),
+        };
+        let mut bytes = std::fs::read(file).unwrap();
+        match damage {
+            0 => std::fs::remove_file(file).unwrap(),
+            1 => {
+                bytes.truncate(rng.random_range(0..=bytes.len()));
+                std::fs::write(file, &bytes).unwrap();
+            }
+            _ => {
+                for _ in 0..rng.random_range(1..20) {
+                    if let Some(byte) = bytes.choose_mut(&mut rng) {
+                        *byte ^= 1 << rng.random_range(0..8);
+                    }
+                }
+                std::fs::write(file, &bytes).unwrap();
+            }
+        }
+        println!("round {round}: {} damaged in way {damage}", file.display());
+        line.set(Line::Up);
+        agent.start(&[]);
+        converge(&local.client, &atlas.client, PATIENCE).await;
+        agent.streaming().await;
+        assert!(agent.is_running(), "{}", agent.log());
+        rebuilt = agent.log().matches("moved aside").count();
+    }
+    println!("{rebuilt} of 15 were rebuilt");
+    assert!(rebuilt > 0, "no damage was of consequence");
+}

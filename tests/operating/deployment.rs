@@ -1,0 +1,366 @@
+//! What is under `deploy/`, as far as a machine without systemd and Docker can tell.
+
+use std::{
+    collections::BTreeSet,
+    os::unix::{fs::PermissionsExt, net::UnixDatagram},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use mongodb::bson::doc;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{
+    PATIENCE,
+    agent::{Agent, signal},
+    api::Api,
+    eventually, orders, pair,
+    proxy::{Line, Proxy},
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn script(name: &str, args: &[&str]) -> PathBuf {
+    let output = Command::new(root().join("scripts").join(name))
+        .args(args)
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "scripts/{name}");
+    String::from_utf8(output.stdout).unwrap().lines().last().unwrap().into()
+}
+
+#[test]
+fn the_unit_is_understood_by_systemd_and_hardened() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        println!("NOT PROVED: there is no systemd-analyze here");
+        return;
+    }
+    // The program is where a package puts it, which is not here.
+    let dir = TempDir::new().unwrap();
+    let unit = read("deploy/outrigger.service");
+    let program = env!("CARGO_BIN_EXE_outrigger");
+    let here: String = unit
+        .lines()
+        .filter(|line| !line.starts_with("Documentation="))
+        .map(|line| line.replace("/usr/bin/outrigger", program) + "\n")
+        .collect();
+    let path = dir.path().join("outrigger.service");
+    std::fs::write(&path, here).unwrap();
+
+    let verify = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
+    assert!(verify.status.success() && said(&verify).trim().is_empty(), "{}", said(&verify));
+    let security = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--threshold=20"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(security.status.success(), "exposure above 2.0: {}", said(&security));
+
+    for line in [
+        "Type=notify",
+        "DynamicUser=yes",
+        "StateDirectory=outrigger",
+        "MemoryMax=1G",
+        "WatchdogSec=180",
+        // However it ended: a clean end that nobody asked systemd for is an accident too.
+        "Restart=always",
+        "RestartPreventExitStatus=2 5",
+        "SuccessExitStatus=5",
+    ] {
+        assert!(unit.lines().any(|of| of == line), "{line} is missing");
+    }
+}
+
+#[test]
+fn the_package_installs_into_an_empty_root() {
+    let package = root().join(script("deb", &["--debug"]));
+    let dir = TempDir::new().unwrap();
+    let scratch = dir.path().join("root");
+    for folder in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "var/log"] {
+        std::fs::create_dir_all(scratch.join(folder)).unwrap();
+    }
+    for file in ["var/lib/dpkg/status", "var/lib/dpkg/available"] {
+        std::fs::write(scratch.join(file), "").unwrap();
+    }
+    let dpkg = |action: &str, what: &std::ffi::OsStr| {
+        let output = Command::new("dpkg")
+            .arg(format!("--root={}", scratch.display()))
+            .args(["--force-not-root", "--force-script-chrootless", "--force-depends"])
+            .arg("--log=/dev/null")
+            .arg(action)
+            .arg(what)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{action}: {}", said(&output));
+    };
+
+    dpkg("--install", package.as_os_str());
+
+    let status = std::fs::read_to_string(scratch.join("var/lib/dpkg/status")).unwrap();
+    assert!(status.contains("Status: install ok installed"), "{status}");
+    let program = scratch.join("usr/bin/outrigger");
+    let version = Command::new(&program).arg("--version").output().unwrap();
+    assert!(said(&version).starts_with("outrigger 0."), "{}", said(&version));
+    for file in [
+        "lib/systemd/system/outrigger.service",
+        "etc/outrigger/config.toml",
+        "usr/share/doc/outrigger/config.toml",
+        "usr/share/bash-completion/completions/outrigger",
+    ] {
+        assert!(scratch.join(file).is_file(), "{file} is missing");
+    }
+    assert!(scratch.join("usr/share/man/man1/outrigger.1.gz").is_file());
+    let mode = std::fs::metadata(&program).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o755);
+    // The packaged configuration is one, and asks for what is not there yet.
+    let config = scratch.join("etc/outrigger/config.toml");
+    let check = Command::new(&program).arg("--config").arg(&config).arg("check").output().unwrap();
+    assert_eq!(check.status.code(), Some(2));
+    assert!(said(&check).contains("/etc/outrigger/local.uri"), "{}", said(&check));
+
+    dpkg("--remove", "outrigger".as_ref());
+    assert!(!program.exists() && config.exists(), "the configuration stays until it is purged");
+    dpkg("--purge", "outrigger".as_ref());
+    assert!(!config.exists());
+}
+
+/// The names of metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'))
+        .filter(|word| word.starts_with("outrigger_") || word.starts_with("process_"))
+        .map(|word| word.strip_suffix("_bucket").unwrap_or(word).to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_and_board_use_metrics_that_exist() {
+    let (local, atlas) = pair().await;
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let api = Api::of(&agent);
+    let page = api.get("/metrics").1;
+    let page = page.as_str().unwrap();
+    let known: BTreeSet<_> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned))
+        .collect();
+    // Only there when they have something to tell.
+    let sometimes = ["outrigger_alerts", "outrigger_oplog_window_seconds"].map(str::to_owned);
+    let board: Value = serde_json::from_str(&read("deploy/grafana/outrigger.json")).unwrap();
+    let rules = read("deploy/prometheus/outrigger.rules.yml");
+
+    for text in [rules.as_str(), &board["panels"].to_string()] {
+        let used = metrics_in(text);
+        assert!(used.len() >= 7, "{used:?}");
+        let unknown: Vec<_> = used
+            .iter()
+            .filter(|name| !known.contains(*name) && !sometimes.contains(*name))
+            .collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+    let promtool = script("promtool", &[]);
+    let path = root().join("deploy/prometheus/outrigger.rules.yml");
+    let check = Command::new(promtool).args(["check", "rules"]).arg(path).output().unwrap();
+    assert!(check.status.success(), "{}", said(&check));
+    let ids: BTreeSet<_> =
+        board["panels"].as_array().unwrap().iter().map(|panel| panel["id"].as_u64()).collect();
+    assert_eq!(ids.len(), board["panels"].as_array().unwrap().len(), "each panel has an id");
+}
+
+/// There is no engine to build it with; what can be checked is that it names what is there.
+#[test]
+fn the_dockerfile_names_what_is_there_and_does_not_run_as_root() {
+    let text = read("deploy/Dockerfile");
+    let toolchain = format!("rust:{}", "1.95");
+
+    assert!(text.contains(&toolchain) && text.matches("\nFROM ").count() >= 2, "two stages");
+    assert!(text.contains("USER 10001:10001") && text.contains("HEALTHCHECK"));
+    let health =
+        Command::new(env!("CARGO_BIN_EXE_outrigger")).args(["status", "--help"]).output().unwrap();
+    assert!(said(&health).contains("--json"), "the health check's command");
+    let manifest = read("Cargo.toml");
+    assert!(!manifest.contains("path = \"..\""), "the build needs this folder only");
+}
+
+/// Everything at once that can be wrong.
+fn all_conditions() -> Vec<outrigger::observe::health::Condition> {
+    use outrigger::observe::{
+        health::{Vitals, judge},
+        status::{Divergence, Phase},
+    };
+    let long = Duration::from_secs(3600);
+    let vitals = Vitals {
+        phase: Phase::Failed,
+        lag: long,
+        queue_size: 1_000_000,
+        error_rate: 1.0,
+        local_silence: long,
+        atlas_silence: long,
+        uncommitted: Duration::from_secs(3_600),
+        local_delay: Duration::from_secs(3_600),
+        breaker_open: true,
+        reading_stopped: Some(String::new()),
+        oplog_window: Some(Duration::ZERO),
+        unshowable: Some(outrigger::observe::status::Unshowable::Failing(String::new())),
+        local_denied: Some(String::new()),
+        atlas_denied: Some(String::new()),
+        is_fenced: true,
+        refused_deletes: vec![String::new()],
+        not_ours: vec![(String::new(), String::new())],
+        divergences: vec![Divergence { ns: String::new(), local: 1, atlas: 0, is_exact: true }],
+        dead_letters: 1,
+    };
+    judge(&vitals, &outrigger::config::Config::default().alerts).1
+}
+
+#[test]
+fn the_readme_says_what_each_alert_means_and_has_the_roles_to_paste() {
+    let readme = read("README.md");
+    let page = &readme[readme.find("## Operating Outrigger").unwrap()..];
+
+    for condition in all_conditions() {
+        let name = condition.name;
+        assert!(page.contains(&format!("`{name}`")), "{name} is not explained");
+    }
+    for (name, _) in outrigger::observe::logging::FIELDS {
+        assert!(page.contains(&format!("`{name}`")), "the field {name} is not listed");
+    }
+    for phase in ["starting", "copying", "streaming", "paused", "stopping", "failed"] {
+        assert!(page.contains(&format!("| `{phase}` |")), "{phase} is not explained");
+    }
+    let roles = read("deploy/roles.js");
+    let pasted =
+        roles.lines().filter(|line| line.contains("\"actions\"") || line.contains("\"db\": \""));
+    for line in pasted {
+        assert!(readme.contains(line), "{line}");
+    }
+}
+
+/// systemd's end of the socket.
+struct Systemd {
+    socket: UnixDatagram,
+    dir: TempDir,
+}
+
+impl Systemd {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self { socket, dir }
+    }
+
+    fn address(&self) -> String {
+        self.dir.path().join("notify").display().to_string()
+    }
+
+    /// What has come since the last call.
+    fn heard(&self) -> Vec<String> {
+        let mut buffer = [0; 4096];
+        std::iter::from_fn(|| self.socket.recv(&mut buffer).ok().map(|n| buffer[..n].to_vec()))
+            .flat_map(|bytes| {
+                let text = String::from_utf8(bytes).unwrap();
+                text.lines().map(str::to_owned).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_hears_of_the_start_the_state_and_the_end() {
+    let (local, atlas) = pair().await;
+    let to_local = Proxy::to(local.port).await;
+    let to_atlas = Proxy::to(atlas.port).await;
+    let systemd = Systemd::new();
+    let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), "[alerts]\nlag = \"1s\"\n");
+    agent.set_env("NOTIFY_SOCKET", &systemd.address());
+    // Atlas is away, which is no failed start.
+    to_atlas.set(Line::Cut);
+    agent.start(&[]);
+    let mut all = Vec::new();
+    let mut hears = async |part: &str| {
+        eventually(part, PATIENCE, async || {
+            all.extend(systemd.heard());
+            all.iter().any(|line| line.contains(part))
+        })
+        .await;
+        std::mem::take(&mut all)
+    };
+    let heard = hears("READY=1").await;
+    assert!(heard.iter().any(|line| line == "WATCHDOG=1"), "{heard:?}");
+    to_atlas.set(Line::Up);
+    hears("STATUS=Healthy: streaming").await;
+    to_atlas.set(Line::Cut);
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+    hears("STATUS=Unhealthy: Atlas is").await;
+
+    // An end that is known to be away is no reason to begin anew.
+    to_local.set(Line::Cut);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    systemd.heard();
+    hears("WATCHDOG=1").await;
+
+    // A process that hangs does not say that it lives.
+    signal(agent.id(), "STOP");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    systemd.heard();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(systemd.heard(), Vec::<String>::new());
+    signal(agent.id(), "CONT");
+    to_local.set(Line::Up);
+    to_atlas.set(Line::Up);
+    signal(agent.id(), "TERM");
+    hears("STOPPING=1").await;
+    assert!(agent.ended(PATIENCE).await.success());
+}
+
+/// The exit code for which the unit makes an exception to `Restart=always`; by hand it is a success.
+#[test]
+fn a_service_that_is_switched_off_is_not_started_again() {
+    let systemd = Systemd::new();
+    let nowhere = "mongodb://127.0.0.1:1/?directConnection=true";
+    let mut agent = Agent::new(nowhere, nowhere, "[sync]\nenabled = false\n");
+    assert_eq!(agent.cli(&["run"]).status.code(), Some(0));
+    agent.set_env("NOTIFY_SOCKET", &systemd.address());
+
+    let ended = agent.cli(&["run"]);
+
+    assert_eq!(ended.status.code(), Some(5), "{}", said(&ended));
+    assert_eq!(systemd.heard(), ["READY=1"]);
+}
+
+/// A service's connection strings come as systemd's copies, under the names that the configuration gives.
+#[test]
+fn credentials_of_systemd_take_the_place_of_the_files() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("local.uri"), "mongodb://127.0.0.1:1/?directConnection=true")
+        .unwrap();
+    std::fs::write(dir.path().join("atlas.uri"), "mongodb://127.0.0.1:1/").unwrap();
+    let config = root().join("deploy/debian/config.toml");
+    let status = |credentials: Option<&Path>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        command.arg("--config").arg(&config).arg("check").current_dir(dir.path());
+        command.env_remove("MONGODB_LOCAL_URI").env_remove("MONGODB_ATLAS_URI");
+        if let Some(path) = credentials {
+            command.env("CREDENTIALS_DIRECTORY", path);
+        }
+        command.output().unwrap()
+    };
+
+    assert!(said(&status(None)).contains("cannot read `/etc/outrigger/local.uri`"));
+    let with = said(&status(Some(dir.path())));
+    assert!(with.contains("without TLS"), "both were read: {with}");
+}

@@ -1,0 +1,18 @@
+//! What a person or a script sees and sets: the CLI, the API, the settings, the alerts, the deployment.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod admin_api;
+mod alerts;
+mod api_contract;
+mod cli;
+mod config;
+mod dashboard;
+mod deployment;
+mod every_setting_is_respected;
+mod failures_explain_themselves;
+mod guest_of_its_host;
+mod metrics_tell_the_truth;
+mod security;
+mod version_matrix;
