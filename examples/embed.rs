@@ -7,8 +7,8 @@
 use std::{path::Path, time::Duration};
 
 use outrigger::{
-    admin::health::report,
-    agent::{Agent, AgentError},
+    Agent, AgentError, Config,
+    admin::{self, health::report},
     config::{ConfigError, LogFormat, load},
     observe::logging,
 };
@@ -17,7 +17,8 @@ use outrigger::{
 async fn main() -> Result<(), AgentError> {
     let config = config()?;
     logging::start("info", LogFormat::Text);
-    let agent = Agent::prepare(config, false).await?;
+    // With the admin API, as the program has it. An agent without `serve` opens no port.
+    let agent = Agent::builder(config).serve(admin::start).prepare().await?;
 
     // Look at it from the outside while it runs.
     let handles = agent.handles();
@@ -45,7 +46,7 @@ async fn main() -> Result<(), AgentError> {
 }
 
 /// `config.toml`, if there is one, and the environment; as the binary does.
-fn config() -> Result<outrigger::config::Config, ConfigError> {
+fn config() -> Result<Config, ConfigError> {
     let file = Path::new("config.toml");
     load(file.exists().then_some(file), |name| std::env::var(name).ok())
 }

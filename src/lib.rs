@@ -39,6 +39,21 @@
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
 //! sled and bincode, only `admin` knows the web framework, only `policy/backoff` knows the crate of that name.
 //!
+//! # In a program of one's own
+//!
+//! ```no_run
+//! use outrigger::{Agent, Config, admin};
+//!
+//! # async fn replicate(config: Config) -> Result<(), outrigger::AgentError> {
+//! let agent = Agent::builder(config).serve(admin::start).prepare().await?;
+//! let handles = agent.handles();
+//! agent.run(async { /* until this ends */ }).await
+//! # }
+//! ```
+//!
+//! The agent leaves the process alone: a queue that failed is an error that [`Agent::run`] returns, and to begin
+//! the process anew is what the program does ([`cli`]).
+//!
 //! # Where to read on
 //!
 //! [`queue`] for the contract that everything rests on, [`model::delta`] for what makes a merge exact,
@@ -65,3 +80,7 @@ pub mod source;
 pub mod sync;
 pub mod tailer;
 pub mod worker;
+
+pub use agent::{Agent, AgentError, Handles};
+pub use config::Config;
+pub use runtime::shutdown::Stop;

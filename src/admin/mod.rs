@@ -20,7 +20,10 @@ use serde::Serialize;
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 
-use crate::agent::Handles;
+use crate::{
+    agent::{AgentError, Handles, Serving},
+    observe::report::one_line,
+};
 
 mod assets;
 mod dead_letters;
@@ -56,6 +59,23 @@ const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// Longest time for an answer to begin, but for `flush`, which has a time of its own.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// Binds `admin.listen`, and reads or makes the token; what it returns serves until it is dropped.
+///
+/// # Errors
+/// [`AgentError::Admin`] where the address is taken, or the token file cannot be used.
+pub async fn start(handles: Handles) -> Result<Serving, AgentError> {
+    let listen = handles.config.admin.listen;
+    let failed = |source| AgentError::Admin { listen: listen.to_string(), source };
+    let token = read_or_make(&handles.config.admin.token_file)
+        .map_err(|error| failed(std::io::Error::other(one_line(&error))))?;
+    let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    Ok(Box::pin(async move {
+        if let Err(error) = serve(listener, handles, token).await {
+            tracing::error!(%error, "the admin API has stopped");
+        }
+    }))
+}
 
 /// Serves until the task is dropped.
 ///

@@ -5,8 +5,11 @@
 //!             │                             ▼
 //!  local ─▶ Source ─▶ Tailer ─▶ Queue ─▶ Worker × lanes ─▶ Sink ─▶ Atlas
 //!                                 ▲
-//!                         admin API, CLI
+//!                         Handles: admin API, CLI
 //! ```
+//!
+//! What serves the agent's [`Handles`], the admin API in the program, is given to it by the [`Builder`]: the agent
+//! knows nothing of it.
 //!
 //! A task that ends early takes the agent down with it: an agent that has quietly stopped reading is
 //! worse than one that has exited.
@@ -19,7 +22,6 @@ use std::{
 use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{
-    admin,
     config::{Config, ConfigError},
     gate::Gate,
     mongo::Mongo,
@@ -47,9 +49,11 @@ use crate::{
     worker::Worker,
 };
 
+mod builder;
 mod connect;
 mod flush;
 mod gatekeeper;
+mod handles;
 mod identity;
 mod monitor;
 mod outbox;
@@ -57,7 +61,10 @@ mod patience;
 mod stop;
 mod vitals;
 
+use builder::Serve;
+pub use builder::{Builder, Serving};
 use gatekeeper::Gatekeeper;
+pub use handles::Handles;
 use stop::{settle, stop_tasks};
 
 pub use connect::{connect_atlas, connect_local, ends, queue_options};
@@ -89,7 +96,7 @@ pub enum AgentError {
     OtherSource { problem: String },
     #[error(transparent)]
     Sync(#[from] SyncError),
-    /// The admin API cannot listen, or its token file cannot be used.
+    /// What serves the agent's handles cannot listen, or its token file cannot be used.
     #[error("the admin API cannot be started on {listen}")]
     Admin { listen: String, source: std::io::Error },
     /// A bug: a task panicked.
@@ -121,30 +128,18 @@ pub struct Agent {
     watch: Arc<SchemaWatch>,
     monitor: Arc<Monitor>,
     stop: Stop,
-}
-
-/// What the admin API works with.
-#[derive(Clone)]
-pub struct Handles {
-    pub status: Arc<Status>,
-    pub queue: Arc<Queue>,
-    pub local: Mongo,
-    pub atlas: Mongo,
-    pub config: Arc<Config>,
-    /// Wakes the reconciler.
-    pub demanded: Arc<Notify>,
-    /// Whose options and indexes are to be looked at.
-    pub watch: Arc<SchemaWatch>,
-    pub monitor: Arc<Monitor>,
+    serve: Option<Serve>,
 }
 
 impl Agent {
-    /// Connects, checks that the local database can be replicated from, and opens the queue. Atlas
-    /// may be away.
-    ///
-    /// # Errors
-    /// What the person who starts the agent must mend first.
-    pub async fn prepare(config: Config, adopt: bool) -> Result<Self, AgentError> {
+    /// Begins with a configuration; see [`Builder`].
+    pub fn builder(config: Config) -> Builder {
+        Builder::new(config)
+    }
+
+    async fn prepare(builder: Builder) -> Result<Self, AgentError> {
+        let Builder { config, adopt, serve } = builder;
+        config.validate()?;
         connect::tell_of_options(&config)?;
         let gate = Arc::new(Gate::default());
         let local = connect::connect_local_by(&config, Some(gate.clone())).await?;
@@ -189,6 +184,7 @@ impl Agent {
             watch: Arc::default(),
             monitor: Arc::default(),
             stop: Stop::default(),
+            serve,
         };
         agent.gatekeeper().open().await?;
         agent.check_filter()?;
@@ -221,23 +217,7 @@ impl Agent {
         Ok(format!("{PIPELINE_VERSION}-{}", self.config.filter()?.fingerprint()))
     }
 
-    /// Binds the admin API, so that a port that is taken is known before anything starts.
-    async fn serve_admin(&self) -> Result<impl Future<Output = ()> + use<>, AgentError> {
-        let listen = self.config.admin.listen;
-        let failed = |source| AgentError::Admin { listen: listen.to_string(), source };
-        let token = admin::read_or_make(&self.config.admin.token_file).map_err(|error| {
-            failed(std::io::Error::other(crate::observe::report::one_line(&error)))
-        })?;
-        let listener = tokio::net::TcpListener::bind(listen).await.map_err(failed)?;
-        let handles = self.handles();
-        Ok(async move {
-            if let Err(error) = admin::serve(listener, handles, token).await {
-                tracing::error!(%error, "the admin API has stopped");
-            }
-        })
-    }
-
-    /// For the admin API, or for an embedder that wants to look inside.
+    /// What the agent is looked at and asked by, while it runs.
     pub fn handles(&self) -> Handles {
         Handles {
             status: self.status.clone(),
@@ -262,7 +242,7 @@ impl Agent {
     /// # Errors
     /// What ended a task. After [`AgentError::Queue`] the process should begin anew: threads of the
     /// queue's storage may hang, and its lock on the directory with them.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         let config = self.config.clone();
         let filter = config.filter()?;
         let source =
@@ -276,8 +256,10 @@ impl Agent {
         let late = Arc::new(Mutex::new(LateWrites::default()));
         let watch = self.watch.clone();
         let compare = self.demanded.clone();
-        let admin = self.serve_admin().await?;
         let mut beside = JoinSet::new();
+        if let Some(serve) = self.serve.take() {
+            beside.spawn(serve(self.handles()).await?);
+        }
         beside.spawn(vitals::beat(self.status.clone(), self.queue.clone()));
         let gatekeeper = self.gatekeeper();
         let (refuse, refused) = tokio::sync::oneshot::channel();
@@ -371,7 +353,6 @@ impl Agent {
             tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
         }
         let outbox = Arc::new(outbox::Outbox::default());
-        beside.spawn(admin);
         beside.spawn({
             let stop = stop.clone();
             async move { drop(reconciler.beat_while_draining(&stop).await) }

@@ -9,6 +9,7 @@ use std::{
 
 use super::systemd;
 use crate::{
+    admin,
     agent::{Agent, AgentError},
     config::Config,
     observe::{
@@ -90,7 +91,7 @@ async fn prepare(
     if restarts == 0 {
         return tokio::select! {
             () = asked.drain.cancelled() => Ok(None),
-            agent = Agent::prepare(config.clone(), adopt) => Ok(Some(agent?)),
+            agent = built(config, adopt) => Ok(Some(agent?)),
         };
     }
     let mut wait = OutageWait::new(Duration::from_secs(1), Duration::from_secs(60));
@@ -104,7 +105,7 @@ async fn prepare(
         }
         let prepared = tokio::select! {
             () = asked.drain.cancelled() => return Ok(None),
-            prepared = Agent::prepare(config.clone(), adopt) => prepared,
+            prepared = built(config, adopt) => prepared,
         };
         match prepared {
             Err(error @ (AgentError::Queue(_) | AgentError::Local(_))) => {
@@ -114,6 +115,10 @@ async fn prepare(
             agent => return Ok(Some(agent?)),
         }
     }
+}
+
+async fn built(config: &Config, adopt: bool) -> Result<Agent, AgentError> {
+    Agent::builder(config.clone()).adopt(adopt).serve(admin::start).prepare().await
 }
 
 /// Begins anew when the agent is stuck: on a disk that fails, sled may wait for ever instead of

@@ -14,6 +14,7 @@ use super::{
     show,
 };
 use crate::{
+    admin,
     agent::{Agent, Handles, queue_options},
     cli::args::{Output, SyncArgs},
     config::{Config, units},
@@ -140,7 +141,7 @@ async fn run_here(config: Config, request: SyncRequest, adopt: bool) -> Result<C
             .await;
     }
     crate::observe::logging::start("warn", config.log.format);
-    let agent = Agent::prepare(config, adopt).await?;
+    let agent = Agent::builder(config).adopt(adopt).serve(admin::start).prepare().await?;
     let handles = agent.handles();
     if !request.namespaces.is_empty() {
         let Handles { local, atlas, config, .. } = &handles;

@@ -103,7 +103,7 @@ pub fn parse(
     read_environment(&mut config, &env)?;
     read_uri_files(&mut config, &env)?;
     read_webhook_file(&mut config, &env)?;
-    validate(&config)?;
+    config.validate()?;
     Ok(config)
 }
 
@@ -244,14 +244,20 @@ fn secret_uri(key: &'static str, text: &str) -> Result<Uri, ConfigError> {
     })
 }
 
-/// What a single key cannot see.
-fn validate(config: &Config) -> Result<(), ConfigError> {
-    config.filter()?;
-    if config.breaker.open_for > config.breaker.open_for_max {
-        return Err(ConfigError::invalid(
-            "breaker.open_for",
-            "is longer than `breaker.open_for_max`".to_owned(),
-        ));
+impl Config {
+    /// What a single key cannot see: whether the values go together. For a configuration that was put together
+    /// in code; [`load`] and [`parse`] have done it.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the key.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.filter()?;
+        if self.breaker.open_for > self.breaker.open_for_max {
+            return Err(ConfigError::invalid(
+                "breaker.open_for",
+                "is longer than `breaker.open_for_max`".to_owned(),
+            ));
+        }
+        Ok(())
     }
-    Ok(())
 }

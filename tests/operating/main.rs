@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod dashboard;
 mod deployment;
+mod embedding;
 mod every_setting_is_respected;
 mod failures_explain_themselves;
 mod guest_of_its_host;

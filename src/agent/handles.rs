@@ -1,0 +1,25 @@
+//! What the agent is looked at and asked by from outside.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::Monitor;
+use crate::{
+    config::Config, mongo::Mongo, observe::status::Status, queue::Queue, schema::watch::SchemaWatch,
+};
+
+/// The parts of a running agent, shared with it.
+#[derive(Clone)]
+pub struct Handles {
+    pub status: Arc<Status>,
+    pub queue: Arc<Queue>,
+    pub local: Mongo,
+    pub atlas: Mongo,
+    pub config: Arc<Config>,
+    /// Wakes the reconciler.
+    pub demanded: Arc<Notify>,
+    /// Whose options and indexes are to be looked at.
+    pub watch: Arc<SchemaWatch>,
+    pub monitor: Arc<Monitor>,
+}
