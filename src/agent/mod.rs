@@ -69,9 +69,8 @@ use stop::{settle, stop_tasks};
 
 pub use connect::{connect_atlas, connect_local, ends, queue_options};
 pub use flush::{FlushError, Flushed, flush};
-pub use monitor::{Monitor, judged, lives};
+pub use monitor::{Monitor, judged, lag, lives};
 use patience::patiently;
-pub use vitals::lag;
 
 /// Documents whose reads are remembered one by one; see [`Horizon`].
 const HORIZON_DOCUMENTS: usize = 100_000;

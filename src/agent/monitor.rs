@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use super::{Handles, vitals::lag};
+use super::Handles;
 use crate::{
     observe::{
         alerts::{AlertBook, Notice},
         health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
-        status::{Fault, Phase, Unshowable},
+        status::{Fault, Phase, Status, Unshowable},
         trend::{History, Sample, Totals},
     },
     queue::Queue,
@@ -143,4 +143,18 @@ pub fn lives(handles: &Handles) -> bool {
         (since(atlas_end.heard_ms(), now), atlas),
         patience,
     )
+}
+
+/// How far Atlas is behind the local database: the age of the oldest change that is not there yet.
+/// Changes that were not read yet are counted through the stream's silence, and through what the server tells of
+/// writes that no majority has.
+pub fn lag(status: &Status, queue: &Queue) -> Duration {
+    let now = now_ms();
+    let oldest = queue.oldest_ms().ok().flatten();
+    let unapplied = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
+    let heard = status.metrics.local_heard_ms.get();
+    // An answer is due every second; half a minute of slack is the driver's business, not lag.
+    let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
+    let unread = status.state().majority.behind();
+    Duration::from_millis(unapplied.max(silence)).max(unread)
 }

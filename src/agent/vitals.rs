@@ -1,4 +1,4 @@
-//! Figures that follow from others: lag, consistency, alerts, the summary of each minute.
+//! Figures that follow from others, kept up to date: consistency, alerts, the summary of each minute.
 
 use std::{
     sync::Arc,
@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Handles,
-    monitor::{sample, update_alerts},
+    monitor::{lag, sample, update_alerts},
     outbox::{Outbox, letter},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         status::{Fault, Status},
     },
     queue::Queue,
-    runtime::{clock::now_ms, shutdown::blocking},
+    runtime::shutdown::blocking,
     source::{last_write, oplog_start},
     sync::state::SyncState,
 };
@@ -232,20 +232,6 @@ pub(super) async fn keep_consistency(
     if written.is_ok() {
         *kept = now;
     }
-}
-
-/// How far Atlas is behind the local database: the age of the oldest change that is not there yet.
-/// Changes that were not read yet are counted through the stream's silence, and through what the server tells of
-/// writes that no majority has.
-pub fn lag(status: &Status, queue: &Queue) -> Duration {
-    let now = now_ms();
-    let oldest = queue.oldest_ms().ok().flatten();
-    let unapplied = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
-    let heard = status.metrics.local_heard_ms.get();
-    // An answer is due every second; half a minute of slack is the driver's business, not lag.
-    let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
-    let unread = status.state().majority.behind();
-    Duration::from_millis(unapplied.max(silence)).max(unread)
 }
 
 #[cfg(test)]

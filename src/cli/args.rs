@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use crate::{
     config::{LogFormat, units},
-    model::namespace::Namespace,
+    model::namespace::{Namespace, NamespaceFilter},
+    observe::report::{ExitCode, Failure},
 };
 
 /// Keeps a second, always usable copy of a local MongoDB in MongoDB Atlas.
@@ -306,4 +307,15 @@ pub struct ItemArgs {
     pub id: Uuid,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// The namespaces of `--ns`.
+///
+/// # Errors
+/// A usage error that names the pattern.
+pub fn check_patterns(patterns: &[String]) -> Result<NamespaceFilter, Failure> {
+    NamespaceFilter::new(patterns, &[]).map_err(|error| {
+        Failure::new(ExitCode::Usage, error)
+            .hint("for example `--ns shop.orders` or `--ns 'shop.*'`")
+    })
 }

@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     access::Client,
+    args::check_patterns,
     show,
-    sync::check_patterns,
     verify::{begin, greet, print, stop_on_signal, with_bars},
 };
 use crate::{

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     access::Client,
+    args::check_patterns,
     bars::{Bars, LOOK, pace},
     show,
 };
@@ -18,7 +19,6 @@ use crate::{
     agent::{Agent, Handles, queue_options},
     cli::args::{Output, SyncArgs},
     config::{Config, units},
-    model::namespace::NamespaceFilter,
     observe::{
         progress::{Activity, ProgressReport},
         report::{ExitCode, Failure},
@@ -124,13 +124,6 @@ fn is_stuck(sync: &ProgressReport) -> bool {
 fn is_written(sync: &ProgressReport, oldest: Option<u64>) -> bool {
     let ended_for = now_ms().saturating_sub(sync.finished_ms.unwrap_or_else(now_ms));
     oldest.is_none_or(|oldest| oldest < ended_for)
-}
-
-pub fn check_patterns(patterns: &[String]) -> Result<NamespaceFilter, Failure> {
-    NamespaceFilter::new(patterns, &[]).map_err(|error| {
-        Failure::new(ExitCode::Usage, error)
-            .hint("for example `--ns shop.orders` or `--ns 'shop.*'`")
-    })
 }
 
 /// Runs an agent for as long as the sync takes.

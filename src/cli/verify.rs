@@ -8,9 +8,9 @@ use std::{
 
 use super::{
     access::Client,
+    args::check_patterns,
     bars::{Bars, LOOK},
     show, signals,
-    sync::check_patterns,
 };
 use crate::{
     agent::{connect_atlas, connect_local, ends},

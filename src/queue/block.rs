@@ -18,7 +18,7 @@ use std::borrow::Cow;
 
 use snap::raw::{Decoder, Encoder, decompress_len};
 
-use super::codec::CodecError;
+use super::codec::{CodecError, LAYOUT_VERSION};
 
 /// Most entries of a block: as many as a mask of 64 bits can tell apart.
 pub const ENTRIES_MAX: usize = 64;
@@ -28,9 +28,6 @@ pub const ENTRIES_MAX: usize = 64;
 /// sled rewrites a leaf of up to 16 values for every eighth value that is added, and keeps at least 256 leaves in
 /// memory: 16 KiB is where larger ones stop to save time and begin to cost memory.
 pub const BYTES_MAX: usize = 16 << 10;
-
-/// The layout that this program writes, and the only one it reads (I6).
-pub const LAYOUT_VERSION: u8 = 2;
 
 const AS_IT_IS: u8 = 0;
 const SNAPPY: u8 = 1;

@@ -11,10 +11,7 @@ use bincode::config::{Configuration, standard};
 use bson::{RawDocument, RawDocumentBuf};
 use uuid::Uuid;
 
-use super::{
-    block::LAYOUT_VERSION,
-    entry::{Entry, Work},
-};
+use super::entry::{Entry, Work};
 use crate::{
     model::{
         checkpoint::{Checkpoint, ClusterTime, ResumeToken},
@@ -29,6 +26,9 @@ use crate::{
 
 /// The version that this program writes, and the only one it reads.
 pub const FORMAT_VERSION: u8 = 1;
+
+/// The layout of blocks that this program writes, and the only one it reads (I6).
+pub const LAYOUT_VERSION: u8 = 2;
 
 /// Bytes in the queue that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,8 +6,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use super::{
     CodecError, QueueError,
-    block::{LAYOUT_VERSION, View, unpack},
+    block::{View, unpack},
     blocks::{Block, BlockId, Place},
+    codec::LAYOUT_VERSION,
     codec::{self, Namespaces, Subject},
     commit::PART_BYTES,
     edit::{Edit, Finished, Surroundings, fingerprint},
