@@ -14,11 +14,9 @@
 //! A task that ends early takes the agent down with it: an agent that has quietly stopped reading is
 //! worse than one that has exited.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{

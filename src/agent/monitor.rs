@@ -1,9 +1,8 @@
 //! What the agent remembers about itself: the alerts that are raised, and the last hour.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Handles;
 use crate::{
@@ -30,11 +29,11 @@ pub struct Monitor {
 
 impl Monitor {
     pub fn alerts(&self) -> MutexGuard<'_, AlertBook> {
-        self.alerts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.alerts.lock()
     }
 
     pub fn history(&self) -> MutexGuard<'_, History> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+        self.history.lock()
     }
 }
 

@@ -3,13 +3,9 @@
 //! Both run beside replication and never hold it up: what the far end does not take waits in a bounded list,
 //! is tried again for as long as the agent runs, and the oldest goes first when the list is full.
 
-use std::{
-    collections::VecDeque,
-    io::ErrorKind,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, io::ErrorKind, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
@@ -48,7 +44,7 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub fn push(&self, letter: Value) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         if waiting.len() == WAITING_MAX {
             waiting.pop_front();
         }
@@ -57,12 +53,12 @@ impl Outbox {
     }
 
     fn first(&self) -> Option<Value> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).front().cloned()
+        self.waiting.lock().front().cloned()
     }
 
     /// Takes `letter` out, if it is still there: a full list may have dropped it meanwhile.
     fn remove(&self, letter: &Value) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         if waiting.front() == Some(letter) {
             waiting.pop_front();
         }

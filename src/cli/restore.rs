@@ -1,10 +1,6 @@
 //! `outrigger restore`
 
-use std::{
-    process::ExitCode as Code,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{process::ExitCode as Code, sync::Arc, time::Duration};
 
 use super::{
     access::Client,
@@ -58,7 +54,7 @@ pub async fn run(config: &Config, patterns: &[String]) -> Result<Code, Failure> 
         stop: &stop,
     };
     let restored = with_bars(&restore.progress, &stop, restore.run()).await?;
-    let report = restore.progress.lock().unwrap_or_else(PoisonError::into_inner).report(now_ms());
+    let report = restore.progress.lock().report(now_ms());
     show::line(format!(
         "restored {} documents, {} in {}",
         restored.documents,

@@ -1,10 +1,8 @@
 //! `outrigger verify`
 
-use std::{
-    process::ExitCode as Code,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{process::ExitCode as Code, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
 
 use super::{
     access::Client,
@@ -131,7 +129,7 @@ pub async fn with_bars<T, E: From<SyncError>>(
             }
             () = tokio::time::sleep(LOOK) => {
                 let report =
-                    progress.lock().unwrap_or_else(PoisonError::into_inner).report(now_ms());
+                    progress.lock().report(now_ms());
                 bars.show(&report);
             }
         }
@@ -152,7 +150,7 @@ fn interrupted(error: SyncError) -> Failure {
 fn lag_of_agent(config: Config) -> Lag {
     let last = Mutex::new(Duration::from_secs(5));
     Arc::new(move || {
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = last.lock();
         let client = match Client::connect(&config) {
             Ok(None) => return None,
             Ok(Some(client)) => Some(client),

@@ -24,12 +24,10 @@
 //! - **G2** A proof opens the gate only if nothing closed it since the proof began.
 //! - **G3** An epoch is of one server process.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bson::oid::ObjectId;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::model::checkpoint::ClusterTime;
@@ -209,7 +207,7 @@ impl Gate {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -7,18 +7,14 @@
 //! last, so the connection that a reply came over is the next one, unless somebody else takes it. (The driver's
 //! events of commands would tell more, and copy each reply.)
 
-use std::{
-    cell::RefCell,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{cell::RefCell, pin::Pin, sync::Arc, time::Duration};
 
 use bson::{Document, oid::ObjectId, rawdoc};
 use mongodb::{
     event::{EventHandler, cmap::CmapEvent},
     options::ServerAddress,
 };
+use parking_lot::Mutex;
 
 use super::{
     Mongo, MongoError, Slot, class,
@@ -121,7 +117,7 @@ impl Mongo {
     /// The process that has answered a proof.
     pub fn process(&self) -> Option<ObjectId> {
         match &self.guard {
-            Guard::Proof { process, .. } => *lock(process),
+            Guard::Proof { process, .. } => *process.lock(),
             Guard::None | Guard::Gate { .. } => None,
         }
     }
@@ -181,7 +177,7 @@ impl Mongo {
         (address, id): &(ServerAddress, u32),
     ) -> bool {
         let Guard::Gate { gate, connections } = &self.guard else { return false };
-        let known = lock(connections).of(&(slot.number, address.clone(), *id));
+        let known = connections.lock().of(&(slot.number, address.clone(), *id));
         known.is_some_and(|known| known.is_proven && gate.is_of(permit, known.process))
     }
 
@@ -196,7 +192,7 @@ impl Mongo {
             Guard::None => Ok(()),
             Guard::Proof { process, connections } => {
                 let answered = self.behind(connections, slot, &connection).await?.process;
-                let expected = *lock(process).get_or_insert(answered);
+                let expected = *process.lock().get_or_insert(answered);
                 if expected == answered { Ok(()) } else { Err(MongoError::Unproven) }
             }
             Guard::Gate { gate, connections } => {
@@ -212,7 +208,7 @@ impl Mongo {
                     if !is_proven || !permit.holds() {
                         return Err(MongoError::Unproven);
                     }
-                    lock(connections).proven(&connection);
+                    connections.lock().proven(&connection);
                 }
                 Ok(())
             }
@@ -231,7 +227,7 @@ impl Mongo {
                 tokio::time::sleep(wait).await;
             }
             // Or somebody else has asked it meanwhile.
-            if let Some(behind) = lock(connections).of(connection) {
+            if let Some(behind) = connections.lock().of(connection) {
                 return Ok(behind);
             }
             let asked = (0..at_once).map(|_| {
@@ -241,11 +237,11 @@ impl Mongo {
             for (reply, taken) in futures_util::future::join_all(asked).await {
                 let process = process_of(&reply?).ok_or(MongoError::Unproven)?;
                 if let Some((address, id)) = taken {
-                    lock(connections).leads_to((slot.number, address, id), process);
+                    connections.lock().leads_to((slot.number, address, id), process);
                 }
             }
         }
-        lock(connections).of(connection).ok_or(MongoError::Unproven)
+        connections.lock().of(connection).ok_or(MongoError::Unproven)
     }
 }
 
@@ -259,10 +255,6 @@ fn is_no_answer(error: &MongoError) -> bool {
 /// `topologyVersion.processId`: drawn at random when a server starts (4.4 and later).
 pub fn process_of(hello: &Document) -> Option<ObjectId> {
     hello.get_document("topologyVersion").ok()?.get_object_id("processId").ok()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

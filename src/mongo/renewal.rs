@@ -12,10 +12,11 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex as StdMutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex as StdMutex, MutexGuard};
 use sha2::{Digest, Sha256};
 
 use super::{Mongo, MongoError, Slot};
@@ -114,8 +115,8 @@ fn may_be_renewed(uri: &Uri) -> bool {
 }
 
 impl Renewal {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
     }
 }
 

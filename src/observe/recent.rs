@@ -4,12 +4,10 @@
 //! the younger one is full it becomes the older one, and what was older is forgotten. So between one and
 //! two generations are known, in about three megabytes at the most.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::HashMap;
 
 use ahash::RandomState;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::model::{document_key::DocumentKey, namespace::Namespace};
 
@@ -66,7 +64,7 @@ impl Recent {
     }
 
     fn lock(&self) -> MutexGuard<'_, Generations> {
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.generations.lock()
     }
 }
 

@@ -3,8 +3,9 @@
 use std::{
     collections::{BTreeSet, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::model::{document_key::DocumentKey, namespace::Namespace};
 
@@ -51,7 +52,7 @@ impl Repaired {
     }
 
     fn queued(&self) -> MutexGuard<'_, Queued> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

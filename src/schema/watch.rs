@@ -3,13 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, futures::Notified};
 
 use crate::model::namespace::Namespace;
@@ -102,11 +100,11 @@ impl SchemaWatch {
     }
 
     fn loose(&self) -> MutexGuard<'_, BTreeMap<Namespace, Instant>> {
-        self.loosened.lock().unwrap_or_else(PoisonError::into_inner)
+        self.loosened.lock()
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeSet<Namespace>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 
     /// Completes when something is asked, or was since the last call.
@@ -115,6 +113,6 @@ impl SchemaWatch {
     }
 
     fn asked(&self) -> MutexGuard<'_, Asked> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.asked.lock()
     }
 }

@@ -2,11 +2,7 @@
 //! follows from another target, the heartbeat, and what is looked at with each: whether the local database has
 //! become a copy of the target, and whether another source has marked what is ours.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     LOOK_AGAIN, Listing, Reconciler, SyncError, atlas_collections, local_collections, ownership,
@@ -307,8 +303,8 @@ impl<K: Sink> Reconciler<K> {
         Ok(())
     }
 
-    fn ring(&self) -> std::sync::MutexGuard<'_, Ring> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ring(&self) -> parking_lot::MutexGuard<'_, Ring> {
+        self.ring.lock()
     }
 
     /// What the local database has of what is replicated, but for what is not ours in Atlas.

@@ -1,11 +1,12 @@
 //! Both ends, read within bounds and with patience.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{SyncError, pause};
@@ -93,7 +94,7 @@ impl Ends {
     /// Waits until so many documents may be read from the local database.
     pub async fn book(&self, documents: usize, stop: &Stop) -> Result<(), SyncError> {
         let wait = {
-            let mut reads = self.reads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut reads = self.reads.lock();
             reads.book(Instant::now(), documents, 0)
         };
         if stop.is_draining() {

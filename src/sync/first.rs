@@ -43,21 +43,21 @@ pub(super) struct Plans {
     queue: Arc<Queue>,
     state: Mutex<SyncState>,
     /// Collections that the run did not wait for.
-    left: std::sync::Mutex<BTreeSet<Namespace>>,
+    left: parking_lot::Mutex<BTreeSet<Namespace>>,
 }
 
 impl Plans {
     pub fn new(queue: Arc<Queue>, state: SyncState) -> Self {
-        Self { queue, state: Mutex::new(state), left: std::sync::Mutex::default() }
+        Self { queue, state: Mutex::new(state), left: parking_lot::Mutex::default() }
     }
 
     /// The run does not wait for this one.
     pub fn leave(&self, ns: &Namespace) {
-        self.left.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(ns.clone());
+        self.left.lock().insert(ns.clone());
     }
 
     pub fn left(&self) -> BTreeSet<Namespace> {
-        self.left.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.left.lock().clone()
     }
 
     pub async fn state(&self) -> SyncState {

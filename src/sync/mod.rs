@@ -15,12 +15,10 @@
 //!
 //! Before any of it, the [ownership] of the target is settled. Until then nothing is written to Atlas.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -403,7 +401,7 @@ impl<K: Sink> Reconciler<K> {
         progress.digest = state.request.as_ref().is_some_and(|request| request.digest);
         tracing::info!(id = progress.id, reason = progress.reason, "a full sync begins");
         self.received_before.set(self.ends.atlas.received());
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.failed.lock().clear();
         // One that goes on after a restart has queued what is not known any more.
         self.status.repaired.begin(!state.begun.is_empty() || !state.done.is_empty());
         self.status.state().sync = Some(progress);
@@ -492,7 +490,7 @@ impl<K: Sink> Reconciler<K> {
         }
     }
 
-    fn late(&self) -> std::sync::MutexGuard<'_, LateWrites> {
-        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    fn late(&self) -> MutexGuard<'_, LateWrites> {
+        self.late.lock()
     }
 }

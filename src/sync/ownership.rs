@@ -21,13 +21,10 @@
 //! compared. And where it is the queue that was put back, with its folder or with the whole host, it is of no use:
 //! what would be read once more from its position renames and drops what Atlas has since.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
+use parking_lot::Mutex;
 
 use super::{
     Listing, SyncError, atlas_collections,
@@ -181,7 +178,7 @@ impl Claim<'_> {
         }
         // A machine that was started again, a container under another name, or a clone: only the last goes
         // on beating.
-        let mut seen = taking.seen_beat.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = taking.seen_beat.lock();
         if seen.replace(*beat).is_some_and(|seen| seen != *beat) {
             return Err(keeper.rival());
         }

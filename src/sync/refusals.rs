@@ -1,6 +1,6 @@
 //! What a server will not do, and what a run may not do: noted, so that it keeps nothing else away.
 
-use std::sync::{MutexGuard, PoisonError};
+use parking_lot::MutexGuard;
 
 use super::{Reconciler, SyncError, note_refused, run::Run};
 use crate::{model::namespace::Namespace, runtime::shutdown::blocking, sink::Sink};
@@ -58,6 +58,6 @@ impl<K: Sink> Reconciler<K> {
     }
 
     pub(super) fn failed(&self) -> MutexGuard<'_, Vec<String>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failed.lock()
     }
 }

@@ -2,12 +2,11 @@
 //! numbers, and no mass delete that nobody asked for.
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Reconciler, SyncError,
@@ -88,7 +87,7 @@ impl<'a, K: Sink> Repair<'a, K> {
     }
 
     fn extra(&self) -> MutexGuard<'_, Extra> {
-        self.extra.lock().unwrap_or_else(PoisonError::into_inner)
+        self.extra.lock()
     }
 
     /// Compares the collection and queues what differs. True when a mass delete was refused.

@@ -6,11 +6,12 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bson::{RawDocumentBuf, doc, rawdoc};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Collection, LeftOut, Listing, SyncError, atlas_collections,
@@ -145,7 +146,7 @@ impl<K: Sink> Restore<'_, K> {
         for view in views {
             self.make(&view, outcome).await?;
         }
-        Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(done.into_inner())
     }
 
     /// Drops the notes when both sides were found equal. Those of a restore that was about more stay.
@@ -371,12 +372,12 @@ impl<K: Sink> Restore<'_, K> {
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock()
     }
 }
 
 fn note_problems(outcome: &Mutex<Restored>, ns: &Namespace, problems: Vec<String>) {
-    let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut outcome = outcome.lock();
     outcome.problems.extend(problems.into_iter().map(|problem| format!("`{ns}`: {problem}")));
 }
 
@@ -412,8 +413,8 @@ impl Ledger for Notes<'_> {
     }
 
     fn copied(&self, ns: &Namespace, documents: u64, bytes: u64) {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).documents += documents;
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        self.outcome.lock().documents += documents;
+        let mut progress = self.progress.lock();
         progress.advanced(ns, documents, bytes, now_ms());
     }
 
@@ -434,7 +435,7 @@ impl Ledger for Notes<'_> {
         _: &[Write<'_>],
         error: Option<&SinkError>,
     ) -> Result<(), SyncError> {
-        let mut away_since = self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut away_since = self.away_since.lock();
         let Some(error) = error else {
             *away_since = None;
             return Ok(());

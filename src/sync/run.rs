@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::PoisonError,
     time::Duration,
 };
 
@@ -426,7 +425,7 @@ impl<K: Sink> Reconciler<K> {
     ) -> Result<String, SyncError> {
         // What was written whole may be younger than deltas that are still to come.
         let now = self.local_time(run.stop).await?;
-        self.horizon.lock().unwrap_or_else(PoisonError::into_inner).raise(now);
+        self.horizon.lock().raise(now);
         let failed = std::mem::take(&mut *self.failed());
         if run.is_owed && !failed.is_empty() {
             // Without them the copy stays wrong, so it is not over.

@@ -8,13 +8,14 @@ use std::{
     collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
     hash::Hasher,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bson::{RawDocumentBuf, rawdoc};
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use super::{
@@ -308,7 +309,7 @@ impl Verify<'_> {
                 self.progress().share(&ns).documents_done = 0;
                 continue;
             }
-            break notes.result.into_inner().unwrap_or_else(PoisonError::into_inner);
+            break notes.result.into_inner();
         };
         self.recheck(&ns, suspects, (size.page() as usize).min(LOOKED_UP), &mut result).await?;
         result.schema = self.schema(&ns, local.as_ref(), atlas.as_ref()).await?;
@@ -385,7 +386,7 @@ impl Verify<'_> {
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock()
     }
 }
 
@@ -403,7 +404,7 @@ impl Findings for Notes<'_> {
             let mut progress = self.verify.progress();
             progress.advanced(self.ns, part.local_documents, part.bytes, now_ms());
         }
-        let mut noted = self.result.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self.result.lock();
         let (result, suspects) = &mut *noted;
         result.documents += part.local_documents;
         result.bytes += part.bytes;

@@ -17,11 +17,13 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     config::UpdateMode,
@@ -410,7 +412,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             }
             breaker.name()
         };
-        let mut outage = self.outage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut outage = self.outage.lock();
         let mut state = self.status.state();
         state.breaker = breaker;
         match verdict {
@@ -434,35 +436,35 @@ impl<S: Source, K: Sink> Worker<S, K> {
     }
 
     fn breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
-        self.breaker.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.breaker.lock()
     }
 
     fn horizon(&self) -> MutexGuard<'_, Horizon> {
-        self.horizon.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.horizon.lock()
     }
 
     fn strangers(&self) -> MutexGuard<'_, HashMap<Namespace, Stranger>> {
-        self.strangers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.strangers.lock()
     }
 
     fn late(&self) -> MutexGuard<'_, LateWrites> {
-        self.late.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.late.lock()
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, ClusterTime>> {
-        self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     fn renaming(&self) -> MutexGuard<'_, HashSet<u64>> {
-        self.renaming.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.renaming.lock()
     }
 
     fn known(&self) -> MutexGuard<'_, HashSet<Namespace>> {
-        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.known.lock()
     }
 
     fn traits_of(&self, ns: &Namespace, learn: impl FnOnce(&mut Traits)) -> Traits {
-        let mut all = self.insert_modes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = self.insert_modes.lock();
         let of_namespace = all.entry(ns.clone()).or_default();
         learn(of_namespace);
         *of_namespace

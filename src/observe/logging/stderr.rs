@@ -12,9 +12,11 @@ use std::{
     fs::File,
     io::{ErrorKind, Write},
     os::fd::AsFd,
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Most bytes that wait: a burst at `trace` of some ten thousand lines.
 const ROOM: usize = 4 << 20;
@@ -47,7 +49,7 @@ struct Shared {
 
 impl Shared {
     fn buffer(&self) -> MutexGuard<'_, Buffer> {
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.buffer.lock()
     }
 }
 
@@ -111,8 +113,7 @@ impl Stderr {
             let Some(left) = until.checked_duration_since(Instant::now()) else {
                 return;
             };
-            let waited = self.0.emptied.wait_timeout(buffer, left);
-            buffer = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.0.emptied.wait_for(&mut buffer, left);
         }
     }
 }
@@ -152,8 +153,7 @@ fn write_all(shared: &Shared, mut out: impl Write) {
         let taken = {
             let mut buffer = shared.buffer();
             while buffer.waiting.is_empty() {
-                let waited = shared.filled.wait(buffer);
-                buffer = waited.unwrap_or_else(PoisonError::into_inner);
+                shared.filled.wait(&mut buffer);
             }
             let taken = std::mem::take(&mut buffer.waiting);
             buffer.in_hand = taken.len();

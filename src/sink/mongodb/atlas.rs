@@ -3,13 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
 
 use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::RwLock;
 
 use super::{
@@ -84,11 +85,11 @@ impl AtlasSink {
     }
 
     fn limiter(&self) -> MutexGuard<'_, Limiter> {
-        self.limiter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.limiter.lock()
     }
 
     fn collations(&self) -> MutexGuard<'_, HashMap<Namespace, bool>> {
-        self.collations.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.collations.lock()
     }
 
     /// When two `_id`s are one in a collection that these are for. It is asked for once, and only where it counts.
