@@ -157,6 +157,9 @@ struct Read {
     is_permitted: bool,
 }
 
+/// Waits to be asked again.
+type Waiting = Pin<Box<dyn Future<Output = bool>>>;
+
 /// The gate, among those who go by it as [`mongo`](crate::mongo) and the gatekeeper do.
 struct World {
     gate: Arc<Gate>,
@@ -169,7 +172,7 @@ struct World {
     proofs: Vec<(Attempt, Server, u64)>,
     asked: Vec<Read>,
     /// Answers that came over a connection that no proof began after.
-    waiting: Vec<(Read, Pin<Box<dyn Future<Output = bool>>>)>,
+    waiting: Vec<(Read, Waiting)>,
     proven_connections: Vec<u8>,
     believed: Vec<Read>,
     written: u64,
@@ -314,7 +317,9 @@ fn run(steps: &[Step]) -> u64 {
     });
     let _clock = CLOCK.enter();
     let mut world = World::new();
-    steps.iter().for_each(|step| world.step(step));
+    for step in steps {
+        world.step(step);
+    }
     world.written
 }
 

@@ -57,6 +57,6 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "of the work")]
     async fn a_panic_of_the_work_is_passed_on() {
-        blocking(|| panic!("of the work")).await
+        blocking(|| panic!("of the work")).await;
     }
 }

@@ -34,7 +34,7 @@ fn a_large_reply_is_committed_in_parts_of_which_the_last_has_the_checkpoint() {
     let reply = (0..8).map(large).collect();
 
     assert_eq!(parts(&queue, reply), [(3, false), (3, false), (2, true)]);
-    assert_eq!(ids(&lease(&queue)), Vec::from_iter(0..8), "in their order");
+    assert_eq!(ids(&lease(&queue)), (0..8).collect::<Vec<_>>(), "in their order");
 }
 
 /// The changes have some bytes each, and what they are merged with has more than the machine.
@@ -47,7 +47,7 @@ fn changes_of_large_documents_that_wait_are_committed_in_parts() {
 
     assert_eq!(parts, [(2, false), (2, false), (2, false), (2, true)]);
     let entries = lease(&queue);
-    assert_eq!(ids(&entries), Vec::from_iter(0..8));
+    assert_eq!(ids(&entries), (0..8).collect::<Vec<_>>());
     assert!(entries.iter().all(|entry| entry.changes == 2 && op(entry).name() == "replace"));
 }
 
@@ -100,7 +100,7 @@ fn what_is_given_back_together_with_large_documents_is_settled_in_parts() {
     queue.settle(rest.as_slice()).unwrap();
 
     let entries = lease(&queue);
-    assert_eq!(ids(&entries), Vec::from_iter(0..8));
+    assert_eq!(ids(&entries), (0..8).collect::<Vec<_>>());
     assert!(entries.iter().all(|entry| entry.changes == 2 && op(entry).body().is_some()));
 }
 
@@ -120,7 +120,7 @@ fn entries_that_are_joined_when_the_queue_is_opened_are_written_in_parts() {
     let bytes: usize =
         queue.entries().map(|entry| codec::encode_entry(&entry.unwrap()).len()).sum();
     assert_eq!(queue.pending(), (5, bytes as u64));
-    assert_eq!(ids(&lease(&queue)), Vec::from_iter(0..5));
+    assert_eq!(ids(&lease(&queue)), (0..5).collect::<Vec<_>>());
     drop(queue);
     assert_eq!(open(&dir).pending(), (5, bytes as u64), "the seal fits");
 }
