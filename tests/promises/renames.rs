@@ -352,3 +352,26 @@ async fn a_comparison_does_not_drop_what_has_taken_the_name_of_a_collection_sinc
     equal(&local, &atlas, Order::Counts, Duration::from_secs(5)).await;
     assert!(agent.stop().success());
 }
+
+/// As after a gap in the stream, in which the view was dropped locally. A server drops a collection for a rename that
+/// is told to, and no view.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_renamed_takes_the_place_of_a_view_that_only_atlas_has() {
+    let (local, atlas) = pair().await;
+    let (here, there) = (local.client.database("shop"), atlas.client.database("shop"));
+    here.collection("orders").insert_one(doc! { "_id": 1 }).await.unwrap();
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    there.run_command(doc! { "create": "old", "viewOn": "orders", "pipeline": [] }).await.unwrap();
+
+    let rename = doc! { "renameCollection": "shop.orders", "to": "shop.old" };
+    local.client.database("admin").run_command(rename).await.unwrap();
+    here.collection("old").insert_one(doc! { "_id": 2 }).await.unwrap();
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert_eq!(there.collection::<Document>("old").count_documents(doc! {}).await.unwrap(), 2);
+    assert!(agent.is_running());
+    let dead = agent.cli_json(&["dead", "list"]).unwrap();
+    assert_eq!(dead.as_array().map(Vec::len), Some(0), "{dead}");
+}

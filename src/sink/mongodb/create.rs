@@ -104,6 +104,19 @@ impl AtlasSink {
         Ok(made)
     }
 
+    /// Drops what has this name, where it is a view. False where it is something else, or nothing.
+    pub(super) async fn drop_view(&self, ns: &Namespace) -> Result<bool, SinkError> {
+        let there = self.mongo().describe_options(ns).await;
+        let there = there.map_err(|error| classify::command_error(&error))?;
+        let is_view = there.is_some_and(|there| matches!(there.kind, Kind::View));
+        if is_view {
+            for command in Step::DropView.commands(ns.coll()) {
+                crate::sink::Sink::alter(self, ns, command).await?;
+            }
+        }
+        Ok(is_view)
+    }
+
     /// Drops the database that has the name in other capitals, when nothing is left in it: the local server has
     /// dropped it before it took this one.
     async fn make_room(&self, ns: &Namespace, error: &MongoError) -> Result<(), SinkError> {
