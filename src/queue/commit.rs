@@ -6,8 +6,8 @@
 //! between, what is in the queue is read and merged once more, which ends with the same documents (I5).
 //!
 //! From the first barrier on all is one part: a rename or a drop that is read once more, after a crash, would take what
-//! has the name by then. Where that part becomes too large, a change of what waits is not merged but makes a `Refresh`
-//! of it, which needs nothing of it.
+//! has the name by then. So what waits, and would make that part too large, is made a `Refresh` in parts before it: that
+//! needs nothing of the document, and is harmless read twice. What has become large since is not merged either.
 
 use std::{sync::MutexGuard, vec};
 
@@ -47,6 +47,9 @@ impl std::ops::AddAssign for Committed {
 /// the worker waiting for the queue's lock.
 pub(super) const PART_BYTES: usize = 2 << 20;
 
+/// Bytes of an entry that is worth to be read anew for.
+const LARGE: usize = 4 << 10;
+
 /// What an entry that was brought from the store counts for beside its body: others of its block may move along.
 const BROUGHT: usize = 1 << 10;
 
@@ -61,12 +64,50 @@ impl Queue {
         incoming: Vec<Incoming>,
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Committed, QueueError> {
+        if let Some(barrier) = incoming.iter().position(|op| matches!(op.work, Work::Schema(_))) {
+            self.lighten(&incoming[barrier..])?;
+        }
         let mut incoming = incoming.into_iter();
         let mut all = self.commit_part(self.lock(), &mut incoming, checkpoint)?;
         while !incoming.as_slice().is_empty() {
             all += self.commit_part(self.lock(), &mut incoming, checkpoint)?;
         }
         Ok(all)
+    }
+
+    /// Makes a `Refresh` of each large entry that ops behind a barrier would take out of the store in one part with it.
+    pub(super) fn lighten(&self, behind: &[Incoming]) -> Result<(), QueueError> {
+        // What a barrier closes is not merged with.
+        let mut closed = Vec::new();
+        for op in behind {
+            if let Work::Schema(change) = &op.work {
+                closed.extend(change.namespaces());
+            }
+        }
+        let (mut bytes, mut large) = (0, Vec::new());
+        {
+            let state = self.lock();
+            state.refuse_after_failure()?;
+            let mut reader = self.reader();
+            for op in behind.iter().filter(|op| !closed.contains(op.work.ns())) {
+                let Work::Document { ns, key, .. } = &op.work else { continue };
+                let Some(name) = state.name_of(&op.work) else { continue };
+                let Some((entry, len)) = state.newest(&mut reader, &name)? else { continue };
+                let stays = state.schedule.leased(entry.seq).is_some()
+                    || state.schedule.is_closed(ns, entry.seq);
+                if stays || len < LARGE {
+                    continue;
+                }
+                bytes += len;
+                let (ns, key) = (ns.clone(), key.clone());
+                let work = Work::Document { ns, key, op: WriteOp::Refresh, collection: None };
+                large.push(Incoming { work, cluster_time: op.cluster_time, wall_ms: op.wall_ms });
+            }
+        }
+        if bytes > self.part_bytes {
+            self.commit(large, None)?;
+        }
+        Ok(())
     }
 
     /// The first of the ops, as many as are one part, with nobody in between since `state` was looked at.

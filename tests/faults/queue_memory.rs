@@ -9,8 +9,8 @@ use std::{
 
 use outrigger::{
     model::{
-        checkpoint::ClusterTime, delta::Delta, document_key::DocumentKey, namespace::Namespace,
-        write_op::WriteOp,
+        checkpoint::ClusterTime, delta::Delta, document_key::DocumentKey, event::SchemaChange,
+        namespace::Namespace, write_op::WriteOp,
     },
     queue::{Incoming, Outcome, Queue, QueueOptions, Settlement, Work},
 };
@@ -70,6 +70,16 @@ fn update(queue: &Queue) {
     let reply = ids().map(|id| incoming(id, WriteOp::Update(delta.clone()))).collect();
     queue.commit(reply, None).unwrap();
     assert!(queue.entries().all(|entry| entry.unwrap().work.name() == "insert"));
+}
+
+/// The same behind a barrier of another collection, with which it is one part.
+fn update_behind_a_barrier(queue: &Queue) {
+    let ns = Namespace::new("shop", "others");
+    let work = Work::Schema(SchemaChange::Drop { ns });
+    let mut reply = vec![Incoming { work, cluster_time: ClusterTime(1), wall_ms: 1 }];
+    let delta = Delta::from_diff(&bson::rawdoc! { "u": { "touched": 2 } }).unwrap();
+    reply.extend(ids().map(|id| incoming(id, WriteOp::Update(delta.clone()))));
+    queue.commit(reply, None).unwrap();
 }
 
 /// As the worker takes it, with a change for one in five that comes meanwhile.
@@ -132,6 +142,7 @@ fn large_documents_that_wait_take_no_more_memory_than_the_cache() {
         match name {
             "fill" => fill(&queue),
             "update" => update(&queue),
+            "update behind a barrier" => update_behind_a_barrier(&queue),
             "drain" => drain(&queue),
             _ => {}
         }
@@ -143,7 +154,14 @@ fn large_documents_that_wait_take_no_more_memory_than_the_cache() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("queue");
     let n: u64 = sizes().iter().map(|(n, _)| u64::from(*n)).sum();
-    for (name, left) in [("fill", n), ("open", n), ("update", n), ("drain", 0)] {
+    for (name, left) in [
+        ("fill", n),
+        ("open", n),
+        ("update", n),
+        ("drain", 0),
+        ("fill", n),
+        ("update behind a barrier", n + 1),
+    ] {
         let (peak, pending) = step(name, &path);
         assert_eq!(pending, left, "{name}");
         assert!(peak < AT_MOST, "{name}: {} MiB", peak >> 20);

@@ -82,6 +82,39 @@ fn what_is_too_large_for_one_part_behind_a_barrier_is_read_again_later() {
     assert_eq!(names[2..], ["refresh"; 6]);
 }
 
+/// No part takes more than three of them out of the store, which keeps all of them in memory until its end.
+#[test]
+fn large_documents_that_ops_behind_a_barrier_change_are_made_refreshes_in_parts_before_it() {
+    let (_dir, queue) = of_small_parts();
+    queue.commit((0..8).map(large).collect(), None).unwrap();
+    let drop = |coll| barrier(SchemaChange::Drop { ns: Namespace::new("shop", coll) });
+    let reply: Vec<_> = [drop("other")].into_iter().chain((0..8).map(|id| set(id, 1))).collect();
+
+    queue.lighten(&reply).unwrap();
+    let waiting: Vec<_> = queue.entries().map(Result::unwrap).collect();
+    assert!(waiting.iter().all(|entry| op(entry).name() == "refresh"), "{waiting:?}");
+    assert_eq!(queue.checkpoint().unwrap(), None, "what was read is not all there yet");
+
+    queue.commit(reply, Some(&checkpoint(7))).unwrap();
+    assert_eq!(ids(&lease(&queue)), (0..8).collect::<Vec<_>>(), "each once");
+    assert_eq!(queue.checkpoint().unwrap(), Some(checkpoint(7)));
+}
+
+/// They go as they are, in front of the barrier, and what comes behind it is another collection's.
+#[test]
+fn large_documents_of_the_collection_that_a_barrier_is_of_stay_as_they_are() {
+    let (_dir, queue) = of_small_parts();
+    queue.commit((0..8).map(large).collect(), None).unwrap();
+    let ns = queue.entries().next().unwrap().unwrap().work.ns().clone();
+    let mut reply = vec![barrier(SchemaChange::Drop { ns })];
+    reply.extend((0..8).map(|id| insert(id, 1)));
+
+    queue.commit(reply, None).unwrap();
+
+    let entries = lease(&queue);
+    assert!(entries.iter().all(|entry| op(entry).name() == "replace"), "{entries:?}");
+}
+
 #[test]
 fn what_is_given_back_together_with_large_documents_is_settled_in_parts() {
     let (_dir, queue) = of_small_parts();
