@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -31,6 +31,7 @@ pub struct Honesty {
     looks_away: Arc<AtomicBool>,
     is_away: Arc<AtomicBool>,
     looks: tokio::task::JoinHandle<u32>,
+    answers: Arc<AtomicU32>,
     lies: Arc<Mutex<Vec<String>>>,
 }
 
@@ -55,9 +56,11 @@ impl Honesty {
         };
         let (stop, lies) = (CancellationToken::new(), Arc::default());
         let [looks_away, is_away] = [false; 2].map(|away| Arc::new(AtomicBool::new(away)));
-        let shared = (stop.clone(), looks_away.clone(), is_away.clone(), Arc::clone(&lies));
+        let answers = Arc::<AtomicU32>::default();
+        let away = (looks_away.clone(), is_away.clone());
+        let shared = (stop.clone(), away, Arc::clone(&lies), answers.clone());
         let looks = tokio::spawn(watch(watched, shared));
-        Self { stop, looks_away, is_away, looks, lies }
+        Self { stop, looks_away, is_away, looks, answers, lies }
     }
 
     /// While the local database is exchanged: what it loses then, Atlas need not have. Afterwards it writes nothing.
@@ -69,8 +72,13 @@ impl Honesty {
         .await;
     }
 
-    /// Ends it; panics with what was said too much. Returns how often there was an answer to judge.
+    /// Ends it, after one answer at the least; panics with what was said too much. Returns how often there was an
+    /// answer to judge.
     pub async fn end(self) -> u32 {
+        eventually("an answer of the agent", PATIENCE, async || {
+            self.answers.load(Ordering::SeqCst) > 0 || self.looks.is_finished()
+        })
+        .await;
         self.stop.cancel();
         let looks = self.looks.await.unwrap();
         let lies = self.lies.lock().unwrap();
@@ -79,13 +87,13 @@ impl Honesty {
     }
 }
 
-type Shared = (CancellationToken, Arc<AtomicBool>, Arc<AtomicBool>, Arc<Mutex<Vec<String>>>);
+type Away = (Arc<AtomicBool>, Arc<AtomicBool>);
+type Shared = (CancellationToken, Away, Arc<Mutex<Vec<String>>>, Arc<AtomicU32>);
 
-async fn watch(watched: Watched, (stop, looks_away, is_away, lies): Shared) -> u32 {
+async fn watch(watched: Watched, (stop, (looks_away, is_away), lies, answers): Shared) -> u32 {
     let watched = Arc::new(watched);
     // Acknowledged by a majority, and not seen in Atlas yet: when, by both clocks.
     let mut open: BTreeMap<i64, (Instant, u64)> = BTreeMap::new();
-    let mut looks = 0;
     for id in 0_i64.. {
         if stop.is_cancelled() {
             break;
@@ -119,7 +127,7 @@ async fn watch(watched: Watched, (stop, looks_away, is_away, lies): Shared) -> u
         };
         if let Ok(Ok(found)) = tokio::time::timeout(Duration::from_secs(5), find).await {
             open.retain(|id, _| !found.contains(id));
-            looks += u32::from(health.is_some() || flushed);
+            answers.fetch_add(u32::from(health.is_some() || flushed), Ordering::SeqCst);
             let lie = |what: String| lies.lock().unwrap().push(what);
             if let Some((id, (since, at))) = open.first_key_value() {
                 let age = asked.saturating_duration_since(*since);
@@ -141,7 +149,7 @@ async fn watch(watched: Watched, (stop, looks_away, is_away, lies): Shared) -> u
         }
         tokio::time::sleep(PACE).await;
     }
-    looks
+    answers.load(Ordering::SeqCst)
 }
 
 impl Watched {
