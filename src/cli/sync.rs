@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     admin,
-    agent::{Agent, Handles, queue_options},
+    agent::{Agent, Handles, connect_local, queue_options},
     cli::args::{Output, SyncArgs},
     config::{Config, units},
     observe::{
@@ -137,9 +137,11 @@ async fn run_here(config: Config, request: SyncRequest, adopt: bool) -> Result<C
     let agent = Agent::builder(config).adopt(adopt).serve(admin::start).prepare().await?;
     let handles = agent.handles();
     if !request.namespaces.is_empty() {
-        let Handles { local, atlas, config, .. } = &handles;
+        let Handles { atlas, config, .. } = &handles;
+        // The agent's own connections are proven while it runs, which it does not yet.
+        let local = connect_local(config).await?;
         if let Some(nothing) =
-            nothing_of(&request.namespaces, local, atlas, &config.filter()?).await
+            nothing_of(&request.namespaces, &local, atlas, &config.filter()?).await
         {
             return Err(SyncError::NothingMatches(nothing).into());
         }
