@@ -215,8 +215,7 @@ fn what_the_driver_panics_of_when_the_process_ends_is_not_told_and_what_is_our_o
     if std::env::var_os(PANICS).is_some() {
         return panics();
     }
-    let name =
-        "what_the_driver_panics_of_when_the_process_ends_is_not_told_and_what_is_our_own_bug_is";
+    let name = "guest_of_its_host::what_the_driver_panics_of_when_the_process_ends_is_not_told_and_what_is_our_own_bug_is";
     let mut child = Command::new(std::env::current_exe().unwrap());
 
     let output = child.args(["--exact", name, "--nocapture"]).env(PANICS, "1").output().unwrap();

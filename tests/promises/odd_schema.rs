@@ -192,9 +192,12 @@ async fn text_that_is_no_utf8_is_restored_verified_and_looked_up_and_nothing_is_
         ],
     );
     let doc = |agent: &Agent, ns: &str| agent.cli(&["doc", ns, "1"]);
-    let looked_up = doc(&agent, "shop.checked");
-    let said = String::from_utf8_lossy(&looked_up.stdout).into_owned();
-    assert!(said.contains("FAILED") && said.contains("another content"), "{said}");
+    // PENDING as long as not everything was read.
+    eventually("the difference", PATIENCE, async || {
+        let said = String::from_utf8_lossy(&doc(&agent, "shop.checked").stdout).into_owned();
+        said.contains("FAILED") && said.contains("another content")
+    })
+    .await;
     let verified = agent.cli_json(&["verify"]).unwrap();
     assert_eq!(verified["leftOut"], serde_json::json!([left_out]), "{verified}");
     let found = |name: &str| {
