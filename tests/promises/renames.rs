@@ -360,7 +360,7 @@ async fn a_collection_that_is_renamed_takes_the_place_of_a_view_that_only_atlas_
     let (local, atlas) = pair().await;
     let (here, there) = (local.client.database("shop"), atlas.client.database("shop"));
     here.collection("orders").insert_one(doc! { "_id": 1 }).await.unwrap();
-    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
     converge(&local.client, &atlas.client, PATIENCE).await;
     there.run_command(doc! { "create": "old", "viewOn": "orders", "pipeline": [] }).await.unwrap();
