@@ -4,7 +4,7 @@
 //! local MongoDB ──change stream──▶ source     raw batches → ChangeEvent
 //!                                    │ tailer   gathers a batch, turns events into WriteOps
 //!                                    ▼
-//!                      queue.commit(ops, checkpoint)      one atomic sled batch; coalescing inside
+//!                      queue.commit(ops, checkpoint)      atomic sled batches, the checkpoint in the last; coalescing inside
 //!                                    │
 //!                      queue.lease(n) ──▶ Batch           at most one op per document: a batch commutes
 //!                                    │ worker   waits for breaker.permit(now)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! commit(ops, checkpoint) ─▶ pending ─▶ lease ─▶ settle ─▶ gone
-//!        one atomic batch       ▲                  │
+//!   atomic, or in parts         ▲                  │
 //!                               ├── unavailable ───┤   ready again, no attempt lost
 //!                               ├── retry ─────────┤   ready at its time
 //!                               │                  └─▶ dead letter ─▶ retry / discard / a later success
@@ -33,7 +33,7 @@
 //! # Assumptions
 //!
 //! - The oplog is the second copy of everything that is not durable here yet. So a commit has to be
-//!   atomic, not synced: after a crash token and ops are both there or both not, and what is missing
+//!   ordered, not synced: after a crash no checkpoint is there without the ops before it, and what is missing
 //!   is read again. sled's background thread syncs about twice a second.
 //! - A sled batch on one tree is atomic across a crash (sled 0.34.7, `Tree::apply_batch`: the log is
 //!   cut before a batch that is not whole).
