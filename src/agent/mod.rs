@@ -253,10 +253,12 @@ impl Agent {
         let late = Arc::new(Mutex::new(LateWrites::default()));
         let watch = self.watch.clone();
         let compare = self.demanded.clone();
+        // Bound by now, and answering once the agent knows from where it reads.
+        let serving = match self.serve.take() {
+            Some(serve) => Some(serve(self.handles()).await?),
+            None => None,
+        };
         let mut beside = JoinSet::new();
-        if let Some(serve) = self.serve.take() {
-            beside.spawn(serve(self.handles()).await?);
-        }
         beside.spawn(vitals::beat(self.status.clone(), self.queue.clone()));
         let gatekeeper = self.gatekeeper();
         let (refuse, refused) = tokio::sync::oneshot::channel();
@@ -350,6 +352,9 @@ impl Agent {
             tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
         }
         let outbox = Arc::new(outbox::Outbox::default());
+        if let Some(serving) = serving {
+            beside.spawn(serving);
+        }
         beside.spawn({
             let stop = stop.clone();
             async move { drop(reconciler.beat_while_draining(&stop).await) }
