@@ -187,7 +187,8 @@ async fn what_is_sent_grows_as_the_number_of_collections_and_not_as_its_square()
 
     for ((what, few), (_, many)) in few.iter().zip(&many) {
         println!("{what}: {few:?} messages and bytes for 40 collections, {many:?} for 160");
-        assert!(many.0 < 5 * few.0, "messages of {what}: {few:?} {many:?}");
-        assert!(many.1 < 5 * few.1, "bytes of {what}: {few:?} {many:?}");
+        // Four times as much, and what goes on beside it; sixteen times where it is the square.
+        assert!(many.0 < 8 * few.0, "messages of {what}: {few:?} {many:?}");
+        assert!(many.1 < 8 * few.1, "bytes of {what}: {few:?} {many:?}");
     }
 }
