@@ -49,7 +49,7 @@ struct Late {
 }
 
 /// What may be done late.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum What {
     Documents(Namespace, Vec<DocumentKey>),
     /// A schema change of these.
@@ -101,6 +101,11 @@ impl LateWrites {
                 What::Documents(..) => {}
             }
         }
+        // Names that change hands again and again come to the same.
+        more.retain(|late| {
+            let is_known = |known: &Late| known.sent == late.sent && known.what == late.what;
+            !self.waiting.iter().any(is_known)
+        });
         self.waiting.extend(more);
     }
 
@@ -214,6 +219,19 @@ mod tests {
         let documents: BTreeSet<_> = due.documents.iter().map(|(ns, _)| ns.clone()).collect();
         assert_eq!(documents, names(["shop.orders", "shop.next", "shop.last"]));
         assert!(due.documents.iter().all(|(_, keys)| keys.len() == 2));
+    }
+
+    #[test]
+    fn names_that_are_swapped_again_and_again_are_remembered_once_each() {
+        let (mut late, start) = (LateWrites::default(), Instant::now());
+        noted(&mut late, 2, start);
+        let names = ["shop.orders", "shop.left", "shop.right"].map(|name| name.parse().unwrap());
+
+        for n in 0..60 {
+            late.renamed(&names[n % 3], &names[(n + 1) % 3]);
+        }
+
+        assert_eq!(late.due(start + AT_LAST).documents.len(), 3);
     }
 
     #[test]
