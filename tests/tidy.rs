@@ -26,9 +26,6 @@ const LAYERS: &[&[&str]] = &[
 /// Uses within a row, or upwards, that are meant, each with its reason.
 const MAY: &[(&str, &str, &str)] = &[];
 
-/// Folders that name each other, whichever rooms of theirs it is, each with its reason.
-const CIRCLES: &[(&str, &str, &str)] = &[];
-
 /// Crates that some folders alone may name.
 const OWNERS: &[(&str, &[&str])] = &[
     ("sled::", &["queue"]),
@@ -220,10 +217,7 @@ fn no_folder_is_used_by_one_that_it_uses() {
             if !seen.insert(to) {
                 continue;
             }
-            let is_meant = CIRCLES.iter().any(|(a, b, _)| {
-                (a, b) == (&from.as_str(), &to.as_str()) || (b, a) == (&from.as_str(), &to.as_str())
-            });
-            if arrows.get(to).is_some_and(|back| back.contains(from)) && !is_meant {
+            if arrows.get(to).is_some_and(|back| back.contains(from)) {
                 circles.push(format!("{from} and {to}"));
             }
             next.extend(arrows.get(to).into_iter().flatten());
