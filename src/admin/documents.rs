@@ -10,7 +10,7 @@ use super::{Api, Problem};
 use crate::{
     model::{document_key::DocumentKey, namespace::Namespace},
     runtime::clock::rfc3339,
-    sync::document::{DocumentReport, look_up},
+    sync::document::{DocumentReport, look_up, not_replicated},
 };
 
 pub(super) async fn show(
@@ -26,14 +26,9 @@ pub(super) async fn show(
     let filter = api.handles.config.filter().map_err(|error| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the filter cannot be used").cause(error)
     })?;
-    if let Some(reason) = filter.kept_apart(&ns) {
-        let problem = format!("`{ns}` is not replicated: {reason}");
-        return Err(Problem::new(StatusCode::NOT_FOUND, problem));
-    }
-    if !filter.matches(&ns) {
-        let problem = format!("`{ns}` is not replicated");
-        return Err(Problem::new(StatusCode::NOT_FOUND, problem)
-            .hint("`namespaces.include` and `namespaces.exclude` choose what is"));
+    if let Some((reason, hint)) = not_replicated(&filter, &ns) {
+        let problem = Problem::new(StatusCode::NOT_FOUND, reason);
+        return Err(if let Some(hint) = hint { problem.hint(hint) } else { problem });
     }
     let handles = &api.handles;
     let mut found = None;

@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     model::document_key::DocumentKey,
     observe::report::{ExitCode, Failure},
-    sync::document::look_up,
+    sync::document::{look_up, not_replicated},
 };
 
 /// Exit code 0 for SYNCED and PENDING, 1 for FAILED and for a document that neither side has.
@@ -25,14 +25,9 @@ pub async fn run(config: &Config, args: &DocArgs) -> Result<Code, Failure> {
         }
         Access::Queue(queue) => {
             let filter = config.filter()?;
-            if let Some(reason) = filter.kept_apart(&args.ns) {
-                let error = anyhow::anyhow!("`{}` is not replicated: {reason}", args.ns);
-                return Err(Failure::new(ExitCode::Problem, error));
-            }
-            if !filter.matches(&args.ns) {
-                let error = anyhow::anyhow!("`{}` is not replicated", args.ns);
-                return Err(Failure::new(ExitCode::Problem, error)
-                    .hint("`namespaces.include` and `namespaces.exclude` choose what is"));
+            if let Some((reason, hint)) = not_replicated(&filter, &args.ns) {
+                let failure = Failure::new(ExitCode::Problem, anyhow::anyhow!(reason));
+                return Err(if let Some(hint) = hint { failure.hint(hint) } else { failure });
             }
             let (local, atlas) = (connect_local(config).await?, connect_atlas(config).await?);
             let mut found = None;

@@ -10,7 +10,11 @@ use serde::Serialize;
 
 use super::SyncError;
 use crate::{
-    model::{checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace},
+    model::{
+        checkpoint::ClusterTime,
+        document_key::DocumentKey,
+        namespace::{Namespace, NamespaceFilter},
+    },
     mongo::{Mongo, MongoError, documents, majority_after},
     observe::status::Status,
     queue::Queue,
@@ -53,6 +57,18 @@ pub struct DocumentReport {
 /// How often two sides that differ are looked at, and how far apart: a change may be on its way.
 const LOOKS: usize = 8;
 const LOOK_APART: Duration = Duration::from_millis(500);
+
+/// Why there is nothing to look up in a collection, and what to do about it where that is not said with it.
+pub fn not_replicated(
+    filter: &NamespaceFilter,
+    ns: &Namespace,
+) -> Option<(String, Option<&'static str>)> {
+    if let Some(reason) = filter.kept_apart(ns) {
+        return Some((format!("`{ns}` is not replicated: {reason}"), None));
+    }
+    let hint = "`namespaces.include` and `namespaces.exclude` choose what is";
+    (!filter.matches(ns)).then(|| (format!("`{ns}` is not replicated"), Some(hint)))
+}
 
 /// Looks a document up; `status` is that of the agent that runs, if one does.
 ///
