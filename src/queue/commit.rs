@@ -88,6 +88,10 @@ impl Queue {
         {
             let state = self.lock();
             state.refuse_after_failure()?;
+            // Nearly always: then nothing need be read twice.
+            if state.pending_bytes <= self.part_bytes as u64 {
+                return Ok(());
+            }
             let mut reader = self.reader();
             for op in behind.iter().filter(|op| !closed.contains(op.work.ns())) {
                 let Work::Document { ns, key, .. } = &op.work else { continue };
@@ -100,7 +104,7 @@ impl Queue {
                 }
                 bytes += len;
                 let (ns, key) = (ns.clone(), key.clone());
-                let work = Work::Document { ns, key, op: WriteOp::Refresh, collection: None };
+                let work = Work::refresh(ns, key);
                 large.push(Incoming { work, cluster_time: op.cluster_time, wall_ms: op.wall_ms });
             }
         }
@@ -181,7 +185,7 @@ impl Queue {
         let mut part = Vec::new();
         for entry in self.entries() {
             if let Work::Document { ns, key, .. } = entry?.work {
-                let work = Work::Document { ns, key, op: WriteOp::Refresh, collection: None };
+                let work = Work::refresh(ns, key);
                 part.push(Incoming { work, cluster_time, wall_ms });
             }
             if part.len() >= 1_000 {

@@ -23,6 +23,11 @@ pub enum Work {
 }
 
 impl Work {
+    /// Read the document anew when it is its turn, whichever collection of that name it is of.
+    pub fn refresh(ns: Namespace, key: DocumentKey) -> Self {
+        Work::Document { ns, key, op: WriteOp::Refresh, collection: None }
+    }
+
     /// The collection that the work is about.
     pub fn ns(&self) -> &Namespace {
         match self {

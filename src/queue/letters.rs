@@ -178,7 +178,7 @@ fn named(work: &Work) -> Work {
     match work {
         Work::Document { ns, key, .. } => {
             let (ns, key) = (ns.clone(), key.clone());
-            Work::Document { ns, key, op: WriteOp::Refresh, collection: None }
+            Work::refresh(ns, key)
         }
         Work::Schema(change) => Work::Schema(change.clone()),
     }

@@ -37,7 +37,6 @@ use crate::{
         checkpoint::{Checkpoint, ClusterTime},
         document_key::DocumentKey,
         namespace::Namespace,
-        write_op::WriteOp,
     },
     runtime::clock::now_ms,
 };
@@ -167,7 +166,7 @@ impl Operation {
             "insert" | "replace" | "update" | "delete" | "refresh" => {
                 self.entry(0)?;
                 let (ns, key) = (self.collection.clone(), self.document()?);
-                let work = Work::Document { ns, key, op: WriteOp::Refresh, collection: None };
+                let work = Work::refresh(ns, key);
                 let wall_ms = if self.timestamp == 0 { now_ms() } else { self.timestamp };
                 Ok(Wish::Refresh(Incoming { work, cluster_time: ClusterTime::default(), wall_ms }))
             }

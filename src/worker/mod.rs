@@ -27,7 +27,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     config::UpdateMode,
-    model::{checkpoint::ClusterTime, namespace::Namespace, write_op::WriteOp},
+    model::{checkpoint::ClusterTime, namespace::Namespace},
     observe::status::Status,
     policy::{
         backoff::RetrySchedule,
@@ -339,7 +339,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             .into_iter()
             .flat_map(|(ns, keys)| keys.into_iter().map(move |key| (ns.clone(), key)))
             .map(|(ns, key)| Incoming {
-                work: Work::Document { ns, key, op: WriteOp::Refresh, collection: None },
+                work: Work::refresh(ns, key),
                 cluster_time,
                 wall_ms: now_ms(),
             })

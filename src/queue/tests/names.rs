@@ -114,7 +114,7 @@ impl Run {
             Action::Late { name, id } => {
                 let key = DocumentKey::of(&rawdoc! { "_id": id }).unwrap();
                 let ns = named(NAMES[name]);
-                let work = Work::Document { ns, key, op: WriteOp::Refresh, collection: None };
+                let work = Work::refresh(ns, key);
                 let late = Incoming { work, cluster_time: self.read_whole, wall_ms: 1 };
                 self.queue().commit(vec![late], None).unwrap();
             }
