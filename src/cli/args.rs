@@ -42,7 +42,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Write a commented `config.toml` with every key at its default.
+    /// Write a commented `config.toml`, or the file that `--config` names, with every key at its default.
     Init,
     /// Look at both ends, and say for each point: ok, warning or problem, with the fix.
     Check(Output),

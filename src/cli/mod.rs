@@ -44,7 +44,7 @@ const EXIT_WITHIN: Duration = Duration::from_secs(1);
 pub fn run(cli: Cli) -> Result<Code, Failure> {
     // These need no configuration.
     match cli.command {
-        Command::Init => return init::run(),
+        Command::Init => return init::run(cli.config.as_deref()),
         Command::Completions { shell } => return Ok(print::completions(shell)),
         Command::Man => return print::man(),
         _ => {}
@@ -113,23 +113,7 @@ fn load(file: Option<&Path>) -> Result<Config, Failure> {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        let hint = match &error {
-            ConfigError::Missing { key, variable, .. } => {
-                format!("export {variable}, or put it into a file and name that in `{key}`")
-            }
-            ConfigError::Unreadable { .. } => {
-                "`outrigger init` writes a commented config.toml".to_owned()
-            }
-            ConfigError::UnknownKey { .. } | ConfigError::Syntax { .. } => {
-                "compare with the reference: `outrigger init` writes it".to_owned()
-            }
-            ConfigError::NoText { .. } => {
-                "correct the file; the README shows what it holds".to_owned()
-            }
-            ConfigError::Value { .. } | ConfigError::Invalid { .. } => {
-                "change the value in the configuration file or the environment".to_owned()
-            }
-        };
+        let hint = error.hint();
         Failure::new(ExitCode::Usage, error).hint(hint)
     }
 }

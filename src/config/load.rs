@@ -5,10 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use toml::{Table, Value};
+use toml::{Table, Value, de::DeTable};
 
 use super::{
-    Config, HttpUrl, Origin, Uri,
+    Config, ConfigError, HttpUrl, Origin, Uri,
+    error::Place,
     keys::KEYS,
     secret::{self, ReadError},
 };
@@ -16,70 +17,42 @@ use super::{
 /// The reference file: every key at its default, with its explanation. `outrigger init` writes it.
 pub const REFERENCE: &str = include_str!("../../config.toml");
 
-/// What is wrong with the configuration.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The file named by `--config` or a `*_file` key is not there or not readable.
-    #[error("cannot read `{path}`")]
-    Unreadable { path: PathBuf, source: std::io::Error },
-    /// The file is no TOML.
-    #[error("`{path}` is not valid TOML: {message}")]
-    Syntax { path: PathBuf, message: String },
-    /// A file that is there and holds no text, or a secret of the wrong form.
-    #[error("`{path}` cannot be used: {problem}")]
-    NoText { path: PathBuf, problem: String },
-    /// A key that does not exist, in practice a typing mistake.
-    #[error("unknown key `{key}`{}", did_you_mean(*.nearest))]
-    UnknownKey { key: String, nearest: Option<&'static str> },
-    /// A value that a key does not accept.
-    #[error("`{key}` = {value}: {problem}; accepted: {accepts}")]
-    Value { key: String, value: String, problem: String, accepts: &'static str },
-    /// Values that do not go together.
-    #[error("`{key}`: {problem}")]
-    Invalid { key: &'static str, problem: String },
-    /// A connection string that is needed and not there.
-    #[error(
-        "no connection string for {what}: `{key}` is not set and the environment variable {variable} is empty"
-    )]
-    Missing { what: &'static str, key: &'static str, variable: &'static str },
-}
-
-fn did_you_mean(nearest: Option<&'static str>) -> String {
-    nearest.map_or_else(String::new, |key| format!("; did you mean `{key}`?"))
-}
-
-impl ConfigError {
-    fn of_file(path: &Path, error: ReadError) -> Self {
-        let path = path.to_owned();
-        match error {
-            ReadError::Unreadable(source) => ConfigError::Unreadable { path, source },
-            ReadError::Malformed(problem) => ConfigError::NoText { path, problem },
-        }
-    }
-
-    /// A value that a key cannot have, as was found out later.
-    pub fn invalid(key: &'static str, problem: String) -> Self {
-        ConfigError::Invalid { key, problem }
-    }
+/// Whether what is secret is read as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secrets {
+    Read,
+    /// For what only asks the agent: whoever may do that need not be able to read them.
+    Leave,
 }
 
 /// Defaults → `file`, if any → `env` → validation. `env` looks up an environment variable.
 ///
 /// # Errors
-/// The first problem found, named by key, value and accepted range. Secrets are never repeated.
+/// Every problem found, named by place, key, value and accepted range. Secrets are never repeated.
 pub fn load(
     file: Option<&Path>,
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigError> {
+    load_with(file, env, Secrets::Read)
+}
+
+/// As [`load`], with or without what is secret.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(
+    file: Option<&Path>,
+    env: impl Fn(&str) -> Option<String>,
+    secrets: Secrets,
+) -> Result<Config, ConfigError> {
     let (path, text) = match file {
         Some(path) => {
-            let text = secret::read(path).map_err(|error| ConfigError::of_file(path, error))?;
-            (path, text)
+            let text = secret::read(path);
+            (path, text.map_err(|error| ConfigError::of_file(path, None, error))?)
         }
         None => (Path::new(""), String::new()),
     };
-    parse(&text, path, env)
+    parse_with(&text, path, env, secrets)
 }
 
 /// As [`load`], of a text that was read from `path`.
@@ -91,20 +64,70 @@ pub fn parse(
     path: &Path,
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigError> {
+    parse_with(text, path, env, Secrets::Read)
+}
+
+fn parse_with(
+    text: &str,
+    path: &Path,
+    env: impl Fn(&str) -> Option<String>,
+    secrets: Secrets,
+) -> Result<Config, ConfigError> {
     let mut config = Config::default();
-    let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
-        path: path.to_owned(),
-        // `message()` alone: the full form quotes the line, which may hold a secret.
-        message: error.message().to_owned(),
-    })?;
+    let (spans, errors) = DeTable::parse_recoverable(text);
+    ConfigError::of_all(all_syntax(path, text, errors))?;
+    let table: Table = text.parse().map_err(|error| syntax(path, text, &error))?;
+    let mut errors = Vec::new();
     for (key, value) in flatten(table) {
-        set(&mut config, &key, &value, None)?;
+        if let Err(error) = set(&mut config, &key, &value, None) {
+            let is_value = matches!(error, ConfigError::Value { .. });
+            let span = span_of(spans.get_ref(), &key, is_value);
+            let at = span.as_ref().map_or(usize::MAX, |span| span.start);
+            errors.push((at, error.at(span.and_then(|span| Place::of(path, text, span)))));
+        }
     }
-    read_environment(&mut config, &env)?;
-    read_uri_files(&mut config, &env)?;
-    read_webhook_file(&mut config, &env)?;
+    errors.sort_by_key(|(at, _)| *at);
+    let mut errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
+    read_environment(&mut config, &env, &mut errors);
+    if secrets == Secrets::Read {
+        read_secrets(&mut config, &env, &mut errors);
+    }
+    ConfigError::of_all(errors)?;
     config.validate()?;
     Ok(config)
+}
+
+/// In the order of the file, and of each line the first: those behind it mostly follow from it.
+fn all_syntax(path: &Path, text: &str, mut errors: Vec<toml::de::Error>) -> Vec<ConfigError> {
+    let start = |error: &toml::de::Error| error.span().map_or(usize::MAX, |span| span.start);
+    let line = |error: &toml::de::Error| {
+        text.get(..start(error)).map(|before| before.matches('\n').count())
+    };
+    errors.sort_by_key(start);
+    errors.dedup_by_key(|error| line(error));
+    errors.iter().map(|error| syntax(path, text, error)).collect()
+}
+
+fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    // `message()` alone: the full form quotes the line, which may hold a secret.
+    let message = match error.message() {
+        "duplicate key" => "duplicate key: it is set above already",
+        message => message,
+    };
+    ConfigError::Syntax { path: path.to_owned(), message: message.to_owned() }
+        .at(error.span().and_then(|span| Place::of(path, text, span)))
+}
+
+/// Where a key of [`flatten`] stands, or its value.
+fn span_of(table: &DeTable<'_>, key: &str, is_value: bool) -> Option<std::ops::Range<usize>> {
+    let find = |table: &DeTable<'_>, name: &str| {
+        let (key, value) = table.iter().find(|(key, _)| key.get_ref() == name)?;
+        Some(if is_value { value.span() } else { key.span() })
+    };
+    let inner = key
+        .split_once('.')
+        .and_then(|(section, name)| find(table.get(section)?.get_ref().as_table()?, name));
+    inner.or_else(|| find(table, key))
 }
 
 fn flatten(table: Table) -> BTreeMap<String, Value> {
@@ -152,17 +175,17 @@ fn set(
     })
 }
 
+/// A variable that says something.
+fn said(env: &impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
 fn read_environment(
     config: &mut Config,
     env: &impl Fn(&str) -> Option<String>,
-) -> Result<(), ConfigError> {
-    let env = |name: &str| env(name).map(|value| value.trim().to_owned()).filter(|v| !v.is_empty());
-    if let Some(text) = env("MONGODB_LOCAL_URI") {
-        config.local.uri = Some(secret_uri("MONGODB_LOCAL_URI", &text)?);
-    }
-    if let Some(text) = env("MONGODB_ATLAS_URI") {
-        config.atlas.uri = Some(secret_uri("MONGODB_ATLAS_URI", &text)?);
-    }
+    errors: &mut Vec<ConfigError>,
+) {
+    let env = |name: &str| said(env, name);
     for (variable, key) in [
         ("SYNC_ENABLED", "sync.enabled"),
         ("SYNC_QUEUE_MAX_SIZE", "queue.max_documents"),
@@ -171,12 +194,12 @@ fn read_environment(
         ("SYNC_BATCH_SIZE", "worker.batch_size"),
     ] {
         if let Some(text) = env(variable) {
-            set(config, key, &Value::String(text), Some(variable))?;
+            errors.extend(set(config, key, &Value::String(text), Some(variable)).err());
         }
     }
     if let Some(text) = env("SYNC_WORKER_INTERVAL") {
         let value = Value::String(format!("{text}ms"));
-        set(config, "worker.interval", &value, Some("SYNC_WORKER_INTERVAL"))?;
+        errors.extend(set(config, "worker.interval", &value, Some("SYNC_WORKER_INTERVAL")).err());
     }
     if let Some(text) = env("SYNC_EXCLUDED_COLLECTIONS") {
         // A bare name means the collection of that name in every database.
@@ -187,7 +210,6 @@ fn read_environment(
             .map(|name| if name.contains('.') { name.to_owned() } else { format!("*.{name}") });
         config.namespaces.exclude.extend(listed);
     }
-    Ok(())
 }
 
 /// A file with a secret. A service that systemd runs may not read it, and gets a copy of the same name instead
@@ -198,40 +220,49 @@ fn in_use(path: &Path, env: &impl Fn(&str) -> Option<String>) -> PathBuf {
     copy.filter(|copy| copy.exists()).unwrap_or_else(|| path.to_owned())
 }
 
-fn read_uri_files(
+fn read_secrets(
     config: &mut Config,
     env: &impl Fn(&str) -> Option<String>,
-) -> Result<(), ConfigError> {
+    errors: &mut Vec<ConfigError>,
+) {
     let local = (&mut config.local.uri, &config.local.uri_file);
     let atlas = (&mut config.atlas.uri, &config.atlas.uri_file);
-    for (uri, file) in [local, atlas] {
-        let (None, Some(path)) = (&uri, file) else {
+    for ((uri, file), variable, key) in [
+        (local, "MONGODB_LOCAL_URI", "local.uri_file"),
+        (atlas, "MONGODB_ATLAS_URI", "atlas.uri_file"),
+    ] {
+        let read = if let Some(text) = said(env, variable) {
+            secret_uri(variable, &text)
+        } else if let (None, Some(path)) = (&uri, file) {
+            let path = in_use(path, env);
+            Uri::read(&path).map_err(|error| ConfigError::of_file(&path, Some(key), error))
+        } else {
             continue;
         };
-        let path = in_use(path, env);
-        *uri = Some(Uri::read(&path).map_err(|error| ConfigError::of_file(&path, error))?);
+        match read {
+            Ok(read) => *uri = Some(read),
+            Err(error) => errors.push(error),
+        }
     }
-    Ok(())
+    match webhook(config, env) {
+        Ok(url) => config.alerts.webhook = url,
+        Err(error) => errors.push(error),
+    }
 }
 
-fn read_webhook_file(
-    config: &mut Config,
+/// As the configuration names it, or as the file holds it.
+fn webhook(
+    config: &Config,
     env: &impl Fn(&str) -> Option<String>,
-) -> Result<(), ConfigError> {
-    let alerts = &mut config.alerts;
+) -> Result<Option<HttpUrl>, ConfigError> {
+    let alerts = &config.alerts;
     let (None, Some(path)) = (&alerts.webhook, &alerts.webhook_file) else {
-        return Ok(());
+        return Ok(alerts.webhook.clone());
     };
     let path = in_use(path, env);
-    let text = secret::read(&path).map_err(|error| ConfigError::of_file(&path, error))?;
-    let url = HttpUrl::parse(&text).map_err(|problem| ConfigError::Value {
-        key: "alerts.webhook_file".to_owned(),
-        value: "<not shown>".to_owned(),
-        problem,
-        accepts: "a URL",
-    })?;
-    alerts.webhook = Some(url);
-    Ok(())
+    let of_file = |error| ConfigError::of_file(&path, Some("alerts.webhook_file"), error);
+    let text = secret::read(&path).map_err(of_file)?;
+    HttpUrl::parse(&text).map(Some).map_err(|problem| of_file(ReadError::Malformed(problem)))
 }
 
 fn secret_uri(key: &'static str, text: &str) -> Result<Uri, ConfigError> {

@@ -8,6 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::model::namespace::NamespaceFilter;
 
+mod error;
 mod keys;
 mod load;
 pub mod secret;
@@ -15,7 +16,8 @@ pub mod units;
 mod uri;
 mod uri_options;
 
-pub use load::{ConfigError, REFERENCE, load, parse};
+pub use error::{ConfigError, Place};
+pub use load::{REFERENCE, Secrets, load, load_with, parse};
 pub use uri::{HttpUrl, Origin, Uri};
 
 /// Everything that can be configured. Field names are the keys.
@@ -236,12 +238,16 @@ impl Config {
     /// The connection string of the local database.
     ///
     /// # Errors
-    /// [`ConfigError::Missing`] when there is none.
+    /// [`ConfigError::Missing`] when there is none; [`ConfigError::MissingBoth`] when neither end is named.
     pub fn local_uri(&self) -> Result<&Uri, ConfigError> {
-        self.local.uri.as_ref().ok_or(ConfigError::Missing {
-            what: "the local database",
-            key: "local.uri_file",
-            variable: "MONGODB_LOCAL_URI",
+        self.local.uri.as_ref().ok_or(if self.atlas.uri.is_none() {
+            ConfigError::MissingBoth
+        } else {
+            ConfigError::Missing {
+                what: "the local database",
+                key: "local.uri_file",
+                variable: "MONGODB_LOCAL_URI",
+            }
         })
     }
 

@@ -57,6 +57,9 @@ impl Uri {
     /// What is wrong with it, in words that do not repeat it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
+        if text.is_empty() {
+            return Err("it is empty".to_owned());
+        }
         let rest = text
             .strip_prefix("mongodb://")
             .or_else(|| text.strip_prefix("mongodb+srv://"))
@@ -74,7 +77,7 @@ impl Uri {
         if let Some((credentials, _)) = location.rsplit_once('@')
             && !is_escaped(credentials)
         {
-            return Err("user name or password hold what must be escaped: write `%` as %25, `@` as %40, `:` as %3A, \
+            return Err("user name or password hold what must be escaped (percent-encoded): write `%` as %25, `@` as %40, `:` as %3A, \
                         `/` as %2F, `?` as %3F, `#` as %23, `[` as %5B, `]` as %5D"
                 .to_owned());
         }

@@ -1,6 +1,8 @@
 //! Promise 5: every failure says what happened, why, and what to do next; and its exit code says whose
 //! it is.
 
+mod first_day;
+
 use std::process::Output;
 
 use mongodb::bson::{Document, doc};
