@@ -51,7 +51,9 @@ struct Size {
 
 fn sizes() -> Vec<Size> {
     let text = std::env::var("OUTRIGGER_BENCH_DEPTHS").unwrap_or_default();
-    let chosen: Vec<i64> = text.split(',').filter_map(|depth| depth.trim().parse().ok()).collect();
+    let chosen = text.split(',').map(str::trim).filter(|depth| !depth.is_empty());
+    let number = |depth: &str| depth.parse().expect("OUTRIGGER_BENCH_DEPTHS: numbers, by commas");
+    let chosen: Vec<i64> = chosen.map(number).collect();
     let depths = if chosen.is_empty() { vec![0, 1_000_000, 10_000_000] } else { chosen };
     let fewer = depths.iter().map(|depth| depth / 100).collect();
     vec![

@@ -16,6 +16,7 @@ use crate::support::{
     eventually,
     mongod::Mongod,
     orders, pair,
+    proof::{Need, not_proved},
     proxy::{Line, Proxy},
     seed,
 };
@@ -24,7 +25,7 @@ use crate::support::{
 fn has_small_disks() -> bool {
     let may = may_mount().is_some();
     if !may {
-        eprintln!("NOT PROVED: nothing may be mounted here (`unshare --mount`)");
+        not_proved(Need::Mounts);
     }
     may
 }

@@ -21,7 +21,7 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     equal::{Order, equal, equal_by_hand},
-    eventually,
+    eventually, from_env,
     honesty::Honesty,
     mongod::Mongod,
     names, odd_work, pair,
@@ -92,8 +92,7 @@ struct Stage {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_work_under_random_faults_ends_equal() {
-    let seconds: Option<u64> =
-        std::env::var("OUTRIGGER_SOAK_SECONDS").ok().and_then(|n| n.parse().ok());
+    let seconds: Option<u64> = from_env("OUTRIGGER_SOAK_SECONDS");
     let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(60));
     let seed = seed();
     let (local, atlas) = pair().await;

@@ -15,6 +15,7 @@ use crate::support::{
     api::Api,
     compare::converge,
     eventually, orders, pair,
+    proof::{Need, not_proved},
     proxy::{Line, Proxy},
 };
 
@@ -158,7 +159,7 @@ async fn a_disk_that_is_slow_does_not_hold_up_the_end() {
         let config = format!("[shutdown]\ndrain_for = \"{drain_for}\"\n");
         let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config);
         let Some(library) = slow_disk(agent.dir.path()) else {
-            println!("NOT PROVED: there is no C compiler here");
+            not_proved(Need::CCompiler);
             return;
         };
         agent.set_env("LD_PRELOAD", library.to_str().unwrap());

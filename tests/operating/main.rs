@@ -16,4 +16,5 @@ mod failures_explain_themselves;
 mod guest_of_its_host;
 mod metrics_tell_the_truth;
 mod security;
+mod the_tests_themselves;
 mod version_matrix;

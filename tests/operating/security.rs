@@ -15,6 +15,7 @@ use crate::support::{
     compare::{converge, schemas_converge},
     eventually,
     guarded::{Guarded, PASSWORD},
+    proof::{Need, not_proved},
     receiver::Receiver,
 };
 
@@ -362,7 +363,7 @@ async fn what_root_makes_in_the_queue_belongs_to_its_owner() {
     let queue = agent.dir.path().join("queue");
     let owner = 65_534;
     if std::os::unix::fs::chown(&queue, Some(owner), Some(owner)).is_err() {
-        println!("NOT PROVED: this needs root");
+        not_proved(Need::Root);
         return;
     }
 

@@ -16,6 +16,7 @@ pub mod mongod;
 pub mod names;
 pub mod odd;
 pub mod odd_work;
+pub mod proof;
 pub mod proxy;
 pub mod receiver;
 pub mod replica_set;
@@ -26,6 +27,7 @@ pub mod strangers;
 pub mod workload;
 
 use std::{
+    str::FromStr,
     sync::{
         LazyLock,
         atomic::{AtomicU32, Ordering},
@@ -68,10 +70,8 @@ pub fn free_port() -> u16 {
     const FIRST: u32 = 12_000;
     const PORTS: u32 = 5_000;
     const SLOTS: u32 = 4;
-    static SLOT: LazyLock<u32> = LazyLock::new(|| {
-        let named = std::env::var("OUTRIGGER_TEST_SLOT").ok().and_then(|slot| slot.parse().ok());
-        named.unwrap_or_else(std::process::id) % SLOTS
-    });
+    static SLOT: LazyLock<u32> =
+        LazyLock::new(|| from_env("OUTRIGGER_TEST_SLOT").unwrap_or_else(std::process::id) % SLOTS);
     // A process begins where another that was started without a slot is not likely to be.
     static NEXT: LazyLock<AtomicU32> =
         LazyLock::new(|| AtomicU32::new(std::process::id().wrapping_mul(613)));
@@ -97,13 +97,23 @@ pub async fn eventually(what: &str, patience: Duration, mut done: impl AsyncFnMu
     }
 }
 
+/// What a variable of the environment says; `None` where it is not set.
+///
+/// # Panics
+/// When it says something else: a run with another seed or length than was asked for would mislead.
+pub fn from_env<T: FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var_os(name)?.into_string();
+    let value = text.as_ref().map(|text| text.parse());
+    match value {
+        Ok(Ok(value)) => Some(value),
+        _ => panic!("{name}: {text:?} is no {}", std::any::type_name::<T>()),
+    }
+}
+
 /// The seed of a random test: `OUTRIGGER_SEED` or a new one, printed so that a failure can be
 /// repeated.
 pub fn seed() -> u64 {
-    let seed = std::env::var("OUTRIGGER_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(rand::random);
+    let seed = from_env("OUTRIGGER_SEED").unwrap_or_else(rand::random);
     println!("OUTRIGGER_SEED={seed}");
     seed
 }

@@ -1,0 +1,107 @@
+//! That the tests bite: what they say where they cannot prove something, what they do with words that they do not
+//! understand, and what the scripts around them take for an answer.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+use crate::support::proof::{Need, may_lack};
+
+fn script(name: &str) -> Command {
+    let mut command =
+        Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name));
+    command.env_remove("CI").env_remove("OUTRIGGER_MAY_LACK");
+    command
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn in_ci_what_is_not_proved_fails_but_for_what_is_named() {
+    assert!(may_lack(Need::Mounts, false, "").is_ok());
+    assert!(may_lack(Need::Mounts, true, "").unwrap_err().contains("no mounts here"));
+    assert!(may_lack(Need::Mounts, true, "root, chromium").is_err());
+    assert!(may_lack(Need::Mounts, true, "root, mounts").is_ok());
+    // A word that names nothing would excuse nothing, and nobody would notice.
+    assert!(may_lack(Need::Mounts, false, "mount").unwrap_err().contains("`mount`"));
+}
+
+/// Set for this program, which is run once more: the variable, and what it must say.
+const READS: &str = "OUTRIGGER_TEST_READS";
+
+#[test]
+fn a_word_that_is_not_understood_ends_a_test_and_is_no_default() {
+    if let Ok(kind) = std::env::var(READS) {
+        match kind.as_str() {
+            "seed" => drop(crate::support::seed()),
+            "need" => crate::support::proof::not_proved(Need::Root),
+            _ => drop(crate::support::from_env::<u64>("OUTRIGGER_SOAK_SECONDS")),
+        }
+        return;
+    }
+    let name = "the_tests_themselves::a_word_that_is_not_understood_ends_a_test_and_is_no_default";
+    let run = |kind: &str, variable: &str, value: &str| {
+        let mut program = Command::new(std::env::current_exe().unwrap());
+        program.args(["--exact", name]).env(READS, kind).env(variable, value);
+        program.env_remove("CI").output().unwrap()
+    };
+    for (kind, variable, good, bad) in [
+        ("seed", "OUTRIGGER_SEED", "13313997902051060551", "1331399790205106055133"),
+        ("soak", "OUTRIGGER_SOAK_SECONDS", "600", "10m"),
+        ("need", "OUTRIGGER_MAY_LACK", "root,mounts", "root,mount"),
+    ] {
+        assert!(run(kind, variable, good).status.success(), "{variable}={good}");
+        let refused = run(kind, variable, bad);
+        assert!(!refused.status.success(), "{variable}={bad}: {}", said(&refused));
+        assert!(said(&refused).contains(variable), "{}", said(&refused));
+    }
+    // What is said passes by the harness, which shows nothing of a test that passed.
+    let excused = said(&run("need", "OUTRIGGER_MAY_LACK", "root"));
+    assert!(excused.contains(&format!("NOT PROVED: {name}: there is no root here")), "{excused}");
+}
+
+#[test]
+fn the_script_that_runs_them_understands_its_numbers_or_ends() {
+    for (name, value) in
+        [("TEST_JOBS", "two"), ("TEST_JOBS", "0"), ("TEST_JOBS", "5"), ("TEST_THREADS", "")]
+    {
+        // With a cargo that builds nothing, should the number be taken.
+        let output = script("test").env(name, value).env("CARGO", "false").output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name}={value}: {}", said(&output));
+        assert!(said(&output).contains(name), "{}", said(&output));
+    }
+}
+
+/// A cargo-deny that answers as it is told to: what the fetch of the advisories ends with, and what they say.
+fn deny(fetch: &str, advisories: &str, ci: &[(&str, &str)]) -> Output {
+    let dir = TempDir::new().unwrap();
+    let tool = dir.path().join("cargo-deny");
+    let text = format!(
+        "#!/bin/sh\ncase \"$*\" in\n*\" fetch db\") {fetch};;\n*advisories*) {advisories};;\nesac\n"
+    );
+    std::fs::write(&tool, text).unwrap();
+    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    script("deny").env("PATH", path).envs(ci.iter().copied()).output().unwrap()
+}
+
+#[test]
+fn only_a_failure_to_fetch_the_advisories_counts_as_one() {
+    let bad = "echo 'error[vulnerability]: a peer on the network, failed to connect' >&2; exit 1";
+    let (cannot, ci) = ("echo 'could not resolve' >&2; exit 1", ("CI", "true"));
+
+    assert!(deny("exit 0", "exit 0", &[ci]).status.success());
+    let found = deny("exit 0", bad, &[]);
+    assert!(!found.status.success(), "{}", said(&found));
+    let left_out = deny(cannot, bad, &[]);
+    assert!(left_out.status.success() && said(&left_out).contains("NOT PROVED: advisories"));
+    assert!(!deny(cannot, bad, &[ci]).status.success());
+    let named = [ci, ("OUTRIGGER_MAY_LACK", "root,advisories")];
+    assert!(deny(cannot, bad, &named).status.success());
+}
