@@ -23,10 +23,7 @@ use crate::{
     config::{Config, ConfigError},
     gate::Gate,
     mongo::Mongo,
-    observe::{
-        metrics::Gauge,
-        status::{Phase, Status, Unshowable},
-    },
+    observe::status::{Phase, Status, Unshowable},
     policy::{horizon::Horizon, late::LateWrites},
     queue::{Queue, QueueError, QueueOptions, Rebuilt},
     runtime::{
@@ -304,29 +301,27 @@ impl Agent {
         }
         let mut ends = connect::ends(&config, &self.local, &self.atlas);
         ends.status = Some(self.status.clone());
-        let reconciler = Arc::new(Reconciler {
+        let shared = sync::Context {
             queue: self.queue.clone(),
             ends,
             sink: sink.clone(),
             status: self.status.clone(),
             filter,
-            horizon: horizon.clone(),
             late: late.clone(),
+            watch: watch.clone(),
+            demanded: compare,
+        };
+        let options = sync::Options {
+            source_id: self.source_id.clone(),
+            agent: self.mark.clone(),
+            adopt: self.adopt,
             max_delete_ratio: config.sync.max_delete_ratio,
             queue_max: config.queue.max_documents / 2,
             verify_every: config.sync.verify_every,
             count_check_every: config.sync.count_check_every,
-            source_id: self.source_id.clone(),
-            agent: self.mark.clone(),
-            adopt: self.adopt,
-            seen_beat: Mutex::default(),
-            ring: Mutex::default(),
-            failed: Mutex::default(),
-            demanded: compare,
-            received_before: Gauge::default(),
-            watch: watch.clone(),
             tells_of_schema: source.tells_of_schema(),
-        });
+        };
+        let reconciler = Arc::new(Reconciler::new(shared, options, horizon.clone()));
         let worker = Arc::new(Worker::new(
             self.queue.clone(),
             source,

@@ -20,7 +20,7 @@ use crate::{
     cli::args::{Output, SyncArgs},
     config::{Config, units},
     observe::{
-        progress::{Activity, ProgressReport},
+        progress::{Activity, Outcome, ProgressReport},
         report::{ExitCode, Failure},
     },
     queue::Queue,
@@ -116,7 +116,7 @@ async fn follow(client: &Client, id: Option<&str>) -> Result<ProgressReport, Fai
 
 /// True for what is owed and cannot be done until somebody acts.
 fn is_stuck(sync: &ProgressReport) -> bool {
-    sync.outcome.as_ref().is_some_and(|outcome| outcome.starts_with("not done"))
+    matches!(sync.outcome, Some(Outcome::NotDone(_)))
 }
 
 /// True when nothing waits any more that was queued before the sync had ended. `oldest` is the age of the
@@ -254,7 +254,8 @@ fn summary(sync: &ProgressReport, refused: u64) -> Code {
         units::show_bytes(sync.bytes_from_atlas),
     ));
     let found = sync.missing + sync.extra + sync.content + sync.schema;
-    let outcome = sync.outcome.as_deref().unwrap_or("not ended");
+    let is_done = sync.outcome == Some(Outcome::Done);
+    let outcome = sync.outcome.as_ref().map_or("not ended".to_owned(), ToString::to_string);
     show::line(match (sync.activity, found) {
         (_, 0) => format!("no difference; {outcome}"),
         (Activity::DryRun, _) => format!("nothing was changed; {outcome}"),
@@ -264,7 +265,7 @@ fn summary(sync: &ProgressReport, refused: u64) -> Code {
                 "Atlas would not take {refused} {documents} of what differed (see `outrigger dead list`); {outcome}"
             )
         }
-        (_, _) if outcome != "done" => format!("not all that differed is repaired; {outcome}"),
+        (_, _) if !is_done => format!("not all that differed is repaired; {outcome}"),
         (_, _) => format!("what differed is repaired; {outcome}"),
     });
     if !sync.mass_delete_refused.is_empty() {
@@ -272,8 +273,7 @@ fn summary(sync: &ProgressReport, refused: u64) -> Code {
             "hint: look at both sides; if the local database is right, repeat it with --allow-mass-delete",
         );
     }
-    let is_fine =
-        outcome == "done" && refused == 0 && !(sync.activity == Activity::DryRun && found > 0);
+    let is_fine = is_done && refused == 0 && !(sync.activity == Activity::DryRun && found > 0);
     if is_fine { Code::SUCCESS } else { Code::FAILURE }
 }
 

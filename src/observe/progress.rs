@@ -1,7 +1,10 @@
 //! How far a copy, a comparison or a restore is: counted per collection, shown with rate and time left.
 //! Pure: the time is passed in.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +61,73 @@ impl Share {
     }
 }
 
+/// How a run ended. The API tells it in words, by which the CLI knows it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
+pub enum Outcome {
+    Done,
+    /// With what is left, in words.
+    DoneBut(String),
+    /// It was asked for, and cannot be done as asked.
+    Failed(String),
+    /// It is owed, and cannot be done until somebody acts. It is tried again.
+    NotDone(String),
+    /// More was demanded meanwhile.
+    BeginsAnew,
+    Cancelled,
+    /// What was asked for has given way to what is owed.
+    GivenWay,
+    /// In the words of an agent of another version.
+    Other(String),
+}
+
+const DONE: &str = "done";
+const DONE_BUT: &str = "done, but: ";
+const FAILED: &str = "failed: ";
+const NOT_DONE: &str = "not done, and tried again: ";
+const BEGINS_ANEW: &str = "ended; it begins anew, since more was demanded meanwhile";
+const CANCELLED: &str = "cancelled";
+const GIVEN_WAY: &str = "ended for one of everything, which is owed";
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (words, what) = match self {
+            Outcome::Done => (DONE, ""),
+            Outcome::DoneBut(what) => (DONE_BUT, what.as_str()),
+            Outcome::Failed(why) => (FAILED, why.as_str()),
+            Outcome::NotDone(why) => (NOT_DONE, why.as_str()),
+            Outcome::BeginsAnew => (BEGINS_ANEW, ""),
+            Outcome::Cancelled => (CANCELLED, ""),
+            Outcome::GivenWay => (GIVEN_WAY, ""),
+            Outcome::Other(words) => (words.as_str(), ""),
+        };
+        write!(f, "{words}{what}")
+    }
+}
+
+impl From<Outcome> for String {
+    fn from(outcome: Outcome) -> Self {
+        outcome.to_string()
+    }
+}
+
+impl From<String> for Outcome {
+    fn from(words: String) -> Self {
+        let after = |said: &str| words.strip_prefix(said).map(str::to_owned);
+        match words.as_str() {
+            DONE => Outcome::Done,
+            BEGINS_ANEW => Outcome::BeginsAnew,
+            CANCELLED => Outcome::Cancelled,
+            GIVEN_WAY => Outcome::GivenWay,
+            _ => None
+                .or_else(|| after(DONE_BUT).map(Outcome::DoneBut))
+                .or_else(|| after(FAILED).map(Outcome::Failed))
+                .or_else(|| after(NOT_DONE).map(Outcome::NotDone))
+                .unwrap_or(Outcome::Other(words)),
+        }
+    }
+}
+
 /// The rate is the average over so many milliseconds.
 const WINDOW_MS: u64 = 30_000;
 /// How often a point of it is kept.
@@ -74,8 +144,7 @@ pub struct Progress {
     pub digest: bool,
     pub started_ms: u64,
     pub finished_ms: Option<u64>,
-    /// How it ended, in words.
-    pub outcome: Option<String>,
+    pub outcome: Option<Outcome>,
     /// Bytes that Atlas sent for it.
     pub bytes_from_atlas: u64,
     pub shares: BTreeMap<Namespace, Share>,
@@ -184,7 +253,7 @@ pub struct ProgressReport {
     pub digest: bool,
     pub started_ms: u64,
     pub finished_ms: Option<u64>,
-    pub outcome: Option<String>,
+    pub outcome: Option<Outcome>,
     pub collections: u64,
     pub collections_done: u64,
     pub documents: u64,
@@ -248,6 +317,23 @@ mod tests {
         let after = progress.report(112_000);
         assert!((9.0..=11.0).contains(&after.documents_per_second), "{after:?}");
         assert_eq!((after.documents, after.documents_done), (1_000, 500));
+    }
+
+    #[test]
+    fn how_a_run_ended_is_known_again_by_its_words() {
+        let why = || "`shop.orders`: too large".to_owned();
+        for outcome in [
+            Outcome::Done,
+            Outcome::DoneBut(why()),
+            Outcome::Failed(why()),
+            Outcome::NotDone(why()),
+            Outcome::BeginsAnew,
+            Outcome::Cancelled,
+            Outcome::GivenWay,
+            Outcome::Other("of another version".into()),
+        ] {
+            assert_eq!(Outcome::from(String::from(outcome.clone())), outcome);
+        }
     }
 
     #[test]

@@ -11,12 +11,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bson::{RawDocumentBuf, rawdoc};
 
-use super::{Reconciler, SyncError, pause};
+use super::{Context, SyncError, pause};
 use crate::{
     model::{checkpoint::ClusterTime, namespace::Namespace},
     mongo::{Mongo, MongoError, documents, majority_after},
@@ -89,21 +90,32 @@ impl Counts {
     }
 }
 
-impl<K: Sink> Reconciler<K> {
-    /// Counts both sides from time to time, for as long as the agent runs.
-    pub(super) async fn keep_counts(&self, stop: &Stop) -> Result<(), SyncError> {
-        if self.count_check_every.is_zero() {
+/// Counts both sides from time to time.
+pub(super) struct CountCheck<K> {
+    cx: Arc<Context<K>>,
+    /// How often. Zero: never.
+    every: Duration,
+}
+
+impl<K: Sink> CountCheck<K> {
+    pub fn new(cx: Arc<Context<K>>, every: Duration) -> Self {
+        Self { cx, every }
+    }
+
+    /// Counts for as long as the agent runs.
+    pub async fn keep(&self, stop: &Stop) -> Result<(), SyncError> {
+        if self.every.is_zero() {
             std::future::pending::<()>().await;
         }
         let mut known = Known::default();
         let mut has_failed = false;
-        pause(stop, FIRST.min(self.count_check_every)).await?;
+        pause(stop, FIRST.min(self.every)).await?;
         loop {
             if self.may_count() {
                 match self.count_all(&mut known, stop).await {
                     Ok(Some(found)) => {
                         has_failed = false;
-                        self.status.state().divergences = found;
+                        self.cx.status.state().divergences = found;
                     }
                     // Not everything was read meanwhile, or copying began: the next count tells.
                     Ok(None) => {}
@@ -115,14 +127,14 @@ impl<K: Sink> Reconciler<K> {
                     Err(error) => tracing::debug!(%error, "the documents were not counted"),
                 }
             }
-            pause(stop, self.count_check_every).await?;
+            pause(stop, self.every).await?;
         }
     }
 
     /// A copy or a comparison finds out by itself, and while one runs nothing is as it will be; nor while an
     /// end is away or reading stands still.
     fn may_count(&self) -> bool {
-        let state = self.status.state();
+        let state = self.cx.status.state();
         let runs = state.sync.as_ref().is_some_and(|sync| sync.finished_ms.is_none());
         let is_quiet = state.atlas_fault.is_none()
             && state.local_fault.is_none()
@@ -133,9 +145,9 @@ impl<K: Sink> Reconciler<K> {
     /// True once everything that was committed before the call is in the queue: what is not read yet could
     /// explain any difference.
     async fn has_read_all(&self, stop: &Stop) -> Result<bool, SyncError> {
-        let now = inspect(&self.ends.local).await?.now;
+        let now = inspect(&self.cx.ends.local).await?.now;
         for _ in 0..READ_LOOKS {
-            if self.status.state().position.has_read(now) {
+            if self.cx.status.state().position.has_read(now) {
                 return Ok(true);
             }
             pause(stop, READ_APART).await?;
@@ -149,12 +161,12 @@ impl<K: Sink> Reconciler<K> {
         known: &mut Known,
         stop: &Stop,
     ) -> Result<Option<Vec<Divergence>>, SyncError> {
-        let permit = self.ends.local.permit();
-        let listing = self.here().await?;
+        let permit = self.cx.ends.local.permit();
+        let listing = self.cx.here().await?;
         let mut open = listing.collections;
         for look in 0..LOOKS {
             if look > 0 {
-                pause(stop, LOOK_APART.min(self.count_check_every)).await?;
+                pause(stop, LOOK_APART.min(self.every)).await?;
             }
             if !self.may_count() || !self.has_read_all(stop).await? {
                 return Ok(None);
@@ -169,7 +181,7 @@ impl<K: Sink> Reconciler<K> {
                 let drift = known.drifts.get(ns).copied().unwrap_or(0);
                 // Which documents a capped collection has thrown away is each server's own affair; and what a
                 // barrier stands for is no number of documents.
-                let is_left_out = collection.is_capped() || self.queue.has_barrier(ns);
+                let is_left_out = collection.is_capped() || self.cx.queue.has_barrier(ns);
                 if !is_left_out && !counts.are_explained(drift) {
                     still.push(collection);
                 }
@@ -235,7 +247,7 @@ impl<K: Sink> Reconciler<K> {
     }
 
     async fn dead_letters(&self) -> Result<BTreeMap<Namespace, u64>, SyncError> {
-        let queue = self.queue.clone();
+        let queue = self.cx.queue.clone();
         Ok(blocking(move || queue.dead_letters_by_namespace()).await?)
     }
 
@@ -244,11 +256,12 @@ impl<K: Sink> Reconciler<K> {
         ns: &Namespace,
         dead: &BTreeMap<Namespace, u64>,
     ) -> Result<Counts, SyncError> {
-        let before = self.queue.pending_of(ns);
-        let first = self.ends.local.estimated_count(ns).await.map_err(SourceError::from)?;
-        let atlas = self.ends.atlas.estimated_count(ns).await.map_err(|e| SyncError::atlas(&e))?;
-        let second = self.ends.local.estimated_count(ns).await.map_err(SourceError::from)?;
-        let pending = before.max(self.queue.pending_of(ns)) + dead.get(ns).copied().unwrap_or(0);
+        let before = self.cx.queue.pending_of(ns);
+        let first = self.cx.ends.local.estimated_count(ns).await.map_err(SourceError::from)?;
+        let atlas =
+            self.cx.ends.atlas.estimated_count(ns).await.map_err(|e| SyncError::atlas(&e))?;
+        let second = self.cx.ends.local.estimated_count(ns).await.map_err(SourceError::from)?;
+        let pending = before.max(self.cx.queue.pending_of(ns)) + dead.get(ns).copied().unwrap_or(0);
         Ok(Counts { local: [first, second], atlas, pending })
     }
 
@@ -258,26 +271,27 @@ impl<K: Sink> Reconciler<K> {
         ns: &Namespace,
         dead: &BTreeMap<Namespace, u64>,
     ) -> Result<Option<Counts>, SyncError> {
-        let before = self.queue.pending_of(ns);
-        let first = exact(&self.ends.local, ns).await.map_err(SourceError::from)?;
-        let atlas = exact(&self.ends.atlas, ns).await.map_err(|error| SyncError::atlas(&error))?;
-        let second = exact(&self.ends.local, ns).await.map_err(SourceError::from)?;
+        let before = self.cx.queue.pending_of(ns);
+        let first = exact(&self.cx.ends.local, ns).await.map_err(SourceError::from)?;
+        let atlas =
+            exact(&self.cx.ends.atlas, ns).await.map_err(|error| SyncError::atlas(&error))?;
+        let second = exact(&self.cx.ends.local, ns).await.map_err(SourceError::from)?;
         let (Some(first), Some(atlas), Some(second)) = (first, atlas, second) else {
             return Ok(None);
         };
-        let pending = before.max(self.queue.pending_of(ns)) + dead.get(ns).copied().unwrap_or(0);
+        let pending = before.max(self.cx.queue.pending_of(ns)) + dead.get(ns).copied().unwrap_or(0);
         Ok(Some(Counts { local: [first, second], atlas, pending }))
     }
 
     async fn expires(&self, ns: &Namespace) -> Result<bool, SyncError> {
-        let described = self.ends.local.describe(ns).await.map_err(SourceError::from)?;
+        let described = self.cx.ends.local.describe(ns).await.map_err(SourceError::from)?;
         let has_expiry = |of: &bson::RawDocumentBuf| value::get(of, "expireAfterSeconds").is_some();
         Ok(described.is_some_and(|of| has_expiry(&of.options) || of.indexes.iter().any(has_expiry)))
     }
 
     /// What the dashboard shows of each collection. `is_all`: those that are gone take their figures along.
     fn note_figures(&self, counted: &[(Namespace, Counts)], is_all: bool) {
-        let mut state = self.status.state();
+        let mut state = self.cx.status.state();
         if is_all {
             state.namespaces.retain(|ns, _| counted.iter().any(|(of, _)| of == ns));
         }

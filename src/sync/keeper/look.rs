@@ -5,10 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use bson::{RawDocumentBuf, rawdoc};
 use sha2::{Digest, Sha256};
 
-use super::super::{
-    End, Reconciler, SyncError,
-    schema::{BUILD_PATIENCE, without_values},
-};
+use super::SchemaKeeper;
 use crate::{
     gate::Permit,
     model::{
@@ -27,7 +24,12 @@ use crate::{
         Sink,
         classify::{BUILD_IN_PROGRESS, INDEX_NOT_FOUND},
     },
-    sync::state::{Reason, SyncState},
+    sync::{
+        SyncError,
+        ends::End,
+        schema::{BUILD_PATIENCE, without_values},
+        state::{Reason, SyncState},
+    },
 };
 
 /// Collections that were made anew for their options, each with these options' hash; kept beside the queue.
@@ -69,7 +71,7 @@ enum Answer {
     Away(String),
 }
 
-impl<K: Sink> Reconciler<K> {
+impl<K: Sink> SchemaKeeper<K> {
     /// Makes one collection's options and indexes as they are locally.
     ///
     /// What makes or drops a collection or view is left to the worker, in its turn: queued anew where it
@@ -83,12 +85,12 @@ impl<K: Sink> Reconciler<K> {
         if !self.may_alter() {
             return Ok(Looked::Soon);
         }
-        if self.queue.kept_apart().has(ns) {
+        if self.cx.queue.kept_apart().has(ns) {
             return Ok(Looked::Done);
         }
-        let target = Target { ns, permit: self.ends.local.permit() };
+        let target = Target { ns, permit: self.cx.ends.local.permit() };
         let local = || async {
-            let described = self.ends.local.describe(ns).await;
+            let described = self.cx.ends.local.describe(ns).await;
             described.map_err(|error| End::Local.error(error))
         };
         let Some(wanted) = local().await? else {
@@ -97,11 +99,11 @@ impl<K: Sink> Reconciler<K> {
         if !self.stream_has_come(stop).await? {
             return Ok(Looked::Soon);
         }
-        let copy = self.ends.atlas.describe(ns).await;
+        let copy = self.cx.ends.atlas.describe(ns).await;
         let copy = copy.map_err(|error| End::Atlas.error(error))?;
         // Whatever has changed while the two were looked at is still to come, or has a barrier.
         let is_same = local().await?.is_some_and(|now| now == wanted);
-        if !is_same || self.queue.has_barrier(ns) {
+        if !is_same || self.cx.queue.has_barrier(ns) {
             return Ok(Looked::Soon);
         }
         let mut problems = Vec::new();
@@ -115,9 +117,9 @@ impl<K: Sink> Reconciler<K> {
         if steps.iter().any(is_the_workers) {
             if !is_asked {
                 let reconcile = SchemaChange::Reconcile { ns: ns.clone(), collection: wanted.id };
-                self.queue_changes(vec![reconcile]).await?;
+                self.cx.queue_changes(vec![reconcile]).await?;
             }
-            let listed = self.status.state().schema_problems.get(ns).cloned();
+            let listed = self.cx.status.state().schema_problems.get(ns).cloned();
             let listed = listed.unwrap_or_else(|| steps.iter().map(ToString::to_string).collect());
             return Ok(Looked::Problems(listed));
         }
@@ -156,11 +158,11 @@ impl<K: Sink> Reconciler<K> {
     /// True while documents of a collection are copied or compared, or just now one came that an index had to let
     /// in: it may get more that it has had locally for long.
     fn documents_come(&self, ns: &Namespace) -> bool {
-        let is_synced = self.status.state().sync.as_ref().is_some_and(|progress| {
+        let is_synced = self.cx.status.state().sync.as_ref().is_some_and(|progress| {
             let share = progress.shares.get(ns);
             progress.finished_ms.is_none() && share.is_some_and(|of| of.state != ShareState::Done)
         });
-        is_synced || self.watch.is_loosened(ns, LOOSE_FOR)
+        is_synced || self.cx.watch.is_loosened(ns, LOOSE_FOR)
     }
 
     /// What only a new collection can change is changed by a new one, where no more is at stake than a
@@ -171,7 +173,7 @@ impl<K: Sink> Reconciler<K> {
         wanted: &Description,
     ) -> Result<bool, SyncError> {
         let is_capped = wanted.is_capped();
-        let is_empty = self.ends.atlas.is_empty(ns).await;
+        let is_empty = self.cx.ends.atlas.is_empty(ns).await;
         let is_empty = is_empty.map_err(|error| End::Atlas.error(error))?;
         let may = is_empty || (is_capped && self.may_replace(ns).await?);
         if !may || !permit.holds() {
@@ -180,7 +182,7 @@ impl<K: Sink> Reconciler<K> {
         // Once for these options, also after a restart.
         let digest = Sha256::digest(wanted.options.as_bytes());
         let mark = format!("{ns} {}", uuid::Uuid::from_slice(&digest[..16]).unwrap_or_default());
-        let (queue, position) = (self.queue.clone(), self.status.state().position.seen());
+        let (queue, position) = (self.cx.queue.clone(), self.cx.status.state().position.seen());
         let only = BTreeSet::from([(*ns).clone()]);
         let is_first = blocking(move || -> Result<bool, QueueError> {
             let stored = queue.meta(MADE_ANEW)?;
@@ -200,17 +202,19 @@ impl<K: Sink> Reconciler<K> {
             return Ok(false);
         }
         tracing::info!(%ns, "made anew in Atlas, for options that only a new collection can have");
-        self.demanded.notify_one();
+        self.cx.demanded.notify_one();
         Ok(true)
     }
 
-    /// What [`may_lose`](Self::may_lose) says of a collection as it is now.
-    pub(in crate::sync) async fn may_replace(&self, ns: &Namespace) -> Result<bool, SyncError> {
-        let (here, there) =
-            tokio::join!(self.ends.local.estimated_count(ns), self.ends.atlas.estimated_count(ns));
+    /// True when what the local database has of a collection may take the place of what Atlas has.
+    async fn may_replace(&self, ns: &Namespace) -> Result<bool, SyncError> {
+        let (here, there) = tokio::join!(
+            self.cx.ends.local.estimated_count(ns),
+            self.cx.ends.atlas.estimated_count(ns)
+        );
         let here = here.map_err(|error| End::Local.error(error))?;
         let there = there.map_err(|error| End::Atlas.error(error))?;
-        Ok(self.may_lose(here, there))
+        Ok(self.deletes.may_replace(here, there))
     }
 
     /// Takes a step but for what it builds, which goes to `builds` with the sentence for it.
@@ -268,14 +272,14 @@ impl<K: Sink> Reconciler<K> {
         let indexes = index_names(builds.iter().map(|(_, spec)| spec));
         tracing::info!(%ns, indexes = indexes.join(", "), "building indexes in Atlas");
         let build = Build { indexes, since_ms: now_ms(), percent: None };
-        self.status.state().builds.insert(ns.clone(), build);
+        self.cx.status.state().builds.insert(ns.clone(), build);
         let built = tokio::select! {
             built = self.build_each(target, &builds, id) => Ok(built),
             never = self.watch_progress(ns) => match never {},
             () = stop.drain.cancelled() => Err(SyncError::Stopped),
             () = stop.leave.cancelled() => Err(SyncError::Stopped),
         };
-        self.status.state().builds.remove(ns);
+        self.cx.status.state().builds.remove(ns);
         if matches!(&built, Ok(Ok(refused)) if refused.is_empty()) {
             tracing::info!(%ns, "the indexes are built");
         }
@@ -327,13 +331,13 @@ impl<K: Sink> Reconciler<K> {
         mut command: RawDocumentBuf,
     ) -> Answer {
         command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
-        if let Err(error) = self.ends.may_alter(End::Atlas) {
+        if let Err(error) = self.cx.ends.may_alter(End::Atlas) {
             return Answer::Away(error.to_string());
         }
         if !permit.holds() {
             return Answer::Overtaken(SyncError::Outdated.to_string());
         }
-        let atlas = &self.ends.atlas;
+        let atlas = &self.cx.ends.atlas;
         let error = match atlas.command_within(ns.db(), command, BUILD_PATIENCE).await {
             Ok(reply) if reply.contains_key("writeConcernError") => {
                 return Answer::Away("no majority has answered".to_owned());
@@ -355,8 +359,8 @@ impl<K: Sink> Reconciler<K> {
     async fn watch_progress(&self, ns: &Namespace) -> std::convert::Infallible {
         loop {
             tokio::time::sleep(PROGRESS_EVERY).await;
-            let percent = self.ends.atlas.build_progress(ns).await;
-            if let Some(build) = self.status.state().builds.get_mut(ns) {
+            let percent = self.cx.ends.atlas.build_progress(ns).await;
+            if let Some(build) = self.cx.status.state().builds.get_mut(ns) {
                 build.percent = percent;
             }
         }

@@ -7,21 +7,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
-use super::{Collection, Listing, Reconciler, SyncError, ends::End, pause, unmatched};
+use super::{Collection, Context, Listing, SyncError, deletes::DeleteLimit, ends::End, pause};
 use crate::{
     gate::Permit,
     model::{event::SchemaChange, namespace::Namespace},
     observe::report::one_line,
-    queue::{Incoming, Work},
-    runtime::{
-        clock::now_ms,
-        shutdown::{Stop, blocking},
-    },
+    runtime::shutdown::{Stop, blocking},
     schema::{Description, Kind, Step, steps},
     sink::{Sink, SinkError},
     source::{SourceError, inspect},
@@ -75,12 +72,24 @@ impl Due {
 
 type Look<'a> = BoxFuture<'a, (Namespace, Instant, Result<Looked, SyncError>)>;
 
-impl<K: Sink> Reconciler<K> {
+/// Looks after options and indexes beside the data.
+pub(super) struct SchemaKeeper<K> {
+    cx: Arc<Context<K>>,
+    deletes: DeleteLimit,
+    /// See [`Source::tells_of_schema`](crate::source::Source::tells_of_schema).
+    tells_of_schema: bool,
+}
+
+impl<K: Sink> SchemaKeeper<K> {
+    pub fn new(cx: Arc<Context<K>>, deletes: DeleteLimit, tells_of_schema: bool) -> Self {
+        Self { cx, deletes, tells_of_schema }
+    }
+
     /// Looks after options and indexes until told to stop.
     ///
     /// # Errors
     /// [`SyncError::Stopped`], or a failure of the queue.
-    pub(super) async fn keep_schema(&self, stop: &Stop) -> Result<(), SyncError> {
+    pub async fn keep(&self, stop: &Stop) -> Result<(), SyncError> {
         let mut looks: FuturesUnordered<Look<'_>> = FuturesUnordered::new();
         let mut busy = BTreeSet::new();
         let mut due: BTreeMap<Namespace, Due> = BTreeMap::new();
@@ -88,7 +97,7 @@ impl<K: Sink> Reconciler<K> {
         let mut earliest = next_pass;
         let mut is_pass_asked = true;
         loop {
-            let asked = self.watch.take();
+            let asked = self.cx.watch.take();
             if asked.everything {
                 is_pass_asked = true;
                 next_pass = next_pass.min((Instant::now() + SOON / 2).max(earliest));
@@ -100,7 +109,7 @@ impl<K: Sink> Reconciler<K> {
             let usual = if self.tells_of_schema { LOOK_EVERY } else { LOOK_OFTEN };
             if Instant::now() >= next_pass {
                 let began = Instant::now();
-                let queue = self.queue.clone();
+                let queue = self.cx.queue.clone();
                 if let Some(owed) = blocking(move || SyncState::open(&queue)).await?
                     && owed.request.is_none()
                 {
@@ -140,14 +149,14 @@ impl<K: Sink> Reconciler<K> {
                 }));
             }
             let open = due.values().filter(|due| due.refusals == 0).count();
-            self.watch.set_open(open + usize::from(is_pass_asked));
+            self.cx.watch.set_open(open + usize::from(is_pass_asked));
             // What is due and has no place waits for one that ends.
             let idle = due.iter().filter(|(ns, due)| due.at > now && !busy.contains(*ns));
             let wake = idle.map(|(_, due)| due.at).min().unwrap_or(next_pass).min(next_pass);
             tokio::select! {
                 () = stop.drain.cancelled() => return Err(SyncError::Stopped),
                 () = stop.leave.cancelled() => return Err(SyncError::Stopped),
-                () = self.watch.changed() => {}
+                () = self.cx.watch.changed() => {}
                 () = tokio::time::sleep_until(wake.into()) => {}
                 Some((ns, since, looked)) = looks.next() => {
                     busy.remove(&ns);
@@ -181,7 +190,7 @@ impl<K: Sink> Reconciler<K> {
         let entry = due.entry(ns.clone()).or_insert_with(Due::now);
         match looked {
             Looked::Done => {
-                self.status.state().schema_problems.remove(&ns);
+                self.cx.status.state().schema_problems.remove(&ns);
                 // Unless it was asked for again meanwhile.
                 if entry.at <= since {
                     due.remove(&ns);
@@ -208,7 +217,7 @@ impl<K: Sink> Reconciler<K> {
         if !entry.is_asked {
             entry.at = Instant::now() + wait;
         }
-        let before = self.status.state().schema_problems.insert(ns.clone(), problems.clone());
+        let before = self.cx.status.state().schema_problems.insert(ns.clone(), problems.clone());
         if before.as_ref() != Some(&problems) {
             let error = problems.join("; ");
             let wait_ms = wait.as_millis() as u64;
@@ -223,10 +232,10 @@ impl<K: Sink> Reconciler<K> {
         if !self.may_alter() {
             return Ok(None);
         }
-        let permit = self.ends.local.permit();
-        let here = self.here().await?;
-        let there = self.there().await?;
-        self.note_left_out(&here);
+        let permit = self.cx.ends.local.permit();
+        let here = self.cx.here().await?;
+        let there = self.cx.there().await?;
+        self.cx.note_left_out(&here);
         let copies = there.collections.iter().chain(&there.views);
         let copies: BTreeMap<_, _> = copies.map(|copy| (&copy.ns, copy)).collect();
         let mut pairs = Vec::new();
@@ -239,6 +248,7 @@ impl<K: Sink> Reconciler<K> {
             pairs.push((original, copies.get(&original.ns).copied(), is_view));
         }
         let described = self
+            .cx
             .ends
             .each(pairs, |(original, copy, is_view)| {
                 Box::pin(async move {
@@ -257,13 +267,14 @@ impl<K: Sink> Reconciler<K> {
         let mut open = Vec::new();
         let mut changes = Vec::new();
         for (ns, wanted, there) in described {
-            if self.queue.has_barrier(&ns) {
+            if self.cx.queue.has_barrier(&ns) {
                 continue; // What the name means is about to change.
             }
-            self.queue.keep_in_order(&ns, wanted.is_capped());
+            self.cx.queue.keep_in_order(&ns, wanted.is_capped());
             let steps = steps(&wanted, there.as_ref());
             // What was refused is tried again in its own time.
-            let listed = self.status.state().schema_problems.get(&ns).cloned().unwrap_or_default();
+            let listed =
+                self.cx.status.state().schema_problems.get(&ns).cloned().unwrap_or_default();
             let is_listed =
                 |step: &Step| listed.iter().any(|said| said.starts_with(&step.to_string()));
             if !steps.is_empty() && steps.iter().all(is_listed) {
@@ -271,7 +282,7 @@ impl<K: Sink> Reconciler<K> {
             } else if steps.iter().any(|step| step.build().is_none() && !step.is_fixed()) {
                 changes.push(SchemaChange::Reconcile { ns, collection: wanted.id });
             } else if steps.is_empty() {
-                self.status.state().schema_problems.remove(&ns);
+                self.cx.status.state().schema_problems.remove(&ns);
             } else {
                 open.push(ns);
             }
@@ -279,15 +290,15 @@ impl<K: Sink> Reconciler<K> {
         let taken: BTreeSet<_> = here.names().collect();
         for Collection { ns, .. } in &there.views {
             let ns = ns.clone();
-            if !taken.contains(&ns) && !self.queue.has_barrier(&ns) {
+            if !taken.contains(&ns) && !self.cx.queue.has_barrier(&ns) {
                 // When it is gone its database may be empty.
                 if !here.databases.iter().any(|db| db == ns.db()) {
-                    self.watch.ask_everything();
+                    self.cx.watch.ask_everything();
                 }
                 changes.push(SchemaChange::DropIfGone { ns });
             }
         }
-        self.queue_changes(changes).await?;
+        self.cx.queue_changes(changes).await?;
         self.drop_emptied(&here, &there.emptied, &permit).await?;
         Ok(Some(open))
     }
@@ -301,10 +312,10 @@ impl<K: Sink> Reconciler<K> {
         permit: &Permit,
     ) -> Result<(), SyncError> {
         for db in emptied.iter().filter(|db| !here.databases.contains(db)) {
-            let waiting = self.queue.pending_by_namespace();
-            let is_free = self.filter.is_whole(db) && waiting.keys().all(|ns| ns.db() != db);
+            let waiting = self.cx.queue.pending_by_namespace();
+            let is_free = self.cx.filter.is_whole(db) && waiting.keys().all(|ns| ns.db() != db);
             if is_free && permit.holds() {
-                match self.sink.drop_emptied(db).await {
+                match self.cx.sink.drop_emptied(db).await {
                     Ok(_) => {}
                     // It does no harm but to that name, and whoever needs it says so.
                     Err(SinkError::Rejected(error) | SinkError::Held(error)) => {
@@ -313,7 +324,7 @@ impl<K: Sink> Reconciler<K> {
                     Err(error) => {
                         if let SinkError::DropUnanswered { db, .. } = &error {
                             let all = [Namespace::all_of(db)].into();
-                            self.late().schema_given_up(all, Instant::now());
+                            self.cx.late().schema_given_up(all, Instant::now());
                         }
                         return Err(error.into());
                     }
@@ -321,17 +332,6 @@ impl<K: Sink> Reconciler<K> {
             }
         }
         Ok(())
-    }
-
-    pub(super) fn note_left_out(&self, listing: &Listing) {
-        let named = listing.left_out.iter().map(|left| format!("`{}`: {}", left.ns, left.reason));
-        let patterns = &self.filter.patterns().include;
-        let nothing = unmatched(patterns, &[listing]).into_iter().map(|of| of.as_include());
-        let named: Vec<_> = named.chain(nothing).collect();
-        let before = std::mem::replace(&mut self.status.state().left_out, named.clone());
-        for left in named.iter().filter(|left| !before.contains(left)) {
-            tracing::warn!(left, "not replicated");
-        }
     }
 
     /// As a listing told of it, with the indexes as they are now.
@@ -343,38 +343,25 @@ impl<K: Sink> Reconciler<K> {
     ) -> Result<Description, SyncError> {
         let mut description = collection.description();
         if !is_view && description.kind == Kind::Collection {
-            let listed = self.ends.of(end).list_indexes(&collection.ns).await;
+            let listed = self.cx.ends.of(end).list_indexes(&collection.ns).await;
             description.indexes = listed.map_err(|error| end.error(error))?;
         }
         Ok(description)
     }
 
-    pub(super) async fn queue_changes(&self, changes: Vec<SchemaChange>) -> Result<(), SyncError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let cluster_time = self.status.state().position.whole();
-        let incoming: Vec<_> = changes
-            .into_iter()
-            .map(|change| Incoming { work: Work::Schema(change), cluster_time, wall_ms: now_ms() })
-            .collect();
-        let queue = self.queue.clone();
-        Ok(blocking(move || queue.commit(incoming, None).map(drop)).await?)
-    }
-
     /// False while Atlas is not ours to write to, or away.
     fn may_alter(&self) -> bool {
-        let rests = self.status.rests();
-        let state = self.status.state();
-        !rests && state.is_marked && state.breaker != "open" && self.ends.local.permit().holds()
+        let rests = self.cx.status.rests();
+        let state = self.cx.status.state();
+        !rests && state.is_marked && state.breaker != "open" && self.cx.ends.local.permit().holds()
     }
 
     /// Waits until everything that was done locally until now has been read into the queue: what a name
     /// meant when it was looked at is certain then, if no barrier waits for it.
     async fn stream_has_come(&self, stop: &Stop) -> Result<bool, SyncError> {
-        let now = inspect(&self.ends.local).await?.now;
+        let now = inspect(&self.cx.ends.local).await?.now;
         let give_up = Instant::now() + STREAM_PATIENCE;
-        while !self.status.state().position.has_read(now) {
+        while !self.cx.status.state().position.has_read(now) {
             if Instant::now() > give_up {
                 return Ok(false);
             }

@@ -1,17 +1,16 @@
 //! Options, indexes and views that differ, and whether they still do after a second look.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{LOOK_MAX, MARGIN, NamespaceResult, Verify, list_of};
 use crate::{
     model::namespace::Namespace,
-    schema::{Description, Kind},
+    schema::{Description, Kind, steps},
     sync::{
         Collection, SyncError, atlas_collections,
         ends::{End, ask},
         local_collections, pause,
         schema::{schema_steps, sentences},
-        views::view_differences,
     },
 };
 
@@ -84,4 +83,25 @@ impl Verify<'_> {
             (None, None) => Vec::new(),
         })
     }
+}
+
+/// What differs, without those that are equal.
+fn view_differences(here: &[Collection], there: &[Collection]) -> Vec<NamespaceResult> {
+    let of = |all: &[Collection], ns: &Namespace| {
+        all.iter().find(|view| view.ns == *ns).map(Collection::description)
+    };
+    let names: BTreeSet<_> = here.iter().chain(there).map(|view| &view.ns).collect();
+    let differ = |ns: &Namespace| match of(here, ns) {
+        Some(local) => sentences(&steps(&local, of(there, ns).as_ref())),
+        None => vec!["the view is in Atlas only".to_owned()],
+    };
+    names
+        .into_iter()
+        .map(|ns| NamespaceResult {
+            ns: ns.to_string(),
+            schema: differ(ns),
+            ..NamespaceResult::default()
+        })
+        .filter(|result| !result.is_equal())
+        .collect()
 }

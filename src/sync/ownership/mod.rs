@@ -4,14 +4,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{
-    LOOK_AGAIN, Listing, Reconciler, SyncError, atlas_collections, local_collections, ownership,
-    ownership::Remembered,
-    same,
-    upstream::{self, Upstream},
-};
+use parking_lot::Mutex;
+
+use super::{Context, SyncError, local_collections, same};
 use crate::{
-    model::{checkpoint::ClusterTime, foreign::Foreign, namespace::Namespace},
+    model::{checkpoint::ClusterTime, foreign::Foreign},
     queue::{Queue, QueueError, transfer::MOVED},
     runtime::{
         clock::now_ms,
@@ -21,6 +18,19 @@ use crate::{
     sink::Sink,
     sync::state::{Reason, SyncState},
 };
+
+mod claim;
+mod marks;
+mod review;
+mod upstream;
+
+pub use claim::Claim;
+pub use marks::AgentMark;
+pub use review::{Remark, review};
+
+use claim::{HEARTBEAT, Taken, Taking};
+use marks::Remembered;
+use upstream::Upstream;
 
 /// The claim that the queue's position belongs to, the last position that its mark is known to carry, and the
 /// last that was sent to it; kept beside the queue.
@@ -66,44 +76,73 @@ fn demand_for_new_target(queue: &Queue, is_first: bool) -> Result<(), QueueError
     queue.flush()
 }
 
+/// How often to look whether a mark that is too old may be renewed.
+const FENCED_EVERY: Duration = Duration::from_secs(2);
+
+/// Takes the target, and keeps it for as long as the agent runs.
+pub(super) struct Ownership<K> {
+    cx: Arc<Context<K>>,
+    source_id: String,
+    agent: AgentMark,
+    /// Take the target over, whoever's it is.
+    adopt: bool,
+    /// See [`Taking`].
+    seen_beat: Mutex<Option<i64>>,
+    ring: Mutex<Ring>,
+}
+
 /// What is known of the way from the local database, and to the target.
 #[derive(Clone, Debug, Default)]
-pub struct Ring {
+struct Ring {
     /// The target's id.
     target: Option<String>,
     upstream: Arc<Upstream>,
 }
 
-impl<K: Sink> Reconciler<K> {
-    fn claim(&self) -> ownership::Claim<'_> {
-        ownership::Claim {
-            atlas: &self.ends.atlas,
-            filter: &self.filter,
+impl<K: Sink> Ownership<K> {
+    pub(super) fn new(
+        cx: Arc<Context<K>>,
+        source_id: String,
+        agent: AgentMark,
+        adopt: bool,
+    ) -> Self {
+        let (seen_beat, ring) = (Mutex::default(), Mutex::default());
+        Self { cx, source_id, agent, adopt, seen_beat, ring }
+    }
+
+    /// Makes sure that the target is ours, at the start.
+    ///
+    /// # Errors
+    /// When it is not, or the queue fails.
+    pub(super) async fn take(&self, stop: &Stop) -> Result<(), SyncError> {
+        self.take_patiently(true, stop).await
+    }
+
+    fn claim(&self) -> Claim<'_> {
+        Claim {
+            atlas: &self.cx.ends.atlas,
+            filter: &self.cx.filter,
             source_id: &self.source_id,
             agent: &self.agent,
-            lease: &self.status.lease,
+            lease: &self.cx.status.lease,
         }
     }
 
-    /// Makes sure that the target is ours.
-    pub(super) async fn claim_patiently(
-        &self,
-        is_first: bool,
-        stop: &Stop,
-    ) -> Result<(), SyncError> {
-        self.retrying(stop, "the mark of ownership cannot be set yet", || {
-            Box::pin(self.take_target(is_first))
-        })
-        .await
+    async fn take_patiently(&self, is_first: bool, stop: &Stop) -> Result<(), SyncError> {
+        self.cx
+            .retrying(stop, "the mark of ownership cannot be set yet", || {
+                Box::pin(self.take_target(is_first))
+            })
+            .await
     }
 
     /// Takes the target, and demands a sync where it is not the one that the queue's position belongs to.
     /// The demand is on the disk before the mark is set, since the mark is what keeps the next start from
     /// demanding it.
     async fn take_target(&self, is_first: bool) -> Result<(), SyncError> {
-        let target = same::check(&self.ends).await?;
-        let db = self.filter.state_database();
-        let seen = upstream::read(&self.ends.local, &self.source_id, db).await?;
+        let target = same::check(&self.cx.ends).await?;
+        let db = self.cx.filter.state_database();
+        let seen = upstream::read(&self.cx.ends.local, &self.source_id, db).await?;
         if is_first && (target.is_none() || seen.is_none()) {
             tracing::warn!(
                 "the user may not read Atlas's identity, or the marks in the local database; that this local database is not a copy of this Atlas cannot be made sure of"
@@ -111,9 +150,9 @@ impl<K: Sink> Reconciler<K> {
         }
         let upstream = Arc::new(seen.unwrap_or_default());
         self.ring().clone_from(&Ring { target: target.clone(), upstream: upstream.clone() });
-        let queue = self.queue.clone();
+        let queue = self.cx.queue.clone();
         let remembered = blocking(move || remembered(&queue)).await?;
-        let taking = ownership::Taking {
+        let taking = Taking {
             // A target is adopted once, by a person who looks on.
             adopt: self.adopt && is_first,
             is_first,
@@ -123,7 +162,7 @@ impl<K: Sink> Reconciler<K> {
             seen_beat: &self.seen_beat,
         };
         let demand = async || {
-            let (queue, moved) = (self.queue.clone(), remembered.moved);
+            let (queue, moved) = (self.cx.queue.clone(), remembered.moved);
             blocking(move || {
                 if moved {
                     let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
@@ -136,7 +175,7 @@ impl<K: Sink> Reconciler<K> {
             crash::point(Step::ClaimNoted);
             Ok(())
         };
-        let (queue, mut lives) = (self.queue.clone(), remembered.lives.clone());
+        let (queue, mut lives) = (self.cx.queue.clone(), remembered.lives.clone());
         let life = self.agent.instance.clone();
         if !lives.contains(&life) {
             lives.push(life.clone());
@@ -145,15 +184,15 @@ impl<K: Sink> Reconciler<K> {
         }
         let taken = self.claim().take(&taking, demand).await;
         if matches!(taken, Err(SyncError::OlderQueue)) {
-            let queue = self.queue.clone();
+            let queue = self.cx.queue.clone();
             return Err(blocking(move || queue.give_up_as_outdated()).await.into());
         }
-        let ownership::Taken { claim, refused } = taken?;
-        let queue = self.queue.clone();
+        let Taken { claim, refused } = taken?;
+        let queue = self.cx.queue.clone();
         blocking(move || note_lives(&queue, &[life])).await?;
-        let marked = self.queue.kept_apart().marked.clone();
+        let marked = self.cx.queue.kept_apart().marked.clone();
         self.keep_apart(Foreign { names: refused, marked }).await?;
-        let (queue, is_new) = (self.queue.clone(), remembered.claim.as_ref() != Some(&claim));
+        let (queue, is_new) = (self.cx.queue.clone(), remembered.claim.as_ref() != Some(&claim));
         if is_new {
             blocking(move || {
                 queue.set_meta(RENEWED, None)?;
@@ -166,18 +205,18 @@ impl<K: Sink> Reconciler<K> {
         // Of two that set their marks at the same moment, one sees the other now, before it writes anything.
         self.look_upstream().await?;
         self.look_at_others().await?;
-        self.status.state().is_marked = true;
+        self.cx.status.state().is_marked = true;
         Ok(())
     }
 
     /// Renews the heartbeat in the mark for as long as the agent runs, and stops the writing when that
     /// fails for too long: another agent may have been told to take over.
-    pub(super) async fn keep_mark(&self, stop: &Stop) -> Result<(), SyncError> {
+    pub(super) async fn keep(&self, stop: &Stop) -> Result<(), SyncError> {
         loop {
-            let is_fenced = self.status.is_fenced();
-            tokio::time::sleep(if is_fenced { LOOK_AGAIN } else { ownership::HEARTBEAT }).await;
+            let is_fenced = self.cx.status.is_fenced();
+            tokio::time::sleep(if is_fenced { FENCED_EVERY } else { HEARTBEAT }).await;
             // Before the claim there is no mark of this instance.
-            if !self.status.state().is_marked {
+            if !self.cx.status.state().is_marked {
                 continue;
             }
             self.look_upstream().await?;
@@ -185,8 +224,8 @@ impl<K: Sink> Reconciler<K> {
                 Some(true) => self.look_at_others().await?,
                 Some(false) => {
                     tracing::warn!("the mark of ownership in Atlas is not as it was left");
-                    self.claim_patiently(false, stop).await?;
-                    self.demanded.notify_one();
+                    self.take_patiently(false, stop).await?;
+                    self.cx.demanded.notify_one();
                 }
                 None => {}
             }
@@ -198,27 +237,27 @@ impl<K: Sink> Reconciler<K> {
     ///
     /// # Errors
     /// When the queue fails.
-    pub async fn beat_while_draining(&self, stop: &Stop) -> Result<(), SyncError> {
+    pub(super) async fn beat_while_draining(&self, stop: &Stop) -> Result<(), SyncError> {
         stop.drain.cancelled().await;
-        while self.status.state().is_marked && self.beat().await? != Some(false) {
-            tokio::time::sleep(ownership::HEARTBEAT).await;
+        while self.cx.status.state().is_marked && self.beat().await? != Some(false) {
+            tokio::time::sleep(HEARTBEAT).await;
         }
         Ok(())
     }
 
     /// Renews the heartbeat once. False when the mark is not as it was left; `None` where Atlas did not answer.
     async fn beat(&self) -> Result<Option<bool>, SyncError> {
-        let queue = self.queue.clone();
+        let queue = self.cx.queue.clone();
         let left = blocking(move || remembered(&queue)).await?.checkpoint;
-        let position = self.status.state().position.seen().max(left);
-        let noted = self.queue.clone();
+        let position = self.cx.status.state().position.seen().max(left);
+        let noted = self.cx.queue.clone();
         blocking(move || noted.set_meta(SENT, Some(&position.0.to_be_bytes()))).await?;
         let (claim, upstream) = (self.claim(), self.ring().upstream.clone());
         let renewal = claim.renew(left, position, &upstream);
-        match tokio::time::timeout(ownership::HEARTBEAT, renewal).await {
+        match tokio::time::timeout(HEARTBEAT, renewal).await {
             Ok(Ok(is_as_left)) => {
                 if is_as_left {
-                    let (queue, position) = (self.queue.clone(), position.0.to_be_bytes());
+                    let (queue, position) = (self.cx.queue.clone(), position.0.to_be_bytes());
                     blocking(move || queue.set_meta(RENEWED, Some(&position))).await?;
                 }
                 return Ok(Some(is_as_left));
@@ -234,8 +273,8 @@ impl<K: Sink> Reconciler<K> {
     /// # Errors
     /// [`SyncError::Ring`]. Nothing is written from then on.
     async fn look_upstream(&self) -> Result<(), SyncError> {
-        let db = self.filter.state_database();
-        let reading = upstream::read(&self.ends.local, &self.source_id, db);
+        let db = self.cx.filter.state_database();
+        let reading = upstream::read(&self.cx.ends.local, &self.source_id, db);
         match tokio::time::timeout(UPSTREAM_PATIENCE, reading).await {
             Ok(Ok(Some(seen))) => self.ring().upstream = Arc::new(seen),
             Ok(Ok(None)) => {}
@@ -246,7 +285,7 @@ impl<K: Sink> Reconciler<K> {
         }
         let Ring { target, upstream } = self.ring().clone();
         upstream.check(&self.source_id, target.as_deref(), db).inspect_err(|_| {
-            self.status.lease.end();
+            self.cx.status.lease.end();
         })
     }
 
@@ -254,7 +293,7 @@ impl<K: Sink> Reconciler<K> {
     /// two that start at the same moment see each other: then neither writes what both choose.
     async fn look_at_others(&self) -> Result<(), SyncError> {
         let claim = self.claim();
-        let marked = match tokio::time::timeout(ownership::HEARTBEAT / 2, claim.others()).await {
+        let marked = match tokio::time::timeout(HEARTBEAT / 2, claim.others()).await {
             Ok(Ok(marked)) => marked,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the marks of others cannot be read");
@@ -262,13 +301,13 @@ impl<K: Sink> Reconciler<K> {
             }
             Err(_) => return Ok(()),
         };
-        let before = self.queue.kept_apart();
+        let before = self.cx.queue.kept_apart();
         let foreign = Foreign { names: before.names.clone(), marked };
         if !before.is_within(&foreign) {
             // Whoever had it may have written to it.
-            let (queue, position) = (self.queue.clone(), self.status.state().position.seen());
+            let (queue, position) = (self.cx.queue.clone(), self.cx.status.state().position.seen());
             blocking(move || SyncState::demand(&queue, position, Reason::NewTarget)).await?;
-            self.demanded.notify_one();
+            self.cx.demanded.notify_one();
         }
         if !foreign.marked.is_empty() || !before.is_within(&foreign) {
             self.keep_apart(foreign).await?;
@@ -278,7 +317,7 @@ impl<K: Sink> Reconciler<K> {
 
     /// Nothing of these is written from now on, and it is said so.
     async fn keep_apart(&self, foreign: Foreign) -> Result<(), SyncError> {
-        self.queue.keep_apart(foreign.clone());
+        self.cx.queue.keep_apart(foreign.clone());
         let mut named: BTreeMap<_, _> = foreign
             .names
             .iter()
@@ -287,7 +326,7 @@ impl<K: Sink> Reconciler<K> {
         if !foreign.marked.is_empty() {
             // What does not answer is asked again with the next heartbeat.
             let listing =
-                local_collections(&self.ends.local, &self.filter).await.unwrap_or_default();
+                local_collections(&self.cx.ends.local, &self.cx.filter).await.unwrap_or_default();
             for collection in listing.collections.into_iter().chain(listing.views) {
                 if let Some(source) = foreign.marked_by(&collection.ns) {
                     let reason =
@@ -296,7 +335,7 @@ impl<K: Sink> Reconciler<K> {
                 }
             }
         }
-        let before = std::mem::replace(&mut self.status.state().not_ours, named.clone());
+        let before = std::mem::replace(&mut self.cx.status.state().not_ours, named.clone());
         for (ns, reason) in named.iter().filter(|(ns, _)| !before.contains_key(*ns)) {
             tracing::error!(%ns, reason, "the collection is not ours to write; its changes wait");
         }
@@ -305,25 +344,5 @@ impl<K: Sink> Reconciler<K> {
 
     fn ring(&self) -> parking_lot::MutexGuard<'_, Ring> {
         self.ring.lock()
-    }
-
-    /// What the local database has of what is replicated, but for what is not ours in Atlas.
-    pub(super) async fn here(&self) -> Result<Listing, SyncError> {
-        let listing = local_collections(&self.ends.local, &self.filter).await?;
-        Ok(self.without_foreign(listing))
-    }
-
-    /// As [`here`](Self::here), of Atlas.
-    pub(super) async fn there(&self) -> Result<Listing, SyncError> {
-        let listing = atlas_collections(&self.ends.atlas, &self.filter).await?;
-        Ok(self.without_foreign(listing))
-    }
-
-    fn without_foreign(&self, mut listing: Listing) -> Listing {
-        let foreign = self.queue.kept_apart();
-        let is_ours = |ns: &Namespace| !foreign.has(ns);
-        listing.collections.retain(|collection| is_ours(&collection.ns));
-        listing.views.retain(|view| is_ours(&view.ns));
-        listing
     }
 }

@@ -27,8 +27,7 @@ use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use parking_lot::Mutex;
 
 use super::{
-    Listing, SyncError, atlas_collections,
-    marks::{self, COLLECTION, Keeper, Mark},
+    marks::{self, AgentMark, COLLECTION, Keeper, Mark, Remembered},
     upstream::Upstream,
 };
 use crate::{
@@ -40,31 +39,13 @@ use crate::{
     mongo::Mongo,
     policy::overlap::overlap,
     sink::SinkError,
+    sync::{Listing, SyncError, atlas_collections},
 };
-
-pub use super::marks::AgentMark;
 
 /// How often the heartbeat is renewed.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
 const DUPLICATE_KEY: i32 = 11000;
-
-/// What the agent remembers of the mark that it left.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remembered {
-    /// The claim that its queue's position belongs to.
-    pub claim: Option<String>,
-    /// The last position that the mark is known to carry.
-    pub checkpoint: ClusterTime,
-    /// The last position that was sent to it. Its answer may be lost, and then the mark carries it all the same.
-    pub sent: ClusterTime,
-    /// The queue came from another machine, and has not claimed its target yet.
-    pub moved: bool,
-    /// The starts that may have set the mark last.
-    pub lives: Vec<String>,
-    /// How far the queue has come by its own account.
-    pub position: ClusterTime,
-}
 
 /// A source's claim on a target.
 pub struct Claim<'a> {

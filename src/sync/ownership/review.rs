@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 
 use super::{
-    SyncError,
+    claim::{not_owned, overlap_error, overlapping, with_data},
     marks::{self, Keeper, Mark},
-    ownership::{not_owned, overlap_error, overlapping, with_data},
-    same, upstream,
+    upstream,
 };
-use crate::{model::namespace::NamespaceFilter, mongo::Mongo};
+use crate::{
+    model::namespace::NamespaceFilter,
+    mongo::Mongo,
+    sync::{SyncError, same},
+};
 
 /// One thing that was found.
 #[derive(Debug)]

@@ -10,8 +10,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{SyncError, marks};
-use crate::{gate::past::is_by_name, mongo::Mongo, source::SourceError};
+use super::marks;
+use crate::{gate::past::is_by_name, mongo::Mongo, source::SourceError, sync::SyncError};
 
 /// What the local database is a copy of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

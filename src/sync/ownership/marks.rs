@@ -16,7 +16,6 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bson::{Bson, DateTime, Document, doc, rawdoc};
 
-use super::{SyncError, ownership::Remembered};
 use crate::{
     config::units,
     model::{
@@ -29,6 +28,7 @@ use crate::{
         documents,
     },
     policy::overlap::covers,
+    sync::SyncError,
 };
 
 /// In the database of `atlas.state_database`.
@@ -69,6 +69,23 @@ pub(super) struct Mark {
     /// The start that has set it last.
     pub life: Option<String>,
     pub keeper: Option<Keeper>,
+}
+
+/// What the agent remembers of the mark that it left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// The claim that its queue's position belongs to.
+    pub claim: Option<String>,
+    /// The last position that the mark is known to carry.
+    pub checkpoint: ClusterTime,
+    /// The last position that was sent to it. Its answer may be lost, and then the mark carries it all the same.
+    pub sent: ClusterTime,
+    /// The queue came from another machine, and has not claimed its target yet.
+    pub moved: bool,
+    /// The starts that may have set the mark last.
+    pub lives: Vec<String>,
+    /// How far the queue has come by its own account.
+    pub position: ClusterTime,
 }
 
 /// By how much a mark may be ahead of a queue that has lost its last half second with its process.

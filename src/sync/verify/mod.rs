@@ -49,7 +49,7 @@ const RECHECKED_MAX: usize = 10_000;
 const LOOKED_UP: usize = 500;
 
 /// The wait before each further look, and the longest time for all of them.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const RECHECK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// What a document is given on top of the lag that is known.
@@ -333,7 +333,7 @@ impl Verify<'_> {
     ) -> Result<(), SyncError> {
         let began = Instant::now();
         while !suspects.is_empty() {
-            pause(self.stop, LOOK_AGAIN).await?;
+            pause(self.stop, RECHECK_EVERY).await?;
             let (lag, is_over) = (self.current_lag().await, began.elapsed() > LOOK_MAX);
             let allowed = lag.map_or(Duration::ZERO, |lag| lag + MARGIN);
             let mut open = Vec::new();

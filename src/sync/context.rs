@@ -1,0 +1,184 @@
+//! What the tasks of [`Reconciler`](super::Reconciler) share: the queue, both ends, what is told, and the few things
+//! that all of them do with these.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use super::{
+    Listing, SyncError, atlas_collections,
+    ends::{End, Ends, ask},
+    local_collections, pause, unmatched,
+};
+use crate::{
+    model::{
+        checkpoint::ClusterTime,
+        document_key::DocumentKey,
+        event::{CollectionId, SchemaChange},
+        namespace::{Namespace, NamespaceFilter},
+        write_op::WriteOp,
+    },
+    observe::status::Status,
+    policy::late::LateWrites,
+    queue::{Incoming, Queue, Work},
+    runtime::{
+        clock::now_ms,
+        shutdown::{Stop, blocking},
+    },
+    schema::{Description, watch::SchemaWatch},
+    source::inspect,
+};
+
+/// How often to look whether a pause is over.
+const PAUSE_CHECK: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// What the tasks share.
+pub struct Context<K> {
+    pub queue: Arc<Queue>,
+    pub ends: Ends,
+    pub sink: Arc<K>,
+    pub status: Arc<Status>,
+    pub filter: NamespaceFilter,
+    pub late: Arc<Mutex<LateWrites>>,
+    /// What the worker leaves to the task that builds indexes.
+    pub watch: Arc<SchemaWatch>,
+    /// Woken when something is demanded, asked for or cancelled.
+    pub demanded: Arc<Notify>,
+}
+
+impl<K> Context<K> {
+    /// What the local database has of what is replicated, but for what is not ours in Atlas.
+    pub(super) async fn here(&self) -> Result<Listing, SyncError> {
+        let listing = local_collections(&self.ends.local, &self.filter).await?;
+        Ok(self.without_foreign(listing))
+    }
+
+    /// As [`here`](Self::here), of Atlas.
+    pub(super) async fn there(&self) -> Result<Listing, SyncError> {
+        let listing = atlas_collections(&self.ends.atlas, &self.filter).await?;
+        Ok(self.without_foreign(listing))
+    }
+
+    fn without_foreign(&self, mut listing: Listing) -> Listing {
+        let foreign = self.queue.kept_apart();
+        let is_ours = |ns: &Namespace| !foreign.has(ns);
+        listing.collections.retain(|collection| is_ours(&collection.ns));
+        listing.views.retain(|view| is_ours(&view.ns));
+        listing
+    }
+
+    /// Says what of the local database is not replicated, once each.
+    pub(super) fn note_left_out(&self, listing: &Listing) {
+        let named = listing.left_out.iter().map(|left| format!("`{}`: {}", left.ns, left.reason));
+        let patterns = &self.filter.patterns().include;
+        let nothing = unmatched(patterns, &[listing]).into_iter().map(|of| of.as_include());
+        let named: Vec<_> = named.chain(nothing).collect();
+        let before = std::mem::replace(&mut self.status.state().left_out, named.clone());
+        for left in named.iter().filter(|left| !before.contains(left)) {
+            tracing::warn!(left, "not replicated");
+        }
+    }
+
+    /// The collection `id` as it is called `ns` now, without its indexes, if the local database still has it: making
+    /// an index would make a collection that is gone.
+    pub(super) async fn still(
+        &self,
+        ns: &Namespace,
+        id: Option<CollectionId>,
+        stop: &Stop,
+    ) -> Result<Option<Description>, SyncError> {
+        let here = ask!(self.ends, End::Local, stop, self.ends.local.describe_options(ns));
+        Ok(here.filter(|found| found.id == id))
+    }
+
+    /// What time it is in the local database.
+    pub(super) async fn local_time(&self, stop: &Stop) -> Result<ClusterTime, SyncError>
+    where
+        K: Send + Sync,
+    {
+        self.retrying(stop, "the local time is not known yet", || {
+            Box::pin(async move { Ok(inspect(&self.ends.local).await?.now) })
+        })
+        .await
+    }
+
+    /// Repeats `attempt` while it fails for reasons that pass.
+    pub(super) async fn retrying<'a, T>(
+        &'a self,
+        stop: &Stop,
+        message: &'static str,
+        mut attempt: impl FnMut() -> BoxFuture<'a, Result<T, SyncError>> + Send,
+    ) -> Result<T, SyncError> {
+        let mut attempts = self.ends.attempts(stop).without_end(message);
+        loop {
+            let result = tokio::select! {
+                () = stop.drain.cancelled() => return Err(SyncError::Stopped),
+                () = stop.leave.cancelled() => return Err(SyncError::Stopped),
+                result = attempt() => result,
+            };
+            match result {
+                Ok(value) => {
+                    attempts.succeeded();
+                    return Ok(value);
+                }
+                Err(error) => attempts.failed(error).await?,
+            }
+        }
+    }
+
+    /// Waits while nothing may be written to Atlas: also while the local database is not proven, since all that
+    /// a sync writes rests on it.
+    pub(super) async fn may_write(&self, stop: &Stop) -> Result<(), SyncError> {
+        while self.status.rests() || !self.ends.local.permit().holds() {
+            pause(stop, PAUSE_CHECK).await?;
+        }
+        Ok(())
+    }
+
+    /// Queues changes of the schema, each to come in its turn.
+    pub(super) async fn queue_changes(&self, changes: Vec<SchemaChange>) -> Result<(), SyncError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let cluster_time = self.status.state().position.whole();
+        let incoming: Vec<_> = changes
+            .into_iter()
+            .map(|change| Incoming { work: Work::Schema(change), cluster_time, wall_ms: now_ms() })
+            .collect();
+        let queue = self.queue.clone();
+        Ok(blocking(move || queue.commit(incoming, None).map(drop)).await?)
+    }
+
+    /// Queues a `Refresh` of each key, to be read in a state not older than `after`.
+    pub(super) async fn commit_refresh(
+        &self,
+        ns: &Namespace,
+        keys: Vec<DocumentKey>,
+        id: Option<CollectionId>,
+        after: ClusterTime,
+    ) -> Result<(), SyncError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.status.repaired.add(ns, &keys);
+        // What streaming has brought to Atlas since must not be read in an older state.
+        let after = after.max(self.status.state().position.whole());
+        let incoming: Vec<_> = keys
+            .into_iter()
+            .map(|key| Incoming {
+                work: Work::Document { ns: ns.clone(), key, op: WriteOp::Refresh, collection: id },
+                cluster_time: after,
+                wall_ms: now_ms(),
+            })
+            .collect();
+        let queue = self.queue.clone();
+        blocking(move || queue.commit(incoming, None)).await?;
+        Ok(())
+    }
+
+    pub(super) fn late(&self) -> MutexGuard<'_, LateWrites> {
+        self.late.lock()
+    }
+}

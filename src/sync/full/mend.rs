@@ -1,0 +1,120 @@
+//! Options and indexes of all collections of a run.
+
+use std::collections::BTreeMap;
+
+use super::run::Run;
+use crate::{
+    model::namespace::Namespace,
+    observe::status::Build,
+    runtime::clock::now_ms,
+    schema::{IndexChange, Step, index_names},
+    sink::Sink,
+    sync::{
+        Collection, SyncError,
+        ends::End,
+        schema::{mend, schema_steps, sentences},
+    },
+};
+
+/// Which differences are mended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mending {
+    /// Indexes that only Atlas has: before the documents, which they may keep out.
+    Drops,
+    /// All: when the documents are there, since they must fit, and since it is faster.
+    Everything,
+}
+
+/// Compares options and indexes, and mends them. Returns what could not be mended, a sentence each.
+pub(super) async fn mend_schemas<K: Sink>(
+    run: &Run<'_, K>,
+    collections: &[Collection],
+    what: Mending,
+) -> Result<BTreeMap<Namespace, Vec<String>>, SyncError> {
+    let copies = run
+        .cx
+        .retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(run.cx.there()))
+        .await?;
+    let copies: BTreeMap<_, _> = copies.collections.iter().map(|copy| (&copy.ns, copy)).collect();
+    let copies = &copies;
+    let problems = run
+        .cx
+        .ends
+        .each(collections.iter().collect(), |collection: &Collection| {
+            Box::pin(async move {
+                let copy = copies.get(&collection.ns).copied();
+                let mended = loop {
+                    match mend_schema(run, collection, copy, what).await {
+                        Err(SyncError::Outdated) => {}
+                        mended => break mended,
+                    }
+                };
+                let problems = run.unless_refused(&collection.ns, mended)?;
+                Ok((collection.ns.clone(), problems))
+            })
+        })
+        .await?;
+    Ok(problems.into_iter().filter(|(_, problems)| !problems.is_empty()).collect())
+}
+
+async fn mend_schema<K: Sink>(
+    run: &Run<'_, K>,
+    collection: &Collection,
+    copy: Option<&Collection>,
+    what: Mending,
+) -> Result<Vec<String>, SyncError> {
+    let ns = &collection.ns;
+    // What the name means is about to change.
+    if run.cx.queue.has_barrier(ns) {
+        return Ok(Vec::new());
+    }
+    let Some(copy) = copy else {
+        run.note_schema(ns, &["the collection is missing in Atlas".to_owned()]);
+        return Ok(Vec::new());
+    };
+    let permit = run.cx.ends.proven(run.stop).await?;
+    let options = (&collection.options, &copy.options);
+    let mut steps = schema_steps(&run.cx.ends, ns, End::Local, options, run.stop).await?;
+    if what == Mending::Drops {
+        steps.retain(|step| matches!(step, Step::Index(IndexChange::Drop { .. })));
+    }
+    let sentences = sentences(&steps);
+    if sentences.is_empty() {
+        return Ok(Vec::new());
+    }
+    run.note_schema(ns, &sentences);
+    if run.is_dry() {
+        return Ok(Vec::new());
+    }
+    let Some(here) = run.cx.still(ns, collection.id, run.stop).await? else {
+        return Ok(Vec::new());
+    };
+    // Changed since it was listed.
+    if here.options != collection.options {
+        run.cx.watch.ask(ns);
+        return Ok(Vec::new());
+    }
+    // What allows less than what is there comes when all of it has arrived.
+    let before = steps.len();
+    steps.retain(|step| !step.tightens());
+    if steps.len() < before {
+        run.cx.watch.ask(ns);
+    }
+    if steps.is_empty() {
+        return Ok(Vec::new());
+    }
+    tracing::info!(%ns, differences = sentences.join("; "), "options and indexes are mended");
+    run.cx.may_write(run.stop).await?;
+    let indexes = index_names(steps.iter().filter_map(Step::build));
+    if !indexes.is_empty() {
+        let build = Build { indexes, since_ms: now_ms(), percent: None };
+        run.cx.status.state().builds.insert(ns.clone(), build);
+    }
+    let left = mend(&run.cx.ends, End::Atlas, ns, (steps, &permit), run.stop).await;
+    run.cx.status.state().builds.remove(ns);
+    let left = left?;
+    for problem in &left {
+        tracing::warn!(%ns, error = problem, "not mended");
+    }
+    Ok(left)
+}

@@ -1,0 +1,233 @@
+//! The full sync: what is demanded or asked for, one run after the other.
+//!
+//! A [run](run) is copied and compared [stage by stage](stages); [`Plan`] says what sets one kind of it apart from
+//! another. How far it is stands in its [notes](plans), so that it goes on where it was.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::{Context, SyncError, deletes::DeleteLimit, pause};
+use crate::{
+    observe::{
+        progress::{Outcome, Progress},
+        report::one_line,
+        status::Phase,
+    },
+    policy::horizon::Horizon,
+    queue::QueueError,
+    runtime::{
+        clock::now_ms,
+        shutdown::{Stop, blocking},
+    },
+    sink::Sink,
+    sync::state::{Reason, SyncRequest, SyncState},
+};
+
+mod behind;
+mod finish;
+mod first;
+mod mend;
+mod plan;
+mod plans;
+mod reconcile;
+mod refusals;
+mod repair;
+mod run;
+mod stages;
+mod verdict;
+mod views;
+
+pub use behind::is_all_held_up;
+pub use refusals::refused_deletes;
+pub use verdict::refused_of_the_run;
+
+use plan::Plan;
+use run::{FAILED_WAIT, Run};
+
+/// When the last full sync of everything ended, milliseconds since 1970; kept beside the queue.
+const LAST: &str = "last-sync";
+
+/// How often to look for a demand that nobody announced.
+const UNANNOUNCED_EVERY: Duration = Duration::from_secs(2);
+
+/// Copies or compares when it is demanded or asked for.
+pub(super) struct FullSync<K> {
+    cx: Arc<Context<K>>,
+    horizon: Arc<Mutex<Horizon>>,
+    deletes: DeleteLimit,
+    /// Entries that may be ready in the queue before a comparison waits.
+    queue_max: u64,
+    /// How often it is made without being asked for. Zero: never.
+    every: Duration,
+}
+
+impl<K: Sink> FullSync<K> {
+    pub fn new(
+        cx: Arc<Context<K>>,
+        horizon: Arc<Mutex<Horizon>>,
+        deletes: DeleteLimit,
+        queue_max: u64,
+        every: Duration,
+    ) -> Self {
+        Self { cx, horizon, deletes, queue_max, every }
+    }
+
+    /// Serves demands and requests until told to stop. To be called once the target is ours.
+    ///
+    /// # Errors
+    /// What waiting does not help against.
+    pub async fn serve(&self, stop: &Stop) -> Result<(), SyncError> {
+        let cx = &*self.cx;
+        loop {
+            let queue = cx.queue.clone();
+            if let Some(state) = blocking(move || SyncState::resume(&queue)).await? {
+                self.run_until_ended(state, stop).await?;
+                continue;
+            }
+            cx.queue.release_all();
+            behind::demand_left(cx).await?;
+            self.ask_periodically().await?;
+            if !stop.is_draining() {
+                self.enter_streaming();
+            }
+            tokio::select! {
+                () = stop.drain.cancelled() => return Ok(()),
+                () = stop.leave.cancelled() => return Ok(()),
+                () = cx.demanded.notified() => {}
+                // The worker demands a sync too, when a schema change is given up.
+                () = tokio::time::sleep(UNANNOUNCED_EVERY) => {}
+            }
+        }
+    }
+
+    fn enter_streaming(&self) {
+        let paused = self.cx.status.state().paused;
+        self.cx.status.enter(if paused { Phase::Paused } else { Phase::Streaming });
+    }
+
+    /// One run, from its note in the queue to its end. A request ends at once when its note is gone or
+    /// another's; what is owed goes on to its end, since a copy that is left half-way could only be
+    /// compared.
+    async fn run_until_ended(&self, state: SyncState, stop: &Stop) -> Result<(), SyncError> {
+        let (id, plan) = (state.id, Plan::of(&state));
+        if plan.holds_everything() {
+            self.cx.status.enter(Phase::Copying);
+        } else {
+            // Streaming goes on beside it; after a restart nothing else would let it.
+            self.cx.queue.release_all();
+            self.enter_streaming();
+        }
+        self.begin(&state, plan);
+        let run = Run::new(&self.cx, state, (self.deletes, self.queue_max), stop);
+        let result = if plan.is_owed() {
+            stages::execute(&run, &self.horizon).await
+        } else {
+            tokio::select! {
+                result = stages::execute(&run, &self.horizon) => result,
+                replaced = self.replaced(id) => replaced,
+            }
+        };
+        let outcome = match result {
+            Err(error) => self.give_up(plan, error, stop).await?,
+            Ok(outcome) => outcome,
+        };
+        self.end(outcome);
+        Ok(())
+    }
+
+    /// What cannot be done as asked ends with its reason, and so does what a server will not do at all; the agent goes
+    /// on. What is owed is tried again.
+    async fn give_up(
+        &self,
+        plan: Plan,
+        error: SyncError,
+        stop: &Stop,
+    ) -> Result<Outcome, SyncError> {
+        let reason = match &error {
+            SyncError::NoDigest { .. } if !plan.is_owed() => {
+                format!("{error}; ask again without digest")
+            }
+            error if error.is_refusal() => one_line(error),
+            _ => return Err(error),
+        };
+        if plan.is_owed() {
+            tracing::error!(error = reason, "the full sync cannot go on, and is tried again");
+            pause(stop, FAILED_WAIT).await?;
+            return Ok(Outcome::NotDone(reason));
+        }
+        let queue = self.cx.queue.clone();
+        blocking(move || SyncState::cancel(&queue)).await?;
+        Ok(Outcome::Failed(reason))
+    }
+
+    fn begin(&self, state: &SyncState, plan: Plan) {
+        let request = state.request.as_ref();
+        let activity = plan.activity(request.is_some_and(|request| request.dry_run));
+        let mut progress =
+            Progress::begin(state.id.to_string(), activity, state.reason.to_string(), now_ms());
+        progress.digest = request.is_some_and(|request| request.digest);
+        tracing::info!(id = progress.id, reason = progress.reason, "a full sync begins");
+        // One that goes on after a restart has queued what is not known any more.
+        let status = &self.cx.status;
+        status.repaired.begin(!state.begun.is_empty() || !state.done.is_empty());
+        status.state().sync = Some(progress);
+    }
+
+    fn end(&self, outcome: Outcome) {
+        let mut state = self.cx.status.state();
+        let Some(progress) = &mut state.sync else { return };
+        progress.finished_ms = Some(now_ms());
+        progress.outcome = Some(outcome.clone());
+        let report = progress.report(now_ms());
+        tracing::info!(
+            outcome = outcome.to_string(),
+            collections = report.collections,
+            documents = report.documents_done,
+            missing = report.missing,
+            extra = report.extra,
+            content = report.content,
+            elapsed_ms = now_ms().saturating_sub(report.started_ms),
+            "a full sync has ended"
+        );
+    }
+
+    /// Completes when the run is not the one that is noted any more.
+    async fn replaced(&self, id: Uuid) -> Result<Outcome, SyncError> {
+        loop {
+            let queue = self.cx.queue.clone();
+            match blocking(move || SyncState::open(&queue)).await? {
+                None => return Ok(Outcome::Cancelled),
+                Some(state) if state.id != id => return Ok(Outcome::GivenWay),
+                Some(_) => {}
+            }
+            tokio::select! {
+                () = self.cx.demanded.notified() => {}
+                () = tokio::time::sleep(UNANNOUNCED_EVERY) => {}
+            }
+        }
+    }
+
+    async fn ask_periodically(&self) -> Result<(), SyncError> {
+        if self.every.is_zero() {
+            return Ok(());
+        }
+        let (queue, every) = (self.cx.queue.clone(), self.every);
+        let position = self.cx.status.state().position.seen();
+        blocking(move || -> Result<(), QueueError> {
+            let last = queue.meta(LAST)?.and_then(|last| serde_json::from_slice::<u64>(&last).ok());
+            let due = last.unwrap_or(0).saturating_add(every.as_millis() as u64);
+            if now_ms() >= due {
+                let request = SyncRequest::default();
+                // Refused while another runs, which is as good.
+                let _ = SyncState::ask(&queue, position, request, Reason::Periodic)?;
+                // From now on, so that one that is cancelled does not come again at once.
+                finish::note_last(&queue)?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! The note of a run in the queue, which several collections change at the same time.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio::sync::Mutex;
+
+use crate::{
+    model::namespace::Namespace,
+    queue::Queue,
+    runtime::shutdown::blocking,
+    sync::{
+        SyncError,
+        state::{CopyPlan, Step, SyncState},
+    },
+};
+
+/// What is noted, in the queue and as it is known here.
+pub(super) struct Plans {
+    queue: Arc<Queue>,
+    state: Mutex<SyncState>,
+    /// Collections that the run did not wait for.
+    left: parking_lot::Mutex<BTreeSet<Namespace>>,
+}
+
+impl Plans {
+    pub fn new(queue: Arc<Queue>, state: SyncState) -> Self {
+        Self { queue, state: Mutex::new(state), left: parking_lot::Mutex::default() }
+    }
+
+    /// The run does not wait for this one.
+    pub fn leave(&self, ns: &Namespace) {
+        self.left.lock().insert(ns.clone());
+    }
+
+    pub fn left(&self) -> BTreeSet<Namespace> {
+        self.left.lock().clone()
+    }
+
+    pub async fn state(&self) -> SyncState {
+        self.state.lock().await.clone()
+    }
+
+    async fn note(&self, ns: &Namespace, step: Step) -> Result<(), SyncError> {
+        let mut state = self.state.lock().await;
+        let (queue, id, of, noted) = (self.queue.clone(), state.id, ns.clone(), step.clone());
+        blocking(move || SyncState::note(&queue, id, &of, &noted)).await?;
+        state.step(ns, step);
+        Ok(())
+    }
+
+    /// The collection is done.
+    pub async fn finished(&self, ns: &Namespace, is_refused: bool) -> Result<(), SyncError> {
+        self.note(ns, Step::Finished { is_refused }).await
+    }
+
+    /// The names that have changed hands since this was asked last.
+    pub async fn take_again(&self) -> Result<BTreeSet<Namespace>, SyncError> {
+        let mut state = self.state.lock().await;
+        let (queue, id) = (self.queue.clone(), state.id);
+        let again = blocking(move || SyncState::take_again(&queue, id)).await?;
+        state.done.retain(|ns| !again.iter().any(|again| again.covers(ns)));
+        Ok(again)
+    }
+
+    /// How far a collection is, if it was begun in this way before.
+    pub async fn known(&self, ns: &Namespace, is_copy: bool) -> Option<CopyPlan> {
+        let state = self.state.lock().await;
+        state.begun.get(ns).filter(|plan| plan.is_copy == is_copy).cloned()
+    }
+
+    /// What was begun is to be begun anew.
+    pub async fn forget(&self, ns: &Namespace) -> Result<(), SyncError> {
+        if !self.state.lock().await.begun.contains_key(ns) {
+            return Ok(());
+        }
+        self.note(ns, Step::Forgotten).await
+    }
+
+    /// A copy or a comparison begins.
+    pub async fn begun(&self, ns: &Namespace, plan: CopyPlan) -> Result<(), SyncError> {
+        self.note(ns, Step::Begun(plan)).await
+    }
+
+    /// A range is done.
+    pub async fn range_done(&self, ns: &Namespace, range: usize) -> Result<(), SyncError> {
+        self.note(ns, Step::RangeDone(range)).await
+    }
+}

@@ -1,0 +1,153 @@
+//! One collection that Atlas has something of, or whose name it may have for another: made anew, copied or compared.
+
+use std::time::Instant;
+
+use super::{
+    behind::barriers_go,
+    first::{copy_unless_barrier, create, has_lost_its_name},
+    plan::Plan,
+    repair::Repair,
+    run::{LOOK_AGAIN, Run},
+};
+use crate::{
+    gate::Permit,
+    model::{event::SchemaChange, namespace::Namespace},
+    observe::progress::ShareState,
+    runtime::crash::{self, Step},
+    sink::Sink,
+    sync::{
+        Collection, SyncError,
+        ends::{End, ask},
+        pause,
+        range::Size,
+    },
+};
+
+/// Copies or compares one collection.
+pub(super) async fn reconcile<K: Sink>(
+    run: &Run<'_, K>,
+    plan: Plan,
+    collection: &Collection,
+    size: Size,
+) -> Result<(), SyncError> {
+    let (ns, queue) = (&collection.ns, &run.cx.queue);
+    if queue.kept_apart().has(ns) {
+        return Ok(()); // Since it was listed.
+    }
+    queue.keep_in_order(ns, plan.keeps_in_order(collection.is_capped()));
+    // A drop or a rename that was queued before would destroy what is copied or compared now.
+    queue.release(ns);
+    if !barriers_go(run, ns).await? {
+        return Ok(());
+    }
+    if plan.is_owed() {
+        queue.hold(ns);
+        // What is dropped would be another's, such as a view.
+        if has_lost_its_name(run, plan, collection).await? {
+            return Ok(());
+        }
+        if plan.replaces() {
+            give_way(run, collection).await?;
+        }
+        if is_empty_there(run, ns).await? {
+            run.plans.forget(ns).await?;
+            if copy_unless_barrier(run, plan, collection, size).await? {
+                return Ok(());
+            }
+            // What a comparison brings has no order.
+            if collection.is_capped() {
+                return Box::pin(reconcile(run, plan, collection, size)).await;
+            }
+        }
+        queue.release(ns);
+    } else if !run.is_dry() {
+        // Else the first write would make it, without its options.
+        let atlas = &run.cx.ends.atlas;
+        let there = ask!(run.cx.ends, End::Atlas, run.stop, atlas.describe_options(ns));
+        if there.is_none() && run.is_still(collection).await? {
+            create(run, collection).await?;
+        }
+    }
+    run.set_state(ns, ShareState::Running);
+    let repaired = Repair::new(run, ns, collection.id).run(size, collection.is_clustered()).await;
+    queue.keep_in_order(ns, collection.is_capped());
+    let is_refused = repaired?;
+    if is_refused {
+        run.refuse(ns).await?;
+    }
+    run.set_state(ns, ShareState::Done);
+    crash::point(Step::CollectionCopied);
+    run.plans.finished(ns, is_refused).await
+}
+
+/// Drops what Atlas has under the name of a collection that is held, where that is empty, or a buffer: the documents
+/// of a buffer have an order that a comparison cannot mend. It was replaced as a whole just now, so it is copied as a
+/// whole.
+async fn give_way<K: Sink>(run: &Run<'_, K>, collection: &Collection) -> Result<(), SyncError> {
+    let (ns, queue) = (&collection.ns, &run.cx.queue);
+    while !queue.has_barrier(ns) {
+        let permit = run.cx.ends.proven(run.stop).await?;
+        let is_made_anew = is_empty_there(run, ns).await?
+            || (collection.is_capped() && may_replace(run, ns).await?);
+        if !is_made_anew {
+            return Ok(());
+        }
+        // A batch in flight would make it again, without its options.
+        while queue.is_leased(ns) {
+            pause(run.stop, LOOK_AGAIN).await?;
+        }
+        match drop_held(run, ns, &permit).await {
+            Err(SyncError::Outdated) => {}
+            dropped => return dropped,
+        }
+    }
+    Ok(())
+}
+
+/// Drops a collection that is held, to be copied anew, as long as the permit holds under which it was looked
+/// at.
+async fn drop_held<K: Sink>(
+    run: &Run<'_, K>,
+    ns: &Namespace,
+    permit: &Permit,
+) -> Result<(), SyncError> {
+    let change = SchemaChange::Drop { ns: ns.clone() };
+    let mut attempts = run.cx.ends.attempts(run.stop);
+    loop {
+        run.cx.may_write(run.stop).await?;
+        if !permit.holds() {
+            return Err(SyncError::Outdated);
+        }
+        match run.cx.sink.change_schema(&change).await {
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                let late = error.may_still_change(&change);
+                run.cx.late().schema_given_up(late, Instant::now());
+                attempts.failed(error).await?;
+            }
+        }
+    }
+}
+
+/// True when what the local database has of a collection may take the place of what Atlas has.
+async fn may_replace<K: Sink>(run: &Run<'_, K>, ns: &Namespace) -> Result<bool, SyncError> {
+    let ends = &run.cx.ends;
+    let here = ask!(ends, End::Local, run.stop, ends.local.estimated_count(ns));
+    let there = ask!(ends, End::Atlas, run.stop, ends.atlas.estimated_count(ns));
+    Ok(run.deletes.may_replace(here, there))
+}
+
+/// How much the local database has of a collection.
+pub(super) async fn size_of<K: Sink>(run: &Run<'_, K>, ns: &Namespace) -> Result<Size, SyncError> {
+    let ends = &run.cx.ends;
+    Ok(ask!(ends, End::Local, run.stop, Size::of(&ends.local, ns)))
+}
+
+/// True when Atlas has no document of it.
+pub(super) async fn is_empty_there<K: Sink>(
+    run: &Run<'_, K>,
+    ns: &Namespace,
+) -> Result<bool, SyncError> {
+    let ends = &run.cx.ends;
+    Ok(ask!(ends, End::Atlas, run.stop, ends.atlas.is_empty(ns)))
+}

@@ -1,0 +1,262 @@
+//! The stages of a run, one after the other: what there is, the copies, the comparisons, what only Atlas has, what
+//! was renamed meanwhile, and options and indexes.
+
+use std::collections::BTreeSet;
+
+use parking_lot::Mutex;
+
+use super::{
+    behind::wait_until_written,
+    finish::finish,
+    first::copy_unless_barrier,
+    mend::{Mending, mend_schemas},
+    plan::Scope,
+    reconcile::{is_empty_there, reconcile, size_of},
+    repair::Repair,
+    run::{LOOK_AGAIN, Run},
+    views::mend_views,
+};
+use crate::{
+    model::namespace::Namespace,
+    observe::progress::{Outcome, ShareState},
+    policy::horizon::Horizon,
+    sink::Sink,
+    sync::{Collection, SyncError, pause, range::Size},
+};
+
+/// Does what is noted, and returns how it ended.
+pub(super) async fn execute<K: Sink>(
+    run: &Run<'_, K>,
+    horizon: &Mutex<Horizon>,
+) -> Result<Outcome, SyncError> {
+    // A demand of some is noted before its barriers are.
+    while run.plan.replaces() && run.cx.status.state().position.seen() <= run.after {
+        pause(run.stop, LOOK_AGAIN).await?;
+    }
+    let (to_copy, to_compare) = sort_out(run).await?;
+    // What is not in the list was made after the stream's position was taken: all of its
+    // documents are in the stream.
+    run.cx.queue.release_all();
+    tracing::info!(
+        copy = to_copy.len(),
+        compare = to_compare.len(),
+        "copying what Atlas lacks, comparing what it has"
+    );
+    // Only what is to be copied is held, and it is copied first: a comparison waits for the
+    // queue to drain, which it never would for what is held.
+    let late = copy_all(run, to_copy).await?;
+    let others: Vec<_> = to_compare.into_iter().chain(late).collect();
+    clear(run, &others).await?;
+    reconcile_all(run, others).await?;
+    compare_rest(run, &run.scope).await?;
+    let scope = run.scope.with(after_renames(run).await?);
+    wait_until_written(run).await?;
+    // As they are called by now.
+    let collections = list(run, &scope).await?;
+    let problems = mend_schemas(run, &collections, Mending::Everything).await?;
+    mend_views(run, &scope).await?;
+    finish(run, horizon, problems).await
+}
+
+type Sized = (Collection, Size);
+
+/// Which collections are copied, and which compared. Those that are copied are held from here on.
+async fn sort_out<K: Sink>(run: &Run<'_, K>) -> Result<(Vec<Sized>, Vec<Sized>), SyncError> {
+    let collections = measure_all(run, list(run, &run.scope).await?).await?;
+    let (ends, state) = (&run.cx.ends, run.plans.state().await);
+    let open: Vec<_> =
+        collections.into_iter().filter(|(of, _)| !state.done.contains(&of.ns)).collect();
+    let begun = &state.begun;
+    let sorted = ends
+        .each(open, |(collection, size)| {
+            Box::pin(async move {
+                let ns = &collection.ns;
+                let has_begun = begun.get(ns).is_some_and(|plan| plan.is_copy);
+                let is_copied = match run.plan.copies_first(has_begun) {
+                    Some(is_copied) => is_copied,
+                    None => run.unless_refused(ns, is_empty_there(run, ns).await)?,
+                };
+                Ok((collection, size, is_copied))
+            })
+        })
+        .await?;
+    let (mut to_copy, mut to_compare) = (Vec::new(), Vec::new());
+    for (collection, size, is_copied) in sorted {
+        if is_copied && !run.cx.queue.has_barrier(&collection.ns) {
+            run.cx.queue.hold(&collection.ns);
+            to_copy.push((collection, size));
+        } else {
+            to_compare.push((collection, size));
+        }
+    }
+    Ok((to_copy, to_compare))
+}
+
+/// What the local database has of `scope`.
+async fn list<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Result<Vec<Collection>, SyncError> {
+    let mut all = list_all(run).await?;
+    all.retain(|collection| scope.has(&collection.ns));
+    Ok(all)
+}
+
+async fn list_all<K: Sink>(run: &Run<'_, K>) -> Result<Vec<Collection>, SyncError> {
+    run.cx
+        .retrying(run.stop, "the local collections cannot be listed yet", || {
+            Box::pin(async move {
+                let listing = run.cx.here().await?;
+                run.cx.note_left_out(&listing);
+                Ok(listing.collections)
+            })
+        })
+        .await
+}
+
+async fn measure_all<K: Sink>(
+    run: &Run<'_, K>,
+    collections: Vec<Collection>,
+) -> Result<Vec<Sized>, SyncError> {
+    let measured = run
+        .cx
+        .ends
+        .each(collections, |collection| {
+            Box::pin(async move {
+                let size = size_of(run, &collection.ns).await;
+                let size = run.unless_refused(&collection.ns, size)?;
+                Ok((collection, size))
+            })
+        })
+        .await?;
+    let state = run.plans.state().await;
+    for (Collection { ns, .. }, size) in &measured {
+        run.share(ns, |share| {
+            if state.done.contains(ns) {
+                share.state = ShareState::Done;
+            } else {
+                share.documents = size.documents;
+            }
+        });
+    }
+    Ok(measured)
+}
+
+/// Returns those for which a barrier has come.
+async fn copy_all<K: Sink>(
+    run: &Run<'_, K>,
+    collections: Vec<Sized>,
+) -> Result<Vec<Sized>, SyncError> {
+    let late = run
+        .cx
+        .ends
+        .each(collections, |(collection, size)| {
+            Box::pin(async move {
+                let copy = copy_unless_barrier(run, run.plan, &collection, size).await;
+                let is_copied = run.unless_refused(&collection.ns, copy)?;
+                Ok((!is_copied).then_some((collection, size)))
+            })
+        })
+        .await?;
+    Ok(late.into_iter().flatten().collect())
+}
+
+/// Indexes that only Atlas has go before documents come that they may keep out.
+async fn clear<K: Sink>(run: &Run<'_, K>, of: &[Sized]) -> Result<(), SyncError> {
+    let collections: Vec<_> = of.iter().map(|(collection, _)| collection.clone()).collect();
+    mend_schemas(run, &collections, Mending::Drops).await.map(drop)
+}
+
+async fn reconcile_all<K: Sink>(
+    run: &Run<'_, K>,
+    collections: Vec<Sized>,
+) -> Result<(), SyncError> {
+    reconcile_each(run, run.plan, collections).await
+}
+
+async fn reconcile_each<K: Sink>(
+    run: &Run<'_, K>,
+    plan: super::Plan,
+    collections: Vec<Sized>,
+) -> Result<(), SyncError> {
+    run.cx
+        .ends
+        .each(collections, |(collection, size)| {
+            Box::pin(async move {
+                let done = reconcile(run, plan, &collection, size).await;
+                run.unless_refused(&collection.ns, done).map(drop)
+            })
+        })
+        .await
+        .map(drop)
+}
+
+/// Names that changed hands while the run was at work: what has them now is compared once more. Returns them.
+async fn after_renames<K: Sink>(run: &Run<'_, K>) -> Result<BTreeSet<Namespace>, SyncError> {
+    let mut all = BTreeSet::new();
+    if run.is_dry() {
+        return Ok(all);
+    }
+    loop {
+        // What was renamed until now is noted when the stream has come so far.
+        run.until_read(run.cx.local_time(run.stop).await?).await?;
+        let mut again = run.plans.take_again().await?;
+        // What is owed may have become more meanwhile.
+        again.retain(|ns| run.plan.is_owed() || run.scope.has(ns));
+        if again.is_empty() {
+            return Ok(all);
+        }
+        all.extend(again.iter().cloned());
+        tracing::info!(
+            ?again,
+            "names changed hands or collections were replaced meanwhile, and these are compared again"
+        );
+        let here = list_all(run).await?;
+        // One that was copied from a list in which it had this name still has it in Atlas, perhaps.
+        let named: BTreeSet<_> = here.iter().map(|collection| &collection.ns).collect();
+        let are_all_here = again.iter().all(|ns| named.contains(ns));
+        let scope = Scope::only(again);
+        if !are_all_here {
+            compare_rest(run, &scope).await?;
+        }
+        let mut renamed = Vec::new();
+        for collection in here.into_iter().filter(|found| scope.has(&found.ns)) {
+            let size = size_of(run, &collection.ns).await;
+            let size = run.unless_refused(&collection.ns, size)?;
+            run.plans.forget(&collection.ns).await?;
+            renamed.push((collection, size));
+        }
+        clear(run, &renamed).await?;
+        reconcile_each(run, run.plan.after_a_rename(), renamed).await?;
+    }
+}
+
+/// Collections that only Atlas has: they are dropped, unless they hold too much for that.
+async fn compare_rest<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Result<(), SyncError> {
+    let there = run
+        .cx
+        .retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(run.cx.there()))
+        .await?;
+    // After those of Atlas, so that what is new here is in both.
+    let here = list_all(run).await?;
+    let here: BTreeSet<_> = here.into_iter().map(|collection| collection.ns).collect();
+    let mut rest: Vec<_> = there.collections.into_iter().map(|collection| collection.ns).collect();
+    rest.retain(|ns| scope.has(ns) && !here.contains(ns));
+    if rest.is_empty() {
+        return Ok(());
+    }
+    // A rename or a drop from before the list is in the queue then.
+    run.until_read(run.cx.local_time(run.stop).await?).await?;
+    for ns in rest {
+        if run.cx.queue.has_barrier(&ns) {
+            continue; // Its drop, or its rename from here, is on the way.
+        }
+        run.set_state(&ns, ShareState::Running);
+        run.note_schema(&ns, &["the collection is in Atlas only".to_owned()]);
+        let done = Repair::new(run, &ns, None).run(Size::default(), false).await.map(Some);
+        let Some(is_refused) = run.unless_refused(&ns, done)? else { continue };
+        if is_refused {
+            run.refuse(&ns).await?;
+        }
+        run.set_state(&ns, ShareState::Done);
+        run.plans.finished(&ns, is_refused).await?;
+    }
+    Ok(())
+}

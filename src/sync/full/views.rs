@@ -1,0 +1,53 @@
+//! Views: compared by what they show, and made like the local ones.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    plan::Scope,
+    run::{LOOK_AGAIN, Run},
+};
+use crate::{
+    model::event::SchemaChange,
+    schema::steps,
+    sink::Sink,
+    sync::{Collection, SyncError, pause, schema::sentences},
+};
+
+/// How long a full sync waits for the views.
+const VIEWS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Compares the views. What differs is made like the local one by the worker, in its turn.
+pub(super) async fn mend_views<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Result<(), SyncError> {
+    let (message, stop) = ("views cannot be listed yet", run.stop);
+    let there = run.cx.retrying(stop, message, || Box::pin(run.cx.there())).await?;
+    let here = run.cx.retrying(stop, message, || Box::pin(run.cx.here())).await?;
+    let mut changes = Vec::new();
+    for view in here.views.iter().filter(|view| scope.has(&view.ns)) {
+        let mut copies = there.views.iter().chain(&there.collections);
+        let copy = copies.find(|copy| copy.ns == view.ns).map(Collection::description);
+        let steps = steps(&view.description(), copy.as_ref());
+        if !steps.is_empty() {
+            run.note_schema(&view.ns, &sentences(&steps));
+            changes.push(SchemaChange::Reconcile { ns: view.ns.clone(), collection: None });
+        }
+    }
+    for view in there.views.iter().filter(|view| scope.has(&view.ns)) {
+        let is_left_out = here.left_out.iter().any(|left| left.ns == view.ns);
+        if !is_left_out
+            && !here.views.iter().chain(&here.collections).any(|found| found.ns == view.ns)
+        {
+            run.note_schema(&view.ns, &["the view is in Atlas only".to_owned()]);
+            changes.push(SchemaChange::DropIfGone { ns: view.ns.clone() });
+        }
+    }
+    if run.is_dry() {
+        return Ok(());
+    }
+    let names: Vec<_> = changes.iter().map(|change| change.ns().clone()).collect();
+    run.cx.queue_changes(changes).await?;
+    let began = Instant::now();
+    while names.iter().any(|ns| run.cx.queue.has_barrier(ns)) && began.elapsed() < VIEWS_WITHIN {
+        pause(stop, LOOK_AGAIN).await?;
+    }
+    Ok(())
+}
