@@ -138,18 +138,8 @@ impl Agent {
         let gate = Arc::new(Gate::default());
         let local = connect::connect_local_by(&config, Some(gate.clone())).await?;
         let atlas = connect_atlas(&config).await?;
-        let (info, (source_id, is_exact)) = patiently(config.local.timeout, async || {
-            // Whoever answers here is proven below, before anything else that it says is believed. All of it comes from
-            // one process: with an election in between it is begun anew. One that comes behind it changes nothing,
-            // since the set's id is what the proof asks for, and what else is taken from here is where an agent that
-            // has read nothing begins.
-            let first_look = local.for_a_proof();
-            let info = inspect(&first_look).await?;
-            let id = source_id(&first_look, &info).await?;
-            sync::same::check_early(&first_look, &atlas).await?;
-            Ok((info, id))
-        })
-        .await?;
+        let (info, (source_id, is_exact)) =
+            patiently(config.local.timeout, || Box::pin(first_look(&local, &atlas))).await?;
         if !is_exact {
             tracing::warn!(
                 "the user may not read the replica set's id; another database of the same set name could not be told apart"
@@ -407,9 +397,33 @@ impl Agent {
     }
 }
 
+/// What stands in the local database's own answers about it, and about both ends: whether they are one.
+///
+/// Whoever answers here is proven afterwards, before anything else that it says is believed. All of it comes from
+/// one process: with an election in between it is begun anew. One that comes behind it changes nothing,
+/// since the set's id is what the proof asks for, and what else is taken from here is where an agent that
+/// has read nothing begins.
+async fn first_look(
+    local: &Mongo,
+    atlas: &Mongo,
+) -> Result<(SourceInfo, (String, bool)), AgentError> {
+    let first_look = local.for_a_proof();
+    let info = inspect(&first_look).await?;
+    let id = source_id(&first_look, &info).await?;
+    sync::same::check_early(&first_look, atlas).await?;
+    Ok((info, id))
+}
+
 fn from_tailer(error: TailerError) -> AgentError {
     match error {
         TailerError::Queue(error) => AgentError::Queue(error),
         TailerError::Source(error) => AgentError::Local(error),
     }
 }
+
+/// What is embedded in a program is spawned there: kept by the compiler, and so by every build.
+const _: fn(Builder, Agent) = |builder, agent| {
+    fn is_send<T: Send>(_: T) {}
+    is_send(builder.prepare());
+    is_send(agent.run(std::future::pending()));
+};

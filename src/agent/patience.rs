@@ -4,7 +4,10 @@
 //! it once more. A local database that is not there is told soon all the same, since at a start somebody may be
 //! looking on, and the address may be wrong.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use super::{Agent, AgentError, from_tailer};
 use crate::{
@@ -16,14 +19,18 @@ use crate::{
     tailer::Tailer,
 };
 
+/// One attempt. Boxed: of an async closure the compiler cannot say that its future may go to another thread, and
+/// then nor could an agent.
+pub(super) type Attempt<'a, T> = Pin<Box<dyn Future<Output = Result<T, AgentError>> + Send + 'a>>;
+
 /// Repeats what a start asks of the local database while that is away, for as long as an answer is waited for
 /// (`local.timeout`).
 ///
 /// # Errors
 /// What does not pass by itself, or has not passed by then.
-pub(super) async fn patiently<T>(
+pub(super) async fn patiently<'a, T>(
     within: Duration,
-    attempt: impl AsyncFn() -> Result<T, AgentError>,
+    attempt: impl Fn() -> Attempt<'a, T>,
 ) -> Result<T, AgentError> {
     let started = Instant::now();
     let mut wait = OutageWait::new(Duration::from_millis(250), Duration::from_secs(2));
@@ -64,9 +71,10 @@ impl Agent {
         filter: &NamespaceFilter,
     ) -> Result<(), AgentError> {
         let patience = self.config.local.timeout;
-        patiently(patience, async || self.keep_capped_in_order(filter).await).await?;
+        patiently(patience, || Box::pin(self.keep_capped_in_order(filter))).await?;
         if self.queue.checkpoint()?.is_none() {
-            patiently(patience, async || tailer.take_position().await.map_err(from_tailer)).await?;
+            let take = || async { tailer.take_position().await.map_err(from_tailer) };
+            patiently(patience, || Box::pin(take())).await?;
         }
         Ok(())
     }

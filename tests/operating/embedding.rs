@@ -30,6 +30,8 @@ async fn an_agent_in_a_program_of_ones_own_replicates_and_opens_a_port_only_when
         let agent = builder.prepare().await.unwrap();
         let handles = agent.handles();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        // It is a task like any other.
+        let running = tokio::spawn(agent.run(async { stopped.await.unwrap() }));
         let looking = async {
             orders.insert_one(doc! { "_id": n }).await.unwrap();
             converge(&local.client, &atlas.client, PATIENCE).await;
@@ -39,7 +41,7 @@ async fn an_agent_in_a_program_of_ones_own_replicates_and_opens_a_port_only_when
             drop(handles);
             stop.send(()).unwrap();
         };
-        let (ended, ()) = tokio::join!(agent.run(async { stopped.await.unwrap() }), looking);
-        ended.unwrap();
+        let (ended, ()) = tokio::join!(running, looking);
+        ended.unwrap().unwrap();
     }
 }
