@@ -189,6 +189,16 @@ function button(label, name, action) {
 
 const token = { get: () => sessionStorage.getItem("token"), set: (value) => { sessionStorage.setItem("token", value); deadShown = null; }, drop: () => sessionStorage.removeItem("token") };
 
+// `outrigger dashboard` prints an address with the token behind the `#`, which no browser sends anywhere. It is taken
+// out at once, so that it stays neither in sight nor among the visited addresses.
+{
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) {
+    sessionStorage.setItem("token", given.replace(/[^\x21-\x7e]/g, ""));
+    history.replaceState(null, "", location.pathname + location.search);
+  }
+}
+
 function headers() {
   return token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
 }

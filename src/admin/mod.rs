@@ -322,29 +322,30 @@ fn check_names(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
     };
     let text =
         |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
-    if !text(header::HOST).is_some_and(|host| is_own_name(api, host)) {
+    let Some(host) = text(header::HOST).filter(|host| is_own_name(api.listen, host)) else {
         return Err(refused("Host"));
-    }
+    };
     match text(header::ORIGIN) {
-        Some(origin)
-            if !origin.strip_prefix("http://").is_some_and(|host| is_own_name(api, host)) =>
-        {
-            Err(refused("Origin"))
-        }
+        // The very place that was asked, and no other page of this machine.
+        Some(origin) if origin.strip_prefix("http://") != Some(host) => Err(refused("Origin")),
         Some(_) | None => Ok(()),
     }
 }
 
-fn is_own_name(api: &Api, host: &str) -> bool {
-    let own = api.listen;
-    let names = [
-        own.to_string(),
-        format!("localhost:{}", own.port()),
-        format!("127.0.0.1:{}", own.port()),
-        format!("[::1]:{}", own.port()),
-    ];
+/// What the agent may be called: its own address, and every name of this machine's own, with any port: a tunnel
+/// (`ssh -L 9000:127.0.0.1:8686`) begins at a port of its own. No other site can have such a name.
+fn is_own_name(own: SocketAddr, host: &str) -> bool {
     // An agent that listens on every address cannot know its names; there the token guards alone.
-    own.ip().is_unspecified() || names.iter().any(|name| name == host)
+    if own.ip().is_unspecified() || host == own.to_string() {
+        return true;
+    }
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok() => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost")
+        || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Runs queue work for a route.
@@ -362,4 +363,36 @@ pub(crate) fn parse_id(id: &str) -> Result<uuid::Uuid, Problem> {
         Problem::new(StatusCode::BAD_REQUEST, format!("`{}` is no id", id.escape_debug()))
             .hint("ids are listed by `GET /api/queue` and `GET /api/dead-letters`")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_of_this_machine_with_any_port_is_the_agents_and_no_other_is() {
+        let own = ([127, 0, 0, 1], 8686).into();
+        for host in
+            ["127.0.0.1:8686", "localhost:9000", "LOCALHOST", "127.0.0.53:1", "[::1]:9000", "[::1]"]
+        {
+            assert!(is_own_name(own, host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8686",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:8686",
+            "10.0.0.1:8686",
+            "127.0.0.1:8686:1",
+            "localhost:many",
+            "",
+        ] {
+            assert!(!is_own_name(own, host), "{host}");
+        }
+        let elsewhere = ([10, 0, 0, 1], 8686).into();
+        assert!(
+            is_own_name(elsewhere, "10.0.0.1:8686") && !is_own_name(elsewhere, "10.0.0.2:8686")
+        );
+        assert!(is_own_name(([0, 0, 0, 0], 8686).into(), "anything"));
+    }
 }

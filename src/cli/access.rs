@@ -122,6 +122,11 @@ impl Client {
         Self { http: http(patience), ..self }
     }
 
+    /// Scheme, address and port.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// Copies an answer as it comes.
     pub fn copy(&self, path: &str, out: &mut impl std::io::Write) -> Result<(), Failure> {
         let request = self.http.get(format!("{}{path}", self.base));
@@ -143,6 +148,12 @@ impl Client {
                 return Ok(out.flush().map_err(QueueError::NotExported)?);
             }
         }
+    }
+
+    /// Whether the process answers at all.
+    pub fn lives(&self) -> Result<bool, Failure> {
+        let answer = self.http.get(format!("{}/healthz", self.base)).call().map_err(odd)?;
+        Ok(answer.status().is_success())
     }
 
     pub fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -185,9 +196,17 @@ fn http(patience: Duration) -> ureq::Agent {
     config.timeout_global(Some(patience)).build().into()
 }
 
+/// Something listens, and is no agent.
+fn stranger(what: impl Into<anyhow::Error>) -> Failure {
+    let error =
+        what.into().context("what listens on `admin.listen` does not answer as an agent does");
+    Failure::new(ExitCode::Problem, error).hint(
+        "`ss -ltnp` names the program on each port; name a free one in `admin.listen`, or the one that the agent has",
+    )
+}
+
 fn odd(error: ureq::Error) -> Failure {
-    let error = anyhow::Error::new(error).context("the agent does not answer as one");
-    Failure::new(ExitCode::Problem, error).hint("check what listens on `admin.listen`")
+    stranger(error)
 }
 
 fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
@@ -195,11 +214,18 @@ fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Resu
     let status = response.status();
     // A document of 16 MB is longer as JSON.
     let text = response.body_mut().with_config().limit(ANSWER_MAX).read_to_string().map_err(odd)?;
-    let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+    let no_agent = || {
+        // What it says is not repeated: it may be a page of anybody's.
+        stranger(anyhow::anyhow!("it answers {} and no JSON of ours", status.as_u16()))
+    };
+    if status.is_success() && text.is_empty() {
+        return Ok(Value::Null);
+    }
+    let body: Value = serde_json::from_str(&text).map_err(|_| no_agent())?;
     if status.is_success() {
         return Ok(body);
     }
-    let message = body["error"].as_str().unwrap_or("the agent refused").to_owned();
+    let message = body["error"].as_str().ok_or_else(no_agent)?.to_owned();
     let error = match body["cause"].as_str() {
         Some(cause) => anyhow::anyhow!(cause.to_owned()).context(message),
         None => anyhow::anyhow!(message),

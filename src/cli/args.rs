@@ -19,6 +19,7 @@ use crate::{
   outrigger check                see whether both ends are fit
   outrigger run                  replicate until stopped
   outrigger status --watch       phase, lag, queue, dead letters, every second
+  outrigger dashboard            its address, with the token
   outrigger flush && poweroff    all that is committed here is in Atlas first
   outrigger doc shop.orders 42   is this document in Atlas as it is here?
   outrigger sync --wait          compare everything and repair what differs
@@ -59,6 +60,12 @@ pub enum Command {
   outrigger status --json | jq .syncLagMs
   outrigger status --watch --json >> lag.jsonl")]
     Status(StatusArgs),
+    /// Print the address of the dashboard, with the token in it: whoever opens that may do everything.
+    #[command(after_help = "Examples:
+  outrigger dashboard
+  xdg-open \"$(outrigger dashboard)\"
+  ssh -L 8686:127.0.0.1:8686 HOST, then here what `outrigger dashboard` prints there")]
+    Dashboard(Output),
     /// Compare everything while replication goes on, and repair what differs.
     #[command(
         args_conflicts_with_subcommands = true,
@@ -228,6 +235,10 @@ pub struct StatusArgs {
     /// Show it again every second, until Ctrl-C.
     #[arg(long)]
     pub watch: bool,
+    /// Only whether the agent's process lives, as `/healthz` says: for a container's health check. Exit code 0 when it
+    /// does, 1 when it does not, whatever its health.
+    #[arg(long, conflicts_with = "watch")]
+    pub alive: bool,
     #[command(flatten)]
     pub output: Output,
 }

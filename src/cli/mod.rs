@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode as Code, time::Duration};
 use crate::{
     agent::AgentError,
     cli::args::{Cli, Command, DeadCommand, QueueCommand, SyncArgs, SyncCommand},
-    config::{self, Config, ConfigError},
+    config::{self, Config, ConfigError, Secrets},
     observe::report::{ExitCode, Failure},
     queue::QueueError,
     runtime::shutdown::Stop,
@@ -18,6 +18,7 @@ mod access;
 pub mod args;
 mod bars;
 mod check;
+mod dashboard;
 mod dead;
 mod doc;
 mod flush;
@@ -55,7 +56,16 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
     } else {
         None
     };
-    let mut config = load(cli.config.as_deref())?;
+    let file = cli.config.as_deref();
+    let mut config = match need_of(&cli.command) {
+        Need::Ends => load(file, Secrets::Read)?,
+        Need::Agent => load(file, Secrets::Leave)?,
+        Need::AgentElseEnds => {
+            let config = load(file, Secrets::Leave)?;
+            let runs = matches!(access::Client::connect(&config), Ok(Some(_)));
+            if runs { config } else { load(file, Secrets::Read)? }
+        }
+    };
     if let Some(format) = cli.log_format {
         config.log.format = format;
     }
@@ -73,9 +83,11 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
             if let Some(signals) = signals {
                 signals::follow(signals, config.shutdown.drain_for, asked.clone())?;
             }
-            runtime.block_on(run::run(config, adopt, asked))
+            let file = file_in_use(file).map(Path::to_owned);
+            runtime.block_on(run::run(config, file, adopt, asked))
         }
         Command::Status(args) => status::run(&config, &args),
+        Command::Dashboard(output) => dashboard::run(&config, output),
         Command::Flush(args) => flush::run(&config, &args),
         Command::Doc(args) => runtime.block_on(doc::run(&config, &args)),
         Command::Sync(SyncArgs { command: Some(SyncCommand::Status { wait, output }), .. }) => {
@@ -104,11 +116,46 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
     done
 }
 
-fn load(file: Option<&Path>) -> Result<Config, Failure> {
-    // Here, or where the package puts it.
+/// What a command works with: who may not read the connection strings can ask the agent all the same.
+enum Need {
+    Ends,
+    /// The agent, or the queue where none runs.
+    Agent,
+    /// The agent, or, where none runs, both ends.
+    AgentElseEnds,
+}
+
+fn need_of(command: &Command) -> Need {
+    match command {
+        Command::Status(_)
+        | Command::Flush(_)
+        | Command::Pause
+        | Command::Resume
+        | Command::Dashboard(_)
+        | Command::Dead(_)
+        | Command::Sync(SyncArgs { command: Some(_), .. }) => Need::Agent,
+        Command::Queue(QueueCommand::Import(_)) | Command::Sync(_) | Command::Doc(_) => {
+            Need::AgentElseEnds
+        }
+        Command::Queue(_) => Need::Agent,
+        Command::Init
+        | Command::Check(_)
+        | Command::Run { .. }
+        | Command::Verify(_)
+        | Command::Restore { .. }
+        | Command::Completions { .. }
+        | Command::Man => Need::Ends,
+    }
+}
+
+/// The configuration file in use: the one that was named, or one here, or where the package puts it.
+fn file_in_use(file: Option<&Path>) -> Option<&Path> {
     let defaults = ["config.toml", "/etc/outrigger/config.toml"].map(Path::new);
-    let file = file.or_else(|| defaults.into_iter().find(|default| default.exists()));
-    Ok(config::load(file, |name| std::env::var(name).ok())?)
+    file.or_else(|| defaults.into_iter().find(|default| default.exists()))
+}
+
+fn load(file: Option<&Path>, secrets: Secrets) -> Result<Config, Failure> {
+    Ok(config::load_with(file_in_use(file), |name| std::env::var(name).ok(), secrets)?)
 }
 
 impl From<ConfigError> for Failure {

@@ -2,6 +2,7 @@
 
 use std::{
     os::unix::process::CommandExt,
+    path::{Path, PathBuf},
     process::{Command, ExitCode as Code},
     sync::Arc,
     time::{Duration, Instant},
@@ -32,7 +33,12 @@ const STUCK_AFTER: Duration = Duration::from_secs(180);
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// Replicates until it is `asked` to drain, and then, or when it is asked once more, leaves.
-pub async fn run(config: Config, adopt: bool, asked: Stop) -> Result<Code, Failure> {
+pub async fn run(
+    config: Config,
+    file: Option<PathBuf>,
+    adopt: bool,
+    asked: Stop,
+) -> Result<Code, Failure> {
     if !config.sync.enabled {
         // A start that is meant so, and not tried again.
         systemd::ready();
@@ -54,6 +60,7 @@ pub async fn run(config: Config, adopt: bool, asked: Stop) -> Result<Code, Failu
     let Some(agent) = prepared else {
         return Ok(Code::SUCCESS);
     };
+    tell_where(&config, file.as_deref());
     let (leave, stop) = (asked.leave.clone(), agent.stop().leave);
     tokio::spawn(async move {
         leave.cancelled().await;
@@ -78,6 +85,20 @@ pub async fn run(config: Config, adopt: bool, asked: Stop) -> Result<Code, Failu
         }
         outcome => outcome.map(|()| Code::SUCCESS).map_err(Failure::from),
     }
+}
+
+/// Where everything is, for whoever looks for it later.
+fn tell_where(config: &Config, file: Option<&Path>) {
+    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (queue, token) = (whole(&config.queue.path), whole(&config.admin.token_file));
+    let file = file.map_or_else(|| "none".to_owned(), |file| whole(file).display().to_string());
+    tracing::info!(
+        dashboard = format!("http://{}/", config.admin.listen),
+        config = file,
+        queue = %queue.display(),
+        token_file = %token.display(),
+        "where things are; `outrigger dashboard` prints the address with the token"
+    );
 }
 
 /// Prepares the agent; `None` when a signal comes first. A process that has begun anew has nobody who

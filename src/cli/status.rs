@@ -19,7 +19,24 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Exit code 0 while health is `healthy` or `degraded`, 1 when it is `unhealthy` or no agent runs.
 pub fn run(config: &Config, args: &StatusArgs) -> Result<Code, Failure> {
-    if args.watch { watch(config, args.output) } else { once(config, args.output) }
+    match () {
+        () if args.alive => alive(config, args.output),
+        () if args.watch => watch(config, args.output),
+        () => once(config, args.output),
+    }
+}
+
+fn alive(config: &Config, output: Output) -> Result<Code, Failure> {
+    let lives = match Client::connect(config)? {
+        Some(client) => client.lives()?,
+        None => false,
+    };
+    if output.json {
+        show::json(&json!({ "alive": lives }));
+    } else {
+        show::line(if lives { "alive" } else { "not running  (start it with `outrigger run`)" });
+    }
+    Ok(if lives { Code::SUCCESS } else { Code::FAILURE })
 }
 
 /// Until Ctrl-C. On a terminal the screen is drawn anew each time; elsewhere one follows the other, as JSON one

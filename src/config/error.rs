@@ -24,7 +24,7 @@ pub enum ConfigError {
     #[error("`{path}` is not valid TOML: {message}")]
     Syntax { path: PathBuf, message: String },
     /// A file that is there and holds no text, or a secret of the wrong form.
-    #[error("`{path}`{} cannot be used: {problem}", named_by(*.key))]
+    #[error("`{path}`{}{} cannot be used: {problem}", named_by(*.key), .key.map_or("", |_| ","))]
     NoText { path: PathBuf, key: Option<&'static str>, problem: String },
     /// A key that does not exist, in practice a typing mistake.
     #[error("unknown key `{key}`{}", did_you_mean(*.nearest))]
@@ -59,7 +59,7 @@ fn did_you_mean(nearest: Option<&'static str>) -> String {
 }
 
 fn named_by(key: Option<&'static str>) -> String {
-    key.map_or_else(String::new, |key| format!(", which `{key}` names,"))
+    key.map_or_else(String::new, |key| format!(", which `{key}` names"))
 }
 
 fn all(errors: &[ConfigError]) -> String {

@@ -112,8 +112,12 @@ pub use turns::Proof;
 #[non_exhaustive]
 pub enum QueueError {
     /// Another process, in practice a running agent, has the directory open.
-    #[error("the queue in `{path}` is in use by another process")]
-    InUse { path: String },
+    #[error("the queue in `{path}` is in use by another process{}", holder(*.agent))]
+    InUse {
+        path: String,
+        /// The process id of the agent that has it, where that is one.
+        agent: Option<u32>,
+    },
     /// The directory cannot be made, read or written: permissions, a read-only or full disk.
     #[error("the queue in `{path}` cannot be opened")]
     Unusable { path: String, source: std::io::Error },
@@ -150,6 +154,10 @@ pub enum QueueError {
     /// Nothing of this id is in the queue or among the dead letters.
     #[error("no entry with the id {0}")]
     NotFound(uuid::Uuid),
+}
+
+fn holder(agent: Option<u32>) -> String {
+    agent.map_or_else(String::new, |id| format!(": an agent runs with the process id {id}"))
 }
 
 impl QueueError {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -138,19 +138,42 @@ pub(super) fn lock(options: &QueueOptions) -> Result<fs::File, QueueError> {
     }
     // A command of the CLI may be looking at it just now; an agent that starts waits for that.
     let give_up = Instant::now() + if options.compact { 8 * LOCK_PATIENCE } else { LOCK_PATIENCE };
+    let mut seen = None;
     loop {
         match file.try_lock() {
             Ok(()) => {
+                note_holder(&file, options.compact).map_err(unusable)?;
                 restrict_files(folder);
                 return Ok(file);
             }
             Err(fs::TryLockError::Error(error)) => return Err(unusable(error)),
-            Err(fs::TryLockError::WouldBlock) if Instant::now() >= give_up => {
-                return Err(QueueError::InUse { path });
+            Err(fs::TryLockError::WouldBlock) => {
+                let agent = agent_in(folder);
+                // An agent does not end by itself, so that another one need not wait. Twice the same: what stands there
+                // may be of the one before, until the one that has just taken the lock has written.
+                let is_agent = options.compact && agent.is_some() && seen == Some(agent);
+                if is_agent || Instant::now() >= give_up {
+                    return Err(QueueError::InUse { path, agent });
+                }
+                seen = Some(agent);
+                std::thread::sleep(Duration::from_millis(50));
             }
-            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
+}
+
+/// Notes who has the lock: an agent, or a command that is soon done.
+fn note_holder(file: &fs::File, is_agent: bool) -> std::io::Result<()> {
+    let text = if is_agent { format!("agent {}\n", std::process::id()) } else { String::new() };
+    file.set_len(0)?;
+    file.write_all_at(text.as_bytes(), 0)
+}
+
+/// The agent that has the lock, as it says: another process than this one, whose lock of before may just be let go.
+fn agent_in(folder: &Path) -> Option<u32> {
+    let text = fs::read_to_string(folder.join("lock")).ok()?;
+    let id = text.strip_prefix("agent ")?.trim().parse().ok()?;
+    (id != std::process::id()).then_some(id)
 }
 
 /// Files of an earlier version, or of one that was embedded, may be readable by others.
@@ -214,7 +237,9 @@ pub(super) fn open_sled(options: &QueueOptions) -> Result<sled::Db, QueueError> 
     }
     match opened {
         Ok(db) => Ok(db),
-        result if is_locked(&result) => Err(QueueError::InUse { path }),
+        result if is_locked(&result) => {
+            Err(QueueError::InUse { path, agent: agent_in(&options.path) })
+        }
         Err(sled::Error::Io(error)) => match error.kind() {
             std::io::ErrorKind::PermissionDenied
             | std::io::ErrorKind::ReadOnlyFilesystem

@@ -92,6 +92,15 @@ async fn foreign_names_and_bad_requests_are_refused_with_a_reason() {
     }
     let own = format!("http://127.0.0.1:{}", agent.admin_port);
     assert_eq!(api.call("GET", "/api/sync/health", &[("Origin", &own)]).0, 200);
+    // By way of a tunnel that begins at another port; and a page of another program of this machine.
+    for (host, origin, status) in [
+        ("localhost:9000", "http://localhost:9000", 200),
+        ("[::1]:9000", "http://[::1]:9000", 200),
+        ("127.0.0.1:9000", "http://localhost:3000", 403),
+    ] {
+        let headers = [("Host", host), ("Origin", origin)];
+        assert_eq!(api.call("GET", "/api/sync/health", &headers).0, status, "{headers:?}");
+    }
     assert_eq!(api.get("/nowhere").0, 404);
     assert_eq!(api.with_token("DELETE", "/api/sync/health").0, 405);
     assert_eq!(api.with_token("GET", "/api/queue?limit=many").0, 400);

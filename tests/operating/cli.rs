@@ -352,6 +352,58 @@ async fn what_is_thrown_away_with_clear_is_found_again_by_a_comparison() {
     assert!(agent.log().contains("the queue was cleared"));
 }
 
+/// As of a package: the connection strings are root's, and whoever is on call is not root.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_asks_the_agent_needs_no_connection_string() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let log = agent.log();
+    for part in ["dashboard=", "config.toml", "/queue", "outrigger.token", "`outrigger dashboard`"]
+    {
+        assert!(log.contains(part), "{part} is missing at the start: {log}");
+    }
+    agent.replace_setting("[local]\n", "[local]\nuri_file = \"/nowhere/local.uri\"\n");
+    agent.replace_setting("[atlas]\n", "[atlas]\nuri_file = \"/nowhere/atlas.uri\"\n");
+    agent.set_env("MONGODB_LOCAL_URI", "");
+    agent.set_env("MONGODB_ATLAS_URI", "");
+
+    for command in [
+        &["status"][..],
+        &["status", "--alive"],
+        &["flush"],
+        &["pause"],
+        &["resume"],
+        &["queue", "stats"],
+        &["dead", "list"],
+        &["doc", "shop.orders", "1"],
+        &["sync", "--wait"],
+        &["sync", "status"],
+        &["dashboard"],
+    ] {
+        let output = agent.cli(command);
+        assert!(output.status.success(), "{command:?}: {}", text(&output));
+    }
+    let token = std::fs::read_to_string(agent.dir.path().join("outrigger.token")).unwrap();
+    let address = format!("http://127.0.0.1:{}/#token={token}\n", agent.admin_port);
+    assert_eq!(String::from_utf8(agent.cli(&["dashboard"]).stdout).unwrap(), address);
+    assert_eq!(agent.cli_json(&["status", "--alive"]).unwrap()["alive"], true);
+
+    assert!(agent.stop().success());
+    for (command, code) in [
+        (&["status"][..], 1),
+        (&["status", "--alive"], 1),
+        (&["dashboard"], 1),
+        (&["queue", "stats"], 0),
+        (&["doc", "shop.orders", "1"], 2),
+        (&["sync"], 2),
+    ] {
+        let output = agent.cli(command);
+        assert_eq!(output.status.code(), Some(code), "{command:?}: {}", text(&output));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn watch_shows_the_state_again_and_again_until_nobody_reads() {
     let (local, atlas) = pair().await;

@@ -71,6 +71,17 @@ async fn the_dashboard_shows_what_happens_and_starts_a_sync() {
     browser.shows("health", "streaming").await;
     browser.close().await;
 
+    // As `outrigger dashboard` prints it: nobody is asked for the token, and it stays nowhere.
+    let printed = agent.cli_json(&["dashboard"]).unwrap()["address"].as_str().unwrap().to_owned();
+    let browser = Browser::open(&programs, &printed, &[]).await;
+    browser.shows("link", "Live").await;
+    assert_eq!(browser.js("location.href").await, url(&agent));
+    browser.click("#pause").await;
+    browser.shows("health", "paused").await;
+    browser.click("#pause").await;
+    browser.shows("health", "streaming").await;
+    browser.close().await;
+
     let dark = ["--blink-settings=preferredColorScheme=0", "--window-size=500,1400"];
     let phone = Browser::open(&programs, &url(&agent), &dark).await;
     phone.page.set_window_size(390, 844).await.unwrap();

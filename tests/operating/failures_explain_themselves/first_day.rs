@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::{nowhere, told};
-use crate::support::agent::Agent;
+use crate::support::{agent::Agent, pair, strangers};
 
 /// An agent of which nothing but the configuration is looked at.
 fn with_config(text: &str) -> Agent {
@@ -124,4 +124,34 @@ fn init_writes_where_config_says() {
     let (code, text) = told(&agent.cli(&["--config", "new.toml", "init"]));
     assert_eq!(code, Some(1));
     assert!(text.contains("`new.toml` is already there"), "{text}");
+}
+
+#[test]
+fn another_program_on_the_port_is_told_as_that() {
+    for stranger in [strangers::web, strangers::greeting, strangers::closing] {
+        let agent = with_config(&format!(
+            "[admin]\nlisten = \"127.0.0.1:{}\"\n",
+            strangers::serve(stranger)
+        ));
+        for command in [&["status"][..], &["dead", "list"], &["pause"], &["sync"], &["flush"]] {
+            let (code, text) = told(&agent.cli(command));
+
+            assert_eq!(code, Some(1), "{command:?}: {text}");
+            assert!(text.contains("does not answer as an agent does"), "{command:?}: {text}");
+            assert!(text.contains("ss -ltnp") && text.contains("`admin.listen`"), "{text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_agent_in_the_folder_is_refused_with_the_process_of_the_first() {
+    let (local, atlas) = pair().await;
+    let first = Agent::started(&local.uri(), &atlas.uri());
+    first.streaming().await;
+
+    let (code, text) = told(&first.cli(&["run"]));
+
+    assert_eq!(code, Some(1), "{text}");
+    let holder = format!("an agent runs with the process id {}", first.id());
+    assert!(text.contains(&holder) && text.contains("stop the other agent"), "{text}");
 }
