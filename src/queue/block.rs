@@ -16,7 +16,7 @@
 
 use std::borrow::Cow;
 
-use snap::raw::{Decoder, Encoder, decompress_len};
+use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
 
 use super::codec::{CodecError, LAYOUT_VERSION};
 
@@ -28,6 +28,9 @@ pub const ENTRIES_MAX: usize = 64;
 /// sled rewrites a leaf of up to 16 values for every eighth value that is added, and keeps at least 256 leaves in
 /// memory: 16 KiB is where larger ones stop to save time and begin to cost memory.
 pub const BYTES_MAX: usize = 16 << 10;
+
+/// Layout version, and how the rest is packed.
+const HEAD: usize = 2;
 
 const AS_IT_IS: u8 = 0;
 const SNAPPY: u8 = 1;
@@ -44,18 +47,22 @@ impl Default for Packer {
 impl Packer {
     /// The value of a block of `entries`, of which there are 1 to [`ENTRIES_MAX`].
     pub fn pack<'a>(&mut self, entries: impl Iterator<Item = (u64, &'a [u8])> + Clone) -> Vec<u8> {
-        let plain = encode(entries);
+        let value = encode(entries);
+        let plain = &value[HEAD..];
         // What is larger than any document was merged of many, and is left as it is, like what would hardly become smaller.
-        let packed = match plain.len() {
-            0..=PLAIN_MAX => self.0.compress_vec(&plain).unwrap_or_default(),
-            _ => Vec::new(),
-        };
-        let is_smaller = !packed.is_empty() && packed.len() < plain.len() / 8 * 7;
-        let (how, rest) = if is_smaller { (SNAPPY, packed) } else { (AS_IT_IS, plain) };
-        let mut value = Vec::with_capacity(2 + rest.len());
-        value.extend_from_slice(&[LAYOUT_VERSION, how]);
-        value.extend_from_slice(&rest);
-        value
+        if plain.len() > PLAIN_MAX {
+            return value;
+        }
+        let mut packed = vec![0; HEAD + max_compress_len(plain.len())];
+        packed[..HEAD].copy_from_slice(&[LAYOUT_VERSION, SNAPPY]);
+        match self.0.compress(plain, &mut packed[HEAD..]) {
+            Ok(len) if len > 0 && len < plain.len() / 8 * 7 => {
+                packed.truncate(HEAD + len);
+                packed.shrink_to_fit();
+                packed
+            }
+            Ok(_) | Err(_) => value,
+        }
     }
 }
 
@@ -63,7 +70,23 @@ impl Packer {
 ///
 /// # Errors
 /// [`CodecError`] for another layout, or bytes that are none.
-pub fn unpack(value: &[u8]) -> Result<Cow<'_, [u8]>, CodecError> {
+pub fn unpack<'a>(value: impl Into<Cow<'a, [u8]>>) -> Result<Cow<'a, [u8]>, CodecError> {
+    let value = value.into();
+    let how = value.split_first_chunk::<HEAD>().map(|(head, _)| *head);
+    if how != Some([LAYOUT_VERSION, AS_IT_IS]) {
+        return unpack_slice(&value).map(Cow::Owned);
+    }
+    // Not copied: a document may have 16 MiB.
+    Ok(match value {
+        Cow::Borrowed(value) => value[HEAD..].into(),
+        Cow::Owned(mut value) => {
+            value.drain(..HEAD);
+            value.into()
+        }
+    })
+}
+
+fn unpack_slice(value: &[u8]) -> Result<Vec<u8>, CodecError> {
     let damaged = |what: &str| CodecError::Damaged(what.to_owned());
     let (&version, rest) = value.split_first().ok_or_else(|| damaged("an empty block"))?;
     if version != LAYOUT_VERSION {
@@ -78,7 +101,7 @@ pub fn unpack(value: &[u8]) -> Result<Cow<'_, [u8]>, CodecError> {
                 return Err(damaged("a block that is too large"));
             }
             let plain = Decoder::new().decompress_vec(packed);
-            plain.map(Cow::Owned).map_err(|error| damaged(&error.to_string()))
+            plain.map_err(|error| damaged(&error.to_string()))
         }
         _ => Err(damaged("a block that is packed in another way")),
     }
@@ -87,6 +110,7 @@ pub fn unpack(value: &[u8]) -> Result<Cow<'_, [u8]>, CodecError> {
 /// The largest block that is packed: a document of 16 MiB, its key, and what else an entry has, with room to spare.
 const PLAIN_MAX: usize = 64 << 20;
 
+/// The value, as it is.
 fn encode<'a>(entries: impl Iterator<Item = (u64, &'a [u8])> + Clone) -> Vec<u8> {
     let (mut count, mut bytes) = (0_usize, 0);
     for (_, entry) in entries.clone() {
@@ -94,8 +118,8 @@ fn encode<'a>(entries: impl Iterator<Item = (u64, &'a [u8])> + Clone) -> Vec<u8>
         bytes += entry.len();
     }
     debug_assert!((1..=ENTRIES_MAX).contains(&count));
-    let mut plain = Vec::with_capacity(1 + 12 * count + bytes);
-    plain.push(count as u8);
+    let mut plain = Vec::with_capacity(HEAD + 1 + 12 * count + bytes);
+    plain.extend_from_slice(&[LAYOUT_VERSION, AS_IT_IS, count as u8]);
     for (seq, _) in entries.clone() {
         plain.extend_from_slice(&seq.to_le_bytes());
     }

@@ -98,7 +98,7 @@ impl Queue {
                 let Some(name) = state.name_of(&op.work) else { continue };
                 let Some((entry, len)) = state.newest(&mut reader, &name)? else { continue };
                 let stays = state.schedule.leased(entry.seq).is_some()
-                    || state.schedule.is_closed(ns, entry.seq);
+                    || state.schedule.lines.is_closed(ns, entry.seq);
                 if stays || len < LARGE {
                     continue;
                 }
@@ -133,12 +133,16 @@ impl Queue {
         let mut edit = state.edit();
         edit.reserve(staged.slots.iter().filter(|slot| slot.is_changed).map(|slot| &slot.entry));
         let mut bytes_added = 0_i64;
-        for slot in staged.slots.iter().filter(|slot| slot.is_changed) {
+        for slot in staged.slots.iter_mut().filter(|slot| slot.is_changed) {
             let bytes = if slot.is_new {
                 edit.add_entry(&slot.entry)
             } else {
-                edit.change_entry(&slot.entry)
+                edit.change_entry(&slot.entry, slot.bytes_before)
             };
+            // It stands in the edit now.
+            if let Work::Document { op, .. } = &mut slot.entry.work {
+                *op = WriteOp::Refresh;
+            }
             bytes_added += bytes as i64 - slot.bytes_before as i64;
         }
         if let Some(checkpoint) = checkpoint {
@@ -354,7 +358,7 @@ impl<'a> Staged<'a> {
 
     /// True when a barrier, stored or of this commit, stands behind `seq`.
     fn is_closed(&self, state: &State, ns: &Namespace, seq: u64) -> bool {
-        state.schedule.is_closed(ns, seq)
+        state.schedule.lines.is_closed(ns, seq)
             || self.closed.get(ns).is_some_and(|&barrier| barrier > seq)
     }
 

@@ -9,12 +9,12 @@ impl Queue {
     /// Entries of each namespace that has any. One that changes two namespaces counts for both.
     pub fn pending_by_namespace(&self) -> BTreeMap<Namespace, u64> {
         let state = self.lock();
-        state.schedule.lens().map(|(ns, n)| (ns.clone(), n)).collect()
+        state.schedule.lines.lens().map(|(ns, n)| (ns.clone(), n)).collect()
     }
 
     /// Entries of `ns`, without touching the disk.
     pub fn pending_of(&self, ns: &Namespace) -> u64 {
-        self.lock().schedule.len_of(ns)
+        self.lock().schedule.lines.len_of(ns)
     }
 
     /// Dead letters of each namespace that has any.

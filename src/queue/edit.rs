@@ -35,7 +35,8 @@ pub struct Edit {
     seal: u64,
     /// The sealed bytes of the entries that are put.
     bytes: Vec<u8>,
-    /// Bytes of other values that are put.
+    /// Bytes of other values that are put, and of what is taken out of the store: sled reads it as well, and keeps it
+    /// until the end of the batch.
     beside: usize,
     /// New entries, with ascending numbers that none had before.
     new: Vec<Piece>,
@@ -93,8 +94,8 @@ impl Edit {
         self.batch.insert(key, value);
     }
 
-    /// Bytes of what is put.
-    pub fn len(&self) -> usize {
+    /// Bytes of what is put and taken, which all stand in memory until the end.
+    pub fn weight(&self) -> usize {
         self.bytes.len() + self.beside
     }
 
@@ -128,16 +129,18 @@ impl Edit {
         len
     }
 
-    /// Puts an entry in the place of the one that has its number. Returns its bytes.
-    pub fn change_entry(&mut self, entry: &Entry) -> usize {
+    /// Puts an entry in the place of the one of `before` bytes that has its number. Returns its bytes.
+    pub fn change_entry(&mut self, entry: &Entry, before: usize) -> usize {
+        self.beside += before;
         let piece = self.encode(entry);
         let len = piece.bytes.len();
         self.changed.push(piece);
         len
     }
 
-    /// Removes an entry that is there.
-    pub fn remove_entry(&mut self, seq: u64) {
+    /// Removes an entry of so many bytes that is there.
+    pub fn remove_entry(&mut self, seq: u64, bytes: usize) {
+        self.beside += bytes;
         self.removed.push(seq);
     }
 

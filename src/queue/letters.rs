@@ -5,7 +5,7 @@
 //! collection has behind all that is queued, and what is queued next for that name is for the same document.
 //!
 //! An op that dies while a rename or a drop waits behind it dies under the name that its collection has
-//! [by then](super::schedule::Schedule::called_now), or, where it is gone by then, leaves no letter: there
+//! [by then](super::lines::Lines::called_now), or, where it is gone by then, leaves no letter: there
 //! is nothing left that could be missing.
 
 use std::{

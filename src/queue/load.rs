@@ -143,7 +143,7 @@ fn each_block(
         if !whole.is_empty() {
             value = whole.into();
         }
-        let plain = unpack(&value)?;
+        let plain = unpack(&*value)?;
         let view = View::of(&plain)?;
         let fingerprint = fingerprint(&key, &value);
         *sum = sum.wrapping_add(fingerprint);
@@ -265,11 +265,12 @@ fn join(
             };
             let (mut entry, before) = read(pairs[0].0)?;
             for (_, second) in pairs {
-                entry.absorb(read(*second)?.0.into_later());
-                edit.remove_entry(*second);
+                let (later, len) = read(*second)?;
+                entry.absorb(later.into_later());
+                edit.remove_entry(*second, len);
             }
-            bytes = bytes + edit.change_entry(&entry) as u64 - before as u64;
-            if edit.len() >= PART_BYTES {
+            bytes = bytes + edit.change_entry(&entry, before) as u64 - before as u64;
+            if edit.weight() >= PART_BYTES {
                 break;
             }
         }
@@ -332,7 +333,7 @@ impl State {
         let name = self.index.name_of(&ns, &key);
         let previous = self.newest(reader, &name)?.map(|(entry, _)| entry.seq);
         if let Some(first) = previous
-            && !self.schedule.is_closed(&ns, first)
+            && !self.schedule.lines.is_closed(&ns, first)
         {
             return Ok(Some((first, seq)));
         }
@@ -356,6 +357,6 @@ impl State {
         self.next_seq = self.next_seq.max(seq + 1);
         self.pending += 1;
         self.pending_bytes += bytes as u64;
-        self.schedule.added(ns);
+        self.schedule.lines.added(ns);
     }
 }

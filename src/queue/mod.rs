@@ -83,6 +83,7 @@ pub(crate) mod fuzz;
 mod index;
 mod layout;
 mod letters;
+mod lines;
 mod load;
 mod look;
 mod merge;

@@ -76,6 +76,10 @@ impl<'a> Reader<'a> {
         let len = bytes.len();
         let entry = codec::decode_entry_of(seq, bytes, &mut namespaces);
         self.namespaces = namespaces;
+        if len > RECENT_BYTES {
+            // Alone in its block, and in memory a second time by now.
+            self.recent.retain(|(id, _)| *id != place.block);
+        }
         Ok((entry?, len))
     }
 }
@@ -105,16 +109,17 @@ pub fn read_block(
     cache.passed(db, &key, first.len());
     let further = blocks.get(id).map_or(0, |block| further_pieces(block.stored as usize));
     if further == 0 {
-        return Ok(unpack(&first)?.into_owned());
+        return Ok(unpack(&*first)?.into_owned());
     }
-    let mut value = first.to_vec();
+    let mut value = Vec::with_capacity(first.len() + usize::from(further) * PIECE_MAX);
+    value.extend_from_slice(&first);
     for n in 1..=further {
         let key = piece_key(id, n);
         let piece = db.get(key)?.ok_or_else(missing)?;
         cache.passed(db, &key, piece.len());
         value.extend_from_slice(&piece);
     }
-    Ok(unpack(&value)?.into_owned())
+    Ok(unpack(value)?.into_owned())
 }
 
 /// Keeps sled's page cache to its size.
@@ -135,6 +140,12 @@ const LEAF: u32 = 8;
 const LIST: usize = 64;
 
 impl CacheGuard {
+    /// How many values there were.
+    #[cfg(test)]
+    pub fn count(&self) -> u32 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
     /// The value of `key`, of so many bytes, was read or written.
     pub fn passed(&self, db: &sled::Db, key: &[u8], bytes: usize) {
         // A dead letter is a value of any size, and counts for as many as it could be pieces.

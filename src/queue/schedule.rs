@@ -11,22 +11,16 @@
 //!            └─ parked at a namespace   behind a barrier, or the namespace is held or waits for the stream
 //! ```
 //!
-//! A barrier is an entry too. It may go when nothing is left of its namespaces before it, and what
-//! stands behind it may go when it is gone. So per namespace only counts are kept, not lists.
+//! What is parked at a namespace stays there when that is let go, until it is its turn. So a namespace that is held and
+//! let go again and again costs no look at its entries, of which each is a read of the disk.
 //!
-//! Some barriers are *turns*: from there on the name means another collection. A rename does not move what waits in
-//! front of it. Its entries keep their place, and whoever reads their documents asks what their collection
-//! [is called now](Schedule::called_now), by the turns that stand behind them: so a rename costs nothing, however
-//! much waits, and what stood in front of an earlier one is not touched by a later one.
+//! What stands behind a barrier of its namespace is told by its [line](super::lines).
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use ahash::{HashMap, HashSet};
 
-use super::turns::{Knowledge, Turn};
+use super::{lines::Lines, turns::Knowledge};
 use crate::model::{
     checkpoint::ClusterTime, event::SchemaChange, foreign::Foreign, namespace::Namespace,
 };
@@ -42,8 +36,11 @@ pub struct Schedule {
     /// Documents whose entries stay, and how often each was reserved.
     reserved: HashMap<u64, u32>,
     parked_at_document: HashMap<u64, Vec<u64>>,
-    parked_at_namespace: HashMap<Namespace, Vec<u64>>,
-    lines: HashMap<Namespace, Line>,
+    parked_at_namespace: HashMap<Namespace, BTreeSet<u64>>,
+    /// Namespaces whose parked entries may go, by the lowest of them, as it was when they were let go.
+    open: BTreeSet<(u64, Namespace)>,
+    /// How much there is of each namespace, and the barriers between it.
+    pub lines: Lines,
     held: HashSet<Namespace>,
     /// Namespaces that are not ours to write.
     foreign: Arc<Foreign>,
@@ -74,25 +71,6 @@ pub struct Lease {
     pub bytes: usize,
 }
 
-/// The entries of one namespace: so many before each barrier, so many behind the last.
-#[derive(Default)]
-struct Line {
-    barriers: VecDeque<Barrier>,
-    behind: u64,
-}
-
-struct Barrier {
-    seq: u64,
-    ahead: u64,
-    turn: Option<Turn>,
-}
-
-impl Line {
-    fn len(&self) -> u64 {
-        self.behind + self.barriers.iter().map(|barrier| barrier.ahead + 1).sum::<u64>()
-    }
-}
-
 /// The longest wait that a schedule may ask for (`worker.retry_delays`), with room for jitter.
 const WAIT_MAX_MS: u64 = 2 * 60 * 60 * 1_000;
 
@@ -106,126 +84,25 @@ pub fn is_due(due_ms: u64, now_ms: u64) -> bool {
 impl Schedule {
     // --- what exists ---------------------------------------------------------------------------
 
-    /// A new entry, with the largest sequence number so far.
-    pub fn added(&mut self, ns: &Namespace) {
-        match self.lines.get_mut(ns) {
-            Some(line) => line.behind += 1,
-            None => drop(self.lines.insert(ns.clone(), Line { behind: 1, ..Line::default() })),
-        }
-    }
-
     /// A new barrier, with the largest sequence number so far.
     pub fn barrier_added(&mut self, change: &SchemaChange, seq: u64) {
-        for ns in change.namespaces() {
-            let turn = Turn::of(change, &ns);
-            let line = self.lines.entry(ns).or_default();
-            let ahead = std::mem::take(&mut line.behind);
-            line.barriers.push_back(Barrier { seq, ahead, turn });
-        }
+        self.lines.barrier_added(change, seq);
         self.knowledge.pass(change);
     }
 
     /// An entry is gone for good.
     pub fn removed(&mut self, ns: &Namespace, seq: u64) {
-        let Some(line) = self.lines.get_mut(ns) else {
-            return;
-        };
-        match line.barriers.iter_mut().find(|barrier| barrier.seq > seq) {
-            Some(barrier) => {
-                barrier.ahead -= 1;
-                if barrier.ahead == 0 {
-                    self.unpark_namespace(ns);
-                }
-            }
-            None => line.behind -= 1,
+        if self.lines.removed(ns, seq) {
+            self.unpark_namespace(ns);
         }
-        self.forget_empty(ns);
     }
 
     /// A barrier is gone for good.
     pub fn barrier_removed(&mut self, namespaces: &[Namespace], seq: u64) {
         for ns in namespaces {
-            if let Some(line) = self.lines.get_mut(ns)
-                && let Some(at) = line.barriers.iter().position(|barrier| barrier.seq == seq)
-            {
-                // Only a front barrier is ever leased; one that a person removes may stand anywhere.
-                let gone = line.barriers.remove(at).expect("position is within");
-                match line.barriers.get_mut(at) {
-                    Some(next) => next.ahead += gone.ahead,
-                    None => line.behind += gone.ahead,
-                }
-            }
+            self.lines.barrier_removed(ns, seq);
             self.unpark_namespace(ns);
-            self.forget_empty(ns);
         }
-    }
-
-    fn forget_empty(&mut self, ns: &Namespace) {
-        if self.lines.get(ns).is_some_and(|line| line.behind == 0 && line.barriers.is_empty()) {
-            self.lines.remove(ns);
-        }
-    }
-
-    /// True when a barrier stands behind `seq`, so that a new op must not be merged into it.
-    pub fn is_closed(&self, ns: &Namespace, seq: u64) -> bool {
-        self.lines.get(ns).and_then(|line| line.barriers.back()).is_some_and(|last| last.seq > seq)
-    }
-
-    /// True when a turn stands behind `seq`: the name means another collection by then.
-    pub fn has_turned(&self, ns: &Namespace, seq: u64) -> bool {
-        self.turn_behind(ns, seq).is_some()
-    }
-
-    /// The name that the collection of an entry of `ns` has behind all that is queued. `None` when it is gone.
-    pub fn called_now(&self, ns: &Namespace, seq: u64) -> Option<Namespace> {
-        let (mut name, mut seq) = (ns, seq);
-        while let Some((at, turn)) = self.turn_behind(name, seq) {
-            match turn {
-                Turn::Gone => return None,
-                Turn::Renamed(to) => (name, seq) = (to, at),
-            }
-        }
-        Some(name.clone())
-    }
-
-    /// The first turn behind `seq`.
-    fn turn_behind(&self, ns: &Namespace, seq: u64) -> Option<(u64, &Turn)> {
-        let barriers = &self.lines.get(ns)?.barriers;
-        let from = barriers.partition_point(|barrier| barrier.seq <= seq);
-        barriers.range(from..).find_map(|barrier| Some((barrier.seq, barrier.turn.as_ref()?)))
-    }
-
-    /// Entries of the namespace, barriers included.
-    pub fn len_of(&self, ns: &Namespace) -> u64 {
-        self.lines.get(ns).map_or(0, Line::len)
-    }
-
-    /// Every namespace that has entries, with their number.
-    pub fn lens(&self) -> impl Iterator<Item = (&Namespace, u64)> {
-        self.lines.iter().map(|(ns, line)| (ns, line.len()))
-    }
-
-    /// Those of the namespaces, and what waits behind a barrier that it has in common with one of them.
-    pub fn behind(&self, mut namespaces: BTreeSet<Namespace>) -> BTreeSet<Namespace> {
-        let mut barriers = BTreeSet::new();
-        loop {
-            let before = (namespaces.len(), barriers.len());
-            for (ns, line) in &self.lines {
-                let seqs = line.barriers.iter().map(|barrier| barrier.seq);
-                if namespaces.contains(ns) || seqs.clone().any(|seq| barriers.contains(&seq)) {
-                    namespaces.insert(ns.clone());
-                    barriers.extend(seqs);
-                }
-            }
-            if before == (namespaces.len(), barriers.len()) {
-                return namespaces;
-            }
-        }
-    }
-
-    /// True when any barrier of the namespace is left.
-    pub fn has_barrier(&self, ns: &Namespace) -> bool {
-        self.lines.get(ns).is_some_and(|line| !line.barriers.is_empty())
     }
 
     // --- holds ---------------------------------------------------------------------------------
@@ -261,9 +138,7 @@ impl Schedule {
     /// Keeps the entries of what is not ours from being leased. Other holds are not touched.
     pub fn keep_apart(&mut self, foreign: Arc<Foreign>) {
         self.foreign = foreign;
-        for (_, parked) in self.parked_at_namespace.drain() {
-            self.ready.extend(parked);
-        }
+        self.unpark_all();
     }
 
     pub fn kept_apart(&self) -> Arc<Foreign> {
@@ -272,15 +147,15 @@ impl Schedule {
 
     /// Entries of the namespaces that are held on their own, are not ours, or wait for the stream.
     pub fn held_len(&self) -> u64 {
-        let of = |line: &Line| line.behind + line.barriers.iter().map(|b| b.ahead).sum::<u64>();
         if !self.foreign.is_empty() {
             let is_kept = |ns: &Namespace| {
                 self.held.contains(ns) || self.behind.contains_key(ns) || self.foreign.has(ns)
             };
-            return self.lines.iter().filter(|(ns, _)| is_kept(ns)).map(|(_, line)| of(line)).sum();
+            let kept = self.lines.lens().map(|(ns, _)| ns).filter(|ns| is_kept(ns));
+            return kept.map(|ns| self.lines.documents_of(ns)).sum();
         }
         let behind = self.behind.keys().filter(|ns| !self.held.contains(*ns));
-        self.held.iter().chain(behind).filter_map(|ns| self.lines.get(ns)).map(of).sum()
+        self.held.iter().chain(behind).map(|ns| self.lines.documents_of(ns)).sum()
     }
 
     /// Holds every namespace, known or not, until [`release_all`](Self::release_all). Holds on single
@@ -295,15 +170,13 @@ impl Schedule {
 
     pub fn release_all(&mut self) {
         self.hold_all = false;
-        for (_, parked) in self.parked_at_namespace.drain() {
-            self.ready.extend(parked);
-        }
+        self.unpark_all();
     }
 
     // --- leasing -------------------------------------------------------------------------------
 
-    /// Moves what has become due to `ready`, and returns the lowest ready entry from `from` on.
-    pub fn next_ready(&mut self, from: u64, now_ms: u64) -> Option<u64> {
+    /// Takes out the lowest entry that came back and may be ready: whether it is, [`admit`](Self::admit) tells.
+    pub fn next_ready(&mut self, now_ms: u64) -> Option<u64> {
         while let Some(&(due_ms, seq)) = self.delayed.first()
             && is_due(due_ms, now_ms)
         {
@@ -316,7 +189,37 @@ impl Schedule {
             self.delayed.remove(&(due_ms, seq));
             self.ready.insert(seq);
         }
-        self.ready.range(from..).next().copied()
+        match (self.ready.first().copied(), self.next_parked()) {
+            (Some(ready), parked) if parked.as_ref().is_none_or(|(seq, _)| ready < *seq) => {
+                self.ready.remove(&ready);
+                Some(ready)
+            }
+            (_, Some((seq, ns))) => {
+                self.open.pop_first();
+                let parked = self.parked_at_namespace.get_mut(&ns).expect("it was just met");
+                parked.remove(&seq);
+                match parked.first() {
+                    Some(next) => drop(self.open.insert((*next, ns))),
+                    None => drop(self.parked_at_namespace.remove(&ns)),
+                }
+                Some(seq)
+            }
+            (_, None) => None,
+        }
+    }
+
+    /// The lowest parked entry of a namespace that was let go and is not blocked again.
+    fn next_parked(&mut self) -> Option<(u64, Namespace)> {
+        while let Some((seq, ns)) = self.open.first().cloned() {
+            let first = self.parked_at_namespace.get(&ns).and_then(BTreeSet::first).copied();
+            if first == Some(seq) && !self.is_blocked(&ns, seq) {
+                return Some((seq, ns));
+            }
+            // Where the lowest is blocked, so are all behind it, until what blocks them lets them go.
+            self.open.pop_first();
+            self.open.extend(first.filter(|first| *first != seq).map(|first| (first, ns)));
+        }
+        None
     }
 
     /// The next time at which a delayed entry is due.
@@ -328,7 +231,7 @@ impl Schedule {
     pub fn admit(&mut self, namespaces: &[Namespace], seq: u64, document: Option<u64>) -> bool {
         self.ready.remove(&seq);
         if let Some(ns) = namespaces.iter().find(|ns| self.is_blocked(ns, seq)) {
-            self.parked_at_namespace.entry(ns.clone()).or_default().push(seq);
+            self.parked_at_namespace.entry(ns.clone()).or_default().insert(seq);
             return false;
         }
         if let Some(document) = document
@@ -347,11 +250,7 @@ impl Schedule {
         if self.hold_all || is_kept || self.busy.contains(ns) {
             return true;
         }
-        match self.lines.get(ns).and_then(|line| line.barriers.front()) {
-            Some(barrier) if barrier.seq == seq => barrier.ahead > 0,
-            Some(barrier) => barrier.seq < seq,
-            None => false,
-        }
+        self.lines.is_blocked(ns, seq)
     }
 
     /// Entries of `ns` go in their order, one batch at a time; or as any others.
@@ -468,8 +367,13 @@ impl Schedule {
     }
 
     fn unpark_namespace(&mut self, ns: &Namespace) {
-        if let Some(parked) = self.parked_at_namespace.remove(ns) {
-            self.ready.extend(parked);
-        }
+        let first = self.parked_at_namespace.get(ns).and_then(BTreeSet::first);
+        self.open.extend(first.map(|first| (*first, ns.clone())));
+    }
+
+    fn unpark_all(&mut self) {
+        let firsts = self.parked_at_namespace.iter();
+        let firsts = firsts.filter_map(|(ns, parked)| Some((*parked.first()?, ns.clone())));
+        self.open.extend(firsts);
     }
 }

@@ -43,7 +43,7 @@ impl Queue {
                 continue;
             }
             steps.push(self.settle_one(&state, settlement, &mut reader, &mut edit)?);
-            if edit.len() >= self.part_bytes {
+            if edit.weight() >= self.part_bytes {
                 break;
             }
         }
@@ -83,7 +83,7 @@ impl Queue {
         // All that an ordinary end needs is known; the entry itself need not be read for it.
         if settlement.outcome == Outcome::Applied && state.letters.is_empty() && !step.is_barrier()
         {
-            edit.remove_entry(seq);
+            edit.remove_entry(seq, lease.bytes);
             step.gone = true;
             return Ok(step);
         }
@@ -94,12 +94,12 @@ impl Queue {
         }
         match &settlement.outcome {
             Outcome::Applied => {
-                edit.remove_entry(seq);
+                edit.remove_entry(seq, lease.bytes);
                 step.gone = true;
                 step.revived = self.clear_letter(state, &entry, edit)?;
             }
             Outcome::Rejected { reason, now_ms, refusal: _ } => {
-                edit.remove_entry(seq);
+                edit.remove_entry(seq, lease.bytes);
                 step.gone = true;
                 // What arrived meanwhile was made on top of an op that never got through.
                 if let Some(newer) = successor(state, reader, seq)? {
@@ -110,7 +110,7 @@ impl Queue {
                     step.barrier_died = true;
                 } else {
                     // What is dropped behind it cannot be missing.
-                    let Some(ns) = state.schedule.called_now(entry.work.ns(), seq) else {
+                    let Some(ns) = state.schedule.lines.called_now(entry.work.ns(), seq) else {
                         return Ok(step);
                     };
                     entry.work = entry.work.renamed(&ns);
@@ -152,7 +152,7 @@ impl Queue {
         edit: &mut Edit,
     ) -> Result<Option<(Namespace, DocumentName, u64)>, QueueError> {
         let Work::Document { ns, key, collection, .. } = &entry.work else { return Ok(None) };
-        let Some(ns) = state.schedule.called_now(ns, entry.seq) else { return Ok(None) };
+        let Some(ns) = state.schedule.lines.called_now(ns, entry.seq) else { return Ok(None) };
         let name = state.index.name_of(&ns, key);
         let Some(seq) = state.letters.get(&name) else { return Ok(None) };
         let Some(value) = self.db.get(dead_key(seq))? else { return Ok(None) };
@@ -184,12 +184,12 @@ fn give_back(
     step.due_ms = due_ms;
     entry.due_ms = due_ms.unwrap_or(0);
     if let Some((newer, bytes)) = successor(state, reader, entry.seq)? {
-        edit.remove_entry(newer.seq);
+        edit.remove_entry(newer.seq, bytes);
         step.absorbed = Some((newer.seq, bytes));
         entry.absorb(newer.into_later());
     }
     entry.version += 1;
-    step.bytes_after = edit.change_entry(&entry);
+    step.bytes_after = edit.change_entry(&entry, step.bytes_before);
     Ok(())
 }
 
@@ -212,7 +212,7 @@ fn widen((mut newer, before): (Entry, usize), step: &mut Step, edit: &mut Edit) 
     if let Work::Document { op: op @ WriteOp::Update(_), .. } = &mut newer.work {
         *op = WriteOp::Refresh;
         newer.version += 1;
-        step.extra_bytes = edit.change_entry(&newer) as i64 - before as i64;
+        step.extra_bytes = edit.change_entry(&newer, before) as i64 - before as i64;
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
         Mutex, MutexGuard, TryLockError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::sync::Notify;
@@ -73,8 +74,15 @@ pub(super) struct State {
     pub(super) failed: bool,
 }
 
-/// Most entries that one lease looks at, so that a long line of blocked ones cannot hold the lock.
+/// Most entries that one lease looks at.
 const SCAN_MAX: usize = 50_000;
+
+/// Entries that a lease passes, since they may not go now, before it lets others have the lock; or as many bytes of
+/// them as a [part](PART_BYTES) has. Each is read from the disk: 2,000 of 1 MB kept everybody waiting for 17 s.
+const STRETCH: usize = 1_000;
+
+/// For how long it lets them.
+const LET_IN: Duration = Duration::from_micros(100);
 
 impl Queue {
     /// Opens the queue and reads all of it once: the index is rebuilt and every entry is checked.
@@ -141,25 +149,50 @@ impl Queue {
         bytes_max: usize,
         now_ms: u64,
     ) -> Result<Batch, QueueError> {
+        let mut looks = SCAN_MAX;
+        loop {
+            if let Some(batch) = self.look(ops_max, bytes_max, now_ms, &mut looks)? {
+                return Ok(batch);
+            }
+            // Who gives up a lock and takes it at once has it again before those who wait for it have woken up.
+            std::thread::sleep(LET_IN);
+        }
+    }
+
+    /// One stretch of a lease under the lock. `None` if it has only passed what may not go now, and goes on.
+    pub(super) fn look(
+        &self,
+        ops_max: usize,
+        bytes_max: usize,
+        now_ms: u64,
+        looks: &mut usize,
+    ) -> Result<Option<Batch>, QueueError> {
         let mut state = self.lock();
         let state = &mut *state;
         let mut batch = Batch::default();
         if state.schedule.holds_all() {
-            return Ok(batch);
+            return Ok(Some(batch));
         }
         state.schedule.batch_begins();
         let mut bytes = 0;
+        let (mut passed, mut passed_bytes) = (0, 0);
         let mut reader = self.reader();
-        for _ in 0..SCAN_MAX {
+        while *looks > 0 {
+            *looks -= 1;
             self.progress.fetch_add(1, Ordering::Relaxed);
             if batch.entries.len() >= ops_max || bytes >= bytes_max {
                 break;
+            }
+            if passed >= STRETCH || passed_bytes >= self.part_bytes {
+                return Ok(Some(batch).filter(|batch| !batch.entries.is_empty()));
             }
             let Some((seq, place)) = state.next_ready(now_ms) else {
                 batch.next_due_ms = state.schedule.next_due();
                 break;
             };
             let (entry, len) = reader.entry(&state.blocks, (seq, place))?;
+            passed += 1;
+            passed_bytes += len;
             if !is_due(entry.due_ms, now_ms) {
                 // It waited when the queue was closed, and goes on waiting.
                 state.schedule.requeue(seq, Some(entry.due_ms));
@@ -188,12 +221,14 @@ impl Queue {
             let lease = Lease { version: entry.version, document, successor: None, ns, bytes: len };
             state.schedule.lease(seq, lease);
             bytes += len;
+            passed -= 1;
+            passed_bytes -= len;
             batch.entries.push(entry);
             if is_barrier {
                 break;
             }
         }
-        Ok(batch)
+        Ok(Some(batch))
     }
 
     /// Entries of `ns` are leased in their order, one batch at a time: it is a capped collection. Or as
@@ -264,7 +299,7 @@ impl Queue {
 
     /// True when a barrier of `ns` waits or is being applied.
     pub fn has_barrier(&self, ns: &Namespace) -> bool {
-        self.lock().schedule.has_barrier(ns)
+        self.lock().schedule.lines.has_barrier(ns)
     }
 
     /// Completes at the next commit, settlement or release, and when what waited for the stream may go. To
@@ -425,8 +460,7 @@ impl State {
 
     /// The next entry that may be ready: one that came back, else the next that was not looked at.
     fn next_ready(&mut self, now_ms: u64) -> Option<(u64, Place)> {
-        while let Some(seq) = self.schedule.next_ready(0, now_ms) {
-            self.schedule.forget(seq);
+        while let Some(seq) = self.schedule.next_ready(now_ms) {
             if let Some(place) = self.blocks.place_of(seq) {
                 return Some((seq, place));
             }
@@ -457,7 +491,7 @@ impl State {
     pub(super) fn appeared(&mut self, name: Option<&DocumentName>, work: &Work, seq: u64) {
         match (name, work) {
             (None, Work::Schema(change)) => self.schedule.barrier_added(change, seq),
-            (Some(_) | None, work) => self.schedule.added(work.ns()),
+            (Some(_) | None, work) => self.schedule.lines.added(work.ns()),
         }
     }
 }

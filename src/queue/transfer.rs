@@ -331,8 +331,9 @@ impl Queue {
             let mut edit = state.edit();
             let mut next = state.blocks.next_from(0);
             for _ in 0..PART {
-                let Some((seq, _)) = next else { break };
-                edit.remove_entry(seq);
+                let Some((seq, place)) = next.filter(|_| edit.weight() < PART_BYTES) else { break };
+                let block = state.blocks.get(place.block).expect("an entry is in a block");
+                edit.remove_entry(seq, block.bytes as usize / usize::from(block.count));
                 removed += 1;
                 next = state.blocks.next_from(seq + 1);
             }

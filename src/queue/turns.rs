@@ -100,13 +100,17 @@ impl Knowledge {
 impl Queue {
     /// True when a rename or a drop stands behind the entry `seq` of `ns`: the name means another collection by then.
     pub fn has_turned(&self, ns: &Namespace, seq: u64) -> bool {
-        self.lock().schedule.has_turned(ns, seq)
+        self.lock().schedule.lines.has_turned(ns, seq)
     }
 
     /// All that waits when the next changes of these namespaces do: they, and what is renamed from or to them behind
     /// that.
     pub fn behind(&self, namespaces: BTreeSet<Namespace>) -> BTreeSet<Namespace> {
-        if namespaces.is_empty() { namespaces } else { self.lock().schedule.behind(namespaces) }
+        if namespaces.is_empty() {
+            namespaces
+        } else {
+            self.lock().schedule.lines.behind(namespaces)
+        }
     }
 
     /// What the collections of entries of `ns` are called now, as far as the stream was read. `None` for one that
@@ -117,7 +121,7 @@ impl Queue {
         seqs: impl Iterator<Item = u64>,
     ) -> Vec<Option<Namespace>> {
         let state = self.lock();
-        seqs.map(|seq| state.schedule.called_now(ns, seq)).collect()
+        seqs.map(|seq| state.schedule.lines.called_now(ns, seq)).collect()
     }
 
     /// Whether `id`, which is called `name` locally, is the collection that entries are for that are
@@ -143,7 +147,7 @@ impl Queue {
         at: ClusterTime,
     ) {
         let schedule = &mut self.lock().schedule;
-        if schedule.called_now(ns, seq).as_ref() == Some(name) {
+        if schedule.lines.called_now(ns, seq).as_ref() == Some(name) {
             schedule.knowledge.0.insert(name.clone(), Known::Seen { id, at });
         }
     }

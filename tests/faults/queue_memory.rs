@@ -107,6 +107,33 @@ fn drain(queue: &Queue) {
     }
 }
 
+fn lease_all(queue: &Queue) -> Vec<(u64, u32)> {
+    let mut leased = Vec::new();
+    loop {
+        let batch = queue.lease(1_000, 4 << 20, 0).unwrap();
+        if batch.entries.is_empty() {
+            break;
+        }
+        leased.extend(batch.entries.iter().map(|entry| (entry.seq, entry.version)));
+    }
+    leased
+}
+
+/// Small entries are leased, the documents come meanwhile, and half of the leased ones come back.
+fn give_back(queue: &Queue) {
+    let leased = lease_all(queue);
+    fill(queue);
+    let settled: Vec<_> = leased
+        .into_iter()
+        .map(|(seq, version)| {
+            let outcome =
+                if seq % 2 == 0 { Outcome::Unavailable { due_ms: 0 } } else { Outcome::Applied };
+            Settlement { seq, version, outcome }
+        })
+        .collect();
+    queue.settle(&settled).unwrap();
+}
+
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -144,6 +171,8 @@ fn large_documents_that_wait_take_no_more_memory_than_the_cache() {
             "update" => update(&queue),
             "update behind a barrier" => update_behind_a_barrier(&queue),
             "drain" => drain(&queue),
+            "refresh" => queue.refresh_pending(ClusterTime(2), 2).unwrap(),
+            "give back" => give_back(&queue),
             _ => {}
         }
         println!("peak={} {}", peak(), queue.pending().0);
@@ -161,6 +190,8 @@ fn large_documents_that_wait_take_no_more_memory_than_the_cache() {
         ("drain", 0),
         ("fill", n),
         ("update behind a barrier", n + 1),
+        ("refresh", n + 1),
+        ("give back", n + 1),
     ] {
         let (peak, pending) = step(name, &path);
         assert_eq!(pending, left, "{name}");

@@ -39,7 +39,7 @@ fn what_is_gone_takes_no_more_room_than_what_lives() {
     let stored: usize = [layout::HOME, layout::MOVED]
         .iter()
         .flat_map(|kind| queue.db.scan_prefix([*kind]))
-        .map(|item| block::unpack(&item.unwrap().1).unwrap().len())
+        .map(|item| block::unpack(&*item.unwrap().1).unwrap().len())
         .sum();
     let pending = queue.pending().1 as usize;
     assert!(stored < 2 * pending + 2 * block::BYTES_MAX, "{stored} bytes for {pending}");

@@ -129,12 +129,79 @@ fn what_is_given_back_together_with_large_documents_is_settled_in_parts() {
     let mut rest = settlements.iter();
 
     queue.settle_part(&mut rest).unwrap();
-    assert_eq!(rest.len(), 5);
+    assert_eq!(rest.len(), 6);
     queue.settle(rest.as_slice()).unwrap();
 
     let entries = lease(&queue);
     assert_eq!(ids(&entries), (0..8).collect::<Vec<_>>());
     assert!(entries.iter().all(|entry| entry.changes == 2 && op(entry).body().is_some()));
+}
+
+/// What they are merged to has some bytes each, and what comes out of the store for it has more than the machine.
+#[test]
+fn large_documents_that_are_merged_to_something_small_are_settled_in_parts() {
+    let (_dir, queue) = of_small_parts();
+    let refresh = |id| change(id, WriteOp::Refresh);
+    queue.commit((0..8).map(refresh).collect(), None).unwrap();
+    let leased = lease(&queue);
+    queue.commit((0..8).map(large).collect(), None).unwrap();
+    let outcome = Outcome::Unavailable { due_ms: 0 };
+    let settlements: Vec<_> = leased
+        .iter()
+        .map(|entry| Settlement { seq: entry.seq, version: 0, outcome: outcome.clone() })
+        .collect();
+    let mut rest = settlements.iter();
+
+    queue.settle_part(&mut rest).unwrap();
+    assert_eq!(rest.len(), 5);
+    queue.settle(rest.as_slice()).unwrap();
+
+    let entries = lease(&queue);
+    assert_eq!(ids(&entries), (0..8).collect::<Vec<_>>());
+    assert!(entries.iter().all(|entry| entry.changes == 2 && op(entry).name() == "refresh"));
+}
+
+/// As a comparison does it for each of its ranges.
+#[test]
+fn what_is_held_again_and_again_is_read_once() {
+    let (_dir, queue) = of_small_parts();
+    let ns = large(0).work.ns().clone();
+    queue.commit((0..8).map(large).collect(), None).unwrap();
+    queue.hold(&ns);
+    assert_eq!(lease(&queue), []);
+    let read = queue.cache.count();
+
+    for _ in 0..3 {
+        queue.release(&ns);
+        queue.hold(&ns);
+        assert_eq!(lease(&queue), []);
+    }
+    assert_eq!(queue.cache.count(), read);
+
+    queue.release(&ns);
+    assert_eq!(ids(&lease(&queue)), (0..8).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_lease_that_passes_large_documents_lets_others_have_the_lock() {
+    let (_dir, queue) = of_small_parts();
+    queue.commit((0..8).map(large).collect(), None).unwrap();
+    queue.hold(large(0).work.ns());
+    let other = Namespace::new("shop", "other");
+    let key = DocumentKey::of(&rawdoc! { "_id": 1 }).unwrap();
+    let work = Work::refresh(other, key);
+    queue.commit(vec![Incoming { work, cluster_time: ClusterTime(1), wall_ms: 1 }], None).unwrap();
+
+    let mut looks = usize::MAX;
+    let mut stretches = 1;
+    let batch = loop {
+        match queue.look(1_000, usize::MAX, 0, &mut looks).unwrap() {
+            Some(batch) => break batch,
+            None => stretches += 1,
+        }
+    };
+
+    assert_eq!((stretches, batch.entries.len()), (3, 1));
 }
 
 /// The process ended while small entries were leased, for which large documents had come.
