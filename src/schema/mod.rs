@@ -16,7 +16,7 @@ pub mod value;
 mod versions;
 pub mod watch;
 
-pub use steps::{Description, Kind, Step, build_command, index_names, steps};
+pub use steps::{Description, Kind, Step, build_command, in_the_way, index_names, steps};
 use value::{Value, fields, get, is_on, is_same, projection};
 pub use versions::{Version, not_taken};
 

@@ -74,8 +74,10 @@ pub enum Step {
     },
     Option(OptionChange),
     Index(IndexChange),
-    /// A collection stands in the place of a view. It may hold documents, so it stays.
-    InTheWay,
+    /// Something stands in its place that may hold documents, so it stays.
+    InTheWay {
+        what: &'static str,
+    },
 }
 
 /// A sentence about what differs, for a person.
@@ -90,9 +92,7 @@ impl fmt::Display for Step {
             Step::ModifyView { .. } => f.write_str("the view differs"),
             Step::Option(change) => change.fmt(f),
             Step::Index(change) => change.fmt(f),
-            Step::InTheWay => {
-                f.write_str("Atlas has a collection where the local database has a view")
-            }
+            Step::InTheWay { what } => f.write_str(what),
         }
     }
 }
@@ -119,7 +119,7 @@ impl Step {
 
     /// True for what no command changes.
     pub fn is_fixed(&self) -> bool {
-        matches!(self, Step::Option(OptionChange::Fixed { .. }) | Step::InTheWay)
+        matches!(self, Step::Option(OptionChange::Fixed { .. }) | Step::InTheWay { .. })
     }
 
     /// The commands, one after the other, without those that build: see [`build`](Self::build). Those of a
@@ -158,7 +158,7 @@ impl Step {
             Step::Create { .. }
             | Step::Index(IndexChange::Create { .. })
             | Step::Option(OptionChange::Fixed { .. })
-            | Step::InTheWay => Vec::new(),
+            | Step::InTheWay { .. } => Vec::new(),
         }
     }
 
@@ -209,9 +209,12 @@ pub fn steps(original: &Description, copy: Option<&Description>) -> Vec<Step> {
     let build_all = || index_changes(&original.indexes, &[]).into_iter().map(Step::Index);
     match (original.kind, copy.map(|copy| (copy.kind, copy))) {
         (Kind::TimeSeries | Kind::Other, _) => Vec::new(),
-        (_, Some((Kind::TimeSeries | Kind::Other, _)))
-        | (Kind::View, Some((Kind::Collection, _))) => {
-            vec![Step::InTheWay]
+        (_, Some((kind @ (Kind::TimeSeries | Kind::Other), _))) => {
+            vec![Step::InTheWay { what: in_the_way(kind) }]
+        }
+        (Kind::View, Some((Kind::Collection, _))) => {
+            let what = "Atlas has a collection where the local database has a view";
+            vec![Step::InTheWay { what }]
         }
         (Kind::View, None) => vec![create()],
         (Kind::View, Some((Kind::View, copy))) => view_steps(&original.options, &copy.options),
@@ -228,6 +231,15 @@ pub fn steps(original: &Description, copy: Option<&Description>) -> Vec<Step> {
                 .chain(indexes.into_iter().map(Step::Index))
                 .collect()
         }
+    }
+}
+
+/// What a person reads of something in Atlas that this version can neither write to nor compare.
+pub fn in_the_way(kind: Kind) -> &'static str {
+    if kind == Kind::TimeSeries {
+        "Atlas has a time-series collection of this name; drop or rename it there"
+    } else {
+        "Atlas has something of this name that this version does not know; drop or rename it there"
     }
 }
 

@@ -55,6 +55,9 @@ pub struct Comparison<'a> {
     pub ns: &'a Namespace,
     /// Local reads show no older state.
     pub after: ClusterTime,
+    /// The local database has no collection of the name. A view may have it, through which others' documents would be
+    /// read, or a time series.
+    pub is_only_there: bool,
     /// Documents in a reply.
     pub page: u32,
     pub stop: &'a Stop,
@@ -79,7 +82,11 @@ impl Comparison<'_> {
         // The last document of a page opens the next part, since its key is the bound between the two.
         let mut carried: Option<(RawDocumentBuf, Permit)> = None;
         loop {
-            let page = walk.advance(self.ends, End::Local, self.stop).await?;
+            let page = if self.is_only_there {
+                None
+            } else {
+                walk.advance(self.ends, End::Local, self.stop).await?
+            };
             let rest = KeyRange { from: from.clone(), until: range.until.clone() };
             let again = || Walk::new(&self.ends.local, self.route(rest.clone(), part, self.after));
             let Some(page) = page else {

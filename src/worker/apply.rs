@@ -60,6 +60,11 @@ impl Outcomes {
         self.by_seq.insert(seq, outcome);
     }
 
+    /// Of an entry that has not ended otherwise.
+    pub fn insert_if_open(&mut self, seq: u64, outcome: Outcome) {
+        self.by_seq.entry(seq).or_insert(outcome);
+    }
+
     pub fn is_applied(&self, seq: u64) -> bool {
         self.by_seq.get(&seq) == Some(&Outcome::Applied)
     }
@@ -100,8 +105,12 @@ impl<S: Source, K: Sink> Worker<S, K> {
             }
         }
         for (ns, entries) in self.keep_order(by_namespace) {
+            let seqs: Vec<u64> = entries.iter().map(|entry| entry.seq).collect();
             match self.apply_namespace(&ns, entries, &mut outcomes).await {
-                Ok(()) => {}
+                Ok(()) => self.way_is_free(&ns),
+                Err(Halt::Sink(SinkError::Held(reason))) => {
+                    self.hold_documents(&ns, &seqs, reason, &mut outcomes);
+                }
                 Err(halt @ Halt::Local) => halted = Some(verdict_of(halt)?),
                 Err(halt) => {
                     halted = Some(verdict_of(halt)?);
@@ -257,7 +266,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     /// Sends; where Atlas refuses a command as a whole, sends each write alone, so that one odd
     /// document cannot take others with it.
-    pub(super) async fn send(
+    pub(super) async fn send_all(
         &self,
         ns: &Namespace,
         writes: &[Write<'_>],

@@ -446,7 +446,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 tokio::time::sleep(patience).await;
                 drop(reservation);
             });
-            return Err(error.into());
+            return Err(error);
         }
         crash::point(Step::Evicted);
         Ok(reservation)

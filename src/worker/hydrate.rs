@@ -144,15 +144,20 @@ impl<S: Source, K: Sink> Worker<S, K> {
             };
             // After the read, so that the collection that was read is the one that is compared.
             let read = (read_began, page.as_ref().map(|page| page.read_at));
-            match self.set_aside_strangers((ns, name), read, wanted, outcomes).await {
-                Ok(()) => {}
-                Err(error) => return Ok(Err(error)),
-            }
+            let is_collection =
+                match self.set_aside_strangers((ns, name), read, wanted, outcomes).await {
+                    Ok(is_collection) => is_collection,
+                    Err(error) => return Ok(Err(error)),
+                };
             // What was read under an epoch that has ended is as good as not read.
             if !permit.holds() {
                 return Ok(Err(SourceError::Unavailable(MongoError::Unproven)));
             }
             let Some(page) = page else { return Ok(Ok(())) };
+            // What a view shows are no documents of its own.
+            if !is_collection {
+                continue;
+            }
             let writes = self.writes_of(page, wanted);
             self.status.metrics.local_reads.add(writes.len() as u64);
             self.write_direct(ns, writes, outcomes).await?;
@@ -183,15 +188,17 @@ impl<S: Source, K: Sink> Worker<S, K> {
     /// any read that began after that look. Once the stream has been read up to such a read and no
     /// barrier has come, none will: the event fell into a gap of the stream, and the comparison that
     /// follows a gap rests on what has the name now.
+    ///
+    /// False when no collection has the name.
     async fn set_aside_strangers(
         &self,
         (ns, name): (&Namespace, &Namespace),
         read: (Instant, Option<ClusterTime>),
         wanted: &mut Wanted,
         outcomes: &mut Outcomes,
-    ) -> Result<(), SourceError> {
+    ) -> Result<bool, SourceError> {
         if wanted.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let current = self.source.collection_id(name).await?;
         let position = self.status.state().position;
@@ -245,7 +252,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         } else {
             self.strangers().remove(name);
         }
-        Ok(())
+        Ok(current.is_some())
     }
 
     /// True when `id`, which has the name now, is the collection that the entry was queued for, whose name it is as

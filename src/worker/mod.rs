@@ -51,6 +51,7 @@ use crate::{
 mod apply;
 mod conflict;
 mod hydrate;
+mod in_the_way;
 mod item;
 mod judge;
 mod schema;

@@ -65,7 +65,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
             return Ok(());
         }
         if matches!(change, SchemaChange::DropIfGone { .. }) {
-            match self.is_orphan(ns, seq).await {
+            let there = self.sink.describe(ns).await?;
+            let is_collection = there.is_some_and(|there| there.kind == Kind::Collection);
+            match self.is_orphan(ns, seq, is_collection).await {
                 Ok(Some(true)) => {}
                 Ok(Some(false)) => {
                     outcomes.insert(seq, Outcome::Applied);
@@ -194,6 +196,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
         if !permit.holds() {
             return Ok(false);
         }
+        if wanted.kind == Kind::Collection && there.as_ref().is_some_and(|of| of.kind == Kind::View)
+        {
+            self.compare_replaced(ns).await?;
+        }
         let is_done = self.take_steps(ns, &wanted, there.as_ref()).await?;
         if !is_done {
             self.watch.ask(ns);
@@ -226,6 +232,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
         for step in steps {
             if step.is_fixed() || step.tightens() || (step.scans() && !may_build) {
                 is_done = false;
+                continue;
+            }
+            // Whoever makes what belongs there looks at it once more first.
+            if step == Step::DropView {
                 continue;
             }
             if let Step::Create { options } = &step {
@@ -266,7 +276,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
     }
 
     /// Names what Atlas will not take of a collection, until a look at it finds out more.
-    fn list(&self, ns: &Namespace, problem: String) {
+    pub(super) fn list(&self, ns: &Namespace, problem: String) {
         tracing::warn!(%ns, error = %problem, "Atlas does not take a collection or view as it is");
         self.status.state().schema_problems.insert(ns.clone(), vec![problem]);
     }
@@ -296,10 +306,20 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     /// True when only Atlas has the collection, and nothing that is still to come says what becomes of it:
     /// its own drop, or a rename that takes its documents along. `None` while that is not known.
-    async fn is_orphan(&self, ns: &Namespace, seq: u64) -> Result<Option<bool>, SourceError> {
+    async fn is_orphan(
+        &self,
+        ns: &Namespace,
+        seq: u64,
+        is_collection_there: bool,
+    ) -> Result<Option<bool>, SourceError> {
         let permit = self.source.permit();
         let seen_at = self.waiting().get(&seq).copied();
-        let is_gone = self.source.describe(ns).await?.is_none();
+        let is_gone = match self.source.describe(ns).await? {
+            None => true,
+            Some(here) if here.kind == Kind::Collection => false,
+            // A view or a time series has its name now: that is no reason to keep the documents of a collection.
+            Some(_) => is_collection_there,
+        };
         let Some(seen_at) = seen_at.filter(|_| is_gone) else {
             self.waiting().remove(&seq);
             if !is_gone {

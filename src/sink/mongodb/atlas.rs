@@ -140,6 +140,17 @@ impl AtlasSink {
             self.bypass_validation.store(true, Ordering::Relaxed);
             reply = Ok(bypassed);
         }
+        if let Some(obstacle) = classify::in_the_way(&reply) {
+            // Where there is no such collection there is nothing to delete.
+            if command.kind == Kind::Delete {
+                return Ok(bson::doc! { "n": 0 });
+            }
+            self.make_way(ns, obstacle).await?;
+            reply = self.order(ns.db(), body(false)).await?;
+            if let Some((_, error)) = classify::in_the_way(&reply) {
+                return Err(SinkError::Held(error));
+            }
+        }
         reply.map_err(|error| classify::command_error(&error))
     }
 
@@ -300,8 +311,15 @@ impl Sink for AtlasSink {
                     format!("`find` and `dropCollection` on `{from}`, {there} on `{to}`")
                 };
                 let renamed = self.run("admin", command.clone(), &needs).await;
-                // The server drops a collection for it, and no view, which no event has told to be gone.
-                if matches!(renamed, Err(SinkError::Rejected(_))) && self.drop_view(to).await? {
+                if !matches!(renamed, Err(SinkError::Rejected(_))) {
+                    return renamed;
+                }
+                // Neither is what the local database had, and no event has told that they are gone. The server renames
+                // no view, and drops none for it.
+                if self.drop_view(from).await? {
+                    return Ok(Changed::WasNotThere);
+                }
+                if self.drop_view(to).await? {
                     return self.run("admin", command, &needs).await;
                 }
                 return renamed;

@@ -22,6 +22,28 @@ pub const INDEX_NOT_FOUND: i32 = 27;
 /// An index build keeps a collection from being renamed or changed (6.0.5).
 pub const BUILD_IN_PROGRESS: i32 = 12587;
 
+/// `CommandNotSupportedOnView`: documents are to be written where Atlas has a view.
+pub const ON_VIEW: i32 = 166;
+/// `DatabaseDifferCase`: the server keeps no two databases whose names differ in capitals alone.
+pub const OTHER_CAPITALS: i32 = 13297;
+
+/// What stands where documents were to be written, and keeps all of a command away: its code and the server's words.
+/// Servers tell it of the command, or of each of its writes.
+pub fn in_the_way(reply: &Result<Document, MongoError>) -> Option<(i32, String)> {
+    let is_it = |code: &i32| matches!(*code, ON_VIEW | OTHER_CAPITALS);
+    match reply {
+        Err(error) => Some((error.code().filter(is_it)?, error.to_string())),
+        Ok(reply) => {
+            let failed = reply.get_array("writeErrors").into_iter().flatten();
+            let mut failed = failed.filter_map(bson::Bson::as_document);
+            failed.find_map(|error| {
+                let code = error.get_i32("code").ok().filter(is_it)?;
+                Some((code, error.get_str("errmsg").unwrap_or_default().to_owned()))
+            })
+        }
+    }
+}
+
 /// What a failed command means.
 pub fn command_error(error: &MongoError) -> SinkError {
     let text = error.to_string();

@@ -5,7 +5,6 @@ use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use super::{AtlasSink, classify};
 use crate::{
     model::{namespace::Namespace, raw::Builder},
-    mongo::MongoError,
     schema::{
         Description, Kind, Step, steps,
         value::{self, Value, get, without},
@@ -20,9 +19,6 @@ const CHANGEABLE: [&str; 4] =
 /// Options without which a collection still holds its documents as it should.
 const DISPENSABLE: [&str; 4] =
     ["storageEngine", "indexOptionDefaults", "changeStreamPreAndPostImages", "encryptedFields"];
-
-/// `DatabaseDifferCase`: the server keeps no two databases whose names differ in capitals alone.
-const OTHER_CAPITALS: i32 = 13297;
 
 impl AtlasSink {
     /// Makes a collection. Options that this Atlas does not take must not keep the documents away: those
@@ -63,8 +59,8 @@ impl AtlasSink {
             };
             match error.code() {
                 Some(classify::NAMESPACE_EXISTS) => return Err(Failure::IsThere),
-                Some(OTHER_CAPITALS) if !has_made_room => {
-                    self.make_room(ns, &error).await?;
+                Some(classify::OTHER_CAPITALS) if !has_made_room => {
+                    self.make_room(ns, &error.to_string()).await?;
                     has_made_room = true;
                 }
                 // A user that may make no collection may most likely write none: that is told of Atlas as a whole.
@@ -88,12 +84,17 @@ impl AtlasSink {
         let mut made = Changed::Done;
         for step in steps(&wanted, there.as_ref()) {
             match &step {
-                Step::InTheWay => return Err(SinkError::Rejected(step.to_string())),
+                // Nothing can be written to it before a person has made way.
+                Step::InTheWay { .. } if kind == Kind::Collection => {
+                    return Err(SinkError::Held(step.to_string()));
+                }
+                Step::InTheWay { .. } => return Err(SinkError::Rejected(step.to_string())),
                 Step::Create { options } => match self.create_once(ns, options).await {
                     Ok(()) | Err(Failure::IsThere) => {}
                     Err(Failure::Other(error)) => return Err(error),
                 },
-                Step::DropView | Step::ModifyView { .. } => {
+                Step::DropView => drop(self.drop_view(ns).await?),
+                Step::ModifyView { .. } => {
                     for command in step.commands(ns.coll()) {
                         crate::sink::Sink::alter(self, ns, command).await?;
                     }
@@ -104,23 +105,42 @@ impl AtlasSink {
         Ok(made)
     }
 
-    /// Drops what has this name, where it is a view. False where it is something else, or nothing.
+    /// Drops what has this name, where it is a view. False where it is something else, or nothing. Alone, since the
+    /// command drops whatever has the name by then.
     pub(super) async fn drop_view(&self, ns: &Namespace) -> Result<bool, SinkError> {
+        let _alone = self.changing.write().await;
         let there = self.mongo().describe_options(ns).await;
         let there = there.map_err(|error| classify::command_error(&error))?;
-        let is_view = there.is_some_and(|there| matches!(there.kind, Kind::View));
-        if is_view {
-            for command in Step::DropView.commands(ns.coll()) {
-                crate::sink::Sink::alter(self, ns, command).await?;
+        if !there.is_some_and(|there| there.kind == Kind::View) {
+            return Ok(false);
+        }
+        tracing::info!(%ns, "a view in Atlas makes way for a collection, or for another view");
+        let command = rawdoc! { "drop": ns.coll(), "writeConcern": { "w": "majority" } };
+        match self.send_order(ns.db(), command).await? {
+            Ok(reply) => super::atlas::confirmed(&reply).map(|()| true),
+            Err(error) if error.code() == Some(classify::NAMESPACE_NOT_FOUND) => Ok(true),
+            Err(error) => {
+                Err(classify::schema_error(&error, &format!("`dropCollection` on `{ns}`")))
             }
         }
-        Ok(is_view)
+    }
+
+    /// Makes way for documents. What is to be made in the place of a view is not known here.
+    pub(super) async fn make_way(
+        &self,
+        ns: &Namespace,
+        (code, error): (i32, String),
+    ) -> Result<(), SinkError> {
+        if code == classify::OTHER_CAPITALS {
+            return self.make_room(ns, &error).await;
+        }
+        let what = "Atlas has a view where the local database had a collection";
+        Err(SinkError::Held(what.to_owned()))
     }
 
     /// Drops the database that has the name in other capitals, when nothing is left in it: the local server has
     /// dropped it before it took this one.
-    async fn make_room(&self, ns: &Namespace, error: &MongoError) -> Result<(), SinkError> {
-        let message = error.to_string();
+    async fn make_room(&self, ns: &Namespace, message: &str) -> Result<(), SinkError> {
         let other =
             message.split_once("already have: [").and_then(|(_, rest)| rest.split_once(']'));
         let other = other.map(|(db, _)| db).filter(|db| db.eq_ignore_ascii_case(ns.db()));

@@ -28,6 +28,7 @@ use crate::{
 mod behind;
 mod finish;
 mod first;
+mod in_the_way;
 mod mend;
 mod plan;
 mod plans;

@@ -17,6 +17,7 @@ use crate::{
     },
     queue::{Incoming, Work},
     runtime::{clock::now_ms, shutdown::blocking},
+    schema::Kind,
     sink::Sink,
     sync::{
         SyncError,
@@ -101,8 +102,14 @@ impl<'a, K: Sink> Repair<'a, K> {
     /// Compares the collection and queues what differs. True when a mass delete was refused.
     pub async fn run(&self, size: Size, is_clustered: bool) -> Result<bool, SyncError> {
         let Run { cx, after, stop, .. } = self.run;
-        let comparison =
-            Comparison { ends: &cx.ends, ns: self.ns, after: *after, page: size.page(), stop };
+        let comparison = Comparison {
+            ends: &cx.ends,
+            ns: self.ns,
+            after: *after,
+            is_only_there: self.is_another_kind().await?,
+            page: size.page(),
+            stop,
+        };
         let plan = self.load(size).await?;
         // A clustered collection has no index to hash a range by.
         let by_digest = self.run.request.digest && !is_clustered;
@@ -121,6 +128,16 @@ impl<'a, K: Sink> Repair<'a, K> {
             return Ok(true);
         }
         self.release(&comparison, ranges).await.map(|()| false)
+    }
+
+    /// True where what only Atlas has as a collection is something else locally.
+    async fn is_another_kind(&self) -> Result<bool, SyncError> {
+        if self.id.is_some() {
+            return Ok(false);
+        }
+        let Run { cx, stop, .. } = self.run;
+        let here = ask!(cx.ends, End::Local, stop, cx.ends.local.describe_options(self.ns));
+        Ok(here.is_some_and(|here| here.kind != Kind::Collection))
     }
 
     /// How far an earlier run has come, or where this one begins.

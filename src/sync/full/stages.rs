@@ -9,6 +9,7 @@ use super::{
     behind::wait_until_written,
     finish::finish,
     first::copy_unless_barrier,
+    in_the_way::{empty_other_capitals, make_way},
     mend::{Mending, mend_schemas},
     plan::Scope,
     reconcile::{is_empty_there, reconcile, size_of},
@@ -42,6 +43,7 @@ pub(super) async fn execute<K: Sink>(
         compare = to_compare.len(),
         "copying what Atlas lacks, comparing what it has"
     );
+    empty_other_capitals(run).await?;
     // Only what is to be copied is held, and it is copied first: a comparison waits for the
     // queue to drain, which it never would for what is held.
     let late = copy_all(run, to_copy).await?;
@@ -62,7 +64,8 @@ type Sized = (Collection, Size);
 
 /// Which collections are copied, and which compared. Those that are copied are held from here on.
 async fn sort_out<K: Sink>(run: &Run<'_, K>) -> Result<(Vec<Sized>, Vec<Sized>), SyncError> {
-    let collections = measure_all(run, list(run, &run.scope).await?).await?;
+    let collections = make_way(run, list(run, &run.scope).await?).await?;
+    let collections = measure_all(run, collections).await?;
     let (ends, state) = (&run.cx.ends, run.plans.state().await);
     let open: Vec<_> =
         collections.into_iter().filter(|(of, _)| !state.done.contains(&of.ns)).collect();
@@ -229,7 +232,7 @@ async fn after_renames<K: Sink>(run: &Run<'_, K>) -> Result<BTreeSet<Namespace>,
 }
 
 /// Collections that only Atlas has: they are dropped, unless they hold too much for that.
-async fn compare_rest<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Result<(), SyncError> {
+pub(super) async fn compare_rest<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Result<(), SyncError> {
     let there = run
         .cx
         .retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(run.cx.there()))

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How long a full sync waits for the views.
-const VIEWS_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const VIEWS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Compares the views. What differs is made like the local one by the worker, in its turn.
 pub(super) async fn mend_views<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Result<(), SyncError> {

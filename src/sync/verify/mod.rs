@@ -271,6 +271,7 @@ impl Verify<'_> {
             ends: self.ends,
             ns: &ns,
             after: ClusterTime::default(),
+            is_only_there: local.is_none(),
             page: size.page(),
             stop: self.stop,
         };

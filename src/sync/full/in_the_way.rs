@@ -1,0 +1,83 @@
+//! What stands in Atlas in the place of what the local database has: a view, a time series, a database in other
+//! capitals. No event has told that it is gone. It makes way before anything is copied or compared: through a view a
+//! comparison would read somebody else's documents, and a database keeps away one of other capitals.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use super::{
+    first::create,
+    plan::Scope,
+    run::{LOOK_AGAIN, Run},
+    stages::compare_rest,
+    views::VIEWS_WITHIN,
+};
+use crate::{
+    model::{event::SchemaChange, namespace::Namespace},
+    schema::{Kind, in_the_way},
+    sink::{Sink, SinkError},
+    sync::{Collection, SyncError, pause},
+};
+
+/// Makes collections in the place of views. Returns those that nothing is in the way of any more.
+pub(super) async fn make_way<K: Sink>(
+    run: &Run<'_, K>,
+    mut collections: Vec<Collection>,
+) -> Result<Vec<Collection>, SyncError> {
+    if run.is_dry() {
+        return Ok(collections);
+    }
+    let there = run
+        .cx
+        .retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(run.cx.there()))
+        .await?;
+    // It may hold documents, which are not compared.
+    let others: BTreeSet<_> = there.left_out.iter().map(|left| &left.ns).collect();
+    for Collection { ns, .. } in collections.extract_if(.., |of| others.contains(&of.ns)) {
+        let what = in_the_way(Kind::TimeSeries).to_owned();
+        run.unless_refused::<()>(&ns, Err(SinkError::Held(what).into()))?;
+    }
+    let views: BTreeSet<_> = there.views.iter().map(|view| &view.ns).collect();
+    for collection in collections.iter().filter(|collection| views.contains(&collection.ns)) {
+        if !run.is_still(collection).await? {
+            continue; // The stream tells what has the name now.
+        }
+        tracing::info!(ns = %collection.ns, "Atlas has a view where the local database has a collection; it is made");
+        let made = create(run, collection).await;
+        run.unless_refused(&collection.ns, made)?;
+    }
+    Ok(collections)
+}
+
+/// What only Atlas has, in databases whose names differ from local ones in capitals alone, goes as far as it may go
+/// unasked; with the last of it goes the database. By the queue, so that no more may be held than what is to be copied.
+pub(super) async fn empty_other_capitals<K: Sink>(run: &Run<'_, K>) -> Result<(), SyncError> {
+    if run.is_dry() {
+        return Ok(());
+    }
+    let message = "both sides cannot be listed yet";
+    let there = run.cx.retrying(run.stop, message, || Box::pin(run.cx.there())).await?;
+    let here = run.cx.retrying(run.stop, message, || Box::pin(run.cx.here())).await?;
+    let wanted = here.names().filter(|ns| run.scope.has(ns)).map(Namespace::db);
+    let wanted: BTreeSet<_> = wanted.collect();
+    let is_old = |db: &&String| {
+        wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(db)) && !here.databases.contains(db)
+    };
+    let old: BTreeSet<&String> = there.databases.iter().filter(is_old).collect();
+    if old.is_empty() {
+        return Ok(());
+    }
+    tracing::info!(databases = ?old, "the local database has these in other capitals; what only Atlas has of them goes first");
+    // What is asked for is no reason to drop what is not; what is owed cannot be done else.
+    let goes = |ns: &&Namespace| {
+        old.iter().any(|db| *db == ns.db()) && (run.plan.is_owed() || run.scope.has(ns))
+    };
+    let names: BTreeSet<_> = there.names().filter(goes).cloned().collect();
+    compare_rest(run, &Scope::only(names.clone())).await?;
+    let views = there.views.into_iter().map(|view| view.ns).filter(|ns| names.contains(ns));
+    run.cx.queue_changes(views.map(|ns| SchemaChange::DropIfGone { ns }).collect()).await?;
+    let began = Instant::now();
+    while names.iter().any(|ns| run.cx.queue.has_barrier(ns)) && began.elapsed() < VIEWS_WITHIN {
+        pause(run.stop, LOOK_AGAIN).await?;
+    }
+    Ok(())
+}

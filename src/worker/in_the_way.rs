@@ -1,0 +1,125 @@
+//! What stands in Atlas where documents are to be written, and is no collection. No event has told that it is gone: it
+//! fell into a gap of the stream, or somebody else has made it.
+//!
+//! An entry is proof that its name was a collection's as far as the stream has come, and all that was queued before it
+//! for that name is done. So a view, which holds nothing, makes way at once, and what is there then is compared. What
+//! may hold documents waits for a comparison or for a person, and with it the writes to this name alone: they were not
+//! refused for what they are, so none of them becomes a dead letter.
+
+use bson::RawDocumentBuf;
+
+use super::{
+    Worker,
+    apply::{Halt, Outcomes},
+};
+use crate::{
+    model::{event::SchemaChange, namespace::Namespace, write_op::Refusal},
+    queue::Outcome,
+    runtime::{clock::now_ms, shutdown::blocking},
+    schema::{Kind, in_the_way},
+    sink::{Sink, SinkError, Write, Written},
+    source::Source,
+    sync::state::{Reason, SyncState},
+};
+
+/// How long entries wait for what stands in their way.
+const HELD_WAIT_MS: u64 = 2_000;
+
+impl<S: Source, K: Sink> Worker<S, K> {
+    /// As [`send_all`](Self::send_all), once more where a view had to make way. [`SinkError::Held`] where something
+    /// else is in the way.
+    pub(super) async fn send(
+        &self,
+        ns: &Namespace,
+        writes: &[Write<'_>],
+    ) -> Result<Vec<Written>, Halt> {
+        let written = match self.send_all(ns, writes).await {
+            Err(SinkError::Held(reason)) => {
+                if !self.replace_view(ns).await? {
+                    return Err(SinkError::Held(reason).into());
+                }
+                self.send_all(ns, writes).await?
+            }
+            written => written?,
+        };
+        let is_odd = |of: &Written| matches!(of, Written::Rejected { refusal: Refusal::Other, .. });
+        if written.iter().any(is_odd)
+            && let Some(there) = self.sink.describe(ns).await?
+            && !matches!(there.kind, Kind::Collection | Kind::View)
+        {
+            return Err(SinkError::Held(in_the_way(there.kind).to_owned()).into());
+        }
+        Ok(written)
+    }
+
+    /// Makes a collection in the place of a view, with the options that it has locally, and has it compared. False
+    /// when there is no view, or the local database cannot be asked.
+    async fn replace_view(&self, ns: &Namespace) -> Result<bool, Halt> {
+        let permit = self.source.permit();
+        let there = self.sink.describe(ns).await?;
+        if there.is_none_or(|there| there.kind != Kind::View) {
+            return Ok(false);
+        }
+        let here = match self.source.describe(ns).await {
+            Ok(here) => here.filter(|here| here.kind == Kind::Collection),
+            Err(error) => {
+                tracing::debug!(%ns, %error, "the local database cannot be read");
+                return Ok(false);
+            }
+        };
+        if !permit.holds() {
+            return Ok(false);
+        }
+        // First the demand: a crash between the two repeats it.
+        self.compare_replaced(ns).await?;
+        // Where it is no collection any more, its drop or its rename is still to come.
+        let options = here.map_or_else(RawDocumentBuf::new, |here| here.options);
+        let create = SchemaChange::Create { ns: ns.clone(), options };
+        self.sink.change_schema(&create).await?;
+        self.watch.ask(ns);
+        Ok(true)
+    }
+
+    /// A collection was made in the place of something else: its documents are still to come, whatever was compared
+    /// before.
+    pub(super) async fn compare_replaced(&self, ns: &Namespace) -> Result<(), Halt> {
+        tracing::info!(%ns, "Atlas has a view where the local database has a collection; it is made, and compared");
+        let (queue, only) = (self.queue.clone(), [ns.clone()].into());
+        let demanded = blocking(move || {
+            let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
+            SyncState::demand_of(&queue, position.unwrap_or_default(), &only, Reason::Replaced)
+        });
+        demanded.await.map_err(Halt::from)
+    }
+
+    /// The entries wait, and no others do.
+    pub(super) fn hold_documents(
+        &self,
+        ns: &Namespace,
+        seqs: &[u64],
+        reason: String,
+        outcomes: &mut Outcomes,
+    ) {
+        outcomes.answered = true;
+        let due_ms = now_ms() + HELD_WAIT_MS;
+        for &seq in seqs {
+            outcomes.insert_if_open(seq, Outcome::Unavailable { due_ms });
+        }
+        let what = format!("its documents wait: {reason}");
+        if self.watch.hold(std::slice::from_ref(ns)) {
+            self.list(ns, what);
+            // What is in the way may be what nobody has told to be gone.
+            self.watch.ask_everything();
+        } else {
+            self.status.state().schema_problems.insert(ns.clone(), vec![what]);
+        }
+    }
+
+    /// Documents of this name were written.
+    pub(super) fn way_is_free(&self, ns: &Namespace) {
+        if self.watch.let_go(std::slice::from_ref(ns)) {
+            self.status.state().schema_problems.remove(ns);
+            self.watch.ask(ns);
+        }
+    }
+}
