@@ -13,7 +13,10 @@ use outrigger::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
-use crate::support::{mongod::Mongod, seed, workload};
+use crate::support::{
+    PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, orders, pair, seed,
+    workload,
+};
 
 const DOCUMENTS: usize = 250;
 const UPDATES: usize = 12;
@@ -189,4 +192,51 @@ async fn check_commands(
         }
     }
     exact
+}
+
+/// Fields that come and go under ever new names leave nothing in the document, but stay in what is merged of them. So it
+/// is as small and as right behind a restart, and behind an export and an import, as it is without.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_merged_before_and_after_a_restart_and_an_import_stays_small_and_right() {
+    let (local, atlas) = pair().await;
+    let db = local.client.database("shop");
+    orders(&local).insert_one(doc! { "_id": 1, "v": 0 }).await.unwrap();
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(agent.cli(&["pause"]).status.success());
+
+    let file = |agent: &Agent, stage: i32| agent.dir.path().join(format!("{stage}.json"));
+    for stage in 0..4 {
+        let change = |operator: &str, n: i32| {
+            let names = doc! { format!("session-{stage}-{n}"): true };
+            doc! { "q": { "_id": 1 }, "u": { operator: names, "$inc": { "v": 1 } } }
+        };
+        let updates = (0..800).flat_map(|n| [change("$set", n), change("$unset", n)]);
+        let update = doc! { "update": "orders", "updates": updates.collect::<Vec<_>>() };
+        db.run_command(update).await.unwrap();
+        // What is behind them has been read, so they have as well.
+        orders(&local).insert_one(doc! { "_id": format!("after {stage}") }).await.unwrap();
+        agent.queued(stage as u64 + 2).await;
+        assert!(agent.stop().success());
+        let exported = file(&agent, stage);
+        assert!(agent.cli(&["queue", "export", exported.to_str().unwrap()]).status.success());
+        let bytes = std::fs::metadata(&exported).unwrap().len();
+        assert!(bytes < 100_000, "{bytes} bytes for five documents");
+        if stage == 1 {
+            let elsewhere = Agent::new(&local.uri(), &atlas.uri(), "");
+            let imported = elsewhere.cli(&["queue", "import", exported.to_str().unwrap()]);
+            assert!(imported.status.success(), "{imported:?}");
+            agent = elsewhere;
+            assert!(agent.cli(&["pause"]).status.success());
+        }
+        agent.start(&[]);
+    }
+    eventually("the agent", PATIENCE, async || agent.health().is_some()).await;
+    assert!(agent.cli(&["resume"]).status.success());
+
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    assert!(!agent.log().contains("a full sync begins"), "{}", agent.log());
+    let document = orders(&atlas).find_one(doc! { "_id": 1 }).await.unwrap();
+    assert_eq!(document, Some(doc! { "_id": 1, "v": 6_400 }));
 }

@@ -207,16 +207,18 @@ async fn a_queue_that_was_put_back_to_an_older_state_is_rebuilt_and_renames_noth
     assert_eq!(log.matches("op=\"rename\"").count(), 1, "{log}");
 }
 
+/// While it drains, reading does not begin and end again with each batch that leaves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_stops_reading_and_loses_nothing() {
     let (local, atlas) = pair().await;
     let line = Proxy::to(atlas.port).await;
-    let mut agent = Agent::new(&local.uri(), &line.uri(), "[queue]\nmax_documents = 100\n");
+    let config = "[queue]\nmax_documents = 1000\n[worker]\nbatch_size = 20\n";
+    let mut agent = Agent::new(&local.uri(), &line.uri(), config);
     agent.start(&[]);
     agent.streaming().await;
     line.set(Line::Cut);
 
-    for n in 0..60 {
+    for n in 0..58 {
         orders(&local).insert_many((0..20).map(|m| doc! { "_id": n * 20 + m })).await.unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -229,6 +231,10 @@ async fn a_full_queue_stops_reading_and_loses_nothing() {
 
     converge(&local.client, &atlas.client, PATIENCE).await;
     agent.streaming().await;
+    let log = agent.log();
+    for said in ["reading has stopped; the oplog", "there is room in the queue again"] {
+        assert_eq!(log.matches(said).count(), 1, "{log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
