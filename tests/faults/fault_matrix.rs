@@ -114,9 +114,6 @@ struct Stage {
     agent: Agent,
     honesty: Honesty,
     order: Order,
-    /// Names that change hands, and odd schema. Not where a history is lost: what has another kind, collation or
-    /// capitals behind a gap is a matter for a person.
-    is_wild: bool,
     rng: StdRng,
 }
 
@@ -130,8 +127,8 @@ impl Stage {
         agent.streaming().await;
         let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
         let rng = StdRng::seed_from_u64(seed());
-        let (order, is_wild) = (Order::Counts, true);
-        Self { local, atlas, to_local, to_atlas, agent, honesty, order, is_wild, rng }
+        let order = Order::Counts;
+        Self { local, atlas, to_local, to_atlas, agent, honesty, order, rng }
     }
 
     /// Changes of every kind: documents, collections that come, go and change their names, and odd schema.
@@ -152,7 +149,7 @@ impl Stage {
         shop.collection::<Document>("brief").insert_one(doc! { "_id": 1 }).await.unwrap();
         shop.collection::<Document>("brief").drop().await.unwrap();
         let names = self.local.client.database("names");
-        for _ in 0..if self.is_wild { 12 } else { 0 } {
+        for _ in 0..12 {
             names::step(&names, &mut self.rng).await.unwrap();
             odd_work::step(self.local.port, &mut self.rng).await.unwrap();
         }
@@ -197,7 +194,7 @@ async fn run(rows: Vec<Row>, config: &str, at: fn(&Stage) -> &Mongod) {
         let mut data = doc! { "failCommands": commands };
         data.extend(fault);
         if row == LOST_HISTORY {
-            (stage.order, stage.is_wild) = (Order::MayDiffer, false);
+            stage.order = Order::MayDiffer;
         }
         let before = at(&stage).end_failing().await;
         at(&stage).fail(data, 3).await;
@@ -252,7 +249,6 @@ async fn every_row_of_the_lines_faults_ends_equal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_of_another_database_at_the_local_address_ends_refused() {
     let mut stage = Stage::set("").await;
-    stage.is_wild = false;
     stage.local.terminate();
     let backup = stage.local.back_up();
     stage.local.resume().await;

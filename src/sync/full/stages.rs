@@ -232,7 +232,10 @@ async fn after_renames<K: Sink>(run: &Run<'_, K>) -> Result<BTreeSet<Namespace>,
 }
 
 /// Collections that only Atlas has: they are dropped, unless they hold too much for that.
-pub(super) async fn compare_rest<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Result<(), SyncError> {
+pub(super) async fn compare_rest<K: Sink>(
+    run: &Run<'_, K>,
+    scope: &Scope,
+) -> Result<(), SyncError> {
     let there = run
         .cx
         .retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(run.cx.there()))
