@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     config::{Alerts, units},
-    observe::status::{Divergence, Phase, Unshowable},
+    observe::status::{Counted, Divergence, Phase, Unshowable},
     policy::majority,
 };
 
@@ -215,11 +215,27 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
     for (ns, reason) in &vitals.not_ours {
         add("not_ours", critical, Some(ns), format!("`{ns}` is not written: {reason}"));
     }
-    for Divergence { ns, local, atlas, is_exact } in &vitals.divergences {
+    for Divergence { ns, local, atlas, counted } in &vitals.divergences {
+        let which = match counted {
+            // Nothing that Atlas should have is missing there, and yet the two differ for good.
+            Counted::Gone if local > atlas => {
+                let message = format!(
+                    "Atlas expires documents of `{ns}` that the local server keeps (is `ttlMonitorEnabled` off there?): {local} that are past their time for more than an hour are here, and {atlas} in Atlas"
+                );
+                add("expires_in_atlas", Severity::Warning, Some(ns), message);
+                continue;
+            }
+            Counted::Estimated | Counted::All => "",
+            Counted::Staying => " of those that are not about to expire",
+            Counted::Gone => " of those that have expired",
+        };
         let message = format!(
-            "`{ns}` holds {local} documents locally and {atlas} in Atlas, and what waits does not explain it"
+            "`{ns}` holds {local} documents locally and {atlas} in Atlas{which}, and what waits does not explain it"
         );
-        let severity = if *is_exact { critical } else { Severity::Warning };
+        let severity = match counted {
+            Counted::Estimated => Severity::Warning,
+            Counted::All | Counted::Staying | Counted::Gone => critical,
+        };
         add("divergence", severity, Some(ns), message);
     }
     match vitals.dead_letters {
@@ -312,7 +328,7 @@ mod tests {
     #[test]
     fn every_condition_has_a_name_of_its_own_and_collections_are_told_apart() {
         let divergence =
-            |ns: &str| Divergence { ns: ns.into(), local: 3, atlas: 1, is_exact: true };
+            |ns: &str, counted| Divergence { ns: ns.into(), local: 3, atlas: 1, counted };
         let everything = Vitals {
             phase: Phase::Failed,
             lag: secs(100),
@@ -331,7 +347,11 @@ mod tests {
             is_fenced: true,
             refused_deletes: vec!["a.b".into()],
             not_ours: vec![("a.b".into(), "it is theirs".into())],
-            divergences: vec![divergence("a.b"), divergence("a.c")],
+            divergences: vec![
+                divergence("a.b", Counted::All),
+                divergence("a.c", Counted::Staying),
+                divergence("a.c", Counted::Gone),
+            ],
             dead_letters: 2,
         };
 
@@ -339,7 +359,7 @@ mod tests {
 
         let keys: std::collections::BTreeSet<_> =
             found.iter().map(|found| (found.name, found.ns.clone())).collect();
-        assert_eq!((keys.len(), found.len()), (19, 19));
+        assert_eq!((keys.len(), found.len()), (20, 20));
         assert!(found.iter().any(|found| found.message.contains("3 documents locally and 1")));
     }
 

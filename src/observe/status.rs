@@ -170,8 +170,20 @@ pub struct Divergence {
     pub ns: String,
     pub local: u64,
     pub atlas: u64,
-    /// Counted one by one; else both are estimates, which a crash of a server may have put wrong.
-    pub is_exact: bool,
+    pub counted: Counted,
+}
+
+/// What the numbers of a [`Divergence`] are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// All documents, by the servers' estimates, which a crash of one may have put wrong.
+    Estimated,
+    /// All documents, one by one.
+    All,
+    /// One by one, those that no server is about to throw away by itself, of a collection with an expiry.
+    Staying,
+    /// One by one, those that every server should have thrown away long ago.
+    Gone,
 }
 
 impl State {

@@ -11,6 +11,7 @@ use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use crate::model::raw::{Builder, Field, kind};
 
+pub mod expiry;
 mod steps;
 pub mod value;
 mod versions;

@@ -5,9 +5,10 @@
 //!
 //! - it is larger than what waits in the queue, or lies among the dead letters, can explain,
 //! - it outlives [`LOOKS`] looks over more than a minute (both servers expire documents once a minute, each
-//!   at a moment of its own; a collection with an expiry may differ by half for that), and
+//!   at a moment of its own), and
 //! - an exact count on both sides confirms it. An estimate may be off for good after a server has crashed;
-//!   by how much is remembered, so that the exact count is made once.
+//!   by how much is remembered, so that the exact count is made once. Of a collection that expires its
+//!   documents, that is a count of what both must have ([`expiring`](super::expiring)).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,22 +16,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bson::{RawDocumentBuf, rawdoc};
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use super::{Context, SyncError, pause};
 use crate::{
     model::{checkpoint::ClusterTime, namespace::Namespace},
     mongo::{Mongo, MongoError, documents, majority_after},
-    observe::status::{Divergence, Phase},
+    observe::status::{Counted, Divergence, Phase},
     runtime::shutdown::{Stop, blocking},
-    schema::value,
+    schema::expiry::Expiry,
     sink::Sink,
     source::{SourceError, inspect},
 };
 
 /// How often a difference is looked at before it is believed, and how far apart at the most.
 const LOOKS: usize = 6;
-const LOOK_APART: Duration = Duration::from_secs(15);
+pub(super) const LOOK_APART: Duration = Duration::from_secs(15);
 
 /// How long, and how often, what was committed before a count is waited for to be read.
 const READ_LOOKS: usize = 20;
@@ -44,12 +45,12 @@ const FIRST: Duration = Duration::from_secs(10);
 
 /// What both sides hold of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Counts {
+pub(super) struct Counts {
     /// Before and after Atlas was asked.
-    local: [u64; 2],
-    atlas: u64,
+    pub local: [u64; 2],
+    pub atlas: u64,
     /// Documents that wait in the queue or are dead letters: each explains a difference of one.
-    pending: u64,
+    pub pending: u64,
 }
 
 /// What was found out before.
@@ -66,7 +67,9 @@ struct Exact {
     at: Instant,
     /// By how much the estimates differed.
     difference: i64,
-    divergence: Option<Divergence>,
+    divergences: Vec<Divergence>,
+    /// The last sync by then: another one may have mended what was found.
+    sync: Option<String>,
 }
 
 impl Counts {
@@ -75,13 +78,13 @@ impl Counts {
     }
 
     /// True when neither side has less than half of the other.
-    fn are_about_equal(&self) -> bool {
+    pub fn are_about_equal(&self) -> bool {
         let (local, atlas) = (self.local[1], self.atlas);
         local.min(atlas) >= local.max(atlas) / 2
     }
 
     /// True when what waits explains the difference, given that the estimates of Atlas are off by `drift`.
-    fn are_explained(&self, drift: i64) -> bool {
+    pub fn are_explained(&self, drift: i64) -> bool {
         let [first, second] = self.local;
         let atlas = i128::from(self.atlas) - i128::from(drift);
         let low = i128::from(first.min(second)) - i128::from(self.pending);
@@ -92,9 +95,9 @@ impl Counts {
 
 /// Counts both sides from time to time.
 pub(super) struct CountCheck<K> {
-    cx: Arc<Context<K>>,
+    pub(super) cx: Arc<Context<K>>,
     /// How often. Zero: never.
-    every: Duration,
+    pub(super) every: Duration,
 }
 
 impl<K: Sink> CountCheck<K> {
@@ -144,7 +147,7 @@ impl<K: Sink> CountCheck<K> {
 
     /// True once everything that was committed before the call is in the queue: what is not read yet could
     /// explain any difference.
-    async fn has_read_all(&self, stop: &Stop) -> Result<bool, SyncError> {
+    pub(super) async fn has_read_all(&self, stop: &Stop) -> Result<bool, SyncError> {
         let now = inspect(&self.cx.ends.local).await?.now;
         for _ in 0..READ_LOOKS {
             if self.cx.status.state().position.has_read(now) {
@@ -195,38 +198,66 @@ impl<K: Sink> CountCheck<K> {
         known.counted.retain(|ns, _| open.iter().any(|collection| collection.ns == *ns));
         let mut found = Vec::new();
         for collection in open {
-            found.extend(self.confirm(&collection.ns, known).await?);
+            let Some(confirmed) = self.confirm(&collection.ns, known, stop).await? else {
+                return Ok(None);
+            };
+            found.extend(confirmed);
         }
-        // Nothing is told of what may be another database.
-        Ok(permit.holds().then_some(found))
+        // Nothing is told of what may be another database, nor remembered.
+        if !permit.holds() {
+            *known = Known::default();
+            return Ok(None);
+        }
+        Ok(Some(found))
     }
 
-    /// What an exact count makes of a difference that lasts.
+    /// What an exact count makes of a difference that lasts; `None` where that cannot be told.
     async fn confirm(
         &self,
         ns: &Namespace,
         known: &mut Known,
-    ) -> Result<Option<Divergence>, SyncError> {
+        stop: &Stop,
+    ) -> Result<Option<Vec<Divergence>>, SyncError> {
+        let described = self.cx.ends.local.describe(ns).await.map_err(SourceError::from)?;
+        let expiry = described.as_ref().and_then(Expiry::of);
+        let sync = self.cx.status.state().sync.as_ref().map(|sync| sync.id.clone());
         let dead = self.dead_letters().await?;
         let estimated = self.count(ns, &dead).await?;
         let difference = estimated.difference();
-        // It reads every key on both sides, so it is not repeated while nothing has changed.
+        // It reads every key on both sides, so it is not repeated while nothing has changed. What expires changes
+        // all the time.
         if let Some(counted) = known.counted.get(ns)
             && counted.at.elapsed() < CONFIRM_EVERY
-            && counted.difference == difference
+            && (counted.difference == difference || expiry.is_some())
+            && counted.sync == sync
         {
-            return Ok(counted.divergence.clone());
+            return Ok(Some(counted.divergences.clone()));
         }
-        // Each server expires documents at moments of its own.
-        if estimated.are_about_equal() && self.expires(ns).await? {
-            return Ok(None);
+        let found = match expiry {
+            Some(expiry) => self.confirm_expiring(ns, &expiry, estimated, stop).await?,
+            None => Some(self.confirm_all(ns, estimated, known).await?.into_iter().collect()),
+        };
+        if let Some(found) = &found {
+            let divergences = found.clone();
+            let counted = Exact { at: Instant::now(), difference, divergences, sync };
+            known.counted.insert(ns.clone(), counted);
         }
+        Ok(found)
+    }
+
+    /// As [`confirm`](Self::confirm), of a collection that keeps what it has.
+    async fn confirm_all(
+        &self,
+        ns: &Namespace,
+        estimated: Counts,
+        known: &mut Known,
+    ) -> Result<Option<Divergence>, SyncError> {
         let [_, local] = estimated.local;
-        let exact = self.count_exactly(ns, &dead).await?;
-        let of = |local, atlas, is_exact| Divergence { ns: ns.to_string(), local, atlas, is_exact };
+        let exact = self.count_exactly(ns, None).await?;
+        let of = |local, atlas, counted| Divergence { ns: ns.to_string(), local, atlas, counted };
         let divergence = match exact {
             // Too many to be counted one by one; the estimates are all there is.
-            None => Some(of(local, estimated.atlas, false)),
+            None => Some(of(local, estimated.atlas, Counted::Estimated)),
             Some(exact) if exact.are_explained(0) => {
                 if exact.local == [exact.atlas; 2] && exact.pending + estimated.pending == 0 {
                     let off = |estimate: u64, count: u64| estimate as i64 - count as i64;
@@ -236,13 +267,11 @@ impl<K: Sink> CountCheck<K> {
                 }
                 None
             }
-            Some(exact) => Some(of(exact.local[1], exact.atlas, true)),
+            Some(exact) => Some(of(exact.local[1], exact.atlas, Counted::All)),
         };
         if divergence.is_some() {
             known.drifts.remove(ns);
         }
-        let counted = Exact { at: Instant::now(), difference, divergence: divergence.clone() };
-        known.counted.insert(ns.clone(), counted);
         Ok(divergence)
     }
 
@@ -265,28 +294,24 @@ impl<K: Sink> CountCheck<K> {
         Ok(Counts { local: [first, second], atlas, pending })
     }
 
-    /// `None` where a server would take longer than an answer is waited for.
-    async fn count_exactly(
+    /// Counts what `filter` chooses; all where there is none. `None` where a server would take longer than an
+    /// answer is waited for.
+    pub(super) async fn count_exactly(
         &self,
         ns: &Namespace,
-        dead: &BTreeMap<Namespace, u64>,
+        filter: Option<&RawDocument>,
     ) -> Result<Option<Counts>, SyncError> {
+        let dead = self.dead_letters().await?;
         let before = self.cx.queue.pending_of(ns);
-        let first = exact(&self.cx.ends.local, ns).await.map_err(SourceError::from)?;
-        let atlas =
-            exact(&self.cx.ends.atlas, ns).await.map_err(|error| SyncError::atlas(&error))?;
-        let second = exact(&self.cx.ends.local, ns).await.map_err(SourceError::from)?;
+        let exact = async |mongo: &Mongo| exact(mongo, ns, filter).await;
+        let first = exact(&self.cx.ends.local).await.map_err(SourceError::from)?;
+        let atlas = exact(&self.cx.ends.atlas).await.map_err(|error| SyncError::atlas(&error))?;
+        let second = exact(&self.cx.ends.local).await.map_err(SourceError::from)?;
         let (Some(first), Some(atlas), Some(second)) = (first, atlas, second) else {
             return Ok(None);
         };
         let pending = before.max(self.cx.queue.pending_of(ns)) + dead.get(ns).copied().unwrap_or(0);
         Ok(Some(Counts { local: [first, second], atlas, pending }))
-    }
-
-    async fn expires(&self, ns: &Namespace) -> Result<bool, SyncError> {
-        let described = self.cx.ends.local.describe(ns).await.map_err(SourceError::from)?;
-        let has_expiry = |of: &bson::RawDocumentBuf| value::get(of, "expireAfterSeconds").is_some();
-        Ok(described.is_some_and(|of| has_expiry(&of.options) || of.indexes.iter().any(has_expiry)))
     }
 
     /// What the dashboard shows of each collection. `is_all`: those that are gone take their figures along.
@@ -307,20 +332,30 @@ impl<K: Sink> CountCheck<K> {
 const TIME_EXPIRED: i32 = 50;
 
 /// Counts the documents one by one, in a snapshot that a majority has; `None` when that takes too long.
-async fn exact(mongo: &Mongo, ns: &Namespace) -> Result<Option<u64>, MongoError> {
-    match count_all(mongo, ns).await {
+async fn exact(
+    mongo: &Mongo,
+    ns: &Namespace,
+    filter: Option<&RawDocument>,
+) -> Result<Option<u64>, MongoError> {
+    match count_all(mongo, ns, filter).await {
         Ok(count) => Ok(Some(count)),
         Err(error) if error.code() == Some(TIME_EXPIRED) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-async fn count_all(mongo: &Mongo, ns: &Namespace) -> Result<u64, MongoError> {
+async fn count_all(
+    mongo: &Mongo,
+    ns: &Namespace,
+    filter: Option<&RawDocument>,
+) -> Result<u64, MongoError> {
+    let filter = filter.map_or_else(RawDocumentBuf::new, RawDocument::to_owned);
     let mut pipeline = bson::RawArrayBuf::new();
-    pipeline.push(rawdoc! { "$match": {} });
+    pipeline.push(rawdoc! { "$match": filter });
     pipeline.push(rawdoc! { "$count": "n" });
+    // A filter of a partial index is meant in the simple collation, whatever the collection's is.
     let mut command: RawDocumentBuf = rawdoc! {
-        "aggregate": ns.coll(), "pipeline": pipeline, "cursor": {},
+        "aggregate": ns.coll(), "pipeline": pipeline, "cursor": {}, "collation": { "locale": "simple" },
     };
     command.append(bson::raw::cstr!("readConcern"), majority_after(ClusterTime::default()));
     // The server gives up first: else the connection would count as dead, and all others with it.

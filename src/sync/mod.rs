@@ -43,6 +43,7 @@ mod deletes;
 mod digest;
 pub mod document;
 mod ends;
+mod expiring;
 mod full;
 mod keeper;
 pub mod ownership;

@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
-use mongodb::bson::doc;
+use mongodb::bson::{DateTime, Document, doc};
 use serde_json::Value;
 
 use crate::support::{
     PATIENCE,
     agent::Agent,
     compare::converge,
-    eventually, orders, pair,
+    eventually,
+    mongod::Mongod,
+    orders, pair,
     proxy::{Line, Proxy},
     receiver::Receiver,
 };
@@ -196,6 +198,107 @@ async fn documents_that_are_missing_in_atlas_are_noticed_by_counting() {
 
     assert!(agent.cli(&["sync", "--wait"]).status.success());
     eventually("the end of it", PATIENCE, async || raised(&agent).is_empty()).await;
+}
+
+/// Half of such a collection may be missing for as long as each server expires at moments of its own. So what both must
+/// have is counted, and what Atlas has thrown away though the local server keeps it is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_of_a_collection_that_expires_is_noticed_and_so_is_what_only_atlas_expires()
+{
+    let with = async |parameter: &str| {
+        let server = Mongod::start_with(&["--replSet", "rs", "--setParameter", parameter]).await;
+        server.initiate().await;
+        server
+    };
+    let (local, atlas) =
+        tokio::join!(with("ttlMonitorEnabled=false"), with("ttlMonitorSleepSecs=1"));
+    let shop = local.client.database("shop");
+    let ttl = |field: &str, more: Document| {
+        let mut spec = doc! { "key": { field: 1 }, "name": field, "expireAfterSeconds": 60 };
+        spec.extend(more);
+        spec
+    };
+    let now = DateTime::now().timestamp_millis();
+    let at = |minutes: i64| DateTime::from_millis(now + minutes * 60_000);
+    let only = doc! { "partialFilterExpression": { "s": "x" } };
+    // Of each documents that no server expires: live ones, those without a date, with a list of later dates, outside of
+    // the index.
+    let (live, list) = (doc! { "at": at(600), "b": at(600) }, doc! { "at": [at(600), at(900)] });
+    let never = doc! { "expireAfterSeconds": i32::MAX };
+    let shapes = [
+        ("kept", vec![ttl("at", doc! {})], vec![live.clone()]),
+        ("some", vec![ttl("at", doc! {})], vec![live.clone(), list, doc! { "s": "x" }]),
+        (
+            "several",
+            vec![ttl("at", only), ttl("b", doc! {}), ttl("c", never)],
+            vec![live, doc! { "at": at(-600), "s": "y" }, doc! { "c": at(-600) }],
+        ),
+    ];
+    for (name, indexes, documents) in &shapes {
+        shop.run_command(doc! { "createIndexes": *name, "indexes": indexes }).await.unwrap();
+        let documents = documents.iter().cycle().zip(0..60).map(|(document, id)| {
+            let mut document = document.clone();
+            document.insert("_id", id);
+            document
+        });
+        shop.collection(name).insert_many(documents).await.unwrap();
+    }
+    let key = doc! { "key": { "_id": 1 }, "unique": true };
+    let clustered = doc! { "create": "clustered", "clusteredIndex": key, "expireAfterSeconds": 60 };
+    shop.run_command(clustered).await.unwrap();
+    let documents = (0..60).map(|n| doc! { "_id": at(600 + n) });
+    shop.collection("clustered").insert_many(documents).await.unwrap();
+    // Past their time for long, and for a few minutes.
+    let past = (1000..1020).map(|id| doc! { "_id": id, "at": at(-120) });
+    shop.collection("kept").insert_many(past).await.unwrap();
+    shop.run_command(doc! { "createIndexes": "due", "indexes": [ttl("at", doc! {})] })
+        .await
+        .unwrap();
+    let due = (0..100).map(|id| doc! { "_id": id, "at": at(-5) });
+    shop.collection("due").insert_many(due).await.unwrap();
+
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[sync]\ncount_check_every = \"1s\"\n");
+    agent.start(&[]);
+    agent.streaming().await;
+    let there = atlas.client.database("shop");
+    for (name, _, _) in &shapes[1..] {
+        there.collection::<Document>(name).delete_many(doc! { "_id": { "$lt": 9 } }).await.unwrap();
+    }
+    let first = doc! { "_id": { "$lt": at(609) } };
+    there.collection::<Document>("clustered").delete_many(first).await.unwrap();
+
+    let told = |name: &str| {
+        let health = agent.health().unwrap_or_default();
+        let list = health["raised"].as_array().cloned().unwrap_or_default();
+        let of = list.into_iter().filter(|alert| alert["name"] == name);
+        of.map(|alert| alert["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    eventually("all of it", PATIENCE * 2, async || {
+        told("divergence").len() == 3 && told("expires_in_atlas").len() == 1
+    })
+    .await;
+    let missing = told("divergence");
+    for name in shapes[1..].iter().map(|shape| shape.0).chain(["clustered"]) {
+        let message = format!(
+            "`shop.{name}` holds 60 documents locally and 51 in Atlas of those that are not about to expire"
+        );
+        assert!(missing.iter().any(|told| told.starts_with(&message)), "{message}: {missing:?}");
+    }
+    let kept = told("expires_in_atlas").remove(0);
+    assert!(
+        kept.starts_with("Atlas expires documents of `shop.kept` that the local server keeps"),
+        "{kept}"
+    );
+    assert!(
+        kept.contains("20 that are past their time") && kept.ends_with("and 0 in Atlas"),
+        "{kept}"
+    );
+    assert_eq!(agent.health().unwrap()["status"], "unhealthy");
+
+    // What is mended is counted again, though the hour is not over.
+    assert!(agent.cli(&["sync", "--wait"]).status.success());
+    eventually("the end of it", PATIENCE * 2, async || told("divergence").is_empty()).await;
+    assert_eq!(told("expires_in_atlas").len(), 1);
 }
 
 /// A writer that never rests, and a count every second: what is on the way never looks like a loss.

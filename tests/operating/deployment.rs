@@ -201,7 +201,7 @@ fn the_dockerfile_names_what_is_there_and_does_not_run_as_root() {
 fn all_conditions() -> Vec<outrigger::observe::health::Condition> {
     use outrigger::observe::{
         health::{Vitals, judge},
-        status::{Divergence, Phase},
+        status::{Counted, Divergence, Phase},
     };
     let long = Duration::from_secs(3600);
     let vitals = Vitals {
@@ -222,7 +222,12 @@ fn all_conditions() -> Vec<outrigger::observe::health::Condition> {
         is_fenced: true,
         refused_deletes: vec![String::new()],
         not_ours: vec![(String::new(), String::new())],
-        divergences: vec![Divergence { ns: String::new(), local: 1, atlas: 0, is_exact: true }],
+        divergences: vec![Divergence {
+            ns: String::new(),
+            local: 1,
+            atlas: 0,
+            counted: Counted::All,
+        }],
         dead_letters: 1,
     };
     judge(&vitals, &outrigger::config::Config::default().alerts).1
