@@ -125,6 +125,7 @@ impl Ends {
             since: None,
             is_told: false,
             refusals: 0,
+            overtaken: 0,
             refusals_max: REFUSALS_MAX,
             ns: None,
             message: "a sync is interrupted, and goes on when that is over",
@@ -135,6 +136,10 @@ impl Ends {
 /// How often a refusal is met before it is believed.
 const REFUSALS_MAX: u32 = 4;
 
+/// How often in a row a collection may have changed before a read of it got anywhere. Each time takes a drop or a
+/// rename just then; what is answered more often, over a quarter of a minute, is how the server answers to this read.
+const OVERTAKEN_MAX: u32 = 5;
+
 /// One thing that is tried until it works, or until it never will.
 pub struct Attempts<'a> {
     ends: &'a Ends,
@@ -143,6 +148,7 @@ pub struct Attempts<'a> {
     since: Option<Instant>,
     is_told: bool,
     refusals: u32,
+    overtaken: u32,
     refusals_max: u32,
     ns: Option<&'a Namespace>,
     message: &'static str,
@@ -169,7 +175,7 @@ impl<'a> Attempts<'a> {
     /// # Errors
     /// The error itself, when waiting does not help or patience has ended; [`SyncError::Stopped`].
     pub async fn failed(&mut self, error: impl Into<SyncError>) -> Result<(), SyncError> {
-        let error = error.into();
+        let error = self.unless_changing(error.into());
         let since = *self.since.get_or_insert_with(Instant::now);
         // A person who waits wants to know; the agent goes on until somebody has mended it.
         let is_over = self
@@ -195,8 +201,25 @@ impl<'a> Attempts<'a> {
         pause(self.stop, self.wait.next_wait()).await
     }
 
+    /// A collection that is said to have changed again and again has not: it is a refusal then.
+    fn unless_changing(&mut self, error: SyncError) -> SyncError {
+        match error {
+            SyncError::Source(SourceError::Overtaken { source, .. })
+                if self.overtaken >= OVERTAKEN_MAX =>
+            {
+                self.refusals = self.refusals.max(REFUSALS_MAX);
+                SourceError::Failed(source).into()
+            }
+            error => {
+                self.overtaken += u32::from(error.is_overtaken());
+                error
+            }
+        }
+    }
+
     /// It worked.
     pub fn succeeded(&mut self) {
+        self.overtaken = 0;
         if self.since.take().is_some() {
             self.wait.reset();
             if let Some(status) = &self.ends.status {

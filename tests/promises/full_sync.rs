@@ -2,6 +2,7 @@
 //! never puts an older version back.
 
 use std::{
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -590,12 +591,47 @@ async fn a_verification_reads_on_though_a_collection_was_taken_from_under_its_cu
     converge(&local.client, &atlas.client, PATIENCE).await;
     assert!(agent.stop().success());
 
+    let fail =
+        |code| doc! { "failCommands": ["find"], "namespace": "shop.orders", "errorCode": code };
     for code in [43, 175] {
         let before = local.end_failing().await;
-        let data = doc! { "failCommands": ["find"], "namespace": "shop.orders", "errorCode": code };
-        local.fail(data, 1).await;
+        local.fail(fail(code), 1).await;
         let verified = agent.cli_json(&["verify"]).unwrap();
         assert_eq!(verified["equal"], true, "{code}: {verified}");
         assert_eq!(local.end_failing().await - before, 1, "{code}: nothing has failed");
     }
+}
+
+/// What is said of a collection each time that it is read is no change of it, and nothing is waited for for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_a_server_never_lets_get_anywhere_ends_the_sync_and_names_the_collection() {
+    let (local, atlas, agent) = streaming(100, "").await;
+    let other = local.client.database("shop").collection("other");
+    other.insert_many((0..10).map(|id| doc! { "_id": id })).await.unwrap();
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    let there = atlas.client.database("shop").collection::<Document>("other");
+    there.delete_one(doc! { "_id": 1 }).await.unwrap();
+    let data = doc! {
+        "failCommands": ["find"], "namespace": "shop.orders", "errorCode": 175, "appName": "outrigger",
+    };
+    let fail = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
+    local.client.database("admin").run_command(fail).await.unwrap();
+
+    let mut command = agent.command();
+    let sync = command.args(["sync", "--wait"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut sync = sync.spawn().unwrap();
+    let mut code = None;
+    eventually("the end of it", PATIENCE, async || {
+        code = sync.try_wait().unwrap();
+        code.is_some()
+    })
+    .await;
+
+    let output = sync.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("shop.orders"), "{said}");
+    local.end_failing().await;
+    // The other collection was not kept waiting.
+    converge(&local.client, &atlas.client, PATIENCE).await;
 }
