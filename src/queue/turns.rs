@@ -155,7 +155,42 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use bson::rawdoc;
+    use tempfile::TempDir;
+
     use super::*;
+    use crate::{
+        model::{document_key::DocumentKey, write_op::WriteOp},
+        queue::{Incoming, QueueOptions, Work},
+    };
+
+    /// Between the look at the local database and its note the stream has told of a rename.
+    #[test]
+    fn what_was_seen_is_not_noted_of_a_name_that_has_changed_hands_meanwhile() {
+        let dir = TempDir::new().unwrap();
+        let queue = Queue::open(&QueueOptions::new(dir.path().join("queue"))).unwrap();
+        let [left, tmp] = ["left", "tmp"].map(|name| Namespace::new("shop", name));
+        let (id, at) = (Some(CollectionId([1; 16])), ClusterTime(10));
+        let commit = |work| {
+            let incoming = Incoming { work, cluster_time: ClusterTime(1), wall_ms: 1 };
+            queue.commit(vec![incoming], None).unwrap();
+        };
+        let key = DocumentKey::of(&rawdoc! { "_id": 1 }).unwrap();
+        let op = WriteOp::Delete;
+        commit(Work::Document { ns: left.clone(), key, op, collection: None });
+        let seq = queue.lease(1, usize::MAX, 0).unwrap().entries[0].seq;
+
+        queue.seen((&left, seq), &left, id, at);
+        assert_eq!(queue.proof(&left, id, ClusterTime(9)), Proof::Waits);
+        let rename =
+            SchemaChange::Rename { from: left.clone(), to: tmp.clone(), drop_target: false };
+        commit(Work::Schema(rename));
+        queue.seen((&left, seq), &left, id, at);
+        assert_eq!(queue.proof(&left, id, at), Proof::Unseen);
+
+        queue.seen((&left, seq), &tmp, id, at);
+        assert_eq!(queue.proof(&tmp, id, at), Proof::Proven);
+    }
 
     #[test]
     fn what_is_proven_follows_a_rename_and_what_was_only_seen_does_not() {

@@ -494,3 +494,46 @@ async fn a_comparison_reads_again_what_it_read_before_a_new_proof() {
     assert!(last.contains("missing=0 extra=0 content=0"), "{last}");
     assert!(agent.stop().success());
 }
+
+/// Held up in Atlas between the look at the estimates and the exact count, which is too much for the server: what it
+/// has seen of the local database until then is told of no other one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_was_begun_before_a_new_proof_raises_no_alert() {
+    let (local, atlas) = pair().await;
+    let people_here = people(&local.client, "late");
+    people_here.insert_many((0..100).map(|n| person(n, 1, "before"))).await.unwrap();
+    let often = "count_check_every = \"1s\"\n";
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config("late", often));
+    agent.waits_long_for_atlas();
+    agent.start(&[]);
+    agent.streaming().await;
+    converge(&local.client, &atlas.client, PATIENCE).await;
+    let slow = doc! {
+        "failCommands": ["aggregate"], "namespace": "late.people", "errorCode": 50,
+        "blockConnection": true, "blockTimeMS": 12_000,
+    };
+    atlas.fail(slow, 1).await;
+    let people_there = people(&atlas.client, "late");
+    let gone = doc! { "_id": { "$lt": 10 } };
+    people_there.delete_many(gone.clone()).await.unwrap();
+    atlas.is_at(doc! { "command.aggregate": "people" }).await;
+
+    local.fail(doc! { "failCommands": ["getMore"], "closeConnection": true }, 1).await;
+    is_proven_again(&agent).await;
+    people_there.insert_many((0..10).map(|n| person(n, 1, "before"))).await.unwrap();
+    let is_at_it =
+        async || atlas.admin(doc! { "currentOp": 1, "command.aggregate": "people" }).await;
+    eventually("the end of the count", PATIENCE, async || {
+        is_at_it().await.get_array("inprog").unwrap().is_empty()
+    })
+    .await;
+    assert_eq!(atlas.end_failing().await, 1);
+
+    // What is missing by now is told, and nothing was before.
+    people_there.delete_many(doc! { "_id": { "$lt": 15 } }).await.unwrap();
+    eventually("the alert", PATIENCE, async || agent.log().contains("100 documents locally")).await;
+    let log = agent.log();
+    assert!(log.contains("100 documents locally and 85 in Atlas"), "{log}");
+    assert!(!log.contains("100 documents locally and 90 in Atlas"), "{log}");
+    assert!(agent.stop().success());
+}

@@ -176,9 +176,21 @@ async fn a_mark_that_is_gone_is_set_again_and_everything_compared() {
 /// queue is old by then.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_was_frozen_and_replaced_writes_nothing_when_it_goes_on() {
+    is_frozen_and_replaced(Line::Up).await;
+}
+
+/// Atlas was away, so that what goes out first is the probe, which nobody has waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_frozen_and_replaced_in_an_outage_does_not_even_probe() {
+    is_frozen_and_replaced(Line::Cut).await;
+}
+
+/// `line`: how the line to Atlas is when the agent is stopped. It is up again when that goes on.
+async fn is_frozen_and_replaced(line: Line) {
     let (local, atlas) = pair().await;
     orders(&local).insert_many((0..100).map(|n| doc! { "_id": n })).await.unwrap();
-    let mut frozen = Agent::new(&local.uri(), &atlas.uri(), "");
+    let to_atlas = Proxy::to(atlas.port).await;
+    let mut frozen = Agent::new(&local.uri(), &to_atlas.uri(), "");
     frozen.replace_setting(
         "timeout = \"5s\"\n[local]",
         "timeout = \"5s\"\nmax_ops_per_second = 20\n[local]",
@@ -193,9 +205,17 @@ async fn an_agent_that_was_frozen_and_replaced_writes_nothing_when_it_goes_on() 
     let old_there =
         async || orders(&atlas).count_documents(doc! { "version": "old" }).await.unwrap();
     eventually("the drain", PATIENCE, async || old_there().await > 0).await;
+    if line == Line::Cut {
+        to_atlas.set(line);
+        eventually("the outage", PATIENCE, async || {
+            frozen.health().is_some_and(|health| health["breaker"] != "closed")
+        })
+        .await;
+    }
     frozen.signal("STOP");
     let since = Instant::now();
     assert!(old_there().await < 80, "it is in the middle");
+    to_atlas.set(Line::Up);
 
     let long_ago = DateTime::from_millis(DateTime::now().timestamp_millis() - 600_000);
     let stale = doc! { "$set": { "heartbeatAt": long_ago } };

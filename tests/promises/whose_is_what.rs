@@ -63,6 +63,11 @@ async fn a_chain_of_agents_is_fine_and_one_that_would_close_a_ring_is_refused() 
     let second = Agent::started(&b.uri(), &c.uri());
     second.streaming().await;
     converge(&a.client, &c.client, PATIENCE).await;
+    // The mark of the first is not the application's, and it is said that it is left out.
+    let status = String::from_utf8(second.cli(&["status"]).stdout).unwrap();
+    assert!(status.contains("left out `outrigger.replicas`: where Outrigger keeps"), "{status}");
+    let (_, text) = check(&second);
+    assert!(text.contains("outrigger.replicas is not replicated"), "{text}");
     let mut third = Agent::new(&c.uri(), &a.uri(), "");
     let log = third.refused(&["--adopt"]).await;
     assert!(log.contains("by way of others, a copy of this Atlas"), "{log}");
