@@ -36,7 +36,7 @@ pub(super) async fn show(
     for key in DocumentKey::meant_by(&id) {
         let report = look_up(
             &handles.queue,
-            Some(&handles.status),
+            Some(&handles.reading),
             &handles.local,
             &handles.atlas,
             &ns,

@@ -71,7 +71,7 @@ pub(super) async fn start(
         return Err(Problem::new(StatusCode::NOT_FOUND, nothing.to_string())
             .hint("a pattern is `shop.*`; `outrigger check` counts what there is"));
     }
-    let position = api.handles.status.state().position.seen();
+    let position = api.handles.reading.position().seen();
     let asked = with_queue(&api, move |queue| {
         let asked = SyncState::ask(queue, position, request, Reason::Asked)?;
         queue.flush()?;

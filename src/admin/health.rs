@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Api;
 use crate::{
     agent::{Handles, judged},
+    gate::writing::Against,
     model::{checkpoint::ClusterTime, namespace::Namespace},
     mongo::{Mongo, MongoError},
     observe::{
@@ -16,6 +17,7 @@ use crate::{
         progress::ProgressReport,
         status::{Build, Flow, Phase},
     },
+    policy::breaker::Stage,
     policy::majority,
     queue::QueueStats,
     runtime::{
@@ -86,11 +88,11 @@ impl IndexBuild {
 
 /// Puts the report together. Reads the queue, so call it off the async threads.
 pub fn report(handles: &Handles) -> HealthReport {
-    let Handles { status, queue, local, monitor, .. } = handles;
+    let Handles { status, queue, local, monitor, reading, writing, .. } = handles;
     let (vitals, health, conditions) = judged(handles);
     let raised = monitor.alerts().raised().to_vec();
     let state = status.state().clone();
-    let now = now_ms();
+    let (against, now) = (writing.against(), now_ms());
     let schema_problems = state.schema_sentences();
     HealthReport {
         status: health,
@@ -100,13 +102,13 @@ pub fn report(handles: &Handles) -> HealthReport {
         error_rate: format!("{:.1}%", vitals.error_rate * 100.0),
         last_sync: rfc3339(status.metrics.last_applied_ms.get()),
         phase: state.phase,
-        breaker: state.breaker,
-        flow: state.flow(vitals.is_fenced),
-        lag_known: state.knows_lag(),
+        breaker: against.breaker.name(),
+        flow: state.flow(Against { is_fenced: vitals.is_fenced, ..against }),
+        lag_known: state.knows_lag(against, reading.position()),
         consistent_as_of: state.consistent_as_of.map(ClusterTime::millis).and_then(rfc3339),
         alerts: conditions.into_iter().map(|condition| condition.message).collect(),
         raised,
-        paused: state.paused,
+        paused: against.is_paused,
         local_error: state.local_fault.map(|fault| fault.error),
         atlas_error: state.atlas_fault.map(|fault| fault.error),
         sync: state
@@ -120,7 +122,8 @@ pub fn report(handles: &Handles) -> HealthReport {
             .map(|(ns, build)| IndexBuild::new(ns, build, now))
             .collect(),
         not_replicated: {
-            let not_ours = state.not_ours.iter().map(|(ns, why)| format!("`{ns}`: {why}"));
+            let not_ours = writing.not_ours().into_iter();
+            let not_ours = not_ours.map(|(ns, why)| format!("`{ns}`: {why}"));
             not_ours.chain(state.left_out.iter().cloned()).collect()
         },
         dead_letters: vitals.dead_letters,
@@ -143,7 +146,7 @@ pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, &'static str) 
     let state = api.handles.status.state().clone();
     let has_majority = state.majority.uncommitted() <= majority::PATIENCE;
     let replicating = matches!(state.phase, Phase::Streaming | Phase::Paused)
-        && state.breaker == "closed"
+        && api.handles.writing.against().breaker == Stage::Closed
         && state.local_fault.is_none()
         && has_majority;
     if replicating {

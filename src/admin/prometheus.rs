@@ -22,6 +22,7 @@ use crate::{
         health::{Health, Vitals},
         status::{Phase, State as Condition},
     },
+    policy::breaker::Stage,
     queue::{QueueError, QueueStats, free_disk},
     runtime::{clock::now_ms, shutdown::blocking},
 };
@@ -235,10 +236,10 @@ impl Page {
         let metrics = &handles.status.metrics;
         let now = now_ms();
         let age = |ms: u64| seconds(if ms == 0 { 0 } else { now.saturating_sub(ms) });
-        let breaker = match state.breaker {
-            "closed" | "" => 0.0,
-            "half-open" => 1.0,
-            _ => 2.0,
+        let breaker = match handles.writing.against().breaker {
+            Stage::Closed => 0.0,
+            Stage::HalfOpen => 1.0,
+            Stage::Open => 2.0,
         };
         for (name, help, value) in [
             (
@@ -308,7 +309,7 @@ impl Page {
             (
                 "outrigger_reading_stopped",
                 "1 while nothing is read because the queue is at a limit.",
-                f64::from(u8::from(state.reading_stopped.is_some())),
+                f64::from(u8::from(handles.reading.is_stopped())),
             ),
         ] {
             self.gauge(name, help, value);

@@ -93,11 +93,8 @@ async fn set_paused(api: Api, paused: bool) -> Result<Json<serde_json::Value>, P
     })
     .await?;
     let status = &api.handles.status;
-    let phase = {
-        let mut state = status.state();
-        state.paused = paused;
-        state.phase
-    };
+    api.handles.writing.pause(paused);
+    let phase = status.state().phase;
     match (paused, phase) {
         (true, Phase::Streaming) => status.enter(Phase::Paused),
         (false, Phase::Paused) => status.enter(Phase::Streaming),

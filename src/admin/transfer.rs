@@ -63,7 +63,7 @@ pub(super) async fn import(
     let filter = api.handles.config.filter().map_err(|error| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the filter cannot be used").cause(error)
     })?;
-    let position = api.handles.status.state().position.seen();
+    let position = api.handles.reading.position().seen();
     let done = with_queue(&api, move |queue| {
         let mut incoming = Vec::new();
         let mut compare = std::collections::BTreeSet::new();

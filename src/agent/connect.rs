@@ -98,13 +98,12 @@ pub(super) fn worker_options(config: &Config) -> WorkerOptions {
         batch_size: worker.batch_size,
         interval: worker.interval,
         retries: RetrySchedule::new(worker.retry_delays.clone(), worker.max_retries),
-        breaker: breaker_policy(config),
         update_mode: worker.update_mode,
         atlas_timeout: config.atlas.timeout,
     }
 }
 
-fn breaker_policy(config: &Config) -> BreakerPolicy {
+pub(super) fn breaker_policy(config: &Config) -> BreakerPolicy {
     BreakerPolicy {
         failure_threshold: config.breaker.failure_threshold,
         open_for: config.breaker.open_for,

@@ -57,7 +57,7 @@ pub async fn flush(
     let mut position = None;
     let mut is_owed = false;
     loop {
-        let has_read = handles.status.state().position.has_read(target);
+        let has_read = handles.reading.position().has_read(target);
         if has_read && position.is_none() {
             position = Some(handles.queue.position());
         }
@@ -68,10 +68,7 @@ pub async fn flush(
             })
             .await?;
             is_owed = owed;
-            let is_settled = {
-                let state = handles.status.state();
-                state.is_marked && state.refused_deletes.is_empty() && state.not_ours.is_empty()
-            };
+            let is_settled = handles.writing.leaves_nothing();
             let is_building = handles.watch.is_open() || !handles.status.state().builds.is_empty();
             let is_waited_for = is_building && wait_for_indexes;
             if !waits && !owed && is_settled && !is_waited_for {
@@ -100,20 +97,20 @@ fn why(handles: &Handles, has_read: bool, is_owed: bool) -> String {
     if let Some(fault) = faults.into_iter().flatten().next() {
         return fault.error.clone();
     }
-    if state.paused {
+    if handles.writing.is_paused() {
         return "writing to Atlas is paused".to_owned();
     }
-    if let Some(reason) = &state.reading_stopped {
+    if let Some(reason) = handles.reading.stopped() {
         return format!("reading has stopped: {reason}");
     }
-    if !state.refused_deletes.is_empty() {
+    if !handles.writing.refused_deletes().is_empty() {
         return "a comparison found more to delete in Atlas than it may".to_owned();
     }
     if handles.local.at_work_since().is_some() {
         return "the local server looks through its oplog for what is behind the checkpoint"
             .to_owned();
     }
-    if let Some((ns, reason)) = state.not_ours.first_key_value() {
+    if let Some((ns, reason)) = handles.writing.not_ours().first_key_value() {
         return format!("`{ns}` is not written: {reason}");
     }
     match state.phase {

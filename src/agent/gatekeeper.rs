@@ -100,13 +100,14 @@ impl Gatekeeper {
         let mut doubt: Option<Instant> = None;
         loop {
             self.gate.proof_wanted().await;
+            let was_in_doubt = self.gate.is_in_doubt();
             match self.prove().await {
                 Ok(Finding::Same | Finding::RolledOver) => {
                     wait.reset();
-                    if doubt.take().is_some() {
+                    doubt = None;
+                    if was_in_doubt {
                         tracing::info!("the local database is the same as before after all");
-                        let mut state = self.status.state();
-                        (state.suspended, state.local_fault) = (false, None);
+                        self.status.state().local_fault = None;
                     }
                     continue;
                 }
@@ -118,7 +119,6 @@ impl Gatekeeper {
                 Ok(finding @ (Finding::OtherDatabase | Finding::OtherPast)) => {
                     let error = refused(finding);
                     let sentence = one_line(&error);
-                    self.status.state().suspended = true;
                     self.note(sentence.clone(), true);
                     if doubt.is_none() {
                         tracing::warn!(error = %sentence, "the local database seems to be another one; looking again");
@@ -139,9 +139,8 @@ impl Gatekeeper {
 
     /// Shows why the local database is not read. What is in doubt is not overwritten by a mere interruption.
     fn note(&self, error: String, is_denied: bool) {
-        let mut state = self.status.state();
-        if is_denied || !state.suspended {
-            state.local_fault = Some(Fault { error, is_denied });
+        if is_denied || !self.gate.is_in_doubt() {
+            self.status.state().local_fault = Some(Fault { error, is_denied });
         }
     }
 
@@ -164,7 +163,9 @@ impl Gatekeeper {
                     self.gate.seen(entry);
                 }
             }
-            Finding::OtherDatabase | Finding::OtherPast | Finding::NotYet => self.gate.refuted(),
+            Finding::OtherDatabase | Finding::OtherPast | Finding::NotYet => {
+                self.gate.refuted(finding);
+            }
         }
         Ok(finding)
     }

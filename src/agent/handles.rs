@@ -6,13 +6,22 @@ use tokio::sync::Notify;
 
 use super::Monitor;
 use crate::{
-    config::Config, mongo::Mongo, observe::status::Status, queue::Queue, schema::watch::SchemaWatch,
+    config::Config,
+    gate::{reading::Reading, writing::Writing},
+    mongo::Mongo,
+    observe::status::Status,
+    queue::Queue,
+    schema::watch::SchemaWatch,
 };
 
 /// The parts of a running agent, shared with it.
 #[derive(Clone)]
 pub struct Handles {
     pub status: Arc<Status>,
+    /// How far the stream was read.
+    pub reading: Arc<Reading>,
+    /// Whether anything may be written to Atlas.
+    pub writing: Arc<Writing>,
     pub queue: Arc<Queue>,
     pub local: Mongo,
     pub atlas: Mongo,

@@ -22,7 +22,7 @@ impl Agent {
     /// Gives the mark in Atlas back, so that another agent may follow. One that could not be given back
     /// is stale after a minute.
     pub(super) async fn give_back(&self, filter: &NamespaceFilter) {
-        if !self.status.state().is_marked {
+        if !self.writing.is_marked() {
             return;
         }
         let claim = Claim {
@@ -30,7 +30,7 @@ impl Agent {
             filter,
             source_id: &self.source_id,
             agent: &self.mark,
-            lease: &self.status.lease,
+            lease: self.writing.lease(),
         };
         if let Ok(Err(error)) = tokio::time::timeout(GIVE_BACK_FOR, claim.give_back()).await {
             tracing::debug!(%error, "the mark was not given back");

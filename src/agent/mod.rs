@@ -21,7 +21,7 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{
     config::{Config, ConfigError},
-    gate::Gate,
+    gate::{Gate, reading::Reading, writing::Writing},
     mongo::Mongo,
     observe::status::{Phase, Status, Unshowable},
     policy::{horizon::Horizon, late::LateWrites},
@@ -41,7 +41,7 @@ use crate::{
         state::{Reason, SyncState},
     },
     tailer::{IMPASSE_PATIENCE, Identity, QueueLimits, Tailer, TailerError},
-    worker::Worker,
+    worker::{Shared, Worker},
 };
 
 mod builder;
@@ -109,6 +109,8 @@ impl AgentError {
 pub struct Agent {
     config: Config,
     status: Arc<Status>,
+    reading: Arc<Reading>,
+    writing: Arc<Writing>,
     queue: Arc<Queue>,
     local: Mongo,
     /// What `local` says counts only while it is open.
@@ -155,6 +157,8 @@ impl Agent {
         let mark = identity::mark(&queue, &config.queue.path).await?;
         let agent = Self {
             status: Arc::default(),
+            reading: Arc::default(),
+            writing: Arc::new(Writing::new(gate.clone(), connect::breaker_policy(&config))),
             queue,
             config,
             local,
@@ -205,6 +209,8 @@ impl Agent {
     pub fn handles(&self) -> Handles {
         Handles {
             status: self.status.clone(),
+            reading: self.reading.clone(),
+            writing: self.writing.clone(),
             queue: self.queue.clone(),
             local: self.local.clone(),
             atlas: self.atlas.clone(),
@@ -234,7 +240,7 @@ impl Agent {
         let sink = Arc::new(AtlasSink::new(
             self.atlas.clone(),
             connect::limiter(&config),
-            Some(self.status.lease.clone()),
+            Some(self.writing.lease().clone()),
         ));
         let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
         let late = Arc::new(Mutex::new(LateWrites::default()));
@@ -255,8 +261,8 @@ impl Agent {
         });
         // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
         self.queue.hold_all();
-        self.status.state().paused = self.queue.meta("paused")?.is_some();
-        self.status.state().refused_deletes = sync::refused_deletes(&self.queue)?;
+        self.writing.pause(self.queue.meta("paused")?.is_some());
+        self.writing.set_refused_deletes(sync::refused_deletes(&self.queue)?);
         let was_passed_over = SyncState::is_unshowable(&self.queue)?;
         self.status.state().unshowable =
             was_passed_over.then_some(Unshowable::PassedOver { at_ms: 0 });
@@ -267,6 +273,7 @@ impl Agent {
             queue: self.queue.clone(),
             source: source.clone(),
             status: self.status.clone(),
+            reading: self.reading.clone(),
             filter: filter.clone(),
             limits: QueueLimits {
                 max_bytes: config.queue.max_bytes,
@@ -291,11 +298,14 @@ impl Agent {
         }
         let mut ends = connect::ends(&config, &self.local, &self.atlas);
         ends.status = Some(self.status.clone());
+        ends.lease = Some(self.writing.lease().clone());
         let shared = sync::Context {
             queue: self.queue.clone(),
             ends,
             sink: sink.clone(),
             status: self.status.clone(),
+            reading: self.reading.clone(),
+            writing: self.writing.clone(),
             filter,
             late: late.clone(),
             watch: watch.clone(),
@@ -312,16 +322,17 @@ impl Agent {
             tells_of_schema: source.tells_of_schema(),
         };
         let reconciler = Arc::new(Reconciler::new(shared, options, horizon.clone()));
-        let worker = Arc::new(Worker::new(
-            self.queue.clone(),
-            source,
-            sink,
-            self.status.clone(),
-            connect::worker_options(&config),
+        let shared = Shared {
+            queue: self.queue.clone(),
+            status: self.status.clone(),
+            reading: self.reading.clone(),
+            writing: self.writing.clone(),
             horizon,
             late,
             watch,
-        ));
+        };
+        let worker = Worker::new(source, sink, shared, connect::worker_options(&config));
+        let worker = Arc::new(worker);
         let mut tasks = JoinSet::new();
         let stop = self.stop.clone();
         tasks.spawn({

@@ -6,12 +6,14 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::Handles;
 use crate::{
+    gate::writing::Against,
     observe::{
         alerts::{AlertBook, Notice},
         health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
         status::{Fault, Phase, Status, Unshowable},
         trend::{History, Sample, Totals},
     },
+    policy::breaker::Stage,
     queue::Queue,
     runtime::clock::now_ms,
     sync::state::SyncState,
@@ -40,12 +42,12 @@ impl Monitor {
 /// The figures that health follows from, as they are now. Reads the queue, so call it off the async
 /// threads.
 pub fn vitals(handles: &Handles) -> Vitals {
-    let Handles { status, queue, local, atlas, .. } = handles;
+    let Handles { status, queue, local, atlas, reading, writing, .. } = handles;
     let lag = lag(status, queue);
     let (queue_size, _) = queue.pending();
     let error_rate = status.error_rate();
     let dead_letters = queue.dead_letters_len();
-    let (now, is_fenced) = (now_ms(), status.is_fenced());
+    let (now, against) = (now_ms(), writing.against());
     let unshowable = status.state().unshowable.clone();
     let unshowable = unshowable.filter(|found| still_holds(found, queue, now));
     let state = status.state();
@@ -65,15 +67,15 @@ pub fn vitals(handles: &Handles) -> Vitals {
         atlas_silence: since(atlas.heard_ms(), now),
         uncommitted: state.majority.uncommitted(),
         local_delay: state.majority.delay(),
-        breaker_open: state.breaker != "closed",
-        reading_stopped: state.reading_stopped.clone(),
+        breaker_open: against.breaker != Stage::Closed,
+        reading_stopped: reading.stopped(),
         oplog_window: state.oplog_window_s.map(Duration::from_secs),
         unshowable,
         local_denied: denied(&state.local_fault),
         atlas_denied: denied(&state.atlas_fault),
-        is_fenced,
-        refused_deletes: state.refused_deletes.clone(),
-        not_ours: state.not_ours.iter().map(|(ns, why)| (ns.to_string(), why.clone())).collect(),
+        is_fenced: against.is_fenced,
+        refused_deletes: writing.refused_deletes(),
+        not_ours: writing.not_ours().into_iter().map(|(ns, why)| (ns.to_string(), why)).collect(),
         divergences: state.divergences.clone(),
         dead_letters,
     }
@@ -125,9 +127,9 @@ pub(super) fn sample(handles: &Handles) {
 /// See [`is_alive`]: what the watchdog of systemd is told.
 pub fn lives(handles: &Handles) -> bool {
     let Handles { status, config, local: local_end, atlas: atlas_end, .. } = handles;
+    let Against { breaker, is_fenced, .. } = handles.writing.against();
     let now = now_ms();
     let patience = 3 * config.local.timeout.max(config.atlas.timeout);
-    let is_fenced = status.is_fenced();
     let state = status.state();
     // Reading has ended then, and what is left may take `shutdown.drain_for`.
     if state.phase == Phase::Stopping {
@@ -135,8 +137,8 @@ pub fn lives(handles: &Handles) -> bool {
     }
     let known = |is_known| if is_known { KnownFault::Yes } else { KnownFault::No };
     // While reading stands still the stream is not asked; while the mark cannot be renewed, that is known.
-    let local = known(state.local_fault.is_some() || state.reading_stopped.is_some());
-    let atlas = known(state.atlas_fault.is_some() || state.breaker != "closed" || is_fenced);
+    let local = known(state.local_fault.is_some() || handles.reading.is_stopped());
+    let atlas = known(state.atlas_fault.is_some() || breaker != Stage::Closed || is_fenced);
     is_alive(
         (since(status.metrics.local_heard_ms.get().max(local_end.heard_ms()), now), local),
         (since(atlas_end.heard_ms(), now), atlas),

@@ -49,7 +49,7 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
     let mut faults = [LastingFault::of("local"), LastingFault::of("atlas")];
     for n in 0_u64.. {
         ticks.tick().await;
-        note_consistency(&status, &queue);
+        note_consistency(&handles);
         if n % ALERT_TICKS == 0 {
             let of_now = handles.clone();
             let notices = blocking(move || update_alerts(&of_now)).await;
@@ -84,7 +84,7 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
                 metrics.writes_applied.get(),
             );
             if n > 0 {
-                let breaker = status.state().breaker;
+                let breaker = handles.writing.against().breaker.name();
                 tracing::info!(
                     events = now.0 - before.0,
                     coalesced = now.1 - before.1,
@@ -103,9 +103,9 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
 
 /// Keeps up to date how far the oplog reaches back. A local database that hangs holds up nothing else.
 pub(super) async fn look_at_oplog(handles: Handles) {
-    let Handles { status, local, .. } = handles;
+    let Handles { status, local, reading, .. } = handles;
     loop {
-        let position = status.state().position;
+        let position = reading.position();
         if position.is_unknown() {
             tokio::time::sleep(TICK).await;
             continue;
@@ -188,16 +188,12 @@ pub(super) async fn beat(status: Arc<Status>, queue: Arc<Queue>) {
 /// An empty queue proves that Atlas has everything up to the position that was read before it was
 /// looked at, unless something is known to be missing: a first copy or comparison that is not done, or
 /// dead letters.
-fn note_consistency(status: &Status, queue: &Queue) {
-    let (whole, is_known) = {
-        let state = status.state();
-        let is_known = state.is_marked
-            && state.refused_deletes.is_empty()
-            && state.not_ours.is_empty()
-            && !state.position.is_within_reply();
-        (state.position.whole(), is_known)
-    };
-    let is_complete = is_known
+fn note_consistency(handles: &Handles) {
+    let Handles { status, queue, reading, writing, .. } = handles;
+    let position = reading.position();
+    let whole = position.whole();
+    let is_complete = writing.leaves_nothing()
+        && !position.is_within_reply()
         && queue.pending().0 == 0
         && queue.dead_letters_len() == 0
         && matches!(SyncState::is_owed(queue), Ok(false));

@@ -36,9 +36,9 @@ pub async fn follow(handles: Handles) {
         let of_now = handles.clone();
         let (vitals, health, conditions) = blocking(move || judged(&of_now)).await;
         {
-            let state = handles.status.state();
-            let has_read = !state.position.is_unknown();
-            if !is_ready && (has_read || state.reading_stopped.is_some()) {
+            let reading = &handles.reading;
+            let has_read = !reading.position().is_unknown();
+            if !is_ready && (has_read || reading.is_stopped()) {
                 is_ready = true;
                 ready();
             }

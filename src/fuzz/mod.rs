@@ -129,6 +129,8 @@ static ADMIN: LazyLock<(tokio::runtime::Runtime, Router)> = LazyLock::new(|| {
             demanded: Arc::default(),
             watch: Arc::default(),
             status: Arc::default(),
+            reading: Arc::default(),
+            writing: Arc::default(),
             queue: Arc::new(Queue::open(&options).expect("a new queue")),
             local: mongo.clone(),
             atlas: mongo,

@@ -30,10 +30,13 @@ use bson::oid::ObjectId;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+use self::past::Finding;
 use crate::model::checkpoint::ClusterTime;
 
 pub mod lease;
 pub mod past;
+pub mod reading;
+pub mod writing;
 
 /// Tells the local database that is known from any other.
 #[derive(Debug, Default)]
@@ -57,6 +60,8 @@ struct State {
     wanted: u64,
     /// See [`Gate::anchor`].
     anchor: ClusterTime,
+    /// See [`Gate::is_in_doubt`].
+    is_in_doubt: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -167,18 +172,27 @@ impl Gate {
             state.open = Some(Epoch { number: state.epochs, process });
         }
         state.ended_well = state.ended_well.max(attempt.number);
+        state.is_in_doubt = false;
         drop(state);
         self.changed.notify_waiters();
         true
     }
 
-    /// The proof ended with evidence against the database.
-    pub fn refuted(&self) {
+    /// The proof ended without the past that is known. A server that has only not come as far yet is no other
+    /// database for that; nor is one cleared by it.
+    pub fn refuted(&self, finding: Finding) {
         let mut state = self.lock();
+        state.is_in_doubt |= matches!(finding, Finding::OtherDatabase | Finding::OtherPast);
         state.closings += 1;
         state.open = None;
         drop(state);
         self.changed.notify_waiters();
+    }
+
+    /// True while there is evidence that this is another database, until a proof says otherwise: nothing is written to
+    /// Atlas meanwhile, whoever has read it and whenever.
+    pub fn is_in_doubt(&self) -> bool {
+        self.lock().is_in_doubt
     }
 
     /// The time of the youngest entry of the oplog that is known to have been there, of those that a majority

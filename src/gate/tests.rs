@@ -8,6 +8,7 @@ use std::{
 
 use proptest::prelude::*;
 
+use super::past::Finding;
 use super::*;
 
 fn process(n: u8) -> ObjectId {
@@ -263,7 +264,7 @@ impl World {
     /// What a proof finds is of the server that it asked, which may have ended since.
     fn end(&mut self, (attempt, asked, closed): (Attempt, Server, u64)) {
         if !asked.is_ours {
-            self.gate.refuted();
+            self.gate.refuted(Finding::OtherPast);
             return self.shut();
         }
         if self.gate.proved(attempt, process(asked.process)) {

@@ -1,15 +1,12 @@
 //! The agent's condition, as everything that shows it sees it.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use crate::{
-    gate::lease::{BootTime, Lease},
+    gate::writing::Against,
     model::{checkpoint::ClusterTime, namespace::Namespace},
     observe::{
         metrics::{Counter, Metrics},
@@ -17,7 +14,7 @@ use crate::{
         recent::Recent,
         repaired::Repaired,
     },
-    policy::{majority::Majority, position::Position},
+    policy::{breaker::Stage, majority::Majority, position::Position},
 };
 
 /// Overall condition.
@@ -76,31 +73,18 @@ pub struct Status {
     pub recent: Recent,
     /// The documents that the full sync in hand, or the last one, has queued.
     pub repaired: Repaired,
-    /// Whether the mark in Atlas is young enough to write.
-    pub lease: Arc<Lease>,
     state: Mutex<State>,
 }
 
 /// What is known right now.
 #[derive(Clone, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude one another")]
 pub struct State {
     pub phase: Phase,
-    /// `closed`, `open` or `half-open`.
-    pub breaker: &'static str,
     /// What is wrong with one of the ends, while it is.
     pub local_fault: Option<Fault>,
     pub atlas_fault: Option<Fault>,
     /// What the local server cannot show of its oplog.
     pub unshowable: Option<Unshowable>,
-    /// Why reading into the queue stands still, while it does.
-    pub reading_stopped: Option<String>,
-    /// The worker waits for an event that is still to be read, so that reading must go on.
-    pub stream_wanted: bool,
-    /// Collections in which a comparison found too much to delete without being asked.
-    pub refused_deletes: Vec<String>,
-    /// How far the stream has been read into the queue.
-    pub position: Position,
     /// Local writes that no majority has yet, so that the stream does not show them.
     pub majority: Majority,
     /// The latest source time at which the copy in Atlas equalled the local database.
@@ -115,17 +99,10 @@ pub struct State {
     pub builds: BTreeMap<Namespace, Build>,
     /// What the filter chooses and is not replicated all the same, with the reason.
     pub left_out: Vec<String>,
-    /// Collections that are not ours to write in Atlas, with the reason.
-    pub not_ours: BTreeMap<Namespace, String>,
     /// The replicated collections that were counted or written to.
     pub namespaces: BTreeMap<Namespace, Figures>,
     /// Those whose numbers of documents differ by more than what waits explains.
     pub divergences: Vec<Divergence>,
-    /// Atlas carries the mark of this very agent.
-    pub is_marked: bool,
-    pub paused: bool,
-    /// The local database seems to be another one. Nothing is written to Atlas until that is certain.
-    pub suspended: bool,
     /// Writes applied and failed at recent moments, the oldest first; see [`Status::sample`].
     pub samples: VecDeque<(u64, u64)>,
     /// The local oplog's reach back before the checkpoint, in seconds, where it may be asked for.
@@ -187,24 +164,24 @@ pub enum Counted {
 }
 
 impl State {
-    /// Whether changes reach Atlas. What needs a person comes before what passes. `is_fenced`: the lease has lapsed.
-    pub fn flow(&self, is_fenced: bool) -> Flow {
+    /// Whether changes reach Atlas. What needs a person comes before what passes.
+    pub fn flow(&self, against: Against) -> Flow {
         match () {
-            () if self.suspended || is_fenced => Flow::Held,
+            () if against.is_in_doubt || against.is_fenced => Flow::Held,
             () if self.atlas_fault.as_ref().is_some_and(|fault| fault.is_denied) => Flow::Denied,
-            () if self.paused => Flow::Paused,
-            () if !self.is_marked && self.atlas_fault.is_none() => Flow::Connecting,
-            () if self.atlas_fault.is_some() || self.breaker != "closed" => Flow::Away,
+            () if against.is_paused => Flow::Paused,
+            () if against.is_unmarked && self.atlas_fault.is_none() => Flow::Connecting,
+            () if self.atlas_fault.is_some() || against.breaker != Stage::Closed => Flow::Away,
             () => Flow::Flowing,
         }
     }
 
     /// False while nothing says how far Atlas is behind: nothing was read yet, or what is read does not get there.
-    pub fn knows_lag(&self) -> bool {
-        self.flow(false) == Flow::Flowing
+    pub fn knows_lag(&self, against: Against, position: Position) -> bool {
+        self.flow(Against { is_fenced: false, ..against }) == Flow::Flowing
             && self.phase == Phase::Streaming
             && self.local_fault.is_none()
-            && !self.position.is_unknown()
+            && !position.is_unknown()
     }
 
     /// The stream goes on, or fails for another reason.
@@ -233,20 +210,6 @@ pub struct Fault {
 }
 
 impl Status {
-    /// True while nothing may be written to Atlas, whoever wants it so.
-    pub fn rests(&self) -> bool {
-        let rests = {
-            let state = self.state();
-            state.paused || state.suspended
-        };
-        rests || self.is_fenced()
-    }
-
-    /// The mark could not be renewed for so long that another agent may have it: nothing is written.
-    pub fn is_fenced(&self) -> bool {
-        self.lease.has_lapsed(BootTime::now())
-    }
-
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
@@ -289,33 +252,33 @@ mod tests {
 
     #[test]
     fn writes_flow_only_when_atlas_is_ours_answers_and_nobody_has_paused() {
-        let flowing = || State { breaker: "closed", is_marked: true, ..State::default() };
-        let fault = |is_denied| Some(Fault { error: "no".to_owned(), is_denied });
+        let nothing = Against::default();
+        let unmarked = Against { is_unmarked: true, ..nothing };
+        let paused = Against { is_paused: true, ..nothing };
+        let of = |is_denied| State {
+            atlas_fault: Some(Fault { error: "no".to_owned(), is_denied }),
+            ..State::default()
+        };
 
-        assert_eq!(flowing().flow(false), Flow::Flowing);
-        assert_eq!(State { is_marked: false, ..flowing() }.flow(false), Flow::Connecting);
-        assert_eq!(State { paused: true, ..flowing() }.flow(false), Flow::Paused);
-        assert_eq!(
-            State { atlas_fault: fault(true), paused: true, ..flowing() }.flow(false),
-            Flow::Denied
-        );
-        assert_eq!(
-            State { atlas_fault: fault(false), is_marked: false, ..flowing() }.flow(false),
-            Flow::Away
-        );
-        assert_eq!(State { breaker: "open", ..flowing() }.flow(false), Flow::Away);
-        assert_eq!(State { suspended: true, ..flowing() }.flow(false), Flow::Held);
+        assert_eq!(State::default().flow(nothing), Flow::Flowing);
+        assert_eq!(State::default().flow(unmarked), Flow::Connecting);
+        assert_eq!(State::default().flow(paused), Flow::Paused);
+        assert_eq!(of(true).flow(paused), Flow::Denied);
+        assert_eq!(of(false).flow(unmarked), Flow::Away);
+        let open = Against { breaker: Stage::Open, ..nothing };
+        assert_eq!(State::default().flow(open), Flow::Away);
+        let in_doubt = Against { is_in_doubt: true, ..nothing };
+        assert_eq!(State::default().flow(in_doubt), Flow::Held);
     }
 
     #[test]
     fn how_far_atlas_is_behind_is_not_known_before_anything_was_read() {
-        let mut state = State { breaker: "closed", is_marked: true, ..State::default() };
-        state.phase = Phase::Streaming;
-        assert!(!state.knows_lag());
+        let state = State { phase: Phase::Streaming, ..State::default() };
+        let (nothing, mut position) = (Against::default(), Position::default());
+        assert!(!state.knows_lag(nothing, position));
 
-        state.position.end_reply(ClusterTime(2), ClusterTime(1));
-        assert!(state.knows_lag());
-        state.paused = true;
-        assert!(!state.knows_lag());
+        position.end_reply(ClusterTime(2), ClusterTime(1));
+        assert!(state.knows_lag(nothing, position));
+        assert!(!state.knows_lag(Against { is_paused: true, ..nothing }, position));
     }
 }

@@ -29,10 +29,31 @@ pub struct BreakerPolicy {
 pub enum BreakerState {
     /// Writes flow.
     Closed { failures: u32 },
-    /// Writes wait until `until`. `trips` counts openings since the last success and sizes the wait.
-    Open { until: Instant, trips: u32 },
+    /// Writes wait until `until`, and have since `since`. `trips` counts openings since the last success and sizes the
+    /// wait.
+    Open { until: Instant, trips: u32, since: Instant },
     /// One probe is in flight; its outcome decides.
-    HalfOpen { trips: u32 },
+    HalfOpen { trips: u32, since: Instant },
+}
+
+/// [`BreakerState`] without what it knows, as it is told to people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    #[default]
+    Closed,
+    Open,
+    HalfOpen,
+}
+
+impl Stage {
+    /// `closed`, `open` or `half-open`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Closed => "closed",
+            Stage::Open => "open",
+            Stage::HalfOpen => "half-open",
+        }
+    }
 }
 
 /// The answer to "may we write to Atlas now?".
@@ -65,12 +86,11 @@ impl CircuitBreaker {
         self.state
     }
 
-    /// `closed`, `open` or `half-open`.
-    pub fn name(&self) -> &'static str {
+    pub fn stage(&self) -> Stage {
         match self.state {
-            BreakerState::Closed { .. } => "closed",
-            BreakerState::Open { .. } => "open",
-            BreakerState::HalfOpen { .. } => "half-open",
+            BreakerState::Closed { .. } => Stage::Closed,
+            BreakerState::Open { .. } => Stage::Open,
+            BreakerState::HalfOpen { .. } => Stage::HalfOpen,
         }
     }
 
@@ -80,16 +100,20 @@ impl CircuitBreaker {
         match self.state {
             BreakerState::Closed { .. } => Permit::Proceed,
             BreakerState::Open { until, .. } if now < until => Permit::Wait(until - now),
-            BreakerState::Open { trips, .. } => {
-                self.state = BreakerState::HalfOpen { trips };
+            BreakerState::Open { trips, since, .. } => {
+                self.state = BreakerState::HalfOpen { trips, since };
                 Permit::Probe
             }
             BreakerState::HalfOpen { .. } => Permit::Wait(PROBE_PATIENCE),
         }
     }
 
-    /// Atlas answered.
-    pub fn succeeded(&mut self) {
+    /// Atlas answered. Returns since when it was away, where that is over with this.
+    pub fn succeeded(&mut self) -> Option<Instant> {
+        let outage = match self.state {
+            BreakerState::HalfOpen { since, .. } => Some(since),
+            BreakerState::Closed { .. } | BreakerState::Open { .. } => None,
+        };
         self.state = match self.state {
             BreakerState::Closed { .. } | BreakerState::HalfOpen { .. } => {
                 BreakerState::Closed { failures: 0 }
@@ -97,41 +121,54 @@ impl CircuitBreaker {
             // A batch that was sent before the breaker opened; the probe decides, not this one.
             BreakerState::Open { .. } => self.state,
         };
+        outage
     }
 
-    /// Atlas did not answer. `random` is uniform in `[0, 1)` and shortens the wait by up to 20 %.
-    pub fn failed(&mut self, now: Instant, random: f64) {
+    /// Atlas did not answer. `random` is uniform in `[0, 1)` and shortens the wait by up to 20 %. True when an outage
+    /// begins with this.
+    pub fn failed(&mut self, now: Instant, random: f64) -> bool {
+        let was_closed = self.stage() == Stage::Closed;
         self.state = match self.state {
             BreakerState::Closed { failures } if failures + 1 < self.policy.failure_threshold => {
                 BreakerState::Closed { failures: failures + 1 }
             }
-            BreakerState::Closed { .. } => self.open(now, 1, random),
-            BreakerState::HalfOpen { trips } => self.open(now, trips.saturating_add(1), random),
+            BreakerState::Closed { .. } => self.open(now, 1, now, random),
+            BreakerState::HalfOpen { trips, since } => {
+                self.open(now, trips.saturating_add(1), since, random)
+            }
             BreakerState::Open { .. } => self.state,
         };
+        was_closed && self.stage() == Stage::Open
     }
 
-    /// Atlas refused us: waiting for `failure_threshold` more refusals would teach nothing.
-    pub fn denied(&mut self, now: Instant, random: f64) {
+    /// Atlas refused us: waiting for `failure_threshold` more refusals would teach nothing. True when an outage begins
+    /// with this.
+    pub fn denied(&mut self, now: Instant, random: f64) -> bool {
+        let was_closed = self.stage() == Stage::Closed;
         self.state = match self.state {
-            BreakerState::Closed { .. } => self.open(now, 1, random),
-            BreakerState::HalfOpen { trips } => self.open(now, trips.saturating_add(1), random),
+            BreakerState::Closed { .. } => self.open(now, 1, now, random),
+            BreakerState::HalfOpen { trips, since } => {
+                self.open(now, trips.saturating_add(1), since, random)
+            }
             BreakerState::Open { .. } => self.state,
         };
+        was_closed && self.stage() == Stage::Open
     }
 
     /// The probe was not sent after all: nothing was ready, or the local database was away.
     pub fn abandoned(&mut self, now: Instant) {
         self.state = match self.state {
-            BreakerState::HalfOpen { trips } => BreakerState::Open { until: now, trips },
+            BreakerState::HalfOpen { trips, since } => {
+                BreakerState::Open { until: now, trips, since }
+            }
             BreakerState::Closed { .. } | BreakerState::Open { .. } => self.state,
         };
     }
 
-    fn open(&self, now: Instant, trips: u32, random: f64) -> BreakerState {
+    fn open(&self, now: Instant, trips: u32, since: Instant, random: f64) -> BreakerState {
         let doubled = self.policy.open_for.saturating_mul(1 << (trips - 1).min(20));
         let wait = doubled.min(self.policy.open_for_max).mul_f64(1.0 - 0.2 * random);
-        BreakerState::Open { until: now + wait, trips }
+        BreakerState::Open { until: now + wait, trips, since }
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     local_collections, pause, unmatched,
 };
 use crate::{
+    gate::{reading::Reading, writing::Writing},
     model::{
         checkpoint::ClusterTime,
         document_key::DocumentKey,
@@ -40,6 +41,8 @@ pub struct Context<K> {
     pub ends: Ends,
     pub sink: Arc<K>,
     pub status: Arc<Status>,
+    pub reading: Arc<Reading>,
+    pub writing: Arc<Writing>,
     pub filter: NamespaceFilter,
     pub late: Arc<Mutex<LateWrites>>,
     /// What the worker leaves to the task that builds indexes.
@@ -131,7 +134,7 @@ impl<K> Context<K> {
     /// Waits while nothing may be written to Atlas: also while the local database is not proven, since all that
     /// a sync writes rests on it.
     pub(super) async fn may_write(&self, stop: &Stop) -> Result<(), SyncError> {
-        while self.status.rests() || !self.ends.local.permit().holds() {
+        while self.writing.rests() || !self.ends.local.permit().holds() {
             pause(stop, PAUSE_CHECK).await?;
         }
         Ok(())
@@ -142,7 +145,7 @@ impl<K> Context<K> {
         if changes.is_empty() {
             return Ok(());
         }
-        let cluster_time = self.status.state().position.whole();
+        let cluster_time = self.reading.position().whole();
         let incoming: Vec<_> = changes
             .into_iter()
             .map(|change| Incoming { work: Work::Schema(change), cluster_time, wall_ms: now_ms() })
@@ -164,7 +167,7 @@ impl<K> Context<K> {
         }
         self.status.repaired.add(ns, &keys);
         // What streaming has brought to Atlas since must not be read in an older state.
-        let after = after.max(self.status.state().position.whole());
+        let after = after.max(self.reading.position().whole());
         let incoming: Vec<_> = keys
             .into_iter()
             .map(|key| Incoming {

@@ -141,8 +141,8 @@ impl<K: Sink> CountCheck<K> {
         let runs = state.sync.as_ref().is_some_and(|sync| sync.finished_ms.is_none());
         let is_quiet = state.atlas_fault.is_none()
             && state.local_fault.is_none()
-            && state.reading_stopped.is_none();
-        state.phase == Phase::Streaming && !runs && state.is_marked && is_quiet
+            && !self.cx.reading.is_stopped();
+        state.phase == Phase::Streaming && !runs && self.cx.writing.is_marked() && is_quiet
     }
 
     /// True once everything that was committed before the call is in the queue: what is not read yet could
@@ -150,7 +150,7 @@ impl<K: Sink> CountCheck<K> {
     pub(super) async fn has_read_all(&self, stop: &Stop) -> Result<bool, SyncError> {
         let now = inspect(&self.cx.ends.local).await?.now;
         for _ in 0..READ_LOOKS {
-            if self.cx.status.state().position.has_read(now) {
+            if self.cx.reading.position().has_read(now) {
                 return Ok(true);
             }
             pause(stop, READ_APART).await?;

@@ -10,13 +10,13 @@ use serde::Serialize;
 
 use super::SyncError;
 use crate::{
+    gate::reading::Reading,
     model::{
         checkpoint::ClusterTime,
         document_key::DocumentKey,
         namespace::{Namespace, NamespaceFilter},
     },
     mongo::{Mongo, MongoError, documents, majority_after},
-    observe::status::Status,
     queue::Queue,
     runtime::clock::rfc3339,
     source::{SourceError, inspect},
@@ -70,13 +70,13 @@ pub fn not_replicated(
     (!filter.matches(ns)).then(|| (format!("`{ns}` is not replicated"), Some(hint)))
 }
 
-/// Looks a document up; `status` is that of the agent that runs, if one does.
+/// Looks a document up; `reading` is that of the agent that runs, if one does.
 ///
 /// # Errors
 /// When the queue cannot be read, or an end that must be asked does not answer.
 pub async fn look_up(
     queue: &Queue,
-    status: Option<&Status>,
+    reading: Option<&Reading>,
     local: &Mongo,
     atlas: &Mongo,
     ns: &Namespace,
@@ -93,7 +93,7 @@ pub async fn look_up(
         in_local: None,
         in_atlas: None,
     };
-    let now = match status {
+    let now = match reading {
         Some(_) => inspect(local).await.map_or(ClusterTime::default(), |info| info.now),
         None => ClusterTime::default(),
     };
@@ -125,12 +125,12 @@ pub async fn look_up(
             return Ok(report);
         }
     }
-    let why = match status {
+    let why = match reading {
         None => Some("no agent runs, so nothing is read"),
         Some(_) if SyncState::is_owed(queue)? => Some("a copy or a comparison is not done"),
         // What was committed before the first look had seconds to be read.
-        Some(status) => {
-            (!status.state().position.has_read(now)).then_some("not every change was read yet")
+        Some(reading) => {
+            (!reading.position().has_read(now)).then_some("not every change was read yet")
         }
     };
     report.state = if why.is_some() { DocumentState::Pending } else { DocumentState::Failed };

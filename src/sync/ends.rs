@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{SyncError, pause};
 use crate::{
-    gate::Permit,
+    gate::{Permit, lease::Lease},
     model::namespace::Namespace,
     mongo::{Mongo, class::overtaken},
     observe::status::{Fault, Status},
@@ -29,6 +29,8 @@ pub struct Ends {
     reads: Mutex<Limiter>,
     /// Where an end that is away is shown.
     pub status: Option<Arc<Status>>,
+    /// Of the mark in Atlas, where one is kept.
+    pub lease: Option<Arc<Lease>>,
     /// How long an end may be away before that is an error; `None` for ever.
     pub patience: Option<Duration>,
     parallel: usize,
@@ -54,6 +56,7 @@ impl Ends {
             atlas,
             reads: Mutex::new(Limiter::new(reads_per_second, 0)),
             status: None,
+            lease: None,
             patience: None,
             parallel: parallel.max(1),
             slots: Semaphore::new(parallel.max(1)),
@@ -242,8 +245,8 @@ impl Ends {
     /// # Errors
     /// When it is Atlas, and the mark of ownership is not young enough.
     pub fn may_alter(&self, end: End) -> Result<(), SinkError> {
-        match (end, &self.status) {
-            (End::Atlas, Some(status)) => may_write(&status.lease),
+        match (end, &self.lease) {
+            (End::Atlas, Some(lease)) => may_write(lease),
             (End::Atlas, None) | (End::Local, _) => Ok(()),
         }
     }

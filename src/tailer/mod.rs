@@ -23,7 +23,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    gate::Gate,
+    gate::{Gate, reading::Reading},
     model::{
         checkpoint::{Checkpoint, ClusterTime},
         event::{Change, ChangeEvent, CollectionId, SchemaChange, is_series},
@@ -84,6 +84,7 @@ pub struct Tailer<S> {
     pub queue: Arc<Queue>,
     pub source: Arc<S>,
     pub status: Arc<Status>,
+    pub reading: Arc<Reading>,
     pub filter: NamespaceFilter,
     pub limits: QueueLimits,
     pub identity: Identity,
@@ -248,7 +249,7 @@ impl<S: Source> Tailer<S> {
             pipeline: self.identity.pipeline.clone(),
         };
         let look_at_schema = wishes.look_at_schema;
-        self.status.state().position.begin_reply();
+        self.reading.begin_reply();
         let queue = self.queue.clone();
         let (committed, compare) = blocking(move || -> Result<_, QueueError> {
             // A rename while collections are being copied or compared may carry documents along that were
@@ -293,7 +294,7 @@ impl<S: Source> Tailer<S> {
     /// The position is published after its ops are committed, and the queue is looked at after the
     /// position: an empty queue then proves that Atlas has everything up to it.
     fn position_reached(&self, position: ClusterTime, whole: ClusterTime) {
-        self.status.state().position.end_reply(position, whole);
+        self.reading.end_reply(position, whole);
         self.queue.stream_reached(whole);
     }
 
@@ -377,20 +378,18 @@ impl<S: Source> Tailer<S> {
     async fn wait_for_room(&self) -> Result<(), QueueError> {
         loop {
             let Some(reason) = self.no_room() else {
-                let before = self.status.state().reading_stopped.take();
-                if before.is_some() {
+                if self.reading.go_on() {
                     tracing::info!("there is room in the queue again; reading goes on");
                 }
                 return Ok(());
             };
-            let before = self.status.state().reading_stopped.replace(reason.clone());
-            if before.is_none() {
+            if self.reading.stop(&reason) {
                 tracing::error!(error = %reason, "reading has stopped; the oplog holds what follows");
             }
             self.queue.no_longer_behind(&reason);
             // An entry may wait for a rename or a drop that was not read yet: without one more batch
             // neither side would move again.
-            if std::mem::take(&mut self.status.state().stream_wanted) {
+            if self.reading.is_wanted() {
                 return Ok(());
             }
             // Its files keep what they ever took, so that draining alone may never make room.
@@ -405,7 +404,7 @@ impl<S: Source> Tailer<S> {
     }
 
     fn no_room(&self) -> Option<String> {
-        let is_stopped = self.status.state().reading_stopped.is_some();
+        let is_stopped = self.reading.is_stopped();
         self.limits.reached(self.queue.pending(), free_disk(&self.disk), is_stopped)
     }
 }

@@ -198,10 +198,9 @@ impl<S: Source> Tailer<S> {
 
     fn show(&self, error: &SourceError) {
         let is_denied = matches!(error, SourceError::Denied { .. });
-        let mut state = self.status.state();
         // Why it is in doubt says more than that it is not read meanwhile.
-        if !state.suspended {
-            state.local_fault = Some(Fault { error: one_line(error), is_denied });
+        if !self.gate.is_in_doubt() {
+            self.status.state().local_fault = Some(Fault { error: one_line(error), is_denied });
         }
     }
 

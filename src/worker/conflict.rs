@@ -226,7 +226,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                     outcomes.insert(item.seq, Outcome::Refresh { due_ms, keep_collection: true });
                 }
                 Judgement::Wait => {
-                    self.status.state().stream_wanted = true;
+                    self.reading.want();
                     let due_ms = now_ms() + WAIT_MS;
                     outcomes.insert(item.seq, Outcome::Unavailable { due_ms });
                 }
@@ -329,17 +329,12 @@ impl<S: Source, K: Sink> Worker<S, K> {
         {
             // The comparison that is under way removes what only Atlas has.
             Outcome::Rejected { reason, .. }
-                if is_foreign && is_syncing && !self.may_not_delete_in(ns) =>
+                if is_foreign && is_syncing && self.writing.may_delete_in(ns) =>
             {
                 Outcome::Retry { due_ms: now_ms() + SYNC_WAIT_MS, error: reason }
             }
             outcome => outcome,
         }
-    }
-
-    /// True when a comparison has left alone what only Atlas has in this collection.
-    fn may_not_delete_in(&self, ns: &Namespace) -> bool {
-        self.status.state().refused_deletes.iter().any(|refused| refused == ns.as_str())
     }
 
     /// Reads both sides of the conflicts from the local database. The inner error is the local
@@ -354,13 +349,13 @@ impl<S: Source, K: Sink> Worker<S, K> {
             rivals.iter().flatten().map(|rival| rival.key.clone()).collect();
         let keys: Vec<&DocumentKey> =
             open.iter().map(|conflict| &conflict.item.key).chain(&held).collect();
-        let after = read_after(open.iter(), self.status.state().position);
+        let after = read_after(open.iter(), self.reading.position());
         let (documents, read_at, collection) = match self.read_now(ns, &keys, after).await {
             Ok(read) => read,
             Err(error) => return Ok(Err(error)),
         };
         // Before the queue is looked at: what was read from the stream until here is in it.
-        let position = self.status.state().position;
+        let position = self.reading.position();
         let (queue, ns) = (self.queue.clone(), ns.clone());
         let (queued, is_syncing) = blocking(move || -> Result<_, QueueError> {
             let mut queued = Vec::new();

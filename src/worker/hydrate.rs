@@ -91,7 +91,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         outcomes: &mut Outcomes,
     ) -> Vec<(Namespace, Vec<Unread>)> {
         let names = self.queue.called_now(ns, unread.iter().map(|unread| unread.item.seq));
-        let read = self.status.state().position.whole();
+        let read = self.reading.position().whole();
         let mut groups: Vec<(Namespace, Vec<Unread>)> = Vec::new();
         for (unread, name) in unread.into_iter().zip(names) {
             let Some(name) = name else {
@@ -108,7 +108,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 && self.queue.waits_for_proof(name, read)
                 && !self.is_full()
             {
-                self.status.state().stream_wanted = true;
+                self.reading.want();
                 for unread in group.extract_if(.., |unread| unread.item.collection.is_none()) {
                     outcomes.insert(unread.item.seq, wait(PROOF_WAIT_MS));
                 }
@@ -201,7 +201,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             return Ok(true);
         }
         let current = self.source.collection_id(name).await?;
-        let position = self.status.state().position;
+        let position = self.reading.position();
         let nameless = wanted.values().find(|unread| unread.item.collection.is_none());
         let is_proven = match nameless.map(|unread| unread.item.seq) {
             Some(seq) => {
@@ -243,7 +243,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             false
         });
         if waits {
-            self.status.state().stream_wanted = true;
+            self.reading.want();
         }
         if strangers {
             self.strangers()
@@ -263,7 +263,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         name: &Namespace,
         id: Option<CollectionId>,
     ) -> Result<bool, SourceError> {
-        let read = self.status.state().position.whole();
+        let read = self.reading.position().whole();
         let proof = self.queue.proof(name, id, read);
         if proof == Proof::Unseen {
             // After the look, so that whatever it has shown was made before.
@@ -275,7 +275,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     /// True while the stream is not read until entries have gone.
     fn is_full(&self) -> bool {
-        self.status.state().reading_stopped.is_some()
+        self.reading.is_stopped()
     }
 
     /// Believes what was read under the name until now, where the stream cannot tell. False while it can.
@@ -285,7 +285,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
         let now = self.source.time().await?;
         let (queue, ns) = (self.queue.clone(), name.clone());
-        let read = self.status.state().position.whole();
+        let read = self.reading.position().whole();
         match blocking(move || unproven::note(&queue, &ns, now, read)).await {
             Ok(false) => {}
             Ok(true) => {
@@ -297,7 +297,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             }
         }
         // Whatever begins to be committed from here on finds the note.
-        Ok(!self.status.state().position.is_within_reply())
+        Ok(!self.reading.position().is_within_reply())
     }
 
     /// The time of the first read that began after another collection of this name had been seen.

@@ -27,11 +27,12 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     config::UpdateMode,
+    gate::{reading::Reading, writing::Writing},
     model::{checkpoint::ClusterTime, namespace::Namespace},
     observe::status::Status,
     policy::{
         backoff::RetrySchedule,
-        breaker::{BreakerPolicy, CircuitBreaker, Permit},
+        breaker::{Permit, Stage},
         horizon::Horizon,
         insert_mode::InsertMode,
         late::{Due, LateWrites},
@@ -78,10 +79,21 @@ pub struct WorkerOptions {
     /// Pause between two batches of a lane.
     pub interval: Duration,
     pub retries: RetrySchedule,
-    pub breaker: BreakerPolicy,
     pub update_mode: UpdateMode,
     /// How long an answer of Atlas is waited for.
     pub atlas_timeout: Duration,
+}
+
+/// What the worker has in common with the other tasks.
+pub struct Shared {
+    pub queue: Arc<Queue>,
+    pub status: Arc<Status>,
+    pub reading: Arc<Reading>,
+    pub writing: Arc<Writing>,
+    pub horizon: Arc<Mutex<Horizon>>,
+    pub late: Arc<Mutex<LateWrites>>,
+    /// What is left to the task that builds indexes.
+    pub watch: Arc<SchemaWatch>,
 }
 
 /// Drains the queue into the sink. Shared by its lanes.
@@ -90,11 +102,11 @@ pub struct Worker<S, K> {
     source: Arc<S>,
     sink: Arc<K>,
     status: Arc<Status>,
+    reading: Arc<Reading>,
+    writing: Arc<Writing>,
     options: WorkerOptions,
-    breaker: Mutex<CircuitBreaker>,
     horizon: Arc<Mutex<Horizon>>,
     insert_modes: Mutex<HashMap<Namespace, Traits>>,
-    outage: Mutex<Option<Instant>>,
     /// Namespaces in which another collection than the queued one was seen.
     strangers: Mutex<HashMap<Namespace, Stranger>>,
     late: Arc<Mutex<LateWrites>>,
@@ -171,30 +183,19 @@ fn until(due_ms: Option<u64>) -> Duration {
 }
 
 impl<S: Source, K: Sink> Worker<S, K> {
-    #[expect(clippy::too_many_arguments, reason = "the parts that it is put together from")]
-    /// A worker between `queue` and `sink`, which reads documents from `source` when it must.
-    pub fn new(
-        queue: Arc<Queue>,
-        source: Arc<S>,
-        sink: Arc<K>,
-        status: Arc<Status>,
-        options: WorkerOptions,
-        horizon: Arc<Mutex<Horizon>>,
-        late: Arc<Mutex<LateWrites>>,
-        watch: Arc<SchemaWatch>,
-    ) -> Self {
-        let breaker = CircuitBreaker::new(options.breaker);
-        status.state().breaker = breaker.name();
+    /// A worker between the queue and `sink`, which reads documents from `source` when it must.
+    pub fn new(source: Arc<S>, sink: Arc<K>, shared: Shared, options: WorkerOptions) -> Self {
+        let Shared { queue, status, reading, writing, horizon, late, watch } = shared;
         Self {
             queue,
             source,
             sink,
             status,
+            reading,
+            writing,
             options,
-            breaker: Mutex::new(breaker),
             horizon,
             insert_modes: Mutex::default(),
-            outage: Mutex::default(),
             strangers: Mutex::default(),
             late,
             waiting: Mutex::default(),
@@ -218,7 +219,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             let changed = self.queue.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.status.rests() {
+            if self.writing.rests() {
                 if stop.is_draining() {
                     return Ok(());
                 }
@@ -238,10 +239,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 self.wait(stop, changed, until(next_due)).await;
                 continue;
             }
-            let permit = self.breaker().permit(Instant::now());
-            if permit == Permit::Probe {
-                self.status.state().breaker = self.breaker().name();
-            }
+            let permit = self.writing.breaker().permit(Instant::now());
             let ops_max = match permit {
                 Permit::Proceed => self.options.batch_size,
                 Permit::Probe => self.options.batch_size.min(PROBE_OPS),
@@ -256,7 +254,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             let batch = blocking(move || queue.lease(ops_max, LEASE_BYTES, now_ms())).await?;
             if batch.entries.is_empty() {
                 if permit == Permit::Probe {
-                    self.breaker().abandoned(Instant::now());
+                    self.writing.breaker().abandoned(Instant::now());
                 }
                 if stop.is_draining() {
                     return Ok(());
@@ -334,7 +332,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         if due == Due::default() {
             return Ok(());
         }
-        let cluster_time = self.status.state().position.whole();
+        let cluster_time = self.reading.position().whole();
         let incoming: Vec<_> = due
             .documents
             .into_iter()
@@ -402,42 +400,36 @@ impl<S: Source, K: Sink> Worker<S, K> {
     /// Tells the breaker, and, when it changes, everybody.
     fn learn(&self, verdict: &Verdict, permit: Permit) {
         let now = Instant::now();
-        let breaker = {
-            let mut breaker = self.breaker();
-            match verdict {
-                Verdict::Answered => breaker.succeeded(),
-                Verdict::NotAsked if permit == Permit::Probe => breaker.abandoned(now),
-                Verdict::NotAsked => {}
-                Verdict::Away(SinkError::Denied(_)) => breaker.denied(now, fastrand::f64()),
-                Verdict::Away(_) => breaker.failed(now, fastrand::f64()),
-            }
-            breaker.name()
-        };
-        let mut outage = self.outage.lock();
-        let mut state = self.status.state();
-        state.breaker = breaker;
+        // Held to the end: what another lane's batch has changed of it must not be told before.
+        let mut breaker = self.writing.breaker();
         match verdict {
             Verdict::Away(error) => {
-                state.atlas_fault = Some(error.into());
-                if breaker == "open" && outage.is_none() {
-                    *outage = Some(now);
+                let random = fastrand::f64();
+                let is_new = match error {
+                    SinkError::Denied(_) => breaker.denied(now, random),
+                    _ => breaker.failed(now, random),
+                };
+                self.status.state().atlas_fault = Some(error.into());
+                if is_new {
+                    let breaker = breaker.stage().name();
                     self.status.metrics.breaker_openings.add(1);
                     tracing::warn!(%error, breaker, "changes for Atlas wait in the queue");
                 }
             }
-            Verdict::Answered if breaker == "closed" => {
-                state.atlas_fault = None;
-                if let Some(since) = outage.take() {
-                    let elapsed_ms = since.elapsed().as_millis() as u64;
-                    tracing::info!(elapsed_ms, breaker, "Atlas is back");
+            Verdict::Answered => {
+                let outage = breaker.succeeded();
+                let breaker = breaker.stage();
+                if breaker == Stage::Closed {
+                    self.status.state().atlas_fault = None;
+                }
+                if let Some(since) = outage {
+                    let elapsed_ms = now.duration_since(since).as_millis() as u64;
+                    tracing::info!(elapsed_ms, breaker = breaker.name(), "Atlas is back");
                 }
             }
-            Verdict::Answered | Verdict::NotAsked => {}
+            Verdict::NotAsked if permit == Permit::Probe => breaker.abandoned(now),
+            Verdict::NotAsked => {}
         }
-    }
-
-    fn breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
-        self.breaker.lock()
     }
 
     fn horizon(&self) -> MutexGuard<'_, Horizon> {

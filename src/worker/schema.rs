@@ -74,7 +74,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                     return Ok(());
                 }
                 Ok(None) => {
-                    self.status.state().stream_wanted = true;
+                    self.reading.want();
                     let due_ms = now_ms() + ORPHAN_WAIT_MS;
                     outcomes.insert(seq, Outcome::Unavailable { due_ms });
                     return Ok(());
@@ -330,7 +330,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             return Ok(None);
         };
         // What was done to it before it was seen to be gone is in the queue when the stream has come so far.
-        if !self.status.state().position.has_read(seen_at) || !permit.holds() {
+        if !self.reading.position().has_read(seen_at) || !permit.holds() {
             return Ok(None);
         }
         self.waiting().remove(&seq);

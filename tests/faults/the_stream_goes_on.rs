@@ -338,6 +338,7 @@ impl Unshowable {
             queue: self.queue.clone(),
             source: self.source.clone(),
             status: Arc::default(),
+            reading: Arc::default(),
             filter: NamespaceFilter::new(&[], &[]).unwrap(),
             limits: QueueLimits { max_bytes: 1 << 30, max_documents: 1_000, min_free_disk: 0 },
             identity: Identity { source_id: "this".to_owned(), pipeline: "one".to_owned() },

@@ -87,7 +87,7 @@ pub(super) fn say_left<K>(cx: &Context<K>, ns: &Namespace) -> String {
 
 /// Demands what was left, where nothing is in its way any more.
 pub(super) async fn demand_left<K>(cx: &Context<K>) -> Result<(), SyncError> {
-    let (queue, position) = (cx.queue.clone(), cx.status.state().position.seen());
+    let (queue, position) = (cx.queue.clone(), cx.reading.position().seen());
     let demanded = blocking(move || {
         let mut free = behind::noted(&queue)?;
         free.retain(|ns| !queue.has_barrier(ns));

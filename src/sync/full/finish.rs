@@ -50,7 +50,7 @@ pub(super) async fn finish<K: Sink>(
     let (is_dry, is_of_all) = (run.is_dry(), run.request.namespaces.is_empty());
     let refused: Vec<_> = state.refused.iter().map(ToString::to_string).collect();
     let refused = if is_dry { run.refused_in_progress() } else { refused };
-    let mut all_refused = cx.status.state().refused_deletes.clone();
+    let mut all_refused = cx.writing.refused_deletes();
     if !is_dry {
         all_refused = still_refused(all_refused, &refused, &state.done, is_of_all);
     }
@@ -68,8 +68,8 @@ pub(super) async fn finish<K: Sink>(
     })
     .await?;
     {
+        cx.writing.set_refused_deletes(all_refused);
         let mut status = cx.status.state();
-        status.refused_deletes = all_refused;
         if is_everything {
             status.sync_problems.clone_from(&failed);
             status.schema_problems.clone_from(&problems);

@@ -60,7 +60,7 @@ pub(super) async fn copy_unless_barrier<K: Sink>(
         plan
     };
     // A read of now has everything that was queued before it was held.
-    let after = run.after.max(run.cx.status.state().position.whole());
+    let after = run.after.max(run.cx.reading.position().whole());
     let notes = Notes { run, id: collection.id };
     let copier = Copier {
         ends: &run.cx.ends,

@@ -104,7 +104,7 @@ impl<K: Sink> FullSync<K> {
     }
 
     fn enter_streaming(&self) {
-        let paused = self.cx.status.state().paused;
+        let paused = self.cx.writing.is_paused();
         self.cx.status.enter(if paused { Phase::Paused } else { Phase::Streaming });
     }
 
@@ -215,7 +215,7 @@ impl<K: Sink> FullSync<K> {
             return Ok(());
         }
         let (queue, every) = (self.cx.queue.clone(), self.every);
-        let position = self.cx.status.state().position.seen();
+        let position = self.cx.reading.position().seen();
         blocking(move || -> Result<(), QueueError> {
             let last = queue.meta(LAST)?.and_then(|last| serde_json::from_slice::<u64>(&last).ok());
             let due = last.unwrap_or(0).saturating_add(every.as_millis() as u64);

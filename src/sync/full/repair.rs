@@ -241,11 +241,10 @@ impl<'a, K: Sink> Repair<'a, K> {
     async fn until_written(&self) -> Result<(), SyncError> {
         let Run { cx, stop, .. } = self.run;
         let (mut began, now) = (Instant::now(), cx.local_time(stop).await?);
-        let is_open =
-            || !cx.status.state().position.has_read(now) || cx.queue.pending_of(self.ns) > 0;
+        let is_open = || !cx.reading.position().has_read(now) || cx.queue.pending_of(self.ns) > 0;
         while is_open() && began.elapsed() < WRITTEN_WITHIN {
             pause(stop, LOOK_AGAIN).await?;
-            if cx.status.rests() {
+            if cx.writing.rests() {
                 began = Instant::now();
             }
         }

@@ -108,7 +108,7 @@ impl<'a, K> Run<'a, K> {
 
     /// Waits until all that was committed until `time` has been read into the queue.
     pub async fn until_read(&self, time: ClusterTime) -> Result<(), SyncError> {
-        while !self.cx.status.state().position.has_read(time) {
+        while !self.cx.reading.position().has_read(time) {
             pause(self.stop, LOOK_AGAIN).await?;
         }
         Ok(())
@@ -144,7 +144,7 @@ impl<'a, K> Run<'a, K> {
 
     /// A mass delete is refused. Said at once: a conflict with one of the documents waits for nothing then.
     pub async fn refuse(&self, ns: &Namespace) -> Result<(), SyncError> {
-        let noted = {
+        {
             let mut state = self.cx.status.state();
             let share = state.sync.as_mut().map(|progress| progress.share(ns));
             let extra = share.map_or(0, |share| {
@@ -155,15 +155,11 @@ impl<'a, K> Run<'a, K> {
                 %ns, extra,
                 "Atlas holds many documents that the local database does not; none of them is deleted"
             );
-            if self.is_dry() {
-                return Ok(());
-            }
-            if !state.refused_deletes.iter().any(|refused| refused == ns.as_str()) {
-                state.refused_deletes.push(ns.to_string());
-            }
-            state.refused_deletes.clone()
-        };
-        let queue = self.cx.queue.clone();
+        }
+        if self.is_dry() {
+            return Ok(());
+        }
+        let (queue, noted) = (self.cx.queue.clone(), self.cx.writing.refuse_deletes(ns));
         Ok(blocking(move || note_refused(&queue, &noted)).await?)
     }
 

@@ -31,7 +31,7 @@ pub(super) async fn execute<K: Sink>(
     horizon: &Mutex<Horizon>,
 ) -> Result<Outcome, SyncError> {
     // A demand of some is noted before its barriers are.
-    while run.plan.replaces() && run.cx.status.state().position.seen() <= run.after {
+    while run.plan.replaces() && run.cx.reading.position().seen() <= run.after {
         pause(run.stop, LOOK_AGAIN).await?;
     }
     let (to_copy, to_compare) = sort_out(run).await?;

@@ -182,7 +182,7 @@ impl<K: Sink> SchemaKeeper<K> {
         // Once for these options, also after a restart.
         let digest = Sha256::digest(wanted.options.as_bytes());
         let mark = format!("{ns} {}", uuid::Uuid::from_slice(&digest[..16]).unwrap_or_default());
-        let (queue, position) = (self.cx.queue.clone(), self.cx.status.state().position.seen());
+        let (queue, position) = (self.cx.queue.clone(), self.cx.reading.position().seen());
         let only = BTreeSet::from([(*ns).clone()]);
         let is_first = blocking(move || -> Result<bool, QueueError> {
             let stored = queue.meta(MADE_ANEW)?;

@@ -18,6 +18,7 @@ use crate::{
     gate::Permit,
     model::{event::SchemaChange, namespace::Namespace},
     observe::report::one_line,
+    policy::breaker::Stage,
     runtime::shutdown::{Stop, blocking},
     schema::{Description, Kind, Step, steps},
     sink::{Sink, SinkError},
@@ -351,9 +352,9 @@ impl<K: Sink> SchemaKeeper<K> {
 
     /// False while Atlas is not ours to write to, or away.
     fn may_alter(&self) -> bool {
-        let rests = self.cx.status.rests();
-        let state = self.cx.status.state();
-        !rests && state.is_marked && state.breaker != "open" && self.cx.ends.local.permit().holds()
+        let writing = &self.cx.writing;
+        let is_there = writing.against().breaker != Stage::Open;
+        !writing.rests() && writing.is_marked() && is_there && self.cx.ends.local.permit().holds()
     }
 
     /// Waits until everything that was done locally until now has been read into the queue: what a name
@@ -361,7 +362,7 @@ impl<K: Sink> SchemaKeeper<K> {
     async fn stream_has_come(&self, stop: &Stop) -> Result<bool, SyncError> {
         let now = inspect(&self.cx.ends.local).await?.now;
         let give_up = Instant::now() + STREAM_PATIENCE;
-        while !self.cx.status.state().position.has_read(now) {
+        while !self.cx.reading.position().has_read(now) {
             if Instant::now() > give_up {
                 return Ok(false);
             }

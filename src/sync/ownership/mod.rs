@@ -124,7 +124,7 @@ impl<K: Sink> Ownership<K> {
             filter: &self.cx.filter,
             source_id: &self.source_id,
             agent: &self.agent,
-            lease: &self.cx.status.lease,
+            lease: self.cx.writing.lease(),
         }
     }
 
@@ -205,7 +205,7 @@ impl<K: Sink> Ownership<K> {
         // Of two that set their marks at the same moment, one sees the other now, before it writes anything.
         self.look_upstream().await?;
         self.look_at_others().await?;
-        self.cx.status.state().is_marked = true;
+        self.cx.writing.marked();
         Ok(())
     }
 
@@ -213,10 +213,10 @@ impl<K: Sink> Ownership<K> {
     /// fails for too long: another agent may have been told to take over.
     pub(super) async fn keep(&self, stop: &Stop) -> Result<(), SyncError> {
         loop {
-            let is_fenced = self.cx.status.is_fenced();
+            let is_fenced = self.cx.writing.is_fenced();
             tokio::time::sleep(if is_fenced { FENCED_EVERY } else { HEARTBEAT }).await;
             // Before the claim there is no mark of this instance.
-            if !self.cx.status.state().is_marked {
+            if !self.cx.writing.is_marked() {
                 continue;
             }
             self.look_upstream().await?;
@@ -239,7 +239,7 @@ impl<K: Sink> Ownership<K> {
     /// When the queue fails.
     pub(super) async fn beat_while_draining(&self, stop: &Stop) -> Result<(), SyncError> {
         stop.drain.cancelled().await;
-        while self.cx.status.state().is_marked && self.beat().await? != Some(false) {
+        while self.cx.writing.is_marked() && self.beat().await? != Some(false) {
             tokio::time::sleep(HEARTBEAT).await;
         }
         Ok(())
@@ -249,7 +249,7 @@ impl<K: Sink> Ownership<K> {
     async fn beat(&self) -> Result<Option<bool>, SyncError> {
         let queue = self.cx.queue.clone();
         let left = blocking(move || remembered(&queue)).await?.checkpoint;
-        let position = self.cx.status.state().position.seen().max(left);
+        let position = self.cx.reading.position().seen().max(left);
         let noted = self.cx.queue.clone();
         blocking(move || noted.set_meta(SENT, Some(&position.0.to_be_bytes()))).await?;
         let (claim, upstream) = (self.claim(), self.ring().upstream.clone());
@@ -285,7 +285,7 @@ impl<K: Sink> Ownership<K> {
         }
         let Ring { target, upstream } = self.ring().clone();
         upstream.check(&self.source_id, target.as_deref(), db).inspect_err(|_| {
-            self.cx.status.lease.end();
+            self.cx.writing.lease().end();
         })
     }
 
@@ -305,7 +305,7 @@ impl<K: Sink> Ownership<K> {
         let foreign = Foreign { names: before.names.clone(), marked };
         if !before.is_within(&foreign) {
             // Whoever had it may have written to it.
-            let (queue, position) = (self.cx.queue.clone(), self.cx.status.state().position.seen());
+            let (queue, position) = (self.cx.queue.clone(), self.cx.reading.position().seen());
             blocking(move || SyncState::demand(&queue, position, Reason::NewTarget)).await?;
             self.cx.demanded.notify_one();
         }
@@ -335,7 +335,7 @@ impl<K: Sink> Ownership<K> {
                 }
             }
         }
-        let before = std::mem::replace(&mut self.cx.status.state().not_ours, named.clone());
+        let before = self.cx.writing.keep_apart(named.clone());
         for (ns, reason) in named.iter().filter(|(ns, _)| !before.contains_key(*ns)) {
             tracing::error!(%ns, reason, "the collection is not ours to write; its changes wait");
         }
