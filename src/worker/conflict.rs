@@ -16,10 +16,8 @@ use bson::RawDocumentBuf;
 
 use super::{
     Worker,
-    apply::{Halt, Outcomes},
-    hydrate::LOCAL_WAIT_MS,
-    item::Item,
     judge::{Judgement, Rival, View, judge, rivals},
+    outcomes::{Conflict, Halt, Outcomes, wait},
 };
 use crate::{
     model::{
@@ -36,7 +34,7 @@ use crate::{
         crash::{self, Step},
         shutdown::blocking,
     },
-    sink::{Contender, Holder, Sink, SinkError, Taken, Write, Written},
+    sink::{Contender, Holder, Sink, SinkError, Write, Written},
     source::{Pages, Source, SourceError},
     sync::state::{Reason, SyncState},
 };
@@ -44,52 +42,11 @@ use crate::{
 /// How often holders are looked for in one go: a document may be in the way of several.
 const ROUNDS: usize = 4;
 
-/// Conflicts that are resolved at once, in documents and in bytes of them; both sides are held in
-/// memory. The rest waits a moment.
-const CONFLICTS_MAX: usize = 200;
-const BYTES_MAX: usize = 16 << 20;
-
-/// How long to wait for a delete that is under way, or for a turn.
+/// How long to wait for a delete that is under way.
 const WAIT_MS: u64 = 200;
-
-/// Entries whose wait is remembered.
-const WAITING_MAX: usize = 10_000;
 
 /// How long to wait for a comparison to remove what only Atlas has.
 const SYNC_WAIT_MS: u64 = 60_000;
-
-/// A write that found a unique value of its document with another one.
-#[derive(Clone, Debug)]
-pub(super) struct Conflict {
-    pub item: Item,
-    pub document: RawDocumentBuf,
-    pub reason: String,
-    pub taken: Taken,
-}
-
-/// The conflicts of a batch that wait for the rest of it.
-#[derive(Default)]
-pub(super) struct Conflicts {
-    open: Vec<Conflict>,
-    bytes: usize,
-}
-
-impl Conflicts {
-    /// Takes a conflict; returns what holds for it until it is resolved, as something may come between.
-    pub fn push(&mut self, conflict: Conflict) -> Outcome {
-        let is_full = self.open.len() >= CONFLICTS_MAX || self.bytes >= BYTES_MAX;
-        if is_full {
-            return Outcome::Unavailable { due_ms: now_ms() + WAIT_MS };
-        }
-        self.bytes += conflict.document.as_bytes().len();
-        self.open.push(conflict);
-        Outcome::Unavailable { due_ms: now_ms() + LOCAL_WAIT_MS }
-    }
-
-    pub fn take(&mut self) -> Vec<Conflict> {
-        std::mem::take(self).open
-    }
-}
 
 /// What a round of evictions has left to do.
 #[derive(Default)]
@@ -128,7 +85,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 let writes = room.back.iter();
                 let writes: Vec<_> =
                     writes.map(|(key, document)| Write::Upsert { key, document }).collect();
-                self.send(ns, &writes).await?;
+                self.writer.send(ns, &writes).await?;
             }
             drop(room);
             if open.is_empty() {
@@ -138,7 +95,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 self.make_room(ns, open, outcomes).await?
             } else {
                 for conflict in open {
-                    let outcome = self.rejected(
+                    let outcome = self.writer.rejected(
                         ns,
                         (conflict.item.id, conflict.item.attempts),
                         conflict.reason,
@@ -166,7 +123,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
             .iter()
             .map(|Conflict { item, document, .. }| Write::Upsert { key: &item.key, document })
             .collect();
-        let written = self.send(ns, &writes).await?;
+        let written = self.writer.send(ns, &writes).await?;
         let mut still = Vec::new();
         let ended = open.into_iter().zip(written).filter_map(|(mut conflict, written)| {
             if let Written::Conflict { reason, taken } = written {
@@ -177,10 +134,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
             if matches!(written, Written::Applied { .. }) {
                 self.status.metrics.conflicts_resolved.add(1);
             }
-            self.waiting().remove(&conflict.item.seq);
+            self.waiting.is_over(conflict.item.seq);
             Some((conflict.item, conflict.document, written))
         });
-        self.end_all(ns, ended, outcomes);
+        self.writer.end_all(ns, ended, outcomes);
         Ok(still)
     }
 
@@ -227,8 +184,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 }
                 Judgement::Wait => {
                     self.reading.want();
-                    let due_ms = now_ms() + WAIT_MS;
-                    outcomes.insert(item.seq, Outcome::Unavailable { due_ms });
+                    outcomes.insert(item.seq, wait(WAIT_MS));
                 }
                 verdict @ (Judgement::Collision | Judgement::Foreign) => {
                     let is_foreign = verdict == Judgement::Foreign;
@@ -294,19 +250,13 @@ impl<S: Source, K: Sink> Worker<S, K> {
         if item.collection.is_some() && item.collection != local.collection {
             return Judgement::Outdated; // `hydrate` knows what to do about another collection.
         }
-        // Of the first look: on a busy stream the time of each new one is always ahead.
-        let read_at = self.waiting().get(&item.seq).copied().unwrap_or(local.read_at);
+        let read_at = self.waiting.since(item.seq).unwrap_or(local.read_at);
         let is_read_past = read_at == ClusterTime(u64::MAX) || local.position.has_read(read_at);
         let judgement = judge(&item.key, &conflict.document, &rivals, &local.view, is_read_past);
         if judgement == Judgement::Wait {
-            let mut waiting = self.waiting();
-            // Some find their place without coming here again; what is forgotten is only seen anew.
-            if waiting.len() >= WAITING_MAX {
-                waiting.clear();
-            }
-            waiting.entry(item.seq).or_insert(read_at);
+            self.waiting.goes_on(item.seq, read_at);
         } else {
-            self.waiting().remove(&item.seq);
+            self.waiting.is_over(item.seq);
         }
         judgement
     }
@@ -325,8 +275,12 @@ impl<S: Source, K: Sink> Worker<S, K> {
             "the local database has both documents with this value, so its indexes are not Atlas's"
         };
         let reason = format!("{}; {why}", conflict.reason);
-        match self.rejected(ns, (conflict.item.id, conflict.item.attempts), reason, Refusal::Unique)
-        {
+        match self.writer.rejected(
+            ns,
+            (conflict.item.id, conflict.item.attempts),
+            reason,
+            Refusal::Unique,
+        ) {
             // The comparison that is under way removes what only Atlas has.
             Outcome::Rejected { reason, .. }
                 if is_foreign && is_syncing && self.writing.may_delete_in(ns) =>
@@ -392,7 +346,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
 
     /// Documents that are written whole may be younger than deltas that are still to come.
     fn note_read(&self, read: &[(DocumentKey, RawDocumentBuf)], read_at: ClusterTime) {
-        let mut horizon = self.horizon();
+        let mut horizon = self.horizon.lock();
         for (key, _) in read {
             horizon.read(key.canonical().into(), read_at);
         }
@@ -434,7 +388,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let deletes: Vec<_> = keys.iter().map(Write::Delete).collect();
         tracing::debug!(%ns, documents = deletes.len(), "holders of unique values give way");
         crash::point(Step::EvictionNoted);
-        if let Err(error) = self.send(ns, &deletes).await {
+        if let Err(error) = self.writer.send(ns, &deletes).await {
             // The server may still be at it, for as long as an answer was waited for.
             let patience = self.options.atlas_timeout;
             tokio::spawn(async move {

@@ -27,9 +27,9 @@ use std::{
 use ahash::RandomState;
 
 use super::{
-    Stranger, Worker,
-    apply::{Halt, Outcomes},
+    Worker,
     item::{Draft, Item, Unread},
+    outcomes::{Halt, LOCAL_WAIT_MS, Outcomes, wait},
 };
 use crate::{
     model::{
@@ -44,16 +44,11 @@ use crate::{
     sync::unproven,
 };
 
-/// How long an entry waits for the local database, or for the rename that it must see.
-pub(super) const LOCAL_WAIT_MS: u64 = 1_000;
+/// How long an entry waits for the rename that it must see.
 const BARRIER_WAIT_MS: u64 = 200;
 
 /// How long it waits for the stream, that says whether a name still means its collection.
 const PROOF_WAIT_MS: u64 = 50;
-
-fn wait(ms: u64) -> Outcome {
-    Outcome::Unavailable { due_ms: now_ms() + ms }
-}
 
 /// What is still to be read, by [`DocumentKey::canonical`].
 type Wanted = HashMap<Vec<u8>, Unread, RandomState>;
@@ -160,12 +155,12 @@ impl<S: Source, K: Sink> Worker<S, K> {
             }
             let writes = self.writes_of(page, wanted);
             self.status.metrics.local_reads.add(writes.len() as u64);
-            self.write_direct(ns, writes, outcomes).await?;
+            self.writer.write_direct(ns, writes, outcomes).await?;
         }
     }
 
     fn writes_of(&self, page: Page, wanted: &mut Wanted) -> Vec<(Item, Draft)> {
-        let mut horizon = self.horizon();
+        let mut horizon = self.horizon.lock();
         let mut writes = Vec::with_capacity(page.documents.len());
         for document in page.documents {
             let Ok(key) = DocumentKey::of(&document) else {
@@ -217,8 +212,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
             .zip(names)
             .filter_map(|(seq, now)| (now.as_ref() != Some(name)).then_some(seq))
             .collect();
-        let is_orphaned =
-            self.stranger_read_at(name, read).is_some_and(|read_at| position.has_read(read_at));
+        let is_orphaned = self
+            .collections
+            .stranger_read_at(name, read)
+            .is_some_and(|read_at| position.has_read(read_at));
         let (mut waits, mut strangers) = (false, false);
         wanted.retain(|_, Unread { item, .. }| {
             let has_turned = turned.contains(&item.seq);
@@ -245,13 +242,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         if waits {
             self.reading.want();
         }
-        if strangers {
-            self.strangers()
-                .entry(name.clone())
-                .or_insert_with(|| Stranger { seen: Instant::now(), read_at: None });
-        } else {
-            self.strangers().remove(name);
-        }
+        self.collections.stranger(name, strangers);
         Ok(current.is_some())
     }
 
@@ -300,20 +291,6 @@ impl<S: Source, K: Sink> Worker<S, K> {
         Ok(!self.reading.position().is_within_reply())
     }
 
-    /// The time of the first read that began after another collection of this name had been seen.
-    fn stranger_read_at(
-        &self,
-        ns: &Namespace,
-        (read_began, read_at): (Instant, Option<ClusterTime>),
-    ) -> Option<ClusterTime> {
-        let mut strangers = self.strangers();
-        let stranger = strangers.get_mut(ns)?;
-        if stranger.read_at.is_none() && read_began > stranger.seen {
-            stranger.read_at = read_at.filter(|at| at.0 < u64::MAX);
-        }
-        stranger.read_at
-    }
-
     async fn write_missing(
         &self,
         ns: &Namespace,
@@ -329,7 +306,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                 _ => deletes.push((item, Draft::Delete)),
             }
         }
-        self.write_direct(ns, deletes, outcomes).await?;
+        self.writer.write_direct(ns, deletes, outcomes).await?;
         Ok(())
     }
 
@@ -355,7 +332,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
         let sent: Vec<u64> = changes.iter().map(|(item, _)| item.seq).collect();
         let mut written = Outcomes::default();
-        self.write_direct(ns, changes, &mut written).await?;
+        self.writer.write_direct(ns, changes, &mut written).await?;
         for seq in sent {
             if written.is_applied(seq) {
                 outcomes.insert(seq, Outcome::Refresh { due_ms, keep_collection: true });

@@ -9,13 +9,12 @@
 use bson::RawDocumentBuf;
 
 use super::{
-    Worker,
-    apply::{Halt, Outcomes},
+    outcomes::{Halt, Outcomes, wait},
+    write::Writer,
 };
 use crate::{
     model::{event::SchemaChange, namespace::Namespace, write_op::Refusal},
-    queue::Outcome,
-    runtime::{clock::now_ms, shutdown::blocking},
+    runtime::shutdown::blocking,
     schema::{Kind, in_the_way},
     sink::{Sink, SinkError, Write, Written},
     source::Source,
@@ -25,7 +24,7 @@ use crate::{
 /// How long entries wait for what stands in their way.
 const HELD_WAIT_MS: u64 = 2_000;
 
-impl<S: Source, K: Sink> Worker<S, K> {
+impl<S: Source, K: Sink> Writer<S, K> {
     /// As [`send_all`](Self::send_all), once more where a view had to make way. [`SinkError::Held`] where something
     /// else is in the way.
     pub(super) async fn send(
@@ -101,9 +100,8 @@ impl<S: Source, K: Sink> Worker<S, K> {
         outcomes: &mut Outcomes,
     ) {
         outcomes.answered = true;
-        let due_ms = now_ms() + HELD_WAIT_MS;
         for &seq in seqs {
-            outcomes.insert_if_open(seq, Outcome::Unavailable { due_ms });
+            outcomes.insert_if_open(seq, wait(HELD_WAIT_MS));
         }
         let what = format!("its documents wait: {reason}");
         if self.watch.hold(std::slice::from_ref(ns)) {

@@ -15,7 +15,7 @@
 //! [`Horizon`].
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -23,18 +23,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::{
     config::UpdateMode,
     gate::{reading::Reading, writing::Writing},
-    model::{checkpoint::ClusterTime, namespace::Namespace},
+    model::namespace::Namespace,
     observe::status::Status,
     policy::{
         backoff::RetrySchedule,
         breaker::{Permit, Stage},
         horizon::Horizon,
-        insert_mode::InsertMode,
         late::{Due, LateWrites},
     },
     queue::{Entry, Incoming, NextDue, Outcome, Queue, QueueError, Settlement, Work},
@@ -55,7 +54,13 @@ mod hydrate;
 mod in_the_way;
 mod item;
 mod judge;
+mod learned;
+mod outcomes;
 mod schema;
+mod write;
+
+use learned::{Collections, Waiting};
+use write::Writer;
 
 /// Lanes that take what is there, however little. Further ones take full batches alone: they are for a line that is long,
 /// and would cut a steady flow into small batches, each of which costs a command and a settlement.
@@ -106,35 +111,13 @@ pub struct Worker<S, K> {
     writing: Arc<Writing>,
     options: WorkerOptions,
     horizon: Arc<Mutex<Horizon>>,
-    insert_modes: Mutex<HashMap<Namespace, Traits>>,
-    /// Namespaces in which another collection than the queued one was seen.
-    strangers: Mutex<HashMap<Namespace, Stranger>>,
     late: Arc<Mutex<LateWrites>>,
-    /// Entries that wait for a delete, and when its document was first seen to be gone locally.
-    waiting: Mutex<HashMap<u64, ClusterTime>>,
-    /// Renames that were sent, and may have been made.
-    renaming: Mutex<HashSet<u64>>,
-    /// Collections that are there in Atlas, where the stream does not tell that they are made.
-    known: Mutex<HashSet<Namespace>>,
-    /// What is left to the task that builds indexes.
     watch: Arc<SchemaWatch>,
+    writer: Writer<S, K>,
+    collections: Arc<Collections>,
+    waiting: Waiting,
     /// Lanes that write a batch just now.
     under_way: AtomicUsize,
-}
-
-/// Another collection under a name than the one that entries were queued for.
-struct Stranger {
-    seen: Instant,
-    /// The source's time of a read that began after it was seen.
-    read_at: Option<ClusterTime>,
-}
-
-/// What is learned about a namespace.
-#[derive(Clone, Copy, Debug, Default)]
-struct Traits {
-    insert_mode: InsertMode,
-    /// Moving average of its documents' size, for `auto`.
-    document_bytes: usize,
 }
 
 /// What the entries of a batch are, for counting.
@@ -186,6 +169,17 @@ impl<S: Source, K: Sink> Worker<S, K> {
     /// A worker between the queue and `sink`, which reads documents from `source` when it must.
     pub fn new(source: Arc<S>, sink: Arc<K>, shared: Shared, options: WorkerOptions) -> Self {
         let Shared { queue, status, reading, writing, horizon, late, watch } = shared;
+        let collections: Arc<Collections> = Arc::default();
+        let writer = Writer {
+            queue: queue.clone(),
+            source: source.clone(),
+            sink: sink.clone(),
+            watch: watch.clone(),
+            status: status.clone(),
+            retries: options.retries.clone(),
+            late: late.clone(),
+            collections: collections.clone(),
+        };
         Self {
             queue,
             source,
@@ -195,13 +189,11 @@ impl<S: Source, K: Sink> Worker<S, K> {
             writing,
             options,
             horizon,
-            insert_modes: Mutex::default(),
-            strangers: Mutex::default(),
             late,
-            waiting: Mutex::default(),
-            renaming: Mutex::default(),
-            known: Mutex::default(),
             watch,
+            writer,
+            collections,
+            waiting: Waiting::default(),
             under_way: AtomicUsize::new(0),
         }
     }
@@ -321,14 +313,14 @@ impl<S: Source, K: Sink> Worker<S, K> {
             metrics.batches.add(1);
             metrics.batch_micros.add(started.elapsed().as_micros() as u64);
             metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
-            self.late().answered(Instant::now());
+            self.late.lock().answered(Instant::now());
         }
         Ok(())
     }
 
     /// Queues a `Refresh` of documents whose given-up writes may have been made since.
     async fn refresh_late(&self) -> Result<(), QueueError> {
-        let due = self.late().due(Instant::now());
+        let due = self.late.lock().due(Instant::now());
         if due == Due::default() {
             return Ok(());
         }
@@ -430,36 +422,5 @@ impl<S: Source, K: Sink> Worker<S, K> {
             Verdict::NotAsked if permit == Permit::Probe => breaker.abandoned(now),
             Verdict::NotAsked => {}
         }
-    }
-
-    fn horizon(&self) -> MutexGuard<'_, Horizon> {
-        self.horizon.lock()
-    }
-
-    fn strangers(&self) -> MutexGuard<'_, HashMap<Namespace, Stranger>> {
-        self.strangers.lock()
-    }
-
-    fn late(&self) -> MutexGuard<'_, LateWrites> {
-        self.late.lock()
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, ClusterTime>> {
-        self.waiting.lock()
-    }
-
-    fn renaming(&self) -> MutexGuard<'_, HashSet<u64>> {
-        self.renaming.lock()
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashSet<Namespace>> {
-        self.known.lock()
-    }
-
-    fn traits_of(&self, ns: &Namespace, learn: impl FnOnce(&mut Traits)) -> Traits {
-        let mut all = self.insert_modes.lock();
-        let of_namespace = all.entry(ns.clone()).or_default();
-        learn(of_namespace);
-        *of_namespace
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Worker,
-    apply::{Halt, Outcomes},
+    outcomes::{Halt, LOCAL_WAIT_MS, Outcomes, wait},
 };
 use crate::{
     model::{
@@ -21,7 +21,7 @@ use crate::{
         write_op::Refusal,
     },
     queue::Outcome,
-    runtime::{clock::now_ms, shutdown::blocking},
+    runtime::shutdown::blocking,
     schema::{
         Description, Kind, Step, build_command, steps,
         value::{get, is_on},
@@ -37,115 +37,184 @@ const ORPHAN_WAIT_MS: u64 = 200;
 /// How long a change waits that Atlas does not make yet.
 const HELD_WAIT_MS: u64 = 2_000;
 
-/// How long a change waits that needs the local database while that is away.
-pub(super) const LOCAL_WAIT_MS: u64 = 1_000;
+/// The turn of a change: the entry that it stands in.
+#[derive(Clone, Copy)]
+pub(super) struct Turn {
+    pub seq: u64,
+    pub id: Uuid,
+    pub attempts: u32,
+    /// When it was made locally.
+    pub time: ClusterTime,
+}
 
 impl<S: Source, K: Sink> Worker<S, K> {
     pub(super) async fn apply_schema(
         &self,
-        (seq, id, attempts): (u64, Uuid, u32),
-        time: ClusterTime,
+        turn: Turn,
         change: &SchemaChange,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
-        let ns = change.ns();
-        if let SchemaChange::Reconcile { collection, .. } = change {
-            let reconciled = self.reconcile(ns, *collection).await;
-            if let Err(Halt::Sink(SinkError::Unanswered(_))) = &reconciled {
-                self.late().schema_given_up([ns.clone()].into(), Instant::now());
+        match change {
+            SchemaChange::Reconcile { ns, collection } => {
+                self.apply_reconcile(turn, ns, *collection, outcomes).await
             }
-            // Documents do not wait for the local database: what is left is seen to when it is back.
-            if reconciled? {
-                outcomes.answered = true;
-            } else {
-                self.watch.ask(ns);
+            SchemaChange::Create { ns, options } => {
+                self.queue.keep_in_order(ns, is_on(options, "capped"));
+                self.apply_change(turn, change, outcomes).await
             }
-            tracing::debug!(%ns, "options and indexes are as they are locally, or being built");
-            outcomes.insert(seq, Outcome::Applied);
-            return Ok(());
-        }
-        if matches!(change, SchemaChange::DropIfGone { .. }) {
-            let there = self.sink.describe(ns).await?;
-            let is_collection = there.is_some_and(|there| there.kind == Kind::Collection);
-            match self.is_orphan(ns, seq, is_collection).await {
-                Ok(Some(true)) => {}
-                Ok(Some(false)) => {
-                    outcomes.insert(seq, Outcome::Applied);
-                    return Ok(());
-                }
-                Ok(None) => {
-                    self.reading.want();
-                    let due_ms = now_ms() + ORPHAN_WAIT_MS;
-                    outcomes.insert(seq, Outcome::Unavailable { due_ms });
-                    return Ok(());
-                }
-                Err(error) => {
-                    tracing::debug!(%ns, %error, "the local database cannot be read");
-                    let due_ms = now_ms() + LOCAL_WAIT_MS;
-                    outcomes.insert(seq, Outcome::Unavailable { due_ms });
-                    return Ok(());
-                }
+            SchemaChange::Drop { .. } => self.apply_change(turn, change, outcomes).await,
+            SchemaChange::DropIfGone { ns } => {
+                self.apply_drop_if_gone(turn, ns, change, outcomes).await
+            }
+            SchemaChange::Rename { from, to, .. } => {
+                self.apply_rename(turn, (from, to), change, outcomes).await
             }
         }
+    }
+
+    async fn apply_reconcile(
+        &self,
+        turn: Turn,
+        ns: &Namespace,
+        collection: Option<CollectionId>,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Halt> {
+        let reconciled = self.reconcile(ns, collection).await;
+        if let Err(Halt::Sink(SinkError::Unanswered(_))) = &reconciled {
+            self.late.lock().schema_given_up([ns.clone()].into(), Instant::now());
+        }
+        // Documents do not wait for the local database: what is left is seen to when it is back.
+        if reconciled? {
+            outcomes.answered = true;
+        } else {
+            self.watch.ask(ns);
+        }
+        tracing::debug!(%ns, "options and indexes are as they are locally, or being built");
+        outcomes.insert(turn.seq, Outcome::Applied);
+        Ok(())
+    }
+
+    /// What a full sync found in Atlas alone.
+    async fn apply_drop_if_gone(
+        &self,
+        turn: Turn,
+        ns: &Namespace,
+        change: &SchemaChange,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Halt> {
+        let there = self.sink.describe(ns).await?;
+        let is_collection = there.is_some_and(|there| there.kind == Kind::Collection);
+        let outcome = match self.is_orphan(ns, turn.seq, is_collection).await {
+            Ok(Some(true)) => return self.apply_change(turn, change, outcomes).await,
+            Ok(Some(false)) => Outcome::Applied,
+            Ok(None) => {
+                self.reading.want();
+                wait(ORPHAN_WAIT_MS)
+            }
+            Err(error) => {
+                tracing::debug!(%ns, %error, "the local database cannot be read");
+                wait(LOCAL_WAIT_MS)
+            }
+        };
+        outcomes.insert(turn.seq, outcome);
+        Ok(())
+    }
+
+    async fn apply_rename(
+        &self,
+        turn: Turn,
+        (from, to): (&Namespace, &Namespace),
+        change: &SchemaChange,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Halt> {
+        let is_first = self.waiting.rename_sent(turn.seq) && self.horizon.lock().is_new(turn.time);
+        let Some(changed) = self.change(turn, change, outcomes).await? else { return Ok(()) };
+        if changed == Changed::WasNotThere {
+            self.clear_target(to, !is_first).await?;
+        }
+        self.late.lock().renamed(from, to);
+        self.waiting.rename_made(turn.seq);
+        self.made(turn, change, changed, outcomes);
+        Ok(())
+    }
+
+    /// A change that needs nothing but to be made.
+    async fn apply_change(
+        &self,
+        turn: Turn,
+        change: &SchemaChange,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Halt> {
+        if let Some(changed) = self.change(turn, change, outcomes).await? {
+            self.made(turn, change, changed, outcomes);
+        }
+        Ok(())
+    }
+
+    /// Makes the change in Atlas. `None` where it was not made, and its outcome stands.
+    async fn change(
+        &self,
+        turn: Turn,
+        change: &SchemaChange,
+        outcomes: &mut Outcomes,
+    ) -> Result<Option<Changed>, Halt> {
         for ns in change.namespaces() {
-            self.known().remove(&ns);
+            self.collections.set_there(&ns, false);
         }
-        if let SchemaChange::Create { options, .. } = change {
-            self.queue.keep_in_order(ns, is_on(options, "capped"));
-        }
-        let may_be_made = matches!(change, SchemaChange::Rename { .. })
-            && !(self.renaming().insert(seq) && self.horizon().is_new(time));
+        let ns = change.ns();
         let result = self.sink.change_schema(change).await;
         outcomes.answered |=
             matches!(result, Ok(_) | Err(SinkError::Rejected(_) | SinkError::Held(_)));
-        match result {
-            Ok(changed) => {
-                if let (Changed::WasNotThere, SchemaChange::Rename { to, .. }) = (changed, change) {
-                    self.clear_target(to, may_be_made).await?;
-                }
-                if let SchemaChange::Rename { from, to, .. } = change {
-                    self.late().renamed(from, to);
-                }
-                self.renaming().remove(&seq);
-                tracing::info!(%ns, op = change.name(), "schema change applied");
-                let was_held = self.watch.let_go(&change.namespaces());
-                if was_held {
-                    self.status.state().schema_problems.remove(ns);
-                }
-                if was_held || changed == Changed::Differs {
-                    change.namespaces().iter().for_each(|ns| self.watch.ask(ns));
-                }
-                outcomes.insert(seq, Outcome::Applied);
-            }
+        let outcome = match result {
+            Ok(changed) => return Ok(Some(changed)),
             // It waits for a person, or for another change; and so does what comes after it, of these collections
             // alone.
             Err(SinkError::Held(reason)) => {
-                let what = format!("{} of the collection waits: {reason}", change.name());
-                let is_news = self.watch.hold(&change.namespaces());
-                if is_news {
-                    self.list(ns, what);
-                    // What is in the way may be what nobody has told to be gone.
-                    self.watch.ask_everything();
-                } else {
-                    self.status.state().schema_problems.insert(ns.clone(), vec![what]);
-                }
-                outcomes.insert(seq, Outcome::Unavailable { due_ms: now_ms() + HELD_WAIT_MS });
+                self.hold(change, &reason);
+                wait(HELD_WAIT_MS)
             }
             // A view keeps no document away. It is listed, and tried again.
             Err(SinkError::Rejected(reason)) if is_view(change) => {
-                self.list(ns, format!("the view is missing in Atlas: {reason}"));
+                self.writer.list(ns, format!("the view is missing in Atlas: {reason}"));
                 self.watch.ask(ns);
-                outcomes.insert(seq, Outcome::Applied);
+                Outcome::Applied
             }
             Err(SinkError::Rejected(reason)) => {
-                outcomes.insert(seq, self.rejected(ns, (id, attempts), reason, Refusal::Schema));
+                self.writer.rejected(ns, (turn.id, turn.attempts), reason, Refusal::Schema)
             }
             Err(error) => {
-                self.late().schema_given_up(error.may_still_change(change), Instant::now());
+                let may_still = error.may_still_change(change);
+                self.late.lock().schema_given_up(may_still, Instant::now());
                 return Err(error.into());
             }
+        };
+        outcomes.insert(turn.seq, outcome);
+        Ok(None)
+    }
+
+    fn hold(&self, change: &SchemaChange, reason: &str) {
+        let ns = change.ns();
+        let what = format!("{} of the collection waits: {reason}", change.name());
+        if self.watch.hold(&change.namespaces()) {
+            self.writer.list(ns, what);
+            // What is in the way may be what nobody has told to be gone.
+            self.watch.ask_everything();
+        } else {
+            self.status.state().schema_problems.insert(ns.clone(), vec![what]);
         }
-        Ok(())
+    }
+
+    fn made(&self, turn: Turn, change: &SchemaChange, changed: Changed, outcomes: &mut Outcomes) {
+        let ns = change.ns();
+        tracing::info!(%ns, op = change.name(), "schema change applied");
+        let was_held = self.watch.let_go(&change.namespaces());
+        if was_held {
+            self.status.state().schema_problems.remove(ns);
+        }
+        if was_held || changed == Changed::Differs {
+            change.namespaces().iter().for_each(|ns| self.watch.ask(ns));
+        }
+        outcomes.insert(turn.seq, Outcome::Applied);
     }
 
     /// What was to be renamed to this name is not in Atlas. Where an earlier attempt may have renamed it, what has the
@@ -188,7 +257,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         self.queue.keep_in_order(ns, wanted.is_capped());
         let there = match self.sink.describe(ns).await {
             Err(SinkError::Held(reason)) => {
-                self.list(ns, reason);
+                self.writer.list(ns, reason);
                 return Ok(false);
             }
             there => there?,
@@ -198,7 +267,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
         if wanted.kind == Kind::Collection && there.as_ref().is_some_and(|of| of.kind == Kind::View)
         {
-            self.compare_replaced(ns).await?;
+            self.writer.compare_replaced(ns).await?;
         }
         let is_done = self.take_steps(ns, &wanted, there.as_ref()).await?;
         if !is_done {
@@ -247,7 +316,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
                     | SinkError::Held(reason),
                 ) = &created
                 {
-                    self.list(ns, format!("{step}: {reason}"));
+                    self.writer.list(ns, format!("{step}: {reason}"));
                 }
                 is_done &= created == Ok(Changed::Done);
                 is_taken(created)?;
@@ -275,12 +344,6 @@ impl<S: Source, K: Sink> Worker<S, K> {
         Ok(is_done)
     }
 
-    /// Names what Atlas will not take of a collection, until a look at it finds out more.
-    pub(super) fn list(&self, ns: &Namespace, problem: String) {
-        tracing::warn!(%ns, error = %problem, "Atlas does not take a collection or view as it is");
-        self.status.state().schema_problems.insert(ns.clone(), vec![problem]);
-    }
-
     async fn take_step(&self, ns: &Namespace, step: &Step) -> Result<(), SinkError> {
         for command in step.commands(ns.coll()) {
             self.sink.alter(ns, command).await?;
@@ -292,7 +355,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
     /// the write itself would make it, without its options.
     /// False when the local database cannot be asked.
     pub(super) async fn ensure(&self, ns: &Namespace) -> Result<bool, Halt> {
-        if self.source.tells_of_schema() || self.known().contains(ns) {
+        if self.source.tells_of_schema() || self.collections.is_there(ns) {
             return Ok(true);
         }
         let there = self.sink.describe(ns).await?;
@@ -300,7 +363,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         if !is_there && !self.reconcile(ns, None).await? {
             return Ok(false);
         }
-        self.known().insert(ns.clone());
+        self.collections.set_there(ns, true);
         Ok(true)
     }
 
@@ -313,7 +376,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         is_collection_there: bool,
     ) -> Result<Option<bool>, SourceError> {
         let permit = self.source.permit();
-        let seen_at = self.waiting().get(&seq).copied();
+        let seen_at = self.waiting.since(seq);
         let is_gone = match self.source.describe(ns).await? {
             None => true,
             Some(here) if here.kind == Kind::Collection => false,
@@ -321,19 +384,19 @@ impl<S: Source, K: Sink> Worker<S, K> {
             Some(_) => is_collection_there,
         };
         let Some(seen_at) = seen_at.filter(|_| is_gone) else {
-            self.waiting().remove(&seq);
+            self.waiting.is_over(seq);
             if !is_gone {
                 return Ok(Some(false));
             }
             let now = self.source.time().await?;
-            self.waiting().insert(seq, now);
+            self.waiting.goes_on(seq, now);
             return Ok(None);
         };
         // What was done to it before it was seen to be gone is in the queue when the stream has come so far.
         if !self.reading.position().has_read(seen_at) || !permit.holds() {
             return Ok(None);
         }
-        self.waiting().remove(&seq);
+        self.waiting.is_over(seq);
         Ok(Some(!self.queue.has_turned(ns, seq)))
     }
 }
