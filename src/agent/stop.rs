@@ -4,17 +4,59 @@ use std::time::Duration;
 
 use tokio::{
     task::{JoinError, JoinSet},
-    time::Instant,
+    time::{Instant, timeout},
 };
 
-use super::{Agent, AgentError, vitals};
+use super::{Agent, AgentError, outbox::Outbox, vitals};
 use crate::{
     model::namespace::NamespaceFilter,
+    observe::status::Phase,
+    queue::QueueError,
     runtime::shutdown::{Stop, blocking},
 };
 
+/// How long an agent that fails waits for its alert to be noticed, and to be taken by the web hook.
+const LAST_WORDS_SOON: Duration = Duration::from_millis(1500);
+const LAST_WORDS_FOR: Duration = Duration::from_secs(5);
+
 /// What the queue's disk and Atlas have for the end at the least, however long the tasks took.
 const END_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why the tasks are to end, and with that how.
+#[derive(Debug)]
+pub(super) enum Exit {
+    /// Somebody wants it so, or a task had nothing more to do: what waits is written first.
+    Asked,
+    /// The queue is to be opened again at once, to give back disk. That is no failure, and nothing is waited for.
+    Reopen(AgentError),
+    /// The queue failed, whichever task met it. Nothing can be waited for: after a failed write sled's own threads may
+    /// never answer again.
+    QueueLost(AgentError),
+    /// The local database, or Atlas, is not the one that this agent was started for: what waits is not ours to write
+    /// any more.
+    NotOurs(AgentError),
+    /// Anything else. What waits is written first.
+    Failed(AgentError),
+}
+
+impl Exit {
+    pub(super) fn of(error: AgentError) -> Self {
+        match error {
+            AgentError::Queue(QueueError::MostlyEmpty) => Exit::Reopen(error),
+            _ if error.is_of_the_queue() => Exit::QueueLost(error),
+            AgentError::OtherSource { .. } => Exit::NotOurs(error),
+            AgentError::Sync(ref of_sync) if of_sync.is_of_ownership() => Exit::NotOurs(error),
+            _ => Exit::Failed(error),
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match self {
+            Exit::Asked | Exit::Reopen(_) => Phase::Stopping,
+            Exit::QueueLost(_) | Exit::NotOurs(_) | Exit::Failed(_) => Phase::Failed,
+        }
+    }
+}
 
 /// Stops reading, lets the worker drain, and at `until`, or when `leave` is cancelled from outside, leaves.
 pub(super) async fn stop_tasks(
@@ -62,6 +104,45 @@ pub(super) fn settle(exit: Result<Result<(), AgentError>, JoinError>) -> Result<
 }
 
 impl Agent {
+    /// Ends the tasks, says what is to be said, and leaves the queue and the mark as the next agent wants them.
+    ///
+    /// # Errors
+    /// Why it ended, or what failed at the end.
+    pub(super) async fn close(
+        &self,
+        exit: Exit,
+        tasks: JoinSet<Result<(), AgentError>>,
+        mut beside: JoinSet<()>,
+        outbox: &Outbox,
+    ) -> Result<(), AgentError> {
+        let phase = exit.phase();
+        self.status.enter(phase);
+        if matches!(exit, Exit::NotOurs(_)) {
+            self.queue.hold_all();
+            self.stop.leave.cancel();
+        }
+        let until = Instant::now() + self.config.shutdown.drain_for;
+        let (outcome, is_queue_lost) = match exit {
+            Exit::Asked => (stop_tasks(&self.stop, tasks, until).await, false),
+            Exit::NotOurs(error) | Exit::Failed(error) => {
+                // What ended the first of them says more than what the others say to that.
+                let _ = stop_tasks(&self.stop, tasks, until).await;
+                (Err(error), false)
+            }
+            Exit::Reopen(error) | Exit::QueueLost(error) => (Err(error), true),
+        };
+        if phase == Phase::Failed && self.config.alerts.webhook.is_some() {
+            // Somebody should hear of it.
+            let _ = timeout(LAST_WORDS_FOR, outbox.is_empty_after(LAST_WORDS_SOON)).await;
+        }
+        beside.abort_all();
+        if is_queue_lost {
+            return outcome;
+        }
+        self.end(&self.config.filter()?, until).await?;
+        outcome
+    }
+
     /// Once no task is left: until `until` or until it is hurried, and for a moment at the least.
     pub(super) async fn end(
         &self,
@@ -100,5 +181,26 @@ impl Agent {
         );
         // The storage's own end would wait for that disk.
         std::mem::forget(self.queue.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{mongo::MongoError, source::SourceError, sync::SyncError};
+
+    #[test]
+    fn what_ends_an_agent_decides_whether_what_waits_is_written_and_what_is_said() {
+        let of = |error| Exit::of(error);
+        let other = || AgentError::OtherSource { problem: "another past".to_owned() };
+        let away = || SourceError::Unavailable(MongoError::Unproven);
+
+        assert!(matches!(of(QueueError::MostlyEmpty.into()), Exit::Reopen(_)));
+        assert!(matches!(of(QueueError::Outdated.into()), Exit::QueueLost(_)));
+        assert!(matches!(of(SyncError::Queue(QueueError::Outdated).into()), Exit::QueueLost(_)));
+        assert!(matches!(of(other()), Exit::NotOurs(_)));
+        assert!(matches!(of(away().into()), Exit::Failed(_)));
+        assert_eq!(of(QueueError::MostlyEmpty.into()).phase(), Phase::Stopping);
+        assert_eq!(of(other()).phase(), Phase::Failed);
     }
 }

@@ -1,0 +1,119 @@
+//! The tasks, put together: who reads, who compares, who writes, and what they share.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Agent, AgentError, connect};
+use crate::{
+    model::namespace::NamespaceFilter,
+    policy::{horizon::Horizon, late::LateWrites},
+    sink::AtlasSink,
+    source::{ChangeStreamSource, Source},
+    sync::{self, Reconciler},
+    tailer::{IMPASSE_PATIENCE, Identity, QueueLimits, Tailer},
+    worker::{Shared, Worker},
+};
+
+/// Documents whose reads are remembered one by one; see [`Horizon`].
+const HORIZON_DOCUMENTS: usize = 100_000;
+
+/// What an agent is made of. Nothing of it runs yet.
+pub(super) struct Parts {
+    pub tailer: Tailer<ChangeStreamSource>,
+    pub reconciler: Arc<Reconciler<AtlasSink>>,
+    pub worker: Arc<Worker<ChangeStreamSource, AtlasSink>>,
+}
+
+impl Agent {
+    pub(super) fn build(&self, filter: &NamespaceFilter) -> Result<Parts, AgentError> {
+        let source = ChangeStreamSource::new(self.local.clone(), filter.clone(), &self.info);
+        let source = Arc::new(source);
+        let sink = Arc::new(AtlasSink::new(
+            self.atlas.clone(),
+            connect::limiter(&self.config),
+            Some(self.writing.lease().clone()),
+        ));
+        let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
+        let late = Arc::new(Mutex::new(LateWrites::default()));
+        let tells_of_schema = source.tells_of_schema();
+        let tailer = self.tailer(source.clone(), filter)?;
+        let context = self.context(sink.clone(), filter, late.clone());
+        let options = self.sync_options(tells_of_schema);
+        let reconciler = Arc::new(Reconciler::new(context, options, horizon.clone()));
+        let shared = Shared {
+            queue: self.queue.clone(),
+            status: self.status.clone(),
+            reading: self.reading.clone(),
+            writing: self.writing.clone(),
+            horizon,
+            late,
+            watch: self.watch.clone(),
+        };
+        let worker = Worker::new(source, sink, shared, connect::worker_options(&self.config));
+        Ok(Parts { tailer, reconciler, worker: Arc::new(worker) })
+    }
+
+    fn tailer(
+        &self,
+        source: Arc<ChangeStreamSource>,
+        filter: &NamespaceFilter,
+    ) -> Result<Tailer<ChangeStreamSource>, AgentError> {
+        let queue = &self.config.queue;
+        Ok(Tailer {
+            queue: self.queue.clone(),
+            source,
+            status: self.status.clone(),
+            reading: self.reading.clone(),
+            filter: filter.clone(),
+            limits: QueueLimits {
+                max_bytes: queue.max_bytes,
+                max_documents: queue.max_documents,
+                min_free_disk: queue.min_free_disk,
+            },
+            identity: Identity { source_id: self.source_id.clone(), pipeline: self.pipeline()? },
+            disk: queue.path.clone(),
+            compare: self.demanded.clone(),
+            gate: self.gate.clone(),
+            watch: self.watch.clone(),
+            impasse_patience: IMPASSE_PATIENCE,
+        })
+    }
+
+    fn context(
+        &self,
+        sink: Arc<AtlasSink>,
+        filter: &NamespaceFilter,
+        late: Arc<Mutex<LateWrites>>,
+    ) -> sync::Context<AtlasSink> {
+        let mut ends = connect::ends(&self.config, &self.local, &self.atlas);
+        ends.status = Some(self.status.clone());
+        ends.lease = Some(self.writing.lease().clone());
+        sync::Context {
+            queue: self.queue.clone(),
+            ends,
+            sink,
+            status: self.status.clone(),
+            reading: self.reading.clone(),
+            writing: self.writing.clone(),
+            filter: filter.clone(),
+            late,
+            watch: self.watch.clone(),
+            demanded: self.demanded.clone(),
+        }
+    }
+
+    fn sync_options(&self, tells_of_schema: bool) -> sync::Options {
+        let config = &self.config;
+        sync::Options {
+            source_id: self.source_id.clone(),
+            agent: self.mark.clone(),
+            adopt: self.adopt,
+            max_delete_ratio: config.sync.max_delete_ratio,
+            queue_max: config.queue.max_documents / 2,
+            verify_every: config.sync.verify_every,
+            count_check_every: config.sync.count_check_every,
+            tells_of_schema,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The life of an agent: its tasks are started, watched, and ended when one of them does or somebody asks for it.
+
+use std::sync::Arc;
+
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
+
+use super::{
+    Agent, AgentError, Serving, from_tailer,
+    outbox::{self, Outbox},
+    parts::Parts,
+    stop::{Exit, settle},
+    vitals,
+};
+use crate::{
+    observe::status::Unshowable,
+    runtime::clock::now_ms,
+    sink::AtlasSink,
+    sync::{self, Reconciler, state::SyncState},
+};
+
+impl Agent {
+    /// Replicates until `shutdown` completes or a task ends, then stops every task: reading first,
+    /// then, after `shutdown.drain_for` at the most, writing.
+    ///
+    /// # Errors
+    /// What ended a task. After [`AgentError::Queue`] the process should begin anew: threads of the
+    /// queue's storage may hang, and its lock on the directory with them.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+        let filter = self.config.filter()?;
+        // Bound by now, and answering once the agent knows from where it reads.
+        let serving = match self.serve.take() {
+            Some(serve) => Some(serve(self.handles()).await?),
+            None => None,
+        };
+        let mut beside = JoinSet::new();
+        beside.spawn(vitals::beat(self.status.clone(), self.queue.clone()));
+        let refused = self.keep_gate(&mut beside);
+        self.remember()?;
+        let parts = self.build(&filter)?;
+        tokio::pin!(shutdown);
+        let is_ready = tokio::select! {
+            ready = self.take_up(&parts.tailer, &filter) => ready.map(|()| true)?,
+            () = &mut shutdown => false,
+        };
+        if !is_ready {
+            beside.abort_all();
+            return self.end(&filter, Instant::now()).await;
+        }
+        let outbox = Arc::new(Outbox::default());
+        self.spawn_beside(&mut beside, serving, &parts.reconciler, &outbox);
+        let mut tasks = self.spawn(parts);
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(version, local = %self.config.local_uri()?, local_version = %self.info.version, atlas = %self.config.atlas_uri()?, "started");
+
+        let exit = tokio::select! {
+            () = &mut shutdown => Exit::Asked,
+            Ok(error) = refused => Exit::of(error),
+            Some(exit) = tasks.join_next() => settle(exit).map_or_else(Exit::of, |()| Exit::Asked),
+        };
+        self.close(exit, tasks, beside, &outbox).await
+    }
+
+    /// Proves the local database for as long as the agent runs; what is received is why it is not the one that the
+    /// agent was started for.
+    fn keep_gate(&self, beside: &mut JoinSet<()>) -> oneshot::Receiver<AgentError> {
+        let gatekeeper = self.gatekeeper();
+        let (refuse, refused) = oneshot::channel();
+        beside.spawn(async move {
+            // An agent that is gone does not hear it.
+            let _ = refuse.send(gatekeeper.run().await);
+        });
+        refused
+    }
+
+    /// What stands in the queue about an earlier life.
+    fn remember(&self) -> Result<(), AgentError> {
+        // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
+        self.queue.hold_all();
+        self.writing.pause(self.queue.meta("paused")?.is_some());
+        self.writing.set_refused_deletes(sync::refused_deletes(&self.queue)?);
+        let was_passed_over = SyncState::is_unshowable(&self.queue)?;
+        self.status.state().unshowable =
+            was_passed_over.then_some(Unshowable::PassedOver { at_ms: 0 });
+        // Heard of at its inspection; from now on its silence counts.
+        self.status.metrics.local_heard_ms.set(now_ms());
+        self.atlas.silent_from_now();
+        Ok(())
+    }
+
+    /// The tasks whose end is the agent's.
+    fn spawn(&self, parts: Parts) -> JoinSet<Result<(), AgentError>> {
+        let Parts { tailer, reconciler, worker } = parts;
+        let mut tasks = JoinSet::new();
+        let stop = self.stop.clone();
+        tasks.spawn(async move { tailer.run(&stop).await.map_err(from_tailer) });
+        let stop = self.stop.clone();
+        tasks.spawn(async move { reconciler.run(&stop).await.map_err(AgentError::from) });
+        for _ in 0..self.config.worker.lanes {
+            let (worker, stop) = (worker.clone(), self.stop.clone());
+            tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
+        }
+        tasks
+    }
+
+    /// What goes on beside them, and ends with the agent.
+    fn spawn_beside(
+        &self,
+        beside: &mut JoinSet<()>,
+        serving: Option<Serving>,
+        reconciler: &Arc<Reconciler<AtlasSink>>,
+        outbox: &Arc<Outbox>,
+    ) {
+        if let Some(serving) = serving {
+            beside.spawn(serving);
+        }
+        let (reconciler, stop) = (reconciler.clone(), self.stop.clone());
+        beside.spawn(async move { drop(reconciler.beat_while_draining(&stop).await) });
+        beside.spawn(vitals::tick(self.handles(), outbox.clone()));
+        beside.spawn(vitals::look_at_oplog(self.handles()));
+        beside.spawn(vitals::look_at_majority(self.handles()));
+        let alerts = &self.config.alerts;
+        if let Some(url) = alerts.webhook.clone() {
+            let outbox = outbox.clone();
+            beside.spawn(async move { outbox.deliver(&url).await });
+        }
+        if let Some(url) = alerts.heartbeat_url.clone() {
+            beside.spawn(outbox::heartbeat(self.handles(), url, alerts.heartbeat_every));
+        }
+    }
+}
