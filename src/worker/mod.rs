@@ -424,3 +424,6 @@ impl<S: Source, K: Sink> Worker<S, K> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

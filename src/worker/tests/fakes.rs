@@ -1,0 +1,308 @@
+//! A local database and an Atlas in memory, with the faults that a test asks for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bson::{RawDocument, RawDocumentBuf};
+use parking_lot::Mutex;
+
+use crate::{
+    gate::{Gate, Permit},
+    model::{
+        checkpoint::ClusterTime,
+        document_key::DocumentKey,
+        event::{CollectionId, SchemaChange},
+        namespace::Namespace,
+    },
+    mongo::MongoError,
+    schema::Description,
+    sink::{Changed, Contender, Holder, Sink, SinkError, Taken, Write, Written},
+    source::{EventBatch, EventStream, Page, Pages, Source, SourceError, StartFrom},
+};
+
+/// The collection that each name means locally, unless a test says otherwise.
+pub const HERE: CollectionId = CollectionId([1; 16]);
+
+/// The local database.
+#[derive(Default)]
+pub struct Local(Mutex<Here>);
+
+struct Here {
+    documents: BTreeMap<Vec<u8>, RawDocumentBuf>,
+    is_away: bool,
+    id: CollectionId,
+    time: ClusterTime,
+    /// Closed by the next read: another database answers from then on.
+    gate: Arc<Gate>,
+    is_exchanged: bool,
+    tells_of_schema: bool,
+    reads: usize,
+}
+
+impl Default for Here {
+    fn default() -> Self {
+        let gate = Arc::new(Gate::default());
+        gate.proved(gate.begin_proof(), bson::oid::ObjectId::from_bytes([1; 12]));
+        Self {
+            documents: BTreeMap::new(),
+            is_away: false,
+            id: HERE,
+            time: ClusterTime(30),
+            gate,
+            is_exchanged: false,
+            tells_of_schema: true,
+            reads: 0,
+        }
+    }
+}
+
+impl Local {
+    pub fn has(&self, document: RawDocumentBuf) {
+        let key = DocumentKey::of(&document).unwrap().canonical();
+        self.0.lock().documents.insert(key, document);
+    }
+
+    pub fn is_away(&self, is_away: bool) {
+        self.0.lock().is_away = is_away;
+    }
+
+    /// Another collection has the name from now on, whoever reads at `time`.
+    pub fn is_another(&self, id: CollectionId, time: u64) {
+        let mut here = self.0.lock();
+        (here.id, here.time) = (id, ClusterTime(time));
+    }
+
+    pub fn is_exchanged_by_the_next_read(&self) {
+        self.0.lock().is_exchanged = true;
+    }
+
+    pub fn tells_nothing_of_schema(&self) {
+        self.0.lock().tells_of_schema = false;
+    }
+
+    /// How often documents were read.
+    pub fn reads(&self) -> usize {
+        self.0.lock().reads
+    }
+
+    fn ask<T>(&self, answer: impl FnOnce(&mut Here) -> T) -> Result<T, SourceError> {
+        let mut here = self.0.lock();
+        if here.is_away {
+            return Err(SourceError::Unavailable(MongoError::Unproven));
+        }
+        Ok(answer(&mut here))
+    }
+}
+
+/// Nothing ever happens.
+pub struct Silence;
+
+impl EventStream for Silence {
+    async fn next(&mut self) -> Result<EventBatch, SourceError> {
+        std::future::pending().await
+    }
+}
+
+pub struct OnePage(Option<Page>);
+
+impl Pages for OnePage {
+    async fn next(&mut self) -> Result<Option<Page>, SourceError> {
+        Ok(self.0.take())
+    }
+}
+
+impl Source for Local {
+    type Stream = Silence;
+    type Pages = OnePage;
+
+    async fn open(&self, _: &StartFrom) -> Result<Silence, SourceError> {
+        Ok(Silence)
+    }
+
+    async fn read(
+        &self,
+        _: &Namespace,
+        keys: &[&DocumentKey],
+        _: ClusterTime,
+    ) -> Result<OnePage, SourceError> {
+        self.ask(|here| {
+            here.reads += 1;
+            if here.is_exchanged {
+                here.gate.close(&here.gate.permit(), "another process answers");
+            }
+            let found = keys.iter().filter_map(|key| here.documents.get(&key.canonical()));
+            let documents = found.cloned().collect();
+            OnePage(Some(Page { documents, read_at: here.time }))
+        })
+    }
+
+    async fn time(&self) -> Result<ClusterTime, SourceError> {
+        self.ask(|here| here.time)
+    }
+
+    fn permit(&self) -> Permit {
+        self.0.lock().gate.permit()
+    }
+
+    async fn last_entry(&self) -> Result<Option<ClusterTime>, SourceError> {
+        self.ask(|here| Some(here.time))
+    }
+
+    async fn describe(&self, _: &Namespace) -> Result<Option<Description>, SourceError> {
+        self.ask(|_| None)
+    }
+
+    fn tells_of_schema(&self) -> bool {
+        self.0.lock().tells_of_schema
+    }
+
+    async fn collection_id(&self, _: &Namespace) -> Result<Option<CollectionId>, SourceError> {
+        self.ask(|here| Some(here.id))
+    }
+}
+
+/// Atlas, whose field `u` is unique.
+#[derive(Default)]
+pub struct Atlas(Mutex<There>);
+
+#[derive(Default)]
+struct There {
+    documents: BTreeMap<Vec<u8>, RawDocumentBuf>,
+    /// What each write was, in their order.
+    written: Vec<&'static str>,
+    /// All that it answers, while it is set.
+    fault: Option<SinkError>,
+    /// Documents that it takes neither alone nor among others.
+    odd: BTreeSet<Vec<u8>>,
+    change: Option<Result<Changed, SinkError>>,
+    changes: Vec<&'static str>,
+}
+
+impl Atlas {
+    pub fn has(&self, document: RawDocumentBuf) {
+        let key = DocumentKey::of(&document).unwrap().canonical();
+        self.0.lock().documents.insert(key, document);
+    }
+
+    pub fn fails_with(&self, fault: impl Into<Option<SinkError>>) {
+        self.0.lock().fault = fault.into();
+    }
+
+    pub fn refuses_commands_with(&self, id: i32) {
+        self.0.lock().odd.insert(super::key(id).canonical());
+    }
+
+    pub fn answers_a_change_with(&self, answer: Result<Changed, SinkError>) {
+        self.0.lock().change = Some(answer);
+    }
+
+    pub fn documents(&self) -> Vec<RawDocumentBuf> {
+        self.0.lock().documents.values().cloned().collect()
+    }
+
+    /// The kinds of the writes that it was sent, in their order.
+    pub fn written(&self) -> Vec<&'static str> {
+        self.0.lock().written.clone()
+    }
+
+    /// The schema changes that it was sent, in their order.
+    pub fn changes(&self) -> Vec<&'static str> {
+        self.0.lock().changes.clone()
+    }
+}
+
+impl There {
+    /// Another document that holds its `u`.
+    fn holder(&self, document: &RawDocument) -> Option<&RawDocumentBuf> {
+        let value = document.get_str("u").ok()?;
+        let own = DocumentKey::of(document).unwrap().canonical();
+        let holds = |other: &RawDocumentBuf| other.get_str("u").is_ok_and(|held| held == value);
+        self.documents.iter().find(|(key, other)| **key != own && holds(other)).map(|found| found.1)
+    }
+
+    fn put(&mut self, key: Vec<u8>, document: &RawDocument) -> Written {
+        if self.holder(document).is_some() {
+            let taken = Taken { index: Some("u_1".to_owned()), key: None };
+            return Written::Conflict { reason: "u is taken".to_owned(), taken };
+        }
+        let created = self.documents.insert(key, document.to_owned()).is_none();
+        Written::Applied { created }
+    }
+
+    fn write(&mut self, write: &Write<'_>) -> Written {
+        let key = write.key().unwrap().canonical();
+        let (kind, written) = match write {
+            Write::Insert(_) if self.documents.contains_key(&key) => {
+                ("insert", Written::AlreadyThere)
+            }
+            Write::Insert(document) => ("insert", self.put(key, document)),
+            Write::Upsert { document, .. } => ("upsert", self.put(key, document)),
+            Write::Change { .. } if !self.documents.contains_key(&key) => {
+                ("change", Written::Unmatched)
+            }
+            Write::Change { .. } => ("change", Written::Applied { created: false }),
+            Write::Delete(_) => {
+                self.documents.remove(&key);
+                ("delete", Written::Applied { created: false })
+            }
+        };
+        self.written.push(kind);
+        written
+    }
+}
+
+impl Sink for Atlas {
+    async fn write(&self, _: &Namespace, writes: &[Write<'_>]) -> Result<Vec<Written>, SinkError> {
+        let mut there = self.0.lock();
+        if let Some(fault) = &there.fault {
+            return Err(fault.clone());
+        }
+        let is_odd = |write: &Write<'_>| there.odd.contains(&write.key().unwrap().canonical());
+        if writes.iter().any(is_odd) {
+            return Err(SinkError::Rejected("what is this".to_owned()));
+        }
+        Ok(writes.iter().map(|write| there.write(write)).collect())
+    }
+
+    async fn holders(
+        &self,
+        _: &Namespace,
+        contenders: &[Contender],
+    ) -> Result<Vec<Vec<Holder>>, SinkError> {
+        let there = self.0.lock();
+        let of = |contender: &Contender| {
+            let found = there.holder(&contender.document).cloned();
+            let paths = Some(vec!["u".to_owned()]);
+            found.map(|document| Holder { document, paths }).into_iter().collect()
+        };
+        Ok(contenders.iter().map(of).collect())
+    }
+
+    async fn change_schema(&self, change: &SchemaChange) -> Result<Changed, SinkError> {
+        let mut there = self.0.lock();
+        there.changes.push(change.name());
+        there.change.clone().unwrap_or(Ok(Changed::Done))
+    }
+
+    async fn drop_emptied(&self, _: &str) -> Result<bool, SinkError> {
+        Ok(false)
+    }
+
+    async fn loosen(&self, _: &Namespace, _: &str) -> Result<bool, SinkError> {
+        Ok(false)
+    }
+
+    async fn describe(&self, _: &Namespace) -> Result<Option<Description>, SinkError> {
+        Ok(None)
+    }
+
+    async fn estimated_count(&self, _: &Namespace) -> Result<u64, SinkError> {
+        Ok(self.0.lock().documents.len() as u64)
+    }
+
+    async fn alter(&self, _: &Namespace, _: RawDocumentBuf) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
