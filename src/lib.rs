@@ -14,8 +14,10 @@
 //!                      queue.settle(outcomes)             applied → gone · retry → later · rejected → dead letter
 //! ```
 //!
-//! The first copy and the comparison ([`sync`]) are a second producer in front of the queue, never a
-//! second writer beside the worker; the one exception is the copy into an empty collection.
+//! The comparison ([`sync`]) is a second producer in front of the queue, never a second writer of documents beside the
+//! worker; the one exception is the copy into an empty collection. What else `sync` does in Atlas is no document's:
+//! it makes collections before they are copied, builds indexes, and keeps the mark of ownership. `tests/tidy.rs` has the
+//! list of who may write there.
 //!
 //! # Layers
 //!
@@ -38,6 +40,20 @@
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
 //! sled and bincode, only `admin` knows the web framework, only `policy/backoff` knows the crate of that name.
+//!
+//! # Locks
+//!
+//! None of these is held over an `await`. Outermost first:
+//!
+//! | lock | guards | while it is held |
+//! | --- | --- | --- |
+//! | the breaker, of [`gate::writing`] | whether Atlas answers | the worker tells `status` what a batch has changed |
+//! | [`observe::status`] | what is shown | the rows below may be asked |
+//! | the [`queue`]'s | its index, and what is leased | its disk is read and written: taken within [`runtime::shutdown::blocking`] |
+//! | [`gate`], [`gate::reading`], the rest of [`gate::writing`] | what counts of the local side, how far it was read, what speaks against writing | nothing |
+//! | horizon and late writes, of [`policy`] | which differences are exact, which writes have no answer | nothing |
+//! | what the [`worker`] remembers | traits of collections, entries that wait | nothing |
+//! | [`schema::watch`], notes of one task in [`sync`] | what is to be looked at | nothing |
 //!
 //! # In a program of one's own
 //!

@@ -42,6 +42,31 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper::", &["admin"]),
 ];
 
+/// Who writes to Atlas, by what stands in the code: a call of the sink that changes something, or a command of one's own.
+/// With a reason each, since every other path there would be one that no lease, no order and no limit is kept on.
+const WRITES: &[&str] = &[
+    "sink.write(",
+    ".change_schema(",
+    "sink.alter(",
+    "sink.loosen(",
+    "sink.drop_emptied(",
+    "atlas.command(",
+    ".command_within(",
+];
+const WRITERS: &[(&str, &str)] = &[
+    ("worker/write.rs", "the documents of the queue"),
+    ("worker/conflict.rs", "an index that is only prepared to become unique lets documents in"),
+    ("worker/in_the_way.rs", "a collection is made in the place of a view"),
+    ("worker/schema.rs", "changes of collections, in their order among the documents"),
+    ("sync/copy.rs", "the copy into an empty collection"),
+    ("sync/full/first.rs", "the collection is made before it is copied"),
+    ("sync/full/reconcile.rs", "what a comparison has to make anew is dropped"),
+    ("sync/keeper/", "indexes are built beside the documents; emptied databases go"),
+    ("sync/schema.rs", "options and indexes, of a copy and of a restore"),
+    ("sync/restore.rs", "of the local database, where a person restores it"),
+    ("sync/ownership/", "the mark of ownership"),
+];
+
 /// Pure policies: no clock, no I/O, no async. A folder, or files of it.
 const PURE: &[&str] = &[
     "policy/",
@@ -252,6 +277,27 @@ fn a_crate_is_named_only_where_it_belongs() {
         }
     }
     assert!(strayed.is_empty(), "{strayed:#?}");
+}
+
+#[test]
+fn only_who_is_listed_writes_to_atlas() {
+    let mut strayed = Vec::new();
+    let mut idle: BTreeSet<_> = WRITERS.iter().map(|(writer, _)| *writer).collect();
+    for file in sources() {
+        if file.folder() == "sink" || file.folder() == "mongo" {
+            continue;
+        }
+        // As one line, so that a chain of calls is found whole.
+        let code: String = without_tests(&file.name, &file.text).split_whitespace().collect();
+        for call in WRITES.iter().filter(|call| code.contains(**call)) {
+            match WRITERS.iter().find(|(writer, _)| file.name.starts_with(writer)) {
+                Some((writer, _)) => drop(idle.remove(writer)),
+                None => strayed.push(format!("{}: {call}", file.name)),
+            }
+        }
+    }
+    assert!(strayed.is_empty(), "{strayed:#?}");
+    assert!(idle.is_empty(), "in the table, and they write nothing: {idle:?}");
 }
 
 #[test]

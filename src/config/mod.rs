@@ -1,4 +1,5 @@
-//! What Outrigger is told: defaults → file → environment → flags, then one check of everything.
+//! What Outrigger is told: defaults → file → environment, then one check of everything. Of the flags only
+//! `--log-format` stands for a key (`log.format`), and wins.
 //!
 //! Every key stands once, in `config/keys.rs`: its name, its accepted range, how it is read and how it is
 //! shown. `config.toml` at the root of the repository is the reference and equals

@@ -1,18 +1,23 @@
 //! From the queue to Atlas.
 //!
 //! ```text
-//!   breaker.permit(now) ─▶ queue.lease ─▶ apply ─▶ queue.settle ─┐
-//!          ▲                                                     │
-//!          └────────────── succeeded / failed ◀──────────────────┘
+//!   breaker.permit(now) ─▶ queue.lease ─▶ apply ─▶ breaker: succeeded / failed ─▶ queue.settle ─┐
+//!          ▲                                                                                   │
+//!          └───────────────────────────────────────────────────────────────────────────────────┘
 //! ```
+//!
+//! The breaker hears of a batch before the queue does: what failed is ready again with its settlement, and another lane
+//! would try it once more.
 //!
 //! Several lanes do this at the same time. A document is never in two of them: the queue leases at
 //! most one entry of a document, and what arrives for it meanwhile waits for the settlement. So the
 //! order of one document's writes is kept without tying a document to a lane, and a slow lane holds
 //! up nobody else's documents.
 //!
-//! How an update gets to Atlas (`worker.update_mode`): see [`apply`](self) and
-//! [`Horizon`].
+//! `apply` takes a batch apart; `schema` makes changes of collections, `hydrate` reads what is to be written as it is now,
+//! `conflict` sees to unique values that change hands, and all three write documents through `write` alone. What is
+//! remembered between batches is in `learned`. Whether an update goes as its difference (`worker.update_mode`) is
+//! decided in `apply`, by the [`Horizon`].
 
 use std::{
     collections::BTreeSet,

@@ -47,6 +47,15 @@ pub(super) struct Turn {
     pub time: ClusterTime,
 }
 
+/// Whose a collection is that a full sync found in Atlas alone.
+enum Left {
+    InAtlasAlone,
+    /// The local database has it, or what is still to come says what becomes of it.
+    IsHere,
+    /// The stream has not come so far.
+    NotKnownYet,
+}
+
 impl<S: Source, K: Sink> Worker<S, K> {
     pub(super) async fn apply_schema(
         &self,
@@ -104,10 +113,10 @@ impl<S: Source, K: Sink> Worker<S, K> {
     ) -> Result<(), Halt> {
         let there = self.sink.describe(ns).await?;
         let is_collection = there.is_some_and(|there| there.kind == Kind::Collection);
-        let outcome = match self.is_orphan(ns, turn.seq, is_collection).await {
-            Ok(Some(true)) => return self.apply_change(turn, change, outcomes).await,
-            Ok(Some(false)) => Outcome::Applied,
-            Ok(None) => {
+        let outcome = match self.whose_is(ns, turn.seq, is_collection).await {
+            Ok(Left::InAtlasAlone) => return self.apply_change(turn, change, outcomes).await,
+            Ok(Left::IsHere) => Outcome::Applied,
+            Ok(Left::NotKnownYet) => {
                 self.reading.want();
                 wait(ORPHAN_WAIT_MS)
             }
@@ -367,14 +376,14 @@ impl<S: Source, K: Sink> Worker<S, K> {
         Ok(true)
     }
 
-    /// True when only Atlas has the collection, and nothing that is still to come says what becomes of it:
-    /// its own drop, or a rename that takes its documents along. `None` while that is not known.
-    async fn is_orphan(
+    /// Whether only Atlas has the collection, and nothing that is still to come says what becomes of it: its own drop,
+    /// or a rename that takes its documents along.
+    async fn whose_is(
         &self,
         ns: &Namespace,
         seq: u64,
         is_collection_there: bool,
-    ) -> Result<Option<bool>, SourceError> {
+    ) -> Result<Left, SourceError> {
         let permit = self.source.permit();
         let seen_at = self.waiting.since(seq);
         let is_gone = match self.source.describe(ns).await? {
@@ -386,18 +395,19 @@ impl<S: Source, K: Sink> Worker<S, K> {
         let Some(seen_at) = seen_at.filter(|_| is_gone) else {
             self.waiting.is_over(seq);
             if !is_gone {
-                return Ok(Some(false));
+                return Ok(Left::IsHere);
             }
             let now = self.source.time().await?;
             self.waiting.goes_on(seq, now);
-            return Ok(None);
+            return Ok(Left::NotKnownYet);
         };
         // What was done to it before it was seen to be gone is in the queue when the stream has come so far.
         if !self.reading.position().has_read(seen_at) || !permit.holds() {
-            return Ok(None);
+            return Ok(Left::NotKnownYet);
         }
         self.waiting.is_over(seq);
-        Ok(Some(!self.queue.has_turned(ns, seq)))
+        let has_turned = self.queue.has_turned(ns, seq);
+        Ok(if has_turned { Left::IsHere } else { Left::InAtlasAlone })
     }
 }
 
