@@ -80,6 +80,8 @@ const PURE: &[&str] = &[
     "observe/trend.rs",
     "observe/progress.rs",
     "gate/past.rs",
+    "tailer/intake.rs",
+    "tailer/limits.rs",
 ];
 const IMPURE: &[&str] =
     &["Instant::now(", "SystemTime", "std::fs", "std::net", "async ", "tokio", "fastrand"];

@@ -26,11 +26,10 @@ use crate::{
     gate::{Gate, reading::Reading},
     model::{
         checkpoint::{Checkpoint, ClusterTime},
-        event::{Change, ChangeEvent, CollectionId, SchemaChange, is_series},
-        namespace::{Namespace, NamespaceFilter},
+        namespace::NamespaceFilter,
     },
     observe::status::Status,
-    queue::{Incoming, Queue, QueueError, Work, free_disk},
+    queue::{Queue, QueueError, free_disk},
     runtime::{
         clock::now_ms,
         crash::{self, Step},
@@ -44,9 +43,14 @@ use crate::{
     },
 };
 
+mod intake;
+mod limits;
 mod parts;
 mod trouble;
 
+use intake::Intake;
+use limits::DISK_LOW;
+pub use limits::QueueLimits;
 use parts::without_repetition;
 pub use trouble::IMPASSE_PATIENCE;
 use trouble::Trouble;
@@ -60,17 +64,6 @@ const ROOM_CHECK: Duration = Duration::from_millis(500);
 /// How long the local database may be away before what waits for the stream waits no longer: longer than an
 /// election takes.
 const STREAM_PATIENCE: Duration = Duration::from_secs(20);
-
-/// At which fullness of the queue reading stops.
-#[derive(Clone, Copy, Debug)]
-pub struct QueueLimits {
-    pub max_bytes: u64,
-    pub max_documents: u64,
-    pub min_free_disk: u64,
-}
-
-const DISK_LOW: &str =
-    "the queue's disk would have less than `queue.min_free_disk` left while the queue drains";
 
 /// What makes a position usable: see [`Checkpoint`].
 #[derive(Clone, Debug)]
@@ -98,31 +91,6 @@ pub struct Tailer<S> {
     pub watch: Arc<SchemaWatch>,
     /// [`IMPASSE_PATIENCE`], but for a test.
     pub impasse_patience: Duration,
-}
-
-/// What a batch of events asks for beyond the queue, and what is known while it is gone through.
-#[derive(Clone, Debug, Default)]
-struct Wishes {
-    /// Collections that are to be compared: the stream alone cannot tell what Atlas must hold of them.
-    compare: BTreeSet<Namespace>,
-    /// Something changed of options or indexes that no event names.
-    look_at_schema: bool,
-    /// Names of collections that have changed hands.
-    renamed: Vec<Namespace>,
-    /// The same as they were made: from, to, and when.
-    renames: Vec<(Namespace, Namespace, ClusterTime)>,
-    /// The last collection that was looked at, and whether it is replicated.
-    last: Option<(Namespace, bool)>,
-}
-
-impl Wishes {
-    /// As [`NamespaceFilter::matches`], which is slow for something that is asked of each change.
-    fn is_chosen(&mut self, ns: &Namespace, filter: &NamespaceFilter) -> bool {
-        match &self.last {
-            Some((last, is_chosen)) if last == ns => *is_chosen,
-            _ => self.last.insert((ns.clone(), filter.matches(ns))).1,
-        }
-    }
 }
 
 /// Why reading cannot go on at all.
@@ -235,11 +203,12 @@ impl<S: Source> Tailer<S> {
         let metrics = &self.status.metrics;
         metrics.events_read.add(batch.events.len() as u64);
         let read_wall_ms = batch.events.last().map_or_else(now_ms, |event| event.wall_ms);
-        let mut wishes = Wishes::default();
-        let mut incoming = Vec::with_capacity(batch.events.len());
+        let tells_of_schema = self.source.tells_of_schema();
+        let mut intake = Intake::new(&self.filter, tells_of_schema, batch.events.len());
         for event in batch.events {
-            self.take_in(event, &mut incoming, &mut wishes);
+            intake.take_in(event);
         }
+        let Intake { incoming, wishes, .. } = intake;
         let incoming = without_repetition(incoming);
         let checkpoint = Checkpoint {
             token: batch.token,
@@ -298,83 +267,6 @@ impl<S: Source> Tailer<S> {
         self.queue.stream_reached(whole);
     }
 
-    /// Appends what an event puts into the queue; `wishes` takes what goes beyond it.
-    fn take_in(&self, event: ChangeEvent, incoming: &mut Vec<Incoming>, wishes: &mut Wishes) {
-        let (cluster_time, wall_ms) = (event.cluster_time, event.wall_ms);
-        let with_times = |work| Incoming { work, cluster_time, wall_ms };
-        match event.change {
-            Change::Document { ns, key, op } => {
-                if wishes.is_chosen(&ns, &self.filter) {
-                    let collection = event.collection;
-                    incoming.push(with_times(Work::Document { ns, key, op, collection }));
-                }
-            }
-            Change::Schema(change) => {
-                if let SchemaChange::Rename { from, to, .. } = &change {
-                    wishes.renames.push((from.clone(), to.clone(), cluster_time));
-                }
-                let changes = self.narrow(change, event.collection, wishes);
-                incoming.extend(changes.into_iter().map(Work::Schema).map(with_times));
-            }
-            Change::DatabaseDropped { db } => {
-                tracing::info!(db, "a database was dropped");
-                wishes.look_at_schema = true;
-            }
-            // The server's filter may let more through than ours.
-            Change::Ignored { ns: Some(ns), .. } if !self.filter.matches(&ns) => {}
-            Change::Ignored { ns, kind } => {
-                let ns = ns.map_or_else(String::new, |ns| ns.to_string());
-                tracing::warn!(%ns, op = %kind, "a change of this kind is not replicated");
-            }
-        }
-    }
-
-    /// The part of a schema change that concerns replicated collections.
-    fn narrow(
-        &self,
-        change: SchemaChange,
-        collection: Option<CollectionId>,
-        wishes: &mut Wishes,
-    ) -> Vec<SchemaChange> {
-        let tells = self.source.tells_of_schema();
-        let SchemaChange::Rename { from, to, drop_target } = change else {
-            if !self.filter.matches(change.ns()) {
-                return Vec::new();
-            }
-            if let SchemaChange::Create { ns, options } = &change {
-                if is_series(options) {
-                    tracing::warn!(%ns, "a time-series collection is not replicated");
-                    return Vec::new();
-                }
-                // `cloneCollectionAsCapped` fills it without an event (6.0.5), and looks no different.
-                if options.get_bool("capped").unwrap_or(false) {
-                    wishes.compare.insert(ns.clone());
-                }
-            }
-            wishes.look_at_schema |= !tells;
-            return vec![change];
-        };
-        match (self.filter.matches(&from), self.filter.matches(&to)) {
-            (true, true) => {
-                wishes.renamed.extend([from.clone(), to.clone()]);
-                if is_filled_unseen(&from, tells) {
-                    wishes.compare.insert(to.clone());
-                }
-                wishes.look_at_schema |= !tells;
-                // What was changed of it under its old name, and not applied there any more, is now.
-                let reconcile = SchemaChange::Reconcile { ns: to.clone(), collection };
-                vec![SchemaChange::Rename { from, to, drop_target }, reconcile]
-            }
-            (true, false) => vec![SchemaChange::Drop { ns: from }],
-            (false, true) => {
-                // Its documents were never copied and are not in the stream.
-                wishes.compare.insert(to.clone());
-                vec![SchemaChange::Drop { ns: to }]
-            }
-            (false, false) => Vec::new(),
-        }
-    }
-
     async fn wait_for_room(&self) -> Result<(), QueueError> {
         loop {
             let Some(reason) = self.no_room() else {
@@ -406,92 +298,5 @@ impl<S: Source> Tailer<S> {
     fn no_room(&self) -> Option<String> {
         let is_stopped = self.reading.is_stopped();
         self.limits.reached(self.queue.pending(), free_disk(&self.disk), is_stopped)
-    }
-}
-
-impl QueueLimits {
-    /// Why nothing more is read into a queue of so many documents and bytes, with so much of its disk free. Once reading
-    /// has stopped it goes on only when a quarter is free again: else each batch that leaves would start and stop it.
-    fn reached(
-        &self,
-        (documents, bytes): (u64, u64),
-        free_disk: Option<u64>,
-        is_stopped: bool,
-    ) -> Option<String> {
-        let up_to = |max: u64| if is_stopped { max - max / 4 } else { max };
-        if bytes >= up_to(self.max_bytes) {
-            return Some("the queue is at `queue.max_bytes`".to_owned());
-        }
-        if documents >= up_to(self.max_documents) {
-            return Some("the queue is at `queue.max_documents`".to_owned());
-        }
-        let to_spare = if is_stopped { self.min_free_disk / 4 } else { 0 };
-        // Draining takes disk before it gives any back: sled writes what is left of a page anew, and
-        // was seen to double its files (0.34.7, documents of 50 kB).
-        let needed = self.min_free_disk.saturating_add(bytes).saturating_add(to_spare);
-        free_disk.filter(|free| *free < needed).map(|_| DISK_LOW.to_owned())
-    }
-}
-
-/// True for the temporary names under which a server fills a collection that it then renames, without an
-/// event for its documents: `convertToCapped` always, a rename across databases before 6.0.
-fn is_filled_unseen(from: &Namespace, tells_of_schema: bool) -> bool {
-    from.coll().strip_prefix("tmp").and_then(|rest| rest.split_once('.')).is_some_and(
-        |(_, what)| {
-            what.starts_with("convertToCapped.") || (what == "renameCollection" && !tells_of_schema)
-        },
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A batch leaves, and as much as there is room for is read: each line in the log is a change of `stopped`.
-    #[test]
-    fn a_full_queue_that_drains_says_once_that_reading_stops_and_once_that_it_goes_on() {
-        let limits = QueueLimits { max_bytes: u64::MAX, max_documents: 10_000, min_free_disk: 100 };
-        let (mut waiting, mut to_read, mut lines) = (0_u64, 12_000_u64, Vec::new());
-        let mut is_stopped = false;
-        while waiting + to_read > 0 {
-            let reason = limits.reached((waiting, 0), Some(1_000), is_stopped);
-            if reason.is_some() != is_stopped {
-                is_stopped = reason.is_some();
-                lines.push(waiting);
-            }
-            if !is_stopped {
-                let read = to_read.min(500);
-                (waiting, to_read) = (waiting + read, to_read - read);
-            }
-            // Nothing leaves before the queue is full.
-            if !lines.is_empty() {
-                waiting = waiting.saturating_sub(300);
-            }
-        }
-
-        assert_eq!(lines, [10_000, 7_300]);
-    }
-
-    #[test]
-    fn reading_goes_on_where_a_queue_of_one_document_is_empty_and_its_disk_has_some_to_spare() {
-        let limits = QueueLimits { max_bytes: 1, max_documents: 1, min_free_disk: 100 };
-        let is_reached =
-            |waits, free, is_stopped| limits.reached(waits, Some(free), is_stopped).is_some();
-
-        assert!(is_reached((1, 0), 1_000, false) && is_reached((0, 1), 1_000, false));
-        assert!(!is_reached((0, 0), 1_000, true) && !is_reached((0, 0), 100, false));
-        assert!(is_reached((0, 0), 99, false) && is_reached((0, 0), 124, true));
-        assert!(!is_reached((0, 0), 125, true));
-    }
-
-    #[test]
-    fn a_collection_that_is_filled_without_events_is_known_by_its_temporary_name() {
-        let is = |coll: &str, tells| is_filled_unseen(&Namespace::new("shop", coll), tells);
-
-        assert!(is("tmpRhESk.convertToCapped.c", true) && is("tmpRhESk.convertToCapped.c", false));
-        assert!(is("tmp8GWGL.renameCollection", false) && !is("tmp8GWGL.renameCollection", true));
-        assert!(
-            !is("tmp.agg_out.7be2b1b0", false) && !is("orders", false) && !is("tmporders", false)
-        );
     }
 }
