@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-matrix check fmt clippy deny doc build deb bench bench-queue bench-copy bench-smoke soak fuzz clean
+.PHONY: demo test test-matrix check fmt clippy deny doc build deb bench bench-queue bench-copy bench-smoke soak fuzz mutants clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
@@ -72,6 +72,11 @@ soak:
 fuzz:
 	cd fuzz && for target in codec event delta configuration admin_request; do \
 	  $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(or $(FUZZ_SECONDS),300) || exit 1; done
+
+# Whether the library's own tests notice a fault: cargo-mutants plants one after another in what was changed since main.
+# MUTANTS="--file src/policy/late.rs" for a file, MUTANTS="--shard 0/8" for an eighth of everything; never in CI.
+mutants:
+	scripts/mutants $(MUTANTS)
 
 clean:
 	$(CARGO) clean

@@ -121,5 +121,19 @@ mod tests {
         assert!(waits[0] <= Duration::from_millis(1200));
         assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(72)));
         assert!(waits[49] >= Duration::from_secs(48));
+
+        wait.reset();
+        assert!(wait.next_wait() <= Duration::from_millis(1200), "from the first one again");
+    }
+
+    #[test]
+    fn waits_follow_one_another_and_begin_anew() {
+        let schedule = schedule();
+        let mut waits = Waits { schedule: &schedule, next: 0, random: 0.5 };
+        let mut next = || waits.next_backoff().map(|wait| wait.as_secs_f64().round());
+
+        assert_eq!([next(), next(), next()], [Some(1.0), Some(5.0), Some(15.0)]);
+        waits.reset();
+        assert_eq!(waits.next_backoff(), schedule.after(1, 0.5));
     }
 }
