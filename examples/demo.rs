@@ -24,7 +24,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 use support::{
     agent::Agent,
-    compare::{contents, differences},
+    equal::{Everything, MayDiffer, differences, everything},
     mongod::Mongod,
     proxy::{Line, Proxy},
 };
@@ -63,9 +63,9 @@ async fn main() {
 
     println!();
     say("comparing both sides, byte for byte");
-    let (here, there) = tokio::join!(contents(&local.client), contents(&atlas.client));
+    let (here, there) = tokio::join!(everything(&local), everything(&atlas));
     let (here, there) = (here.expect("local can be read"), there.expect("Atlas can be read"));
-    let found = differences(&here, &there);
+    let found = differences(&here, &there, MayDiffer::Nothing);
     summary(&agent, made.load(Ordering::Relaxed), &here, caught_up);
     if found.is_empty() {
         println!("\n  Both sides are equal, byte for byte.\n");
@@ -221,9 +221,8 @@ async fn time_to_catch_up(agent: &Agent) -> Duration {
 async fn wait_for_the_rest(agent: &Agent, made: &AtomicU64, local: &Mongod, atlas: &Mongod) {
     let give_up = Instant::now() + Duration::from_secs(60);
     while Instant::now() < give_up {
-        if let (Ok(here), Ok(there)) =
-            (contents(&local.client).await, contents(&atlas.client).await)
-            && differences(&here, &there).is_empty()
+        if let (Ok(here), Ok(there)) = (everything(local).await, everything(atlas).await)
+            && differences(&here, &there, MayDiffer::Nothing).is_empty()
         {
             break;
         }
@@ -232,9 +231,9 @@ async fn wait_for_the_rest(agent: &Agent, made: &AtomicU64, local: &Mongod, atla
     show(agent, made, "the application has stopped");
 }
 
-fn summary(agent: &Agent, made: u64, here: &support::compare::Contents, caught_up: Duration) {
+fn summary(agent: &Agent, made: u64, here: &Everything, caught_up: Duration) {
     let Some(metrics) = metrics(agent) else { return };
-    let documents: usize = here.values().map(std::collections::BTreeMap::len).sum();
+    let documents: usize = here.values().map(support::equal::Held::len).sum();
     let written = metrics["successfulSyncs"].as_u64().unwrap_or(0);
     let share = 100.0 * written as f64 / made.max(1) as f64;
     println!();

@@ -12,12 +12,8 @@ use outrigger::runtime::crash::Step;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::support::{
-    PATIENCE,
-    agent::Agent,
-    equal::{Order, equal},
-    eventually,
-    mongod::Mongod,
-    names, odd_work, orders, pair, seed, workload,
+    PATIENCE, agent::Agent, equal::equal, eventually, mongod::Mongod, names, odd_work, orders,
+    pair, seed, workload,
 };
 
 /// Steps before anything streams. A collection of more than one part is copied.
@@ -68,7 +64,7 @@ async fn a_crash_at_any_step_of_the_start_is_made_good_by_the_next_start() {
                 odd_work::step(local.port, &mut rng).await.unwrap();
             }
             agent.start(&[]);
-            equal(&local, &atlas, Order::Counts, PATIENCE).await;
+            equal(&local, &atlas, PATIENCE).await;
             agent.streaming().await;
             assert!(!agent.log().contains("moved aside"), "{step:?}: the queue is sound");
         }
@@ -83,7 +79,7 @@ async fn a_crash_at_any_step_of_streaming_is_made_good_by_the_next_start() {
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
     agent.start(&["--adopt"]);
     agent.streaming().await;
-    equal(local, atlas, Order::Counts, PATIENCE).await;
+    equal(local, atlas, PATIENCE).await;
     assert!(agent.stop().success());
     let mut rng = StdRng::seed_from_u64(seed());
 
@@ -94,7 +90,7 @@ async fn a_crash_at_any_step_of_streaming_is_made_good_by_the_next_start() {
             agent.start(&[]);
             agent.streaming().await;
             stage.forgive(&agent).await;
-            equal(local, atlas, Order::Counts, PATIENCE).await;
+            equal(local, atlas, PATIENCE).await;
             eventually("an empty queue", PATIENCE, async || {
                 agent.health().is_some_and(|health| health["queueSize"] == 0)
             })

@@ -9,8 +9,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    compare::brief,
-    equal::{Order, differences, equal, equal_by_hand, everything},
+    equal::{MayDiffer, brief, differences, equal, equal_by_hand, everything},
     eventually,
     honesty::Honesty,
     mongod::Mongod,
@@ -113,7 +112,7 @@ struct Stage {
     to_atlas: Proxy,
     agent: Agent,
     honesty: Honesty,
-    order: Order,
+    order: MayDiffer,
     rng: StdRng,
 }
 
@@ -127,7 +126,7 @@ impl Stage {
         agent.streaming().await;
         let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
         let rng = StdRng::seed_from_u64(seed());
-        let order = Order::Counts;
+        let order = MayDiffer::Nothing;
         Self { local, atlas, to_local, to_atlas, agent, honesty, order, rng }
     }
 
@@ -157,8 +156,8 @@ impl Stage {
 
     async fn equal(&self) {
         match self.order {
-            Order::Counts => equal(&self.local, &self.atlas, Order::Counts, PATIENCE).await,
-            Order::MayDiffer => {
+            MayDiffer::Nothing => equal(&self.local, &self.atlas, PATIENCE).await,
+            _ => {
                 equal_by_hand(&self.local, &self.atlas, &self.agent, PATIENCE).await;
             }
         }
@@ -194,7 +193,7 @@ async fn run(rows: Vec<Row>, config: &str, at: fn(&Stage) -> &Mongod) {
         let mut data = doc! { "failCommands": commands };
         data.extend(fault);
         if row == LOST_HISTORY {
-            stage.order = Order::MayDiffer;
+            stage.order = MayDiffer::Order;
         }
         let before = at(&stage).end_failing().await;
         at(&stage).fail(data, 3).await;
@@ -270,11 +269,12 @@ async fn every_row_of_another_database_at_the_local_address_ends_refused() {
         }
         stage.work().await;
         let status = stage.agent.ended(PATIENCE).await;
-        let found = differences(&before, &everything(&stage.atlas).await.unwrap(), Order::Counts);
+        let found =
+            differences(&before, &everything(&stage.atlas).await.unwrap(), MayDiffer::Nothing);
         assert!(found.is_empty(), "{row}: {} strays, the first {}", found.len(), brief(&found[0]));
         assert_eq!(status.code(), Some(1), "{row}");
         stage.agent.adopt();
-        stage.order = Order::MayDiffer;
+        stage.order = MayDiffer::Order;
         stage.is_well(row).await;
         stage.honesty.look_away(false).await;
     }

@@ -8,7 +8,7 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     api::Api,
-    compare::converge,
+    equal::documents_equal,
     eventually,
     honesty::Honesty,
     mongod::Mongod,
@@ -54,7 +54,7 @@ async fn a_lost_history_leads_to_a_new_position_and_a_comparison() {
         lose_history(&local, code).await;
         agent.start(&[]);
 
-        converge(&local.client, &atlas.client, PATIENCE).await;
+        documents_equal(&local, &atlas, PATIENCE).await;
         agent.streaming().await;
     }
     assert_eq!(agent.log().matches("no longer reaches back").count(), 4, "it says so");
@@ -71,7 +71,7 @@ async fn an_oplog_that_rolled_over_while_the_agent_was_down_is_made_good_by_a_co
     orders(&local).insert_many((0..500).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     // Something waits in the queue as well.
     assert!(agent.cli(&["pause"]).status.success());
     orders(&local).delete_one(doc! { "_id": 0 }).await.unwrap();
@@ -100,7 +100,7 @@ async fn an_oplog_that_rolled_over_while_the_agent_was_down_is_made_good_by_a_co
     new_position(&agent).await;
     assert!(agent.cli(&["resume"]).status.success());
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     agent.streaming().await;
     eventually("health", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0).await;
     assert!(honesty.end().await > 0, "the agent was never asked");
@@ -116,7 +116,7 @@ async fn an_oplog_that_rolled_over_under_a_running_agent_is_made_good_by_a_compa
     orders(&local).insert_many((0..100).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 
     let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     agent.signal("STOP");
@@ -135,7 +135,7 @@ async fn an_oplog_that_rolled_over_under_a_running_agent_is_made_good_by_a_compa
     agent.signal("CONT");
     new_position(&agent).await;
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running() && !agent.log().contains("restored"), "{}", agent.log());
 }
@@ -182,7 +182,7 @@ async fn a_local_database_that_was_restored_from_a_backup_is_refused_with_the_wa
         let mut agent = Agent::started(&local.uri(), &atlas.uri());
         agent.streaming().await;
         orders(&local).insert_many((2..50).map(|n| doc! { "_id": n })).await.unwrap();
-        converge(&local.client, &atlas.client, PATIENCE).await;
+        documents_equal(&local, &atlas, PATIENCE).await;
         let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
         honesty.look_away(true).await;
         if !looks_on {
@@ -206,7 +206,7 @@ async fn a_local_database_that_was_restored_from_a_backup_is_refused_with_the_wa
         // The way out that it names.
         agent.adopt();
         honesty.look_away(false).await;
-        converge(&local.client, &atlas.client, PATIENCE).await;
+        documents_equal(&local, &atlas, PATIENCE).await;
         assert!(honesty.end().await > 0, "the agent was never asked");
     }
 }
@@ -238,7 +238,7 @@ async fn entries_from_before_a_lost_history_do_not_overwrite_what_came_in_the_ga
     orders(&local).insert_many((0..20).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &line.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     line.set(Line::Cut);
     orders(&local).delete_one(doc! { "_id": 1 }).await.unwrap();
     orders(&local).replace_one(doc! { "_id": 2 }, doc! { "v": 2 }).await.unwrap();
@@ -259,7 +259,7 @@ async fn entries_from_before_a_lost_history_do_not_overwrite_what_came_in_the_ga
     eventually("an empty queue", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0)
         .await;
 
-    converge(&local.client, &atlas.client, Duration::from_secs(5)).await;
+    documents_equal(&local, &atlas, Duration::from_secs(5)).await;
     assert!(honesty.end().await > 0, "the agent was never asked");
 }
 
@@ -270,7 +270,7 @@ async fn updates_of_a_collection_that_was_replaced_in_a_lost_history_hold_nothin
     orders(&local).insert_many((0..20).map(|n| doc! { "_id": n })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert!(agent.cli(&["pause"]).status.success());
     orders(&local).update_many(doc! {}, doc! { "$set": { "v": 1 } }).await.unwrap();
     agent.queued(20).await;
@@ -287,7 +287,7 @@ async fn updates_of_a_collection_that_was_replaced_in_a_lost_history_hold_nothin
     new_position(&agent).await;
     assert!(agent.cli(&["resume"]).status.success());
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     eventually("an empty queue", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0)
         .await;
     assert!(honesty.end().await > 0, "the agent was never asked");

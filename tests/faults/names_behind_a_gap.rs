@@ -5,7 +5,7 @@ use mongodb::bson::{Document, doc};
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    equal::{Order, equal},
+    equal::{MayDiffer, equal_but},
     eventually,
     mongod::Mongod,
     orders, pair,
@@ -25,7 +25,7 @@ fn of(server: &Mongod, db: &str, name: &str) -> mongodb::Collection<Document> {
 }
 
 async fn is_equal(local: &Mongod, atlas: &Mongod) {
-    equal(local, atlas, Order::MayDiffer, PATIENCE).await;
+    equal_but(MayDiffer::Order, local, atlas, PATIENCE).await;
 }
 
 /// The end of it: nothing waits, nothing was given up, everything is equal.
@@ -203,7 +203,7 @@ async fn a_database_that_has_other_capitals_behind_a_gap_takes_the_place_of_the_
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
     // A person says that it may go.
     atlas.client.database("many").drop().await.unwrap();
-    equal(&local, &atlas, Order::MayDiffer, 2 * PATIENCE).await;
+    equal_but(MayDiffer::Order, &local, &atlas, 2 * PATIENCE).await;
     is_well(&local, &atlas, &agent).await;
     assert!(agent.stop().success());
 }

@@ -12,7 +12,7 @@ use rand::{
 use crate::support::{
     PATIENCE,
     agent::{Agent, may_mount},
-    compare::converge,
+    equal::documents_equal,
     eventually,
     mongod::Mongod,
     orders, pair,
@@ -81,7 +81,7 @@ async fn the_agent_stops_reading_before_the_disk_is_full_and_loses_nothing() {
         }
     };
     tokio::select! {
-        () = converge(&local.client, &atlas.client, 3 * PATIENCE) => {}
+        () = documents_equal(&local, &atlas, 3 * PATIENCE) => {}
         () = watched => {}
     }
 
@@ -104,7 +104,7 @@ async fn a_disk_that_is_full_ends_nothing_and_loses_nothing() {
     agent.start(&[]);
     agent.streaming().await;
     fill(&local, 0, 200).await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 
     for round in 1..4 {
         let filler = inside(&agent).join("filler");
@@ -123,7 +123,7 @@ async fn a_disk_that_is_full_ends_nothing_and_loses_nothing() {
         assert!(agent.is_running(), "{}", agent.log());
         std::fs::remove_file(&filler).unwrap();
 
-        converge(&local.client, &atlas.client, 2 * PATIENCE).await;
+        documents_equal(&local, &atlas, 2 * PATIENCE).await;
     }
     assert!(agent.is_running());
     assert!(!agent.log().contains("panicked"), "{}", agent.log());
@@ -200,7 +200,7 @@ async fn a_queue_that_is_damaged_anywhere_is_rebuilt_and_loses_nothing() {
         println!("round {round}: {} damaged in way {damage}", file.display());
         line.set(Line::Up);
         agent.start(&[]);
-        converge(&local.client, &atlas.client, PATIENCE).await;
+        documents_equal(&local, &atlas, PATIENCE).await;
         agent.streaming().await;
         assert!(agent.is_running(), "{}", agent.log());
         rebuilt = agent.log().matches("moved aside").count();

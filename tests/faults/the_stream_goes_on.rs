@@ -23,7 +23,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    compare::converge,
+    equal::documents_equal,
     eventually,
     mongod::Mongod,
     orders, pair,
@@ -425,7 +425,7 @@ async fn a_history_that_stays_lost_is_one_line_in_the_log() {
     local.end_failing().await;
     orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     let lines = agent.log().matches("the stream cannot go on from the checkpoint").count();
     assert_eq!(lines, 1, "{}", agent.log());
 }

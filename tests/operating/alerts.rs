@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    compare::converge,
+    equal::documents_equal,
     eventually,
     mongod::Mongod,
     orders, pair,
@@ -55,7 +55,7 @@ async fn an_alert_is_told_once_when_it_begins_and_once_when_it_is_over() {
     .await;
     assert_eq!(agent.cli(&["status"]).status.code(), Some(1), "unhealthy");
     line.set(Line::Up);
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     hook.answer(200);
     eventually("the end of both", PATIENCE, async || {
         told(&hook, "queue_size").len() + told(&hook, "lag").len() == 4
@@ -122,7 +122,7 @@ async fn a_web_hook_that_has_moved_is_named_and_its_alerts_wait() {
         assert!(new.requests().is_empty(), "{:?}", new.requests());
         assert!(!agent.log().contains("s3cret"));
         assert!(agent.cli(&["resume"]).status.success());
-        converge(&local.client, &atlas.client, PATIENCE).await;
+        documents_equal(&local, &atlas, PATIENCE).await;
         assert!(agent.stop().success());
     }
 }
@@ -175,12 +175,12 @@ async fn documents_that_are_missing_in_atlas_are_noticed_by_counting() {
     orders(&local).insert_many((0..50).map(|id| doc! { "_id": id })).await.unwrap();
     agent.start(&[]);
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     // Writes on the way are no divergence.
     for n in 0..100 {
         orders(&local).insert_one(doc! { "_id": 1000 + n }).await.unwrap();
     }
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     let health = agent.health().unwrap();
     assert!(!health["alerts"].to_string().contains("documents locally"), "{health}");
     eventually("health", PATIENCE, async || agent.health().unwrap()["status"] == "healthy").await;
@@ -326,7 +326,7 @@ async fn counting_while_the_application_writes_raises_no_false_alarm() {
     }
 
     writer.abort();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 }
 
 /// A peer that goes silent without closing: every loop is alive, and nothing moves on the wire.

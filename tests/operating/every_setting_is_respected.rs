@@ -9,7 +9,7 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     api::Api,
-    compare::converge,
+    equal::documents_equal,
     eventually, orders, pair,
     proxy::{Line, Proxy},
 };
@@ -146,7 +146,7 @@ async fn property_11_reading_stops_at_each_limit_of_the_queue() {
         if n < 2 {
             assert!(size >= 45, "{limit}: {size}");
             line.set(Line::Up);
-            converge(&local.client, &atlas.client, PATIENCE).await;
+            documents_equal(&local, &atlas, PATIENCE).await;
         }
         assert_eq!(health["status"], "unhealthy");
         agent.stop();
@@ -165,7 +165,7 @@ async fn property_11_a_queue_that_is_not_to_persist_goes_with_the_agent() {
 
     agent.start(&[]);
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert_eq!(agent.log().matches("the first copy").count(), 2, "it began anew");
 }
 
@@ -269,7 +269,7 @@ async fn property_11_the_line_is_compressed_as_configured() {
         agent.start(&["--adopt"]);
         agent.streaming().await;
         orders(&local).update_many(doc! {}, doc! { "$set": { "by": configured } }).await.unwrap();
-        converge(&local.client, &atlas.client, PATIENCE).await;
+        documents_equal(&local, &atlas, PATIENCE).await;
         assert!(agent.stop().success());
         for (name, before) in ["zlib", "snappy", "zstd"].into_iter().zip(before) {
             let is_used = received(name).await > before;
@@ -292,7 +292,7 @@ async fn property_11_a_limit_of_bytes_cuts_what_is_sent() {
 
     agent.start(&[]);
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     // A tenth of a second's worth in each command.
     assert!(inserts().await - before >= 5, "60 KB at 10 KiB in a command");
 }
@@ -321,7 +321,7 @@ async fn property_11_the_breaker_opens_and_waits_as_configured() {
     line.set(Line::Up);
     agent.start(&[]);
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     line.set(Line::Cut);
     orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
     eventually("an open breaker", PATIENCE, async || agent.health().unwrap()["breaker"] == "open")

@@ -12,7 +12,7 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     certificates::Certificates,
-    compare::converge,
+    equal::documents_equal,
     eventually, free_port,
     guarded::Guarded,
     mongod::Mongod,
@@ -216,7 +216,7 @@ async fn a_document_that_atlas_rejects_becomes_a_dead_letter_and_the_others_flow
         .update_one(doc! { "_id": 1 }, doc! { "$set": { "email": "one" } })
         .await
         .unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     eventually("no dead letter", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 0)
         .await;
 }
@@ -433,7 +433,7 @@ async fn options_of_an_application_are_left_out_by_name_and_what_cannot_be_done_
     agent.start(&[]);
     agent.streaming().await;
     orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert!(agent.log().contains("an option of the connection string is left out"));
 
     for (option, named) in [

@@ -12,7 +12,7 @@ use crate::support::{
     agent::Agent,
     api::Api,
     certificates::{CLIENT, Certificates},
-    compare::{converge, schemas_converge},
+    equal::equal,
     eventually,
     guarded::{Guarded, PASSWORD},
     proof::{Need, not_proved},
@@ -79,8 +79,7 @@ async fn everything_works(local: &Guarded, atlas: &Guarded, agent: &mut Agent) {
     agent.start(&[]);
     agent.streaming().await;
     work(&local.root, 1).await;
-    converge(&local.root, &atlas.root, PATIENCE).await;
-    schemas_converge(&local.root, &atlas.root, PATIENCE).await;
+    equal(local, atlas, PATIENCE).await;
     // The unique index goes from one document to another, with a look at the holder.
     for args in [&["sync", "--wait"][..], &["verify"], &["verify", "--digest"], &["flush"]] {
         let output = agent.cli(args);
@@ -166,7 +165,7 @@ async fn the_systems_certificates_count_for_atlas_the_web_hook_and_the_heartbeat
     agent.set_env("SSL_CERT_FILE", certificates.file("ca.pem").to_str().unwrap());
     agent.start(&[]);
     agent.streaming().await;
-    converge(&local.root, &atlas.root, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     let pause = || assert!(agent.cli(&["pause"]).status.success());
     pause();
     shop.insert_many((2..20).map(|id| doc! { "_id": id })).await.unwrap();
@@ -328,7 +327,7 @@ async fn what_the_agent_stores_is_for_its_owner_only() {
     agent.start(&[]);
     agent.streaming().await;
     local.client.database("shop").collection("orders").insert_one(doc! { "_id": 1 }).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     let mut looked = 0;
     let mut folders = vec![queue];

@@ -5,11 +5,22 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Output},
+    time::Duration,
 };
 
+use futures_util::FutureExt;
+use mongodb::bson::doc;
 use tempfile::TempDir;
 
-use crate::support::proof::{Need, may_lack};
+use crate::support::{
+    PATIENCE,
+    agent::Agent,
+    equal::equal,
+    eventually,
+    mongod::Mongod,
+    orders, pair,
+    proof::{Need, may_lack},
+};
 
 fn script(name: &str) -> Command {
     let mut command =
@@ -104,4 +115,56 @@ fn only_a_failure_to_fetch_the_advisories_counts_as_one() {
     assert!(!deny(cannot, bad, &[ci]).status.success());
     let named = [ci, ("OUTRIGGER_MAY_LACK", "root,advisories")];
     assert!(deny(cannot, bad, &named).status.success());
+}
+
+/// Why both sides are not taken for equal; the comparison must give up soon.
+async fn doubt(local: &Mongod, atlas: &Mongod) -> String {
+    let looked = equal(local, atlas, Duration::from_secs(1));
+    let panic = std::panic::AssertUnwindSafe(looked).catch_unwind().await.unwrap_err();
+    panic.downcast_ref::<String>().cloned().unwrap_or_default()
+}
+
+/// The other half of `odd_schema::the_comparison_of_the_random_suites_finds_a_difference_of_every_kind`: both sides hold the
+/// same in each of these.
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_sides_are_not_believed_while_changes_wait_letters_are_dead_or_one_cannot_be_read() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_one(doc! { "_id": 1, "v": 1 }).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[worker]\nmax_retries = 0\n");
+    agent.start(&[]);
+    agent.streaming().await;
+    equal(&local, &atlas, PATIENCE).await;
+
+    assert!(agent.cli(&["pause"]).status.success());
+    for v in [2, 1] {
+        orders(&local).update_one(doc! { "_id": 1 }, doc! { "$set": { "v": v } }).await.unwrap();
+    }
+    agent.queued(1).await;
+    let why = doubt(&local, &atlas).await;
+    assert!(why.contains("1 changes wait"), "{why}");
+    assert!(agent.cli(&["resume"]).status.success());
+    equal(&local, &atlas, PATIENCE).await;
+
+    let refused =
+        doc! { "failCommands": ["insert", "update"], "namespace": "shop.orders", "errorCode": 121 };
+    atlas.fail(refused, i32::MAX).await;
+    orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
+    eventually("a dead letter", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 1)
+        .await;
+    atlas.end_failing().await;
+    orders(&atlas).insert_one(doc! { "_id": 2 }).await.unwrap();
+    let why = doubt(&local, &atlas).await;
+    assert!(why.contains("1 dead letters"), "{why}");
+    agent.means_dead_letters(true);
+    equal(&local, &atlas, PATIENCE).await;
+
+    let no_indexes = |mode: &str| {
+        let data = doc! { "failCommands": ["listIndexes"], "errorCode": 8 };
+        doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data }
+    };
+    atlas.admin(no_indexes("alwaysOn")).await;
+    let why = doubt(&local, &atlas).await;
+    assert!(why.contains("cannot be read"), "{why}");
+    atlas.admin(no_indexes("off")).await;
+    equal(&local, &atlas, PATIENCE).await;
 }

@@ -11,7 +11,7 @@ use mongodb::bson::{Document, doc};
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    compare::{converge, schemas_converge},
+    equal::{MayDiffer, equal, equal_but},
     mongod::Mongod,
     orders,
     schemas::{changes, collections, document, indexes, names, run_all},
@@ -83,8 +83,7 @@ async fn one_pair(local: &str, atlas: &str) {
     println!("local {local_build}, Atlas {atlas_build}");
     let known = major(&local_version).min(major(&atlas_version));
     let both = async |patience| {
-        converge(&local.client, &atlas.client, patience).await;
-        schemas_converge(&local.client, &atlas.client, patience).await;
+        equal(&local, &atlas, patience).await;
     };
     // Half of it before the first copy.
     run_all(&local.client, collections(known)).await;
@@ -158,9 +157,9 @@ async fn what_the_target_is_too_old_for_is_named_before_anything_is_copied() {
     // The documents are there all the same, and what differs is said.
     agent.start(&[]);
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal_but(MayDiffer::Schema, &local, &atlas, PATIENCE).await;
     orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal_but(MayDiffer::Schema, &local, &atlas, PATIENCE).await;
     let status = String::from_utf8(agent.cli(&["status"]).stdout).unwrap();
     assert!(status.contains("`shop.clustered`: option `clusteredIndex` differs"), "{status}");
 }

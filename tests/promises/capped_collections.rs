@@ -6,12 +6,7 @@ use std::time::Duration;
 use mongodb::bson::{Document, doc};
 
 use crate::support::{
-    PATIENCE,
-    agent::Agent,
-    compare::{converge, natural_order},
-    copy_dir, eventually,
-    mongod::Mongod,
-    pair,
+    PATIENCE, agent::Agent, copy_dir, equal::equal, eventually, mongod::Mongod, pair,
 };
 
 /// Documents that each of the collections holds at the most.
@@ -30,16 +25,6 @@ async fn insert(server: &Mongod, name: &str, numbers: std::ops::Range<i32>) {
     let collection = server.client.database("shop").collection::<Document>(name);
     let documents = numbers.map(|n| doc! { "_id": (n * 7_919) % 100_003, "n": n });
     collection.insert_many(documents).await.unwrap();
-}
-
-/// Waits until both sides are equal, the order included.
-async fn equal(local: &Mongod, atlas: &Mongod, name: &str) {
-    converge(&local.client, &atlas.client, PATIENCE).await;
-    assert_eq!(
-        natural_order(&local.client, name).await,
-        natural_order(&atlas.client, name).await,
-        "{name}"
-    );
 }
 
 #[tokio::test]
@@ -61,8 +46,7 @@ async fn capped_collections_keep_their_order() {
         }
     }
 
-    equal(&local, &atlas, "before").await;
-    equal(&local, &atlas, "after").await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// An agent that sends more slowly than it reads, so that most of what gives way to others is gone from the
@@ -97,7 +81,7 @@ async fn a_capped_collection_that_is_copied_ahead_of_the_stream_keeps_its_order(
     // What shows that all was read after it.
     insert(&local, "log", 2 * CAP - 100..2 * CAP).await;
 
-    equal(&local, &atlas, "log").await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test]
@@ -115,7 +99,7 @@ async fn a_capped_collection_keeps_its_order_when_the_disk_has_lost_the_latest_o
     copy_dir(&queue, &earlier);
     agent.signal("CONT");
     insert(&local, "log", 0..CAP + 1_000).await;
-    equal(&local, &atlas, "log").await;
+    equal(&local, &atlas, PATIENCE).await;
 
     agent.kill();
     std::fs::remove_dir_all(&queue).unwrap();
@@ -124,5 +108,5 @@ async fn a_capped_collection_keeps_its_order_when_the_disk_has_lost_the_latest_o
     // What shows that all was read again.
     insert(&local, "log", CAP + 1_000..CAP + 1_100).await;
 
-    equal(&local, &atlas, "log").await;
+    equal(&local, &atlas, PATIENCE).await;
 }

@@ -14,7 +14,7 @@ use outrigger::{
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::support::{
-    PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, orders, pair, seed,
+    PATIENCE, agent::Agent, equal::documents_equal, eventually, mongod::Mongod, orders, pair, seed,
     workload,
 };
 
@@ -24,7 +24,7 @@ const UPDATES: usize = 12;
 struct Step {
     before: RawDocumentBuf,
     after: RawDocumentBuf,
-    update: Bson,
+    update: Document,
 }
 
 async fn connect(server: &Mongod) -> Mongo {
@@ -53,8 +53,8 @@ async fn make_updates(server: &Mongod, rng: &mut StdRng) -> Vec<Step> {
         collection.insert_one(document).await.unwrap();
         for _ in 0..UPDATES {
             let before = read(&server.client, &id).await;
-            let update = workload::update(rng);
-            let command = doc! { "update": "c", "updates": [{ "q": { "_id": id.clone() }, "u": update.clone() }] };
+            let update = workload::statement(doc! { "_id": id.clone() }, rng);
+            let command = doc! { "update": "c", "updates": [update.clone()] };
             let reply = db.run_command(command).await.unwrap();
             if reply.get_i32("nModified").unwrap() == 1 {
                 steps.push(Step { before, after: read(&server.client, &id).await, update });
@@ -203,7 +203,7 @@ async fn what_is_merged_before_and_after_a_restart_and_an_import_stays_small_and
     orders(&local).insert_one(doc! { "_id": 1, "v": 0 }).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert!(agent.cli(&["pause"]).status.success());
 
     let file = |agent: &Agent, stage: i32| agent.dir.path().join(format!("{stage}.json"));
@@ -235,7 +235,7 @@ async fn what_is_merged_before_and_after_a_restart_and_an_import_stays_small_and
     eventually("the agent", PATIENCE, async || agent.health().is_some()).await;
     assert!(agent.cli(&["resume"]).status.success());
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert!(!agent.log().contains("a full sync begins"), "{}", agent.log());
     let document = orders(&atlas).find_one(doc! { "_id": 1 }).await.unwrap();
     assert_eq!(document, Some(doc! { "_id": 1, "v": 6_400 }));

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Decimal128, Document, doc, oid::ObjectId};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -17,7 +16,7 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     api::Api,
-    compare::{converge, schema},
+    equal::{documents_equal, equal},
     eventually,
     mongod::Mongod,
     orders, pair, seed, workload,
@@ -122,7 +121,7 @@ async fn a_copy_that_is_killed_goes_on_with_the_ranges_that_are_not_done() {
     assert!(last < LARGE * 9 / 10, "the last of three copied {last} of {LARGE}");
     on.store(false, Ordering::Relaxed);
     application.await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,7 +162,7 @@ async fn a_copy_waits_while_it_is_paused_and_survives_elections_on_both_sides() 
         }
     }
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,13 +206,8 @@ async fn collections_of_every_kind_are_copied_with_their_options_and_indexes() {
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
-    assert_eq!(schema(&local.client).await, schema(&atlas.client).await);
-    let natural = async |server: &Mongod| -> Vec<Document> {
-        let capped = server.client.database("shop").collection::<Document>("capped");
-        capped.find(doc! {}).await.unwrap().try_collect().await.unwrap()
-    };
-    assert_eq!(natural(&local).await, natural(&atlas).await, "in the order of insertion");
+    // A capped collection in the order of insertion, too.
+    equal(&local, &atlas, PATIENCE).await;
     let verified = agent.cli_json(&["verify"]).unwrap();
     assert_eq!(verified["equal"], true, "{verified}");
     assert_eq!(verified["namespaces"].as_array().unwrap().len(), 1_005);
@@ -238,13 +232,13 @@ async fn ranges_follow_the_order_of_a_collation() {
     }
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 
     orders(&atlas).delete_many(doc! { "_id": { "$gt": "å", "$lt": "ä5" } }).await.unwrap();
     orders(&atlas).insert_one(doc! { "_id": "Åextra" }).await.unwrap();
     for how in [&["sync", "--wait"][..], &["sync", "--wait", "--digest"]] {
         assert!(agent.cli(how).status.success());
-        converge(&local.client, &atlas.client, PATIENCE).await;
+        documents_equal(&local, &atlas, PATIENCE).await;
         orders(&atlas).delete_one(doc! { "_id": "Z013" }).await.unwrap();
     }
 }
@@ -286,7 +280,7 @@ async fn collections_that_change_while_they_are_copied_are_told_of_as_what_they_
     db.collection::<Document>("viewed").drop().await.unwrap();
     db.create_collection("viewed").view_on("archive".to_owned()).pipeline([]).await.unwrap();
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 
     let log = agent.log();
     let log = log.split_once("copying what Atlas lacks").unwrap().1;
@@ -311,7 +305,7 @@ async fn collections_that_change_while_they_are_copied_are_told_of_as_what_they_
     .await;
     assert!(agent.cli(&["resume"]).status.success());
     assert!(sync.wait().unwrap().success(), "{}", agent.log());
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert_eq!(lines(&agent.log(), "ERROR "), Vec::<String>::new());
 }
 
@@ -374,11 +368,9 @@ async fn does_not_build(local: &Mongod, answer: Document) {
     assert!(said.contains("done, but") && said.contains("plain"), "{answer}: {said}{sync:?}");
     atlas.end_failing().await;
     if answer.get_i32("errorCode").ok() == Some(14_031) {
-        eventually("the index, by the keeper", PATIENCE * 2, async || {
-            schema(&local.client).await == schema(&atlas.client).await
-        })
-        .await;
+        // The index, by the keeper.
+        equal(&local, &atlas, PATIENCE * 2).await;
     }
     assert!(agent.stop().success());
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 }

@@ -21,7 +21,7 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     api::Api,
-    compare::{converge, schema},
+    equal::{documents_equal, equal},
     eventually,
     mongod::Mongod,
     orders, pair, seed, workload,
@@ -37,7 +37,7 @@ async fn streaming(documents: i32, config: &str) -> (Mongod, Mongod, Agent) {
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
     agent.start(&[]);
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     (local, atlas, agent)
 }
 
@@ -130,7 +130,8 @@ async fn differences_of_every_kind_are_found_and_repaired_while_the_application_
     with_indexes(&local).await;
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    assert_eq!(schema(&local.client).await, schema(&atlas.client).await, "from the first copy on");
+    // From the first copy on.
+    equal(&local, &atlas, PATIENCE).await;
     let on = Arc::new(AtomicBool::new(true));
     let writer = keep_writing(&local, on.clone());
 
@@ -160,8 +161,7 @@ async fn differences_of_every_kind_are_found_and_repaired_while_the_application_
 
     on.store(false, Ordering::Relaxed);
     writer.await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
-    assert_eq!(schema(&local.client).await, schema(&atlas.client).await);
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 fn of<'a>(verification: &'a Value, ns: &str) -> &'a Value {
@@ -187,7 +187,7 @@ async fn property_08_a_full_sync_finds_and_repairs_what_is_missing_on_either_sid
         let body = [r#"{"digest":false}"#, r#"{"namespaces":["shop.*"]}"#, ""];
         let report = sync(&api, body.choose(&mut rng).unwrap()).await;
         assert_eq!(report["outcome"], "done", "case {case}: {report}");
-        converge(&local.client, &atlas.client, PATIENCE).await;
+        documents_equal(&local, &atlas, PATIENCE).await;
     }
 }
 
@@ -220,7 +220,7 @@ async fn property_09_a_second_full_sync_is_refused_while_one_runs_and_the_first_
     assert_eq!(agent.cli(&["sync", "cancel"]).status.code(), Some(1), "nothing runs any more");
 
     orders(&local).insert_one(doc! { "_id": -1 }).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +229,7 @@ async fn collections_that_one_side_lacks_are_made_and_dropped() {
     let (here, there) = (local.client.database("shop"), atlas.client.database("shop"));
     here.create_collection("empty").await.unwrap();
     here.collection("few").insert_many((0..60).map(|n| doc! { "_id": n })).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     eventually("the empty one", PATIENCE, async || {
         there.list_collection_names().await.unwrap().len() == 3
     })
@@ -281,7 +281,7 @@ async fn a_sync_that_is_killed_goes_on_with_what_is_not_done() {
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
     agent.start(&[]);
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     orders(&atlas).delete_many(doc! { "_id": { "$mod": [1_000, 7] } }).await.unwrap();
     let small = atlas.client.database("shop").collection::<Document>("small3");
     small.update_one(doc! { "_id": 3 }, doc! { "$set": { "v": 1 } }).await.unwrap();
@@ -304,7 +304,7 @@ async fn a_sync_that_is_killed_goes_on_with_what_is_not_done() {
 
     assert_eq!(report["outcome"], "done", "{report}");
     assert!(report["documentsDone"].as_u64() < Some(8_000 * 9 / 10), "{report}");
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 }
 
 /// What only the local side has had since, and nobody streamed: the queue and its position are gone.
@@ -324,8 +324,7 @@ async fn differences_of_the_local_side_are_found_as_well() {
     agent.start(&[]);
     agent.streaming().await;
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
-    assert_eq!(schema(&local.client).await, schema(&atlas.client).await);
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// A collection is renamed, and another one takes its name, in the middle of a sync; and temporary
@@ -354,7 +353,7 @@ async fn renames_while_a_sync_runs_lose_nothing() {
             api.get("/api/sync/full").1["running"].is_null()
         })
         .await;
-        converge(&local.client, &atlas.client, PATIENCE).await;
+        documents_equal(&local, &atlas, PATIENCE).await;
     }
     // A dry run has nothing to do again.
     let (code, started) = api.with_body("POST", "/api/sync/full", r#"{"dryRun":true}"#);
@@ -362,7 +361,7 @@ async fn renames_while_a_sync_runs_lose_nothing() {
     local.admin(doc! { "renameCollection": "shop.orders", "to": "shop.last" }).await;
     ended(&api, started["running"].as_str().unwrap()).await;
     assert!(agent.cli(&["sync", "--wait"]).status.success());
-    assert_eq!(schema(&local.client).await, schema(&atlas.client).await);
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// It is in the list of the first copy under one name only.
@@ -384,8 +383,7 @@ async fn a_collection_that_is_renamed_while_it_is_copied_has_its_indexes() {
     local.admin(doc! { "renameCollection": "shop.orders", "to": "shop.archive" }).await;
 
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
-    assert_eq!(schema(&local.client).await, schema(&atlas.client).await);
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -447,7 +445,7 @@ async fn a_huge_difference_does_not_fill_the_queue() {
     assert!(agent.cli(&["resume"]).status.success());
     let report = ended(&api, started["running"].as_str().unwrap()).await;
     assert_eq!(report["missing"], 69_000, "{report}");
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 }
 
 /// Many documents change all the time, while syncs run one after the other and another hand changes the
@@ -489,10 +487,10 @@ async fn documents_that_change_while_they_are_compared_never_go_back_to_an_older
     }
     // What the last meddling did, and no event will tell.
     sync(&api, "").await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     // And nothing comes late.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    converge(&local.client, &atlas.client, Duration::from_secs(1)).await;
+    documents_equal(&local, &atlas, Duration::from_secs(1)).await;
 }
 
 async fn meddle(copy: &Collection<Document>, rng: &mut StdRng) {
@@ -514,13 +512,13 @@ async fn a_digest_sees_all_but_what_its_hash_does_not_and_exact_sees_that_too() 
         let change = doc! { "$set": { "v": v } };
         orders(&local).update_one(doc! { "_id": id }, change).await.unwrap();
     }
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 
-    let equal = agent.cli_json(&["verify", "--digest"]).unwrap();
-    assert_eq!(equal["equal"], true, "{equal}");
-    assert_eq!(equal["documents"], 5_000);
+    let verified = agent.cli_json(&["verify", "--digest"]).unwrap();
+    assert_eq!(verified["equal"], true, "{verified}");
+    assert_eq!(verified["documents"], 5_000);
     // A sum of each of a few ranges, and the answers about collections and indexes, against 335 kB.
-    assert!(equal["bytesFromAtlas"].as_u64() < Some(4_000), "{equal}");
+    assert!(verified["bytesFromAtlas"].as_u64() < Some(4_000), "{verified}");
     let exact = agent.cli_json(&["verify"]).unwrap();
     assert!(exact["bytesFromAtlas"].as_u64() > exact["bytes"].as_u64(), "{exact}");
 
@@ -540,7 +538,7 @@ async fn a_digest_sees_all_but_what_its_hash_does_not_and_exact_sees_that_too() 
     let exact = agent.cli_json(&["verify"]).unwrap();
     assert_eq!(of(&exact, "shop.orders")["different"]["count"], 3, "{exact}");
     assert!(agent.cli(&["sync", "--wait"]).status.success());
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -555,7 +553,7 @@ async fn without_an_agent_sync_runs_one_until_all_is_repaired() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("shop.orders"), "{text}");
-    converge(&local.client, &atlas.client, Duration::from_secs(1)).await;
+    documents_equal(&local, &atlas, Duration::from_secs(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -563,7 +561,7 @@ async fn a_sync_comes_by_itself_as_often_as_configured() {
     let (local, atlas, _agent) = streaming(100, "[sync]\nverify_every = \"2s\"\n").await;
     orders(&atlas).delete_one(doc! { "_id": 1 }).await.unwrap();
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -588,7 +586,7 @@ async fn a_verification_reads_on_though_a_collection_was_taken_from_under_its_cu
     orders(&local).insert_many((0..100).map(|id| doc! { "_id": id })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert!(agent.stop().success());
 
     let fail =
@@ -608,7 +606,7 @@ async fn a_read_that_a_server_never_lets_get_anywhere_ends_the_sync_and_names_th
     let (local, atlas, agent) = streaming(100, "").await;
     let other = local.client.database("shop").collection("other");
     other.insert_many((0..10).map(|id| doc! { "_id": id })).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     let there = atlas.client.database("shop").collection::<Document>("other");
     there.delete_one(doc! { "_id": 1 }).await.unwrap();
     let data = doc! {
@@ -633,5 +631,5 @@ async fn a_read_that_a_server_never_lets_get_anywhere_ends_the_sync_and_names_th
     assert!(said.contains("shop.orders"), "{said}");
     local.end_failing().await;
     // The other collection was not kept waiting.
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 }

@@ -14,7 +14,9 @@ use tempfile::TempDir;
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    compare::{Snapshot, brief, contents, converge, strays},
+    equal::{
+        Everything, MayDiffer, brief, documents_equal, equal_but, equal_in, everything, strays,
+    },
     eventually,
     mongod::Mongod,
     pair,
@@ -59,21 +61,16 @@ impl Copy {
         people(&local.client, self.db)
     }
 
-    /// The documents that it copies, as the local database has them.
-    async fn here(&self, local: &Mongod) -> Snapshot {
-        let mut here = Snapshot::of(&local.client).await;
+    /// What it copies, as the local database has it.
+    async fn here(&self, local: &Mongod) -> Everything {
+        let mut here = everything(local).await.unwrap();
         let prefix = format!("{}.", self.db);
-        here.contents.retain(|name, _| name.starts_with(&prefix));
-        here.schemas.retain(|name, _| name.starts_with(&prefix));
+        here.retain(|name, _| name.starts_with(&prefix));
         here
     }
 
     async fn is_equal(&self, local: &Mongod) {
-        eventually("equal sides", PATIENCE, async || {
-            let (here, there) = (self.here(local).await, Snapshot::of(&self.atlas.client).await);
-            here.contents == there.contents && here.schemas == there.schemas
-        })
-        .await;
+        equal_in(self.db, local, &self.atlas, PATIENCE).await;
     }
 
     /// What is wrong, unless the agent ends as for a restored database, and Atlas has nothing of the wrong one.
@@ -82,7 +79,7 @@ impl Copy {
         while self.agent.is_running() && Instant::now() < give_up {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let now = Snapshot::of(&self.atlas.client).await;
+        let now = everything(&self.atlas).await.unwrap();
         let strays = strays(&moment.atlas, &moment.local, &now);
         let mut wrong = Vec::new();
         if let Some(first) = strays.first() {
@@ -109,13 +106,13 @@ impl Copy {
 
 /// Both sides when the local database was last the true one.
 struct Moment {
-    atlas: Snapshot,
-    local: Snapshot,
+    atlas: Everything,
+    local: Everything,
 }
 
 impl Moment {
     async fn of(copy: &Copy, local: &Mongod) -> Self {
-        Self { atlas: Snapshot::of(&copy.atlas.client).await, local: copy.here(local).await }
+        Self { atlas: everything(&copy.atlas).await.unwrap(), local: copy.here(local).await }
     }
 }
 
@@ -362,7 +359,7 @@ async fn a_backup_that_is_put_back_under_load_is_refused() {
         in_atlas.count_documents(doc! { "_id": { "$gt": 10_060 } }).await.unwrap() > 0
     })
     .await;
-    let before = contents(&atlas.client).await.unwrap();
+    let before = everything(&*atlas).await.unwrap();
 
     local.kill();
     task.await.unwrap();
@@ -372,9 +369,11 @@ async fn a_backup_that_is_put_back_under_load_is_refused() {
     work_on(&local, &["load"]).await;
     let status = agent.ended(PATIENCE).await;
 
-    let now = contents(&atlas.client).await.unwrap();
-    for (key, was) in &before["load.people"] {
-        let is = now["load.people"].get(key);
+    let now = everything(&*atlas).await.unwrap();
+    let (before, now) = (before["load.people"].by_id(), now["load.people"].by_id());
+    for (key, was) in &before {
+        let raw = |bytes: &&[u8]| RawDocumentBuf::from_bytes(bytes.to_vec()).unwrap();
+        let (was, is) = (&raw(was), &now.get(key).map(raw));
         let version = |of: &RawDocumentBuf| of.get_i32("v").unwrap();
         match is {
             Some(is) => assert!(version(is) >= version(was), "was {was:?}, is {is:?}"),
@@ -407,7 +406,7 @@ async fn a_page_that_was_read_before_a_new_proof_is_read_again_before_it_is_writ
     is_proven_again(&agent).await;
     atlas.end_failing().await;
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 
     let oplog = atlas.client.database("local").collection::<Document>("oplog.rs");
     let of = async |v: i32| {
@@ -445,11 +444,7 @@ async fn options_that_were_read_before_a_new_proof_are_read_again_before_they_ar
     local.fail(doc! { "failCommands": ["getMore"], "closeConnection": true }, 1).await;
     is_proven_again(&agent).await;
     atlas.end_failing().await;
-    eventually("the options", PATIENCE, async || {
-        let (here, there) = (Snapshot::of(&local.client).await, Snapshot::of(&atlas.client).await);
-        here.schemas == there.schemas
-    })
-    .await;
+    equal_but(MayDiffer::Documents, &local, &atlas, PATIENCE).await;
 
     let oplog = atlas.client.database("local").collection::<Document>("oplog.rs");
     let of = async |v: i32| {
@@ -471,7 +466,7 @@ async fn a_comparison_reads_again_what_it_read_before_a_new_proof() {
     agent.waits_long_for_atlas();
     agent.start(&[]);
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     let ended = || agent.log().matches("a full sync has ended").count();
     let before = ended();
     let find = doc! {
@@ -485,7 +480,7 @@ async fn a_comparison_reads_again_what_it_read_before_a_new_proof() {
     local.fail(doc! { "failCommands": ["getMore"], "closeConnection": true }, 1).await;
     is_proven_again(&agent).await;
     people.update_many(doc! {}, doc! { "$set": { "v": 2 } }).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     atlas.is_at(doc! { "command.find": "people" }).await;
 
     eventually("the end of the comparison", PATIENCE, async || ended() > before).await;
@@ -507,7 +502,7 @@ async fn a_count_that_was_begun_before_a_new_proof_raises_no_alert() {
     agent.waits_long_for_atlas();
     agent.start(&[]);
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     let slow = doc! {
         "failCommands": ["aggregate"], "namespace": "late.people", "errorCode": 50,
         "blockConnection": true, "blockTimeMS": 12_000,

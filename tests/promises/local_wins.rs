@@ -4,7 +4,7 @@
 use mongodb::bson::{Bson, doc};
 
 use crate::support::{
-    PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, orders, pair,
+    PATIENCE, agent::Agent, equal::equal, eventually, mongod::Mongod, orders, pair,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +25,7 @@ async fn an_atlas_that_holds_data_without_our_mark_is_refused_unless_adopted() {
     assert_eq!(untouched.get("v"), Some(&Bson::String("somebody's".into())));
 
     agent.start(&["--adopt"]);
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// What was changed in Atlas by another hand is overwritten when everything is compared.
@@ -35,7 +35,7 @@ async fn a_comparison_makes_atlas_equal_to_the_local_database() {
     orders(&local).insert_many((0..300).map(|n| doc! { "_id": n, "v": n })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.stop().success());
 
     orders(&atlas)
@@ -48,7 +48,7 @@ async fn a_comparison_makes_atlas_equal_to_the_local_database() {
     std::fs::remove_dir_all(agent.dir.path().join("queue")).unwrap();
     agent.start(&[]);
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// Two thirds of the copy are not in the local database any more, and no change event says why.
@@ -58,7 +58,7 @@ async fn a_mass_delete_that_only_a_comparison_asks_for_is_not_made() {
     orders(&local).insert_many((0..300).map(|n| doc! { "_id": n })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.stop().success());
 
     orders(&local).delete_many(doc! { "_id": { "$lt": 200 } }).await.unwrap();
@@ -95,9 +95,9 @@ async fn the_copy_of_another_source_is_refused_and_an_adopted_one_is_lost_to_its
     assert_eq!(b.ended(PATIENCE).await.code(), Some(1));
     assert!(b.log().contains("the copy of another source"), "{}", b.log());
     b.start(&["--adopt"]);
-    converge(&second.client, &atlas.client, PATIENCE).await;
+    equal(&second, &atlas, PATIENCE).await;
 
     a.start(&[]);
     assert_eq!(a.ended(PATIENCE).await.code(), Some(1));
-    converge(&second.client, &atlas.client, PATIENCE).await;
+    equal(&second, &atlas, PATIENCE).await;
 }

@@ -7,7 +7,7 @@ use mongodb::bson::{DateTime, Document, doc};
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    compare::converge,
+    equal::documents_equal,
     eventually,
     mongod::Mongod,
     orders, pair,
@@ -40,7 +40,7 @@ async fn a_second_agent_of_the_same_source_refuses_and_names_the_first() {
     second.start(&[]);
     second.streaming().await;
     orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert!(first.refused(&[]).await.contains("another agent replicates"));
 }
 
@@ -64,7 +64,7 @@ async fn the_place_of_an_agent_that_died_is_taken_over_when_that_is_said() {
     second.start(&["--adopt"]);
     second.streaming().await;
     orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert!(first.refused(&[]).await.contains(&format!("process {}", second.id())));
 }
 
@@ -103,12 +103,12 @@ async fn an_atlas_that_was_not_the_target_for_a_while_is_compared_when_it_is_aga
     agent.streaming().await;
     orders(&local).delete_one(doc! { "_id": 1 }).await.unwrap();
     orders(&local).insert_one(doc! { "_id": "meanwhile" }).await.unwrap();
-    converge(&local.client, &second.client, PATIENCE).await;
+    documents_equal(&local, &second, PATIENCE).await;
     assert!(agent.stop().success());
 
     agent.set_env("MONGODB_ATLAS_URI", &first.uri());
     agent.start(&[]);
-    converge(&local.client, &first.client, PATIENCE).await;
+    documents_equal(&local, &first, PATIENCE).await;
 }
 
 /// Atlas was put back to a backup, mark and all.
@@ -127,7 +127,7 @@ async fn a_mark_that_is_older_than_it_was_left_has_everything_compared() {
     let older = mongodb::bson::Timestamp { time: 5, increment: 1 };
     marks(&atlas).update_one(doc! {}, doc! { "$set": { "checkpoint": older } }).await.unwrap();
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 }
 
 /// The line to Atlas is cut for so long that another agent might have been told to take over.
@@ -138,7 +138,7 @@ async fn an_agent_that_could_not_renew_its_heartbeat_writes_only_when_it_has() {
     orders(&local).insert_one(doc! { "_id": 0 }).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &line.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     line.set(Line::Cut);
     orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
     eventually("the fence", Duration::from_secs(120), async || {
@@ -168,7 +168,7 @@ async fn a_mark_that_is_gone_is_set_again_and_everything_compared() {
     orders(&atlas).delete_many(doc! {}).await.unwrap();
     atlas.client.database("outrigger").drop().await.unwrap();
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert!(marks(&atlas).find_one(doc! {}).await.unwrap().is_some());
 }
 
@@ -197,7 +197,7 @@ async fn is_frozen_and_replaced(line: Line) {
     );
     frozen.start(&[]);
     frozen.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     for n in 0..100 {
         let old = doc! { "_id": n, "version": "old" };
         orders(&local).replace_one(doc! { "_id": n }, old).await.unwrap();
@@ -225,7 +225,7 @@ async fn is_frozen_and_replaced(line: Line) {
     next.streaming().await;
     let newer = doc! { "$set": { "version": "new" } };
     orders(&local).update_many(doc! {}, newer).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     eventually("the end of the lease", PATIENCE, async || {
         since.elapsed() > outrigger::gate::lease::LIMIT + Duration::from_secs(1)
     })

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mongodb::bson::{Document, doc};
 
 use crate::support::{
-    PATIENCE, agent::Agent, api::Api, compare::converge, eventually, mongod::Mongod, pair,
+    PATIENCE, agent::Agent, api::Api, equal::documents_equal, eventually, mongod::Mongod, pair,
     proxy::Proxy,
 };
 
@@ -121,7 +121,7 @@ async fn a_rename_that_atlas_does_not_make_keeps_no_comparison_of_others_from_it
     agent.streaming().await;
     atlas.end_failing().await;
     eventually("what was left", PATIENCE, async || count(&atlas, "shop.last").await == 10).await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert!(agent.stop().success());
 }
 

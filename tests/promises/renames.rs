@@ -11,8 +11,7 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     api::Api,
-    compare::converge,
-    equal::{Order, equal},
+    equal::equal,
     eventually,
     guarded::Guarded,
     mongod::Mongod,
@@ -42,7 +41,7 @@ async fn collections_that_change_their_names_at_random_end_equal() {
             assert!(agent.cli(&["resume"]).status.success());
         }
         println!("round {round}");
-        equal(&local, &atlas, Order::Counts, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
     }
 
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
@@ -67,7 +66,7 @@ async fn is_read_after_a_rename(version: &str, reads: Reads) {
     right.insert_many((10..30).map(|id| doc! { "_id": id, "of": "right" })).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     // Twice: what was found out of the names once must not be taken for what they mean now.
     for round in 0..2 {
@@ -100,7 +99,7 @@ async fn is_read_after_a_rename(version: &str, reads: Reads) {
             agent.health().is_some_and(|health| health["queueSize"] == 0)
         })
         .await;
-        converge(&local.client, &atlas.client, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
         assert_eq!(local.end_failing().await, round + 1);
     }
     assert!(!agent.log().contains("will be compared"));
@@ -156,7 +155,7 @@ async fn a_dead_letter_follows_its_collection_and_its_retry_mends_the_document()
     atlas.root.database("shop").run_command(relaxed).await.unwrap();
     assert!(agent.cli(&["dead", "retry", letter["id"].as_str().unwrap()]).status.success());
     letters(0).await;
-    converge(&local.client, &atlas.root, Duration::ZERO).await;
+    equal(&local, &atlas, Duration::ZERO).await;
 
     // With its collection it goes.
     let strict = doc! { "collMod": "archive", "validator": { "total": { "$exists": true } } };
@@ -166,7 +165,7 @@ async fn a_dead_letter_follows_its_collection_and_its_retry_mends_the_document()
     letters(1).await;
     archive.drop().await.unwrap();
     letters(0).await;
-    converge(&local.client, &atlas.root, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// Both come in by a rename from what is not replicated. The second is demanded while the first is copied.
@@ -191,7 +190,7 @@ async fn a_collection_that_comes_in_while_another_is_copied_gets_its_indexes_at_
     .await;
     rename(&db, "few", "items", false).await.unwrap();
 
-    equal(&local, &atlas, Order::Counts, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// Nothing has made the empty one in Atlas, so that there is nothing to rename.
@@ -207,7 +206,7 @@ async fn an_empty_collection_that_takes_the_place_of_a_full_one_empties_it_with_
     }
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     db.create_collection("empty").await.unwrap();
     rename(&db, "empty", "replaced", true).await.unwrap();
@@ -215,7 +214,7 @@ async fn an_empty_collection_that_takes_the_place_of_a_full_one_empties_it_with_
     let _ = db.collection::<Document>(names[1]).aggregate(nothing).await.unwrap();
 
     assert!(agent.cli(&["flush"]).status.success());
-    converge(&local.client, &atlas.client, Duration::ZERO).await;
+    equal(&local, &atlas, Duration::ZERO).await;
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
 }
 
@@ -235,7 +234,7 @@ async fn a_queue_full_of_updates_with_a_local_5_0_drains_and_what_was_renamed_me
     );
     agent.start(&[]);
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.cli(&["pause"]).status.success());
     left.update_many(doc! {}, doc! { "$set": { "round": 1 } }).await.unwrap();
     let is_full = async || agent.log().contains("reading has stopped");
@@ -248,7 +247,7 @@ async fn a_queue_full_of_updates_with_a_local_5_0_drains_and_what_was_renamed_me
     assert!(agent.cli(&["resume"]).status.success());
     let is_empty = async || agent.health().is_some_and(|health| health["queueSize"] == 0);
     eventually("the empty queue", PATIENCE, is_empty).await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.log().contains("before the stream has come so far"), "{}", agent.log());
     assert!(agent.stop().success());
 }
@@ -295,7 +294,7 @@ async fn a_rename_that_the_user_may_not_make_holds_its_names_alone_and_goes_on_w
     here.collection("left").insert_one(doc! { "_id": 0 }).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.root, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     rename(&here, "left", "right", false).await.unwrap();
     here.collection("right").insert_one(doc! { "_id": 1 }).await.unwrap();
@@ -322,7 +321,7 @@ async fn a_rename_that_the_user_may_not_make_holds_its_names_alone_and_goes_on_w
     let may = [may("", "renameCollectionSameDB"), may("right", "dropCollection")];
     let grant = doc! { "grantPrivilegesToRole": "writesAndNoMore", "privileges": may.to_vec() };
     atlas.admin(grant).await;
-    converge(&local.client, &atlas.root, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     eventually("nothing to tell in `status`", PATIENCE, async || !is_told(&agent)).await;
     assert!(agent.stop().success());
 }
@@ -336,7 +335,7 @@ async fn a_comparison_does_not_drop_what_has_taken_the_name_of_a_collection_sinc
     agent.streaming().await;
     let db = local.client.database("shop");
     orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
-    equal(&local, &atlas, Order::Counts, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     let ended = || agent.log().matches("a full sync has ended").count();
     let before = ended();
 
@@ -349,7 +348,7 @@ async fn a_comparison_does_not_drop_what_has_taken_the_name_of_a_collection_sinc
     db.create_collection("left").view_on("orders".to_owned()).await.unwrap();
 
     eventually("the end of the comparison", PATIENCE, async || ended() > before).await;
-    equal(&local, &atlas, Order::Counts, Duration::from_secs(5)).await;
+    equal(&local, &atlas, Duration::from_secs(5)).await;
     assert!(agent.stop().success());
 }
 
@@ -362,14 +361,14 @@ async fn a_collection_that_is_renamed_takes_the_place_of_a_view_that_only_atlas_
     here.collection("orders").insert_one(doc! { "_id": 1 }).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     there.run_command(doc! { "create": "old", "viewOn": "orders", "pipeline": [] }).await.unwrap();
 
     let rename = doc! { "renameCollection": "shop.orders", "to": "shop.old" };
     local.client.database("admin").run_command(rename).await.unwrap();
     here.collection("old").insert_one(doc! { "_id": 2 }).await.unwrap();
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert_eq!(there.collection::<Document>("old").count_documents(doc! {}).await.unwrap(), 2);
     assert!(agent.is_running());
     let dead = agent.cli_json(&["dead", "list"]).unwrap();

@@ -1,6 +1,6 @@
 //! The restore: Atlas into an empty local database, whatever interrupts it.
 
-use std::process::Stdio;
+use std::{process::Stdio, time::Duration};
 
 use mongodb::bson::{Bson, Document, doc};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use crate::support::{
     PATIENCE,
     agent::{Agent, signal},
-    compare::{contents, converge, differences, schema},
+    equal::equal,
     eventually,
     mongod::Mongod,
     orders, pair, seed,
@@ -37,16 +37,13 @@ async fn replica(documents: i32, filler: usize) -> (Mongod, Mongod) {
     db.run_command(doc! { "create": "seen", "viewOn": "log", "pipeline": [few] }).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.stop().success());
     (local, atlas)
 }
 
 async fn assert_restored(local: &Mongod, atlas: &Mongod) {
-    let (here, there) =
-        (contents(&local.client).await.unwrap(), contents(&atlas.client).await.unwrap());
-    assert_eq!(differences(&here, &there), Vec::<String>::new());
-    assert_eq!(schema(&local.client).await, schema(&atlas.client).await);
+    equal(local, atlas, Duration::ZERO).await;
     let left = local.client.database("outrigger").list_collection_names().await.unwrap();
     assert!(left.is_empty(), "no note stays: {left:?}");
 }
@@ -80,7 +77,7 @@ async fn a_copy_is_restored_with_indexes_and_options_into_a_replica_set_and_a_st
     agent.start(&["--adopt"]);
     agent.streaming().await;
     orders(&set).insert_one(doc! { "_id": "new" }).await.unwrap();
-    converge(&set.client, &atlas.client, PATIENCE).await;
+    equal(&set, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

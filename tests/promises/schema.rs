@@ -11,7 +11,7 @@ use mongodb::bson::{Document, doc};
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    compare::{converge, schema, schemas_converge},
+    equal::{MayDiffer, equal, equal_but, everything},
     eventually,
     mongod::Mongod,
     orders, pair,
@@ -60,11 +60,6 @@ async fn fill(server: &Mongod, names: &[&str]) {
     }
 }
 
-async fn equal(local: &Mongod, atlas: &Mongod) {
-    converge(&local.client, &atlas.client, PATIENCE).await;
-    schemas_converge(&local.client, &atlas.client, PATIENCE).await;
-}
-
 #[tokio::test]
 async fn every_option_index_and_view_is_there_after_the_first_copy() {
     let (local, atlas) = pair().await;
@@ -76,7 +71,7 @@ async fn every_option_index_and_view_is_there_after_the_first_copy() {
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
 
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
     let verified = agent.cli_json(&["verify"]).unwrap();
     assert_eq!(verified["equal"], true, "{verified}");
     let health = agent.health().unwrap();
@@ -92,12 +87,12 @@ async fn every_option_index_and_view_that_is_made_while_documents_flow_arrives()
     run_all(&local.client, collections(6)).await;
     let busy = Busy::start(&local, names(6));
     run_all(&local.client, indexes()).await;
-    schemas_converge(&local.client, &atlas.client, PATIENCE).await;
+    equal_but(MayDiffer::Documents, &local, &atlas, PATIENCE).await;
     run_all(&local.client, changes(6)).await;
-    schemas_converge(&local.client, &atlas.client, PATIENCE).await;
+    equal_but(MayDiffer::Documents, &local, &atlas, PATIENCE).await;
     busy.stop().await;
 
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test]
@@ -121,14 +116,15 @@ async fn changes_of_options_and_indexes_wait_for_atlas_and_survive_restarts() {
     atlas.resume().await;
     // Somewhere in the middle of the barriers.
     eventually("an index", PATIENCE, async || {
-        schema(&atlas.client).await.get("shop.plain").is_some_and(|(_, indexes)| indexes.len() > 1)
+        let there = everything(&atlas).await.unwrap();
+        there.get("shop.plain").is_some_and(|plain| plain.indexes().len() > 1)
     })
     .await;
     agent.kill();
     agent.start(&[]);
     busy.stop().await;
 
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test]
@@ -148,13 +144,13 @@ async fn databases_and_collections_that_are_dropped_and_renamed_are_so_in_atlas(
     run_all(&local.client, [rename("shop.checked", "shop.json", true)]).await;
     run_all(&local.client, [rename("shop.stored", "archive.german", true)]).await;
     run_all(&local.client, [("shop", doc! { "drop": "imaged" })]).await;
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     run_all(&local.client, [("shop", doc! { "dropDatabase": 1 })]).await;
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
     run_all(&local.client, collections(6)).await;
     fill(&local, &names(6)).await;
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test]
@@ -172,7 +168,7 @@ async fn a_collection_that_the_server_fills_without_events_is_compared() {
     )
     .await;
 
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test]
@@ -204,8 +200,9 @@ async fn an_index_that_cannot_be_built_is_listed_and_built_when_it_can_be() {
     fill(&local, &["else"]).await;
     local.client.database("shop").collection("plain").insert_one(document(1)).await.unwrap();
     eventually("the documents and the other index", PATIENCE, async || {
-        let there = schema(&atlas.client).await;
-        there.contains_key("shop.else") && there["shop.plain"].1.contains_key("other")
+        let there = everything(&atlas).await.unwrap();
+        there.contains_key("shop.else")
+            && there["shop.plain"].indexes().iter().any(|name| name == "other")
     })
     .await;
     let verified = agent.cli_json(&["verify"]).unwrap();
@@ -214,7 +211,7 @@ async fn an_index_that_cannot_be_built_is_listed_and_built_when_it_can_be() {
     assert!(text.contains("index `unique` is missing in Atlas: "), "with the reason: {text}");
 
     there.delete_one(doc! { "_id": "stranger" }).await.unwrap();
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
     eventually("no problem left", PATIENCE, async || {
         agent.health().unwrap()["schemaProblems"].as_array().unwrap().is_empty()
     })
@@ -234,11 +231,11 @@ async fn time_series_are_left_out_and_named() {
     run_all(&local.client, [("shop", granularity)]).await;
     fill(&local, &["other"]).await;
     eventually("what came after it", PATIENCE, async || {
-        schema(&atlas.client).await.contains_key("shop.other")
+        everything(&atlas).await.unwrap().contains_key("shop.other")
     })
     .await;
 
-    schemas_converge(&local.client, &atlas.client, PATIENCE).await;
+    equal_but(MayDiffer::Documents, &local, &atlas, PATIENCE).await;
     let names = atlas.client.database("shop").list_collection_names().await.unwrap();
     assert!(!names.iter().any(|name| name == "after" || name == "before"), "{names:?}");
     for command in ["check", "status"] {
@@ -264,7 +261,7 @@ async fn an_expired_document_is_gone_on_both_sides_and_one_that_lives_longer_com
         .insert_one(doc! { "_id": "extended", "at": at(far), "filler": "x".repeat(9_000) })
         .await
         .unwrap();
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     // It expires in Atlas alone: as if the extension had come too late.
     let early = doc! { "$set": { "at": at(now() - 1) } };
@@ -280,7 +277,7 @@ async fn an_expired_document_is_gone_on_both_sides_and_one_that_lives_longer_com
         orders(&local).count_documents(doc! {}).await.unwrap() == 2
     })
     .await;
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 2);
 }
 
@@ -292,7 +289,7 @@ async fn a_renamed_collection_takes_its_pending_updates_deltas_and_refreshes_alo
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[worker]\nupdate_mode = \"delta\"\n");
     agent.start(&[]);
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     let mut atlas = atlas;
     atlas.terminate();
 
@@ -318,7 +315,7 @@ async fn a_renamed_collection_takes_its_pending_updates_deltas_and_refreshes_alo
     run_all(&local.client, [rename("shop.past", "archive.past")]).await;
     atlas.resume().await;
 
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test]
@@ -328,7 +325,7 @@ async fn a_collection_dropped_and_made_again_while_atlas_is_away_holds_the_new_d
     run_all(&local.client, [indexes().remove(0)]).await;
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
     let mut atlas = atlas;
     atlas.terminate();
 
@@ -345,7 +342,7 @@ async fn a_collection_dropped_and_made_again_while_atlas_is_away_holds_the_new_d
     }
     atlas.resume().await;
 
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test]
@@ -388,7 +385,7 @@ async fn ten_collections_renamed_twice_in_a_row_with_inserts_between() {
         }
     }
 
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test]
@@ -417,8 +414,7 @@ async fn a_collection_that_is_renamed_during_the_first_copy_arrives_under_its_ne
     orders(&local).insert_one(doc! { "_id": 1, "u": 1 }).await.unwrap();
     run_all(&local.client, [("admin", rename)]).await;
 
-    converge(&local.client, &atlas.client, PATIENCE * 2).await;
-    schemas_converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE * 2).await;
 }
 
 #[tokio::test]
@@ -448,7 +444,7 @@ async fn an_index_of_a_large_collection_is_built_beside_its_documents() {
         orders(&local).insert_one(doc! { "_id": format!("meanwhile {n}") }).await.unwrap();
         orders(&local).update_one(doc! { "_id": n }, doc! { "$set": { "a": -n } }).await.unwrap();
     }
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal_but(MayDiffer::Schema, &local, &atlas, PATIENCE).await;
     let status = String::from_utf8(agent.cli(&["status"]).stdout).unwrap();
     assert!(status.contains("building `slow` of `shop.orders`"), "{status}");
     assert!(
@@ -466,9 +462,9 @@ async fn an_index_of_a_large_collection_is_built_beside_its_documents() {
     run_all(&local.client, [("admin", rename)]).await;
     let past = local.client.database("shop").collection::<Document>("past");
     past.insert_one(doc! { "_id": "after the rename" }).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal_but(MayDiffer::Schema, &local, &atlas, PATIENCE).await;
     atlas.admin(hang("off")).await;
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test]
@@ -491,8 +487,7 @@ async fn a_thousand_collections_are_made_and_dropped_in_a_storm() {
         }
     }
 
-    converge(&local.client, &atlas.client, PATIENCE * 3).await;
-    schemas_converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE * 3).await;
     assert_eq!(atlas.client.database("storm").list_collection_names().await.unwrap().len(), 20);
 }
 
@@ -503,7 +498,7 @@ async fn options_that_only_a_new_collection_can_have_come_with_a_new_one_where_l
     fill(&local, &["plain"]).await;
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.stop().success());
     // In Atlas each is there already, without its options; one is empty, one holds what it should.
     run_all(&atlas.client, [("shop", doc! { "create": "collated" })]).await;
@@ -515,5 +510,5 @@ async fn options_that_only_a_new_collection_can_have_come_with_a_new_one_where_l
 
     agent.start(&[]);
 
-    equal(&local, &atlas).await;
+    equal(&local, &atlas, PATIENCE).await;
 }

@@ -15,8 +15,9 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     api::Api,
-    compare::converge,
-    copy_dir, eventually,
+    copy_dir,
+    equal::documents_equal,
+    eventually,
     mongod::Mongod,
     pair,
     proxy::{Line, Proxy},
@@ -55,7 +56,7 @@ impl Stage {
     }
 
     async fn converge(&self) {
-        converge(&self.local.client, &self.atlas.client, PATIENCE).await;
+        documents_equal(&self.local, &self.atlas, PATIENCE).await;
     }
 }
 
@@ -224,10 +225,10 @@ async fn property_11_a_rate_limit_cuts_what_is_sent() {
     let before = inserts().await;
 
     agent.start(&[]);
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     let after_copy = inserts().await;
     orders.insert_many((100..200).map(|n| doc! { "_id": n })).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 
     assert!(after_copy - before >= 5, "100 documents at 20 in a command: {}", after_copy - before);
     assert!(inserts().await - after_copy >= 5);

@@ -6,7 +6,7 @@ use mongodb::bson::{Bson, Document, doc};
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    compare::converge,
+    equal::equal,
     eventually,
     guarded::Guarded,
     pair,
@@ -24,16 +24,14 @@ async fn the_agent_needs_no_right_to_write_locally() {
     ];
     let writer = vec!["readWriteAnyDatabase".into(), "dbAdminAnyDatabase".into()];
     let (local, atlas) = tokio::join!(Guarded::start(reader), Guarded::start(writer));
-    let (local_uri, atlas_uri) = (local.uri(), atlas.uri());
-    let (local, atlas) = (&local.root, &atlas.root);
-    let shop = local.database("shop");
+    let shop = local.root.database("shop");
     let orders = shop.collection::<Document>("orders");
     orders.insert_many((0..50).map(|n| doc! { "_id": n })).await.unwrap();
     // A document that violates its validator, as an application may have from before it.
     let validator = doc! { "collMod": "orders", "validator": { "total": { "$exists": true } } };
     shop.run_command(validator).await.unwrap();
 
-    let agent = Agent::started(&local_uri, &atlas_uri);
+    let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
     let change = doc! {
         "update": "orders", "bypassDocumentValidation": true,
@@ -44,10 +42,10 @@ async fn the_agent_needs_no_right_to_write_locally() {
     shop.collection::<Document>("old").insert_one(doc! { "_id": 1 }).await.unwrap();
     shop.collection::<Document>("gone").insert_one(doc! { "_id": 1 }).await.unwrap();
     let rename = doc! { "renameCollection": "shop.old", "to": "shop.new" };
-    local.database("admin").run_command(rename).await.unwrap();
+    local.root.database("admin").run_command(rename).await.unwrap();
     shop.collection::<Document>("gone").drop().await.unwrap();
 
-    converge(local, atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     let check = agent.cli(&["check"]);
     assert_eq!(check.status.code(), Some(0), "{}", String::from_utf8_lossy(&check.stdout));
     let output = format!("{}{:?}{check:?}", agent.log(), agent.health());
@@ -80,7 +78,7 @@ async fn property_01_the_local_database_serves_every_operation_whatever_the_stat
     }
     atlas.resume().await;
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// A local write returns while nothing of it can have reached Atlas, which does not answer at all.
@@ -102,7 +100,7 @@ async fn property_05_no_local_write_waits_for_atlas() {
     assert_eq!(there.count_documents(doc! {}).await.unwrap(), 0);
     agent.queued(100).await;
     line.set(Line::Up);
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// The same application code, the same data, with the agent up, stopped and killed.
@@ -119,7 +117,7 @@ async fn property_10_no_change_to_the_application_is_needed() {
     agent.kill();
     orders.insert_one(doc! { "_id": "without" }).await.unwrap();
     agent.start(&[]);
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     // Nothing of ours has appeared in the application's database.
     let names = local.client.list_database_names().await.unwrap();

@@ -12,8 +12,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    compare::converge,
-    equal::{Order, equal},
+    equal::equal,
     mongod::Mongod,
     names, odd_work, pair,
     proxy::{Line, Proxy},
@@ -24,14 +23,17 @@ use crate::support::{
 async fn work(local: &Mongod, rng: &mut StdRng, changes: usize) {
     let collections = workload::collections(&local.client);
     let names = local.client.database("names");
+    let mut made = 0;
     for n in 0..changes {
         let collection = &collections[rng.random_range(0..collections.len())];
-        workload::change(collection, rng).await.unwrap();
+        made += usize::from(workload::change(collection, rng).await.unwrap());
         if n % 10 == 0 {
             names::step(&names, rng).await.unwrap();
             odd_work::step(local.port, rng).await.unwrap();
         }
     }
+    // An insert of what is there is refused, and much else. Work that is refused as a whole proves nothing.
+    assert!(made * 4 >= changes, "the server made {made} of {changes} changes");
 }
 
 async fn random_workload_with_restarts(update_mode: &str) {
@@ -68,12 +70,12 @@ async fn random_workload_with_restarts(update_mode: &str) {
         }
     }
 
-    equal(&local, &atlas, Order::Counts, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     // Quiet, it stays so; and a stopped agent leaves nothing behind.
     agent.streaming().await;
     assert!(agent.stop().success());
-    equal(&local, &atlas, Order::Counts, Duration::ZERO).await;
+    equal(&local, &atlas, Duration::ZERO).await;
     let dead = agent.cli_json(&["dead", "list"]).unwrap();
     assert_eq!(dead.as_array().map(Vec::len), Some(0), "{dead}");
 }
@@ -96,7 +98,7 @@ async fn a_hundred_updates_of_one_document_while_atlas_is_away_arrive_as_one_wri
     orders.insert_one(doc! { "_id": 1, "n": 0 }).await.unwrap();
     let agent = Agent::started(&local.uri(), &line.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     let writes_before = atlas.document_writes().await;
 
     line.set(Line::Cut);
@@ -114,7 +116,7 @@ async fn a_hundred_updates_of_one_document_while_atlas_is_away_arrive_as_one_wri
     .await;
     line.set(Line::Up);
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert_eq!(atlas.document_writes().await - writes_before, 1);
 }
 
@@ -133,7 +135,7 @@ async fn documents_of_every_odd_form_arrive_as_they_are() {
     raw.update_one(doc! { "_id": 2 }, doc! { "$set": { "at": empty } }).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     raw.insert_one(rawdoc! { "_id": 3, "x": 1 }).await.unwrap();
     raw.update_one(doc! { "_id": 3 }, doc! { "$set": { "at": empty } }).await.unwrap();
@@ -145,7 +147,7 @@ async fn documents_of_every_odd_form_arrive_as_they_are() {
         vec![doc! { "$replaceWith": { "$literal": { "_id": 4, "$x": 1, "a.b": { "$y": 1 } } } }];
     raw.update_one(doc! { "_id": 4 }, literal).upsert(true).await.unwrap();
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,7 +169,7 @@ async fn documents_up_to_the_largest_and_events_beyond_it_arrive() {
         .unwrap();
     large.insert_one(doc! { "_id": 3, "after": "the oversized" }).await.unwrap();
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.log().contains("too large to be shown"), "the events were oversized");
 }
 
@@ -198,7 +200,7 @@ async fn dropped_and_renamed_collections_follow_in_order_also_while_atlas_is_awa
     agent.queued(5).await;
     line.set(Line::Up);
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 async fn rename(client: &Client, from: &str, to: &str, drop_target: bool) {
@@ -228,6 +230,6 @@ async fn what_exists_is_copied_while_the_application_goes_on_writing() {
         }
     }
 
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     agent.streaming().await;
 }

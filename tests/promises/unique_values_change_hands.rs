@@ -10,7 +10,8 @@ use mongodb::{
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use crate::support::{
-    PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, odd, orders, pair, seed,
+    PATIENCE, agent::Agent, equal::documents_equal, eventually, mongod::Mongod, odd, orders, pair,
+    seed,
 };
 
 /// Both ends with the same indexes, documents `{_id: n, u: "n"}` on both, and an agent between them.
@@ -60,7 +61,7 @@ impl Stage {
     }
 
     async fn converge(&self) {
-        converge(&self.local.client, &self.atlas.client, PATIENCE).await;
+        documents_equal(&self.local, &self.atlas, PATIENCE).await;
         eventually("an empty queue", PATIENCE, async || {
             self.agent.health().is_some_and(|health| health["queueSize"] == 0)
         })

@@ -4,7 +4,7 @@
 use mongodb::bson::{DateTime, Document, doc};
 
 use crate::support::{
-    PATIENCE, agent::Agent, compare::converge, eventually, mongod::Mongod, orders, pair,
+    PATIENCE, agent::Agent, equal::documents_equal, eventually, mongod::Mongod, orders, pair,
 };
 
 fn marks(server: &Mongod) -> mongodb::Collection<Document> {
@@ -62,7 +62,7 @@ async fn a_chain_of_agents_is_fine_and_one_that_would_close_a_ring_is_refused() 
 
     let second = Agent::started(&b.uri(), &c.uri());
     second.streaming().await;
-    converge(&a.client, &c.client, PATIENCE).await;
+    documents_equal(&a, &c, PATIENCE).await;
     // The mark of the first is not the application's, and it is said that it is left out.
     let status = String::from_utf8(second.cli(&["status"]).stdout).unwrap();
     assert!(status.contains("left out `outrigger.replicas`: where Outrigger keeps"), "{status}");
@@ -168,7 +168,7 @@ async fn what_another_source_marks_meanwhile_waits_and_nothing_else_does() {
     assert!(status.contains("left out `shop.later`: another source, `other`"), "{status}");
 
     marks(&atlas).delete_one(doc! { "_id": "other" }).await.unwrap();
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     eventually("the alert's end", PATIENCE, async || !alerts(&agent).contains("not written")).await;
 }
 
@@ -199,7 +199,7 @@ async fn what_was_left_out_and_comes_back_is_compared() {
     let (code, text) = check(&agent);
     assert!(code == Some(0) && text.contains("marked as the copy of this source"), "{text}");
     agent.start(&[]);
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,7 +234,7 @@ async fn somebody_elses_collection_under_a_wider_filter_stops_alone() {
     }
 
     agent.start(&["--adopt"]);
-    converge(&local.client, &atlas.client, PATIENCE).await;
+    documents_equal(&local, &atlas, PATIENCE).await;
     assert_eq!(alerts(&agent), "[]");
 }
 

@@ -3,18 +3,29 @@
 use std::{
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{PATIENCE, eventually, free_port};
+use super::{PATIENCE, ends::Run, eventually, free_port};
 
 /// Sends a signal by process id.
 pub fn signal(pid: u32, name: &str) {
     let status = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status();
     assert!(status.expect("kill runs").success());
+}
+
+/// Whether there is such a process, and it has not ended.
+pub fn is_running(pid: u32) -> bool {
+    // One that has ended and was not waited for is a zombie.
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.starts_with(" Z")))
 }
 
 /// How `unshare` gives a mount namespace here: as anybody, or as root; `None` where neither is allowed,
@@ -36,6 +47,8 @@ pub struct Agent {
     /// Runs before the program and in its place, as `sh -c` takes it: a mount, a limit.
     pub wrapper: Option<String>,
     child: Option<Child>,
+    run: Option<Arc<Run>>,
+    letters_are_meant: Arc<AtomicBool>,
 }
 
 impl Agent {
@@ -64,7 +77,15 @@ impl Agent {
         std::fs::write(dir.path().join("config.toml"), text).unwrap();
         let env = [("MONGODB_LOCAL_URI", local), ("MONGODB_ATLAS_URI", atlas)];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        Self { dir, admin_port, env, wrapper: None, child: None }
+        Self {
+            dir,
+            admin_port,
+            env,
+            wrapper: None,
+            child: None,
+            run: None,
+            letters_are_meant: Arc::default(),
+        }
     }
 
     /// An agent that is started at once.
@@ -112,7 +133,26 @@ impl Agent {
     pub fn start_with_log(&mut self, args: &[&str], log: Stdio) {
         assert!(self.child.is_none(), "it runs already");
         let child = self.command().arg("run").args(args).stdout(Stdio::null()).stderr(log).spawn();
-        self.child = Some(child.expect("the agent starts"));
+        let child = child.expect("the agent starts");
+        let pid = child.id();
+        self.child = Some(child);
+        let named = |name: &str| {
+            let of_name = |(other, _): &&(String, String)| other == name;
+            self.env.iter().rev().find(of_name).map_or("", |(_, uri)| uri)
+        };
+        let (local, atlas) = (named("MONGODB_LOCAL_URI"), named("MONGODB_ATLAS_URI"));
+        self.run = Some(Run::begins((pid, self.admin_port), local, atlas, &self.letters_are_meant));
+    }
+
+    /// The test has Atlas refuse something for good: dead letters are no fault of the agent.
+    pub fn means_dead_letters(&self, are_meant: bool) {
+        self.letters_are_meant.store(are_meant, Ordering::SeqCst);
+    }
+
+    fn is_over(&mut self) {
+        if let Some(run) = self.run.take() {
+            run.ends();
+        }
     }
 
     /// Everything that it has logged.
@@ -122,6 +162,7 @@ impl Agent {
 
     /// `kill -9`.
     pub fn kill(&mut self) {
+        self.is_over();
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -130,6 +171,7 @@ impl Agent {
 
     /// SIGTERM, and the end of it.
     pub fn stop(&mut self) -> ExitStatus {
+        self.is_over();
         let mut child = self.child.take().expect("it runs");
         signal(child.id(), "TERM");
         child.wait().unwrap()
@@ -145,9 +187,7 @@ impl Agent {
 
     /// False once the process has ended by itself; [`ended`](Self::ended) tells how.
     pub fn is_running(&self) -> bool {
-        // A process that has ended and was not waited for is a zombie.
-        std::fs::read_to_string(format!("/proc/{}/stat", self.id()))
-            .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.starts_with(" Z")))
+        is_running(self.id())
     }
 
     /// Waits for a process that ends by itself.
@@ -161,6 +201,7 @@ impl Agent {
         })
         .await;
         self.child = None;
+        self.is_over();
         status.unwrap()
     }
 

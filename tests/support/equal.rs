@@ -1,28 +1,42 @@
-//! Both sides as raw bytes, asked without a driver: documents, options, indexes, views, and the order of capped
-//! collections. What every random suite ends with.
+//! The one comparison of every suite: both sides as raw bytes. Documents with their counts, options, indexes, views, and the
+//! order of capped collections; a field that is named twice, an empty collection that is missing, and what cannot be read
+//! count. An equality is believed while the agents between both sides are at rest, and when a second look agrees.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     time::{Duration, Instant},
 };
 
-use mongodb::bson::{RawDocument, RawDocumentBuf, doc, rawdoc};
+use mongodb::{
+    Client,
+    bson::{RawDocument, RawDocumentBuf, doc, rawdoc},
+    error::Result,
+};
 use outrigger::model::raw::{Builder, Field, fields, lossy};
 
 use super::{
     agent::Agent,
-    compare::brief,
+    ends::{End, unrest},
     mongod::Mongod,
     odd::{self, text},
 };
 
-/// Whether the documents of capped collections must stand as they do locally. They need not where a comparison has
-/// brought what was missing (README, "What it does not do").
+/// Between the look that finds no difference and the one that must agree.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// What a test says may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    Counts,
-    MayDiffer,
+pub enum MayDiffer {
+    Nothing,
+    /// Of documents in capped collections: a comparison has brought what was missing (README, "What it does not do").
+    Order,
+    /// Options and indexes: what the test has made different on purpose, or what one of both servers does not have.
+    Schema,
+    /// Documents: somebody writes.
+    Documents,
+    /// All but the documents, and empty collections may be missing: the test has changed more than they on purpose, or looks
+    /// while the agent is not at rest.
+    Frame,
 }
 
 /// A collection or view.
@@ -42,26 +56,13 @@ pub struct Held {
 pub type Everything = BTreeMap<String, Held>;
 
 /// All documents of a command's cursor.
-fn all(port: u16, db: &str, command: &RawDocument) -> io::Result<Vec<RawDocumentBuf>> {
+async fn all(client: &Client, db: &str, command: RawDocumentBuf) -> Result<Vec<RawDocumentBuf>> {
+    let mut cursor = client.database(db).run_raw_cursor_command(command).await?;
     let mut found = Vec::new();
-    let mut reply = odd::answered(port, db, command)?;
-    loop {
-        let bad = |what: &dyn std::fmt::Display| io::Error::other(what.to_string());
-        let cursor = reply.get_document("cursor").map_err(|error| bad(&error))?;
-        let batch = cursor.get_array("firstBatch").or_else(|_| cursor.get_array("nextBatch"));
-        let batch = batch.map_err(|error| bad(&error))?.as_bytes().to_vec();
-        let batch = RawDocumentBuf::from_bytes(batch).map_err(|error| bad(&error))?;
-        for item in fields(&batch) {
-            let item = item.map_err(|error| bad(&error))?.value.to_vec();
-            found.push(RawDocumentBuf::from_bytes(item).map_err(|error| bad(&error))?);
-        }
-        let id = cursor.get_i64("id").map_err(|error| bad(&error))?;
-        if id == 0 {
-            return Ok(found);
-        }
-        let (_, name) = cursor.get_str("ns").map_err(|error| bad(&error))?.split_once('.').unwrap();
-        reply = odd::answered(port, db, &rawdoc! { "getMore": id, "collection": name })?;
+    while cursor.advance().await? {
+        found.push(cursor.current().to_owned());
     }
+    Ok(found)
 }
 
 /// Once a validator was changed they are told, though they say nothing.
@@ -70,7 +71,31 @@ fn says_nothing(field: &Field<'_>) -> bool {
         || (field.name == b"validationAction" && lossy(field.value) == "error")
 }
 
-fn held(port: u16, db: &str, name: &str, listed: &RawDocument) -> io::Result<Held> {
+/// As the server tells an index, but for what 6.0.27 repeats of the collection's options, and for the words of a projection,
+/// of which each version has its own.
+fn spec(told: &RawDocument) -> Vec<u8> {
+    let is_clustered = told.get_bool("clustered").unwrap_or(false);
+    let mut spec = Builder::default();
+    for field in fields(told).flatten() {
+        match field.name {
+            b"expireAfterSeconds" if is_clustered => {}
+            b"wildcardProjection" => spec.document("wildcardProjection", |words| {
+                let projection = RawDocument::from_bytes(field.value).expect("a projection");
+                let mut taken: Vec<_> = projection.iter().flatten().collect();
+                taken.retain(|(name, _)| name.as_str() != "_id");
+                taken.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+                for (name, value) in taken {
+                    let is_out = value.as_bool() == Some(false) || value.as_i32() == Some(0);
+                    words.push_bool(name.as_str(), !is_out);
+                }
+            }),
+            _ => spec.push_field(field),
+        }
+    }
+    spec.finish().into_bytes()
+}
+
+async fn held(client: &Client, db: &str, name: &str, listed: &RawDocument) -> Result<Held> {
     let kind = text(listed, "type");
     let told = fields(listed).flatten().find(|field| field.name == b"options");
     let told = told.and_then(|field| RawDocument::from_bytes(field.value).ok()).expect("options");
@@ -79,14 +104,13 @@ fn held(port: u16, db: &str, name: &str, listed: &RawDocument) -> io::Result<Hel
     let is_capped = told.get_bool("capped").unwrap_or(false);
     let (mut indexes, mut documents) = (Vec::new(), Vec::new());
     if kind == "collection" {
-        let bytes = |all: Vec<RawDocumentBuf>| all.into_iter().map(RawDocumentBuf::into_bytes);
         let list = rawdoc! { "listIndexes": name, "includeBuildUUIDs": true };
-        let mut finished = all(port, db, &list)?;
+        let mut finished = all(client, db, list).await?;
         finished.retain(|spec| !fields(spec).flatten().any(|field| field.name == b"buildUUID"));
-        indexes.extend(bytes(finished));
+        indexes.extend(finished.iter().map(|told| spec(told)));
         indexes.sort();
         let find = rawdoc! { "find": name, "sort": { "$natural": 1 } };
-        documents.extend(bytes(all(port, db, &find)?));
+        documents.extend(all(client, db, find).await?.into_iter().map(RawDocumentBuf::into_bytes));
         if !is_capped {
             documents.sort();
         }
@@ -94,32 +118,32 @@ fn held(port: u16, db: &str, name: &str, listed: &RawDocument) -> io::Result<Hel
     Ok(Held { kind, options: options.finish().into_bytes(), indexes, documents, is_capped })
 }
 
-fn read(port: u16) -> io::Result<Everything> {
+/// Everything that a server holds.
+///
+/// # Errors
+/// What the driver says; also when a collection goes away meanwhile.
+pub async fn everything(server: &impl End) -> Result<Everything> {
+    held_by(server.reader()).await
+}
+
+async fn held_by(client: &Client) -> Result<Everything> {
     let mut found = Everything::new();
-    let list = odd::answered(port, "admin", &rawdoc! { "listDatabases": 1, "nameOnly": true })?;
-    let list = list.get_array("databases").expect("databases").as_bytes().to_vec();
-    let list = RawDocumentBuf::from_bytes(list).expect("an array is a document");
-    for db in fields(&list).flatten() {
-        let db = text(RawDocument::from_bytes(db.value).expect("a database"), "name");
-        let is_text = !db.contains('\u{FFFD}');
-        if matches!(db.as_str(), "admin" | "config" | "local" | "outrigger") || !is_text {
+    // A regular expression takes text alone.
+    let list = client.list_database_names().filter(doc! { "name": { "$regex": "^" } });
+    for db in list.await? {
+        if matches!(db.as_str(), "admin" | "config" | "local" | "outrigger") {
             continue;
         }
-        for listed in all(port, &db, &rawdoc! { "listCollections": 1 })? {
+        for listed in all(client, &db, rawdoc! { "listCollections": 1 }).await? {
             let name = text(&listed, "name");
             let is_left_out = name.starts_with("system.") || name.contains('\u{FFFD}');
             if !is_left_out && text(&listed, "type") != "timeseries" {
-                found.insert(format!("{db}.{name}"), held(port, &db, &name, &listed)?);
+                let held = held(client, &db, &name, &listed).await?;
+                found.insert(format!("{db}.{name}"), held);
             }
         }
     }
     Ok(found)
-}
-
-/// Everything that a server holds.
-pub async fn everything(server: &Mongod) -> io::Result<Everything> {
-    let port = server.port;
-    tokio::task::spawn_blocking(move || read(port)).await.expect("it does not panic")
 }
 
 fn shown(bytes: &[u8]) -> String {
@@ -145,11 +169,12 @@ fn unmatched(these: &[Vec<u8>], others: &[Vec<u8>]) -> Vec<String> {
 }
 
 /// Every difference, in words; empty when both are equal.
-pub fn differences(local: &Everything, atlas: &Everything, order: Order) -> Vec<String> {
+pub fn differences(local: &Everything, atlas: &Everything, may: MayDiffer) -> Vec<String> {
     let mut found = Vec::new();
     for name in local.keys().chain(atlas.keys()).collect::<BTreeSet<_>>() {
         let (here, there) = match (local.get(name), atlas.get(name)) {
             (Some(here), Some(there)) => (here, there),
+            (Some(here), None) if may == MayDiffer::Frame && here.documents.is_empty() => continue,
             (Some(here), None) => {
                 found.push(format!("{name}: {} missing in Atlas", here.kind));
                 continue;
@@ -164,7 +189,8 @@ pub fn differences(local: &Everything, atlas: &Everything, order: Order) -> Vec<
         if here.kind != there.kind {
             say(&format!("a {} locally, a {} in Atlas", here.kind, there.kind));
         }
-        if here.options != there.options {
+        let is_schema = !matches!(may, MayDiffer::Schema | MayDiffer::Frame);
+        if is_schema && here.options != there.options {
             let (here, there) = (shown(&here.options), shown(&there.options));
             say(&format!("options {here}\n   but in Atlas {there}"));
         }
@@ -172,6 +198,14 @@ pub fn differences(local: &Everything, atlas: &Everything, order: Order) -> Vec<
             ("index", &here.indexes, &there.indexes),
             ("document", &here.documents, &there.documents),
         ] {
+            let is_left_out = match may {
+                MayDiffer::Schema | MayDiffer::Frame => what == "index",
+                MayDiffer::Documents => what == "document",
+                MayDiffer::Nothing | MayDiffer::Order => false,
+            };
+            if is_left_out {
+                continue;
+            }
             let (missing, extra) = (unmatched(here, there), unmatched(there, here));
             for text in &missing {
                 say(&format!("{what} missing in Atlas: {text}"));
@@ -180,7 +214,7 @@ pub fn differences(local: &Everything, atlas: &Everything, order: Order) -> Vec<
                 say(&format!("{what} only in Atlas: {text}"));
             }
             let is_order = missing.is_empty() && extra.is_empty() && here != there;
-            if is_order && order == Order::Counts {
+            if is_order && !matches!(may, MayDiffer::Order | MayDiffer::Frame) {
                 say("the order of a capped collection differs");
             }
         }
@@ -226,7 +260,7 @@ pub async fn equal_by_hand(
                 here.remove(name);
                 there.remove(name);
             }
-            let found = differences(&here, &there, Order::MayDiffer);
+            let found = differences(&here, &there, MayDiffer::Order);
             if found.is_empty() {
                 break anew;
             }
@@ -244,12 +278,12 @@ pub async fn equal_by_hand(
         let synced = agent.cli(&["sync", "--wait", "--allow-mass-delete"]);
         assert!(synced.status.success(), "{synced:?}");
     }
-    equal(local, atlas, Order::MayDiffer, patience).await;
+    equal_but(MayDiffer::Order, local, atlas, patience).await;
     anew.len()
 }
 
 /// What a server's oplog tells last of the database of a namespace: which collections came, went and changed names.
-async fn became(server: &Mongod, ns: &str) -> String {
+async fn became(client: &Client, ns: &str) -> String {
     let Some((db, _)) = ns.split_once('.') else { return String::new() };
     let of = doc! { "$or": [
         { "op": "c", "ns": format!("{db}.$cmd") }, { "ns": format!("{db}.system.views") },
@@ -258,9 +292,7 @@ async fn became(server: &Mongod, ns: &str) -> String {
         "find": "oplog.rs", "filter": of, "sort": { "$natural": -1 }, "limit": 40,
         "projection": { "_id": 0, "wall": 1, "op": 1, "ui": 1, "o": 1 },
     };
-    let port = server.port;
-    let asked = tokio::task::spawn_blocking(move || all(port, "local", &odd::raw(&find)));
-    match asked.await.expect("it does not panic") {
+    match all(client, "local", odd::raw(&find)).await {
         Ok(mut found) => {
             found.reverse();
             let shown = found.iter().map(|entry| brief(&shown(entry.as_bytes())));
@@ -270,31 +302,138 @@ async fn became(server: &Mongod, ns: &str) -> String {
     }
 }
 
-/// Waits until Atlas equals the local database in everything.
+/// Waits until Atlas equals the local database in everything, and the agents between both are at rest.
 ///
 /// # Panics
 /// When it does not within `patience`; the message names the first differences.
-pub async fn equal(local: &Mongod, atlas: &Mongod, order: Order, patience: Duration) {
+pub async fn equal(local: &impl End, atlas: &impl End, patience: Duration) {
+    wait(local, atlas, MayDiffer::Nothing, |_| true, patience).await;
+}
+
+/// As [`equal`], in all but what `may` differ.
+pub async fn equal_but(may: MayDiffer, local: &impl End, atlas: &impl End, patience: Duration) {
+    wait(local, atlas, may, |_| true, patience).await;
+}
+
+/// As [`equal`], of the documents alone.
+pub async fn documents_equal(local: &impl End, atlas: &impl End, patience: Duration) {
+    wait(local, atlas, MayDiffer::Frame, |_| true, patience).await;
+}
+
+/// As [`equal`], of one database: the local server has others, which somebody else copies.
+pub async fn equal_in(db: &str, local: &impl End, atlas: &impl End, patience: Duration) {
+    let prefix = format!("{db}.");
+    wait(local, atlas, MayDiffer::Nothing, |name| name.starts_with(&prefix), patience).await;
+}
+
+async fn wait(
+    local: &impl End,
+    atlas: &impl End,
+    may: MayDiffer,
+    counts: impl Fn(&str) -> bool,
+    patience: Duration,
+) {
     let give_up = Instant::now() + patience;
+    let mut agreed = false;
     loop {
-        let found = match (everything(local).await, everything(atlas).await) {
-            (Ok(here), Ok(there)) => differences(&here, &there, order),
-            (Err(error), _) | (_, Err(error)) => vec![format!("cannot be read: {error}")],
-        };
-        if found.is_empty() {
+        // First, so that what is read is what was there at rest.
+        let is_work = matches!(may, MayDiffer::Documents | MayDiffer::Frame);
+        let mut found = if is_work { Vec::new() } else { unrest(local, atlas).await };
+        match (everything(local).await, everything(atlas).await) {
+            (Ok(mut here), Ok(mut there)) => {
+                here.retain(|name, _| counts(name));
+                there.retain(|name, _| counts(name));
+                found.extend(differences(&here, &there, may));
+            }
+            (Err(error), _) | (_, Err(error)) => found.push(format!("cannot be read: {error}")),
+        }
+        if found.is_empty() && agreed {
             return;
         }
-        if Instant::now() > give_up {
+        agreed = found.is_empty();
+        if !agreed && Instant::now() > give_up {
             let first: Vec<_> = found.iter().take(5).map(|text| brief(text)).collect();
-            let ns = found[0].split_once(": ").map_or("", |(ns, _)| ns);
+            let ns = found.iter().find_map(|text| Some(text.split_once(": ")?.0)).unwrap_or("");
             panic!(
                 "{} differences after {patience:?}, the first:\n{}\n--- locally ---\n{}\n--- in Atlas ---\n{}",
                 found.len(),
                 first.join("\n"),
-                became(local, ns).await,
-                became(atlas, ns).await
+                became(local.reader(), ns).await,
+                became(atlas.reader(), ns).await
             );
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(MOMENT).await;
     }
+}
+
+/// What in Atlas is neither as it was there (`before`) nor as the local database last had it, in words: of each
+/// document, of each collection's options, of each index. What waits in the queue may still be delivered, in part
+/// or as a whole; nothing else may come. Empty when all is well.
+pub fn strays(before: &Everything, last: &Everything, now: &Everything) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in before.keys().chain(now.keys()).collect::<BTreeSet<_>>() {
+        let [was, had, is] = [before, last, now].map(|of| of.get(name));
+        let options = |of: Option<&Held>| of.map(|held| (held.kind.clone(), held.options.clone()));
+        if options(is) != options(was) && options(is) != options(had) {
+            found.push(format!("{name}: was {was:?}\n   local {had:?}\n   now {is:?}"));
+        }
+        for (what, parts) in [("document", Held::by_id as Parts), ("index", Held::by_name as Parts)]
+        {
+            let [was, had, is] = [was, had, is].map(|of| of.map(parts).unwrap_or_default());
+            for key in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
+                let [was, had, is] = [&was, &had, &is].map(|of| of.get(key));
+                if is != was && is != had {
+                    let [was, had, is] = [was, had, is].map(|of| of.map(|bytes| shown(bytes)));
+                    found.push(format!(
+                        "{name}: {what}: was {was:?}\n   local {had:?}\n   now {is:?}"
+                    ));
+                }
+            }
+        }
+    }
+    found
+}
+
+type Parts = fn(&Held) -> BTreeMap<Vec<u8>, &[u8]>;
+
+impl Held {
+    /// The bytes of `_id` → those of the document.
+    pub fn by_id(&self) -> BTreeMap<Vec<u8>, &[u8]> {
+        by("_id", &self.documents)
+    }
+
+    /// The bytes of the name → those of the index.
+    pub fn by_name(&self) -> BTreeMap<Vec<u8>, &[u8]> {
+        by("name", &self.indexes)
+    }
+
+    /// How many documents.
+    pub fn len(&self) -> usize {
+        self.documents.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.documents.is_empty()
+    }
+
+    /// Names of its indexes.
+    pub fn indexes(&self) -> Vec<String> {
+        let spec = |bytes| RawDocument::from_bytes(bytes).expect("an index");
+        self.indexes.iter().map(|bytes| text(spec(bytes), "name")).collect()
+    }
+}
+
+fn by<'a>(name: &str, all: &'a [Vec<u8>]) -> BTreeMap<Vec<u8>, &'a [u8]> {
+    let key = |bytes: &'a Vec<u8>| {
+        let document = RawDocument::from_bytes(bytes).expect("a document");
+        let field = fields(document).flatten().find(|field| field.name == name.as_bytes());
+        let field = field.expect("each has one");
+        ([&[field.kind][..], field.value].concat(), &bytes[..])
+    };
+    all.iter().map(key).collect()
+}
+
+/// A text that a person can still read.
+pub fn brief(text: &str) -> String {
+    text.chars().take(2_000).collect()
 }

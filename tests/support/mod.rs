@@ -8,7 +8,7 @@ pub mod agent;
 pub mod api;
 pub mod browser;
 pub mod certificates;
-pub mod compare;
+pub mod ends;
 pub mod equal;
 pub mod guarded;
 pub mod honesty;

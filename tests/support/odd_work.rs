@@ -5,7 +5,7 @@
 use std::io;
 
 use mongodb::bson::{RawDocumentBuf, doc, rawdoc};
-use outrigger::model::raw::Builder;
+use outrigger::model::raw::{Builder, kind};
 use rand::{
     Rng,
     rngs::StdRng,
@@ -86,7 +86,24 @@ fn command(rng: &mut StdRng) -> RawDocumentBuf {
             joined(&string("insert", name), &document)
         }
         31 if rng.random_bool(0.3) => rawdoc! { "dropDatabase": 1 },
-        31..36 => {
+        31 => {
+            // Documents that no driver writes: a field twice, text that is no UTF-8; and ids that are no numbers.
+            let mut document = Builder::default();
+            if rng.random() {
+                document.push_str("_id", ["a", "b", "c"].choose(rng).unwrap());
+            } else {
+                let n = [0, 1, 2].choose(rng).unwrap();
+                let uuid = [&16_i32.to_le_bytes()[..], &[4], &[*n; 16]].concat();
+                document.push(kind::BINARY, "_id", &uuid);
+            }
+            document.push(kind::INT32, "a", &rng.random_range(0..6_i32).to_le_bytes());
+            document.push(kind::INT32, "a", &7_i32.to_le_bytes());
+            document.extend(&string("text", b"gr\xfc\xdfe"));
+            let insert = array_of("documents", &document.finish());
+            let insert = joined(&rawdoc! { "insert": coll }, &insert);
+            joined(&insert, &rawdoc! { "bypassDocumentValidation": true })
+        }
+        32..36 => {
             // Values that are there twice as a rule; where an index forbids it by now, the server does.
             let (id, value) = (rng.random_range(0..40), rng.random_range(0..6));
             let document = rawdoc! { "_id": id, "a": value, "same": 1, "mail": value };

@@ -18,6 +18,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::ends;
+
 /// What the line does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -89,6 +91,7 @@ impl Proxy {
     pub async fn to(target: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
+        ends::leads(port, target);
         let line = Arc::new(AtomicU8::new(Line::Up as u8));
         let changed = Arc::new(Notify::new());
         let (carried, struck) = (Arc::<Carried>::default(), Arc::new(AtomicU64::new(0)));
@@ -124,6 +127,9 @@ impl Proxy {
     }
 
     pub fn set(&self, line: Line) {
+        if line != Line::Up {
+            ends::disturbed(self.port);
+        }
         self.line.store(line as u8, Ordering::SeqCst);
         self.changed.notify_waiters();
     }

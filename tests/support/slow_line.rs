@@ -76,6 +76,7 @@ impl SlowLine {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (there, back) = (Direction::new(shape), Direction::new(shape));
+        super::ends::leads(port, target);
         let task = tokio::spawn(accept(listener, target, there.clone(), back.clone()));
         Self { port, there, back, task }
     }

@@ -1,7 +1,8 @@
 //! Random changes to random documents, of every kind that a server takes.
 
 use mongodb::bson::{
-    Bson, Decimal128, Document, Regex, Timestamp, doc, oid::ObjectId, spec::BinarySubtype,
+    Bson, Decimal128, Document, JavaScriptCodeWithScope, Regex, Timestamp, doc, oid::ObjectId,
+    spec::BinarySubtype,
 };
 use mongodb::{Client, Collection};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
@@ -42,8 +43,49 @@ pub fn id(rng: &mut StdRng) -> Bson {
     }
 }
 
+/// What is rare, and still a value: the other types, and the ends of the usual ones.
+fn rare(rng: &mut StdRng) -> Bson {
+    let binary = |subtype, bytes: &[u8]| {
+        Bson::Binary(mongodb::bson::Binary { subtype, bytes: bytes.to_vec() })
+    };
+    let code = || "function() { return 1; }".to_owned();
+    let scope = doc! { "a": 1, "b": { "c": "x" } };
+    match rng.random_range(0..21) {
+        0 => Bson::ObjectId(ObjectId::from_bytes([7; 12])),
+        1 => binary(BinarySubtype::Uuid, &[9; 16]),
+        2 => binary(BinarySubtype::Generic, &[]),
+        3 => binary(BinarySubtype::UserDefined(0x80), &[0, 255, 1]),
+        4 => Bson::RegularExpression(Regex {
+            pattern: "^x.*$".try_into().unwrap(),
+            options: "im".try_into().unwrap(),
+        }),
+        5 => Bson::JavaScriptCode(code()),
+        6 => Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope { code: code(), scope }),
+        7 => Bson::Symbol("a symbol".to_owned()),
+        8 => Bson::Undefined,
+        9 => Bson::MinKey,
+        10 => Bson::MaxKey,
+        11 => Bson::Double(f64::NAN),
+        12 => Bson::Double(-0.0),
+        13 => Bson::Double(f64::NEG_INFINITY),
+        14 => Bson::Decimal128("NaN".parse().unwrap()),
+        15 => Bson::Decimal128("-0E+3".parse().unwrap()),
+        16 => Bson::Int64(i64::MIN),
+        17 => Bson::DateTime(mongodb::bson::DateTime::from_millis(-1)),
+        18 => Bson::String("a\0b".to_owned()),
+        // Of two, three and four bytes each.
+        19 => Bson::String("ü€𝄞".repeat(rng.random_range(1..400))),
+        _ => (0..40).fold(Bson::Int32(1), |inner, n| {
+            if n % 3 == 0 { Bson::Array(vec![inner]) } else { Bson::Document(doc! { "d": inner }) }
+        }),
+    }
+}
+
 /// A random value, nested up to `depth`.
 pub fn value(rng: &mut StdRng, depth: u32) -> Bson {
+    if rng.random_bool(0.1) {
+        return rare(rng);
+    }
     match rng.random_range(0..if depth == 0 { 9 } else { 12 }) {
         0 => Bson::Int32(rng.random_range(-5..5)),
         1 => Bson::Int64(rng.random()),
@@ -101,7 +143,31 @@ fn path(rng: &mut StdRng) -> String {
 pub fn update(rng: &mut StdRng) -> Bson {
     let operator =
         |name: &str, path: String, value: Bson| Bson::Document(doc! { name: { path: value } });
-    match rng.random_range(0..20) {
+    match rng.random_range(0..32) {
+        20 => operator("$min", path(rng), value(rng, 1)),
+        21 => operator("$max", path(rng), value(rng, 1)),
+        22 => operator("$mul", path(rng), Bson::Double(1.5)),
+        23 => operator("$bit", path(rng), Bson::Document(doc! { "xor": 5 })),
+        24 => operator("$currentDate", path(rng), Bson::Boolean(true)),
+        25 => operator("$addToSet", "arr".into(), value(rng, 1)),
+        26 => {
+            let each: Vec<Bson> = (0..3).map(|_| value(rng, 0)).collect();
+            operator("$addToSet", "arr".into(), Bson::Document(doc! { "$each": each }))
+        }
+        27 => {
+            let all: Vec<Bson> = (-5..5).map(Bson::Int32).collect();
+            operator("$pullAll", "arr".into(), Bson::Array(all))
+        }
+        28 => {
+            let sorted = doc! { "$each": [value(rng, 0), value(rng, 0)], "$sort": -1 };
+            operator("$push", "arr".into(), Bson::Document(sorted))
+        }
+        29 => Bson::Document(
+            doc! { "$set": { path(rng): 1 }, "$setOnInsert": { "new": 1 }, "$unset": { "z": 1 } },
+        ),
+        // With the filter that `statement` gives to all that name it.
+        30 => operator("$set", "arr.$[e]".into(), value(rng, 1)),
+        31 => operator("$unset", "arr.$[e]".into(), Bson::Int32(1)),
         0..4 => operator("$set", path(rng), value(rng, 2)),
         4 => Bson::Document(
             doc! { "$set": { path(rng): value(rng, 1), path(rng): value(rng, 1), "z": 1, "y": 2 } },
@@ -148,17 +214,60 @@ pub fn update(rng: &mut StdRng) -> Bson {
     }
 }
 
+/// A whole update statement for what `q` finds.
+pub fn statement(q: Document, rng: &mut StdRng) -> Document {
+    let u = update(rng);
+    let is_filtered = format!("{u:?}").contains("$[e]");
+    let mut statement = doc! { "q": q, "u": u };
+    if is_filtered {
+        statement.insert("arrayFilters", [doc! { "e": { "$gte": rng.random_range(-5..5) } }]);
+    }
+    statement
+}
+
 fn field_for_pipeline(rng: &mut StdRng) -> String {
     (*["a", "b", "c", "d", "arr", "o", "o.a"].choose(rng).unwrap()).to_owned()
 }
 
-/// Makes one random change to a random document; what the server refuses changes nothing.
-pub async fn change(
+/// Several changes of one collection that come all, or not at all.
+async fn transaction(
     collection: &Collection<Document>,
     rng: &mut StdRng,
 ) -> mongodb::error::Result<()> {
+    let mut session = collection.client().start_session().await?;
+    session.start_transaction().await?;
+    for _ in 0..rng.random_range(1..5) {
+        let (id, mut new) = (id(rng), document(rng));
+        let one = doc! { "_id": { "$eq": id.clone() } };
+        new.insert("_id", id);
+        match rng.random_range(0..4) {
+            0 => drop(collection.insert_one(new).session(&mut session).await?),
+            1 => drop(collection.delete_one(one).session(&mut session).await?),
+            2 => {
+                new.remove("_id");
+                collection.replace_one(one, new).upsert(true).session(&mut session).await?;
+            }
+            _ => {
+                let set = doc! { "$set": { "o.t": value(rng, 1) }, "$push": { "log": 1 } };
+                collection.update_one(one, set).session(&mut session).await?;
+            }
+        }
+    }
+    if rng.random_bool(0.25) {
+        session.abort_transaction().await
+    } else {
+        session.commit_transaction().await
+    }
+}
+
+/// Makes one random change to a random document; what the server refuses changes nothing, and is `false`.
+pub async fn change(
+    collection: &Collection<Document>,
+    rng: &mut StdRng,
+) -> mongodb::error::Result<bool> {
     let filter = doc! { "_id": { "$eq": id(rng) } };
-    let result = match rng.random_range(0..10) {
+    let result = match rng.random_range(0..11) {
+        10 => transaction(collection, rng).await,
         0..3 => {
             let mut document = document(rng);
             document.insert("_id", filter.get_document("_id").unwrap().get("$eq").unwrap().clone());
@@ -174,18 +283,19 @@ pub async fn change(
         }
         5 => collection.replace_one(filter, document(rng)).upsert(true).await.map(|_| ()),
         _ => {
-            let update = update(rng);
-            let command = doc! {
-                "update": collection.name(),
-                "updates": [{ "q": filter, "u": update }],
-            };
+            let updates = [statement(filter, rng)];
+            let command = doc! { "update": collection.name(), "updates": updates };
             let db = collection.client().database(&collection.namespace().db);
-            db.run_command(command).await.map(|_| ())
+            match db.run_command(command).await {
+                // The command is answered with `ok`, whatever became of its statement.
+                Ok(reply) if reply.contains_key("writeErrors") => return Ok(false),
+                answer => answer.map(|_| ()),
+            }
         }
     };
     match result {
-        Err(error) if is_refusal(&error) => Ok(()),
-        result => result,
+        Err(error) if is_refusal(&error) => Ok(false),
+        result => result.map(|()| true),
     }
 }
 
