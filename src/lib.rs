@@ -35,7 +35,8 @@
 //! | driver | [`mongo`] |
 //! | ground | [`runtime`] |
 //! | what is told | [`observe`] |
-//! | decisions | [`policy`], [`gate`], [`schema`], [`config`] |
+//! | what may be believed, and written | [`gate`] |
+//! | decisions | [`policy`], [`schema`], [`config`] |
 //! | words | [`model`] |
 //!
 //! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows

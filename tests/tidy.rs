@@ -19,7 +19,8 @@ const LAYERS: &[&[&str]] = &[
     &["mongo"],
     &["runtime"],
     &["observe"],
-    &["policy", "gate", "schema", "config"],
+    &["gate"],
+    &["policy", "schema", "config"],
     &["model"],
 ];
 

@@ -434,7 +434,7 @@ async fn what_is_not_there_to_be_renamed_has_its_new_name_compared() {
     let scene = scene.drained().await;
 
     assert_eq!((scene.atlas.changes(), scene.waiting()), (vec!["rename"], 0));
-    let open = SyncState::open(&scene.queue).unwrap().unwrap();
+    let open = SyncState::resume(&scene.queue).unwrap().unwrap();
     assert_eq!(open.only, BTreeSet::from([Namespace::new("shop", "next")]));
 }
 
