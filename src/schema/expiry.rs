@@ -24,16 +24,48 @@ pub struct Expiry {
 struct Rule {
     /// The path of the date; it need not be text.
     field: Vec<u8>,
-    /// Milliseconds; `None` where it is no number of seconds (NaN: at once to some versions, never to others).
-    after: Option<i64>,
+    after: After,
     /// Which documents a partial index has.
     only: Option<RawDocumentBuf>,
+}
+
+/// How long after its date a document goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum After {
+    Ms(i64),
+    /// No number of seconds (NaN): at once to some versions, never to others.
+    NoTime,
+}
+
+impl After {
+    /// `expireAfterSeconds`, where there is one.
+    fn of(described: &RawDocument) -> Option<Self> {
+        let value = value::get(described, "expireAfterSeconds")?;
+        let seconds = value.number().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
+        // Whole ones, as the server takes them; `as` bounds what is beyond.
+        let ms = seconds.map(|seconds| (seconds.trunc() as i64).saturating_mul(1000));
+        Some(ms.map_or(Self::NoTime, Self::Ms))
+    }
+
+    fn at_least(self) -> i64 {
+        match self {
+            Self::Ms(ms) => ms,
+            Self::NoTime => 0,
+        }
+    }
+
+    fn certain(self) -> Option<i64> {
+        match self {
+            Self::Ms(ms) => Some(ms),
+            Self::NoTime => None,
+        }
+    }
 }
 
 impl Expiry {
     /// `None` for a collection that keeps what it has.
     pub fn of(described: &Description) -> Option<Self> {
-        let own = seconds(&described.options).map(|after| Rule {
+        let own = After::of(&described.options).map(|after| Rule {
             field: b"_id".to_vec(),
             after,
             only: None,
@@ -48,7 +80,7 @@ impl Expiry {
         let mut filter = Builder::default();
         filter.array("$nor", |any| {
             for rule in &self.rules {
-                rule.push(any, until.saturating_sub(rule.after.unwrap_or(0)));
+                rule.push(any, until.saturating_sub(rule.after.at_least()));
             }
         });
         filter.finish()
@@ -58,7 +90,7 @@ impl Expiry {
     /// is certain to go.
     pub fn gone(&self, since: i64) -> Option<RawDocumentBuf> {
         let certain: Vec<_> =
-            self.rules.iter().filter_map(|rule| Some((rule, rule.after?))).collect();
+            self.rules.iter().filter_map(|rule| Some((rule, rule.after.certain()?))).collect();
         if certain.is_empty() {
             return None;
         }
@@ -74,7 +106,7 @@ impl Expiry {
 
 impl Rule {
     fn of(spec: &RawDocument) -> Option<Self> {
-        let after = seconds(spec)?;
+        let after = After::of(spec)?;
         let key = get(spec, "key").and_then(Value::document)?;
         // A server expires by an index of one field alone.
         let mut key = fields(key);
@@ -106,14 +138,6 @@ impl Rule {
             });
         });
     }
-}
-
-/// `expireAfterSeconds`, where there is one: milliseconds, or `None` for what is no time.
-fn seconds(of: &RawDocument) -> Option<Option<i64>> {
-    let value = value::get(of, "expireAfterSeconds")?;
-    let seconds = value.number().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
-    // Whole ones, as the server takes them; `as` bounds what is beyond.
-    Some(seconds.map(|seconds| (seconds.trunc() as i64).saturating_mul(1000)))
 }
 
 #[cfg(test)]
