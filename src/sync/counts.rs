@@ -18,7 +18,7 @@ use std::{
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
-use super::{Context, SyncError, pause};
+use super::{Collection, Context, SyncError, pause};
 use crate::{
     model::{checkpoint::ClusterTime, namespace::Namespace},
     mongo::{Mongo, MongoError, documents, majority_after},
@@ -70,6 +70,36 @@ struct Exact {
     divergences: Vec<Divergence>,
     /// The last sync by then: another one may have mended what was found.
     sync: Option<String>,
+}
+
+impl Known {
+    /// Forgets what was counted where the estimates do not differ any more, but not that there was nothing to tell:
+    /// where documents expire they differ now and then, and counting costs what it costs.
+    fn keep(&mut self, open: &[Collection]) {
+        self.counted.retain(|ns, counted| {
+            open.iter().any(|collection| collection.ns == *ns)
+                || (counted.divergences.is_empty() && counted.at.elapsed() < CONFIRM_EVERY)
+        });
+    }
+
+    /// What was counted of a collection, and counts still: for a while, as long as the estimates differ by as much, or
+    /// documents expire and they are never the same, and no sync may have mended it.
+    fn counts_still(
+        &self,
+        ns: &Namespace,
+        difference: i64,
+        expires: bool,
+        sync: Option<&String>,
+    ) -> Option<Vec<Divergence>> {
+        let counted = self.counted.get(ns)?;
+        let is_young = counted.at.elapsed() < CONFIRM_EVERY;
+        let is_of_now = counted.difference == difference || expires;
+        (is_young && is_of_now && counted.sync.as_ref() == sync).then(|| self.told(ns))
+    }
+
+    fn told(&self, ns: &Namespace) -> Vec<Divergence> {
+        self.counted.get(ns).map(|counted| counted.divergences.clone()).unwrap_or_default()
+    }
 }
 
 impl Counts {
@@ -195,13 +225,14 @@ impl<K: Sink> CountCheck<K> {
                 break;
             }
         }
-        known.counted.retain(|ns, _| open.iter().any(|collection| collection.ns == *ns));
+        known.keep(&open);
         let mut found = Vec::new();
         for collection in open {
-            let Some(confirmed) = self.confirm(&collection.ns, known, stop).await? else {
-                return Ok(None);
-            };
-            found.extend(confirmed);
+            match self.confirm(&collection.ns, known, stop).await? {
+                Some(confirmed) => found.extend(confirmed),
+                // What was told of it stays.
+                None => found.extend(known.told(&collection.ns)),
+            }
         }
         // Nothing is told of what may be another database, nor remembered.
         if !permit.holds() {
@@ -226,12 +257,9 @@ impl<K: Sink> CountCheck<K> {
         let difference = estimated.difference();
         // It reads every key on both sides, so it is not repeated while nothing has changed. What expires changes
         // all the time.
-        if let Some(counted) = known.counted.get(ns)
-            && counted.at.elapsed() < CONFIRM_EVERY
-            && (counted.difference == difference || expiry.is_some())
-            && counted.sync == sync
-        {
-            return Ok(Some(counted.divergences.clone()));
+        let still = known.counts_still(ns, difference, expiry.is_some(), sync.as_ref());
+        if still.is_some() {
+            return Ok(still);
         }
         let found = match expiry {
             Some(expiry) => self.confirm_expiring(ns, &expiry, estimated, stop).await?,
@@ -391,6 +419,34 @@ mod tests {
         assert!(!counts([100, 100], 89, 10).are_explained(0));
         assert!(!counts([100, 100], 0, 0).are_explained(0));
         assert!(counts([100, 120], 110, 0).are_explained(0), "inserted between the two");
+    }
+
+    /// Else each moment at which both sides have the same would cost another count.
+    #[test]
+    fn an_exact_count_counts_for_an_hour_also_where_the_estimates_were_the_same_in_between() {
+        let of = |name: &str| Namespace::new("shop", name);
+        let lost = |ns: Namespace| Divergence {
+            ns: ns.to_string(),
+            local: 2,
+            atlas: 1,
+            counted: Counted::Staying,
+        };
+        let mut known = Known::default();
+        for (ns, divergences) in [(of("fine"), vec![]), (of("lost"), vec![lost(of("lost"))])] {
+            let counted = Exact { at: Instant::now(), difference: -1, divergences, sync: None };
+            known.counted.insert(ns, counted);
+        }
+
+        known.keep(&[]);
+
+        let still = |name: &str, difference, expires| {
+            known.counts_still(&of(name), difference, expires, None)
+        };
+        assert_eq!(still("fine", -5, true), Some(vec![]));
+        assert_eq!(still("fine", -5, false), None, "another difference is another matter");
+        assert_eq!(still("fine", -1, false), Some(vec![]));
+        assert_eq!(known.counts_still(&of("fine"), -1, true, Some(&"sync".to_owned())), None);
+        assert_eq!(still("lost", -1, true), None, "it was mended, and may be lost again");
     }
 
     #[test]
