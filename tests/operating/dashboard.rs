@@ -66,6 +66,7 @@ async fn the_dashboard_shows_what_happens_and_starts_a_sync() {
     // Asked for once: the next action goes through at once.
     browser.click("#pause").await;
     browser.shows("health", "paused").await;
+    browser.shows("breaker", "paused").await;
     assert!(!browser.is_visible("#token-dialog").await);
     browser.click("#pause").await;
     browser.shows("health", "streaming").await;

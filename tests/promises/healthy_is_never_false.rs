@@ -432,11 +432,12 @@ async fn flush_says_whether_it_waited_for_index_builds() {
 async fn what_an_atomic_apply_ops_hides_from_the_stream_is_found_by_verify() {
     let (local, atlas) = pair().await;
     orders(&local).insert_many((0..10).map(|n| doc! { "_id": n, "v": 0 })).await.unwrap();
-    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[sync]\ncount_check_every = \"1s\"\n");
     agent.start(&[]);
     agent.streaming().await;
     let update = |n: i32| doc! { "op": "u", "ns": "shop.orders", "o2": { "_id": n }, "o": { "$v": 2, "diff": { "u": { "v": 1 } } } };
-    local.admin(doc! { "applyOps": [update(3), update(4)] }).await;
+    let insert = |n: i32| doc! { "op": "i", "ns": "shop.orders", "o": { "_id": n } };
+    local.admin(doc! { "applyOps": [update(3), update(4), insert(20), insert(21)] }).await;
     orders(&local).insert_one(doc! { "_id": "behind" }).await.unwrap();
     flush_says(&agent, 200).await;
 
@@ -444,6 +445,11 @@ async fn what_an_atomic_apply_ops_hides_from_the_stream_is_found_by_verify() {
     let told = text(&verify);
     assert!(orders(&atlas).find_one(doc! { "_id": 3, "v": 1 }).await.unwrap().is_none());
     assert_eq!(verify.status.code(), Some(1), "{told}");
+    // What makes another number of documents is seen without being asked for.
+    eventually("the alert of the count", PATIENCE, async || {
+        alerts(&agent).contains("holds 13 documents locally and 11 in Atlas")
+    })
+    .await;
     let sync = agent.cli(&["sync", "--wait"]);
     assert!(sync.status.success(), "{}", text(&sync));
     assert_eq!(agent.cli(&["verify"]).status.code(), Some(0));
