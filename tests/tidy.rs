@@ -447,3 +447,115 @@ fn no_script_names_a_host_that_packages_come_from() {
     }
     assert!(found.is_empty(), "{found:#?}");
 }
+
+/// What is given the queue in async code, and asks it only what is answered at once, or off the async threads.
+const GIVEN_THE_QUEUE: &[&str] = &["is_all_held_up", "keep_consistency", "look_up", "mark"];
+
+/// Where the bracket that opens at `at` closes.
+fn closed(code: &str, at: usize) -> usize {
+    let mut depth = 0;
+    for (n, c) in code[at..].char_indices() {
+        match c {
+            '(' | '{' => depth += 1,
+            ')' | '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return at + n;
+        }
+    }
+    code.len()
+}
+
+/// Names behind `before`, as far as they go, each with its place.
+fn names_behind<'a>(
+    code: &'a str,
+    before: &'a str,
+) -> impl Iterator<Item = (usize, &'a str, &'a str)> {
+    code.match_indices(before).map(move |(at, _)| {
+        let rest = &code[at + before.len()..];
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        (at, &rest[..end], &rest[end..])
+    })
+}
+
+/// Another task may walk through the whole store meanwhile, on a slow disk. A task that waits for it keeps its thread
+/// from all others: from the agent's own proofs and heartbeats, and then everything stands still.
+#[test]
+fn the_queue_is_asked_off_the_async_threads_but_for_what_it_answers_at_once() {
+    let (mut at_once, mut all) = (BTreeSet::from(["progress".to_owned()]), BTreeSet::new());
+    let mut files = Vec::new();
+    for file in sources() {
+        let code = without_tests(&file.name, &file.text);
+        if !file.name.starts_with("queue/") {
+            files.push((file.name, code));
+            continue;
+        }
+        for (at, _) in code.match_indices("impl Queue {") {
+            let body = &code[at..closed(&code, at + "impl Queue ".len())];
+            let methods = names_behind(body, "pub fn ").map(|(_, name, _)| name.to_owned());
+            let methods: Vec<_> = methods.collect();
+            all.extend(methods.clone());
+            if file.name == "queue/ledger.rs" {
+                at_once.extend(methods);
+            }
+        }
+    }
+    assert!(at_once.len() > 20 && all.len() > 50, "they are found");
+    let mut found = Vec::new();
+    for (name, code) in files {
+        let mut is_async = vec![false; code.len()];
+        for (at, _) in code.match_indices("async ") {
+            let rest = &code[at..];
+            let open = match rest.strip_prefix("async fn") {
+                // Behind the arguments, and what is returned.
+                Some(_) => rest.find('(').and_then(|open| {
+                    let arguments = closed(&code, at + open);
+                    code[arguments..].find(['{', ';']).map(|open| arguments + open)
+                }),
+                None => rest.find('{').map(|open| at + open),
+            };
+            if let Some(open) = open.filter(|open| code[*open..].starts_with('{')) {
+                is_async[open..closed(&code, open)].fill(true);
+            }
+        }
+        for off in ["blocking(", "with_queue("] {
+            for (at, _) in code.match_indices(off) {
+                let open = at + off.len() - 1;
+                is_async[open..closed(&code, open)].fill(false);
+            }
+        }
+        let squeezed = |rest: &str| rest.trim_start().to_owned();
+        for (at, word, rest) in names_behind(&code, "queue") {
+            if !word.is_empty() || !is_async[at] {
+                continue;
+            }
+            let rest = squeezed(rest);
+            if let Some(method) = rest.strip_prefix('.') {
+                let method = method.split('(').next().unwrap();
+                if all.contains(method) && !at_once.contains(method) {
+                    found.push(format!("{name}: {method}"));
+                }
+                continue;
+            }
+            // Given to another function, by reference.
+            let before =
+                code[..at].trim_end_matches(|c: char| c.is_alphanumeric() || "_.".contains(c));
+            if !before.ends_with('&') || !rest.starts_with([',', ')']) {
+                continue;
+            }
+            let mut depth = 0;
+            let open = before.char_indices().rev().find(|(_, c)| {
+                depth += i32::from(*c == ')') - i32::from(*c == '(');
+                depth < 0
+            });
+            let Some((open, _)) = open else { continue };
+            let function = before[..open].rsplit(|c: char| !c.is_alphanumeric() && c != '_').next();
+            let function = function.unwrap_or_default();
+            if !function.is_empty() && !GIVEN_THE_QUEUE.contains(&function) {
+                found.push(format!("{name}: {function} is given the queue"));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}

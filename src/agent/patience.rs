@@ -14,6 +14,7 @@ use crate::{
     model::namespace::NamespaceFilter,
     observe::report::one_line,
     policy::backoff::OutageWait,
+    runtime::shutdown::blocking,
     source::{Source, SourceError, inspect},
     sync::{self, SyncError},
     tailer::Tailer,
@@ -72,7 +73,8 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let patience = self.config.local.timeout;
         patiently(patience, || Box::pin(self.keep_capped_in_order(filter))).await?;
-        if self.queue.checkpoint()?.is_none() {
+        let queue = self.queue.clone();
+        if blocking(move || queue.checkpoint()).await?.is_none() {
             let take = || async { tailer.take_position().await.map_err(from_tailer) };
             patiently(patience, || Box::pin(take())).await?;
         }

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     observe::status::Unshowable,
-    runtime::clock::now_ms,
+    queue::QueueError,
+    runtime::{clock::now_ms, shutdown::blocking},
     sink::AtlasSink,
     sync::{self, Reconciler, state::SyncState},
 };
@@ -35,7 +36,7 @@ impl Agent {
         let mut beside = JoinSet::new();
         beside.spawn(vitals::beat(self.status.clone(), self.queue.clone()));
         let refused = self.keep_gate(&mut beside);
-        self.remember()?;
+        self.remember().await?;
         let parts = self.build(&filter)?;
         tokio::pin!(shutdown);
         let is_ready = tokio::select! {
@@ -73,12 +74,18 @@ impl Agent {
     }
 
     /// What stands in the queue about an earlier life.
-    fn remember(&self) -> Result<(), AgentError> {
+    async fn remember(&self) -> Result<(), AgentError> {
         // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
         self.queue.hold_all();
-        self.writing.pause(self.queue.meta("paused")?.is_some());
-        self.writing.set_refused_deletes(sync::refused_deletes(&self.queue)?);
-        let was_passed_over = SyncState::is_unshowable(&self.queue)?;
+        let queue = self.queue.clone();
+        let noted = blocking(move || {
+            let (is_paused, refused) =
+                (queue.meta("paused")?.is_some(), sync::refused_deletes(&queue)?);
+            Ok::<_, QueueError>((is_paused, refused, SyncState::is_unshowable(&queue)?))
+        });
+        let (is_paused, refused_deletes, was_passed_over) = noted.await?;
+        self.writing.pause(is_paused);
+        self.writing.set_refused_deletes(refused_deletes);
         self.status.state().unshowable =
             was_passed_over.then_some(Unshowable::PassedOver { at_ms: 0 });
         // Heard of at its inspection; from now on its silence counts.

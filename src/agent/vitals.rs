@@ -44,12 +44,14 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut before = (0, 0, 0);
-    let mut kept = remembered_consistency(&queue);
+    let asked = queue.clone();
+    let mut kept = blocking(move || remembered_consistency(&asked)).await;
     status.state().consistent_as_of = kept;
     let mut faults = [LastingFault::of("local"), LastingFault::of("atlas")];
     for n in 0_u64.. {
         ticks.tick().await;
-        note_consistency(&handles);
+        let of_now = handles.clone();
+        blocking(move || note_consistency(&of_now)).await;
         if n % ALERT_TICKS == 0 {
             let of_now = handles.clone();
             let notices = blocking(move || update_alerts(&of_now)).await;
@@ -84,6 +86,8 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
                 metrics.writes_applied.get(),
             );
             if n > 0 {
+                let (told, asked) = (status.clone(), queue.clone());
+                let lag_s = blocking(move || lag(&told, &asked).as_secs()).await;
                 let breaker = handles.writing.against().breaker.name();
                 tracing::info!(
                     events = now.0 - before.0,
@@ -92,7 +96,7 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
                     pending,
                     bytes,
                     breaker,
-                    lag_s = lag(&status, &queue).as_secs(),
+                    lag_s,
                     "the last minute"
                 );
             }

@@ -24,6 +24,7 @@ pub async fn run(config: &Config, args: &DocArgs) -> Result<Code, Failure> {
             client.get(&format!("/api/documents/{}/{id}", encoded(args.ns.as_str())))?
         }
         Access::Queue(queue) => {
+            let queue: std::sync::Arc<_> = queue.into();
             let filter = config.filter()?;
             if let Some((reason, hint)) = not_replicated(&filter, &args.ns) {
                 let failure = Failure::new(ExitCode::Problem, anyhow::anyhow!(reason));

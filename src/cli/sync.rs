@@ -147,9 +147,9 @@ async fn run_here(config: Config, request: SyncRequest, adopt: bool) -> Result<C
         }
     }
     let queue = handles.queue.clone();
-    let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
     let wanted = request.clone();
     let asked = blocking(move || {
+        let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
         let asked = SyncState::ask(&queue, position.unwrap_or_default(), request, Reason::Asked)?;
         queue.flush()?;
         Ok::<_, Failure>(asked)
@@ -168,15 +168,15 @@ async fn run_here(config: Config, request: SyncRequest, adopt: bool) -> Result<C
     };
     let mut end = None;
     let (mut terminate, watched) = (super::signals::terminate()?, handles.clone());
-    agent
-        .run(async {
-            end = Some(tokio::select! {
-                end = wait_here(watched, open.id.to_string()) => end,
-                _ = tokio::signal::ctrl_c() => End::Interrupted,
-                _ = terminate.recv() => End::Interrupted,
-            });
-        })
-        .await?;
+    let run = agent.run(async {
+        end = Some(tokio::select! {
+            end = wait_here(watched, open.id.to_string()) => end,
+            _ = tokio::signal::ctrl_c() => End::Interrupted,
+            _ = terminate.recv() => End::Interrupted,
+        });
+    });
+    // All of the agent is in it.
+    Box::pin(run).await?;
     let sync = handles.status.state().sync.as_ref().map(|sync| sync.report(now_ms()));
     match (end, sync) {
         (Some(End::Written), Some(sync)) => {

@@ -89,7 +89,7 @@ impl Queue {
             let state = self.lock();
             state.refuse_after_failure()?;
             // Nearly always: then nothing need be read twice.
-            if state.pending_bytes <= self.part_bytes as u64 {
+            if self.pending().1 <= self.part_bytes as u64 {
                 return Ok(());
             }
             let mut reader = self.reader();
@@ -97,9 +97,7 @@ impl Queue {
                 let Work::Document { ns, key, .. } = &op.work else { continue };
                 let Some(name) = state.name_of(&op.work) else { continue };
                 let Some((entry, len)) = state.newest(&mut reader, &name)? else { continue };
-                let stays = state.schedule.leased(entry.seq).is_some()
-                    || state.schedule.lines.is_closed(ns, entry.seq);
-                if stays || len < LARGE {
+                if len < LARGE || self.ledger().stays(ns, entry.seq) {
                     continue;
                 }
                 bytes += len;
@@ -154,23 +152,24 @@ impl Queue {
         self.write(&mut state, edit)?;
         crash::point(if staged.slots.is_empty() { Step::CheckpointDone } else { Step::CommitDone });
 
-        state.next_seq = staged.next_seq;
-        state.pending_bytes = state.pending_bytes.saturating_add_signed(bytes_added);
+        let mut ledger = self.ledger();
+        ledger.next_seq = staged.next_seq;
+        ledger.pending_bytes = ledger.pending_bytes.saturating_add_signed(bytes_added);
         for slot in &staged.slots {
             if slot.is_new {
-                state.pending += 1;
-                state.appeared(slot.name.as_ref(), &slot.entry.work, slot.entry.seq);
+                ledger.appeared(&slot.entry.work, slot.entry.seq);
                 if let Some(name) = &slot.name {
                     state.index.set(name, slot.previous, slot.entry.seq);
                 }
                 if let Some(leased) = slot.succeeds {
-                    state.schedule.succeeded(leased, slot.entry.seq);
+                    ledger.schedule.succeeded(leased, slot.entry.seq);
                 }
             }
         }
         for letter in followed {
-            state.letter_followed(letter);
+            state.letter_followed(letter, &mut ledger);
         }
+        drop(ledger);
         drop(state);
         self.changed.notify_waiters();
         Ok(staged.committed)
@@ -261,7 +260,7 @@ impl<'a> Staged<'a> {
             by_name: HashMap::with_capacity_and_hasher(incoming, ahash::RandomState::default()),
             closed: HashMap::default(),
             letters: Followers::default(),
-            next_seq: state.next_seq,
+            next_seq: state.ledger().next_seq,
             ids: Ids::new(),
             reader,
             committed: Committed::default(),
@@ -302,7 +301,7 @@ impl<'a> Staged<'a> {
                 let seq = self.slots[slot].entry.seq;
                 if self.is_closed(state, incoming.work.ns(), seq) {
                     self.push(incoming, Some(name), Some(seq), None);
-                } else if state.schedule.leased(seq).is_some() {
+                } else if state.ledger().schedule.leased(seq).is_some() {
                     self.push(incoming, Some(name), Some(seq), Some(seq));
                 } else {
                     if self.is_full()
@@ -335,7 +334,7 @@ impl<'a> Staged<'a> {
             return Ok(None);
         };
         let is_kept = self.is_closed(state, entry.work.ns(), entry.seq)
-            || state.schedule.leased(entry.seq).is_some();
+            || state.ledger().schedule.leased(entry.seq).is_some();
         if let Work::Document { op, .. } = &mut entry.work
             && is_kept
         {
@@ -358,7 +357,7 @@ impl<'a> Staged<'a> {
 
     /// True when a barrier, stored or of this commit, stands behind `seq`.
     fn is_closed(&self, state: &State, ns: &Namespace, seq: u64) -> bool {
-        state.schedule.lines.is_closed(ns, seq)
+        state.ledger().schedule.lines.is_closed(ns, seq)
             || self.closed.get(ns).is_some_and(|&barrier| barrier > seq)
     }
 

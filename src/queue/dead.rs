@@ -1,5 +1,7 @@
 //! The dead letters: list, show, retry, discard.
 
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
 use super::{
@@ -7,7 +9,7 @@ use super::{
     layout::{DEAD, dead_key, number_of},
 };
 use crate::{
-    model::write_op::WriteOp,
+    model::{document_key::DocumentKey, namespace::Namespace, write_op::WriteOp},
     queue::dead_letter::{DeadLetter, DeadLetterSummary},
     runtime::clock::now_ms,
 };
@@ -30,6 +32,18 @@ impl Queue {
         self.letters().take(limit).map(|letter| Ok(DeadLetterSummary::from(&letter?))).collect()
     }
 
+    /// Dead letters of each namespace that has any.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn dead_letters_by_namespace(&self) -> Result<BTreeMap<Namespace, u64>, QueueError> {
+        let mut counts = BTreeMap::new();
+        for letter in self.letters() {
+            *counts.entry(letter?.entry.work.ns().clone()).or_insert(0) += 1;
+        }
+        Ok(counts)
+    }
+
     /// The dead letter with this id.
     ///
     /// # Errors
@@ -38,6 +52,21 @@ impl Queue {
         self.letters()
             .find(|letter| letter.as_ref().is_ok_and(|letter| letter.id() == id))
             .unwrap_or(Err(QueueError::NotFound(id)))
+    }
+
+    /// The dead letter of a document, if it has one.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn dead_letter_of(
+        &self,
+        ns: &Namespace,
+        key: &DocumentKey,
+    ) -> Result<Option<DeadLetter>, QueueError> {
+        let state = self.lock();
+        let Some(seq) = state.letters.get(&state.index.name_of(ns, key)) else { return Ok(None) };
+        let value = self.db.get(dead_key(seq))?;
+        Ok(value.map(|value| codec::decode_dead_letter(seq, &value)).transpose()?)
     }
 
     /// Queues a dead letter's document again, as a `Refresh`: what is tried is the document as it is
@@ -78,7 +107,7 @@ impl Queue {
         if let Some(name) = state.name_of(&work) {
             state.letters.remove(work.ns(), &name, seq);
         }
-        state.dead_len -= 1;
+        self.ledger().dead_len -= 1;
         Ok(())
     }
 }

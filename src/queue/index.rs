@@ -34,7 +34,8 @@ pub struct Index {
     /// By the highest bits of the hash.
     shards: Vec<HashTable<Slot>>,
     collided: HashMap<Box<[u8]>, u64>,
-    hasher: Hasher,
+    /// For one who needs nothing else of the index.
+    pub hasher: Hasher,
 }
 
 const SHARDS: usize = 256;
@@ -78,7 +79,8 @@ fn spread(hash: u64) -> u64 {
 }
 
 /// Keyed at random, so that no `_id` can be chosen to collide.
-struct Hasher(fn(&RandomState, &[u8]) -> u64, RandomState);
+#[derive(Clone)]
+pub struct Hasher(fn(&RandomState, &[u8]) -> u64, RandomState);
 
 impl Default for Hasher {
     fn default() -> Self {
@@ -88,6 +90,16 @@ impl Default for Hasher {
             hasher.finish()
         };
         Self(hash, RandomState::new())
+    }
+}
+
+impl Hasher {
+    pub fn hash_of(&self, ns: &Namespace, key: &DocumentKey) -> u64 {
+        self.hash(&name(ns, key))
+    }
+
+    fn hash(&self, name: &[u8]) -> u64 {
+        (self.0)(&self.1, name)
     }
 }
 
@@ -101,16 +113,12 @@ impl Default for Index {
 impl Index {
     pub fn name_of(&self, ns: &Namespace, key: &DocumentKey) -> DocumentName {
         let bytes = name(ns, key);
-        DocumentName { hash: self.hash(&bytes), bytes: bytes.into() }
+        DocumentName { hash: self.hasher.hash(&bytes), bytes: bytes.into() }
     }
 
     /// The hash of [`name_of`](Self::name_of).
     pub fn hash_of(&self, ns: &Namespace, key: &DocumentKey) -> u64 {
-        self.hash(&name(ns, key))
-    }
-
-    fn hash(&self, name: &[u8]) -> u64 {
-        (self.hasher.0)(&self.hasher.1, name)
+        self.hasher.hash_of(ns, key)
     }
 
     fn newest(&self, hash: u64) -> Option<u64> {

@@ -17,7 +17,7 @@ use ahash::HashMap;
 
 use super::{
     Entry, Queue, QueueError, Work, codec, edit::Edit, index::DocumentName, layout::dead_key,
-    store::State, turns::Turn,
+    ledger::Ledger, store::State, turns::Turn,
 };
 use crate::{
     model::{event::SchemaChange, namespace::Namespace, write_op::WriteOp},
@@ -186,16 +186,17 @@ fn named(work: &Work) -> Work {
 
 impl State {
     /// A letter has followed its collection in the store.
-    pub(super) fn letter_followed(&mut self, Followed { seq, from, to, .. }: Followed) {
+    pub(super) fn letter_followed(&mut self, followed: Followed, ledger: &mut Ledger) {
+        let Followed { seq, from, to } = followed;
         if let Some(name) = self.name_of(&from)
             && self.letters.remove(from.ns(), &name, seq)
         {
-            self.dead_len -= 1;
+            ledger.dead_len -= 1;
         }
         if let Some(work) = to
             && let Some(name) = self.name_of(&work)
         {
-            self.dead_len += u64::from(self.letters.insert(work.ns(), name, seq));
+            ledger.dead_len += u64::from(self.letters.insert(work.ns(), name, seq));
         }
     }
 }

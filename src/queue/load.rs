@@ -60,9 +60,11 @@ pub fn load(db: &sled::Db, cache: &CacheGuard, path: &Path) -> Result<State, Que
         if let Some(name) = state.name_of(&letter.entry.work) {
             state.letters.insert(letter.entry.work.ns(), name, number_of(&key));
         }
-        state.dead_len += 1;
+        let mut ledger = state.ledger();
+        ledger.dead_len += 1;
+        ledger.next_seq = ledger.next_seq.max(number_of(&key) + 1);
+        drop(ledger);
         state.dead_bytes += value.len() as u64;
-        state.next_seq = state.next_seq.max(number_of(&key) + 1);
     }
     if db.get(SEAL)?.as_deref() != Some(&sum.to_be_bytes()) {
         return Err(damaged("the seal does not fit the entries"));
@@ -239,7 +241,9 @@ fn read_homes(
         twice.extend(state.meet_moved(&mut reader, &mut namespaces, &entry)?);
     }
     // The gone ones at the end of a block have had their numbers too.
-    state.next_seq = state.next_seq.max(end);
+    let mut ledger = state.ledger();
+    ledger.next_seq = ledger.next_seq.max(end);
+    drop(ledger);
     Ok(twice)
 }
 
@@ -257,7 +261,7 @@ fn join(
     while entries.peek().is_some() {
         let mut edit = Edit::of(state.seal);
         let mut reader = Reader::new(db, cache);
-        let mut bytes = state.pending_bytes;
+        let mut bytes = state.ledger().pending_bytes;
         for pairs in &mut entries {
             let mut read = |seq| {
                 let place = state.blocks.place_of(seq).expect("it was just met");
@@ -281,7 +285,7 @@ fn join(
             read: &|id| read_block(db, cache, &state.blocks, id),
         })?;
         db.apply_batch(batch)?;
-        state.pending_bytes = bytes;
+        state.ledger().pending_bytes = bytes;
         state.seal = seal;
         state.blocks.apply(changes);
     }
@@ -317,13 +321,12 @@ impl State {
         seq: u64,
         bytes: &[u8],
     ) -> Result<Option<(u64, u64)>, QueueError> {
-        self.next_seq = self.next_seq.max(seq + 1);
         let (ns, key) = match codec::subject_of(bytes, namespaces)? {
             Subject::Document(ns, key) => (ns, key),
             Subject::Schema(change) => {
-                self.pending += 1;
-                self.pending_bytes += bytes.len() as u64;
-                self.schedule.barrier_added(&change, seq);
+                let mut ledger = self.ledger();
+                ledger.schedule.barrier_added(&change, seq);
+                ledger.count(seq, bytes.len());
                 return Ok(None);
             }
         };
@@ -333,7 +336,7 @@ impl State {
         let name = self.index.name_of(&ns, &key);
         let previous = self.newest(reader, &name)?.map(|(entry, _)| entry.seq);
         if let Some(first) = previous
-            && !self.schedule.lines.is_closed(&ns, first)
+            && !self.ledger().schedule.lines.is_closed(&ns, first)
         {
             return Ok(Some((first, seq)));
         }
@@ -353,10 +356,9 @@ impl State {
     }
 
     /// One more document waits.
-    fn count(&mut self, ns: &Namespace, seq: u64, bytes: usize) {
-        self.next_seq = self.next_seq.max(seq + 1);
-        self.pending += 1;
-        self.pending_bytes += bytes as u64;
-        self.schedule.lines.added(ns);
+    fn count(&self, ns: &Namespace, seq: u64, bytes: usize) {
+        let mut ledger = self.ledger();
+        ledger.schedule.lines.added(ns);
+        ledger.count(seq, bytes);
     }
 }

@@ -5,19 +5,20 @@ use std::collections::VecDeque;
 use uuid::Uuid;
 
 use super::{Entry, EntrySummary, Queue, QueueError, QueueStats};
+use crate::model::{document_key::DocumentKey, namespace::Namespace};
 
 impl Queue {
     /// The queue in numbers.
     pub fn stats(&self) -> Result<QueueStats, QueueError> {
         let disk_bytes = self.db.size_on_disk()?;
         let oldest = self.oldest_ms()?;
-        let state = self.lock();
+        let ledger = self.ledger();
         Ok(QueueStats {
-            pending: state.pending,
-            pending_bytes: state.pending_bytes,
-            leased: state.schedule.leased_len(),
-            delayed: state.schedule.delayed_len(),
-            dead_letters: state.dead_len,
+            pending: ledger.pending,
+            pending_bytes: ledger.pending_bytes,
+            leased: ledger.schedule.leased_len(),
+            delayed: ledger.schedule.delayed_len(),
+            dead_letters: ledger.dead_len,
             oldest_ms: oldest,
             disk_bytes,
         })
@@ -32,11 +33,6 @@ impl Queue {
         let state = self.lock();
         let Some(first) = state.blocks.next_from(0) else { return Ok(None) };
         Ok(Some(self.reader().entry(&state.blocks, first)?.0))
-    }
-
-    /// The number that the next entry will have: all that is in the queue now is before it.
-    pub fn position(&self) -> u64 {
-        self.lock().next_seq
     }
 
     /// True while an entry from before `position` is in the queue.
@@ -57,6 +53,24 @@ impl Queue {
         self.entries()
             .find(|entry| entry.as_ref().is_ok_and(|entry| entry.id == id))
             .unwrap_or(Err(QueueError::NotFound(id)))
+    }
+
+    /// True when an entry of the document is pending or leased.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn holds(&self, ns: &Namespace, key: &DocumentKey) -> Result<bool, QueueError> {
+        Ok(self.entry_of(ns, key)?.is_some())
+    }
+
+    /// The newest entry of a document, pending or leased.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn entry_of(&self, ns: &Namespace, key: &DocumentKey) -> Result<Option<Entry>, QueueError> {
+        let state = self.lock();
+        let name = state.index.name_of(ns, key);
+        Ok(state.newest(&mut self.reader(), &name)?.map(|(entry, _)| entry))
     }
 
     /// Every entry, in order. Others may work with the queue meanwhile: what they add behind the last one

@@ -73,7 +73,6 @@ mod blocks;
 mod codec;
 mod commit;
 mod compact;
-mod counts;
 mod dead;
 pub mod dead_letter;
 mod edit;
@@ -82,6 +81,7 @@ mod entry;
 pub(crate) mod fuzz;
 mod index;
 mod layout;
+mod ledger;
 mod letters;
 mod lines;
 mod load;
@@ -103,9 +103,10 @@ pub use compact::free_disk;
 pub use entry::{
     Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Settlement, Work, body_json,
 };
+pub use ledger::NextDue;
 pub use open::{QueueOptions, Rebuilt};
 pub use reserve::Reservation;
-pub use store::{NextDue, Queue};
+pub use store::Queue;
 pub use turns::Proof;
 
 /// Why the queue cannot do what it was asked to.

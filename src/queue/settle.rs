@@ -4,7 +4,7 @@ use std::slice;
 
 use super::{
     Entry, Outcome, Queue, QueueError, Settlement, Work, codec, edit::Edit, index::DocumentName,
-    layout::dead_key, reader::Reader, schedule::Lease, store::State,
+    layout::dead_key, ledger::Ledger, reader::Reader, schedule::Lease, store::State,
 };
 use crate::{
     model::{namespace::Namespace, write_op::WriteOp},
@@ -38,11 +38,11 @@ impl Queue {
         let mut reader = self.reader();
         let mut steps = Vec::with_capacity(settlements.len());
         for settlement in settlements {
-            let leased = state.schedule.leased(settlement.seq).map(|lease| lease.version);
-            if leased != Some(settlement.version) {
+            let lease = self.ledger().schedule.leased(settlement.seq).cloned();
+            let Some(lease) = lease.filter(|lease| lease.version == settlement.version) else {
                 continue;
-            }
-            steps.push(self.settle_one(&state, settlement, &mut reader, &mut edit)?);
+            };
+            steps.push(self.settle_one(&state, settlement, &lease, &mut reader, &mut edit)?);
             if edit.weight() >= self.part_bytes {
                 break;
             }
@@ -62,9 +62,11 @@ impl Queue {
                 return Err(error.into());
             }
         }
+        let mut ledger = self.ledger();
         for step in steps {
-            step.take(&mut state);
+            step.take(&mut state, &mut ledger);
         }
+        drop(ledger);
         drop(state);
         self.changed.notify_waiters();
         Ok(())
@@ -74,11 +76,11 @@ impl Queue {
         &self,
         state: &State,
         settlement: &Settlement,
+        lease: &Lease,
         reader: &mut Reader<'_>,
         edit: &mut Edit,
     ) -> Result<Step, QueueError> {
         let seq = settlement.seq;
-        let lease = state.schedule.leased(seq).expect("it was just looked at");
         let mut step = Step::new(seq, lease);
         // All that an ordinary end needs is known; the entry itself need not be read for it.
         if settlement.outcome == Outcome::Applied && state.letters.is_empty() && !step.is_barrier()
@@ -110,7 +112,8 @@ impl Queue {
                     step.barrier_died = true;
                 } else {
                     // What is dropped behind it cannot be missing.
-                    let Some(ns) = state.schedule.lines.called_now(entry.work.ns(), seq) else {
+                    let ns = self.ledger().schedule.lines.called_now(entry.work.ns(), seq);
+                    let Some(ns) = ns else {
                         return Ok(step);
                     };
                     entry.work = entry.work.renamed(&ns);
@@ -152,7 +155,8 @@ impl Queue {
         edit: &mut Edit,
     ) -> Result<Option<(Namespace, DocumentName, u64)>, QueueError> {
         let Work::Document { ns, key, collection, .. } = &entry.work else { return Ok(None) };
-        let Some(ns) = state.schedule.lines.called_now(ns, entry.seq) else { return Ok(None) };
+        let ns = self.ledger().schedule.lines.called_now(ns, entry.seq);
+        let Some(ns) = ns else { return Ok(None) };
         let name = state.index.name_of(&ns, key);
         let Some(seq) = state.letters.get(&name) else { return Ok(None) };
         let Some(value) = self.db.get(dead_key(seq))? else { return Ok(None) };
@@ -200,9 +204,8 @@ fn successor(
     reader: &mut Reader<'_>,
     seq: u64,
 ) -> Result<Option<(Entry, usize)>, QueueError> {
-    let Some(successor) = state.schedule.leased(seq).and_then(|lease| lease.successor) else {
-        return Ok(None);
-    };
+    let successor = state.ledger().schedule.leased(seq).and_then(|lease| lease.successor);
+    let Some(successor) = successor else { return Ok(None) };
     let found = state.entry(reader, successor)?;
     Ok(Some(found.expect("a successor waits for its lease to end")))
 }
@@ -259,39 +262,39 @@ impl Step {
         self.document.is_none()
     }
 
-    fn take(self, state: &mut State) {
+    fn take(self, state: &mut State, ledger: &mut Ledger) {
         let delta = self.bytes_after as i64 + self.extra_bytes
             - self.bytes_before as i64
             - self.absorbed.map_or(0, |(_, bytes)| bytes as i64);
-        state.pending_bytes = state.pending_bytes.saturating_add_signed(delta);
-        state.schedule.unlease(self.seq);
+        ledger.pending_bytes = ledger.pending_bytes.saturating_add_signed(delta);
+        ledger.schedule.unlease(self.seq);
         if let Some((newer, _)) = self.absorbed {
             let document = self.document.expect("only documents are merged");
             state.index.replace(document, newer, self.seq);
-            state.schedule.forget(newer);
-            state.schedule.removed(&self.ns, newer);
-            state.pending -= 1;
+            ledger.schedule.forget(newer);
+            ledger.schedule.removed(&self.ns, newer);
+            ledger.pending -= 1;
         }
         if self.gone {
-            state.pending -= 1;
+            ledger.pending -= 1;
             if let Some(document) = self.document {
                 state.index.remove(document, self.seq);
-                state.schedule.removed(&self.ns, self.seq);
+                ledger.schedule.removed(&self.ns, self.seq);
             } else {
                 let namespaces = self.barrier.expect("a barrier's entry was read");
-                state.schedule.barrier_removed(&namespaces, self.seq);
+                ledger.schedule.barrier_removed(&namespaces, self.seq);
             }
         } else {
-            state.schedule.requeue(self.seq, self.due_ms);
+            ledger.schedule.requeue(self.seq, self.due_ms);
         }
         if let Some((ns, name, letter)) = self.revived
             && state.letters.remove(&ns, &name, letter)
         {
-            state.dead_len -= 1;
+            ledger.dead_len -= 1;
         }
         if let Some((ns, name)) = self.died {
-            state.dead_len += u64::from(state.letters.insert(&ns, name, self.seq));
+            ledger.dead_len += u64::from(state.letters.insert(&ns, name, self.seq));
         }
-        state.dead_len += u64::from(self.barrier_died);
+        ledger.dead_len += u64::from(self.barrier_died);
     }
 }

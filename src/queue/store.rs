@@ -3,7 +3,7 @@
 use std::{
     slice,
     sync::{
-        Mutex, MutexGuard, TryLockError,
+        Arc, Mutex, MutexGuard, TryLockError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,21 +18,16 @@ use super::{
     commit::PART_BYTES,
     compact,
     edit::{Edit, Finished, Surroundings},
-    index::{DocumentName, Index},
+    index::{DocumentName, Hasher, Index},
     layout::{CHECKPOINT, PIECE_MAX, block_key, further_pieces, piece_key},
+    ledger::{Ledger, POISONED},
     letters::Letters,
     load::load,
     open::{guarded, hand_over, lock, open_sled},
     reader::{CacheGuard, Reader, read_block},
-    schedule::{Lease, Schedule, is_due},
+    schedule::{Lease, is_due},
 };
-use crate::{
-    model::{
-        checkpoint::{Checkpoint, ClusterTime},
-        namespace::Namespace,
-    },
-    observe::report::one_line,
-};
+use crate::{model::checkpoint::Checkpoint, observe::report::one_line};
 
 /// The durable, deduplicating queue. See the [module](super) for its contract.
 ///
@@ -41,6 +36,8 @@ pub struct Queue {
     pub(super) db: sled::Db,
     pub(super) cache: CacheGuard,
     pub(super) state: Mutex<State>,
+    pub(super) ledger: Arc<Mutex<Ledger>>,
+    pub(super) hasher: Hasher,
     pub(super) changed: Notify,
     /// Grows while a long task works under the lock.
     pub(super) progress: AtomicU64,
@@ -52,20 +49,12 @@ pub struct Queue {
     _lock: std::fs::File,
 }
 
-/// The time of the next retry, milliseconds since 1970, if there is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NextDue(pub Option<u64>);
-
 #[derive(Default)]
 pub(super) struct State {
     pub(super) blocks: Blocks,
     pub(super) index: Index,
-    pub(super) schedule: Schedule,
-    pub(super) next_seq: u64,
-    pub(super) pending: u64,
-    pub(super) pending_bytes: u64,
+    pub(super) ledger: Arc<Mutex<Ledger>>,
     pub(super) letters: Letters,
-    pub(super) dead_len: u64,
     /// Encoded size of the dead letters when the queue was opened.
     pub(super) dead_bytes: u64,
     /// See [`Edit`].
@@ -128,6 +117,8 @@ impl Queue {
         Ok(Queue {
             db,
             cache,
+            ledger: state.ledger.clone(),
+            hasher: state.index.hasher.clone(),
             state: Mutex::new(state),
             changed: Notify::new(),
             progress: AtomicU64::new(0),
@@ -167,13 +158,15 @@ impl Queue {
         now_ms: u64,
         looks: &mut usize,
     ) -> Result<Option<Batch>, QueueError> {
-        let mut state = self.lock();
-        let state = &mut *state;
+        let state = self.lock();
         let mut batch = Batch::default();
-        if state.schedule.holds_all() {
-            return Ok(Some(batch));
+        {
+            let mut ledger = self.ledger();
+            if ledger.schedule.holds_all() {
+                return Ok(Some(batch));
+            }
+            ledger.schedule.batch_begins();
         }
-        state.schedule.batch_begins();
         let mut bytes = 0;
         let (mut passed, mut passed_bytes) = (0, 0);
         let mut reader = self.reader();
@@ -187,26 +180,26 @@ impl Queue {
                 return Ok(Some(batch).filter(|batch| !batch.entries.is_empty()));
             }
             let Some((seq, place)) = state.next_ready(now_ms) else {
-                batch.next_due_ms = state.schedule.next_due();
+                batch.next_due_ms = self.ledger().schedule.next_due();
                 break;
             };
             let (entry, len) = reader.entry(&state.blocks, (seq, place))?;
             passed += 1;
             passed_bytes += len;
-            if !is_due(entry.due_ms, now_ms) {
-                // It waited when the queue was closed, and goes on waiting.
-                state.schedule.requeue(seq, Some(entry.due_ms));
-                continue;
-            }
             let document = match &entry.work {
                 Work::Document { ns, key, .. } => Some(state.index.hash_of(ns, key)),
                 Work::Schema(_) => None,
             };
+            // From here on in one step: what is held meanwhile is not leased after that.
+            let schedule = &mut self.ledger().schedule;
+            if !is_due(entry.due_ms, now_ms) {
+                // It waited when the queue was closed, and goes on waiting.
+                schedule.requeue(seq, Some(entry.due_ms));
+                continue;
+            }
             let is_admitted = match &entry.work {
-                Work::Document { ns, .. } => {
-                    state.schedule.admit(slice::from_ref(ns), seq, document)
-                }
-                Work::Schema(change) => state.schedule.admit(&change.namespaces(), seq, None),
+                Work::Document { ns, .. } => schedule.admit(slice::from_ref(ns), seq, document),
+                Work::Schema(change) => schedule.admit(&change.namespaces(), seq, None),
             };
             if !is_admitted {
                 continue;
@@ -214,12 +207,12 @@ impl Queue {
             let is_barrier = document.is_none();
             let is_beyond = bytes + len > bytes_max;
             if !batch.entries.is_empty() && (is_barrier || is_beyond) {
-                state.schedule.requeue(seq, None);
+                schedule.requeue(seq, None);
                 break;
             }
             let ns = entry.work.ns().clone();
             let lease = Lease { version: entry.version, document, successor: None, ns, bytes: len };
-            state.schedule.lease(seq, lease);
+            schedule.lease(seq, lease);
             bytes += len;
             passed -= 1;
             passed_bytes -= len;
@@ -231,121 +224,10 @@ impl Queue {
         Ok(Some(batch))
     }
 
-    /// Entries of `ns` are leased in their order, one batch at a time: it is a capped collection. Or as
-    /// any others.
-    pub fn keep_in_order(&self, ns: &Namespace, on: bool) {
-        self.lock().schedule.keep_in_order(ns, on);
-    }
-
-    /// True while a batch has entries of `ns`.
-    pub fn is_leased(&self, ns: &Namespace) -> bool {
-        self.lock().schedule.is_leased_of(ns)
-    }
-
-    /// True for a namespace of [`keep_in_order`](Self::keep_in_order).
-    pub fn is_in_order(&self, ns: &Namespace) -> bool {
-        self.lock().schedule.is_in_order(ns)
-    }
-
-    /// Keeps the entries of `ns` from being leased until [`release`](Self::release).
-    pub fn hold(&self, ns: &Namespace) {
-        self.lock().schedule.hold(ns);
-    }
-
-    /// Keeps every entry from being leased until [`release_all`](Self::release_all).
-    pub fn hold_all(&self) {
-        self.lock().schedule.hold_all();
-    }
-
-    /// Keeps the entries of `ns` from being leased until the stream has been read up to `until`: Atlas may
-    /// hold a later state than they tell of, which only what follows them can say. For a capped collection:
-    /// a document that has given way already would come back at its end, and push out another.
-    pub fn wait_for_stream(&self, ns: &Namespace, until: ClusterTime) {
-        self.lock().schedule.wait_for_stream(ns, until);
-    }
-
-    /// The stream has been read up to `time`, and all of it is committed.
-    pub fn stream_reached(&self, time: ClusterTime) {
-        self.let_go(time);
-    }
-
-    /// The stream is not read any further for now, for the reason that `error` gives, so nothing may wait for
-    /// it: what waits may be all that there is, and late is worse than in another order.
-    pub fn no_longer_behind(&self, error: &str) {
-        for ns in self.let_go(ClusterTime(u64::MAX)) {
-            tracing::warn!(%ns, error, "changes of a capped collection go before the stream was read again up to where Atlas may be; its documents may come into another order");
-        }
-    }
-
-    fn let_go(&self, time: ClusterTime) -> Vec<Namespace> {
-        let namespaces = self.lock().schedule.stream_reached(time);
-        if !namespaces.is_empty() {
-            self.changed.notify_waiters();
-        }
-        namespaces
-    }
-
-    /// Lets the entries of `ns` go again.
-    pub fn release(&self, ns: &Namespace) {
-        self.lock().schedule.release(ns);
-        self.changed.notify_waiters();
-    }
-
-    /// Ends [`hold_all`](Self::hold_all). Namespaces that are held on their own stay so.
-    pub fn release_all(&self) {
-        self.lock().schedule.release_all();
-        self.changed.notify_waiters();
-    }
-
-    /// True when a barrier of `ns` waits or is being applied.
-    pub fn has_barrier(&self, ns: &Namespace) -> bool {
-        self.lock().schedule.lines.has_barrier(ns)
-    }
-
-    /// Completes at the next commit, settlement or release, and when what waited for the stream may go. To
-    /// miss none, make the future before looking at the queue.
-    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.changed.notified()
-    }
-
     /// The checkpoint of the last commit that had one.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, QueueError> {
         let value = self.db.get(CHECKPOINT)?;
         Ok(value.map(|value| codec::decode_checkpoint(&value)).transpose()?)
-    }
-
-    /// The number of dead letters, without touching the disk.
-    pub fn dead_letters_len(&self) -> u64 {
-        self.lock().dead_len
-    }
-
-    /// Entries not yet in Atlas and their encoded bytes, without touching the disk.
-    pub fn pending(&self) -> (u64, u64) {
-        let state = self.lock();
-        (state.pending, state.pending_bytes)
-    }
-
-    /// Entries that may go to Atlas as soon as a worker has time: not those that wait for a retry, nor those
-    /// of namespaces that are held or wait for the stream.
-    pub fn ready(&self) -> u64 {
-        let state = self.lock();
-        let waiting = state.schedule.delayed_len() + state.schedule.held_len();
-        state.pending.saturating_sub(waiting)
-    }
-
-    /// Entries that no worker has and that wait for no retry. Some may be held, or stand behind a barrier: only a lease
-    /// can tell.
-    pub fn waiting(&self) -> u64 {
-        self.lock().waiting()
-    }
-
-    /// When a lease may find something, if there is nothing for one now: the time at which a retry is due, milliseconds
-    /// since 1970. Looks at nothing but numbers.
-    pub fn idle_until(&self, now_ms: u64) -> Option<NextDue> {
-        let state = self.lock();
-        let due = state.schedule.next_due();
-        let is_idle = state.waiting() == 0 && due.is_none_or(|due| !is_due(due, now_ms));
-        is_idle.then_some(NextDue(due))
     }
 
     /// A number that grows while the queue works, for one who watches whether it is stuck. Never waits.
@@ -370,10 +252,11 @@ impl Queue {
     }
 
     pub(super) fn write(&self, state: &mut State, edit: Edit) -> Result<(), QueueError> {
+        let untouched_from = self.ledger().schedule.cursor;
         let Finished { batch, seal, changes } = edit.finish(&Surroundings {
             blocks: &state.blocks,
-            untouched_from: state.schedule.cursor,
-            is_leased: &|seq| state.schedule.leased(seq).is_some(),
+            untouched_from,
+            is_leased: &|seq| self.ledger().schedule.leased(seq).is_some(),
             read: &|id| read_block(&self.db, &self.cache, &state.blocks, id),
         })?;
         match guarded(|| self.db.apply_batch(batch)) {
@@ -405,7 +288,7 @@ impl Queue {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("the queue's lock is never held across a panic of ours")
+        self.state.lock().expect(POISONED)
     }
 }
 
@@ -416,6 +299,11 @@ impl Drop for Queue {
 }
 
 impl State {
+    /// See [`ledger`](super::ledger).
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect(POISONED)
+    }
+
     pub(super) fn name_of(&self, work: &Work) -> Option<DocumentName> {
         match work {
             Work::Document { ns, key, .. } => Some(self.index.name_of(ns, key)),
@@ -431,12 +319,6 @@ impl State {
     ) -> Result<Option<(Entry, usize)>, QueueError> {
         let place = self.blocks.place_of(seq);
         place.map(|place| reader.entry(&self.blocks, (seq, place))).transpose()
-    }
-
-    /// No entry is both delayed and leased, so that this is exact. Held ones may be either, and are not taken off: what
-    /// is taken off twice would hide others, which would then wait for as long as a namespace is held.
-    fn waiting(&self) -> u64 {
-        self.pending.saturating_sub(self.schedule.delayed_len() + self.schedule.leased_len())
     }
 
     /// The newest entry of a document, and the length of its bytes.
@@ -459,14 +341,15 @@ impl State {
     }
 
     /// The next entry that may be ready: one that came back, else the next that was not looked at.
-    fn next_ready(&mut self, now_ms: u64) -> Option<(u64, Place)> {
-        while let Some(seq) = self.schedule.next_ready(now_ms) {
+    fn next_ready(&self, now_ms: u64) -> Option<(u64, Place)> {
+        let schedule = &mut self.ledger().schedule;
+        while let Some(seq) = schedule.next_ready(now_ms) {
             if let Some(place) = self.blocks.place_of(seq) {
                 return Some((seq, place));
             }
         }
-        let (seq, place) = self.blocks.next_from(self.schedule.cursor)?;
-        self.schedule.cursor = seq + 1;
+        let (seq, place) = self.blocks.next_from(schedule.cursor)?;
+        schedule.cursor = seq + 1;
         Some((seq, place))
     }
 
@@ -486,12 +369,5 @@ impl State {
             )));
         }
         Ok(())
-    }
-
-    pub(super) fn appeared(&mut self, name: Option<&DocumentName>, work: &Work, seq: u64) {
-        match (name, work) {
-            (None, Work::Schema(change)) => self.schedule.barrier_added(change, seq),
-            (Some(_) | None, work) => self.schedule.lines.added(work.ns()),
-        }
     }
 }

@@ -12,6 +12,7 @@ use crate::model::{
 };
 
 mod in_blocks;
+mod ledger;
 mod model;
 mod names;
 mod parts;

@@ -271,7 +271,7 @@ impl Queue {
         let mut part = Vec::with_capacity(PART);
         let mut n = 0;
         let mut bytes = 0;
-        let mut seq = self.lock().next_seq;
+        let mut seq = self.position();
         read(file, |operation| {
             if !wanted(&operation.collection) {
                 return Ok(());

@@ -4,11 +4,8 @@
 //! collection is called in Atlas what it was called then, until these are applied; locally it is called what the last
 //! of them say. The local database itself may be ahead of both: whether it is, only the stream tells.
 
-use std::collections::BTreeSet;
-
 use ahash::HashMap;
 
-use super::Queue;
 use crate::model::{
     checkpoint::ClusterTime,
     event::{CollectionId, SchemaChange},
@@ -81,8 +78,23 @@ impl Knowledge {
         }
     }
 
-    /// See [`Queue::proof`].
-    fn proof(&mut self, name: &Namespace, id: Option<CollectionId>, read: ClusterTime) -> Proof {
+    /// `id` had the name at `at` or before.
+    pub fn see(&mut self, name: &Namespace, id: Option<CollectionId>, at: ClusterTime) {
+        self.0.insert(name.clone(), Known::Seen { id, at });
+    }
+
+    /// See [`Queue::waits_for_proof`](super::Queue::waits_for_proof).
+    pub fn waits(&self, name: &Namespace, read: ClusterTime) -> bool {
+        matches!(self.0.get(name), Some(Known::Seen { at, .. }) if *at > read)
+    }
+
+    /// See [`Queue::proof`](super::Queue::proof).
+    pub fn proof(
+        &mut self,
+        name: &Namespace,
+        id: Option<CollectionId>,
+        read: ClusterTime,
+    ) -> Proof {
         match self.0.get(name) {
             Some(Known::Proven(of)) if *of == id => Proof::Proven,
             Some(Known::Seen { id: of, at }) if *of == id => {
@@ -97,62 +109,6 @@ impl Knowledge {
     }
 }
 
-impl Queue {
-    /// True when a rename or a drop stands behind the entry `seq` of `ns`: the name means another collection by then.
-    pub fn has_turned(&self, ns: &Namespace, seq: u64) -> bool {
-        self.lock().schedule.lines.has_turned(ns, seq)
-    }
-
-    /// All that waits when the next changes of these namespaces do: they, and what is renamed from or to them behind
-    /// that.
-    pub fn behind(&self, namespaces: BTreeSet<Namespace>) -> BTreeSet<Namespace> {
-        if namespaces.is_empty() {
-            namespaces
-        } else {
-            self.lock().schedule.lines.behind(namespaces)
-        }
-    }
-
-    /// What the collections of entries of `ns` are called now, as far as the stream was read. `None` for one that
-    /// is gone.
-    pub fn called_now(
-        &self,
-        ns: &Namespace,
-        seqs: impl Iterator<Item = u64>,
-    ) -> Vec<Option<Namespace>> {
-        let state = self.lock();
-        seqs.map(|seq| state.schedule.lines.called_now(ns, seq)).collect()
-    }
-
-    /// Whether `id`, which is called `name` locally, is the collection that entries are for that are
-    /// [called](Self::called_now) so. All that was made up to `read` is queued.
-    pub fn proof(&self, name: &Namespace, id: Option<CollectionId>, read: ClusterTime) -> Proof {
-        self.lock().schedule.knowledge.proof(name, id, read)
-    }
-
-    /// True when there is no [proof](Self::proof) before the stream is read further than `read`.
-    pub fn waits_for_proof(&self, name: &Namespace, read: ClusterTime) -> bool {
-        let state = self.lock();
-        let known = state.schedule.knowledge.0.get(name);
-        matches!(known, Some(Known::Seen { at, .. }) if *at > read)
-    }
-
-    /// Remembers that `id` had the name `name` locally at `at` or before. Not when the entry of `ns`, which was called
-    /// so before anybody looked, has another name meanwhile: then `id` may have been seen on the other side of a turn.
-    pub fn seen(
-        &self,
-        (ns, seq): (&Namespace, u64),
-        name: &Namespace,
-        id: Option<CollectionId>,
-        at: ClusterTime,
-    ) {
-        let schedule = &mut self.lock().schedule;
-        if schedule.lines.called_now(ns, seq).as_ref() == Some(name) {
-            schedule.knowledge.0.insert(name.clone(), Known::Seen { id, at });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bson::rawdoc;
@@ -161,7 +117,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{document_key::DocumentKey, write_op::WriteOp},
-        queue::{Incoming, QueueOptions, Work},
+        queue::{Incoming, Queue, QueueOptions, Work},
     };
 
     /// Between the look at the local database and its note the stream has told of a rename.
@@ -200,12 +156,12 @@ mod tests {
             SchemaChange::Rename { from: left.clone(), to: tmp.clone(), drop_target: false };
         let mut knowledge = Knowledge::default();
         // After the local database had given the name to another, as the stream was still to tell.
-        knowledge.0.insert(left.clone(), Known::Seen { id, at });
+        knowledge.see(&left, id, at);
         knowledge.pass(&rename);
         assert_eq!(knowledge.proof(&tmp, id, at), Proof::Unseen);
         assert_eq!(knowledge.proof(&left, id, at), Proof::Unseen);
 
-        knowledge.0.insert(left.clone(), Known::Seen { id, at });
+        knowledge.see(&left, id, at);
         assert_eq!(knowledge.proof(&left, id, ClusterTime(9)), Proof::Waits);
         assert_eq!(knowledge.proof(&left, id, at), Proof::Proven);
         knowledge.pass(&rename);

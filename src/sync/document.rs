@@ -3,7 +3,7 @@
 //! What waits in the queue and what was given up is known. Of everything else both sides are read and
 //! compared byte for byte: that nothing waits proves nothing about a document that somebody changed in Atlas.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use serde::Serialize;
@@ -17,8 +17,8 @@ use crate::{
         namespace::{Namespace, NamespaceFilter},
     },
     mongo::{Mongo, MongoError, documents, majority_after},
-    queue::Queue,
-    runtime::clock::rfc3339,
+    queue::{Queue, QueueError},
+    runtime::{clock::rfc3339, shutdown::blocking},
     source::{SourceError, inspect},
     sync::state::SyncState,
 };
@@ -75,7 +75,7 @@ pub fn not_replicated(
 /// # Errors
 /// When the queue cannot be read, or an end that must be asked does not answer.
 pub async fn look_up(
-    queue: &Queue,
+    queue: &Arc<Queue>,
     reading: Option<&Reading>,
     local: &Mongo,
     atlas: &Mongo,
@@ -102,8 +102,12 @@ pub async fn look_up(
             tokio::time::sleep(LOOK_APART).await;
         }
         // The entry first: its success removes the letter in the same step.
-        let entry = queue.entry_of(ns, key)?;
-        let letter = queue.dead_letter_of(ns, key)?;
+        let (asked, of, name) = (queue.clone(), ns.clone(), key.clone());
+        let waiting = blocking(move || {
+            let entry = asked.entry_of(&of, &name)?;
+            Ok::<_, QueueError>((entry, asked.dead_letter_of(&of, &name)?))
+        });
+        let (entry, letter) = waiting.await?;
         if let Some(entry) = entry {
             report.state = DocumentState::Pending;
             report.error = entry.error.or(letter.map(|letter| letter.reason));
