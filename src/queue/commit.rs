@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Entry, Incoming, Queue, QueueError, Work, codec, index::DocumentName, layout::CHECKPOINT,
-    letters::Followers, merge::Later, reader::Reader, store::State,
+    merge::Later, reader::Reader, rename::Barriers, store::State,
 };
 use crate::{
     model::{
@@ -42,10 +42,6 @@ impl std::ops::AddAssign for Committed {
         self.coalesced += further.coalesced;
     }
 }
-
-/// Bytes of one part, unless a single entry, or what stands behind a barrier, has more. Committed as one, 16 MiB keep
-/// the worker waiting for the queue's lock.
-pub(super) const PART_BYTES: usize = 2 << 20;
 
 /// Bytes of an entry that is worth to be read anew for.
 const LARGE: usize = 4 << 10;
@@ -123,7 +119,7 @@ impl Queue {
         let mut staged = Staged::new(&state, self.part_bytes, incoming.len(), self.reader());
         for incoming in &mut *incoming {
             staged.add(&state, incoming)?;
-            if staged.is_full() && staged.closed.is_empty() {
+            if staged.is_full() && staged.barriers.is_empty() {
                 break;
             }
         }
@@ -147,7 +143,7 @@ impl Queue {
             let before = self.db.get(CHECKPOINT)?;
             edit.put(CHECKPOINT, codec::encode_checkpoint(checkpoint), before.as_deref());
         }
-        let followed = self.follow(staged.letters.moved(&state.letters), &mut edit)?;
+        let followed = self.follow(&staged.barriers, &state.letters, &mut edit)?;
         crash::point(Step::CommitBegins);
         self.write(&mut state, edit)?;
         crash::point(if staged.slots.is_empty() { Step::CheckpointDone } else { Step::CommitDone });
@@ -208,10 +204,7 @@ fn body_len(work: &Work) -> usize {
 struct Staged<'a> {
     slots: Vec<Slot>,
     by_name: HashMap<DocumentName, usize>,
-    /// Barriers of this commit: nothing before the last one of a namespace may be merged into.
-    closed: HashMap<Namespace, u64>,
-    /// Where the dead letters are behind its barriers.
-    letters: Followers,
+    barriers: Barriers,
     next_seq: u64,
     ids: Ids,
     reader: Reader<'a>,
@@ -258,8 +251,7 @@ impl<'a> Staged<'a> {
         Self {
             slots: Vec::with_capacity(incoming),
             by_name: HashMap::with_capacity_and_hasher(incoming, ahash::RandomState::default()),
-            closed: HashMap::default(),
-            letters: Followers::default(),
+            barriers: Barriers::default(),
             next_seq: state.ledger().next_seq,
             ids: Ids::new(),
             reader,
@@ -278,15 +270,12 @@ impl<'a> Staged<'a> {
             let Work::Schema(change) = &incoming.work else {
                 unreachable!("only barriers are nameless")
             };
-            for ns in change.namespaces() {
-                self.closed.insert(ns, self.next_seq);
-            }
-            self.letters.pass(change, &state.letters);
+            self.barriers.pass(change, self.next_seq, &state.letters);
             self.push(incoming, None, None, None);
             return Ok(());
         };
         if let Work::Document { ns, op: op @ WriteOp::Update(_), .. } = &mut incoming.work
-            && (state.letters.get(&name).is_some() || self.letters.have_come_to(ns))
+            && (state.letters.get(&name).is_some() || self.barriers.have_brought_letters(ns))
         {
             // The state that this delta was made from never reached Atlas.
             *op = WriteOp::Refresh;
@@ -357,8 +346,7 @@ impl<'a> Staged<'a> {
 
     /// True when a barrier, stored or of this commit, stands behind `seq`.
     fn is_closed(&self, state: &State, ns: &Namespace, seq: u64) -> bool {
-        state.ledger().schedule.lines.is_closed(ns, seq)
-            || self.closed.get(ns).is_some_and(|&barrier| barrier > seq)
+        state.ledger().schedule.lines.is_closed(ns, seq) || self.barriers.close(ns, seq)
     }
 
     fn push(

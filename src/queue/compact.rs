@@ -13,7 +13,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{Queue, QueueError, QueueOptions, layout::DEAD, open::open_sled, reader::CacheGuard};
+use super::{Queue, QueueError, QueueOptions, files::open_sled, layout::DEAD, reader::CacheGuard};
 
 const ANEW: &str = "anew";
 const WHOLE: &str = "whole";

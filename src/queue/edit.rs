@@ -29,6 +29,10 @@ use super::{
     layout::{PIECE_MAX, SEAL, block_key, further_pieces, mask_key, piece_key},
 };
 
+/// Bytes of one part, unless a single entry, or what stands behind a barrier, has more. Committed as one, 16 MiB keep
+/// the worker waiting for the queue's lock.
+pub const PART_BYTES: usize = 2 << 20;
+
 /// Puts and removals that are written together or not at all.
 pub struct Edit {
     batch: SledBatch,

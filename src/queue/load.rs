@@ -10,8 +10,7 @@ use super::{
     blocks::{Block, BlockId, Place},
     codec::LAYOUT_VERSION,
     codec::{self, Namespaces, Subject},
-    commit::PART_BYTES,
-    edit::{Edit, Finished, Surroundings, fingerprint},
+    edit::{Edit, Finished, PART_BYTES, Surroundings, fingerprint},
     layout::{
         BULKHEAD, BULKHEAD_LEN, CHECKPOINT, DEAD, FORMAT, HOME, MASK, META, MOVED, SEAL, block_of,
         bulkhead_key, masked_block_of, meta_key, number_of,

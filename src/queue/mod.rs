@@ -77,6 +77,7 @@ mod dead;
 pub mod dead_letter;
 mod edit;
 mod entry;
+mod files;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
 mod index;
@@ -90,6 +91,7 @@ mod merge;
 mod metas;
 mod open;
 mod reader;
+mod rename;
 mod reserve;
 mod schedule;
 mod settle;
@@ -103,8 +105,9 @@ pub use compact::free_disk;
 pub use entry::{
     Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Settlement, Work, body_json,
 };
+pub use files::QueueOptions;
 pub use ledger::NextDue;
-pub use open::{QueueOptions, Rebuilt};
+pub use open::Rebuilt;
 pub use reserve::Reservation;
 pub use store::Queue;
 pub use turns::Proof;

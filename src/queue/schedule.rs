@@ -71,6 +71,12 @@ pub struct Lease {
     pub bytes: usize,
 }
 
+impl Lease {
+    pub fn is_barrier(&self) -> bool {
+        self.document.is_none()
+    }
+}
+
 /// The longest wait that a schedule may ask for (`worker.retry_delays`), with room for jitter.
 const WAIT_MAX_MS: u64 = 2 * 60 * 60 * 1_000;
 

@@ -12,22 +12,19 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    Batch, Entry, QueueError, QueueOptions, Work,
+    Batch, Entry, QueueError, Work,
     blocks::{Blocks, Place},
     codec,
-    commit::PART_BYTES,
-    compact,
     edit::{Edit, Finished, Surroundings},
+    files::{guarded, hand_over},
     index::{DocumentName, Hasher, Index},
     layout::{CHECKPOINT, PIECE_MAX, block_key, further_pieces, piece_key},
     ledger::{Ledger, POISONED},
     letters::Letters,
-    load::load,
-    open::{guarded, hand_over, lock, open_sled},
     reader::{CacheGuard, Reader, read_block},
     schedule::{Lease, is_due},
 };
-use crate::{model::checkpoint::Checkpoint, observe::report::one_line};
+use crate::model::checkpoint::Checkpoint;
 
 /// The durable, deduplicating queue. See the [module](super) for its contract.
 ///
@@ -46,7 +43,7 @@ pub struct Queue {
     pub(super) part_bytes: usize,
     pub(super) path: std::path::PathBuf,
     /// Held as long as the queue is open.
-    _lock: std::fs::File,
+    pub(super) _lock: std::fs::File,
 }
 
 #[derive(Default)]
@@ -74,61 +71,6 @@ const STRETCH: usize = 1_000;
 const LET_IN: Duration = Duration::from_micros(100);
 
 impl Queue {
-    /// Opens the queue and reads all of it once: the index is rebuilt and every entry is checked.
-    ///
-    /// # Errors
-    /// [`QueueError::InUse`], [`QueueError::Unusable`], or one for which
-    /// [`is_damage`](QueueError::is_damage) holds.
-    pub fn open(options: &QueueOptions) -> Result<Queue, QueueError> {
-        let unusable =
-            |source| QueueError::Unusable { path: options.path.display().to_string(), source };
-        let lock = lock(options)?;
-        compact::finish(&options.path).map_err(unusable)?;
-        let mut db = open_sled(options)?;
-        let cache = CacheGuard::default();
-        let mut state = guarded(|| load(&db, &cache, &options.path))??;
-        let files = compact::files_bytes(&options.path).map_err(unusable)?;
-        let content = state.content_bytes();
-        if options.compact
-            && options.persist
-            && compact::is_mostly_empty(files, content)
-            && compact::has_room(&options.path, content)
-        {
-            match guarded(|| compact::write_anew(&db, options)).and_then(|written| written) {
-                Ok(()) => {
-                    drop(db);
-                    compact::finish(&options.path).map_err(unusable)?;
-                    db = open_sled(options)?;
-                    state = guarded(|| load(&db, &cache, &options.path))??;
-                    tracing::info!(
-                        files,
-                        "the queue's files were mostly empty and are written anew"
-                    );
-                }
-                // The old ones are as good as before.
-                Err(error) => {
-                    compact::give_up(&options.path);
-                    let error = one_line(&error);
-                    tracing::warn!(%error, "the queue's files could not be written anew");
-                }
-            }
-        }
-        hand_over(&options.path);
-        Ok(Queue {
-            db,
-            cache,
-            ledger: state.ledger.clone(),
-            hasher: state.index.hasher.clone(),
-            state: Mutex::new(state),
-            changed: Notify::new(),
-            progress: AtomicU64::new(0),
-            persist: options.persist,
-            part_bytes: PART_BYTES,
-            path: options.path.clone(),
-            _lock: lock,
-        })
-    }
-
     /// Takes up to `ops_max` entries of up to `bytes_max` bytes in all (one entry is taken whatever
     /// its size), the oldest first, at most one for any document. A barrier is taken alone.
     ///
@@ -351,11 +293,6 @@ impl State {
         let (seq, place) = self.blocks.next_from(schedule.cursor)?;
         schedule.cursor = seq + 1;
         Some((seq, place))
-    }
-
-    /// Bytes that are worth their place on the disk.
-    fn content_bytes(&self) -> u64 {
-        self.blocks.stored() + self.dead_bytes
     }
 
     pub(super) fn edit(&self) -> Edit {

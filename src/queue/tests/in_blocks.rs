@@ -122,7 +122,7 @@ fn a_damaged_block_is_an_error_and_no_panic() {
         let copy = TempDir::new().unwrap();
         queue.flush().unwrap();
         copy_dir(&dir.path().join("queue"), &copy.path().join("queue"));
-        let db = open::open_sled(&QueueOptions::new(copy.path().join("queue"))).unwrap();
+        let db = files::open_sled(&QueueOptions::new(copy.path().join("queue"))).unwrap();
         change(&db);
         drop(db);
         let opened = Queue::open(&QueueOptions::new(copy.path().join("queue")));

@@ -243,7 +243,7 @@ proptest! {
     #[test]
     fn i5_whatever_happens_the_drained_queue_has_made_both_sides_equal(
         actions in prop::collection::vec(action(), 1..40),
-        part_bytes in prop_oneof![Just(commit::PART_BYTES), 1..20_000_usize],
+        part_bytes in prop_oneof![Just(edit::PART_BYTES), 1..20_000_usize],
     ) {
         let (dir, mut queue) = fresh();
         queue.part_bytes = part_bytes;
