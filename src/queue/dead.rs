@@ -17,11 +17,25 @@ use crate::{
 impl Queue {
     /// Every dead letter, the oldest first, one after the other: each may hold a document of 16 MB.
     pub fn letters(&self) -> impl Iterator<Item = Result<DeadLetter, QueueError>> + '_ {
-        self.db.scan_prefix([DEAD]).map(|item| {
-            let (key, value) = item?;
-            self.cache.passed(&self.db, &key, value.len());
-            Ok(codec::decode_dead_letter(number_of(&key), &value)?)
+        let mut from = Some(0);
+        std::iter::from_fn(move || {
+            let letter = self.letter_from(from?).transpose()?;
+            // One that cannot be read is the last: it would be met again and again.
+            from = letter.as_ref().ok().map(|letter| letter.entry.seq + 1);
+            Some(letter)
         })
+    }
+
+    fn letter_from(&self, seq: u64) -> Result<Option<DeadLetter>, QueueError> {
+        let _state = self.lock();
+        let Some(next) = self.db.range(dead_key(seq)..).next() else { return Ok(None) };
+        let (key, _) = next?;
+        if !key.starts_with(&[DEAD]) {
+            return Ok(None);
+        }
+        let seq = number_of(&key);
+        let value = self.letter_bytes(seq)?.unwrap_or_default();
+        Ok(Some(codec::decode_dead_letter(seq, &value)?))
     }
 
     /// The first `limit` dead letters, the oldest first, without their documents.
@@ -65,7 +79,7 @@ impl Queue {
     ) -> Result<Option<DeadLetter>, QueueError> {
         let state = self.lock();
         let Some(seq) = state.letters.get(&state.index.name_of(ns, key)) else { return Ok(None) };
-        let value = self.db.get(dead_key(seq))?;
+        let value = self.letter_bytes(seq)?;
         Ok(value.map(|value| codec::decode_dead_letter(seq, &value)).transpose()?)
     }
 
@@ -79,7 +93,7 @@ impl Queue {
         let seq = self.dead_letter(id)?.entry.seq;
         // Its collection may have been renamed, or dropped, since it was looked for.
         let state = self.lock();
-        let value = self.db.get(dead_key(seq))?.ok_or(QueueError::NotFound(id))?;
+        let value = self.letter_bytes(seq)?.ok_or(QueueError::NotFound(id))?;
         let entry = codec::decode_dead_letter(seq, &value)?.entry;
         // It is behind since now: what lay among the dead letters was no lag.
         let (cluster_time, wall_ms) = (entry.last_time, now_ms());
@@ -99,10 +113,10 @@ impl Queue {
         let mut state = self.lock();
         state.refuse_after_failure()?;
         // Another request, or a success of the document, may have been faster.
-        let value = self.db.get(dead_key(seq))?.ok_or(QueueError::NotFound(id))?;
+        let value = self.letter_bytes(seq)?.ok_or(QueueError::NotFound(id))?;
         let work = codec::decode_dead_letter(seq, &value)?.entry.work;
         let mut edit = state.edit();
-        edit.remove(&dead_key(seq), Some(&value));
+        edit.remove_letter(seq, &value);
         self.write(&mut state, edit)?;
         if let Some(name) = state.name_of(&work) {
             state.letters.remove(work.ns(), &name, seq);

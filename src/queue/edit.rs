@@ -26,7 +26,7 @@ use super::{
     block::{BYTES_MAX, ENTRIES_MAX, Packer, View},
     blocks::{Block, BlockId, Blocks, Changes, Place},
     codec,
-    layout::{PIECE_MAX, SEAL, block_key, further_pieces, mask_key, piece_key},
+    layout::{PIECE_MAX, SEAL, block_key, dead_key, further_pieces, mask_key, piece_key},
 };
 
 /// Bytes of one part, unless a single entry, or what stands behind a barrier, has more. Committed as one, 16 MiB keep
@@ -107,6 +107,24 @@ impl Edit {
     pub fn remove(&mut self, key: &[u8], old: Option<&[u8]>) {
         self.forget(key, old);
         self.batch.remove(key);
+    }
+
+    /// Puts a dead letter in the place of `old`.
+    pub fn put_letter(&mut self, seq: u64, value: Vec<u8>, old: Option<&[u8]>) {
+        if let Some(old) = old {
+            self.remove_letter(seq, old);
+        }
+        let key = dead_key(seq);
+        self.seal = self.seal.wrapping_add(fingerprint(&key, &value));
+        self.beside += value.len();
+        self.put_pieces(key, value);
+    }
+
+    /// Removes a dead letter.
+    pub fn remove_letter(&mut self, seq: u64, old: &[u8]) {
+        self.forget(&dead_key(seq), Some(old));
+        self.beside += old.len();
+        self.remove_pieces(dead_key(seq), old.len());
     }
 
     fn forget(&mut self, key: &[u8], old: Option<&[u8]>) {
@@ -332,10 +350,7 @@ impl Edit {
         let old = (block.gone != 0).then(|| block.gone.to_be_bytes());
         if bits == block.all() {
             self.seal = self.seal.wrapping_sub(block.fingerprint);
-            self.batch.remove(&block_key(id));
-            for n in 1..=further_pieces(block.stored as usize) {
-                self.batch.remove(&piece_key(id, n));
-            }
+            self.remove_pieces(block_key(id), block.stored as usize);
             if let Some(old) = old {
                 self.remove(&mask, Some(&old));
             }
@@ -353,16 +368,27 @@ impl Edit {
         let block = Block::new(pieces.len(), value.len(), bytes, fingerprint);
         self.seal = self.seal.wrapping_add(fingerprint);
         // After its removal, if a block of this name was joined to it: the last word counts.
+        self.put_pieces(key, value);
+        block
+    }
+
+    fn put_pieces(&mut self, key: [u8; 9], value: Vec<u8>) {
         if value.len() <= PIECE_MAX {
             self.batch.insert(&key, value);
-            return block;
+            return;
         }
         let mut pieces = value.chunks(PIECE_MAX);
         self.batch.insert(&key, pieces.next().unwrap_or_default());
         for (n, piece) in (1..).zip(pieces) {
-            self.batch.insert(&piece_key(id, n), piece);
+            self.batch.insert(&piece_key(key, n), piece);
         }
-        block
+    }
+
+    fn remove_pieces(&mut self, key: [u8; 9], bytes: usize) {
+        self.batch.remove(&key);
+        for n in 1..=further_pieces(bytes) {
+            self.batch.remove(&piece_key(key, n));
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub fn block_key(id: BlockId) -> [u8; 9] {
 
 /// A block larger than this is cut into pieces, each under a key of its own: so a leaf stays small, whatever the
 /// documents are, and none becomes large enough for sled to put it into a file beside its log, which it
-/// does not sync (0.34.7, `blob_io.rs`). Dead letters are not cut: they are few.
+/// does not sync (0.34.7, `blob_io.rs`), and of which its cache knows nothing. Dead letters likewise.
 pub const PIECE_MAX: usize = 24 << 10;
 
 /// Pieces of a value of so many bytes behind the first one.
@@ -42,10 +42,10 @@ pub fn further_pieces(bytes: usize) -> u16 {
     u16::try_from(bytes.saturating_sub(1) / PIECE_MAX).expect("a document has 16 MiB at the most")
 }
 
-/// The key of a further piece of a block, which follows the block's own.
-pub fn piece_key(id: BlockId, n: u16) -> [u8; 11] {
+/// The key of a further piece of a block or a letter, which follows the key of the first.
+pub fn piece_key(of: [u8; 9], n: u16) -> [u8; 11] {
     let mut key = [0; 11];
-    key[..9].copy_from_slice(&block_key(id));
+    key[..9].copy_from_slice(&of);
     key[9..].copy_from_slice(&n.to_be_bytes());
     key
 }
@@ -109,9 +109,10 @@ mod tests {
             assert_eq!(block_of(&block_key(id)), Some(id));
             assert_eq!(masked_block_of(&mask_key(id)), Some(id));
         }
-        assert_eq!(block_of(&piece_key(BlockId::Home(7), 1)), None);
-        assert!(block_key(BlockId::Home(7)).as_slice() < piece_key(BlockId::Home(7), 1).as_slice());
-        assert!(piece_key(BlockId::Home(7), 9) < piece_key(BlockId::Home(8), 1));
+        let [seven, eight] = [7, 8].map(|n| block_key(BlockId::Home(n)));
+        assert_eq!(block_of(&piece_key(seven, 1)), None);
+        assert!(seven.as_slice() < piece_key(seven, 1).as_slice());
+        assert!(piece_key(seven, 9) < piece_key(eight, 1));
         assert_eq!(block_of(&dead_key(1)), None);
         assert_eq!(block_of(b""), None);
     }

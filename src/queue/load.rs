@@ -51,9 +51,8 @@ pub fn load(db: &sled::Db, cache: &CacheGuard, path: &Path) -> Result<State, Que
     if !masks.is_empty() {
         return Err(damaged("a note of what is gone has no block"));
     }
-    for item in db.scan_prefix([DEAD]) {
+    for item in wholes(db, cache, DEAD) {
         let (key, value) = item?;
-        cache.passed(db, &key, value.len());
         sum = sum.wrapping_add(fingerprint(&key, &value));
         let letter = codec::decode_dead_letter(number_of(&key), &value)?;
         if let Some(name) = state.name_of(&letter.entry.work) {
@@ -115,19 +114,15 @@ fn read_masks(db: &sled::Db, sum: &mut u64) -> Result<Masks, QueueError> {
     Ok(masks)
 }
 
-/// Walks the blocks of a kind, in order, pieces put together.
-fn each_block(
-    db: &sled::Db,
-    cache: &CacheGuard,
+/// The values of a kind, in order, pieces put together.
+fn wholes<'a>(
+    db: &'a sled::Db,
+    cache: &'a CacheGuard,
     kind: u8,
-    masks: &mut Masks,
-    sum: &mut u64,
-    mut each: impl FnMut(BlockId, Block, View<'_>) -> Result<(), QueueError>,
-) -> Result<(), QueueError> {
+) -> impl Iterator<Item = Result<(sled::IVec, sled::IVec), QueueError>> + 'a {
     let mut items = db.scan_prefix([kind]).peekable();
-    while let Some(item) = items.next() {
-        let (key, mut value) = item?;
-        let id = block_of(&key).ok_or_else(|| damaged("a piece without its block"))?;
+    let mut next = move || -> Result<Option<(sled::IVec, sled::IVec)>, QueueError> {
+        let Some((key, value)) = items.next().transpose()? else { return Ok(None) };
         let is_more = |next: &Result<_, sled::Error>| {
             next.as_ref().is_ok_and(|(next, _): &(sled::IVec, _)| next.starts_with(&key))
         };
@@ -141,9 +136,24 @@ fn each_block(
             }
             whole.extend_from_slice(&piece);
         }
-        if !whole.is_empty() {
-            value = whole.into();
-        }
+        let value = if whole.is_empty() { value } else { whole.into() };
+        Ok(Some((key, value)))
+    };
+    std::iter::from_fn(move || next().transpose())
+}
+
+/// Walks the blocks of a kind, in order.
+fn each_block(
+    db: &sled::Db,
+    cache: &CacheGuard,
+    kind: u8,
+    masks: &mut Masks,
+    sum: &mut u64,
+    mut each: impl FnMut(BlockId, Block, View<'_>) -> Result<(), QueueError>,
+) -> Result<(), QueueError> {
+    for item in wholes(db, cache, kind) {
+        let (key, value) = item?;
+        let id = block_of(&key).ok_or_else(|| damaged("a piece without its block"))?;
         let plain = unpack(&*value)?;
         let view = View::of(&plain)?;
         let fingerprint = fingerprint(&key, &value);

@@ -76,15 +76,19 @@ impl Queue {
     /// Every entry, in order. Others may work with the queue meanwhile: what they add behind the last one
     /// that was handed out is met, what they remove before it is met is not.
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry, QueueError>> + '_ {
-        let mut from = 0;
+        let mut from = Some(0);
         let mut page = VecDeque::new();
         std::iter::from_fn(move || {
             if page.is_empty() {
-                match self.page(from) {
+                match self.page(from?) {
                     Ok(read) => page = read,
-                    Err(error) => return Some(Err(error)),
+                    Err(error) => {
+                        // What cannot be read is the last: it would be met again and again.
+                        from = None;
+                        return Some(Err(error));
+                    }
                 }
-                from = page.back().map_or(from, |last: &Entry| last.seq + 1);
+                from = page.back().map(|last: &Entry| last.seq + 1).or(from);
             }
             page.pop_front().map(Ok)
         })

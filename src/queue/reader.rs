@@ -114,7 +114,7 @@ pub fn read_block(
     let mut value = Vec::with_capacity(first.len() + usize::from(further) * PIECE_MAX);
     value.extend_from_slice(&first);
     for n in 1..=further {
-        let key = piece_key(id, n);
+        let key = piece_key(block_key(id), n);
         let piece = db.get(key)?.ok_or_else(missing)?;
         cache.passed(db, &key, piece.len());
         value.extend_from_slice(&piece);
@@ -148,7 +148,7 @@ impl CacheGuard {
 
     /// The value of `key`, of so many bytes, was read or written.
     pub fn passed(&self, db: &sled::Db, key: &[u8], bytes: usize) {
-        // A dead letter is a value of any size, and counts for as many as it could be pieces.
+        // A dead letter of an earlier version is a value of any size, and counts for as many as it could be pieces.
         let values = 1 + bytes.saturating_sub(1) as u32 / PIECE_MAX as u32;
         let before = self.passed.fetch_add(values, Ordering::Relaxed);
         if before / LEAF != before.wrapping_add(values) / LEAF {

@@ -16,8 +16,8 @@ use std::{
 use ahash::HashMap;
 
 use super::{
-    Entry, Queue, QueueError, Work, codec, edit::Edit, index::DocumentName, layout::dead_key,
-    ledger::Ledger, letters::Letters, store::State, turns::Turn,
+    Entry, Queue, QueueError, Work, codec, edit::Edit, index::DocumentName, ledger::Ledger,
+    letters::Letters, store::State, turns::Turn,
 };
 use crate::{
     model::{event::SchemaChange, namespace::Namespace, write_op::WriteOp},
@@ -126,14 +126,14 @@ impl Queue {
         let Some(ns) = ns else { return Ok(None) };
         let name = state.index.name_of(&ns, key);
         let Some(seq) = state.letters.get(&name) else { return Ok(None) };
-        let Some(value) = self.db.get(dead_key(seq))? else { return Ok(None) };
+        let Some(value) = self.letter_bytes(seq)? else { return Ok(None) };
         let letter = codec::decode_dead_letter(seq, &value)?;
         if let Work::Document { collection: Some(of), .. } = letter.entry.work
             && collection.is_some_and(|written| written != of)
         {
             return Ok(None);
         }
-        edit.remove(&dead_key(seq), Some(&value));
+        edit.remove_letter(seq, &value);
         Ok(Some(Cleared { ns, name, letter: seq }))
     }
 
@@ -148,8 +148,7 @@ impl Queue {
         let mut followed = Vec::with_capacity(moved.len());
         let mut bodies = 0;
         for (seq, to) in moved {
-            let key = dead_key(seq);
-            let Some(stored) = self.db.get(key)? else { continue };
+            let Some(stored) = self.letter_bytes(seq)? else { continue };
             let DeadLetter { entry, reason, died_ms } = codec::decode_dead_letter(seq, &stored)?;
             let from = named(&entry.work);
             let to = to.map(|to| {
@@ -162,11 +161,11 @@ impl Queue {
                 }
                 let document = named(&work);
                 let letter = DeadLetter { entry: Entry { work, ..entry }, reason, died_ms };
-                edit.put(&key, codec::encode_dead_letter(&letter), Some(&stored));
+                edit.put_letter(seq, codec::encode_dead_letter(&letter), Some(&stored));
                 document
             });
             if to.is_none() {
-                edit.remove(&key, Some(&stored));
+                edit.remove_letter(seq, &stored);
             }
             followed.push(Followed { seq, from, to });
             self.progress.fetch_add(1, Ordering::Relaxed);

@@ -4,8 +4,7 @@ use std::slice;
 
 use super::{
     Entry, Outcome, Queue, QueueError, Settlement, Work, codec, edit::Edit, index::DocumentName,
-    layout::dead_key, ledger::Ledger, reader::Reader, rename::Cleared, schedule::Lease,
-    store::State,
+    ledger::Ledger, reader::Reader, rename::Cleared, schedule::Lease, store::State,
 };
 use crate::{
     model::{namespace::Namespace, write_op::WriteOp},
@@ -153,13 +152,13 @@ impl Queue {
             entry.work = entry.work.renamed(&ns);
             let name = state.name_of(&entry.work).expect("it is no barrier");
             if let Some(older) = state.letters.get(&name) {
-                let value = self.db.get(dead_key(older))?;
-                edit.remove(&dead_key(older), value.as_deref());
+                let value = self.letter_bytes(older)?.unwrap_or_default();
+                edit.remove_letter(older, &value);
             }
             Effect::Died { letter: Some((ns, name)), widened }
         };
         let letter = DeadLetter { reason: reason.to_owned(), died_ms, entry };
-        edit.put(&dead_key(seq), codec::encode_dead_letter(&letter), None);
+        edit.put_letter(seq, codec::encode_dead_letter(&letter), None);
         Ok(effect)
     }
 }

@@ -18,7 +18,7 @@ use super::{
     edit::{Edit, Finished, Surroundings},
     files::{guarded, hand_over},
     index::{DocumentName, Hasher, Index},
-    layout::{CHECKPOINT, PIECE_MAX, block_key, further_pieces, piece_key},
+    layout::{CHECKPOINT, PIECE_MAX, block_key, dead_key, further_pieces, piece_key},
     ledger::{Ledger, POISONED},
     letters::Letters,
     reader::{CacheGuard, Reader, read_block},
@@ -208,7 +208,7 @@ impl Queue {
                     let stored = block.stored as usize;
                     self.cache.passed(&self.db, &block_key(*id), stored.min(PIECE_MAX));
                     for n in 1..=further_pieces(stored) {
-                        self.cache.passed(&self.db, &piece_key(*id, n), PIECE_MAX);
+                        self.cache.passed(&self.db, &piece_key(block_key(*id), n), PIECE_MAX);
                     }
                 }
                 state.blocks.apply(changes);
@@ -223,6 +223,17 @@ impl Queue {
                 Err(error)
             }
         }
+    }
+
+    /// The bytes of a dead letter. Whoever asks holds the state: else another might take a piece of it away.
+    pub(super) fn letter_bytes(&self, seq: u64) -> Result<Option<Vec<u8>>, QueueError> {
+        let mut whole = None;
+        for item in self.db.scan_prefix(dead_key(seq)) {
+            let (key, piece) = item?;
+            self.cache.passed(&self.db, &key, piece.len());
+            whole.get_or_insert_with(Vec::new).extend_from_slice(&piece);
+        }
+        Ok(whole)
     }
 
     pub(super) fn reader(&self) -> Reader<'_> {

@@ -135,7 +135,7 @@ fn a_damaged_block_is_an_error_and_no_panic() {
     damaged(&|db| drop(db.remove(layout::mask_key(home)).unwrap()));
     damaged(&|db| drop(db.insert(layout::mask_key(home), &[0xFF; 8]).unwrap()));
     damaged(&|db| drop(db.insert(layout::mask_key(moved), &[0xFF; 3]).unwrap()));
-    damaged(&|db| drop(db.insert(layout::piece_key(home, 1), b"more").unwrap()));
+    damaged(&|db| drop(db.insert(layout::piece_key(layout::block_key(home), 1), b"more").unwrap()));
     damaged(&|db| drop(db.insert(layout::block_key(home), &[2, 1, 9, 9, 9]).unwrap()));
     let twice = queue.db.get(layout::block_key(moved)).unwrap().unwrap();
     damaged(&|db| drop(db.insert(layout::block_key(blocks::BlockId::Moved(9)), &twice).unwrap()));

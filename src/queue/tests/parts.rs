@@ -224,3 +224,26 @@ fn entries_that_are_joined_when_the_queue_is_opened_are_written_in_parts() {
     drop(queue);
     assert_eq!(open(&dir).pending(), (5, bytes as u64), "the seal fits");
 }
+
+/// As one value of its size it would be in a file of its own, of whose size sled's cache knows nothing.
+#[test]
+fn a_large_dead_letter_is_kept_in_pieces_and_goes_whole() {
+    let (dir, queue) = fresh();
+    let doc = rawdoc! { "_id": 1, "x": "x".repeat(100_000) };
+    queue.commit(vec![change(1, WriteOp::Replace(doc.clone()))], None).unwrap();
+    let reason = "no".to_owned();
+    let rejected = Outcome::Rejected { reason, refusal: Refusal::Other, now_ms: 1 };
+    settle(&queue, &lease(&queue), &rejected);
+    let pieces = |queue: &Queue| queue.db.scan_prefix([layout::DEAD]).count();
+    assert_eq!(pieces(&queue), 5);
+    drop(queue);
+
+    let queue = open(&dir);
+    let letters: Vec<_> = queue.letters().map(Result::unwrap).collect();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].entry.work.body(), Some(&*doc));
+    queue.discard_dead_letter(letters[0].id()).unwrap();
+    assert_eq!((pieces(&queue), queue.dead_letters_len()), (0, 0));
+    drop(queue);
+    assert_eq!(open(&dir).dead_letters_len(), 0, "the seal fits");
+}
