@@ -50,11 +50,16 @@
 //! | --- | --- | --- |
 //! | the breaker, of [`gate::writing`] | whether Atlas answers | the worker tells `status` what a batch has changed |
 //! | [`observe::status`] | what is shown | the rows below may be asked |
-//! | the [`queue`]'s | its index, and what is leased | its disk is read and written: taken within [`runtime::shutdown::blocking`] |
+//! | the [`queue`]'s state | what is in its store, and where | its disk is read and written, which may take seconds: taken within [`runtime::shutdown::blocking`] |
+//! | the [`queue`]'s ledger | its numbers, leases and holds | nothing |
 //! | [`gate`], [`gate::reading`], the rest of [`gate::writing`] | what counts of the local side, how far it was read, what speaks against writing | nothing |
 //! | horizon and late writes, of [`policy`] | which differences are exact, which writes have no answer | nothing |
 //! | what the [`worker`] remembers | traits of collections, entries that wait | nothing |
 //! | [`schema::watch`], notes of one task in [`sync`] | what is to be looked at | nothing |
+//!
+//! Two are, since they are there for that: one of `sink/mongodb` is held while a command is sent, and alone while an empty
+//! database is dropped; those of `mongo` let one task look, at renewed files or at each seed, for all.
+//! A panic in the queue poisons its two locks: what it left half done is not worked with. The others let go.
 //!
 //! # In a program of one's own
 //!

@@ -13,7 +13,7 @@
 //! document that waits is merged into its entry ([`coalesce`](crate::policy::coalesce::coalesce)).
 //!
 //! An entry, and a dead letter, belongs to a collection and not to a name. What becomes of a name is told by the
-//! barriers behind it: see `turns` and `letters`.
+//! barriers behind it: see `lines`, `turns` and `rename`.
 //!
 //! # Invariants
 //!
@@ -41,6 +41,11 @@
 //! - sled's tracker has open reports of corruption after a container was killed. So the queue is
 //!   rebuildable: [`Queue::open_or_rebuild`] moves a broken one aside, and its missing checkpoint
 //!   makes the agent compare everything.
+//!
+//! # Locks
+//!
+//! Two, the state and the ledger: see `ledger`. Nothing else of the program is locked while one of them is held, but for
+//! what [`Queue::update_metas`] is given, which reads the queue alone.
 //!
 //! # Layout
 //!

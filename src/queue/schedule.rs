@@ -14,7 +14,28 @@
 //! What is parked at a namespace stays there when that is let go, until it is its turn. So a namespace that is held and
 //! let go again and again costs no look at its entries, of which each is a read of the disk.
 //!
-//! What stands behind a barrier of its namespace is told by its [line](super::lines).
+//! # Why an entry may not go now
+//!
+//! | what keeps it | until | set by |
+//! | --- | --- | --- |
+//! | everything is held | `release_all` | the start, a recovery: it is not settled yet whose Atlas this is |
+//! | its namespace is held | `release` | a copy or a comparison of it |
+//! | its namespace is not ours to write | `keep_apart` with others | what another agent's mark in Atlas claims |
+//! | its namespace waits for the stream | `stream_reached`, `no_longer_behind` | capped collections, see below |
+//! | another batch has entries of its namespace | that batch is settled | capped collections, and what is kept in order |
+//! | a barrier of its namespace stands in front of it | the barrier is settled | the [line](super::lines) of the namespace |
+//! | it is a barrier, and entries of its namespaces are in front | these are settled | likewise |
+//! | another entry of its document is leased, or the document is reserved | settled, let go | a lease; a worker that takes the document out of Atlas |
+//! | it waits for its retry | its time | a settlement |
+//!
+//! # Capped collections
+//!
+//! Their order is the order of insertion, and what is inserted pushes out the oldest. So their entries go in their
+//! order, one batch at a time ([`keep_in_order`](Schedule::keep_in_order)): nothing says so in an entry, so whoever
+//! lists the collections, or applies a change of one, tells the schedule. Where Atlas may hold a later state than the
+//! entries tell of (the agent was killed, or the collection was copied as it was later), a document that has given way
+//! already would come back at the end and push out another; so they wait until the stream has been read that far
+//! ([`wait_for_stream`](Schedule::wait_for_stream)).
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! The queue on sled: commit, lease, settle.
+//! The queue on sled: what is in memory of it, leasing, and the one place where the store is written.
 
 use std::{
     slice,
@@ -28,7 +28,8 @@ use crate::model::checkpoint::Checkpoint;
 
 /// The durable, deduplicating queue. See the [module](super) for its contract.
 ///
-/// All methods block on the disk for as long as sled does; call them off the async threads.
+/// All methods block on the disk for as long as sled does, and are called off the async threads; but those that look
+/// at numbers and holds only, in `ledger`, which answer at once.
 pub struct Queue {
     pub(super) db: sled::Db,
     pub(super) cache: CacheGuard,
@@ -39,7 +40,7 @@ pub struct Queue {
     /// Grows while a long task works under the lock.
     pub(super) progress: AtomicU64,
     pub(super) persist: bool,
-    /// [`PART_BYTES`], but for a test.
+    /// [`PART_BYTES`](super::edit::PART_BYTES), but for a test.
     pub(super) part_bytes: usize,
     pub(super) path: std::path::PathBuf,
     /// Held as long as the queue is open.
@@ -64,7 +65,7 @@ pub(super) struct State {
 const SCAN_MAX: usize = 50_000;
 
 /// Entries that a lease passes, since they may not go now, before it lets others have the lock; or as many bytes of
-/// them as a [part](PART_BYTES) has. Each is read from the disk: 2,000 of 1 MB kept everybody waiting for 17 s.
+/// them as a [part](super::edit::PART_BYTES) has. Each is read from the disk: 2,000 of 1 MB kept everybody waiting for 17 s.
 const STRETCH: usize = 1_000;
 
 /// For how long it lets them.
