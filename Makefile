@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-matrix check fmt clippy deny doc build deb bench bench-queue bench-copy bench-smoke soak fuzz mutants clean
+.PHONY: demo test test-matrix memory check fmt clippy deny doc build deb bench bench-queue bench-copy bench-smoke soak fuzz mutants clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
@@ -21,6 +21,14 @@ test: check
 test-matrix:
 	$(if $(MONGODS),,for version in 5.0.4 6.0.5 6.0.27; do scripts/mongod $$version > /dev/null || exit 1; done)
 	OUTRIGGER_MATRIX=all $(CARGO) test --locked --all-features --test operating version_matrix:: -- --nocapture --test-threads 1
+
+# What an outage leaves of large documents, in as much memory as the unit allows (MemoryMax=1G): 3.5 GB wait, are
+# changed, and go, through two kills. Needs root, 20 GB of disk and some minutes.
+memory:
+	scripts/mongod > /dev/null
+	$(CARGO) build --locked --profile demo --bin outrigger
+	OUTRIGGER_BIN="$(CURDIR)/target/demo/outrigger" OUTRIGGER_MEMORY=2000x1000000,100x15000000 \
+	  OUTRIGGER_MEMORY_LIMIT=1073741824 $(CARGO) test --locked --test faults memory_of_the_unit:: -- --nocapture
 
 check: fmt clippy deny doc
 

@@ -9,6 +9,7 @@ mod crash_points;
 mod elections;
 mod fault_matrix;
 mod lost_history;
+mod memory_of_the_unit;
 mod names_behind_a_gap;
 mod queue_memory;
 mod queue_trouble;
