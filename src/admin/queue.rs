@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Api, Problem, parse_id, with_queue};
 use crate::{
     observe::status::Phase,
-    queue::{Entry, EntrySummary, QueueStats, body_json},
+    queue::{Entry, EntrySummary, QueueStats, body_json, note},
 };
 
 /// How many entries a list shows.
@@ -88,7 +88,7 @@ pub(super) async fn resume(State(api): State<Api>) -> Result<Json<serde_json::Va
 /// Kept beside the queue, so that a pause survives a restart.
 async fn set_paused(api: Api, paused: bool) -> Result<Json<serde_json::Value>, Problem> {
     with_queue(&api, move |queue| {
-        queue.set_meta("paused", paused.then_some(&b"1"[..]))?;
+        queue.set_meta(note::PAUSED, paused.then_some(&b"1"[..]))?;
         queue.flush()
     })
     .await?;

@@ -7,13 +7,10 @@ use uuid::Uuid;
 use super::Agent;
 use crate::{
     model::namespace::NamespaceFilter,
-    queue::{Queue, QueueError},
+    queue::{Queue, QueueError, note},
     runtime::{files, shutdown::blocking},
     sync::ownership::{AgentMark, Claim},
 };
-
-/// Under which name the id stands in the queue.
-const META: &str = "agent";
 
 /// How long an agent that stops waits for Atlas to take its mark back.
 const GIVE_BACK_FOR: Duration = Duration::from_secs(2);
@@ -46,11 +43,11 @@ pub(super) async fn mark(queue: &Arc<Queue>, path: &Path) -> Result<AgentMark, Q
     let queue = queue.clone();
     let id = blocking(move || -> Result<String, QueueError> {
         let read = |bytes: Vec<u8>| String::from_utf8(bytes).ok()?.trim().parse::<Uuid>().ok();
-        let noted = queue.meta(META)?.and_then(read);
+        let noted = queue.meta(note::AGENT)?.and_then(read);
         let in_file = std::fs::read(&beside).ok().and_then(read);
         let id = noted.or(in_file).unwrap_or_else(Uuid::new_v4).to_string();
         if noted.is_none() {
-            queue.set_meta(META, Some(id.as_bytes()))?;
+            queue.set_meta(note::AGENT, Some(id.as_bytes()))?;
         }
         // Where only the queue's own folder may be written, the id goes with the queue.
         if in_file.is_none()

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     observe::status::Unshowable,
-    queue::QueueError,
+    queue::{QueueError, note},
     runtime::{clock::now_ms, shutdown::blocking},
     sink::AtlasSink,
     sync::{self, Reconciler, state::SyncState},
@@ -80,7 +80,7 @@ impl Agent {
         let queue = self.queue.clone();
         let noted = blocking(move || {
             let (is_paused, refused) =
-                (queue.meta("paused")?.is_some(), sync::refused_deletes(&queue)?);
+                (queue.meta(note::PAUSED)?.is_some(), sync::refused_deletes(&queue)?);
             Ok::<_, QueueError>((is_paused, refused, SyncState::is_unshowable(&queue)?))
         });
         let (is_paused, refused_deletes, was_passed_over) = noted.await?;

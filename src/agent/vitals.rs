@@ -16,7 +16,7 @@ use crate::{
         alerts::Notice,
         status::{Fault, Status},
     },
-    queue::Queue,
+    queue::{Queue, note},
     runtime::shutdown::blocking,
     source::{last_write, oplog_start},
     sync::state::SyncState,
@@ -206,13 +206,10 @@ fn note_consistency(handles: &Handles) {
     }
 }
 
-/// Where the last moment of equality is kept, so that a restart in an outage still tells it.
-const EQUAL: &str = "equal";
-
 /// The moment of equality that an earlier run has kept; never one that is ahead of what the queue has durably
 /// read: after a crash that lost the latest of both, the stream is read again from there.
 fn remembered_consistency(queue: &Queue) -> Option<ClusterTime> {
-    let stored = queue.meta(EQUAL).ok()??;
+    let stored = queue.meta(note::EQUAL).ok()??;
     let kept = ClusterTime(u64::from_be_bytes(stored.as_slice().try_into().ok()?));
     let checkpoint = queue.checkpoint().ok()??;
     Some(kept.min(checkpoint.cluster_time)).filter(|time| *time > ClusterTime::default())
@@ -228,7 +225,7 @@ pub(super) async fn keep_consistency(
     let now = status.state().consistent_as_of;
     let Some(time) = now.filter(|_| now != *kept) else { return };
     let queue = queue.clone();
-    let written = blocking(move || queue.set_meta(EQUAL, Some(&time.0.to_be_bytes()))).await;
+    let written = blocking(move || queue.set_meta(note::EQUAL, Some(&time.0.to_be_bytes()))).await;
     if written.is_ok() {
         *kept = now;
     }

@@ -16,7 +16,7 @@ use crate::{
     agent::queue_options,
     config::Config,
     observe::report::{ExitCode, Failure},
-    queue::{Queue, QueueError},
+    queue::{Queue, QueueError, note},
 };
 
 /// Longest answer of an agent.
@@ -55,7 +55,7 @@ impl Access {
                 client.post(path, &Value::Null)?;
             }
             Access::Queue(queue) => {
-                queue.set_meta("paused", paused.then_some(&b"1"[..]))?;
+                queue.set_meta(note::PAUSED, paused.then_some(&b"1"[..]))?;
                 queue.flush()?;
             }
         }

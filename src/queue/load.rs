@@ -15,7 +15,7 @@ use super::{
         BULKHEAD, BULKHEAD_LEN, CHECKPOINT, DEAD, FORMAT, HOME, MASK, META, MOVED, SEAL, block_of,
         bulkhead_key, masked_block_of, meta_key, number_of,
     },
-    metas::OUTDATED,
+    note::OUTDATED,
     reader::{CacheGuard, Reader, read_block},
     store::State,
 };

@@ -2,16 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Queue, QueueError, layout::meta_key};
-
-/// The note of a queue that was put back to an older state.
-pub(super) const OUTDATED: &str = "outdated";
+use super::{Queue, QueueError, layout::meta_key, note};
 
 impl Queue {
     /// The queue was put back to an older state: it is not to be used any more, and is not opened again as it is.
     /// Returns what it fails with.
     pub fn give_up_as_outdated(&self) -> QueueError {
-        let noted = self.set_meta(OUTDATED, Some(&[])).and_then(|()| self.flush());
+        let noted = self.set_meta(note::OUTDATED, Some(&[])).and_then(|()| self.flush());
         noted.err().unwrap_or(QueueError::Outdated)
     }
 

@@ -94,6 +94,7 @@ mod load;
 mod look;
 mod merge;
 mod metas;
+pub mod note;
 mod open;
 mod reader;
 mod rename;

@@ -31,6 +31,7 @@ use uuid::Uuid;
 use super::{
     Entry, EntrySummary, Incoming, Queue, QueueError, Work, body_json, codec,
     layout::{CHECKPOINT, META, meta_key},
+    note,
 };
 use crate::{
     model::{
@@ -43,9 +44,6 @@ use crate::{
 
 /// The version of the file that this program writes and reads.
 pub const EXPORT_VERSION: u64 = 1;
-
-/// The note of a queue that was moved in and has not claimed its target yet.
-pub const MOVED: &str = "moved";
 
 /// Entries, and bytes of them, that are written to the disk at a time.
 const PART: usize = 1_000;
@@ -86,7 +84,7 @@ pub struct Header {
 }
 
 /// A person's pause stays where it was made, and every import notes for itself that it was one.
-const NOT_MOVED: &[&str] = &["checkpoint", "format", "seal", "paused", MOVED];
+const NOT_MOVED: &[&str] = &["checkpoint", "format", "seal", note::PAUSED, note::MOVED];
 
 /// Whether an export is one to move the queue with. Only of a queue that nobody works on: else entries and
 /// checkpoint would not belong together.
@@ -306,7 +304,7 @@ impl Queue {
         for entry in entries.drain(..) {
             edit.add_entry(&entry);
         }
-        let moved = last.map(|_| (MOVED.to_owned(), b"1".to_vec()));
+        let moved = last.map(|_| (note::MOVED.to_owned(), b"1".to_vec()));
         let notes = last.iter().flat_map(|header| header.notes.clone());
         for (name, note) in notes.chain(moved) {
             let key = meta_key(&name);

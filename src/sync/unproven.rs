@@ -11,10 +11,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     model::{checkpoint::ClusterTime, namespace::Namespace},
-    queue::{CodecError, Queue, QueueError},
+    queue::{CodecError, Queue, QueueError, note},
 };
-
-const META: &str = "unproven";
 
 type Noted = BTreeMap<Namespace, u64>;
 
@@ -44,11 +42,11 @@ pub fn note(
     now: ClusterTime,
     read: ClusterTime,
 ) -> Result<bool, QueueError> {
-    let stored = queue.meta(META)?;
+    let stored = queue.meta(note::UNPROVEN)?;
     if decode(stored.as_deref())?.get(name).is_some_and(|until| *until >= now.0) {
         return Ok(false);
     }
-    queue.update_meta(META, |stored| {
+    queue.update_meta(note::UNPROVEN, |stored| {
         let mut noted = decode(stored)?;
         noted.retain(|_, until| *until >= read.0);
         let entry = noted.entry(name.clone()).or_default();
@@ -68,11 +66,11 @@ pub fn renamed(
     (from, to): (&Namespace, &Namespace),
     time: ClusterTime,
 ) -> Result<bool, QueueError> {
-    if queue.meta(META)?.is_none() {
+    if queue.meta(note::UNPROVEN)?.is_none() {
         return Ok(false);
     }
     let mut is_in_doubt = false;
-    queue.update_meta(META, |stored| {
+    queue.update_meta(note::UNPROVEN, |stored| {
         let mut noted = decode(stored)?;
         // With the collection that gave way.
         noted.remove(to);

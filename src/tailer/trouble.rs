@@ -17,6 +17,7 @@ use crate::{
         status::{Fault, Unshowable},
     },
     policy::{backoff::OutageWait, impasse::Impasse},
+    queue::note,
     runtime::{
         clock::now_ms,
         shutdown::{Stop, blocking},
@@ -29,9 +30,6 @@ use crate::{
 /// server that is overloaded or a cursor that somebody ends, should have passed by then: a comparison of everything
 /// costs more.
 pub const IMPASSE_PATIENCE: Duration = Duration::from_secs(180);
-
-/// Where the [`Impasse`] is noted.
-const IMPASSE: &str = "impasse";
 
 /// A history that is lost once more within this time is lost for the same reason.
 const LOST_AGAIN_WITHIN: Duration = Duration::from_secs(60);
@@ -68,13 +66,13 @@ impl<S: Source> Tailer<S> {
     /// Nothing is wrong yet.
     pub(super) async fn no_trouble(&self) -> Result<Trouble, TailerError> {
         let queue = self.queue.clone();
-        let noted = blocking(move || queue.meta(IMPASSE)).await?;
+        let noted = blocking(move || queue.meta(note::IMPASSE)).await?;
         Ok(Trouble::new(self.impasse_patience, noted.as_deref()))
     }
 
     async fn note_impasse(&self, trouble: &Trouble) -> Result<(), TailerError> {
         let (queue, note) = (self.queue.clone(), trouble.impasse.note());
-        Ok(blocking(move || queue.set_meta(IMPASSE, note.as_deref())).await?)
+        Ok(blocking(move || queue.set_meta(note::IMPASSE, note.as_deref())).await?)
     }
 
     async fn no_impasse(&self, trouble: &mut Trouble) -> Result<(), TailerError> {

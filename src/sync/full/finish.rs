@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use parking_lot::Mutex;
 
 use super::{
-    LAST,
     behind::say_left,
     refusals::note_refused,
     run::{FAILED_WAIT, Run},
@@ -14,7 +13,7 @@ use crate::{
     model::namespace::Namespace,
     observe::progress::Outcome,
     policy::horizon::Horizon,
-    queue::{Queue, QueueError},
+    queue::{Queue, QueueError, note},
     runtime::{clock::now_ms, shutdown::blocking},
     sink::Sink,
     sync::{
@@ -26,7 +25,7 @@ use crate::{
 /// Everything was compared just now, or begins to be.
 pub(super) fn note_last(queue: &Queue) -> Result<(), QueueError> {
     let now = serde_json::to_vec(&now_ms()).expect("a number is JSON");
-    queue.set_meta(LAST, Some(&now))
+    queue.set_meta(note::LAST_SYNC, Some(&now))
 }
 
 /// Notes the end of a run, and says how it was.

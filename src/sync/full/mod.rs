@@ -16,7 +16,7 @@ use crate::{
         status::Phase,
     },
     policy::horizon::Horizon,
-    queue::QueueError,
+    queue::{QueueError, note},
     runtime::{
         clock::now_ms,
         shutdown::{Stop, blocking},
@@ -46,9 +46,6 @@ pub use verdict::refused_of_the_run;
 
 use plan::Plan;
 use run::{FAILED_WAIT, Run};
-
-/// When the last full sync of everything ended, milliseconds since 1970; kept beside the queue.
-const LAST: &str = "last-sync";
 
 /// How often to look for a demand that nobody announced.
 const UNANNOUNCED_EVERY: Duration = Duration::from_secs(2);
@@ -217,7 +214,9 @@ impl<K: Sink> FullSync<K> {
         let (queue, every) = (self.cx.queue.clone(), self.every);
         let position = self.cx.reading.position().seen();
         blocking(move || -> Result<(), QueueError> {
-            let last = queue.meta(LAST)?.and_then(|last| serde_json::from_slice::<u64>(&last).ok());
+            let last = queue
+                .meta(note::LAST_SYNC)?
+                .and_then(|last| serde_json::from_slice::<u64>(&last).ok());
             let due = last.unwrap_or(0).saturating_add(every.as_millis() as u64);
             if now_ms() >= due {
                 let request = SyncRequest::default();

@@ -14,7 +14,7 @@ use crate::{
     },
     mongo::class::{Class, class_of},
     observe::{progress::ShareState, status::Build},
-    queue::QueueError,
+    queue::{QueueError, note},
     runtime::{
         clock::now_ms,
         shutdown::{Stop, blocking},
@@ -31,9 +31,6 @@ use crate::{
         state::{Reason, SyncState},
     },
 };
-
-/// Collections that were made anew for their options, each with these options' hash; kept beside the queue.
-const MADE_ANEW: &str = "made-anew";
 
 /// How often the progress of a build is asked for.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
@@ -185,7 +182,7 @@ impl<K: Sink> SchemaKeeper<K> {
         let (queue, position) = (self.cx.queue.clone(), self.cx.reading.position().seen());
         let only = BTreeSet::from([(*ns).clone()]);
         let is_first = blocking(move || -> Result<bool, QueueError> {
-            let stored = queue.meta(MADE_ANEW)?;
+            let stored = queue.meta(note::MADE_ANEW)?;
             let mut made: BTreeSet<String> =
                 stored.and_then(|stored| serde_json::from_slice(&stored).ok()).unwrap_or_default();
             if !made.insert(mark) {
@@ -194,7 +191,7 @@ impl<K: Sink> SchemaKeeper<K> {
             // First the demand: a crash between the two repeats it.
             SyncState::demand_of(&queue, position, &only, Reason::Replaced)?;
             let made = serde_json::to_vec(&made).expect("a list of names is JSON");
-            queue.set_meta(MADE_ANEW, Some(&made))?;
+            queue.set_meta(note::MADE_ANEW, Some(&made))?;
             Ok(true)
         })
         .await?;

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::{Context, SyncError, local_collections, same};
 use crate::{
     model::{checkpoint::ClusterTime, foreign::Foreign},
-    queue::{Queue, QueueError, transfer::MOVED},
+    queue::{Queue, QueueError, note},
     runtime::{
         clock::now_ms,
         crash::{self, Step},
@@ -32,28 +32,19 @@ use claim::{HEARTBEAT, Taken, Taking};
 use marks::Remembered;
 use upstream::Upstream;
 
-/// The claim that the queue's position belongs to, the last position that its mark is known to carry, and the
-/// last that was sent to it; kept beside the queue.
-const CLAIM: &str = "claim";
-const RENEWED: &str = "renewed";
-const SENT: &str = "renewing";
-
-/// The starts of which one has set the mark last.
-const LIVES: &str = "lives";
-
 /// How long the local database may take to show the marks in it. Without an answer those that were seen last
 /// count.
 const UPSTREAM_PATIENCE: Duration = Duration::from_secs(3);
 
 fn remembered(queue: &Queue) -> Result<Remembered, QueueError> {
-    let claim = queue.meta(CLAIM)?.and_then(|claim| String::from_utf8(claim).ok());
+    let claim = queue.meta(note::CLAIM)?.and_then(|claim| String::from_utf8(claim).ok());
     let position = |name| -> Result<ClusterTime, QueueError> {
         let noted = queue.meta(name)?.and_then(|noted| noted.try_into().ok());
         Ok(ClusterTime(noted.map_or(0, u64::from_be_bytes)))
     };
-    let (checkpoint, sent) = (position(RENEWED)?, position(SENT)?);
-    let moved = queue.meta(MOVED)?.is_some();
-    let lives = queue.meta(LIVES)?.and_then(|lives| serde_json::from_slice(&lives).ok());
+    let (checkpoint, sent) = (position(note::RENEWED)?, position(note::RENEWING)?);
+    let moved = queue.meta(note::MOVED)?.is_some();
+    let lives = queue.meta(note::LIVES)?.and_then(|lives| serde_json::from_slice(&lives).ok());
     let (lives, own) = (lives.unwrap_or_default(), queue.checkpoint()?);
     let position = own.map(|checkpoint| checkpoint.cluster_time).unwrap_or_default();
     Ok(Remembered { claim, checkpoint, sent, moved, lives, position })
@@ -61,7 +52,7 @@ fn remembered(queue: &Queue) -> Result<Remembered, QueueError> {
 
 fn note_lives(queue: &Queue, lives: &[String]) -> Result<(), QueueError> {
     let lives = serde_json::to_vec(lives).expect("a list of names is JSON");
-    queue.set_meta(LIVES, Some(&lives))
+    queue.set_meta(note::LIVES, Some(&lives))
 }
 
 /// A copy that has not begun goes to the new target anyway.
@@ -195,10 +186,10 @@ impl<K: Sink> Ownership<K> {
         let (queue, is_new) = (self.cx.queue.clone(), remembered.claim.as_ref() != Some(&claim));
         if is_new {
             blocking(move || {
-                queue.set_meta(RENEWED, None)?;
-                queue.set_meta(SENT, None)?;
-                queue.set_meta(CLAIM, Some(claim.as_bytes()))?;
-                queue.set_meta(MOVED, None)
+                queue.set_meta(note::RENEWED, None)?;
+                queue.set_meta(note::RENEWING, None)?;
+                queue.set_meta(note::CLAIM, Some(claim.as_bytes()))?;
+                queue.set_meta(note::MOVED, None)
             })
             .await?;
         }
@@ -251,14 +242,14 @@ impl<K: Sink> Ownership<K> {
         let left = blocking(move || remembered(&queue)).await?.checkpoint;
         let position = self.cx.reading.position().seen().max(left);
         let noted = self.cx.queue.clone();
-        blocking(move || noted.set_meta(SENT, Some(&position.0.to_be_bytes()))).await?;
+        blocking(move || noted.set_meta(note::RENEWING, Some(&position.0.to_be_bytes()))).await?;
         let (claim, upstream) = (self.claim(), self.ring().upstream.clone());
         let renewal = claim.renew(left, position, &upstream);
         match tokio::time::timeout(HEARTBEAT, renewal).await {
             Ok(Ok(is_as_left)) => {
                 if is_as_left {
                     let (queue, position) = (self.cx.queue.clone(), position.0.to_be_bytes());
-                    blocking(move || queue.set_meta(RENEWED, Some(&position))).await?;
+                    blocking(move || queue.set_meta(note::RENEWED, Some(&position))).await?;
                 }
                 return Ok(Some(is_as_left));
             }

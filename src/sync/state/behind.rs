@@ -5,17 +5,15 @@ use std::collections::BTreeSet;
 use super::{Reason, SyncState, damaged};
 use crate::{
     model::{checkpoint::ClusterTime, namespace::Namespace},
-    queue::{Queue, QueueError},
+    queue::{Queue, QueueError, note},
 };
-
-const META: &str = "behind";
 
 /// Those that are noted.
 ///
 /// # Errors
 /// When the queue cannot be read.
 pub fn noted(queue: &Queue) -> Result<BTreeSet<Namespace>, QueueError> {
-    decode(queue.meta(META)?.as_deref())
+    decode(queue.meta(note::BEHIND)?.as_deref())
 }
 
 /// Notes these as well.
@@ -60,7 +58,7 @@ pub fn demand(
 }
 
 fn change(queue: &Queue, change: impl FnOnce(&mut BTreeSet<Namespace>)) -> Result<(), QueueError> {
-    queue.update_meta(META, |stored| {
+    queue.update_meta(note::BEHIND, |stored| {
         let mut noted = decode(stored)?;
         change(&mut noted);
         let encoded = || serde_json::to_vec(&noted).expect("names are JSON");

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     model::{checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace},
-    queue::{CodecError, Queue, QueueError},
+    queue::{CodecError, Queue, QueueError, note::SYNC as META},
     runtime::clock::now_ms,
 };
 
@@ -26,8 +26,6 @@ mod notes;
 
 use notes::Changes;
 pub use notes::Step;
-
-const META: &str = "sync";
 
 /// Why everything is copied or compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
