@@ -39,6 +39,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("ureq::", &["agent", "cli"]),
     ("fast_float::", &["config"]),
     ("indicatif::", &["cli"]),
+    ("comfy_table::", &["cli"]),
     ("prometheus::", &["admin", "observe"]),
     ("hyper::", &["admin"]),
 ];

@@ -2,17 +2,24 @@
 
 use axum::{
     Json,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    body::Bytes,
+    extract::{
+        Path, Query, State,
+        rejection::{BytesRejection, QueryRejection},
+    },
     http::StatusCode,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    Api, Problem, parse_id,
+    Api, Problem, body_of, parse_id,
     queue::{Limit, limit_of},
     with_queue,
 };
-use crate::queue::{body_json, dead_letter::DeadLetterSummary};
+use crate::{
+    model::namespace::NamespaceFilter,
+    queue::{Retried, body_json, dead_letter::DeadLetterSummary},
+};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -54,6 +61,31 @@ pub(super) async fn retry(
     let id = parse_id(&id)?;
     with_queue(&api, move |queue| queue.retry_dead_letter(id)).await?;
     Ok(StatusCode::ACCEPTED)
+}
+
+/// Which of them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Chosen {
+    namespaces: Vec<String>,
+}
+
+pub(super) async fn retry_several(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Retried>, Problem> {
+    let chosen: Chosen = body_of(body, "{\"namespaces\": [\"shop.*\"]}")?;
+    let scope = NamespaceFilter::new(&chosen.namespaces, &[]).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, "a pattern is not understood")
+            .cause(error)
+            .hint("write `shop.orders` or `shop.*`")
+    })?;
+    let retried = with_queue(&api, move |queue| {
+        let retried = queue.retry_dead_letters(|ns| scope.matches(ns))?;
+        queue.flush()?;
+        Ok(retried)
+    });
+    Ok(Json(retried.await?))
 }
 
 pub(super) async fn discard(

@@ -38,6 +38,7 @@ mod server;
 mod token;
 mod transfer;
 
+pub use queue::LIST_MAX;
 pub use token::{TokenError, read_or_make, read_token};
 
 /// What a route works with.
@@ -107,6 +108,7 @@ fn router(api: Api) -> Router {
         .route("/api/queue/import", post(transfer::import))
         .route("/api/queue/{id}", get(queue::show))
         .route("/api/dead-letters", get(dead_letters::list))
+        .route("/api/dead-letters/retry", post(dead_letters::retry_several))
         .route("/api/dead-letters/{id}", get(dead_letters::show))
         .route("/api/dead-letters/{id}", delete(dead_letters::discard))
         .route("/api/dead-letters/{id}/retry", post(dead_letters::retry))

@@ -24,7 +24,7 @@ fn default_limit() -> usize {
 }
 
 /// Most entries that one answer lists.
-pub(super) const LIST_MAX: usize = 10_000;
+pub const LIST_MAX: usize = 10_000;
 
 #[derive(Debug, Serialize)]
 pub struct QueueReport {

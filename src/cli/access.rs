@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
-use uuid::Uuid;
+use serde_json::{Value, json};
 
 use super::show;
 use crate::{
     admin::read_token,
     agent::queue_options,
+    cli::args::Output,
     config::Config,
     observe::report::{ExitCode, Failure},
     queue::{Queue, QueueError, note},
@@ -48,7 +48,7 @@ impl Access {
         Ok(Access::Queue(Box::new(Queue::open(&queue_options(config))?)))
     }
 
-    pub fn set_paused(self, paused: bool) -> Result<Code, Failure> {
+    pub fn set_paused(self, paused: bool, output: Output) -> Result<Code, Failure> {
         match self {
             Access::Agent(client) => {
                 let path = if paused { "/api/sync/pause" } else { "/api/sync/resume" };
@@ -59,33 +59,8 @@ impl Access {
                 queue.flush()?;
             }
         }
-        show::line(if paused { "paused: changes wait in the queue" } else { "resumed" });
-        Ok(Code::SUCCESS)
-    }
-
-    pub fn retry(self, id: Uuid) -> Result<Code, Failure> {
-        match self {
-            Access::Agent(client) => {
-                client.post(&format!("/api/dead-letters/{id}/retry"), &Value::Null)?;
-            }
-            Access::Queue(queue) => {
-                queue.retry_dead_letter(id)?;
-                queue.flush()?;
-            }
-        }
-        show::line("queued again");
-        Ok(Code::SUCCESS)
-    }
-
-    pub fn discard(self, id: Uuid) -> Result<Code, Failure> {
-        match self {
-            Access::Agent(client) => client.delete(&format!("/api/dead-letters/{id}"))?,
-            Access::Queue(queue) => {
-                queue.discard_dead_letter(id)?;
-                queue.flush()?;
-            }
-        }
-        show::line("discarded; the document differs in Atlas until it changes again");
+        let text = if paused { "paused: changes wait in the queue" } else { "resumed" };
+        show::result(output, &json!({ "paused": paused }), text);
         Ok(Code::SUCCESS)
     }
 }

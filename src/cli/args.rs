@@ -3,7 +3,6 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use uuid::Uuid;
 
 use crate::{
     config::{LogFormat, units},
@@ -90,6 +89,8 @@ pub enum Command {
         /// Only these collections: `shop.orders`, `shop.*`. May be given more than once.
         #[arg(long, value_name = "NS")]
         ns: Vec<String>,
+        #[command(flatten)]
+        output: Output,
     },
     /// Wait until all that is committed locally now is in Atlas. Exit code 1 when it is not in time.
     #[command(after_help = "Examples:
@@ -105,9 +106,9 @@ pub enum Command {
   outrigger doc shop.parts '{\"bin\": 3, \"row\": 7}'")]
     Doc(DocArgs),
     /// Stop writing to Atlas; reading into the queue goes on. Survives a restart.
-    Pause,
+    Pause(Output),
     /// Continue writing to Atlas.
-    Resume,
+    Resume(Output),
     /// What waits for Atlas.
     #[command(
         subcommand,
@@ -122,8 +123,9 @@ pub enum Command {
         subcommand,
         after_help = "Examples:
   outrigger dead list
-  outrigger dead show 019aa5c2-…
-  outrigger dead retry 019aa5c2-…           after the cause was mended"
+  outrigger dead show 019aa5c2              the beginning of an id is enough
+  outrigger dead retry 019aa5c2             after the cause was mended
+  outrigger dead retry --all"
     )]
     Dead(DeadCommand),
     /// Print completions for a shell.
@@ -163,6 +165,8 @@ pub struct SyncArgs {
     /// Delete what only Atlas has, however much that is.
     #[arg(long)]
     pub allow_mass_delete: bool,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Subcommand)]
@@ -176,7 +180,7 @@ pub enum SyncCommand {
         output: Output,
     },
     /// End it. What is owed, such as the first copy, cannot be cancelled.
-    Cancel,
+    Cancel(Output),
 }
 
 #[derive(Debug, Args)]
@@ -221,6 +225,8 @@ pub struct ImportArgs {
     /// As `queue export` wrote it.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -228,6 +234,8 @@ pub struct ClearArgs {
     /// It is meant.
     #[arg(long)]
     pub yes: bool,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -251,6 +259,8 @@ pub struct FlushArgs {
     /// Wait for the indexes that are being built in Atlas, too.
     #[arg(long)]
     pub indexes: bool,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Up to what the API takes.
@@ -280,15 +290,28 @@ pub enum DeadCommand {
     /// One dead letter with its document.
     Show(ItemArgs),
     /// Queue the document again, as it is now. The letter goes when that succeeds.
-    Retry {
-        /// As listed by `dead list`.
-        id: Uuid,
-    },
+    #[command(after_help = "Examples:
+  outrigger dead retry 019aa5c2       the beginning of an id is enough
+  outrigger dead retry --ns 'shop.*'
+  outrigger dead retry --all")]
+    Retry(RetryArgs),
     /// Remove the letter. The document differs until it changes again.
-    Discard {
-        /// As listed by `dead list`.
-        id: Uuid,
-    },
+    Discard(ItemArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    /// As listed by `dead list`, or its beginning.
+    #[arg(required_unless_present_any = ["all", "ns"], conflicts_with_all = ["all", "ns"])]
+    pub id: Option<String>,
+    /// All that there are.
+    #[arg(long, conflicts_with = "ns")]
+    pub all: bool,
+    /// All of these collections: `shop.orders`, `shop.*`. May be given more than once.
+    #[arg(long, value_name = "NS")]
+    pub ns: Vec<String>,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -296,11 +319,6 @@ pub struct Output {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-}
-
-impl Output {
-    /// For people.
-    pub const TEXT: Self = Self { json: false };
 }
 
 #[derive(Debug, Args)]
@@ -314,8 +332,8 @@ pub struct ListArgs {
 
 #[derive(Debug, Args)]
 pub struct ItemArgs {
-    /// As listed.
-    pub id: Uuid,
+    /// As listed, or its beginning.
+    pub id: String,
     #[command(flatten)]
     pub output: Output,
 }

@@ -1,4 +1,4 @@
-//! `outrigger dead list|show`
+//! `outrigger dead list|show|retry|discard`
 
 use std::process::ExitCode as Code;
 
@@ -6,22 +6,25 @@ use serde_json::{Value, json};
 
 use super::{
     access::Access,
+    args::check_patterns,
+    ids::{Of, resolve},
     queue::{age, item},
     show,
 };
 use crate::{
-    cli::args::{ItemArgs, ListArgs},
+    cli::args::{ItemArgs, ListArgs, RetryArgs},
     config::Config,
-    observe::report::Failure,
+    observe::report::{ExitCode, Failure},
     queue::{body_json, dead_letter::DeadLetterSummary},
 };
 
 pub fn list(config: &Config, args: &ListArgs) -> Result<Code, Failure> {
-    let letters = match Access::open(config)? {
+    let (letters, total) = match Access::open(config)? {
         Access::Agent(client) => {
-            client.get(&format!("/api/dead-letters?limit={}", args.limit))?["deadLetters"].clone()
+            let answer = client.get(&format!("/api/dead-letters?limit={}", args.limit))?;
+            (answer["deadLetters"].clone(), show::number(&answer["total"]))
         }
-        Access::Queue(queue) => json!(queue.dead_letters(args.limit)?),
+        Access::Queue(queue) => (json!(queue.dead_letters(args.limit)?), queue.dead_letters_len()),
     };
     if args.output.json {
         show::json(&letters);
@@ -33,8 +36,12 @@ pub fn list(config: &Config, args: &ListArgs) -> Result<Code, Failure> {
     } else {
         show::table(&["ID", "TYPE", "COLLECTION", "DOCUMENT", "SINCE", "REASON"], &rows);
         show::line("");
+        let more = total.saturating_sub(rows.len() as u64);
+        if more > 0 {
+            show::line(format!("{more} more; `--limit {total}` shows all {total}"));
+        }
         show::line(
-            "try one again with `outrigger dead retry ID`, give it up with `outrigger dead discard ID`",
+            "try one again with `outrigger dead retry ID`, or `--all`; give it up with `outrigger dead discard ID`",
         );
     }
     Ok(Code::SUCCESS)
@@ -53,15 +60,81 @@ fn row(letter: &Value) -> Vec<String> {
 }
 
 pub fn show(config: &Config, args: &ItemArgs) -> Result<Code, Failure> {
-    let letter = match Access::open(config)? {
-        Access::Agent(client) => client.get(&format!("/api/dead-letters/{}", args.id))?,
+    let access = Access::open(config)?;
+    let id = resolve(&access, Of::Dead, &args.id)?;
+    let letter = match access {
+        Access::Agent(client) => client.get(&format!("/api/dead-letters/{id}"))?,
         Access::Queue(queue) => {
-            let letter = queue.dead_letter(args.id)?;
+            let letter = queue.dead_letter(id)?;
             let mut value = json!(DeadLetterSummary::from(&letter));
             value["data"] = body_json(&letter.entry.work);
             value
         }
     };
     item(&letter, args.output);
+    Ok(Code::SUCCESS)
+}
+
+pub fn retry(config: &Config, args: &RetryArgs) -> Result<Code, Failure> {
+    let access = Access::open(config)?;
+    let Some(id) = &args.id else {
+        return retry_several(access, args);
+    };
+    let id = resolve(&access, Of::Dead, id)?;
+    match access {
+        Access::Agent(client) => {
+            client.post(&format!("/api/dead-letters/{id}/retry"), &Value::Null)?;
+        }
+        Access::Queue(queue) => {
+            queue.retry_dead_letter(id)?;
+            queue.flush()?;
+        }
+    }
+    show::result(args.output, &json!({ "id": id, "queued": 1 }), "queued again");
+    Ok(Code::SUCCESS)
+}
+
+fn retry_several(access: Access, args: &RetryArgs) -> Result<Code, Failure> {
+    let scope = check_patterns(&args.ns)?;
+    let answer = match access {
+        Access::Agent(client) => {
+            // Each is a write of its own to the queue.
+            let client = client.patient(std::time::Duration::from_secs(90));
+            client.post("/api/dead-letters/retry", &json!({ "namespaces": args.ns }))?
+        }
+        Access::Queue(queue) => {
+            let retried = queue.retry_dead_letters(|ns| scope.matches(ns))?;
+            queue.flush()?;
+            json!(retried)
+        }
+    };
+    let (queued, not) = (show::number(&answer["queued"]), show::number(&answer["notRetried"]));
+    if queued + not == 0 && !args.ns.is_empty() {
+        let error = anyhow::anyhow!("no dead letter is of {}", args.ns.join(", "));
+        return Err(Failure::new(ExitCode::Problem, error)
+            .hint("`outrigger dead list` shows what there is"));
+    }
+    let text = match queued {
+        1 => "1 document is queued again".to_owned(),
+        n => format!("{n} documents are queued again"),
+    };
+    let left = "are not repeated out of their order (`outrigger dead discard ID`)";
+    let text = if not > 0 { format!("{text}; {not} changes of schemas {left}") } else { text };
+    show::result(args.output, &answer, text);
+    Ok(Code::SUCCESS)
+}
+
+pub fn discard(config: &Config, args: &ItemArgs) -> Result<Code, Failure> {
+    let access = Access::open(config)?;
+    let id = resolve(&access, Of::Dead, &args.id)?;
+    match access {
+        Access::Agent(client) => client.delete(&format!("/api/dead-letters/{id}"))?,
+        Access::Queue(queue) => {
+            queue.discard_dead_letter(id)?;
+            queue.flush()?;
+        }
+    }
+    let text = "discarded; the document differs in Atlas until it changes again";
+    show::result(args.output, &json!({ "id": id, "discarded": true }), text);
     Ok(Code::SUCCESS)
 }

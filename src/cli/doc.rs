@@ -73,6 +73,9 @@ fn print(report: &Value) {
     if let Some(error) = text("error") {
         show::line(format!("error      {error}"));
     }
+    if let Some(next) = text("next") {
+        show::line(format!("next       {next}"));
+    }
     if let Some(since) = text("since") {
         show::line(format!("since      {since}"));
     }

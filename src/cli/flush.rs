@@ -30,6 +30,6 @@ pub fn run(config: &Config, args: &FlushArgs) -> Result<Code, Failure> {
         Some(false) if args.indexes => ", indexes included",
         _ => "",
     };
-    show::line(format!("Atlas has everything up to {up_to}{indexes}"));
+    show::result(args.output, &answer, format!("Atlas has everything up to {up_to}{indexes}"));
     Ok(Code::SUCCESS)
 }

@@ -22,6 +22,7 @@ mod dashboard;
 mod dead;
 mod doc;
 mod flush;
+mod ids;
 mod init;
 mod print;
 mod queue;
@@ -93,12 +94,14 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Sync(SyncArgs { command: Some(SyncCommand::Status { wait, output }), .. }) => {
             runtime.block_on(sync::status(&config, output, wait))
         }
-        Command::Sync(SyncArgs { command: Some(SyncCommand::Cancel), .. }) => sync::cancel(&config),
+        Command::Sync(SyncArgs { command: Some(SyncCommand::Cancel(output)), .. }) => {
+            sync::cancel(&config, output)
+        }
         Command::Sync(args) => runtime.block_on(sync::run(config, args)),
         Command::Verify(args) => runtime.block_on(verify::run(&config, args)),
-        Command::Restore { ns } => runtime.block_on(restore::run(&config, &ns)),
-        Command::Pause => access::Access::open(&config)?.set_paused(true),
-        Command::Resume => access::Access::open(&config)?.set_paused(false),
+        Command::Restore { ns, output } => runtime.block_on(restore::run(&config, &ns, output)),
+        Command::Pause(output) => access::Access::open(&config)?.set_paused(true, output),
+        Command::Resume(output) => access::Access::open(&config)?.set_paused(false, output),
         Command::Queue(QueueCommand::Stats(output)) => queue::stats(&config, output),
         Command::Queue(QueueCommand::List(args)) => queue::list(&config, &args),
         Command::Queue(QueueCommand::Show(args)) => queue::show(&config, &args),
@@ -107,8 +110,8 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Queue(QueueCommand::Clear(args)) => transfer::clear(&config, &args),
         Command::Dead(DeadCommand::List(args)) => dead::list(&config, &args),
         Command::Dead(DeadCommand::Show(args)) => dead::show(&config, &args),
-        Command::Dead(DeadCommand::Retry { id }) => access::Access::open(&config)?.retry(id),
-        Command::Dead(DeadCommand::Discard { id }) => access::Access::open(&config)?.discard(id),
+        Command::Dead(DeadCommand::Retry(args)) => dead::retry(&config, &args),
+        Command::Dead(DeadCommand::Discard(args)) => dead::discard(&config, &args),
     };
     crate::observe::logging::leave();
     // What still waits for a far end, such as a web hook that does not answer, must not hold up the exit.
@@ -129,8 +132,8 @@ fn need_of(command: &Command) -> Need {
     match command {
         Command::Status(_)
         | Command::Flush(_)
-        | Command::Pause
-        | Command::Resume
+        | Command::Pause(_)
+        | Command::Resume(_)
         | Command::Dashboard(_)
         | Command::Dead(_)
         | Command::Sync(SyncArgs { command: Some(_), .. }) => Need::Agent,

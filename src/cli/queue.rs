@@ -4,7 +4,11 @@ use std::{process::ExitCode as Code, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{access::Access, show};
+use super::{
+    access::Access,
+    ids::{Of, resolve},
+    show,
+};
 use crate::{
     cli::args::{ItemArgs, ListArgs, Output},
     config::{Config, units},
@@ -83,10 +87,12 @@ fn row(op: &Value) -> Vec<String> {
 }
 
 pub fn show(config: &Config, args: &ItemArgs) -> Result<Code, Failure> {
-    let entry = match Access::open(config)? {
-        Access::Agent(client) => client.get(&format!("/api/queue/{}", args.id))?,
+    let access = Access::open(config)?;
+    let id = resolve(&access, Of::Queue, &args.id)?;
+    let entry = match access {
+        Access::Agent(client) => client.get(&format!("/api/queue/{id}"))?,
         Access::Queue(queue) => {
-            let entry = queue.show(args.id)?;
+            let entry = queue.show(id)?;
             let mut value = json!(EntrySummary::from(&entry));
             value["data"] = body_json(&entry.work);
             value

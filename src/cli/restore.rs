@@ -2,9 +2,11 @@
 
 use std::{process::ExitCode as Code, sync::Arc, time::Duration};
 
+use serde_json::json;
+
 use super::{
     access::Client,
-    args::check_patterns,
+    args::{Output, check_patterns},
     show,
     verify::{begin, greet, print, stop_on_signal, with_bars},
 };
@@ -28,8 +30,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const UNEQUAL: &str = "the sides differ in what is named above; mend its cause and run `outrigger restore` again, \
                        or go on with what there is: `outrigger run --adopt` makes Atlas like it";
 
+/// What a person does then.
+const NEXT: &str = "next: point the application at the local database; then `outrigger run --adopt` once, since Atlas \
+                    carries the mark of the database that was lost: everything is compared, and replication goes on";
+
 /// Exit code 0 when the local database equals Atlas at the end.
-pub async fn run(config: &Config, patterns: &[String]) -> Result<Code, Failure> {
+pub async fn run(config: &Config, patterns: &[String], output: Output) -> Result<Code, Failure> {
     let scope = check_patterns(patterns)?.with_state_database(&config.atlas.state_database);
     crate::observe::logging::start("error", config.log.format);
     if Client::connect(config)?.is_some() {
@@ -55,14 +61,17 @@ pub async fn run(config: &Config, patterns: &[String]) -> Result<Code, Failure> 
     };
     let restored = with_bars(&restore.progress, &stop, restore.run()).await?;
     let report = restore.progress.lock().report(now_ms());
-    show::line(format!(
+    let text = format!(
         "restored {} documents, {} in {}",
         restored.documents,
         units::show_bytes(report.bytes_done),
         units::show_duration(Duration::from_millis(now_ms().saturating_sub(report.started_ms))),
-    ));
-    for problem in &restored.problems {
-        show::line(format!("not restored: {problem}"));
+    );
+    if !output.json {
+        show::line(text);
+        for problem in &restored.problems {
+            show::line(format!("not restored: {problem}"));
+        }
     }
     let verify = Verify {
         ends: &ends,
@@ -75,11 +84,20 @@ pub async fn run(config: &Config, patterns: &[String]) -> Result<Code, Failure> 
     };
     let found =
         with_bars(&verify.progress, &stop, verify.run()).await.map_err(RestoreError::from)?;
-    print(&found, UNEQUAL);
+    if output.json {
+        show::json(&json!({
+            "documents": restored.documents, "problems": restored.problems, "verification": found,
+        }));
+    } else {
+        print(&found, UNEQUAL);
+    }
     if !found.equal {
         return Ok(Code::FAILURE);
     }
     restore.verified().await?;
+    if !output.json {
+        show::line(NEXT);
+    }
     Ok(Code::SUCCESS)
 }
 

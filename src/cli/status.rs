@@ -102,7 +102,23 @@ fn once(config: &Config, output: Output) -> Result<Code, Failure> {
     }
 }
 
+/// How it is comes first, and what is wrong with what is behind it; then the figures.
 fn print(health: &Value) {
+    let status = health["status"].as_str().unwrap_or("unknown");
+    let word = match status {
+        "healthy" => show::good(status),
+        "degraded" => show::soso(status),
+        _ => show::bad(status),
+    };
+    show::line(format!("health   {word}"));
+    for alert in health["alerts"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        show::line(format!("{}    {alert}", show::bad("alert")));
+    }
+    for (name, key) in [("local", "localError"), ("atlas", "atlasError")] {
+        if let Some(error) = health[key].as_str() {
+            show::line(format!("{name:<8} {error}"));
+        }
+    }
     let phase = health["phase"].as_str().unwrap_or("unknown");
     let lag = show::number(&health["syncLagMs"]);
     // "0 s behind" is said only where it is known.
@@ -145,11 +161,6 @@ fn print(health: &Value) {
         show::line(format!("equal    as of {at}"));
     }
     dead(show::number(&health["deadLetters"]));
-    for (name, key) in [("local", "localError"), ("atlas", "atlasError")] {
-        if let Some(error) = health[key].as_str() {
-            show::line(format!("{name:<8} {error}"));
-        }
-    }
     if let Some(scan) = health["localScanMs"].as_u64() {
         let scan = ago(scan);
         show::line(format!(
@@ -175,16 +186,6 @@ fn print(health: &Value) {
         health["schemaProblems"].as_array().into_iter().flatten().filter_map(Value::as_str)
     {
         show::line(format!("schema   {problem}"));
-    }
-    let status = health["status"].as_str().unwrap_or("unknown");
-    let word = match status {
-        "healthy" => show::good(status),
-        "degraded" => show::soso(status),
-        _ => show::bad(status),
-    };
-    show::line(format!("health   {word}"));
-    for alert in health["alerts"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        show::line(format!("{}    {alert}", show::bad("alert")));
     }
 }
 

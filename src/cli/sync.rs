@@ -34,6 +34,7 @@ use crate::{
 /// Starts a full sync in the running agent; without one, makes it here and now.
 pub async fn run(config: Config, args: SyncArgs) -> Result<Code, Failure> {
     check_patterns(&args.ns)?;
+    let output = args.output;
     let request = SyncRequest {
         namespaces: args.ns,
         digest: args.digest,
@@ -41,7 +42,7 @@ pub async fn run(config: Config, args: SyncArgs) -> Result<Code, Failure> {
         allow_mass_delete: args.allow_mass_delete,
     };
     let Some(client) = Client::connect(&config)? else {
-        return Box::pin(run_here(config, request, args.adopt)).await;
+        return Box::pin(run_here(config, request, args.adopt, output)).await;
     };
     if args.adopt {
         eprintln!("note: the running agent has its target already; --adopt changes nothing");
@@ -49,13 +50,12 @@ pub async fn run(config: Config, args: SyncArgs) -> Result<Code, Failure> {
     let answer = client.post_what_exists("/api/sync/full", &json!(request))?;
     let id = answer["running"].as_str().unwrap_or_default().to_owned();
     if !args.wait {
-        show::line(format!(
-            "full sync {id} has begun; `outrigger sync status` shows how far it is"
-        ));
+        let text = format!("full sync {id} has begun; `outrigger sync status` shows how far it is");
+        show::result(output, &json!({ "running": id }), text);
         return Ok(Code::SUCCESS);
     }
     let sync = follow(&client, Some(&id)).await?;
-    Ok(summary(&sync, refused(&client)?))
+    Ok(summary(&sync, refused(&client)?, output))
 }
 
 /// Documents that the last sync queued and Atlas would not take.
@@ -70,13 +70,13 @@ const MISSED_MAX: u32 = 20;
 /// that took its place.
 async fn follow(client: &Client, id: Option<&str>) -> Result<ProgressReport, Failure> {
     let mut bars = Bars::new();
-    let mut missed = 0;
+    let (mut missed, mut is_away) = (0, false);
     loop {
         tokio::time::sleep(LOOK).await;
-        let looks = client.get("/api/sync/full").and_then(|report| {
-            Ok((report, client.get("/api/sync/health")?["oldestPendingMs"].as_u64()))
-        });
-        let (report, oldest) = match looks {
+        let looks = client
+            .get("/api/sync/full")
+            .and_then(|report| Ok((report, client.get("/api/sync/health")?)));
+        let (report, health) = match looks {
             Ok(looks) => looks,
             Err(failure) if missed >= MISSED_MAX => return Err(failure),
             Err(_) => {
@@ -84,6 +84,15 @@ async fn follow(client: &Client, id: Option<&str>) -> Result<ProgressReport, Fai
                 continue;
             }
         };
+        let oldest = health["oldestPendingMs"].as_u64();
+        match health["atlasError"].as_str() {
+            Some(error) if !is_away => {
+                is_away = true;
+                eprintln!("note: {error}; the sync goes on when Atlas answers");
+            }
+            Some(_) => {}
+            None => is_away = false,
+        }
         let sync = parse(&report["sync"]).filter(|sync| id.is_none_or(|id| *sync.id >= *id));
         match sync {
             Some(sync) => {
@@ -127,11 +136,15 @@ fn is_written(sync: &ProgressReport, oldest: Option<u64>) -> bool {
 }
 
 /// Runs an agent for as long as the sync takes.
-async fn run_here(config: Config, request: SyncRequest, adopt: bool) -> Result<Code, Failure> {
+async fn run_here(
+    config: Config,
+    request: SyncRequest,
+    adopt: bool,
+    output: Output,
+) -> Result<Code, Failure> {
     if request.dry_run {
         // An agent would replicate what has changed meanwhile, and owes more than this perhaps.
-        return super::verify::compare(&config, &request.namespaces, request.digest, Output::TEXT)
-            .await;
+        return super::verify::compare(&config, &request.namespaces, request.digest, output).await;
     }
     crate::observe::logging::start("warn", config.log.format);
     let agent = Agent::builder(config).adopt(adopt).serve(admin::start).prepare().await?;
@@ -182,7 +195,7 @@ async fn run_here(config: Config, request: SyncRequest, adopt: bool) -> Result<C
         (Some(End::Written), Some(sync)) => {
             let Handles { status, queue, .. } = handles;
             let refused = blocking(move || refused_of_the_run(&status, &queue)).await?;
-            Ok(summary(&sync, refused))
+            Ok(summary(&sync, refused, output))
         }
         (Some(End::AtlasAway(problem)), _) => {
             Err(Failure::new(ExitCode::Atlas, anyhow::anyhow!(problem))
@@ -218,7 +231,15 @@ async fn wait_here(handles: Handles, id: String) -> End {
                 bars.finish();
                 return End::AtlasAway(fault.error);
             }
-            Some(_) => drop(away.get_or_insert_with(Instant::now)),
+            Some(fault) if away.is_none() => {
+                away = Some(Instant::now());
+                eprintln!(
+                    "note: {}; waiting for Atlas, for {} s at most",
+                    fault.error,
+                    PATIENCE.as_secs()
+                );
+            }
+            Some(_) => {}
             None => away = None,
         }
         let Some(sync) = status.state().sync.as_ref().map(|sync| sync.report(now_ms())) else {
@@ -243,7 +264,19 @@ async fn wait_here(handles: Handles, id: String) -> End {
 
 /// Prints what a sync found. Exit code 1 when something is left that a person must look at: `refused` documents that
 /// Atlas would not take, among others.
-fn summary(sync: &ProgressReport, refused: u64) -> Code {
+fn summary(sync: &ProgressReport, refused: u64, output: Output) -> Code {
+    if output.json {
+        show::json(&json!({ "sync": sync, "refused": refused }));
+    } else {
+        print(sync, refused);
+    }
+    let is_done = sync.outcome == Some(Outcome::Done);
+    let found = sync.missing + sync.extra + sync.content + sync.schema;
+    let is_fine = is_done && refused == 0 && !(sync.activity == Activity::DryRun && found > 0);
+    if is_fine { Code::SUCCESS } else { Code::FAILURE }
+}
+
+fn print(sync: &ProgressReport, refused: u64) {
     differences(sync);
     let took = sync.finished_ms.unwrap_or_else(now_ms).saturating_sub(sync.started_ms);
     show::line(format!(
@@ -273,8 +306,6 @@ fn summary(sync: &ProgressReport, refused: u64) -> Code {
             "hint: look at both sides; if the local database is right, repeat it with --allow-mass-delete",
         );
     }
-    let is_fine = is_done && refused == 0 && !(sync.activity == Activity::DryRun && found > 0);
-    if is_fine { Code::SUCCESS } else { Code::FAILURE }
 }
 
 /// One row for each collection that differs.
@@ -314,7 +345,7 @@ pub async fn status(config: &Config, output: Output, wait: bool) -> Result<Code,
     };
     if wait && !client.get("/api/sync/full")?["running"].is_null() {
         let sync = follow(&client, None).await?;
-        return Ok(summary(&sync, refused(&client)?));
+        return Ok(summary(&sync, refused(&client)?, output));
     }
     let report = client.get("/api/sync/full")?;
     if output.json {
@@ -337,7 +368,7 @@ pub async fn status(config: &Config, output: Output, wait: bool) -> Result<Code,
         }
         Some(sync) => {
             show::line(format!("full sync {} has ended; it ran because {}", sync.id, sync.reason));
-            summary(&sync, show::number(&report["refused"]));
+            print(&sync, show::number(&report["refused"]));
         }
     }
     Ok(Code::SUCCESS)
@@ -366,7 +397,7 @@ fn noted(config: &Config, output: Output) -> Result<Code, Failure> {
     Ok(Code::SUCCESS)
 }
 
-pub fn cancel(config: &Config) -> Result<Code, Failure> {
+pub fn cancel(config: &Config, output: Output) -> Result<Code, Failure> {
     if let Some(client) = Client::connect(config)? {
         client.delete("/api/sync/full")?;
     } else {
@@ -381,6 +412,7 @@ pub fn cancel(config: &Config) -> Result<Code, Failure> {
         }
         queue.flush()?;
     }
-    show::line("cancelled; what was queued for repair is still written");
+    let text = "cancelled; what was queued for repair is still written";
+    show::result(output, &json!({ "cancelled": true }), text);
     Ok(Code::SUCCESS)
 }

@@ -103,9 +103,10 @@ pub fn import(config: &Config, args: &ImportArgs) -> Result<Code, Failure> {
             read(open(&args.file)?, |operation| sender.take(operation))?;
             sender.send().map_err(QueueError::NotImported)?;
             let queued = sender.queued;
-            show::line(format!(
+            let text = format!(
                 "{queued} documents are brought up to date, as the local database has them"
-            ));
+            );
+            show::result(args.output, &json!({ "queued": queued }), text);
         }
         Access::Queue(queue) => {
             let is_new = queue.checkpoint()?.is_none()
@@ -113,14 +114,16 @@ pub fn import(config: &Config, args: &ImportArgs) -> Result<Code, Failure> {
                 && queue.dead_letters_len() == 0;
             if is_new && header.checkpoint.is_some() {
                 let n = queue.move_in(open(&args.file)?, &header, |ns| filter.matches(ns))?;
-                show::line(format!(
+                let text = format!(
                     "{n} operations and the checkpoint are in the queue; `outrigger run` goes on from there"
-                ));
+                );
+                show::result(args.output, &json!({ "movedIn": n }), text);
             } else {
                 let n = by_key(&queue, &args.file, &filter)?;
-                show::line(format!(
+                let text = format!(
                     "{n} documents are brought up to date at the next start, as the local database has them"
-                ));
+                );
+                show::result(args.output, &json!({ "queued": n }), text);
             }
         }
     }
@@ -223,6 +226,7 @@ pub fn clear(config: &Config, args: &ClearArgs) -> Result<Code, Failure> {
         queue.flush()?;
     }
     let removed = queue.clear()?;
-    show::line(format!("{removed} changes are thrown away; the next start compares everything"));
+    let text = format!("{removed} changes are thrown away; the next start compares everything");
+    show::result(args.output, &json!({ "removed": removed }), text);
     Ok(Code::SUCCESS)
 }

@@ -19,7 +19,7 @@ use crate::{
         report::{ExitCode, Failure},
     },
     runtime::{clock::now_ms, shutdown::Stop},
-    sync::{Ends, Found, Lag, SyncError, Verification, Verify, same},
+    sync::{Ends, Found, Lag, NamespaceResult, SyncError, Verification, Verify, same},
 };
 
 /// How long an end may be away while a person waits.
@@ -164,11 +164,13 @@ fn lag_of_agent(config: Config) -> Lag {
     })
 }
 
-/// A table, and below it what differs by name; `unequal` is said at the end of that.
+/// A table of what differs, and below it by name; `unequal` is said at the end of that.
 pub fn print(found: &Verification, unequal: &str) {
+    let equal = found.namespaces.iter().filter(|of| is_equal(of)).count();
     let rows: Vec<_> = found
         .namespaces
         .iter()
+        .filter(|of| !is_equal(of))
         .map(|of| {
             vec![
                 of.ns.clone(),
@@ -181,10 +183,16 @@ pub fn print(found: &Verification, unequal: &str) {
             ]
         })
         .collect();
-    show::table(
-        &["COLLECTION", "DOCUMENTS", "SIZE", "MISSING", "EXTRA", "DIFFERENT", "SCHEMA"],
-        &rows,
-    );
+    if !rows.is_empty() {
+        show::table(
+            &["COLLECTION", "DOCUMENTS", "SIZE", "MISSING", "EXTRA", "DIFFERENT", "SCHEMA"],
+            &rows,
+        );
+    }
+    show::line(match equal {
+        1 => "1 collection is equal".to_owned(),
+        n => format!("{n} collections are equal"),
+    });
     for of in &found.namespaces {
         for sentence in &of.schema {
             show::line(format!("{}: {sentence}", of.ns));
@@ -212,6 +220,11 @@ pub fn print(found: &Verification, unequal: &str) {
         units::show_bytes(found.bytes_from_atlas)
     ));
     show::line(if found.equal { "both sides are equal" } else { unequal });
+}
+
+fn is_equal(of: &NamespaceResult) -> bool {
+    let differing = of.missing.count + of.extra.count + of.different.count + of.changing;
+    differing == 0 && of.schema.is_empty()
 }
 
 fn name(ns: &str, kind: &str, found: &Found) {

@@ -14,6 +14,15 @@ use crate::{
     runtime::clock::now_ms,
 };
 
+/// How many dead letters were queued again, and how many cannot be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retried {
+    pub queued: u64,
+    /// Changes of schemas; see [`QueueError::NotRetried`].
+    pub not_retried: u64,
+}
+
 impl Queue {
     /// Every dead letter, the oldest first, one after the other: each may hold a document of 16 MB.
     pub fn letters(&self) -> impl Iterator<Item = Result<DeadLetter, QueueError>> + '_ {
@@ -90,7 +99,38 @@ impl Queue {
     /// [`QueueError::NotRetried`] for a schema change: repeated after what has followed it, it would
     /// destroy newer data.
     pub fn retry_dead_letter(&self, id: Uuid) -> Result<(), QueueError> {
-        let seq = self.dead_letter(id)?.entry.seq;
+        self.retry_letter(self.dead_letter(id)?.entry.seq, id)
+    }
+
+    /// As [`retry_dead_letter`](Self::retry_dead_letter), for every one in the `chosen` collections.
+    ///
+    /// # Errors
+    /// When the queue fails; what was queued until then stays.
+    pub fn retry_dead_letters(
+        &self,
+        chosen: impl Fn(&Namespace) -> bool,
+    ) -> Result<Retried, QueueError> {
+        let (mut found, mut retried) = (Vec::new(), Retried::default());
+        for letter in self.letters() {
+            let entry = letter?.entry;
+            match entry.work {
+                Work::Document { ref ns, .. } if chosen(ns) => found.push((entry.seq, entry.id)),
+                ref other if chosen(other.ns()) => retried.not_retried += 1,
+                _ => {}
+            }
+        }
+        for (seq, id) in found {
+            match self.retry_letter(seq, id) {
+                Ok(()) => retried.queued += 1,
+                // A success of the document was faster.
+                Err(QueueError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(retried)
+    }
+
+    fn retry_letter(&self, seq: u64, id: Uuid) -> Result<(), QueueError> {
         // Its collection may have been renamed, or dropped, since it was looked for.
         let state = self.lock();
         let value = self.letter_bytes(seq)?.ok_or(QueueError::NotFound(id))?;

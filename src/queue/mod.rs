@@ -108,6 +108,7 @@ mod turns;
 pub use codec::{CodecError, FORMAT_VERSION};
 pub use commit::Committed;
 pub use compact::free_disk;
+pub use dead::Retried;
 pub use entry::{
     Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Settlement, Work, body_json,
 };

@@ -52,6 +52,8 @@ pub struct DocumentReport {
     /// Whether each side holds it; null where that was not looked at.
     pub in_local: Option<bool>,
     pub in_atlas: Option<bool>,
+    /// What to do, where there is something to be done.
+    pub next: Option<String>,
 }
 
 /// How often two sides that differ are looked at, and how far apart: a change may be on its way.
@@ -92,6 +94,7 @@ pub async fn look_up(
         retry_count: 0,
         in_local: None,
         in_atlas: None,
+        next: None,
     };
     let now = match reading {
         Some(_) => inspect(local).await.map_or(ClusterTime::default(), |info| info.now),
@@ -117,6 +120,10 @@ pub async fn look_up(
         }
         if let Some(letter) = letter {
             report.state = DocumentState::Failed;
+            let id = letter.id();
+            report.next = Some(format!(
+                "mend what the error names, then `outrigger dead retry {id}`; a later change of the document tries it too"
+            ));
             report.error = Some(letter.reason);
             report.since = rfc3339(letter.died_ms);
             report.retry_count = letter.entry.attempts;
@@ -145,6 +152,13 @@ pub async fn look_up(
     };
     let why = why.unwrap_or("nothing waits for it");
     report.error = Some(format!("{what}; {why}"));
+    report.next = match (report.state, status) {
+        (DocumentState::Failed, _) => Some(format!(
+            "`outrigger sync --ns {ns} --wait` compares the collection and repairs it"
+        )),
+        (_, None) => Some("start the agent with `outrigger run`".to_owned()),
+        (_, Some(_)) => None,
+    };
     Ok(report)
 }
 

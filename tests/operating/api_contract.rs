@@ -121,6 +121,10 @@ async fn the_document_describes_what_the_agent_answers() {
         .await
         .unwrap();
     assert_eq!(ask("post", retry, &format!("/api/dead-letters/{id}/retry"), "").0, 202);
+    let all = "/api/dead-letters/retry";
+    assert_eq!(ask("post", all, all, "{\"namespaces\": [\"nonsense\"]}").0, 400);
+    assert_eq!(ask("post", all, all, "{\"namespaces\": [\"crm.*\"]}").1["queued"], 0);
+    assert_eq!(ask("post", all, all, "").0, 200);
     eventually("no dead letter", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 0)
         .await;
     assert_eq!(ask("delete", letter, &format!("/api/dead-letters/{id}"), "").0, 404);

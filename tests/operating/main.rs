@@ -5,6 +5,7 @@ mod support;
 
 mod admin_api;
 mod alerts;
+mod answers;
 mod api_contract;
 mod cli;
 mod config;

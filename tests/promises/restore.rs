@@ -61,6 +61,10 @@ async fn a_copy_is_restored_with_indexes_and_options_into_a_replica_set_and_a_st
         assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
         assert!(text.contains("restored 2010 documents"), "{text}");
         assert!(text.contains("both sides are equal"), "{text}");
+        assert!(
+            text.contains("\nnext: point the application") && text.contains("run --adopt"),
+            "{text}"
+        );
         assert_restored(local, &atlas).await;
 
         let again = cli.cli(&["restore"]);

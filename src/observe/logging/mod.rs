@@ -8,14 +8,20 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
+    fmt::Debug,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
+use tracing::field::Field;
 use tracing_subscriber::{
+    field::MakeExt,
     filter::{LevelFilter, Targets},
-    fmt,
+    fmt::{
+        self,
+        format::{Writer, debug_fn},
+    },
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
@@ -107,7 +113,10 @@ pub fn start(level: &str, format: LogFormat) {
     // A second start, as in a test, keeps the first.
     let _ = match format {
         LogFormat::Text => {
-            let layer = fmt::layer().with_writer(Stderr::get).with_target(false);
+            let layer = fmt::layer()
+                .fmt_fields(debug_fn(text_field).delimited(" "))
+                .with_writer(Stderr::get)
+                .with_target(false);
             registry
                 .with(layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())))
                 .try_init()
@@ -118,6 +127,23 @@ pub fn start(level: &str, format: LogFormat) {
             )
             .try_init(),
     };
+}
+
+/// One field of a line of text, as logfmt has it: a value with spaces, quotes or an `=` stands in quotes, so that
+/// nothing in it can be taken for another field.
+fn text_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
+    let text = format!("{value:?}");
+    if field.name() == "message" {
+        return writer.write_str(&text);
+    }
+    // What is a text by itself is in quotes already.
+    let is_quoted = text.len() > 1 && text.starts_with('"') && text.ends_with('"');
+    let needs = |c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '=';
+    if !is_quoted && (text.is_empty() || text.contains(needs)) {
+        write!(writer, "{}={text:?}", field.name())
+    } else {
+        write!(writer, "{}={text}", field.name())
+    }
 }
 
 /// Writes what waits, within seconds. Before every way out of the process: an `exit` or an `exec` ends the thread
@@ -168,4 +194,39 @@ pub fn take_panics() {
         }
         tracing::error!(%error, "a part of the program has panicked, which is a bug");
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_no_word_stands_in_quotes() {
+        let lines = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+        #[derive(Clone)]
+        struct To(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+        impl std::io::Write for To {
+            fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().extend_from_slice(part);
+                Ok(part.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let to = To(lines.clone());
+        let layer = fmt::layer()
+            .fmt_fields(debug_fn(text_field).delimited(" "))
+            .with_writer(move || to.clone())
+            .with_ansi(false);
+        let error = std::io::Error::other("says \"no\", a=b\nand more");
+
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::info!(%error, ns = %"shop.orders", alert = "lag", pending = 3, "it is told");
+        });
+
+        let text = String::from_utf8(lines.lock().clone()).unwrap();
+        let fields = "it is told error=\"says \\\"no\\\", a=b\\nand more\" ns=shop.orders alert=\"lag\" pending=3\n";
+        assert!(text.ends_with(fields), "{text}");
+    }
 }

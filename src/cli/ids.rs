@@ -1,0 +1,116 @@
+//! An id as a person types it: all of it, or as much of its beginning as no other one has.
+
+use uuid::Uuid;
+
+use super::access::Access;
+use crate::{
+    admin::LIST_MAX,
+    observe::report::{ExitCode, Failure},
+};
+
+/// What the id is of.
+#[derive(Clone, Copy, Debug)]
+pub enum Of {
+    Queue,
+    Dead,
+}
+
+impl Of {
+    fn name(self) -> &'static str {
+        match self {
+            Of::Queue => "entry of the queue",
+            Of::Dead => "dead letter",
+        }
+    }
+
+    fn hint(self) -> &'static str {
+        match self {
+            Of::Queue => {
+                "`outrigger queue list` shows what there is; the beginning of an id is enough"
+            }
+            Of::Dead => {
+                "`outrigger dead list` shows what there is; the beginning of an id is enough"
+            }
+        }
+    }
+}
+
+/// The one that is meant.
+///
+/// # Errors
+/// A usage error for what is no id, and for a beginning that several have.
+pub fn resolve(access: &Access, of: Of, text: &str) -> Result<Uuid, Failure> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let failure = |exit, text: String| Failure::new(exit, anyhow::anyhow!(text)).hint(of.hint());
+    if text.is_empty() || !text.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
+        let text = text.escape_debug();
+        return Err(failure(ExitCode::Usage, format!("`{text}` is no id of any {}", of.name())));
+    }
+    match chosen(&all(access, of)?, text)[..] {
+        [id] => Ok(id),
+        [] => Err(failure(ExitCode::Problem, format!("no {} has an id like `{text}`", of.name()))),
+        ref several => {
+            let some: Vec<_> = several.iter().take(3).map(ToString::to_string).collect();
+            Err(failure(
+                ExitCode::Usage,
+                format!("{} ids begin with `{text}`: {}, …", several.len(), some.join(", ")),
+            ))
+        }
+    }
+}
+
+fn chosen(ids: &[Uuid], start: &str) -> Vec<Uuid> {
+    let start = start.to_ascii_lowercase();
+    let has = |id: &&Uuid| {
+        id.to_string().starts_with(&start) || id.simple().to_string().starts_with(&start)
+    };
+    ids.iter().filter(has).copied().collect()
+}
+
+fn all(access: &Access, of: Of) -> Result<Vec<Uuid>, Failure> {
+    let (path, list) = match of {
+        Of::Queue => ("/api/queue", "operations"),
+        Of::Dead => ("/api/dead-letters", "deadLetters"),
+    };
+    Ok(match (access, of) {
+        (Access::Agent(client), _) => {
+            let answer = client.get(&format!("{path}?limit={LIST_MAX}"))?;
+            let items = answer[list].as_array().into_iter().flatten();
+            items.filter_map(|item| item["id"].as_str()?.parse().ok()).collect()
+        }
+        (Access::Queue(queue), Of::Queue) => {
+            queue.list(usize::MAX)?.into_iter().map(|entry| entry.id).collect()
+        }
+        (Access::Queue(queue), Of::Dead) => {
+            queue.dead_letters(usize::MAX)?.into_iter().map(|letter| letter.id).collect()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_of_an_id_chooses_all_that_have_it() {
+        let ids: Vec<Uuid> = [
+            "019aa5c2-0000-7000-8000-000000000001",
+            "019aa5c2-0000-7000-8000-000000000002",
+            "019aa5c3-0000-7000-8000-000000000003",
+        ]
+        .map(|id| id.parse().unwrap())
+        .into();
+
+        for (start, n) in [
+            ("019aa5c3", 1),
+            ("019AA5C2", 2),
+            ("019aa5c200007", 2),
+            ("019aa5c2-0000", 2),
+            ("02", 0),
+        ] {
+            assert_eq!(chosen(&ids, start).len(), n, "{start}");
+        }
+    }
+}
