@@ -26,6 +26,15 @@ pub enum Class {
     Rejected,
 }
 
+/// `NamespaceNotFound`.
+pub const NAMESPACE_NOT_FOUND: i32 = 26;
+
+/// True when a collection was asked for that is not there, or whose name a view has by now: what that shows is not its
+/// own.
+pub fn is_no_collection(error: &MongoError) -> bool {
+    matches!(error.code(), Some(NAMESPACE_NOT_FOUND | NOT_SUPPORTED_ON_VIEW))
+}
+
 /// Codes that waiting helps with. Names as in MongoDB's `error_codes.yml`.
 const UNAVAILABLE: &[(i32, &str)] = &[
     (6, "HostUnreachable"),

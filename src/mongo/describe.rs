@@ -2,7 +2,11 @@
 
 use bson::{RawDocument, RawDocumentBuf, doc, rawdoc};
 
-use super::{Mongo, MongoError, documents};
+use super::{
+    Mongo, MongoError,
+    class::{NAMESPACE_NOT_FOUND, is_no_collection},
+    documents,
+};
 use crate::{
     model::namespace::{Namespace, is_internal_db},
     schema::{
@@ -10,10 +14,6 @@ use crate::{
         value::{Value, get},
     },
 };
-
-const NAMESPACE_NOT_FOUND: i32 = 26;
-/// `CommandNotSupportedOnView`.
-const NOT_ON_A_VIEW: i32 = 166;
 
 impl Mongo {
     /// Names of the databases that hold anything, without the server's own. One name of signs that stand for what
@@ -98,9 +98,7 @@ impl Mongo {
             listed = self.items(ns.db(), command).await;
         }
         let listed = match listed {
-            Err(error) if matches!(error.code(), Some(NAMESPACE_NOT_FOUND | NOT_ON_A_VIEW)) => {
-                Vec::new()
-            }
+            Err(error) if is_no_collection(&error) => Vec::new(),
             listed => listed?,
         };
         let (mut ready, mut building) = (Vec::new(), Vec::new());

@@ -18,7 +18,7 @@ use crate::{
     model::{
         checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace, raw::Malformed,
     },
-    mongo::{BatchCursor, Mongo, MongoError, documents, majority_after},
+    mongo::{BatchCursor, Mongo, MongoError, class::is_no_collection, documents, majority_after},
     runtime::shutdown::Stop,
 };
 
@@ -112,10 +112,8 @@ impl Size {
         let command = rawdoc! { "aggregate": ns.coll(), "pipeline": pipeline, "cursor": {} };
         let mut size = Self::default();
         let mut cursor = match mongo.cursor(ns.db(), command).await {
-            // Nor is what a view shows its own; one may have taken the name since it was listed.
-            Err(error) if matches!(error.code(), Some(NAMESPACE_NOT_FOUND | NOT_ON_A_VIEW)) => {
-                return Ok(size);
-            }
+            // Also where a view has taken the name since it was listed.
+            Err(error) if is_no_collection(&error) => return Ok(size),
             cursor => cursor?,
         };
         while let Some(reply) = cursor.next().await? {
@@ -143,10 +141,6 @@ impl Size {
         (self.documents / documents).clamp(1, RANGES_MAX)
     }
 }
-
-const NAMESPACE_NOT_FOUND: i32 = 26;
-/// `CommandNotSupportedOnView`.
-const NOT_ON_A_VIEW: i32 = 166;
 
 /// Keys that cut a collection into ranges of about the same size, in the server's order; none for one
 /// that is small.

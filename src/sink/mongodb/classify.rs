@@ -15,7 +15,7 @@ use crate::{
 /// `DuplicateKey`.
 const DUPLICATE_KEY: i32 = 11000;
 /// `NamespaceNotFound` and `NamespaceExists`: what a schema change meant to do is done.
-pub const NAMESPACE_NOT_FOUND: i32 = 26;
+pub use crate::mongo::class::NAMESPACE_NOT_FOUND;
 pub const NAMESPACE_EXISTS: i32 = 48;
 /// `IndexNotFound`.
 pub const INDEX_NOT_FOUND: i32 = 27;

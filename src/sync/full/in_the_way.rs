@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, time::Instant};
 use super::{
     first::create,
     plan::Scope,
+    rest::compare_rest,
     run::{LOOK_AGAIN, Run},
-    stages::compare_rest,
     views::VIEWS_WITHIN,
 };
 use crate::{

@@ -35,6 +35,7 @@ mod plans;
 mod reconcile;
 mod refusals;
 mod repair;
+mod rest;
 mod run;
 mod stages;
 mod verdict;

@@ -13,7 +13,7 @@ use super::{
     mend::{Mending, mend_schemas},
     plan::Scope,
     reconcile::{is_empty_there, reconcile, size_of},
-    repair::Repair,
+    rest::{compare_rest, list_all},
     run::{LOOK_AGAIN, Run},
     views::mend_views,
 };
@@ -100,18 +100,6 @@ async fn list<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Result<Vec<Collection
     let mut all = list_all(run).await?;
     all.retain(|collection| scope.has(&collection.ns));
     Ok(all)
-}
-
-async fn list_all<K: Sink>(run: &Run<'_, K>) -> Result<Vec<Collection>, SyncError> {
-    run.cx
-        .retrying(run.stop, "the local collections cannot be listed yet", || {
-            Box::pin(async move {
-                let listing = run.cx.here().await?;
-                run.cx.note_left_out(&listing);
-                Ok(listing.collections)
-            })
-        })
-        .await
 }
 
 async fn measure_all<K: Sink>(
@@ -229,40 +217,4 @@ async fn after_renames<K: Sink>(run: &Run<'_, K>) -> Result<BTreeSet<Namespace>,
         clear(run, &renamed).await?;
         reconcile_each(run, run.plan.after_a_rename(), renamed).await?;
     }
-}
-
-/// Collections that only Atlas has: they are dropped, unless they hold too much for that.
-pub(super) async fn compare_rest<K: Sink>(
-    run: &Run<'_, K>,
-    scope: &Scope,
-) -> Result<(), SyncError> {
-    let there = run
-        .cx
-        .retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(run.cx.there()))
-        .await?;
-    // After those of Atlas, so that what is new here is in both.
-    let here = list_all(run).await?;
-    let here: BTreeSet<_> = here.into_iter().map(|collection| collection.ns).collect();
-    let mut rest: Vec<_> = there.collections.into_iter().map(|collection| collection.ns).collect();
-    rest.retain(|ns| scope.has(ns) && !here.contains(ns));
-    if rest.is_empty() {
-        return Ok(());
-    }
-    // A rename or a drop from before the list is in the queue then.
-    run.until_read(run.cx.local_time(run.stop).await?).await?;
-    for ns in rest {
-        if run.cx.queue.has_barrier(&ns) {
-            continue; // Its drop, or its rename from here, is on the way.
-        }
-        run.set_state(&ns, ShareState::Running);
-        run.note_schema(&ns, &["the collection is in Atlas only".to_owned()]);
-        let done = Repair::new(run, &ns, None).run(Size::default(), false).await.map(Some);
-        let Some(is_refused) = run.unless_refused(&ns, done)? else { continue };
-        if is_refused {
-            run.refuse(&ns).await?;
-        }
-        run.set_state(&ns, ShareState::Done);
-        run.plans.finished(&ns, is_refused).await?;
-    }
-    Ok(())
 }
