@@ -152,7 +152,7 @@ pub async fn look_up(
     };
     let why = why.unwrap_or("nothing waits for it");
     report.error = Some(format!("{what}; {why}"));
-    report.next = match (report.state, status) {
+    report.next = match (report.state, reading) {
         (DocumentState::Failed, _) => Some(format!(
             "`outrigger sync --ns {ns} --wait` compares the collection and repairs it"
         )),

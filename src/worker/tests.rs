@@ -147,12 +147,16 @@ impl Scene {
     }
 
     fn local_has<const N: usize>(self, documents: [RawDocumentBuf; N]) -> Self {
-        documents.into_iter().for_each(|document| self.local.has(document));
+        for document in documents {
+            self.local.has(document);
+        }
         self
     }
 
     fn atlas_has<const N: usize>(self, documents: [RawDocumentBuf; N]) -> Self {
-        documents.into_iter().for_each(|document| self.atlas.has(document));
+        for document in documents {
+            self.atlas.has(document);
+        }
         self
     }
 

@@ -241,8 +241,12 @@ async fn transaction(
         let one = doc! { "_id": { "$eq": id.clone() } };
         new.insert("_id", id);
         match rng.random_range(0..4) {
-            0 => drop(collection.insert_one(new).session(&mut session).await?),
-            1 => drop(collection.delete_one(one).session(&mut session).await?),
+            0 => {
+                collection.insert_one(new).session(&mut session).await?;
+            }
+            1 => {
+                collection.delete_one(one).session(&mut session).await?;
+            }
             2 => {
                 new.remove("_id");
                 collection.replace_one(one, new).upsert(true).session(&mut session).await?;

@@ -200,20 +200,21 @@ pub fn take_panics() {
 mod tests {
     use super::*;
 
+    #[derive(Clone)]
+    struct To(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+    impl std::io::Write for To {
+        fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(part);
+            Ok(part.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[test]
     fn a_value_that_is_no_word_stands_in_quotes() {
         let lines = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
-        #[derive(Clone)]
-        struct To(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
-        impl std::io::Write for To {
-            fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
-                self.0.lock().extend_from_slice(part);
-                Ok(part.len())
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
         let to = To(lines.clone());
         let layer = fmt::layer()
             .fmt_fields(debug_fn(text_field).delimited(" "))

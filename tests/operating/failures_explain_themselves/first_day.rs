@@ -90,7 +90,7 @@ fn a_file_of_a_connection_string_that_is_missing_unreadable_or_empty_is_named_wi
     std::fs::write(&file, "s3cret").unwrap();
     let text = run();
     assert!(text.contains("begins with `mongodb://`") && !text.contains("s3cret"), "{text}");
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o0)).unwrap();
     // Root may read it all the same.
     if std::fs::read(&file).is_err() {
         let text = run();
