@@ -57,6 +57,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("config", "the configuration file in use"),
     ("content", "documents that differed"),
     ("dashboard", "its address"),
+    ("databases", "names in other capitals that make way in Atlas"),
     ("copy", "collections to copy"),
     ("db", "a database"),
     ("differences", "differences of options and indexes"),
