@@ -280,11 +280,16 @@ impl Schedule {
         self.lines.is_blocked(ns, seq)
     }
 
-    /// Entries of `ns` go in their order, one batch at a time; or as any others.
+    /// Entries of `ns` go in their order, one batch at a time; or as any others. That holds for a batch that is being
+    /// gathered, too: what it parked for another one's sake nobody would let go again.
     pub fn keep_in_order(&mut self, ns: &Namespace, on: bool) {
         if on {
             self.in_order.insert(ns.clone());
+            if self.leased_of.contains_key(ns) {
+                self.busy.insert(ns.clone());
+            }
         } else if self.in_order.remove(ns) {
+            self.busy.remove(ns);
             self.unpark_namespace(ns);
         }
     }
@@ -402,5 +407,59 @@ impl Schedule {
         let firsts = self.parked_at_namespace.iter();
         let firsts = firsts.filter_map(|(ns, parked)| Some((*parked.first()?, ns.clone())));
         self.open.extend(firsts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three entries of one namespace, of which a batch has the first, while another one is gathered.
+    fn gathering(in_order: bool) -> (Schedule, Namespace) {
+        let (mut schedule, ns) = (Schedule::default(), Namespace::new("shop", "orders"));
+        schedule.keep_in_order(&ns, in_order);
+        for _ in 1..=3 {
+            schedule.lines.added(&ns);
+        }
+        schedule.batch_begins();
+        take(&mut schedule, &ns, 1);
+        schedule.batch_begins();
+        (schedule, ns)
+    }
+
+    fn is_admitted(schedule: &mut Schedule, ns: &Namespace, seq: u64) -> bool {
+        schedule.admit(std::slice::from_ref(ns), seq, Some(seq))
+    }
+
+    fn take(schedule: &mut Schedule, ns: &Namespace, seq: u64) {
+        assert!(is_admitted(schedule, ns, seq));
+        let lease =
+            Lease { version: 1, document: Some(seq), successor: None, ns: ns.clone(), bytes: 1 };
+        schedule.lease(seq, lease);
+    }
+
+    #[test]
+    fn an_order_that_ends_while_a_batch_is_gathered_leaves_nothing_behind() {
+        let (mut schedule, ns) = gathering(true);
+        assert!(!is_admitted(&mut schedule, &ns, 2), "another batch has an older one");
+
+        schedule.keep_in_order(&ns, false);
+
+        assert_eq!(schedule.next_ready(0), Some(2));
+        take(&mut schedule, &ns, 2);
+        take(&mut schedule, &ns, 3);
+    }
+
+    #[test]
+    fn an_order_that_begins_while_a_batch_is_gathered_holds_for_it() {
+        let (mut schedule, ns) = gathering(false);
+
+        schedule.keep_in_order(&ns, true);
+        assert!(!is_admitted(&mut schedule, &ns, 2) && schedule.next_ready(0).is_none());
+
+        schedule.unlease(1);
+        schedule.batch_begins();
+        assert_eq!(schedule.next_ready(0), Some(2));
+        take(&mut schedule, &ns, 2);
     }
 }

@@ -100,13 +100,10 @@ async fn random_work_under_random_faults_ends_equal() {
     for server in [&local, &atlas] {
         unique_seats(server).await;
     }
-    // What has another kind, collation or capitals behind a lost history is a matter for a person: so names change
-    // hands, and schema is odd, in the runs that lose none.
-    let is_wild = seed.is_multiple_of(2);
     let stop = CancellationToken::new();
     let work = tokio::spawn(work(
         local.client.clone(),
-        is_wild.then_some(local.port),
+        local.port,
         StdRng::seed_from_u64(seed),
         stop.clone(),
     ));
@@ -122,9 +119,6 @@ async fn random_work_under_random_faults_ends_equal() {
         let is_long = seconds.is_some_and(|seconds| seconds >= 300) && stage.rng.random_bool(0.05);
         let faults_of_now = if is_long { LONG_FAULTS } else { FAULTS };
         let fault = *faults_of_now.choose(&mut stage.rng).unwrap();
-        if is_wild && LOSE_HISTORY.contains(&fault) {
-            continue;
-        }
         *faults.entry(fault).or_default() += 1;
         stage.inflict(fault).await;
         let calm = stage.rng.random_range(200..2_500);
@@ -311,7 +305,7 @@ impl Stage {
 
 /// What the application does: documents of every kind, unique values that change hands, collections that
 /// come, go and take one another's names, odd schema. Errors of a server that is away are its business.
-async fn work(client: Client, wild: Option<u16>, mut rng: StdRng, stop: CancellationToken) -> u64 {
+async fn work(client: Client, port: u16, mut rng: StdRng, stop: CancellationToken) -> u64 {
     let names = client.database("names");
     let collections = workload::collections(&client);
     let shop = client.database("shop");
@@ -323,10 +317,8 @@ async fn work(client: Client, wild: Option<u16>, mut rng: StdRng, stop: Cancella
             1 => shop.collection::<Document>("brief").drop().await,
             2..10 => shop.collection("brief").insert_one(doc! { "n": 1 }).await.map(|_| ()),
             10..40 => seat(&seats, &mut rng).await,
-            40..50 if wild.is_some() => names::step(&names, &mut rng).await,
-            50..55 if wild.is_some() => {
-                odd_work::step(wild.unwrap_or_default(), &mut rng).await.map_err(Into::into)
-            }
+            40..50 => names::step(&names, &mut rng).await,
+            50..55 => odd_work::step(port, &mut rng).await.map_err(Into::into),
             _ => workload::change(&collections[rng.random_range(0..3)], &mut rng).await.map(|_| ()),
         };
         operations.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);

@@ -532,3 +532,43 @@ async fn a_count_that_was_begun_before_a_new_proof_raises_no_alert() {
     assert!(!log.contains("100 documents locally and 90 in Atlas"), "{log}");
     assert!(agent.stop().success());
 }
+
+/// Held up in Atlas in the look whether what it has of a collection that was replaced is empty, and may give way: what
+/// was known of the local database until then makes nothing go.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_gives_way_to_a_copy_is_looked_at_again_after_a_new_proof() {
+    let (local, atlas) = pair().await;
+    let db = local.client.database("late");
+    db.create_collection("people").await.unwrap();
+    let staging = db.collection("staging");
+    staging.insert_many((0..20).map(|n| person(n, 1, "staging"))).await.unwrap();
+    let include = "[namespaces]\ninclude = [\"late.people\"]\n";
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), include);
+    agent.waits_long_for_atlas();
+    agent.start(&[]);
+    agent.streaming().await;
+    let there = atlas.client.database("late");
+    let is_there = async || there.list_collection_names().await.unwrap() == ["people"];
+    eventually("the empty collection", PATIENCE, is_there).await;
+    // Set once: a fail point is not changed while somebody is in it.
+    let find = doc! {
+        "failCommands": ["find"], "namespace": "late.people",
+        "blockConnection": true, "blockTimeMS": 7_000,
+    };
+    atlas.fail(find, 1_000).await;
+
+    let rename = doc! {
+        "renameCollection": "late.staging", "to": "late.people", "dropTarget": true,
+    };
+    local.admin(rename).await;
+    atlas.is_at(doc! { "command.find": "people" }).await;
+    local.fail(doc! { "failCommands": ["getMore"], "closeConnection": true }, 1).await;
+    people(&local.client, "late").insert_one(person(20, 1, "later")).await.unwrap();
+    is_proven_again(&agent).await;
+    atlas.is_at(doc! { "command.find": "people" }).await;
+
+    // Once more before it goes, and once for the copy.
+    documents_equal(&local, &atlas, PATIENCE).await;
+    assert_eq!(atlas.end_failing().await, 3);
+    assert!(agent.stop().success());
+}

@@ -7,6 +7,7 @@ use mongodb::{
     Client, Collection,
     bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc},
 };
+use outrigger::model::raw::{Builder, kind};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::support::{
@@ -14,7 +15,7 @@ use crate::support::{
     agent::Agent,
     equal::equal,
     mongod::Mongod,
-    names, odd_work, pair,
+    names, odd, odd_work, pair,
     proxy::{Line, Proxy},
     seed, workload,
 };
@@ -148,6 +149,47 @@ async fn documents_of_every_odd_form_arrive_as_they_are() {
     raw.update_one(doc! { "_id": 4 }, literal).upsert(true).await.unwrap();
 
     equal(&local, &atlas, PATIENCE).await;
+}
+
+/// No driver writes such an array. A server keeps it, and so must a merge with what waits, and a delta.
+#[tokio::test(flavor = "multi_thread")]
+async fn arrays_whose_items_have_other_names_than_their_places_keep_them() {
+    let (local, atlas) = pair().await;
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[worker]\nupdate_mode = \"auto\"\n");
+    agent.start(&[]);
+    agent.streaming().await;
+    let named: Collection<Document> = local.client.database("odd").collection("named");
+    let change = async || {
+        named.update_many(doc! {}, doc! { "$inc": { "b": 1 } }).await.unwrap();
+        let within = doc! { "$set": { "a.0.n": 2 } };
+        // The server does not find its way in some of them.
+        let _ = named.update_many(doc! { "_id": { "$mod": [3, 1] } }, within).await;
+        let grown = doc! { "$push": { "a": { "n": 3 } } };
+        named.update_many(doc! { "_id": { "$mod": [3, 2] } }, grown).await.unwrap();
+    };
+
+    for round in 0..2 {
+        assert!(agent.cli(&["pause"]).status.success());
+        for (n, name) in ["7", "00", "", "x", "1", "0"].iter().cycle().take(18).enumerate() {
+            let mut items = Builder::default();
+            items.document(name, |item| item.push(kind::INT32, "n", &1_i32.to_le_bytes()));
+            let mut document = Builder::default();
+            let id = n as i32 + 100 * round;
+            document.push(kind::INT32, "_id", &id.to_le_bytes());
+            document.push(kind::ARRAY, "a", items.finish().as_bytes());
+            document.push(kind::INT32, "b", &1_i32.to_le_bytes());
+            let documents = odd::array_of("documents", &document.finish());
+            odd::run(&local, "odd", &odd::joined(&rawdoc! { "insert": "named" }, &documents));
+        }
+        change().await;
+        agent.queued(18).await;
+        change().await;
+        assert!(agent.cli(&["resume"]).status.success());
+        equal(&local, &atlas, PATIENCE).await;
+        change().await;
+        equal(&local, &atlas, PATIENCE).await;
+    }
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
