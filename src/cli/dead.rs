@@ -60,8 +60,7 @@ fn row(letter: &Value) -> Vec<String> {
 }
 
 pub fn show(config: &Config, args: &ItemArgs) -> Result<Code, Failure> {
-    let access = Access::open(config)?;
-    let id = resolve(&access, Of::Dead, &args.id)?;
+    let (access, id) = resolve(config, Of::Dead, &args.id)?;
     let letter = match access {
         Access::Agent(client) => client.get(&format!("/api/dead-letters/{id}"))?,
         Access::Queue(queue) => {
@@ -76,11 +75,10 @@ pub fn show(config: &Config, args: &ItemArgs) -> Result<Code, Failure> {
 }
 
 pub fn retry(config: &Config, args: &RetryArgs) -> Result<Code, Failure> {
-    let access = Access::open(config)?;
     let Some(id) = &args.id else {
-        return retry_several(access, args);
+        return retry_several(Access::open(config)?, args);
     };
-    let id = resolve(&access, Of::Dead, id)?;
+    let (access, id) = resolve(config, Of::Dead, id)?;
     match access {
         Access::Agent(client) => {
             client.post(&format!("/api/dead-letters/{id}/retry"), &Value::Null)?;
@@ -125,8 +123,7 @@ fn retry_several(access: Access, args: &RetryArgs) -> Result<Code, Failure> {
 }
 
 pub fn discard(config: &Config, args: &ItemArgs) -> Result<Code, Failure> {
-    let access = Access::open(config)?;
-    let id = resolve(&access, Of::Dead, &args.id)?;
+    let (access, id) = resolve(config, Of::Dead, &args.id)?;
     match access {
         Access::Agent(client) => client.delete(&format!("/api/dead-letters/{id}"))?,
         Access::Queue(queue) => {

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::access::Access;
 use crate::{
     admin::LIST_MAX,
+    config::Config,
     observe::report::{ExitCode, Failure},
 };
 
@@ -35,21 +36,23 @@ impl Of {
     }
 }
 
-/// The one that is meant.
+/// The one that is meant, and where it is to be had.
 ///
 /// # Errors
-/// A usage error for what is no id, and for a beginning that several have.
-pub fn resolve(access: &Access, of: Of, text: &str) -> Result<Uuid, Failure> {
-    if let Ok(id) = text.parse() {
-        return Ok(id);
-    }
+/// A usage error for what is no id, and for a beginning that several have. As [`Access::open`].
+pub fn resolve(config: &Config, of: Of, text: &str) -> Result<(Access, Uuid), Failure> {
     let failure = |exit, text: String| Failure::new(exit, anyhow::anyhow!(text)).hint(of.hint());
+    // Known without a look at what there is.
     if text.is_empty() || !text.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
         let text = text.escape_debug();
         return Err(failure(ExitCode::Usage, format!("`{text}` is no id of any {}", of.name())));
     }
-    match chosen(&all(access, of)?, text)[..] {
-        [id] => Ok(id),
+    let access = Access::open(config)?;
+    if let Ok(id) = text.parse() {
+        return Ok((access, id));
+    }
+    match chosen(&all(&access, of)?, text)[..] {
+        [id] => Ok((access, id)),
         [] => Err(failure(ExitCode::Problem, format!("no {} has an id like `{text}`", of.name()))),
         ref several => {
             let some: Vec<_> = several.iter().take(3).map(ToString::to_string).collect();

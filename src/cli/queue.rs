@@ -87,8 +87,7 @@ fn row(op: &Value) -> Vec<String> {
 }
 
 pub fn show(config: &Config, args: &ItemArgs) -> Result<Code, Failure> {
-    let access = Access::open(config)?;
-    let id = resolve(&access, Of::Queue, &args.id)?;
+    let (access, id) = resolve(config, Of::Queue, &args.id)?;
     let entry = match access {
         Access::Agent(client) => client.get(&format!("/api/queue/{id}"))?,
         Access::Queue(queue) => {

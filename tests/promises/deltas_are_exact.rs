@@ -4,7 +4,6 @@
 use mongodb::{
     Client, Collection,
     bson::{Bson, Document, RawDocumentBuf, doc},
-    error::ErrorKind,
 };
 use outrigger::{
     config::Uri,
@@ -57,8 +56,7 @@ async fn make_updates(server: &Mongod, rng: &mut StdRng) -> Vec<Step> {
             let update = workload::statement(doc! { "_id": id.clone() }, rng);
             let command = doc! { "update": "c", "updates": [update.clone()] };
             let reply = match db.run_command(command).await {
-                // A refusal that quotes a text, which the server has cut within a letter.
-                Err(error) if matches!(*error.kind, ErrorKind::Bson(_)) => continue,
+                Err(error) if workload::is_refusal(&error) => continue,
                 reply => reply.unwrap(),
             };
             if reply.get_i32("nModified").unwrap() == 1 {

@@ -313,6 +313,8 @@ pub fn is_refusal(error: &mongodb::error::Error) -> bool {
             | ErrorKind::InsertMany(_)
             | ErrorKind::BsonSerialization(_)
             | ErrorKind::InvalidArgument { .. }
+            // It quotes a text, which the server has cut within a letter.
+            | ErrorKind::Bson(_)
     )
 }
 
