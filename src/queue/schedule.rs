@@ -261,6 +261,12 @@ impl Schedule {
             self.parked_at_namespace.entry(ns.clone()).or_default().insert(seq);
             return false;
         }
+        // Let go between the moment at which this one was met and now: those before it go first.
+        if let Some(ns) = namespaces.iter().find(|ns| self.overtakes(ns, seq)) {
+            self.parked_at_namespace.entry(ns.clone()).or_default().insert(seq);
+            self.unpark_namespace(ns);
+            return false;
+        }
         if let Some(document) = document
             && (self.leased_documents.contains(&document) || self.reserved.contains_key(&document))
         {
@@ -268,6 +274,12 @@ impl Schedule {
             return false;
         }
         true
+    }
+
+    /// True where entries go in their order, and one in front of this is parked.
+    fn overtakes(&self, ns: &Namespace, seq: u64) -> bool {
+        let first = self.parked_at_namespace.get(ns).and_then(BTreeSet::first);
+        self.in_order.contains(ns) && first.is_some_and(|first| *first < seq)
     }
 
     fn is_blocked(&self, ns: &Namespace, seq: u64) -> bool {
@@ -461,5 +473,25 @@ mod tests {
         schedule.batch_begins();
         assert_eq!(schedule.next_ready(0), Some(2));
         take(&mut schedule, &ns, 2);
+    }
+    /// An entry is met, read from the disk, and admitted: its namespace may be let go in between.
+    #[test]
+    fn an_entry_that_is_met_before_its_namespace_is_let_go_overtakes_none_in_front_of_it() {
+        let (mut schedule, ns) = (Schedule::default(), Namespace::new("shop", "log"));
+        schedule.keep_in_order(&ns, true);
+        for _ in 1..=3 {
+            schedule.lines.added(&ns);
+        }
+        schedule.wait_for_stream(&ns, ClusterTime(5));
+        schedule.batch_begins();
+        assert!(!is_admitted(&mut schedule, &ns, 1) && !is_admitted(&mut schedule, &ns, 2));
+
+        schedule.stream_reached(ClusterTime(5));
+        assert!(!is_admitted(&mut schedule, &ns, 3));
+
+        for seq in 1..=3 {
+            assert_eq!(schedule.next_ready(0), Some(seq));
+            take(&mut schedule, &ns, seq);
+        }
     }
 }
