@@ -1,6 +1,6 @@
 //! The full sync: what is demanded or asked for, one run after the other.
 //!
-//! A [run](run) is copied and compared [stage by stage](stages); [`Plan`] says what sets one kind of it apart from
+//! A [run] is copied and compared [stage by stage](stages); [`Plan`] says what sets one kind of it apart from
 //! another. How far it is stands in its [notes](plans), so that it goes on where it was.
 
 use std::{sync::Arc, time::Duration};
