@@ -160,21 +160,14 @@ async fn create_once<K: Sink>(run: &Run<'_, K>, collection: &Collection) -> Resu
     let change = SchemaChange::Create { ns: ns.clone(), options };
     let mut attempts = run.cx.ends.attempts(run.stop);
     loop {
-        run.cx.may_write(run.stop).await?;
-        if !permit.holds() {
-            return Err(SyncError::Outdated);
-        }
-        match run.cx.sink.change_schema(&change).await {
+        match run.try_change(&change, &permit).await? {
             Ok(_) => break,
             // Options that this Atlas does not take must not keep the documents away.
             Err(SinkError::Rejected(error)) => {
                 tracing::warn!(%ns, %error, "created without its options");
                 break;
             }
-            Err(error) => {
-                run.cx.late().schema_given_up(error.may_still_change(&change), Instant::now());
-                attempts.failed(error).await?;
-            }
+            Err(error) => attempts.failed(error).await?,
         }
     }
     let indexes = indexes_of(&run.cx.ends, End::Local, ns, run.stop).await?;

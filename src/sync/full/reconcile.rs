@@ -1,7 +1,5 @@
 //! One collection that Atlas has something of, or whose name it may have for another: made anew, copied or compared.
 
-use std::time::Instant;
-
 use super::{
     behind::barriers_go,
     first::{copy_unless_barrier, create, has_lost_its_name},
@@ -113,20 +111,10 @@ async fn drop_held<K: Sink>(
 ) -> Result<(), SyncError> {
     let change = SchemaChange::Drop { ns: ns.clone() };
     let mut attempts = run.cx.ends.attempts(run.stop);
-    loop {
-        run.cx.may_write(run.stop).await?;
-        if !permit.holds() {
-            return Err(SyncError::Outdated);
-        }
-        match run.cx.sink.change_schema(&change).await {
-            Ok(_) => return Ok(()),
-            Err(error) => {
-                let late = error.may_still_change(&change);
-                run.cx.late().schema_given_up(late, Instant::now());
-                attempts.failed(error).await?;
-            }
-        }
+    while let Err(error) = run.try_change(&change, permit).await? {
+        attempts.failed(error).await?;
     }
+    Ok(())
 }
 
 /// True when what the local database has of a collection may take the place of what Atlas has.

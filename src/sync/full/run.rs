@@ -1,6 +1,6 @@
 //! A run: what it is about, how far it is, what it could not do. What it does with that are the [stages](super::stages).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -10,12 +10,14 @@ use super::{
     refusals::note_refused,
 };
 use crate::{
-    model::{checkpoint::ClusterTime, namespace::Namespace},
+    gate::Permit,
+    model::{checkpoint::ClusterTime, event::SchemaChange, namespace::Namespace},
     observe::{
         progress::{Share, ShareState},
         report::one_line,
     },
     runtime::shutdown::{Stop, blocking},
+    sink::{Changed, Sink, SinkError},
     sync::{
         Collection, Context, SyncError,
         deletes::DeleteLimit,
@@ -131,6 +133,30 @@ impl<'a, K> Run<'a, K> {
             }
             result => result,
         }
+    }
+
+    /// One attempt at a change of Atlas, as long as the permit holds under which its reason was looked at. What may
+    /// still come of one that failed is noted.
+    ///
+    /// # Errors
+    /// [`SyncError::Outdated`] when the reason is to be looked at again; [`SyncError::Stopped`].
+    pub async fn try_change(
+        &self,
+        change: &SchemaChange,
+        permit: &Permit,
+    ) -> Result<Result<Changed, SinkError>, SyncError>
+    where
+        K: Sink,
+    {
+        self.cx.may_write(self.stop).await?;
+        if !permit.holds() {
+            return Err(SyncError::Outdated);
+        }
+        let made = self.cx.sink.change_schema(change).await;
+        if let Err(error) = &made {
+            self.cx.late().schema_given_up(error.may_still_change(change), Instant::now());
+        }
+        Ok(made)
     }
 
     /// Takes what no server would do, a sentence each.
