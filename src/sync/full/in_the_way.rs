@@ -15,21 +15,18 @@ use crate::{
     model::{event::SchemaChange, namespace::Namespace},
     schema::{Kind, in_the_way},
     sink::{Sink, SinkError},
-    sync::{Collection, SyncError, pause},
+    sync::{Collection, SyncError, collections::Listing, pause},
 };
 
 /// Makes collections in the place of views. Returns those that nothing is in the way of any more.
 pub(super) async fn make_way<K: Sink>(
     run: &Run<'_, K>,
     mut collections: Vec<Collection>,
+    there: &Listing,
 ) -> Result<Vec<Collection>, SyncError> {
     if run.is_dry() {
         return Ok(collections);
     }
-    let there = run
-        .cx
-        .retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(run.cx.there()))
-        .await?;
     // It may hold documents, which are not compared.
     let others: BTreeSet<_> = there.left_out.iter().map(|left| &left.ns).collect();
     for Collection { ns, .. } in collections.extract_if(.., |of| others.contains(&of.ns)) {
@@ -48,29 +45,33 @@ pub(super) async fn make_way<K: Sink>(
     Ok(collections)
 }
 
-/// What only Atlas has, in databases whose names differ from local ones in capitals alone, goes as far as it may go
-/// unasked; with the last of it goes the database. By the queue, so that no more may be held than what is to be copied.
-pub(super) async fn empty_other_capitals<K: Sink>(run: &Run<'_, K>) -> Result<(), SyncError> {
-    if run.is_dry() {
-        return Ok(());
-    }
-    let message = "both sides cannot be listed yet";
-    let there = run.cx.retrying(run.stop, message, || Box::pin(run.cx.there())).await?;
-    let here = run.cx.retrying(run.stop, message, || Box::pin(run.cx.here())).await?;
-    let wanted = here.names().filter(|ns| run.scope.has(ns)).map(Namespace::db);
-    let wanted: BTreeSet<_> = wanted.collect();
+/// Databases of Atlas whose names differ in capitals alone from those of what the run is about.
+pub(super) fn other_capitals<K>(
+    run: &Run<'_, K>,
+    here: &Listing,
+    there: &Listing,
+) -> BTreeSet<String> {
+    let wanted: BTreeSet<_> =
+        here.names().filter(|ns| run.scope.has(ns)).map(Namespace::db).collect();
     let is_old = |db: &&String| {
         wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(db)) && !here.databases.contains(db)
     };
-    let old: BTreeSet<&String> = there.databases.iter().filter(is_old).collect();
-    if old.is_empty() {
+    there.databases.iter().filter(is_old).cloned().collect()
+}
+
+/// What only Atlas has, in databases of [other capitals](other_capitals), goes as far as it may go unasked; with the
+/// last of it goes the database. By the queue, so that no more may be held than what is to be copied.
+pub(super) async fn empty_other_capitals<K: Sink>(
+    run: &Run<'_, K>,
+    old: &BTreeSet<String>,
+    there: Listing,
+) -> Result<(), SyncError> {
+    if run.is_dry() || old.is_empty() {
         return Ok(());
     }
     tracing::info!(databases = ?old, "the local database has these in other capitals; what only Atlas has of them goes first");
     // What is asked for is no reason to drop what is not; what is owed cannot be done else.
-    let goes = |ns: &&Namespace| {
-        old.iter().any(|db| *db == ns.db()) && (run.plan.is_owed() || run.scope.has(ns))
-    };
+    let goes = |ns: &&Namespace| old.contains(ns.db()) && (run.plan.is_owed() || run.scope.has(ns));
     let names: BTreeSet<_> = there.names().filter(goes).cloned().collect();
     compare_rest(run, &Scope::only(names.clone())).await?;
     let views = there.views.into_iter().map(|view| view.ns).filter(|ns| names.contains(ns));

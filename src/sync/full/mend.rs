@@ -31,10 +31,7 @@ pub(super) async fn mend_schemas<K: Sink>(
     collections: &[Collection],
     what: Mending,
 ) -> Result<BTreeMap<Namespace, Vec<String>>, SyncError> {
-    let copies = run
-        .cx
-        .retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(run.cx.there()))
-        .await?;
+    let copies = run.there().await?;
     let copies: BTreeMap<_, _> = copies.collections.iter().map(|copy| (&copy.ns, copy)).collect();
     let copies = &copies;
     let problems = run

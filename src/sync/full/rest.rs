@@ -1,4 +1,4 @@
-//! What the local database has, and what only Atlas has.
+//! What only Atlas has.
 
 use std::collections::BTreeSet;
 
@@ -6,33 +6,17 @@ use super::{plan::Scope, repair::Repair, run::Run};
 use crate::{
     observe::progress::ShareState,
     sink::Sink,
-    sync::{Collection, SyncError, range::Size},
+    sync::{SyncError, range::Size},
 };
-
-/// All that the local database has of what is replicated.
-pub(super) async fn list_all<K: Sink>(run: &Run<'_, K>) -> Result<Vec<Collection>, SyncError> {
-    run.cx
-        .retrying(run.stop, "the local collections cannot be listed yet", || {
-            Box::pin(async move {
-                let listing = run.cx.here().await?;
-                run.cx.note_left_out(&listing);
-                Ok(listing.collections)
-            })
-        })
-        .await
-}
 
 /// Collections that only Atlas has: they are dropped, unless they hold too much for that.
 pub(super) async fn compare_rest<K: Sink>(
     run: &Run<'_, K>,
     scope: &Scope,
 ) -> Result<(), SyncError> {
-    let there = run
-        .cx
-        .retrying(run.stop, "Atlas cannot be compared yet", || Box::pin(run.cx.there()))
-        .await?;
+    let there = run.there().await?;
     // After those of Atlas, so that what is new here is in both.
-    let here = list_all(run).await?;
+    let here = run.here().await?.collections;
     let here: BTreeSet<_> = here.into_iter().map(|collection| collection.ns).collect();
     let mut rest: Vec<_> = there.collections.into_iter().map(|collection| collection.ns).collect();
     rest.retain(|ns| scope.has(ns) && !here.contains(ns));

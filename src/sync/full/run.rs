@@ -20,6 +20,7 @@ use crate::{
     sink::{Changed, Sink, SinkError},
     sync::{
         Collection, Context, SyncError,
+        collections::Listing,
         deletes::DeleteLimit,
         pause,
         state::{SyncRequest, SyncState},
@@ -106,6 +107,26 @@ impl<'a, K> Run<'a, K> {
     /// True when the local database still has this very collection under its name.
     pub async fn is_still(&self, collection: &Collection) -> Result<bool, SyncError> {
         Ok(self.cx.still(&collection.ns, collection.id, self.stop).await?.is_some())
+    }
+
+    /// All that the local database has of what is replicated.
+    pub async fn here(&self) -> Result<Listing, SyncError>
+    where
+        K: Sink,
+    {
+        let message = "the local collections cannot be listed yet";
+        let listing = self.cx.retrying(self.stop, message, || Box::pin(self.cx.here())).await?;
+        self.cx.note_left_out(&listing);
+        Ok(listing)
+    }
+
+    /// As [`here`](Self::here), of Atlas.
+    pub async fn there(&self) -> Result<Listing, SyncError>
+    where
+        K: Sink,
+    {
+        let message = "Atlas cannot be compared yet";
+        self.cx.retrying(self.stop, message, || Box::pin(self.cx.there())).await
     }
 
     /// Waits until all that was committed until `time` has been read into the queue.

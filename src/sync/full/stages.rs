@@ -9,11 +9,11 @@ use super::{
     behind::wait_until_written,
     finish::finish,
     first::copy_unless_barrier,
-    in_the_way::{empty_other_capitals, make_way},
+    in_the_way::{empty_other_capitals, make_way, other_capitals},
     mend::{Mending, mend_schemas},
     plan::Scope,
     reconcile::{is_empty_there, reconcile, size_of},
-    rest::{compare_rest, list_all},
+    rest::compare_rest,
     run::{LOOK_AGAIN, Run},
     views::mend_views,
 };
@@ -34,7 +34,11 @@ pub(super) async fn execute<K: Sink>(
     while run.plan.replaces() && run.cx.reading.position().seen() <= run.after {
         pause(run.stop, LOOK_AGAIN).await?;
     }
-    let (to_copy, to_compare) = sort_out(run).await?;
+    let (here, there) = (run.here().await?, run.there().await?);
+    let old = other_capitals(run, &here, &there);
+    let collections = here.collections.into_iter().filter(|of| run.scope.has(&of.ns)).collect();
+    let collections = make_way(run, collections, &there).await?;
+    let (to_copy, to_compare) = sort_out(run, collections).await?;
     // What is not in the list was made after the stream's position was taken: all of its
     // documents are in the stream.
     run.cx.queue.release_all();
@@ -43,7 +47,7 @@ pub(super) async fn execute<K: Sink>(
         compare = to_compare.len(),
         "copying what Atlas lacks, comparing what it has"
     );
-    empty_other_capitals(run).await?;
+    empty_other_capitals(run, &old, there).await?;
     // Only what is to be copied is held, and it is copied first: a comparison waits for the
     // queue to drain, which it never would for what is held.
     let late = copy_all(run, to_copy).await?;
@@ -54,7 +58,8 @@ pub(super) async fn execute<K: Sink>(
     let scope = run.scope.with(after_renames(run).await?);
     wait_until_written(run).await?;
     // As they are called by now.
-    let collections = list(run, &scope).await?;
+    let mut collections = run.here().await?.collections;
+    collections.retain(|collection| scope.has(&collection.ns));
     let problems = mend_schemas(run, &collections, Mending::Everything).await?;
     mend_views(run, &scope).await?;
     finish(run, horizon, problems).await
@@ -63,8 +68,10 @@ pub(super) async fn execute<K: Sink>(
 type Sized = (Collection, Size);
 
 /// Which collections are copied, and which compared. Those that are copied are held from here on.
-async fn sort_out<K: Sink>(run: &Run<'_, K>) -> Result<(Vec<Sized>, Vec<Sized>), SyncError> {
-    let collections = make_way(run, list(run, &run.scope).await?).await?;
+async fn sort_out<K: Sink>(
+    run: &Run<'_, K>,
+    collections: Vec<Collection>,
+) -> Result<(Vec<Sized>, Vec<Sized>), SyncError> {
     let collections = measure_all(run, collections).await?;
     let (ends, state) = (&run.cx.ends, run.plans.state().await);
     let open: Vec<_> =
@@ -93,13 +100,6 @@ async fn sort_out<K: Sink>(run: &Run<'_, K>) -> Result<(Vec<Sized>, Vec<Sized>),
         }
     }
     Ok((to_copy, to_compare))
-}
-
-/// What the local database has of `scope`.
-async fn list<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Result<Vec<Collection>, SyncError> {
-    let mut all = list_all(run).await?;
-    all.retain(|collection| scope.has(&collection.ns));
-    Ok(all)
 }
 
 async fn measure_all<K: Sink>(
@@ -199,7 +199,7 @@ async fn after_renames<K: Sink>(run: &Run<'_, K>) -> Result<BTreeSet<Namespace>,
             ?again,
             "names changed hands or collections were replaced meanwhile, and these are compared again"
         );
-        let here = list_all(run).await?;
+        let here = run.here().await?.collections;
         // One that was copied from a list in which it had this name still has it in Atlas, perhaps.
         let named: BTreeSet<_> = here.iter().map(|collection| &collection.ns).collect();
         let are_all_here = again.iter().all(|ns| named.contains(ns));
