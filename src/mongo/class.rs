@@ -96,7 +96,7 @@ const UNAUTHORIZED: i32 = 13;
 const CURSOR_NOT_FOUND: i32 = 43;
 const CAPPED_POSITION_LOST: i32 = 136;
 /// `CommandNotSupportedOnView`.
-const NOT_SUPPORTED_ON_VIEW: i32 = 166;
+pub const NOT_SUPPORTED_ON_VIEW: i32 = 166;
 const QUERY_PLAN_KILLED: i32 = 175;
 
 /// Codes by which a server says that a change stream cannot go on where it was.

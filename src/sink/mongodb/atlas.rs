@@ -218,13 +218,21 @@ impl AtlasSink {
         command: RawDocumentBuf,
         needs: &str,
     ) -> Result<Changed, SinkError> {
-        match self.order(db, command).await? {
-            Ok(reply) => confirmed(&reply).map(|()| Changed::Done),
-            Err(error) if error.code() == Some(classify::NAMESPACE_NOT_FOUND) => {
-                Ok(Changed::WasNotThere)
-            }
-            Err(error) => Err(classify::schema_error(&error, needs)),
+        changed(self.order(db, command).await?, needs)
+    }
+}
+
+/// What has come of a change of a collection as such. `needs` names the privilege for it.
+pub(super) fn changed(
+    reply: Result<Document, MongoError>,
+    needs: &str,
+) -> Result<Changed, SinkError> {
+    match reply {
+        Ok(reply) => confirmed(&reply).map(|()| Changed::Done),
+        Err(error) if error.code() == Some(classify::NAMESPACE_NOT_FOUND) => {
+            Ok(Changed::WasNotThere)
         }
+        Err(error) => Err(classify::schema_error(&error, needs)),
     }
 }
 

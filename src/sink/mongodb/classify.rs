@@ -23,7 +23,7 @@ pub const INDEX_NOT_FOUND: i32 = 27;
 pub const BUILD_IN_PROGRESS: i32 = 12587;
 
 /// `CommandNotSupportedOnView`: documents are to be written where Atlas has a view.
-pub const ON_VIEW: i32 = 166;
+pub use crate::mongo::class::NOT_SUPPORTED_ON_VIEW as ON_VIEW;
 /// `DatabaseDifferCase`: the server keeps no two databases whose names differ in capitals alone.
 pub const OTHER_CAPITALS: i32 = 13297;
 

@@ -116,13 +116,8 @@ impl AtlasSink {
         }
         tracing::info!(%ns, "a view in Atlas makes way for a collection, or for another view");
         let command = rawdoc! { "drop": ns.coll(), "writeConcern": { "w": "majority" } };
-        match self.send_order(ns.db(), command).await? {
-            Ok(reply) => super::atlas::confirmed(&reply).map(|()| true),
-            Err(error) if error.code() == Some(classify::NAMESPACE_NOT_FOUND) => Ok(true),
-            Err(error) => {
-                Err(classify::schema_error(&error, &format!("`dropCollection` on `{ns}`")))
-            }
-        }
+        let reply = self.send_order(ns.db(), command).await?;
+        super::atlas::changed(reply, &format!("`dropCollection` on `{ns}`")).map(|_| true)
     }
 
     /// Makes way for documents. What is to be made in the place of a view is not known here.

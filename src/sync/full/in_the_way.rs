@@ -2,20 +2,14 @@
 //! capitals. No event has told that it is gone. It makes way before anything is copied or compared: through a view a
 //! comparison would read somebody else's documents, and a database keeps away one of other capitals.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::collections::BTreeSet;
 
-use super::{
-    first::create,
-    plan::Scope,
-    rest::compare_rest,
-    run::{LOOK_AGAIN, Run},
-    views::VIEWS_WITHIN,
-};
+use super::{first::create, plan::Scope, rest::compare_rest, run::Run, views::queue_and_wait};
 use crate::{
     model::{event::SchemaChange, namespace::Namespace},
     schema::{Kind, in_the_way},
     sink::{Sink, SinkError},
-    sync::{Collection, SyncError, collections::Listing, pause},
+    sync::{Collection, SyncError, collections::Listing},
 };
 
 /// Makes collections in the place of views. Returns those that nothing is in the way of any more.
@@ -75,10 +69,6 @@ pub(super) async fn empty_other_capitals<K: Sink>(
     let names: BTreeSet<_> = there.names().filter(goes).cloned().collect();
     compare_rest(run, &Scope::only(names.clone())).await?;
     let views = there.views.into_iter().map(|view| view.ns).filter(|ns| names.contains(ns));
-    run.cx.queue_changes(views.map(|ns| SchemaChange::DropIfGone { ns }).collect()).await?;
-    let began = Instant::now();
-    while names.iter().any(|ns| run.cx.queue.has_barrier(ns)) && began.elapsed() < VIEWS_WITHIN {
-        pause(run.stop, LOOK_AGAIN).await?;
-    }
-    Ok(())
+    let changes = views.map(|ns| SchemaChange::DropIfGone { ns }).collect();
+    queue_and_wait(run, changes, &names).await
 }

@@ -1,20 +1,23 @@
 //! Views: compared by what they show, and made like the local ones.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use super::{
     plan::Scope,
     run::{LOOK_AGAIN, Run},
 };
 use crate::{
-    model::event::SchemaChange,
+    model::{event::SchemaChange, namespace::Namespace},
     schema::steps,
     sink::Sink,
     sync::{Collection, SyncError, pause, schema::sentences},
 };
 
-/// How long a full sync waits for the views.
-pub(super) const VIEWS_WITHIN: Duration = Duration::from_secs(60);
+/// How long a full sync waits for the views, and for what stands in the way.
+const VIEWS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Compares the views. What differs is made like the local one by the worker, in its turn.
 pub(super) async fn mend_views<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Result<(), SyncError> {
@@ -43,11 +46,20 @@ pub(super) async fn mend_views<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Resu
     if run.is_dry() {
         return Ok(());
     }
-    let names: Vec<_> = changes.iter().map(|change| change.ns().clone()).collect();
+    let names = changes.iter().map(|change| change.ns().clone()).collect();
+    queue_and_wait(run, changes, &names).await
+}
+
+/// Queues changes, and waits, but not for ever, until what was queued for their names is made.
+pub(super) async fn queue_and_wait<K: Sink>(
+    run: &Run<'_, K>,
+    changes: Vec<SchemaChange>,
+    names: &BTreeSet<Namespace>,
+) -> Result<(), SyncError> {
     run.cx.queue_changes(changes).await?;
     let began = Instant::now();
     while names.iter().any(|ns| run.cx.queue.has_barrier(ns)) && began.elapsed() < VIEWS_WITHIN {
-        pause(stop, LOOK_AGAIN).await?;
+        pause(run.stop, LOOK_AGAIN).await?;
     }
     Ok(())
 }
