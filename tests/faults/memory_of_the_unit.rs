@@ -16,7 +16,12 @@ use mongodb::{
 };
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 
-use crate::support::{agent::Agent, eventually, mongod::Mongod};
+use crate::support::{
+    agent::Agent,
+    eventually,
+    mongod::Mongod,
+    proof::{Need, not_proved},
+};
 
 /// `2000x1000000,100x15000000`: documents, and bytes of each.
 const SIZES: (&str, &str) = ("OUTRIGGER_MEMORY", "60x1000000,6x15000000");
@@ -107,8 +112,7 @@ async fn assert_equal(local: &Client, atlas: &Client) {
 async fn large_documents_wait_are_changed_and_go_in_the_memory_of_the_unit() {
     let limit = setting(LIMIT).parse().unwrap();
     let Some(group) = Group::of(limit) else {
-        println!("NOT PROVED: no control group with a limit of memory can be made here");
-        return;
+        return not_proved(Need::ControlGroup);
     };
     let args = ["--replSet", "rs", "--oplogSize", "6000"];
     let local = Mongod::start_with(&args).await;

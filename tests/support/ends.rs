@@ -1,9 +1,8 @@
-//! Who copies what: the servers of a test, the lines to them, what was done to them on purpose, and the agents that run
-//! between them. So that an equality is believed only while they are at rest, and that an agent which nothing was done to
-//! is not forgiven what a fault would excuse.
+//! Who copies what: the servers of a test, the lines to them, and the agents that run between them. So that an equality
+//! is believed only while they are at rest.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, LazyLock, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -78,8 +77,6 @@ impl End for ReplicaSet {
 struct Known {
     /// The port of a line → where it leads.
     lines: BTreeMap<u16, u16>,
-    /// Servers that a fault was planted in or before.
-    disturbed: BTreeSet<u16>,
     running: Vec<Arc<Run>>,
 }
 
@@ -92,14 +89,6 @@ fn known<T>(with: impl FnOnce(&mut Known) -> T) -> T {
 /// A line from `port` to `target`.
 pub fn leads(port: u16, target: u16) {
     known(|known| known.lines.insert(port, target));
-}
-
-/// Something is done on purpose to the server at `port`, or to the line there.
-pub fn disturbed(port: u16) {
-    known(|known| {
-        let port = known.lines.get(&port).copied().unwrap_or(port);
-        known.disturbed.insert(port);
-    });
 }
 
 /// The servers that a connection string leads to.
@@ -140,12 +129,6 @@ impl Run {
 
     pub fn ends(self: &Arc<Self>) {
         known(|known| known.running.retain(|run| !Arc::ptr_eq(run, self)));
-    }
-
-    /// Whether a test has done anything to either of its ends so far.
-    pub fn was_disturbed(&self) -> bool {
-        let mut ends = self.local.iter().chain(&self.atlas);
-        ends.any(|port| known(|known| known.disturbed.contains(port)))
     }
 
     /// Why what it has copied need not be final.

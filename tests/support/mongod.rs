@@ -180,7 +180,6 @@ impl Mongod {
 
     /// `kill -9`.
     pub fn kill(&mut self) {
-        super::ends::disturbed(self.port);
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -189,7 +188,6 @@ impl Mongod {
 
     /// Asks it to stop, and waits until it has.
     pub fn terminate(&mut self) {
-        super::ends::disturbed(self.port);
         if let Some(mut child) = self.child.take() {
             super::agent::signal(child.id(), "TERM");
             let _ = child.wait();
@@ -238,7 +236,6 @@ impl Mongod {
 
     /// Has commands of the agent fail as `data` says, `times` times.
     pub async fn fail(&self, data: Document, times: i32) {
-        super::ends::disturbed(self.port);
         let mut data = data;
         data.insert("appName", "outrigger");
         let mode = doc! { "times": times };

@@ -17,11 +17,19 @@ pub enum Need {
     Mounts,
     /// To be root, for what only root can be seen to do.
     Root,
+    /// A control group of one's own with a limit of memory, which few containers allow.
+    ControlGroup,
 }
 
 impl Need {
-    const ALL: [Self; 5] =
-        [Self::Chromium, Self::CCompiler, Self::SystemdAnalyze, Self::Mounts, Self::Root];
+    const ALL: [Self; 6] = [
+        Self::Chromium,
+        Self::CCompiler,
+        Self::SystemdAnalyze,
+        Self::Mounts,
+        Self::Root,
+        Self::ControlGroup,
+    ];
 
     /// As `OUTRIGGER_MAY_LACK` has it.
     pub fn name(self) -> &'static str {
@@ -31,6 +39,7 @@ impl Need {
             Self::SystemdAnalyze => "systemd-analyze",
             Self::Mounts => "mounts",
             Self::Root => "root",
+            Self::ControlGroup => "control-group",
         }
     }
 }

@@ -127,9 +127,6 @@ impl Proxy {
     }
 
     pub fn set(&self, line: Line) {
-        if line != Line::Up {
-            ends::disturbed(self.port);
-        }
         self.line.store(line as u8, Ordering::SeqCst);
         self.changed.notify_waiters();
     }

@@ -78,7 +78,6 @@ impl ReplicaSet {
 
     /// Has another member elected, in order.
     pub async fn step_down(&self) {
-        self.members.iter().for_each(|member| super::ends::disturbed(member.port));
         let primary = self.primary().await;
         let command =
             doc! { "replSetStepDown": 30, "secondaryCatchUpPeriodSecs": 10, "force": true };

@@ -115,17 +115,21 @@ fn large_documents_of_the_collection_that_a_barrier_is_of_stay_as_they_are() {
     assert!(entries.iter().all(|entry| op(entry).name() == "replace"), "{entries:?}");
 }
 
+/// All of them go back as they were.
+fn given_back(leased: &[Entry]) -> Vec<Settlement> {
+    let outcome = Outcome::Unavailable { due_ms: 0 };
+    let settled =
+        |entry: &Entry| Settlement { seq: entry.seq, version: 0, outcome: outcome.clone() };
+    leased.iter().map(settled).collect()
+}
+
 #[test]
 fn what_is_given_back_together_with_large_documents_is_settled_in_parts() {
     let (_dir, queue) = of_small_parts();
     queue.commit((0..8).map(|id| insert(id, 1)).collect(), None).unwrap();
     let leased = lease(&queue);
     queue.commit((0..8).map(large).collect(), None).unwrap();
-    let outcome = Outcome::Unavailable { due_ms: 0 };
-    let settlements: Vec<_> = leased
-        .iter()
-        .map(|entry| Settlement { seq: entry.seq, version: 0, outcome: outcome.clone() })
-        .collect();
+    let settlements = given_back(&leased);
     let mut rest = settlements.iter();
 
     queue.settle_part(&mut rest).unwrap();
@@ -145,11 +149,7 @@ fn large_documents_that_are_merged_to_something_small_are_settled_in_parts() {
     queue.commit((0..8).map(refresh).collect(), None).unwrap();
     let leased = lease(&queue);
     queue.commit((0..8).map(large).collect(), None).unwrap();
-    let outcome = Outcome::Unavailable { due_ms: 0 };
-    let settlements: Vec<_> = leased
-        .iter()
-        .map(|entry| Settlement { seq: entry.seq, version: 0, outcome: outcome.clone() })
-        .collect();
+    let settlements = given_back(&leased);
     let mut rest = settlements.iter();
 
     queue.settle_part(&mut rest).unwrap();
