@@ -64,6 +64,7 @@ const OWNERS: &[(&str, &[&str])] = &[
 const WRITES: &[&str] = &[
     "sink.write(",
     ".change_schema(",
+    ".try_change(",
     "sink.alter(",
     "sink.loosen(",
     "sink.drop_emptied(",
@@ -78,6 +79,7 @@ const WRITERS: &[(&str, &str)] = &[
     ("sync/copy.rs", "the copy into an empty collection"),
     ("sync/full/first.rs", "the collection is made before it is copied"),
     ("sync/full/reconcile.rs", "what a comparison has to make anew is dropped"),
+    ("sync/full/run.rs", "sends what these two make and drop, under their permit"),
     ("sync/keeper/", "indexes are built beside the documents; emptied databases go"),
     ("sync/schema.rs", "options and indexes, of a copy and of a restore"),
     ("sync/restore.rs", "of the local database, where a person restores it"),
