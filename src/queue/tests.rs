@@ -67,16 +67,17 @@ fn lease(queue: &Queue) -> Vec<Entry> {
     queue.lease(1000, usize::MAX, 0).unwrap().entries
 }
 
+/// All of them end alike.
+fn settlements(entries: &[Entry], outcome: &Outcome) -> Vec<Settlement> {
+    let settled = |entry: &Entry| {
+        let Entry { seq, version, .. } = *entry;
+        Settlement { seq, version, outcome: outcome.clone() }
+    };
+    entries.iter().map(settled).collect()
+}
+
 fn settle(queue: &Queue, entries: &[Entry], outcome: &Outcome) {
-    let settlements: Vec<_> = entries
-        .iter()
-        .map(|entry| Settlement {
-            seq: entry.seq,
-            version: entry.version,
-            outcome: outcome.clone(),
-        })
-        .collect();
-    queue.settle(&settlements).unwrap();
+    queue.settle(&settlements(entries, outcome)).unwrap();
 }
 
 fn rejected() -> Outcome {

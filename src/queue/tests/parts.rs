@@ -115,21 +115,13 @@ fn large_documents_of_the_collection_that_a_barrier_is_of_stay_as_they_are() {
     assert!(entries.iter().all(|entry| op(entry).name() == "replace"), "{entries:?}");
 }
 
-/// All of them go back as they were.
-fn given_back(leased: &[Entry]) -> Vec<Settlement> {
-    let outcome = Outcome::Unavailable { due_ms: 0 };
-    let settled =
-        |entry: &Entry| Settlement { seq: entry.seq, version: 0, outcome: outcome.clone() };
-    leased.iter().map(settled).collect()
-}
-
 #[test]
 fn what_is_given_back_together_with_large_documents_is_settled_in_parts() {
     let (_dir, queue) = of_small_parts();
     queue.commit((0..8).map(|id| insert(id, 1)).collect(), None).unwrap();
     let leased = lease(&queue);
     queue.commit((0..8).map(large).collect(), None).unwrap();
-    let settlements = given_back(&leased);
+    let settlements = settlements(&leased, &Outcome::Unavailable { due_ms: 0 });
     let mut rest = settlements.iter();
 
     queue.settle_part(&mut rest).unwrap();
@@ -149,7 +141,7 @@ fn large_documents_that_are_merged_to_something_small_are_settled_in_parts() {
     queue.commit((0..8).map(refresh).collect(), None).unwrap();
     let leased = lease(&queue);
     queue.commit((0..8).map(large).collect(), None).unwrap();
-    let settlements = given_back(&leased);
+    let settlements = settlements(&leased, &Outcome::Unavailable { due_ms: 0 });
     let mut rest = settlements.iter();
 
     queue.settle_part(&mut rest).unwrap();
@@ -246,4 +238,20 @@ fn a_large_dead_letter_is_kept_in_pieces_and_goes_whole() {
     assert_eq!((pieces(&queue), queue.dead_letters_len()), (0, 0));
     drop(queue);
     assert_eq!(open(&dir).dead_letters_len(), 0, "the seal fits");
+}
+
+/// It says only what their name means behind it.
+#[test]
+fn a_rename_reads_and_writes_as_much_however_much_waits() {
+    let passed = |waiting: i32| {
+        let (_dir, queue) = fresh();
+        queue.commit((0..waiting).map(|id| insert(id, 1)).collect(), None).unwrap();
+        let before = queue.cache.count();
+        let to = Namespace::new("shop", "archive");
+        let rename = SchemaChange::Rename { from: ns(), to, drop_target: true };
+        queue.commit(vec![barrier(rename)], None).unwrap();
+        queue.cache.count() - before
+    };
+
+    assert_eq!(passed(10), passed(3_000));
 }
