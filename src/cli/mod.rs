@@ -176,7 +176,7 @@ impl From<SourceError> for Failure {
                 source.hint().unwrap_or_default().to_owned()
             }
             SourceError::Denied { .. } => {
-                "the README's section \"Running it for real\" has the user's roles to copy"
+                "the book's page \"Configure\" (docs/configure.md) has the user's roles to copy"
                     .to_owned()
             }
             SourceError::Failed(_) => {
@@ -268,7 +268,7 @@ impl From<SyncError> for Failure {
                 .hint("run `outrigger restore` again when it does: it goes on where it was"),
             SyncError::Sink(error @ SinkError::Denied(_)) => {
                 Failure::new(ExitCode::Atlas, error).hint(
-                    "the README's section \"Running it for real\" has the user's roles to copy",
+                    "the book's page \"Configure\" (docs/configure.md) has the user's roles to copy",
                 )
             }
             error => Failure::new(ExitCode::Atlas, error)

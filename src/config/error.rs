@@ -129,7 +129,7 @@ impl ConfigError {
                 "compare with the reference: `outrigger init` writes it".to_owned()
             }
             ConfigError::NoText { key: None, .. } => {
-                "correct the file; the README shows what it holds".to_owned()
+                "correct the file; the book (docs/configure.md) says what it holds".to_owned()
             }
             ConfigError::Value { .. } | ConfigError::Invalid { .. } => {
                 "change the value in the configuration file or the environment".to_owned()

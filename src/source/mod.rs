@@ -1,7 +1,7 @@
 //! The local database: its change stream, and its documents read by key.
 //!
 //! [`Source`] is the seam. Production enters through [`ChangeStreamSource`]; an embedder or a test may
-//! bring its own. Nothing here ever writes, which the README promises first: the commands used are `hello`, `buildInfo`,
+//! bring its own. Nothing here ever writes, which the book promises first: the commands used are `hello`, `buildInfo`,
 //! `replSetGetConfig`, `replSetGetStatus`, `listDatabases`, `listCollections`, `find` and `aggregate` with
 //! `$changeStream`.
 

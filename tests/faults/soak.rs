@@ -206,7 +206,7 @@ impl Stage {
             }
             Fault::LocalLine | Fault::AtlasLine => {
                 // A silent line to Atlas delivers late, which an agent that was killed meanwhile does not
-                // know of (README, "What it does not do"). The fault matrix has it, without kills.
+                // know of (docs/limits.md). The fault matrix has it, without kills.
                 let mut states = vec![Line::Cut, Line::Mute, Line::Slow];
                 states.extend((fault == Fault::LocalLine).then_some(Line::Silent));
                 let state = self.pick(&states);

@@ -197,65 +197,6 @@ fn the_dockerfile_names_what_is_there_and_does_not_run_as_root() {
     assert!(!manifest.contains("path = \"..\""), "the build needs this folder only");
 }
 
-/// Everything at once that can be wrong.
-fn all_conditions() -> Vec<outrigger::observe::health::Condition> {
-    use outrigger::observe::{
-        health::{Vitals, judge},
-        status::{Counted, Divergence, Phase},
-    };
-    let long = Duration::from_secs(3600);
-    let vitals = Vitals {
-        phase: Phase::Failed,
-        lag: long,
-        queue_size: 1_000_000,
-        error_rate: 1.0,
-        local_silence: long,
-        atlas_silence: long,
-        uncommitted: Duration::from_secs(3_600),
-        local_delay: Duration::from_secs(3_600),
-        breaker_open: true,
-        reading_stopped: Some(String::new()),
-        oplog_window: Some(Duration::ZERO),
-        unshowable: Some(outrigger::observe::status::Unshowable::Failing(String::new())),
-        local_denied: Some(String::new()),
-        atlas_denied: Some(String::new()),
-        is_fenced: true,
-        refused_deletes: vec![String::new()],
-        not_ours: vec![(String::new(), String::new())],
-        divergences: vec![Divergence {
-            ns: String::new(),
-            local: 1,
-            atlas: 0,
-            counted: Counted::All,
-        }],
-        dead_letters: 1,
-    };
-    judge(&vitals, &outrigger::config::Config::default().alerts).1
-}
-
-#[test]
-fn the_readme_says_what_each_alert_means_and_has_the_roles_to_paste() {
-    let readme = read("README.md");
-    let page = &readme[readme.find("## Operating Outrigger").unwrap()..];
-
-    for condition in all_conditions() {
-        let name = condition.name;
-        assert!(page.contains(&format!("`{name}`")), "{name} is not explained");
-    }
-    for (name, _) in outrigger::observe::logging::FIELDS {
-        assert!(page.contains(&format!("`{name}`")), "the field {name} is not listed");
-    }
-    for phase in ["starting", "copying", "streaming", "paused", "stopping", "failed"] {
-        assert!(page.contains(&format!("| `{phase}` |")), "{phase} is not explained");
-    }
-    let roles = read("deploy/roles.js");
-    let pasted =
-        roles.lines().filter(|line| line.contains("\"actions\"") || line.contains("\"db\": \""));
-    for line in pasted {
-        assert!(readme.contains(line), "{line}");
-    }
-}
-
 /// systemd's end of the socket.
 struct Systemd {
     socket: UnixDatagram,

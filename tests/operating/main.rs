@@ -7,6 +7,7 @@ mod admin_api;
 mod alerts;
 mod answers;
 mod api_contract;
+mod book;
 mod cli;
 mod config;
 mod dashboard;

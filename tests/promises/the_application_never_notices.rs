@@ -13,7 +13,7 @@ use crate::support::{
     proxy::{Line, Proxy},
 };
 
-/// With exactly the roles of the README. The local user may read and nothing else, so the agent
+/// With exactly the roles of the book (docs/configure.md). The local user may read and nothing else, so the agent
 /// cannot have written there.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agent_needs_no_right_to_write_locally() {

@@ -28,7 +28,7 @@ const MOMENT: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MayDiffer {
     Nothing,
-    /// Of documents in capped collections: a comparison has brought what was missing (README, "What it does not do").
+    /// Of documents in capped collections: a comparison has brought what was missing (docs/limits.md).
     Order,
     /// Options and indexes: what the test has made different on purpose, or what one of both servers does not have.
     Schema,
@@ -238,8 +238,8 @@ fn to_be_made_anew(local: &Everything, atlas: &Everything) -> Vec<String> {
 }
 
 /// As [`equal`] once a history was lost, or another database was adopted: a comparison cannot change what only a
-/// new collection can (README, "What it does not do"). Such collections are dropped in Atlas, and a full sync is
-/// asked for, as the README says; all others must become equal by themselves first. Returns how many there were.
+/// new collection can (docs/limits.md). Such collections are dropped in Atlas, and a full sync is
+/// asked for, as the book says; all others must become equal by themselves first. Returns how many there were.
 pub async fn equal_by_hand(
     local: &Mongod,
     atlas: &Mongod,

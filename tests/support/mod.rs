@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod book;
 pub mod browser;
 pub mod certificates;
 pub mod ends;
