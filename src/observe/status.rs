@@ -15,6 +15,7 @@ use crate::{
         repaired::Repaired,
     },
     policy::{breaker::Stage, majority::Majority, position::Position},
+    schema::Problem,
 };
 
 /// Overall condition.
@@ -94,7 +95,7 @@ pub struct State {
     /// What the last one could not do, a sentence each.
     pub sync_problems: Vec<String>,
     /// What Atlas does not take of options and indexes, a sentence each; tried again from time to time.
-    pub schema_problems: BTreeMap<Namespace, Vec<String>>,
+    pub schema_problems: BTreeMap<Namespace, Vec<Problem>>,
     /// Indexes that are being built in Atlas.
     pub builds: BTreeMap<Namespace, Build>,
     /// What the filter chooses and is not replicated all the same, with the reason.
@@ -193,7 +194,7 @@ impl State {
 
     /// What keeps options and indexes in Atlas from being the local ones, a sentence each.
     pub fn schema_sentences(&self) -> Vec<String> {
-        let of = |(ns, problems): (&Namespace, &Vec<String>)| -> Vec<String> {
+        let of = |(ns, problems): (&Namespace, &Vec<Problem>)| -> Vec<String> {
             problems.iter().map(|problem| format!("`{ns}`: {problem}")).collect()
         };
         let listed = self.schema_problems.iter().flat_map(of);

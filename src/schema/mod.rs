@@ -12,11 +12,13 @@ use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use crate::model::raw::{Builder, Field, kind};
 
 pub mod expiry;
+mod make;
 mod steps;
 pub mod value;
 mod versions;
 pub mod watch;
 
+pub use make::{BUILD_ABORTED, Building, Left, Problem, Refusal, Taken, Target, joined, make};
 pub use steps::{Description, Kind, Step, build_command, in_the_way, index_names, steps};
 use value::{Value, fields, get, is_on, is_same, projection};
 pub use versions::{Version, not_taken};

@@ -85,7 +85,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::Create { options } if get(options, "viewOn").is_some() => {
-                f.write_str("the view is missing in Atlas")
+                f.write_str(Step::missing_view())
             }
             Step::Create { .. } => f.write_str("the collection is missing in Atlas"),
             Step::DropView => f.write_str("a view of that name in Atlas is another one"),
@@ -98,6 +98,11 @@ impl fmt::Display for Step {
 }
 
 impl Step {
+    /// What is said of a view that is to be made.
+    pub fn missing_view() -> &'static str {
+        "the view is missing in Atlas"
+    }
+
     /// The specs of an index that is to be built, which may take long.
     pub fn build(&self) -> Option<&RawDocumentBuf> {
         match self {

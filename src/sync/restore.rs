@@ -19,7 +19,7 @@ use super::{
     ends::{End, Ends, ask},
     local_collections,
     range::{KeyRange, Order, Size, splits},
-    schema::{indexes_of, mend, unique_builds},
+    schema::{indexes_of, mend, sentences, unique_builds},
     unmatched,
 };
 use crate::{
@@ -268,7 +268,7 @@ impl<K: Sink> Restore<'_, K> {
         });
         let missing = missing.into_iter().map(schema::Step::Index).collect();
         let left = mend(self.ends, End::Local, ns, (missing, &Permit::free()), self.stop).await?;
-        note_problems(outcome, ns, left);
+        note_problems(outcome, ns, sentences(&left));
         self.progress().share(ns).state = ShareState::Done;
         Ok(())
     }
@@ -287,7 +287,7 @@ impl<K: Sink> Restore<'_, K> {
         self.make(collection, outcome).await?;
         let unique = unique_builds(indexes);
         let left = mend(self.ends, End::Local, ns, (unique, &Permit::free()), self.stop).await?;
-        note_problems(outcome, ns, left);
+        note_problems(outcome, ns, sentences(&left));
         let splits = if collection.is_capped() {
             Vec::new()
         } else {

@@ -13,7 +13,10 @@ use crate::{
     model::namespace::Namespace,
     mongo::class::{is_change_of_state, is_missing_privilege},
     runtime::shutdown::Stop,
-    schema::{Description, IndexChange, Kind, Step, build_command, index_changes, steps},
+    schema::{
+        Description, IndexChange, Kind, Problem, Refusal, Step, Taken, Target, index_changes, make,
+        steps,
+    },
     sink::{
         SinkError,
         classify::{INDEX_NOT_FOUND, schema_error},
@@ -57,8 +60,8 @@ fn described(options: &RawDocument, indexes: Vec<RawDocumentBuf>) -> Description
 }
 
 /// A sentence each.
-pub fn sentences(steps: &[Step]) -> Vec<String> {
-    steps.iter().map(ToString::to_string).collect()
+pub fn sentences<T: ToString>(of: &[T]) -> Vec<String> {
+    of.iter().map(ToString::to_string).collect()
 }
 
 /// The unique ones among indexes: those that documents must obey from the first on.
@@ -81,7 +84,7 @@ pub async fn indexes_of(
 }
 
 /// Makes the steps on the copy, as long as the permit holds under which the original was looked at. What it will not
-/// take is no error: it comes back as a sentence each, with the server's reason.
+/// take is no error: it comes back, with the server's reason.
 ///
 /// # Errors
 /// When the end stays away for longer than patience lasts, or refuses access; [`SyncError::Outdated`].
@@ -91,109 +94,45 @@ pub async fn mend(
     ns: &Namespace,
     (steps, permit): (Vec<Step>, &Permit),
     stop: &Stop,
-) -> Result<Vec<String>, SyncError> {
+) -> Result<Vec<Problem>, SyncError> {
     let attempts = ends.attempts(stop);
-    let mut target = Target { ends, end: copy, ns, permit, attempts, stop, left: Vec::new() };
-    let mut builds = Vec::new();
-    let (behind, first): (Vec<_>, Vec<_>) = steps.into_iter().partition(Step::tightens);
-    for step in first {
-        if step.is_fixed() {
-            target.left.push(target.say(&step));
-            continue;
-        }
-        let mut taken = step.clone();
-        let mut result = target.take(&step).await?;
-        if let Err(Refusal { reason, .. }) = &result
-            && let Some(instead) = step.instead(reason)
-        {
-            result = target.take(&instead).await?;
-            taken = instead;
-        }
-        match result {
-            Ok(()) => builds.extend(taken.build().map(|spec| (target.say(&step), spec.clone()))),
-            Err(refusal) => {
-                target.left.push(format!("{}: {}", target.say(&step), refusal.reason));
-            }
-        }
-    }
-    target.build(builds).await?;
-    for step in behind {
-        if let Err(refusal) = target.take(&step).await? {
-            target.left.push(format!("{}: {}", target.say(&step), refusal.reason));
-        }
-    }
-    Ok(target.left)
+    let mut target = Patient { ends, end: copy, ns, permit, attempts, stop };
+    Ok(make(&mut target, steps).await?.problems)
 }
 
-/// Why a step is not made now.
-struct Refusal {
-    reason: String,
-    /// It may be otherwise later, and is the same for every step until then.
-    may_pass: bool,
-}
-
-struct Target<'a> {
+/// A copy whose answer is waited for.
+struct Patient<'a> {
     ends: &'a Ends,
     end: End,
     ns: &'a Namespace,
     permit: &'a Permit,
     attempts: Attempts<'a>,
     stop: &'a Stop,
-    /// What could not be done.
-    left: Vec<String>,
 }
 
-impl Target<'_> {
+impl Target for Patient<'_> {
+    type Stop = SyncError;
+
+    fn ns(&self) -> &Namespace {
+        self.ns
+    }
+
     /// What differs, in words that fit the direction.
-    fn say(&self, what: &impl ToString) -> String {
+    fn say(&self, step: &Step) -> String {
         match self.end {
-            End::Atlas => what.to_string(),
-            End::Local => what.to_string().replace(" in Atlas", " in the local database"),
+            End::Atlas => step.to_string(),
+            End::Local => step.to_string().replace(" in Atlas", " in the local database"),
         }
     }
 
-    async fn take(&mut self, step: &Step) -> Result<Result<(), Refusal>, SyncError> {
-        for command in step.commands(self.ns.coll()) {
-            if let Err(refusal) = self.send(&command).await? {
-                return Ok(Err(refusal));
-            }
-        }
-        Ok(Ok(()))
-    }
-
-    /// All at once, which reads the collection once; where that is refused, one by one, so that one that
-    /// cannot be built keeps none of the others away.
-    async fn build(&mut self, builds: Vec<(String, RawDocumentBuf)>) -> Result<(), SyncError> {
-        let command = |specs: &[(String, RawDocumentBuf)]| {
-            let specs: Vec<_> = specs.iter().map(|(_, spec)| spec.clone()).collect();
-            build_command(self.ns.coll(), &specs, None)
-        };
-        let all = command(&builds);
-        let each: Vec<_> = builds.chunks(1).map(command).collect();
-        if builds.is_empty() {
-            return Ok(());
-        }
-        let Err(refusal) = self.send(&all).await? else { return Ok(()) };
-        if refusal.may_pass || builds.len() == 1 {
-            let left = builds.iter().map(|(what, _)| format!("{what}: {}", refusal.reason));
-            self.left.extend(left);
-            return Ok(());
-        }
-        for ((what, _), command) in builds.iter().zip(each) {
-            if let Err(Refusal { reason, .. }) = self.send(&command).await? {
-                let is_aborted = reason.contains("IndexBuildAborted");
-                self.left.push(format!("{what}: {reason}"));
-                if is_aborted {
-                    break; // Dropped meanwhile: building the next would make the collection again.
-                }
-            }
-        }
-        Ok(())
+    /// What is compared here is there on both sides.
+    async fn create(&mut self, _: &Step, _: &RawDocument) -> Taken<SyncError> {
+        Ok(Err(Refusal::of("it is gone")))
     }
 
     /// Runs a command until it is done or refused. What fails again and again while the server answers otherwise is a
     /// refusal, whatever it is: a server whose disk is full says that it may pass.
-    async fn send(&mut self, command: &RawDocumentBuf) -> Result<Result<(), Refusal>, SyncError> {
+    async fn run(&mut self, command: RawDocumentBuf) -> Taken<SyncError> {
         let mongo = self.ends.of(self.end);
         let mut failures = 0;
         loop {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     model::{event::SchemaChange, namespace::Namespace, write_op::Refusal},
     runtime::shutdown::blocking,
-    schema::{Kind, in_the_way},
+    schema::{Kind, Problem, in_the_way},
     sink::{Sink, SinkError, Write, Written},
     source::Source,
     sync::state::{Reason, SyncState},
@@ -103,7 +103,7 @@ impl<S: Source, K: Sink> Writer<S, K> {
         for &seq in seqs {
             outcomes.insert_if_open(seq, wait(HELD_WAIT_MS));
         }
-        let what = format!("its documents wait: {reason}");
+        let what = Problem::refused("its documents wait", reason);
         if self.watch.hold(std::slice::from_ref(ns)) {
             self.list(ns, what);
             // What is in the way may be what nobody has told to be gone.

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
 use uuid::Uuid;
 
 use super::{
@@ -18,12 +18,12 @@ use crate::{
         checkpoint::ClusterTime,
         event::{CollectionId, SchemaChange},
         namespace::Namespace,
-        write_op::Refusal,
+        write_op::Refusal as Refused,
     },
     queue::Outcome,
     runtime::shutdown::blocking,
     schema::{
-        Description, Kind, Step, build_command, steps,
+        Building, Description, Kind, Problem, Refusal, Step, Taken, Target, make, steps,
         value::{get, is_on},
     },
     sink::{Changed, Sink, SinkError},
@@ -179,17 +179,17 @@ impl<S: Source, K: Sink> Worker<S, K> {
             // It waits for a person, or for another change; and so does what comes after it, of these collections
             // alone.
             Err(SinkError::Held(reason)) => {
-                self.hold(change, &reason);
+                self.hold(change, reason);
                 wait(HELD_WAIT_MS)
             }
             // A view keeps no document away. It is listed, and tried again.
             Err(SinkError::Rejected(reason)) if is_view(change) => {
-                self.writer.list(ns, format!("the view is missing in Atlas: {reason}"));
+                self.writer.list(ns, Problem::refused(Step::missing_view(), reason));
                 self.watch.ask(ns);
                 Outcome::Applied
             }
             Err(SinkError::Rejected(reason)) => {
-                self.writer.rejected(ns, (turn.id, turn.attempts), reason, Refusal::Schema)
+                self.writer.rejected(ns, (turn.id, turn.attempts), reason, Refused::Schema)
             }
             Err(error) => {
                 let may_still = error.may_still_change(change);
@@ -201,9 +201,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
         Ok(None)
     }
 
-    fn hold(&self, change: &SchemaChange, reason: &str) {
+    fn hold(&self, change: &SchemaChange, reason: String) {
         let ns = change.ns();
-        let what = format!("{} of the collection waits: {reason}", change.name());
+        let what = Problem::refused(format!("{} of the collection waits", change.name()), reason);
         if self.watch.hold(&change.namespaces()) {
             self.writer.list(ns, what);
             // What is in the way may be what nobody has told to be gone.
@@ -266,7 +266,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         self.queue.keep_in_order(ns, wanted.is_capped());
         let there = match self.sink.describe(ns).await {
             Err(SinkError::Held(reason)) => {
-                self.writer.list(ns, reason);
+                self.writer.list(ns, Problem::plain(reason));
                 return Ok(false);
             }
             there => there?,
@@ -292,9 +292,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         wanted: &Description,
         there: Option<&Description>,
     ) -> Result<bool, Halt> {
-        let mut is_done = true;
-        let mut builds: Vec<RawDocumentBuf> = Vec::new();
-        let steps = steps(wanted, there);
+        let mut steps = steps(wanted, there);
         // On an empty collection it takes no time to build an index, and unique ones are enforced from the
         // first document on. Elsewhere it may wait for members of the set, or for its turn among others.
         let is_long = |step: &Step| step.build().is_some() || step.scans();
@@ -307,57 +305,13 @@ impl<S: Source, K: Sink> Worker<S, K> {
             Some(_) | None => true,
         };
         let said: Vec<_> = steps.iter().map(ToString::to_string).collect();
-        for step in steps {
-            if step.is_fixed() || step.tightens() || (step.scans() && !may_build) {
-                is_done = false;
-                continue;
-            }
-            // Whoever makes what belongs there looks at it once more first.
-            if step == Step::DropView {
-                continue;
-            }
-            if let Step::Create { options } = &step {
-                let create = SchemaChange::Create { ns: ns.clone(), options: options.clone() };
-                let created = self.sink.change_schema(&create).await;
-                if let Err(
-                    SinkError::Rejected(reason)
-                    | SinkError::Denied(reason)
-                    | SinkError::Held(reason),
-                ) = &created
-                {
-                    self.writer.list(ns, format!("{step}: {reason}"));
-                }
-                is_done &= created == Ok(Changed::Done);
-                is_taken(created)?;
-                continue;
-            }
-            match self.take_step(ns, &step).await {
-                Ok(()) => builds.extend(step.build().cloned()),
-                Err(SinkError::Rejected(reason)) => match step.instead(&reason) {
-                    Some(instead) => {
-                        is_done &= is_taken(self.take_step(ns, &instead).await)?;
-                        builds.extend(instead.build().cloned());
-                    }
-                    None => is_done = false,
-                },
-                result => is_done &= is_taken(result)?,
-            }
-        }
-        if !builds.is_empty() {
-            let command = build_command(ns.coll(), &builds, None);
-            is_done &= may_build && is_taken(self.sink.alter(ns, command).await)?;
-        }
+        // Whoever makes what belongs there looks at it once more first.
+        steps.retain(|step| *step != Step::DropView);
+        let is_done = make(&mut Short { worker: self, ns, may_build }, steps).await?.is_nothing();
         if !said.is_empty() {
             tracing::info!(%ns, changes = said.join("; "), is_done, "options and indexes are made as they are locally");
         }
         Ok(is_done)
-    }
-
-    async fn take_step(&self, ns: &Namespace, step: &Step) -> Result<(), SinkError> {
-        for command in step.commands(ns.coll()) {
-            self.sink.alter(ns, command).await?;
-        }
-        Ok(())
     }
 
     /// Before the first document of a collection is written whose making the stream does not tell of (5.0):
@@ -415,12 +369,56 @@ fn is_view(change: &SchemaChange) -> bool {
     matches!(change, SchemaChange::Create { options, .. } if get(options, "viewOn").is_some())
 }
 
-/// False when Atlas will not, or this user may not: whoever lists it tries it again. An outage is the
-/// caller's.
-fn is_taken<T>(result: Result<T, SinkError>) -> Result<bool, SinkError> {
-    match result {
-        Ok(_) => Ok(true),
-        Err(SinkError::Rejected(_) | SinkError::Denied(_) | SinkError::Held(_)) => Ok(false),
-        Err(error) => Err(error),
+/// A copy of which only what is short is made. What Atlas will not, or this user may not, is left to whoever looks at it
+/// beside the data; an outage is the caller's.
+struct Short<'a, S, K> {
+    worker: &'a Worker<S, K>,
+    ns: &'a Namespace,
+    may_build: bool,
+}
+
+impl<S: Source, K: Sink> Target for Short<'_, S, K> {
+    type Stop = SinkError;
+
+    fn ns(&self) -> &Namespace {
+        self.ns
+    }
+
+    async fn run(&mut self, command: RawDocumentBuf) -> Taken<SinkError> {
+        match self.worker.sink.alter(self.ns, command).await {
+            Ok(_) => Ok(Ok(())),
+            Err(error) => refusal_of(error).map(Err),
+        }
+    }
+
+    async fn create(&mut self, step: &Step, options: &RawDocument) -> Taken<SinkError> {
+        let create = SchemaChange::Create { ns: self.ns.clone(), options: options.to_owned() };
+        match self.worker.sink.change_schema(&create).await {
+            Ok(Changed::Done) => Ok(Ok(())),
+            Ok(_) => Ok(Err(Refusal::of("one of other options has the name"))),
+            Err(error) => {
+                let refusal = refusal_of(error)?;
+                let problem = Problem::refused(step.to_string(), refusal.reason.as_str());
+                self.worker.writer.list(self.ns, problem);
+                Ok(Err(refusal))
+            }
+        }
+    }
+
+    fn may(&self, step: &Step) -> bool {
+        !step.tightens() && (!step.scans() || self.may_build)
+    }
+
+    fn building(&self) -> Building {
+        if self.may_build { Building::AtOnce } else { Building::None }
+    }
+}
+
+fn refusal_of(error: SinkError) -> Result<Refusal, SinkError> {
+    match error {
+        SinkError::Rejected(reason) | SinkError::Denied(reason) | SinkError::Held(reason) => {
+            Ok(Refusal::of(reason))
+        }
+        error => Err(error),
     }
 }

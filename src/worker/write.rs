@@ -20,7 +20,7 @@ use crate::{
     policy::{backoff::RetrySchedule, late::LateWrites},
     queue::{Outcome, Queue},
     runtime::clock::now_ms,
-    schema::watch::SchemaWatch,
+    schema::{Problem, watch::SchemaWatch},
     sink::{Sink, SinkError, Write, Written},
     source::Source,
 };
@@ -113,7 +113,7 @@ impl<S: Source, K: Sink> Writer<S, K> {
     }
 
     /// Names what Atlas will not take of a collection, until a look at it finds out more.
-    pub fn list(&self, ns: &Namespace, problem: String) {
+    pub fn list(&self, ns: &Namespace, problem: Problem) {
         tracing::warn!(%ns, error = %problem, "Atlas does not take a collection or view as it is");
         self.status.state().schema_problems.insert(ns.clone(), vec![problem]);
     }

@@ -14,7 +14,7 @@ use crate::{
     model::namespace::Namespace,
     queue::{Queue, QueueError},
     runtime::{clock::now_ms, shutdown::blocking},
-    schema::watch::SchemaWatch,
+    schema::{joined, watch::SchemaWatch},
     sink::Sink,
     sync::{
         Context, SyncError, pause,
@@ -79,7 +79,7 @@ pub(super) fn say_left<K>(cx: &Context<K>, ns: &Namespace) -> String {
     let is_of_it = |held: &Namespace| cx.queue.behind([held.clone()].into()).contains(ns);
     let held = held.into_iter().filter(is_of_it);
     let problems = cx.status.state().schema_problems.clone();
-    let why: BTreeSet<_> = held.filter_map(|held| Some(problems.get(&held)?.join("; "))).collect();
+    let why: BTreeSet<_> = held.filter_map(|held| Some(joined(problems.get(&held)?))).collect();
     let why: Vec<_> = why.into_iter().collect();
     let why = if why.is_empty() { "a change of it waits".to_owned() } else { why.join("; ") };
     format!("`{ns}` was not compared: {why}")

@@ -15,6 +15,7 @@ use crate::{
     policy::horizon::Horizon,
     queue::{Queue, QueueError, note},
     runtime::{clock::now_ms, shutdown::blocking},
+    schema::{Problem, joined},
     sink::Sink,
     sync::{
         SyncError, pause,
@@ -32,7 +33,7 @@ pub(super) fn note_last(queue: &Queue) -> Result<(), QueueError> {
 pub(super) async fn finish<K: Sink>(
     run: &Run<'_, K>,
     horizon: &Mutex<Horizon>,
-    problems: BTreeMap<Namespace, Vec<String>>,
+    problems: BTreeMap<Namespace, Vec<Problem>>,
 ) -> Result<Outcome, SyncError> {
     let cx = run.cx;
     // What was written whole may be younger than deltas that are still to come.
@@ -82,7 +83,7 @@ pub(super) async fn finish<K: Sink>(
     }
     let mut but = failed;
     but.extend(left.iter().map(|ns| say_left(cx, ns)));
-    let named = |(ns, of): (Namespace, Vec<String>)| format!("`{ns}`: {}", of.join("; "));
+    let named = |(ns, of): (Namespace, Vec<Problem>)| format!("`{ns}`: {}", joined(&of));
     but.extend(problems.into_iter().map(named));
     Ok(outcome(is_complete, &refused, but))
 }

@@ -175,7 +175,7 @@ async fn create_once<K: Sink>(run: &Run<'_, K>, collection: &Collection) -> Resu
     if !unique.is_empty() {
         let left = mend(&run.cx.ends, End::Atlas, ns, (unique, &permit), run.stop).await?;
         for problem in left {
-            tracing::warn!(%ns, error = problem, "copied without it");
+            tracing::warn!(%ns, error = %problem, "copied without it");
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use crate::{
     model::namespace::Namespace,
     observe::status::Build,
     runtime::clock::now_ms,
-    schema::{IndexChange, Step, index_names},
+    schema::{IndexChange, Problem, Step, index_names},
     sink::Sink,
     sync::{
         Collection, SyncError,
@@ -30,7 +30,7 @@ pub(super) async fn mend_schemas<K: Sink>(
     run: &Run<'_, K>,
     collections: &[Collection],
     what: Mending,
-) -> Result<BTreeMap<Namespace, Vec<String>>, SyncError> {
+) -> Result<BTreeMap<Namespace, Vec<Problem>>, SyncError> {
     let copies = run.there().await?;
     let copies: BTreeMap<_, _> = copies.collections.iter().map(|copy| (&copy.ns, copy)).collect();
     let copies = &copies;
@@ -59,7 +59,7 @@ async fn mend_schema<K: Sink>(
     collection: &Collection,
     copy: Option<&Collection>,
     what: Mending,
-) -> Result<Vec<String>, SyncError> {
+) -> Result<Vec<Problem>, SyncError> {
     let ns = &collection.ns;
     // What the name means is about to change.
     if run.cx.queue.has_barrier(ns) {
@@ -111,7 +111,7 @@ async fn mend_schema<K: Sink>(
     run.cx.status.state().builds.remove(ns);
     let left = left?;
     for problem in &left {
-        tracing::warn!(%ns, error = problem, "not mended");
+        tracing::warn!(%ns, error = %problem, "not mended");
     }
     Ok(left)
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use bson::{RawDocumentBuf, rawdoc};
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use sha2::{Digest, Sha256};
 
 use super::SchemaKeeper;
@@ -19,7 +19,10 @@ use crate::{
         clock::now_ms,
         shutdown::{Stop, blocking},
     },
-    schema::{Description, OptionChange, Step, build_command, index_names, steps},
+    schema::{
+        BUILD_ABORTED, Description, OptionChange, Problem, Refusal, Step, Taken, Target,
+        build_command, make, steps,
+    },
     sink::{
         Sink,
         classify::{BUILD_IN_PROGRESS, INDEX_NOT_FOUND},
@@ -49,23 +52,8 @@ pub(super) enum Looked {
     Soon,
     /// Atlas is away, in its own words.
     Away(String),
-    /// A sentence each, with the server's reason.
-    Problems(Vec<String>),
-}
-
-/// What is altered in Atlas, for as long as the permit holds under which the local one was looked at.
-struct Target<'a> {
-    ns: &'a Namespace,
-    permit: Permit,
-}
-
-/// What a server said to one command.
-enum Answer {
-    Done,
-    Refused(String),
-    /// The collection is not the one that was meant any more, or its build was ended.
-    Overtaken(String),
-    Away(String),
+    /// What is refused, with the server's reason.
+    Problems(Vec<Problem>),
 }
 
 impl<K: Sink> SchemaKeeper<K> {
@@ -85,7 +73,7 @@ impl<K: Sink> SchemaKeeper<K> {
         if self.cx.queue.kept_apart().has(ns) {
             return Ok(Looked::Done);
         }
-        let target = Target { ns, permit: self.cx.ends.local.permit() };
+        let permit = self.cx.ends.local.permit();
         let local = || async {
             let described = self.cx.ends.local.describe(ns).await;
             described.map_err(|error| End::Local.error(error))
@@ -103,11 +91,9 @@ impl<K: Sink> SchemaKeeper<K> {
         if !is_same || self.cx.queue.has_barrier(ns) {
             return Ok(Looked::Soon);
         }
-        let mut problems = Vec::new();
-        let mut builds = Vec::new();
         let steps = steps(&wanted, copy.as_ref());
         let is_fixed = |step: &Step| matches!(step, Step::Option(OptionChange::Fixed { .. }));
-        if steps.iter().any(is_fixed) && self.make_anew(&target, &wanted).await? {
+        if steps.iter().any(is_fixed) && self.make_anew(ns, &permit, &wanted).await? {
             return Ok(Looked::Soon);
         }
         let is_the_workers = |step: &Step| matches!(step, Step::Create { .. } | Step::DropView);
@@ -116,40 +102,20 @@ impl<K: Sink> SchemaKeeper<K> {
                 let reconcile = SchemaChange::Reconcile { ns: ns.clone(), collection: wanted.id };
                 self.cx.queue_changes(vec![reconcile]).await?;
             }
+            let plain = |step: &Step| Problem::plain(step.to_string());
             let listed = self.cx.status.state().schema_problems.get(ns).cloned();
-            let listed = listed.unwrap_or_else(|| steps.iter().map(ToString::to_string).collect());
+            let listed = listed.unwrap_or_else(|| steps.iter().map(plain).collect());
             return Ok(Looked::Problems(listed));
-        }
-        let (behind, first): (Vec<_>, Vec<_>) = steps.into_iter().partition(Step::tightens);
-        for step in first {
-            match self.take_step(&target, &step, &mut builds).await {
-                Answer::Done => {}
-                Answer::Refused(reason) => problems.push(reason),
-                Answer::Overtaken(reason) | Answer::Away(reason) => {
-                    return Ok(Looked::Away(reason));
-                }
-            }
         }
         // Of what was made just now the id is not known; it can only be the one that was meant.
         let id = copy.as_ref().and_then(|copy| copy.id);
-        match self.build(&target, builds, id, stop).await? {
-            Ok(refused) => problems.extend(refused),
-            Err(reason) => return Ok(Looked::Away(reason)),
+        let mut copy = Copy { keeper: self, ns, permit, id, stop };
+        match make(&mut copy, steps).await {
+            Ok(left) if !left.problems.is_empty() => Ok(Looked::Problems(left.problems)),
+            Ok(left) => Ok(if left.waits { Looked::Soon } else { Looked::Done }),
+            Err(Halt::Away(reason)) => Ok(Looked::Away(reason)),
+            Err(Halt::Failed(error)) => Err(error),
         }
-        // What is tightened too early is loosened by the first document that does not fit.
-        if !behind.is_empty() && self.documents_come(ns) {
-            return Ok(if problems.is_empty() { Looked::Soon } else { Looked::Problems(problems) });
-        }
-        for step in behind {
-            match self.take_step(&target, &step, &mut Vec::new()).await {
-                Answer::Done => {}
-                Answer::Refused(reason) => problems.push(reason),
-                Answer::Overtaken(reason) | Answer::Away(reason) => {
-                    return Ok(Looked::Away(reason));
-                }
-            }
-        }
-        Ok(if problems.is_empty() { Looked::Done } else { Looked::Problems(problems) })
     }
 
     /// True while documents of a collection are copied or compared, or just now one came that an index had to let
@@ -166,7 +132,8 @@ impl<K: Sink> SchemaKeeper<K> {
     /// buffer's documents, or none; once, since Atlas may take the option even then not.
     async fn make_anew(
         &self,
-        Target { ns, permit }: &Target<'_>,
+        ns: &Namespace,
+        permit: &Permit,
         wanted: &Description,
     ) -> Result<bool, SyncError> {
         let is_capped = wanted.is_capped();
@@ -180,7 +147,7 @@ impl<K: Sink> SchemaKeeper<K> {
         let digest = Sha256::digest(wanted.options.as_bytes());
         let mark = format!("{ns} {}", uuid::Uuid::from_slice(&digest[..16]).unwrap_or_default());
         let (queue, position) = (self.cx.queue.clone(), self.cx.reading.position().seen());
-        let only = BTreeSet::from([(*ns).clone()]);
+        let only = BTreeSet::from([ns.clone()]);
         let is_first = blocking(move || -> Result<bool, QueueError> {
             let stored = queue.meta(note::MADE_ANEW)?;
             let mut made: BTreeSet<String> =
@@ -214,145 +181,6 @@ impl<K: Sink> SchemaKeeper<K> {
         Ok(self.deletes.may_replace(here, there))
     }
 
-    /// Takes a step but for what it builds, which goes to `builds` with the sentence for it.
-    async fn take_step(
-        &self,
-        target: &Target<'_>,
-        step: &Step,
-        builds: &mut Vec<(String, RawDocumentBuf)>,
-    ) -> Answer {
-        if step.is_fixed() {
-            return Answer::Refused(step.to_string());
-        }
-        let mut taken = step.clone();
-        let mut answer = self.run_all(target, &taken).await;
-        if let Answer::Refused(reason) = &answer
-            && let Some(instead) = step.instead(reason)
-        {
-            answer = self.run_all(target, &instead).await;
-            taken = instead;
-        }
-        match answer {
-            Answer::Done => {
-                builds.extend(taken.build().map(|spec| (step.to_string(), spec.clone())));
-            }
-            Answer::Refused(reason) => return Answer::Refused(format!("{step}: {reason}")),
-            answer => return answer,
-        }
-        Answer::Done
-    }
-
-    async fn run_all(&self, target: &Target<'_>, step: &Step) -> Answer {
-        for command in step.commands(target.ns.coll()) {
-            match self.run_command(target, command).await {
-                Answer::Done => {}
-                answer => return answer,
-            }
-        }
-        Answer::Done
-    }
-
-    /// Builds indexes, all at once, which reads the collection once; where that is refused, one by one, so
-    /// that one that cannot be built keeps none of the others away. Returns what was refused; the inner
-    /// error says that something is in the way.
-    async fn build(
-        &self,
-        target: &Target<'_>,
-        builds: Vec<(String, RawDocumentBuf)>,
-        id: Option<CollectionId>,
-        stop: &Stop,
-    ) -> Result<Result<Vec<String>, String>, SyncError> {
-        if builds.is_empty() {
-            return Ok(Ok(Vec::new()));
-        }
-        let ns = target.ns;
-        let indexes = index_names(builds.iter().map(|(_, spec)| spec));
-        tracing::info!(%ns, indexes = indexes.join(", "), "building indexes in Atlas");
-        let build = Build { indexes, since_ms: now_ms(), percent: None };
-        self.cx.status.state().builds.insert(ns.clone(), build);
-        let built = tokio::select! {
-            built = self.build_each(target, &builds, id) => Ok(built),
-            never = self.watch_progress(ns) => match never {},
-            () = stop.drain.cancelled() => Err(SyncError::Stopped),
-            () = stop.leave.cancelled() => Err(SyncError::Stopped),
-        };
-        self.cx.status.state().builds.remove(ns);
-        if matches!(&built, Ok(Ok(refused)) if refused.is_empty()) {
-            tracing::info!(%ns, "the indexes are built");
-        }
-        built
-    }
-
-    async fn build_each(
-        &self,
-        target: &Target<'_>,
-        builds: &[(String, RawDocumentBuf)],
-        id: Option<CollectionId>,
-    ) -> Result<Vec<String>, String> {
-        let specs: Vec<_> = builds.iter().map(|(_, spec)| spec.clone()).collect();
-        match self.build_some(target, &specs, id).await {
-            Answer::Done => return Ok(Vec::new()),
-            Answer::Overtaken(reason) | Answer::Away(reason) => return Err(reason),
-            Answer::Refused(_) => {}
-        }
-        let mut refused = Vec::new();
-        for (what, spec) in builds {
-            match self.build_some(target, std::slice::from_ref(spec), id).await {
-                Answer::Done => {}
-                Answer::Refused(reason) => refused.push(format!("{what}: {reason}")),
-                Answer::Overtaken(reason) | Answer::Away(reason) => return Err(reason),
-            }
-        }
-        Ok(refused)
-    }
-
-    async fn build_some(
-        &self,
-        target: &Target<'_>,
-        specs: &[RawDocumentBuf],
-        id: Option<CollectionId>,
-    ) -> Answer {
-        let coll = target.ns.coll();
-        match self.run_command(target, build_command(coll, specs, id)).await {
-            // Before 6.0 a collection that was replaced just now cannot be told apart.
-            Answer::Refused(reason) if id.is_some() && reason.contains("collectionUUID") => {
-                self.run_command(target, build_command(coll, specs, None)).await
-            }
-            answer => answer,
-        }
-    }
-
-    async fn run_command(
-        &self,
-        Target { ns, permit }: &Target<'_>,
-        mut command: RawDocumentBuf,
-    ) -> Answer {
-        command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
-        if let Err(error) = self.cx.ends.may_alter(End::Atlas) {
-            return Answer::Away(error.to_string());
-        }
-        if !permit.holds() {
-            return Answer::Overtaken(SyncError::Outdated.to_string());
-        }
-        let atlas = &self.cx.ends.atlas;
-        let error = match atlas.command_within(ns.db(), command, BUILD_PATIENCE).await {
-            Ok(reply) if reply.contains_key("writeConcernError") => {
-                return Answer::Away("no majority has answered".to_owned());
-            }
-            Ok(_) => return Answer::Done,
-            Err(error) => error,
-        };
-        let reason = without_values(&error.to_string());
-        match (error.code(), class_of(&error)) {
-            (Some(INDEX_NOT_FOUND), _) => Answer::Done,
-            (Some(OTHER_COLLECTION), _) => Answer::Overtaken(reason),
-            (Some(BUILD_IN_PROGRESS), _) => Answer::Refused(reason),
-            (_, Class::Unavailable) => Answer::Away(reason),
-            (_, _) if reason.contains("IndexBuildAborted") => Answer::Overtaken(reason),
-            (_, _) => Answer::Refused(reason),
-        }
-    }
-
     async fn watch_progress(&self, ns: &Namespace) -> std::convert::Infallible {
         loop {
             tokio::time::sleep(PROGRESS_EVERY).await;
@@ -360,6 +188,106 @@ impl<K: Sink> SchemaKeeper<K> {
             if let Some(build) = self.cx.status.state().builds.get_mut(ns) {
                 build.percent = percent;
             }
+        }
+    }
+}
+
+/// The collection as Atlas has it, for as long as the permit holds under which the local one was looked at.
+struct Copy<'a, K> {
+    keeper: &'a SchemaKeeper<K>,
+    ns: &'a Namespace,
+    permit: Permit,
+    id: Option<CollectionId>,
+    stop: &'a Stop,
+}
+
+/// Why a look ends early.
+enum Halt {
+    /// Atlas is away; or the collection is not the one that was meant any more, or its build was ended.
+    Away(String),
+    Failed(SyncError),
+}
+
+impl<K: Sink> Target for Copy<'_, K> {
+    type Stop = Halt;
+
+    fn ns(&self) -> &Namespace {
+        self.ns
+    }
+
+    /// The worker does, in its turn.
+    async fn create(&mut self, step: &Step, _: &RawDocument) -> Taken<Halt> {
+        Ok(Err(Refusal::of(step.to_string())))
+    }
+
+    /// What is tightened too early is loosened by the first document that does not fit.
+    fn may(&self, step: &Step) -> bool {
+        !step.tightens() || !self.keeper.documents_come(self.ns)
+    }
+
+    fn begins(&mut self, indexes: Vec<String>) {
+        let ns = self.ns;
+        tracing::info!(%ns, indexes = indexes.join(", "), "building indexes in Atlas");
+        let build = Build { indexes, since_ms: now_ms(), percent: None };
+        self.keeper.cx.status.state().builds.insert(ns.clone(), build);
+    }
+
+    fn ended(&mut self, is_built: bool) {
+        self.keeper.cx.status.state().builds.remove(self.ns);
+        if is_built {
+            tracing::info!(ns = %self.ns, "the indexes are built");
+        }
+    }
+
+    async fn build(&mut self, specs: &[RawDocumentBuf]) -> Taken<Halt> {
+        let (keeper, ns, stop) = (self.keeper, self.ns, self.stop);
+        tokio::select! {
+            built = self.build_these(specs) => built,
+            never = keeper.watch_progress(ns) => match never {},
+            () = stop.drain.cancelled() => Err(Halt::Failed(SyncError::Stopped)),
+            () = stop.leave.cancelled() => Err(Halt::Failed(SyncError::Stopped)),
+        }
+    }
+
+    async fn run(&mut self, mut command: RawDocumentBuf) -> Taken<Halt> {
+        command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
+        let ends = &self.keeper.cx.ends;
+        if let Err(error) = ends.may_alter(End::Atlas) {
+            return Err(Halt::Away(error.to_string()));
+        }
+        if !self.permit.holds() {
+            return Err(Halt::Away(SyncError::Outdated.to_string()));
+        }
+        let error = match ends.atlas.command_within(self.ns.db(), command, BUILD_PATIENCE).await {
+            Ok(reply) if reply.contains_key("writeConcernError") => {
+                return Err(Halt::Away("no majority has answered".to_owned()));
+            }
+            Ok(_) => return Ok(Ok(())),
+            Err(error) => error,
+        };
+        let reason = without_values(&error.to_string());
+        match (error.code(), class_of(&error)) {
+            (Some(INDEX_NOT_FOUND), _) => Ok(Ok(())),
+            (Some(OTHER_COLLECTION), _) => Err(Halt::Away(reason)),
+            (Some(BUILD_IN_PROGRESS), _) => Ok(Err(Refusal::of(reason))),
+            (_, Class::Unavailable) => Err(Halt::Away(reason)),
+            (_, _) if reason.contains(BUILD_ABORTED) => Err(Halt::Away(reason)),
+            (_, _) => Ok(Err(Refusal::of(reason))),
+        }
+    }
+}
+
+impl<K: Sink> Copy<'_, K> {
+    async fn build_these(&mut self, specs: &[RawDocumentBuf]) -> Taken<Halt> {
+        let coll = self.ns.coll();
+        match self.run(build_command(coll, specs, self.id)).await? {
+            // Before 6.0 a collection that was replaced just now cannot be told apart.
+            Err(Refusal { reason, .. })
+                if self.id.is_some() && reason.contains("collectionUUID") =>
+            {
+                self.run(build_command(coll, specs, None)).await
+            }
+            built => Ok(built),
         }
     }
 }

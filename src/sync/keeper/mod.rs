@@ -20,7 +20,7 @@ use crate::{
     observe::report::one_line,
     policy::breaker::Stage,
     runtime::shutdown::{Stop, blocking},
-    schema::{Description, Kind, Step, steps},
+    schema::{Description, Kind, Problem, Step, joined, steps},
     sink::{Sink, SinkError},
     source::{SourceError, inspect},
     sync::state::SyncState,
@@ -181,7 +181,7 @@ impl<K: Sink> SchemaKeeper<K> {
             Err(
                 error @ (SyncError::Source(SourceError::Denied { .. })
                 | SyncError::Sink(SinkError::Denied(_))),
-            ) => Looked::Problems(vec![one_line(&error)]),
+            ) => Looked::Problems(vec![Problem::plain(one_line(&error))]),
             Err(error) => {
                 tracing::debug!(%ns, %error, "a collection cannot be looked at yet");
                 Looked::Soon
@@ -204,13 +204,13 @@ impl<K: Sink> SchemaKeeper<K> {
                 entry.at = Instant::now() + SOON;
             }
             // What is said so often is no outage, or one of this alone: a full disk, a quota.
-            Looked::Away(problem) => self.list_problems(&ns, vec![problem], entry),
+            Looked::Away(problem) => self.list_problems(&ns, vec![Problem::plain(problem)], entry),
             Looked::Problems(problems) => self.list_problems(&ns, problems, entry),
         }
         Ok(())
     }
 
-    fn list_problems(&self, ns: &Namespace, problems: Vec<String>, entry: &mut Due) {
+    fn list_problems(&self, ns: &Namespace, problems: Vec<Problem>, entry: &mut Due) {
         let wait = RETRY_FIRST.saturating_mul(1 << entry.refusals.min(16)).min(RETRY_MAX);
         entry.away = 0;
         entry.refusals += 1;
@@ -220,7 +220,7 @@ impl<K: Sink> SchemaKeeper<K> {
         }
         let before = self.cx.status.state().schema_problems.insert(ns.clone(), problems.clone());
         if before.as_ref() != Some(&problems) {
-            let error = problems.join("; ");
+            let error = joined(&problems);
             let wait_ms = wait.as_millis() as u64;
             tracing::warn!(%ns, error, wait_ms, "options or indexes in Atlas differ; tried again");
         }
@@ -276,8 +276,7 @@ impl<K: Sink> SchemaKeeper<K> {
             // What was refused is tried again in its own time.
             let listed =
                 self.cx.status.state().schema_problems.get(&ns).cloned().unwrap_or_default();
-            let is_listed =
-                |step: &Step| listed.iter().any(|said| said.starts_with(&step.to_string()));
+            let is_listed = |step: &Step| listed.iter().any(|problem| problem.is_of(step));
             if !steps.is_empty() && steps.iter().all(is_listed) {
                 open.push(ns);
             } else if steps.iter().any(|step| step.build().is_none() && !step.is_fixed()) {
