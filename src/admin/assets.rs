@@ -1,4 +1,4 @@
-//! The dashboard and the OpenAPI document: embedded, so that nothing else is needed to look at them.
+//! The dashboard, the OpenAPI document and the runbook: embedded, so that nothing else is needed to look at them.
 
 use axum::{
     extract::Path,
@@ -7,6 +7,7 @@ use axum::{
 };
 
 use super::{Problem, SEE};
+use crate::observe::runbook;
 
 const PAGE: &str = include_str!("../../assets/dashboard/index.html");
 const OPENAPI: &str = include_str!("../../docs/openapi.json");
@@ -27,6 +28,20 @@ pub(super) async fn page() -> Response {
 
 pub(super) async fn openapi() -> Response {
     text("application/json", OPENAPI)
+}
+
+/// What to do, whatever it is.
+pub(super) async fn night() -> Response {
+    text("text/plain", runbook::NIGHT)
+}
+
+/// What to do about an alert.
+pub(super) async fn runbook(Path(alert): Path<String>) -> Result<Response, Problem> {
+    runbook::page(&alert).map(|page| text("text/plain", page)).ok_or_else(|| {
+        let known: Vec<_> = runbook::alerts().collect();
+        Problem::new(StatusCode::NOT_FOUND, "there is no such alert")
+            .hint(&format!("known are {}", known.join(", ")))
+    })
 }
 
 pub(super) async fn asset(Path(name): Path<String>) -> Result<Response, Problem> {

@@ -1,7 +1,8 @@
 //! The admin API: what the CLI and scripts ask a running agent.
 //!
 //! Anything that changes state, and anything that shows a document or an `_id`, needs the token of
-//! `admin.token_file`; on an address other than loopback, everything but `/healthz` does. A browser
+//! `admin.token_file`; on an address other than loopback, everything but
+//! `/healthz` and the runbook does. A browser
 //! is kept out by name: a foreign `Host` (DNS rebinding) or `Origin` (another site's script) is
 //! refused, and so is a request that names more than one host. Errors are JSON with `error`, `cause` and `hint`.
 
@@ -93,6 +94,8 @@ fn router(api: Api) -> Router {
         .route("/", get(assets::page))
         .route("/assets/{name}", get(assets::asset))
         .route("/openapi.json", get(assets::openapi))
+        .route("/runbook", get(assets::night))
+        .route("/runbook/{alert}", get(assets::runbook))
         .route("/metrics", get(prometheus::scrape))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(health::ready))
@@ -187,7 +190,10 @@ async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response
             return harden(problem.into_response());
         }
         let only_reads = request.method() == Method::GET || request.method() == Method::HEAD;
-        let is_open = only_reads && !shows_documents(path) && api.listen.ip().is_loopback();
+        // Whoever is woken has no token at hand, and the pages are the same for everyone.
+        let is_book = path == "/runbook" || path.starts_with("/runbook/");
+        let is_near = api.listen.ip().is_loopback();
+        let is_open = only_reads && !shows_documents(path) && (is_near || is_book);
         if !is_open && !has_token(&api, request.headers()) {
             let problem = Problem::new(StatusCode::UNAUTHORIZED, "this needs the agent's token")
                 .hint("send `Authorization: Bearer` with the content of `admin.token_file`");

@@ -148,6 +148,7 @@ impl Agent {
             reading: Arc::default(),
             writing: Arc::new(Writing::new(gate.clone(), connect::breaker_policy(&config))),
             queue,
+            monitor: Arc::new(Monitor::new(&config)),
             config,
             local,
             gate,
@@ -158,7 +159,6 @@ impl Agent {
             mark,
             demanded: Arc::default(),
             watch: Arc::default(),
-            monitor: Arc::default(),
             stop: Stop::default(),
             serve,
         };

@@ -6,10 +6,12 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::Handles;
 use crate::{
+    config::Config,
     gate::writing::Against,
     observe::{
         alerts::{AlertBook, Notice},
         health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
+        runbook::Runbook,
         status::{Fault, Phase, Status, Unshowable},
         trend::{History, Sample, Totals},
     },
@@ -30,6 +32,10 @@ pub struct Monitor {
 }
 
 impl Monitor {
+    pub(super) fn new(config: &Config) -> Self {
+        Self { alerts: Mutex::new(AlertBook::of(Runbook::of(config))), ..Self::default() }
+    }
+
     pub fn alerts(&self) -> MutexGuard<'_, AlertBook> {
         self.alerts.lock()
     }

@@ -114,13 +114,15 @@ pub(super) fn letter(notice: &Notice, status: &Status) -> Value {
         Notice::Cleared(alert, at) => ("cleared", alert, rfc3339(*at)),
     };
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let Alert { name, ns, severity, message, since_ms, .. } = alert;
+    let Alert { name, ns, severity, message, runbook, since_ms, .. } = alert;
     json!({
         "source": "outrigger",
         "version": env!("CARGO_PKG_VERSION"),
         "host": host,
         "event": event,
-        "alert": { "name": name, "ns": ns, "severity": severity, "message": message },
+        "alert": {
+            "name": name, "ns": ns, "severity": severity, "message": message, "runbook": runbook,
+        },
         "since": rfc3339(*since_ms),
         "clearedAt": cleared,
         "phase": status.state().phase,

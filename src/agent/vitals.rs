@@ -138,7 +138,8 @@ fn say(notice: &Notice) {
     match notice {
         Notice::Raised(alert) => {
             let ns = alert.ns.as_deref().unwrap_or_default();
-            tracing::warn!(alert = alert.name, ns, error = alert.message, "alert raised");
+            let runbook = &alert.runbook;
+            tracing::warn!(alert = alert.name, ns, error = alert.message, runbook, "alert raised");
         }
         Notice::Cleared(alert, at_ms) => {
             let ns = alert.ns.as_deref().unwrap_or_default();

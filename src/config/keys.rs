@@ -136,6 +136,7 @@ pub const KEYS: &[Key] = &[
     key!("alerts.queue_size", "1 or more", alerts.queue_size = |v| integer(v, 1, u64::MAX)),
     key!("alerts.error_rate", "0.0 to 1.0", alerts.error_rate = ratio),
     key!("alerts.oplog_window", "a duration", alerts.oplog_window = |v| duration(v, 0, u64::MAX)),
+    key!("alerts.runbook", "a URL with `{alert}` in it", alerts.runbook = |v| runbook(v).map(Some)),
     key!("alerts.webhook", "a URL", alerts.webhook = |v| url(v).map(Some)),
     key!("alerts.webhook_file", "a file name", alerts.webhook_file = |v| path(v).map(Some)),
     key!("alerts.heartbeat_url", "a URL", alerts.heartbeat_url = |v| url(v).map(Some)),
@@ -256,6 +257,15 @@ fn compressors(value: &Value) -> Result<Vec<String>, String> {
 
 fn url(value: &Value) -> Result<HttpUrl, String> {
     HttpUrl::parse(text(value)?)
+}
+
+fn runbook(value: &Value) -> Result<String, String> {
+    let address = text(value)?;
+    HttpUrl::parse(address)?;
+    if !address.contains("{alert}") {
+        return Err("the name of the alert has no place in it".to_owned());
+    }
+    Ok(address.to_owned())
 }
 
 fn update_mode(value: &Value) -> Result<UpdateMode, String> {

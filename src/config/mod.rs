@@ -129,6 +129,8 @@ pub struct Alerts {
     pub queue_size: u64,
     pub error_rate: f64,
     pub oplog_window: Duration,
+    /// Holds `{alert}`.
+    pub runbook: Option<String>,
     pub webhook: Option<HttpUrl>,
     pub webhook_file: Option<PathBuf>,
     pub heartbeat_url: Option<HttpUrl>,
@@ -206,6 +208,7 @@ impl Default for Config {
                 queue_size: 10_000,
                 error_rate: 0.05,
                 oplog_window: seconds(6 * 3600),
+                runbook: None,
                 webhook: None,
                 webhook_file: None,
                 heartbeat_url: None,

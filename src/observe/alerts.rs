@@ -14,7 +14,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::observe::health::{Condition, Severity};
+use crate::observe::{
+    health::{Condition, Severity},
+    runbook::Runbook,
+};
 
 /// How long a condition must be gone before its alert is cleared.
 pub const SETTLED: Duration = Duration::from_secs(15);
@@ -28,6 +31,8 @@ pub struct Alert {
     pub ns: Option<String>,
     pub severity: Severity,
     pub message: String,
+    /// The address of the page that says what to do.
+    pub runbook: String,
     /// When it was raised, milliseconds since 1970.
     pub since_ms: u64,
     /// When its condition was last seen to hold.
@@ -46,10 +51,16 @@ pub enum Notice {
 /// The alerts that are raised now.
 #[derive(Debug, Default)]
 pub struct AlertBook {
+    runbook: Runbook,
     raised: Vec<Alert>,
 }
 
 impl AlertBook {
+    /// Nothing is raised yet; what will be has its page in `runbook`.
+    pub fn of(runbook: Runbook) -> Self {
+        Self { runbook, raised: Vec::new() }
+    }
+
     /// Takes what holds at `now_ms`; returns what is to be told.
     pub fn update(&mut self, conditions: &[Condition], now_ms: u64) -> Vec<Notice> {
         let mut notices = Vec::new();
@@ -61,7 +72,9 @@ impl AlertBook {
                 (alert.message, alert.severity, alert.seen_ms) = (message, severity, now_ms);
                 continue;
             }
-            let alert = Alert { name, ns, severity, message, since_ms: now_ms, seen_ms: now_ms };
+            let runbook = self.runbook.address(name);
+            let (since_ms, seen_ms) = (now_ms, now_ms);
+            let alert = Alert { name, ns, severity, message, runbook, since_ms, seen_ms };
             self.raised.push(alert.clone());
             notices.push(Notice::Raised(alert));
         }

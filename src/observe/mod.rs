@@ -8,5 +8,6 @@ pub mod progress;
 pub mod recent;
 pub mod repaired;
 pub mod report;
+pub mod runbook;
 pub mod status;
 pub mod trend;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::support::{
     PATIENCE,
     agent::Agent,
+    api::Api,
     equal::documents_equal,
     eventually,
     mongod::Mongod,
@@ -356,4 +357,38 @@ async fn a_frozen_peer_makes_unhealthy_though_all_loops_are_alive() {
     })
     .await;
     assert!(agent.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_names_the_page_that_says_what_to_do() {
+    let (local, atlas) = pair().await;
+    let hook = Receiver::start();
+    let told_to =
+        format!("[alerts]\nqueue_size = 5\nwebhook = \"http://127.0.0.1:{}/\"\n", hook.port);
+    let elsewhere = format!("{told_to}runbook = \"https://wiki.example/{{alert}}.html\"\n");
+    for (config, own) in [(told_to, true), (elsewhere, false)] {
+        let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config);
+        agent.start(&["--adopt"]);
+        agent.streaming().await;
+        assert!(agent.cli(&["pause"]).status.success());
+        orders(&local).insert_many((0..20).map(|_| doc! { "own": own })).await.unwrap();
+
+        let address = if own {
+            format!("http://127.0.0.1:{}/runbook/queue_size", agent.admin_port)
+        } else {
+            "https://wiki.example/queue_size.html".to_owned()
+        };
+        eventually("the address, told and sent", PATIENCE, async || {
+            let health = agent.health().unwrap_or_default();
+            let raised = health["raised"].as_array().cloned().unwrap_or_default();
+            raised.iter().any(|alert| alert["runbook"] == address.as_str())
+                && agent.log().contains(&address)
+                && hook.requests().iter().any(|(_, of)| of["alert"]["runbook"] == address.as_str())
+        })
+        .await;
+        let (status, page) = Api::of(&agent).get("/runbook/queue_size");
+        assert_eq!(status, 200);
+        assert!(page.as_str().unwrap().starts_with("# `queue_size`"), "{page}");
+        agent.stop();
+    }
 }

@@ -83,6 +83,7 @@ async fn the_document_describes_what_the_agent_answers() {
         "/",
         "/metrics",
         "/openapi.json",
+        "/runbook",
         "/api/sync/health",
         "/api/sync/metrics",
         "/api/sync/databases",
@@ -92,6 +93,8 @@ async fn the_document_describes_what_the_agent_answers() {
     ] {
         assert_eq!(plain(path), 200, "{path}");
     }
+    let runbook = "/runbook/{alert}";
+    assert_eq!(ask("get", runbook, "/runbook/nothing", "").0, 404);
     // A dead letter, by an index that only Atlas has.
     let index = doc! { "key": { "u": 1 }, "name": "u", "unique": true, "sparse": true };
     let command = doc! { "createIndexes": "orders", "indexes": [index] };
@@ -171,7 +174,8 @@ async fn the_document_describes_what_the_agent_answers() {
             let real = path
                 .replace("{id}", &id)
                 .replace("{ns}", "shop.orders")
-                .replace("{name}", "app.js");
+                .replace("{name}", "app.js")
+                .replace("{alert}", "lag");
             if path == "/api/events" {
                 continue;
             }
@@ -187,7 +191,8 @@ async fn the_document_describes_what_the_agent_answers() {
                 let real = path
                     .replace("{id}", &id)
                     .replace("{ns}", "shop.orders")
-                    .replace("{name}", "app.js");
+                    .replace("{name}", "app.js")
+                    .replace("{alert}", "lag");
                 let (status, answer) = api.with_token(method, &real);
                 assert_eq!(status, 405, "{method} {path}");
                 assert!(answer["error"].is_string(), "{answer}");
@@ -289,6 +294,7 @@ async fn on_any_other_address_than_loopback_everything_but_healthz_needs_the_tok
     let api = Api::of(&agent);
 
     assert_eq!(api.get("/healthz").0, 200);
+    assert_eq!(api.get("/runbook/lag").0, 200, "the same for everyone, and read by who is woken");
     for path in ["/", "/readyz", "/metrics", "/api/sync/health", "/api/events", "/openapi.json"] {
         assert_eq!(api.get(path).0, 401, "{path}");
     }

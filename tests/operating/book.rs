@@ -9,6 +9,7 @@ use std::{
 
 use outrigger::observe::{
     health::{Condition, Vitals, judge},
+    runbook,
     status::{Counted, Divergence, Phase, Unshowable},
 };
 
@@ -125,10 +126,13 @@ fn each_alert_has_a_page_that_says_what_it_means_and_what_to_do_and_no_page_is_w
         .map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
         .collect();
     assert_eq!(alerts, there);
+    let served: BTreeSet<_> = runbook::alerts().map(str::to_owned).collect();
+    assert_eq!(alerts, served);
 
     let table = page("docs/operate.md");
     for name in alerts {
         let own = page(&format!("docs/alerts/{name}.md"));
+        assert_eq!(runbook::page(&name), Some(own.text.as_str()));
         assert!(own.text.starts_with(&format!("# `{name}`\n")), "{name}");
         for part in ["## What it means\n", "## The data\n", "## Do\n"] {
             assert!(own.text.contains(part), "{name}: {part}");

@@ -52,7 +52,7 @@ fn the_reference_file_shows_every_key() {
     assert!(config.local.uri.is_some() && config.atlas.uri.is_some());
     assert!(config.alerts.webhook.is_some() && config.alerts.heartbeat_url.is_some());
     let shown = REFERENCE.lines().filter(|line| line.contains(" = ")).count();
-    assert_eq!(shown, 46, "a key is missing in config.toml, or this count is old");
+    assert_eq!(shown, 47, "a key is missing in config.toml, or this count is old");
 }
 
 #[test]
@@ -97,6 +97,7 @@ fn a_bad_value_names_key_value_and_range() {
     assert!(error("[queue]\nmax_bytes = \"5 parsecs\"").contains("`queue.max_bytes`"));
     assert!(error("[namespaces]\ninclude = [\"shop\"]").contains("write `shop.*`"));
     assert!(error("[breaker]\nopen_for = \"50s\"\nopen_for_max = \"2s\"").contains("open_for_max"));
+    assert!(error("[alerts]\nrunbook = \"https://wiki.example\"").contains("`{alert}`"));
     for name in ["", "a.b", "Local", "a b"] {
         let text = error(&format!("[atlas]\nstate_database = \"{name}\""));
         assert!(text.contains("`atlas.state_database`"), "{text}");

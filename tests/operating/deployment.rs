@@ -172,6 +172,16 @@ async fn rules_and_board_use_metrics_that_exist() {
             .collect();
         assert!(unknown.is_empty(), "{unknown:?}");
     }
+    // Each rule leads to a page that the agent has.
+    let pages: Vec<_> = rules.lines().filter_map(|of| of.split_once("runbook_url: ")).collect();
+    assert_eq!(pages.len(), rules.matches("- alert: ").count());
+    for (_, page) in pages {
+        let Some((_, path)) = page.split_once("{{ $labels.instance }}") else {
+            assert!(page.starts_with("file:///usr/share/doc/outrigger/docs/"), "{page}");
+            continue;
+        };
+        assert_eq!(api.get(path).0, 200, "{page}");
+    }
     let promtool = script("promtool", &[]);
     let path = root().join("deploy/prometheus/outrigger.rules.yml");
     let check = Command::new(promtool).args(["check", "rules"]).arg(path).output().unwrap();

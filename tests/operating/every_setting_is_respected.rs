@@ -58,6 +58,7 @@ const PROVED_BY: &[(&str, &str)] = &[
         "alerts.oplog_window",
         "an_oplog_that_is_about_to_roll_over_is_an_alert_and_status_shows_what_is_left",
     ),
+    ("alerts.runbook", "an_alert_names_the_page_that_says_what_to_do"),
     ("alerts.webhook", "an_alert_is_told_once_when_it_begins_and_once_when_it_is_over"),
     ("alerts.webhook_file", "property_11_thresholds_of_alerts_are_respected"),
     (

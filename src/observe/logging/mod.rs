@@ -88,6 +88,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("phase", "the agent's phase"),
     ("queue", "the folder of the queue"),
     ("reason", "why a run takes place, or an option is left out"),
+    ("runbook", "the address of the page that says what to do about an alert"),
     ("source", "the id of another source's mark"),
     ("token_file", "where the token of the API is"),
     ("url", "scheme and host of a web hook"),
