@@ -18,7 +18,7 @@ use criterion::{
 };
 use outrigger::{
     model::{
-        checkpoint::{Checkpoint, ClusterTime, ResumeToken},
+        checkpoint::{Checkpoint, ClusterTime, PositionKind, ResumeToken},
         delta::Delta,
         document_key::DocumentKey,
         namespace::Namespace,
@@ -103,6 +103,7 @@ fn checkpoint() -> Checkpoint {
     Checkpoint {
         anchor: ClusterTime(1),
         token: ResumeToken(rawdoc! { "_data": "82".repeat(40) }),
+        kind: PositionKind::CLUSTER_TIME,
         cluster_time: ClusterTime(1),
         source_id: "rs".into(),
         pipeline: "p".into(),

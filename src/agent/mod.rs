@@ -29,7 +29,9 @@ use crate::{
     queue::{Queue, QueueError, QueueOptions, Rebuilt},
     runtime::shutdown::{Stop, blocking},
     schema::watch::SchemaWatch,
-    source::{PIPELINE_VERSION, SourceError, SourceInfo, inspect, source_id},
+    source::{
+        ChangeStreamSource, PIPELINE_VERSION, Source, SourceError, SourceInfo, inspect, source_id,
+    },
     sync::{
         self, SyncError,
         ownership::AgentMark,
@@ -162,9 +164,20 @@ impl Agent {
             stop: Stop::default(),
             serve,
         };
+        agent.check_kind()?;
         agent.gatekeeper().open().await?;
         agent.check_filter()?;
         Ok(agent)
+    }
+
+    /// The checkpoint must be of this kind of source, before it is asked what it proves of this one.
+    fn check_kind(&self) -> Result<(), AgentError> {
+        let Some(checkpoint) = self.queue.checkpoint()? else {
+            return Ok(());
+        };
+        checkpoint
+            .is_of(&<ChangeStreamSource as Source>::POSITIONS)
+            .map_err(|error| AgentError::OtherSource { problem: error.to_string() })
     }
 
     /// The checkpoint must be of this filter.
@@ -236,6 +249,7 @@ fn from_tailer(error: TailerError) -> AgentError {
     match error {
         TailerError::Queue(error) => AgentError::Queue(error),
         TailerError::Source(error) => AgentError::Local(error),
+        TailerError::OtherKind(error) => AgentError::OtherSource { problem: error.to_string() },
     }
 }
 

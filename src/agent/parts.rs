@@ -9,7 +9,7 @@ use crate::{
     model::namespace::NamespaceFilter,
     policy::{horizon::Horizon, late::LateWrites},
     sink::AtlasSink,
-    source::{ChangeStreamSource, Source},
+    source::{ChangeStreamSource, SchemaSource},
     sync::{self, Reconciler},
     tailer::{IMPASSE_PATIENCE, Identity, QueueLimits, Tailer},
     worker::{Shared, Worker},
@@ -62,6 +62,7 @@ impl Agent {
         let queue = &self.config.queue;
         Ok(Tailer {
             queue: self.queue.clone(),
+            tells_of_schema: source.tells_of_schema(),
             source,
             status: self.status.clone(),
             reading: self.reading.clone(),

@@ -1,11 +1,17 @@
 //! Where to continue: a resume token, with the time and the identity that make it safe to use.
+//!
+//! Of the positions of one source two things are asked: which of two is later, and to go on from one. So a position is a
+//! token that only its source reads, and an ordered number beside it, [`ClusterTime`], of which only a source
+//! knows what it counts. The wall time of a change is no part of it: it stands beside, in each event and entry.
+//! [`PositionKind`] says whose numbers they are, since those of two kinds compare without a word.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use bson::{RawDocument, RawDocumentBuf, Timestamp};
 
-/// The position of a change in the local database's history (`clusterTime`): seconds since 1970 in
-/// the upper 32 bits, a counter within the second in the lower.
+/// The position of a change in its source's history, in an order that no two changes of one document share. Of a MongoDB
+/// it is the `clusterTime`: seconds since 1970 in the upper 32 bits, a counter within the second in the lower, and only
+/// of such a one may [`seconds`](Self::seconds) and [`millis`](Self::millis) be asked.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClusterTime(pub u64);
 
@@ -39,6 +45,42 @@ impl fmt::Debug for ClusterTime {
     }
 }
 
+/// What the positions of a source count. A queue holds those of one kind: its entries and what waits for a
+/// position are compared by them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PositionKind(Cow<'static, str>);
+
+impl PositionKind {
+    /// A MongoDB's.
+    pub const CLUSTER_TIME: Self = Self::named("cluster time");
+
+    /// One that a source names itself.
+    pub const fn named(name: &'static str) -> Self {
+        Self(Cow::Borrowed(name))
+    }
+
+    /// One that was written down, perhaps by a program that knows more of them.
+    pub fn noted(name: &str) -> Self {
+        Self(Cow::Owned(name.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A queue holds positions of another kind than the source that is configured has.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "the queue was filled from a source of another kind: its positions count in `{held}`, those of the source \
+     that is configured now in `{wanted}`, and neither can go on from the other's"
+)]
+pub struct OtherKind {
+    pub held: String,
+    pub wanted: String,
+}
+
 /// An opaque position in the change stream, as the server gave it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ResumeToken(pub RawDocumentBuf);
@@ -70,6 +112,8 @@ pub struct Checkpoint {
     /// A database without that entry, though its oplog reaches back to it, has another history: it was
     /// restored. Positions cannot tell, since that of an idle stream is no entry's.
     pub anchor: ClusterTime,
+    /// What the positions count: of what kind the source is.
+    pub kind: PositionKind,
     /// The same position as a time; used only against the same `source_id`, since a time alone
     /// resumes silently on any database.
     pub cluster_time: ClusterTime,
@@ -77,6 +121,20 @@ pub struct Checkpoint {
     pub source_id: String,
     /// Fingerprint of the pipeline and the namespace filter: a token is only good for its pipeline.
     pub pipeline: String,
+}
+
+impl Checkpoint {
+    /// To be asked before anything is compared with a position of a source of the kind `wanted`.
+    ///
+    /// # Errors
+    /// [`OtherKind`] when these are of another.
+    pub fn is_of(&self, wanted: &PositionKind) -> Result<(), OtherKind> {
+        if self.kind == *wanted {
+            return Ok(());
+        }
+        let (held, wanted) = (self.kind.as_str().to_owned(), wanted.as_str().to_owned());
+        Err(OtherKind { held, wanted })
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::entry::{Entry, Work};
 use crate::{
     model::{
-        checkpoint::{Checkpoint, ClusterTime, ResumeToken},
+        checkpoint::{Checkpoint, ClusterTime, PositionKind, ResumeToken},
         delta::Delta,
         document_key::DocumentKey,
         event::{CollectionId, SchemaChange},
@@ -172,15 +172,28 @@ pub fn encode_checkpoint(checkpoint: &Checkpoint) -> Vec<u8> {
         source_id: &checkpoint.source_id,
         pipeline: &checkpoint.pipeline,
     };
-    seal((stored, checkpoint.anchor.0))
+    // A MongoDB's is written as it was before there were others: an older program goes on with it.
+    if checkpoint.kind == PositionKind::CLUSTER_TIME {
+        return seal((stored, checkpoint.anchor.0));
+    }
+    seal((stored, checkpoint.anchor.0, checkpoint.kind.as_str()))
 }
 
 pub fn decode_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CodecError> {
-    // One of 0.1.0 ends before the anchor.
-    let (stored, anchor) = open::<(StoredCheckpoint<'_>, u64)>(bytes)
-        .or_else(|_| open::<StoredCheckpoint<'_>>(bytes).map(|stored| (stored, 0)))?;
+    // One of 0.1.0 ends before the anchor, a MongoDB's before the kind.
+    let (stored, anchor, kind) = open::<(StoredCheckpoint<'_>, u64, &str)>(bytes)
+        .map(|(stored, anchor, kind)| (stored, anchor, PositionKind::noted(kind)))
+        .or_else(|_| {
+            open::<(StoredCheckpoint<'_>, u64)>(bytes)
+                .map(|(stored, anchor)| (stored, anchor, PositionKind::CLUSTER_TIME))
+        })
+        .or_else(|_| {
+            open::<StoredCheckpoint<'_>>(bytes)
+                .map(|stored| (stored, 0, PositionKind::CLUSTER_TIME))
+        })?;
     Ok(Checkpoint {
         token: ResumeToken(document(stored.token)?),
+        kind,
         anchor: ClusterTime(anchor),
         cluster_time: ClusterTime(stored.cluster_time),
         source_id: stored.source_id.to_owned(),
@@ -397,6 +410,39 @@ mod tests {
             let letter = DeadLetter { entry, reason: "because".into(), died_ms: 11 };
             assert_eq!(decode_dead_letter(7, &encode_dead_letter(&letter)).unwrap(), letter);
         }
+    }
+
+    fn checkpoint(kind: PositionKind) -> Checkpoint {
+        Checkpoint {
+            token: ResumeToken(rawdoc! { "_data": "82" }),
+            anchor: ClusterTime(1),
+            kind,
+            cluster_time: ClusterTime(2),
+            source_id: "rs".into(),
+            pipeline: "p".into(),
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_of_any_kind_comes_back_as_it_was() {
+        for kind in [PositionKind::CLUSTER_TIME, PositionKind::named("row of an outbox")] {
+            let checkpoint = checkpoint(kind);
+
+            assert_eq!(decode_checkpoint(&encode_checkpoint(&checkpoint)).unwrap(), checkpoint);
+        }
+    }
+
+    /// As bytes that were written by programs before there were kinds, with an anchor and without.
+    #[test]
+    fn a_checkpoint_from_before_there_were_kinds_is_one_of_cluster_times() {
+        let with_anchor = b"\x01\xb8\x18<\x0f\x13\x13\x00\x00\x00\x02_data\x00\x03\x00\x00\x0082\x00\x00\x02\x02rs\x01p\x01";
+        let without_anchor = b"\x01n\xfc\x8b3\x13\x13\x00\x00\x00\x02_data\x00\x03\x00\x00\x0082\x00\x00\x02\x02rs\x01p";
+        let expected = checkpoint(PositionKind::CLUSTER_TIME);
+
+        assert_eq!(decode_checkpoint(with_anchor).unwrap(), expected);
+        assert_eq!(encode_checkpoint(&expected), with_anchor, "and such a program reads ours");
+        let expected = Checkpoint { anchor: ClusterTime(0), ..expected };
+        assert_eq!(decode_checkpoint(without_anchor).unwrap(), expected);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use bson::rawdoc;
 use super::{Entry, Work, codec};
 use crate::{
     model::{
-        checkpoint::{Checkpoint, ClusterTime, ResumeToken},
+        checkpoint::{Checkpoint, ClusterTime, PositionKind, ResumeToken},
         document_key::DocumentKey,
         event::SchemaChange,
         namespace::Namespace,
@@ -67,6 +67,7 @@ pub fn samples() -> Vec<Vec<u8>> {
     });
     let checkpoint = Checkpoint {
         token: ResumeToken(rawdoc! { "_data": "82" }),
+        kind: PositionKind::CLUSTER_TIME,
         anchor: ClusterTime(1),
         cluster_time: ClusterTime(2),
         source_id: "id".to_owned(),

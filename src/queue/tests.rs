@@ -3,7 +3,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::model::{
-    checkpoint::{Checkpoint, ClusterTime, ResumeToken},
+    checkpoint::{Checkpoint, ClusterTime, PositionKind, ResumeToken},
     delta::Delta,
     document_key::DocumentKey,
     event::SchemaChange,
@@ -47,6 +47,7 @@ fn checkpoint(n: u64) -> Checkpoint {
     Checkpoint {
         anchor: ClusterTime(n),
         token: ResumeToken(rawdoc! { "_data": format!("{n}") }),
+        kind: PositionKind::CLUSTER_TIME,
         cluster_time: ClusterTime(n),
         source_id: "rs".into(),
         pipeline: "p".into(),

@@ -1,6 +1,7 @@
-//! Atlas: the one path by which anything is written there.
+//! Where changes go: what the worker writes to, and through which it learns how each write ended.
 //!
-//! [`Sink`] is the seam; production enters through [`AtlasSink`]. What an error means is decided in
+//! [`Sink`] is the seam, and all that a target must do to take documents; what only one can that has collections with
+//! options and indexes is [`SchemaSink`]. Production enters through [`AtlasSink`], where what an error means is decided in
 //! [`classify`] alone.
 
 use std::{collections::BTreeSet, future::Future};
@@ -121,6 +122,16 @@ pub trait Sink: Send + Sync + 'static {
         writes: &[Write<'_>],
     ) -> impl Future<Output = Result<Vec<Written>, SinkError>> + Send;
 
+    /// Whether it takes [`Write::Change`]. One that does not is never given any: each update goes as the whole document,
+    /// read from the source when it is its turn, and waits for as long as the source is away.
+    fn takes_changes(&self) -> bool {
+        false
+    }
+}
+
+/// A sink that keeps collections as they are in a MongoDB: made, renamed and dropped in the order of the stream, with
+/// their options and indexes, and with values that are unique.
+pub trait SchemaSink: Sink {
     /// For each contender the documents that hold a unique value of it now. The contender's own document
     /// may be among them. Empty when the place is free.
     ///

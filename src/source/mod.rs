@@ -1,6 +1,7 @@
 //! The local database: its change stream, and its documents read by key.
 //!
-//! [`Source`] is the seam. Production enters through [`ChangeStreamSource`]; an embedder or a test may
+//! [`Source`] is the seam, with what every source can do; what only one can that has collections of its own, with
+//! options and indexes, is [`SchemaSource`]. Production enters through [`ChangeStreamSource`]; an embedder or a test may
 //! bring its own. Nothing here ever writes, which the book promises first: the commands used are `hello`, `buildInfo`,
 //! `replSetGetConfig`, `replSetGetStatus`, `listDatabases`, `listCollections`, `find` and `aggregate` with
 //! `$changeStream`.
@@ -12,7 +13,7 @@ use bson::RawDocumentBuf;
 use crate::{
     gate::Permit,
     model::{
-        checkpoint::{ClusterTime, ResumeToken},
+        checkpoint::{ClusterTime, PositionKind, ResumeToken},
         document_key::DocumentKey,
         event::{ChangeEvent, CollectionId},
         namespace::Namespace,
@@ -21,6 +22,8 @@ use crate::{
     schema::Description,
 };
 
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod mongodb;
 
 pub use self::mongodb::{
@@ -61,10 +64,13 @@ pub struct Page {
     pub read_at: ClusterTime,
 }
 
-/// The local database.
+/// Where changes come from.
 pub trait Source: Send + Sync + 'static {
     type Stream: EventStream;
     type Pages: Pages;
+
+    /// What its positions count: a queue that holds those of another kind is refused.
+    const POSITIONS: PositionKind;
 
     /// Opens the change stream.
     fn open(
@@ -91,9 +97,16 @@ pub trait Source: Send + Sync + 'static {
         Permit::free()
     }
 
-    /// The time of the last entry of the oplog that a majority has; `None` where that may not be read.
-    fn last_entry(&self) -> impl Future<Output = Result<Option<ClusterTime>, SourceError>> + Send;
+    /// Something of its past that this source, and no other, must still show where reading goes on: see
+    /// [`Checkpoint::anchor`](crate::model::checkpoint::Checkpoint::anchor). Of a MongoDB the time of the last entry of
+    /// the oplog that a majority has. `None` where there is nothing, or it may not be read.
+    fn last_entry(&self) -> impl Future<Output = Result<Option<ClusterTime>, SourceError>> + Send {
+        std::future::ready(Ok(None))
+    }
+}
 
+/// A source whose collections have options, indexes and a UUID: a MongoDB.
+pub trait SchemaSource: Source {
     /// What has this name now, with its options and indexes, if anything has.
     fn describe(
         &self,
@@ -110,11 +123,29 @@ pub trait Source: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<CollectionId>, SourceError>> + Send;
 }
 
-/// An open change stream.
+/// An open stream of changes.
 pub trait EventStream: Send + 'static {
     /// The next batch; an empty one about every second when nothing happens. Not safe to drop
     /// half-way: reopen the stream from the last token instead.
     fn next(&mut self) -> impl Future<Output = Result<EventBatch, SourceError>> + Send;
+
+    /// True for a source that keeps each change until it is [confirmed](Self::confirm): the rows of a database's
+    /// outbox. Then what is committed is also made durable, which costs an fsync of the queue for each batch. An oplog
+    /// keeps what it keeps, whoever has read it, so that it is the second copy of what a power cut takes from the queue.
+    fn keeps_unconfirmed(&self) -> bool {
+        false
+    }
+
+    /// Everything up to this position, the token of a batch, is on the queue's disk, and will not be asked for again. It
+    /// comes behind the commit and while the batch after it may have been handed out already; it may come twice, and
+    /// after a crash not at all for some batches, of which the next one to be confirmed is behind. Only of a stream that
+    /// [keeps](Self::keeps_unconfirmed) them.
+    fn confirm(
+        &mut self,
+        _position: &ResumeToken,
+    ) -> impl Future<Output = Result<(), SourceError>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// Documents, a bounded number of bytes at a time.

@@ -25,7 +25,7 @@ use crate::{
     observe::status::{Counted, Divergence, Phase},
     runtime::shutdown::{Stop, blocking},
     schema::expiry::Expiry,
-    sink::Sink,
+    sink::SchemaSink,
     source::{SourceError, inspect},
 };
 
@@ -130,7 +130,7 @@ pub(super) struct CountCheck<K> {
     pub(super) every: Duration,
 }
 
-impl<K: Sink> CountCheck<K> {
+impl<K: SchemaSink> CountCheck<K> {
     pub fn new(cx: Arc<Context<K>>, every: Duration) -> Self {
         Self { cx, every }
     }

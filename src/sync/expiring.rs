@@ -24,7 +24,7 @@ use crate::{
     observe::status::{Counted, Divergence},
     runtime::{clock::now_ms, shutdown::Stop},
     schema::expiry::Expiry,
-    sink::Sink,
+    sink::SchemaSink,
     source::SourceError,
 };
 
@@ -46,7 +46,7 @@ enum Verdict {
     Unknown,
 }
 
-impl<K: Sink> CountCheck<K> {
+impl<K: SchemaSink> CountCheck<K> {
     /// What differs among the documents that both must have, and among those that neither should; `None` where
     /// it cannot be told now.
     pub(super) async fn confirm_expiring(

@@ -30,7 +30,7 @@ use crate::{
     policy::horizon::Horizon,
     queue::QueueError,
     runtime::shutdown::Stop,
-    sink::{Sink, SinkError},
+    sink::{SchemaSink, SinkError},
     source::SourceError,
 };
 
@@ -230,7 +230,7 @@ pub struct Options {
     pub verify_every: Duration,
     /// How often both sides are counted. Zero: never.
     pub count_check_every: Duration,
-    /// See [`Source::tells_of_schema`](crate::source::Source::tells_of_schema).
+    /// See [`SchemaSource::tells_of_schema`](crate::source::SchemaSource::tells_of_schema).
     pub tells_of_schema: bool,
 }
 
@@ -243,7 +243,7 @@ pub struct Reconciler<K> {
     counts: CountCheck<K>,
 }
 
-impl<K: Sink> Reconciler<K> {
+impl<K: SchemaSink> Reconciler<K> {
     /// `horizon` is raised over what a full sync has written whole.
     pub fn new(context: Context<K>, options: Options, horizon: Arc<Mutex<Horizon>>) -> Self {
         let Options { source_id, agent, adopt, tells_of_schema, .. } = options;

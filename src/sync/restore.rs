@@ -38,7 +38,7 @@ use crate::{
         shutdown::Stop,
     },
     schema::{self, IndexChange, index_changes},
-    sink::{Changed, Sink, SinkError, Write},
+    sink::{Changed, SchemaSink, SinkError, Write},
     sync::state::CopyPlan,
 };
 
@@ -91,7 +91,7 @@ pub struct Restored {
     pub problems: Vec<String>,
 }
 
-impl<K: Sink> Restore<'_, K> {
+impl<K: SchemaSink> Restore<'_, K> {
     /// Copies everything in scope that is not there yet. It is not over before it is [`verified`](Self::verified).
     ///
     /// # Errors

@@ -8,7 +8,8 @@
 //!
 //! The next batch is fetched while the last one is being committed. A checkpoint is committed with
 //! the ops before it, and, when nothing happens, every few seconds by itself: so an idle namespace
-//! never ages out of the oplog, with no write to the local database.
+//! never ages out of the oplog, with no write to the local database. A source that keeps what is not
+//! [confirmed](EventStream::confirm) hears of a commit once it is on the disk.
 //!
 //! Whatever breaks the connection is met in the same way: open the stream again at the last
 //! committed position. Where the oplog no longer reaches back to it, the stream is opened anew
@@ -25,7 +26,7 @@ use tokio::sync::Notify;
 use crate::{
     gate::{Gate, reading::Reading},
     model::{
-        checkpoint::{Checkpoint, ClusterTime},
+        checkpoint::{Checkpoint, ClusterTime, OtherKind, ResumeToken},
         namespace::NamespaceFilter,
     },
     observe::status::Status,
@@ -46,6 +47,8 @@ use crate::{
 mod intake;
 mod limits;
 mod parts;
+#[cfg(test)]
+mod tests;
 mod trouble;
 
 use intake::Intake;
@@ -87,6 +90,8 @@ pub struct Tailer<S> {
     pub compare: Arc<Notify>,
     /// Keeps the last known [`Checkpoint::anchor`]; what the stream says is read under its permits.
     pub gate: Arc<Gate>,
+    /// See [`SchemaSource::tells_of_schema`](crate::source::SchemaSource::tells_of_schema).
+    pub tells_of_schema: bool,
     /// Told when the stream cannot say what has become of options and indexes.
     pub watch: Arc<SchemaWatch>,
     /// [`IMPASSE_PATIENCE`], but for a test.
@@ -100,6 +105,8 @@ pub enum TailerError {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    OtherKind(#[from] OtherKind),
 }
 
 impl<S: Source> Tailer<S> {
@@ -155,6 +162,10 @@ impl<S: Source> Tailer<S> {
     async fn follow(&self, trouble: &mut Trouble) -> Result<std::convert::Infallible, TailerError> {
         let queue = self.queue.clone();
         let checkpoint = blocking(move || queue.checkpoint()).await?;
+        if let Some(checkpoint) = &checkpoint {
+            checkpoint.is_of(&S::POSITIONS)?;
+        }
+        let committed = checkpoint.as_ref().map(|checkpoint| checkpoint.token.clone());
         let from = checkpoint.map_or(StartFrom::Now, |checkpoint| {
             if checkpoint.pipeline == self.identity.pipeline {
                 StartFrom::Token(checkpoint.token)
@@ -163,6 +174,10 @@ impl<S: Source> Tailer<S> {
             }
         });
         let mut stream = self.source.open(&from).await?;
+        if let Some(committed) = &committed {
+            // It may not have been heard before the stream, or the agent, ended.
+            self.confirm(&mut stream, committed).await?;
+        }
         let mut batch = stream.next().await?;
         self.status.state().local_fault = None;
         let mut last_commit: Option<Instant> = None;
@@ -173,8 +188,12 @@ impl<S: Source> Tailer<S> {
                 || last_commit.is_none_or(|last| last.elapsed() >= IDLE_CHECKPOINT);
             if is_due {
                 last_commit = Some(Instant::now());
+                let position = stream.keeps_unconfirmed().then(|| batch.token.clone());
                 let (committed, next) = tokio::join!(self.commit(batch), stream.next());
                 committed?;
+                if let Some(position) = position {
+                    self.confirm(&mut stream, &position).await?;
+                }
                 batch = next?;
             } else {
                 self.status.metrics.read_wall_ms.set(now_ms());
@@ -183,6 +202,21 @@ impl<S: Source> Tailer<S> {
             }
             self.goes_on(trouble);
         }
+    }
+
+    /// Tells a source that keeps what it has handed out that it need not any more: after all of it is on the disk, since
+    /// nothing else has it then.
+    async fn confirm(
+        &self,
+        stream: &mut S::Stream,
+        position: &ResumeToken,
+    ) -> Result<(), TailerError> {
+        if !stream.keeps_unconfirmed() {
+            return Ok(());
+        }
+        let queue = self.queue.clone();
+        blocking(move || queue.make_durable()).await?;
+        Ok(stream.confirm(position).await?)
     }
 
     /// An entry of the oplog that was there when `batch` was read; see [`Checkpoint::anchor`].
@@ -203,8 +237,7 @@ impl<S: Source> Tailer<S> {
         let metrics = &self.status.metrics;
         metrics.events_read.add(batch.events.len() as u64);
         let read_wall_ms = batch.events.last().map_or_else(now_ms, |event| event.wall_ms);
-        let tells_of_schema = self.source.tells_of_schema();
-        let mut intake = Intake::new(&self.filter, tells_of_schema, batch.events.len());
+        let mut intake = Intake::new(&self.filter, self.tells_of_schema, batch.events.len());
         for event in batch.events {
             intake.take_in(event);
         }
@@ -212,6 +245,7 @@ impl<S: Source> Tailer<S> {
         let incoming = without_repetition(incoming);
         let checkpoint = Checkpoint {
             token: batch.token,
+            kind: S::POSITIONS,
             anchor,
             cluster_time: batch.cluster_time,
             source_id: self.identity.source_id.clone(),

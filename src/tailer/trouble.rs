@@ -190,7 +190,7 @@ impl<S: Source> Tailer<S> {
                 self.pause(stop, trouble.wait.next_wait()).await;
                 Ok(false)
             }
-            Err(error @ TailerError::Queue(_)) => Err(error),
+            Err(error @ (TailerError::Queue(_) | TailerError::OtherKind(_))) => Err(error),
         }
     }
 

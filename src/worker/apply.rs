@@ -10,11 +10,11 @@ use crate::{
     config::UpdateMode,
     model::{namespace::Namespace, write_op::WriteOp},
     queue::{Entry, QueueError, Settlement, Work},
-    sink::{Sink, SinkError},
-    source::Source,
+    sink::{SchemaSink, SinkError},
+    source::SchemaSource,
 };
 
-impl<S: Source, K: Sink> Worker<S, K> {
+impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     /// Writes the batch and returns one settlement for each entry.
     ///
     /// # Errors
@@ -166,7 +166,9 @@ impl<S: Source, K: Sink> Worker<S, K> {
             // Worth it where it saves most of a document that is not small.
             UpdateMode::Auto => document_bytes >= 4096 && delta_bytes * 8 <= document_bytes,
         };
-        wanted && self.horizon.lock().is_exact(&item.key.canonical(), item.first_time)
+        wanted
+            && self.sink.takes_changes()
+            && self.horizon.lock().is_exact(&item.key.canonical(), item.first_time)
     }
 }
 

@@ -34,8 +34,8 @@ use crate::{
         crash::{self, Step},
         shutdown::blocking,
     },
-    sink::{Contender, Holder, Sink, SinkError, Write, Written},
-    source::{Pages, Source, SourceError},
+    sink::{Contender, Holder, SchemaSink, SinkError, Write, Written},
+    source::{Pages, SchemaSource, SourceError},
     sync::state::{Reason, SyncState},
 };
 
@@ -70,7 +70,7 @@ struct Local {
     is_syncing: bool,
 }
 
-impl<S: Source, K: Sink> Worker<S, K> {
+impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     /// Ends every conflict of the batch: written, waiting, or rejected.
     pub(super) async fn resolve(
         &self,

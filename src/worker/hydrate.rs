@@ -39,8 +39,8 @@ use crate::{
     mongo::MongoError,
     queue::{Outcome, Proof},
     runtime::{clock::now_ms, shutdown::blocking},
-    sink::Sink,
-    source::{Page, Pages, Source, SourceError},
+    sink::SchemaSink,
+    source::{Page, Pages, SchemaSource, SourceError},
     sync::unproven,
 };
 
@@ -53,7 +53,7 @@ const PROOF_WAIT_MS: u64 = 50;
 /// What is still to be read, by [`DocumentKey::canonical`].
 type Wanted = HashMap<Vec<u8>, Unread, RandomState>;
 
-impl<S: Source, K: Sink> Worker<S, K> {
+impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     pub(super) async fn hydrate(
         &self,
         ns: &Namespace,
@@ -323,7 +323,7 @@ impl<S: Source, K: Sink> Worker<S, K> {
         for Unread { item, op } in wanted.into_values() {
             outcomes.insert(item.seq, Outcome::Unavailable { due_ms });
             let command = match &op {
-                WriteOp::Update(delta) => delta.to_command(),
+                WriteOp::Update(delta) if self.sink.takes_changes() => delta.to_command(),
                 _ => None,
             };
             if let Some(command) = command {

@@ -16,15 +16,15 @@ use crate::{
     model::{event::SchemaChange, namespace::Namespace, write_op::Refusal},
     runtime::shutdown::blocking,
     schema::{Kind, Problem, in_the_way},
-    sink::{Sink, SinkError, Write, Written},
-    source::Source,
+    sink::{SchemaSink, SinkError, Write, Written},
+    source::SchemaSource,
     sync::state::{Reason, SyncState},
 };
 
 /// How long entries wait for what stands in their way.
 const HELD_WAIT_MS: u64 = 2_000;
 
-impl<S: Source, K: Sink> Writer<S, K> {
+impl<S: SchemaSource, K: SchemaSink> Writer<S, K> {
     /// As [`send_all`](Self::send_all), once more where a view had to make way. [`SinkError::Held`] where something
     /// else is in the way.
     pub(super) async fn send(

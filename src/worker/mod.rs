@@ -48,8 +48,8 @@ use crate::{
         shutdown::{Stop, blocking},
     },
     schema::watch::SchemaWatch,
-    sink::{Sink, SinkError},
-    source::Source,
+    sink::{SchemaSink, SinkError},
+    source::SchemaSource,
     sync::state::{Reason, SyncState},
 };
 
@@ -170,7 +170,7 @@ fn until(due_ms: Option<u64>) -> Duration {
     Duration::from_millis(due_ms.map_or(1_000, |due| due.saturating_sub(now_ms()).clamp(1, 1_000)))
 }
 
-impl<S: Source, K: Sink> Worker<S, K> {
+impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     /// A worker between the queue and `sink`, which reads documents from `source` when it must.
     pub fn new(source: Arc<S>, sink: Arc<K>, shared: Shared, options: WorkerOptions) -> Self {
         let Shared { queue, status, reading, writing, horizon, late, watch } = shared;

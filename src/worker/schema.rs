@@ -26,8 +26,8 @@ use crate::{
         Building, Description, Kind, Problem, Refusal, Step, Taken, Target, make, steps,
         value::{get, is_on},
     },
-    sink::{Changed, Sink, SinkError},
-    source::{Source, SourceError},
+    sink::{Changed, SchemaSink, SinkError},
+    source::{SchemaSource, SourceError},
     sync::state::{Reason, SyncState},
 };
 
@@ -56,7 +56,7 @@ enum Left {
     NotKnownYet,
 }
 
-impl<S: Source, K: Sink> Worker<S, K> {
+impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     pub(super) async fn apply_schema(
         &self,
         turn: Turn,
@@ -377,7 +377,7 @@ struct Short<'a, S, K> {
     may_build: bool,
 }
 
-impl<S: Source, K: Sink> Target for Short<'_, S, K> {
+impl<S: SchemaSource, K: SchemaSink> Target for Short<'_, S, K> {
     type Stop = SinkError;
 
     fn ns(&self) -> &Namespace {

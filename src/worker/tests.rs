@@ -453,3 +453,24 @@ async fn where_nobody_tells_that_collections_are_made_it_was_empty_and_what_has_
     assert_eq!(scene.atlas.changes(), ["rename", "drop"]);
     assert!(!SyncState::is_owed(&scene.queue).unwrap());
 }
+
+#[tokio::test]
+async fn an_update_goes_as_a_whole_document_to_a_sink_that_takes_no_changes() {
+    let scene = Scene::of(UpdateMode::Delta).local_has([doc(1, 5)]).atlas_has([doc(1, 0)]);
+    scene.atlas.takes_no_changes();
+
+    let scene = scene.queued([set(1, 5)]).drained().await;
+
+    assert_eq!((scene.atlas.written(), scene.atlas.documents()), (vec!["upsert"], vec![doc(1, 5)]));
+}
+
+#[tokio::test]
+async fn without_the_local_database_an_update_waits_where_the_sink_takes_no_changes() {
+    let scene = Scene::of(UpdateMode::Delta).atlas_has([doc(1, 0)]).queued([set(1, 5)]);
+    scene.local.is_away(true);
+    scene.atlas.takes_no_changes();
+
+    let scene = scene.drained().await;
+
+    assert_eq!((scene.atlas.written(), scene.waiting()), (Vec::new(), 1));
+}

@@ -21,8 +21,8 @@ use crate::{
     queue::{Outcome, Queue},
     runtime::clock::now_ms,
     schema::{Problem, watch::SchemaWatch},
-    sink::{Sink, SinkError, Write, Written},
-    source::Source,
+    sink::{SchemaSink, SinkError, Write, Written},
+    source::SchemaSource,
 };
 
 /// Writes documents of one collection at a time.
@@ -38,7 +38,7 @@ pub(super) struct Writer<S, K> {
     pub collections: Arc<Collections>,
 }
 
-impl<S: Source, K: Sink> Writer<S, K> {
+impl<S: SchemaSource, K: SchemaSink> Writer<S, K> {
     /// Writes, and once more as upserts what was there already. Returns the changes that did not
     /// match.
     pub async fn write_direct(

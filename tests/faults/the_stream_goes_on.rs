@@ -345,6 +345,7 @@ impl Unshowable {
             disk: self.dir.path().to_owned(),
             compare: Arc::default(),
             gate: Arc::default(),
+            tells_of_schema: true,
             watch: Arc::default(),
             impasse_patience,
         }

@@ -31,7 +31,7 @@ use crate::{
         Description, index_names,
         value::{self, Value},
     },
-    sink::{Changed, Contender, Holder, Sink, SinkError, Write, Written},
+    sink::{Changed, Contender, Holder, SchemaSink, Sink, SinkError, Write, Written},
 };
 
 /// Atlas, or any replica set that stands in for it.
@@ -255,6 +255,12 @@ impl Sink for AtlasSink {
         Ok(outcomes)
     }
 
+    fn takes_changes(&self) -> bool {
+        true
+    }
+}
+
+impl SchemaSink for AtlasSink {
     async fn holders(
         &self,
         ns: &Namespace,

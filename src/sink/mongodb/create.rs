@@ -96,7 +96,7 @@ impl AtlasSink {
                 Step::DropView => drop(self.drop_view(ns).await?),
                 Step::ModifyView { .. } => {
                     for command in step.commands(ns.coll()) {
-                        crate::sink::Sink::alter(self, ns, command).await?;
+                        crate::sink::SchemaSink::alter(self, ns, command).await?;
                     }
                 }
                 Step::Option(_) | Step::Index(_) => made = Changed::Differs,

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     gate::Permit,
     model::{
-        checkpoint::{ClusterTime, ResumeToken},
+        checkpoint::{ClusterTime, PositionKind, ResumeToken},
         document_key::DocumentKey,
         event::{ChangeEvent, CollectionId},
         namespace::{Interner, Namespace, NamespaceFilter},
@@ -35,7 +35,7 @@ use crate::{
     },
     policy::position::Replies,
     schema::Description,
-    source::{EventBatch, EventStream, Page, Pages, Source, SourceError, StartFrom},
+    source::{EventBatch, EventStream, Page, Pages, SchemaSource, Source, SourceError, StartFrom},
 };
 
 /// Changes when the pipeline changes in a way that makes old tokens unusable. Part of the
@@ -153,6 +153,8 @@ impl Source for ChangeStreamSource {
     type Stream = ChangeStream;
     type Pages = FindPages;
 
+    const POSITIONS: PositionKind = PositionKind::CLUSTER_TIME;
+
     async fn open(&self, from: &StartFrom) -> Result<ChangeStream, SourceError> {
         let state = match self.open_cursor(from, Contents::Full).await {
             Ok((cursor, _)) => State::Full(ReadAhead::of(cursor)),
@@ -200,7 +202,9 @@ impl Source for ChangeStreamSource {
     fn permit(&self) -> Permit {
         self.mongo.permit()
     }
+}
 
+impl SchemaSource for ChangeStreamSource {
     async fn describe(&self, ns: &Namespace) -> Result<Option<Description>, SourceError> {
         Ok(self.mongo.describe(ns).await?)
     }

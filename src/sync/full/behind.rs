@@ -15,7 +15,7 @@ use crate::{
     queue::{Queue, QueueError},
     runtime::{clock::now_ms, shutdown::blocking},
     schema::{joined, watch::SchemaWatch},
-    sink::Sink,
+    sink::SchemaSink,
     sync::{
         Context, SyncError, pause,
         state::{Reason, behind},
@@ -37,7 +37,7 @@ pub fn is_all_held_up(queue: &Queue, watch: &SchemaWatch) -> bool {
 
 /// Waits until every drop and rename of a collection that was queued is made. False when one of them is not made
 /// yet.
-pub(super) async fn barriers_go<K: Sink>(
+pub(super) async fn barriers_go<K: SchemaSink>(
     run: &Run<'_, K>,
     ns: &Namespace,
 ) -> Result<bool, SyncError> {
@@ -58,7 +58,7 @@ fn held_up<K>(cx: &Context<K>) -> BTreeSet<Namespace> {
 }
 
 /// Waits, but not for ever, until what was queued is in Atlas: indexes must fit the documents.
-pub(super) async fn wait_until_written<K: Sink>(run: &Run<'_, K>) -> Result<(), SyncError> {
+pub(super) async fn wait_until_written<K: SchemaSink>(run: &Run<'_, K>) -> Result<(), SyncError> {
     let (began, since) = (Instant::now(), now_ms());
     while !run.is_dry() && began.elapsed() < WRITTEN_WITHIN {
         let queue = run.cx.queue.clone();

@@ -16,7 +16,7 @@ use crate::{
     queue::{Queue, QueueError, note},
     runtime::{clock::now_ms, shutdown::blocking},
     schema::{Problem, joined},
-    sink::Sink,
+    sink::SchemaSink,
     sync::{
         SyncError, pause,
         state::{SyncState, behind},
@@ -30,7 +30,7 @@ pub(super) fn note_last(queue: &Queue) -> Result<(), QueueError> {
 }
 
 /// Notes the end of a run, and says how it was.
-pub(super) async fn finish<K: Sink>(
+pub(super) async fn finish<K: SchemaSink>(
     run: &Run<'_, K>,
     horizon: &Mutex<Horizon>,
     problems: BTreeMap<Namespace, Vec<Problem>>,

@@ -12,7 +12,7 @@ use crate::{
     },
     observe::progress::ShareState,
     runtime::{clock::now_ms, crash},
-    sink::{Sink, SinkError, Write},
+    sink::{SchemaSink, SinkError, Write},
     sync::{
         Collection, SyncError,
         copy::{Copier, Ledger, ThereAlready, Unit},
@@ -25,7 +25,7 @@ use crate::{
 
 /// Copies a collection that is held, and releases it. False when a barrier has come for it, so that
 /// nothing was done.
-pub(super) async fn copy_unless_barrier<K: Sink>(
+pub(super) async fn copy_unless_barrier<K: SchemaSink>(
     run: &Run<'_, K>,
     plan: Plan,
     collection: &Collection,
@@ -112,7 +112,7 @@ pub(super) async fn copy_unless_barrier<K: Sink>(
 
 /// True for one of those that are replaced as a whole whose name means something else by now, or nothing. It is
 /// held: there is nothing to do with it any more, and it is released.
-pub(super) async fn has_lost_its_name<K: Sink>(
+pub(super) async fn has_lost_its_name<K: SchemaSink>(
     run: &Run<'_, K>,
     plan: Plan,
     collection: &Collection,
@@ -128,7 +128,7 @@ pub(super) async fn has_lost_its_name<K: Sink>(
 }
 
 /// What an earlier run has copied is not to be done.
-fn skip_done<K: Sink>(run: &Run<'_, K>, ns: &Namespace, plan: &CopyPlan, size: Size) {
+fn skip_done<K: SchemaSink>(run: &Run<'_, K>, ns: &Namespace, plan: &CopyPlan, size: Size) {
     let ranges = plan.splits.len() as u64 + 1;
     let left = ranges - (plan.done.len() as u64).min(ranges);
     if let Some(progress) = &mut run.cx.status.state().sync {
@@ -138,7 +138,7 @@ fn skip_done<K: Sink>(run: &Run<'_, K>, ns: &Namespace, plan: &CopyPlan, size: S
 
 /// Makes the collection, and those of its indexes that documents must obey from the first on. The
 /// others are built when the documents are there, which is faster.
-pub(super) async fn create<K: Sink>(
+pub(super) async fn create<K: SchemaSink>(
     run: &Run<'_, K>,
     collection: &Collection,
 ) -> Result<(), SyncError> {
@@ -151,7 +151,10 @@ pub(super) async fn create<K: Sink>(
     }
 }
 
-async fn create_once<K: Sink>(run: &Run<'_, K>, collection: &Collection) -> Result<(), SyncError> {
+async fn create_once<K: SchemaSink>(
+    run: &Run<'_, K>,
+    collection: &Collection,
+) -> Result<(), SyncError> {
     let ns = &collection.ns;
     let permit = run.cx.ends.proven(run.stop).await?;
     // As it was listed, where its drop or its rename is still to come.
@@ -187,7 +190,7 @@ struct Notes<'a, K> {
     id: Option<CollectionId>,
 }
 
-impl<K: Sink> Ledger for Notes<'_, K> {
+impl<K: SchemaSink> Ledger for Notes<'_, K> {
     async fn may_go_on(&self) -> Result<(), SyncError> {
         self.run.cx.may_write(self.run.stop).await
     }

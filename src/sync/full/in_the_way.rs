@@ -8,12 +8,12 @@ use super::{first::create, plan::Scope, rest::compare_rest, run::Run, views::que
 use crate::{
     model::{event::SchemaChange, namespace::Namespace},
     schema::{Kind, in_the_way},
-    sink::{Sink, SinkError},
+    sink::{SchemaSink, SinkError},
     sync::{Collection, SyncError, collections::Listing},
 };
 
 /// Makes collections in the place of views. Returns those that nothing is in the way of any more.
-pub(super) async fn make_way<K: Sink>(
+pub(super) async fn make_way<K: SchemaSink>(
     run: &Run<'_, K>,
     mut collections: Vec<Collection>,
     there: &Listing,
@@ -55,7 +55,7 @@ pub(super) fn other_capitals<K>(
 
 /// What only Atlas has, in databases of [other capitals](other_capitals), goes as far as it may go unasked; with the
 /// last of it goes the database. By the queue, so that no more may be held than what is to be copied.
-pub(super) async fn empty_other_capitals<K: Sink>(
+pub(super) async fn empty_other_capitals<K: SchemaSink>(
     run: &Run<'_, K>,
     old: &BTreeSet<String>,
     there: Listing,

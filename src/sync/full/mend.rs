@@ -8,7 +8,7 @@ use crate::{
     observe::status::Build,
     runtime::clock::now_ms,
     schema::{IndexChange, Problem, Step, index_names},
-    sink::Sink,
+    sink::SchemaSink,
     sync::{
         Collection, SyncError,
         ends::End,
@@ -26,7 +26,7 @@ pub(super) enum Mending {
 }
 
 /// Compares options and indexes, and mends them. Returns what could not be mended, a sentence each.
-pub(super) async fn mend_schemas<K: Sink>(
+pub(super) async fn mend_schemas<K: SchemaSink>(
     run: &Run<'_, K>,
     collections: &[Collection],
     what: Mending,
@@ -54,7 +54,7 @@ pub(super) async fn mend_schemas<K: Sink>(
     Ok(problems.into_iter().filter(|(_, problems)| !problems.is_empty()).collect())
 }
 
-async fn mend_schema<K: Sink>(
+async fn mend_schema<K: SchemaSink>(
     run: &Run<'_, K>,
     collection: &Collection,
     copy: Option<&Collection>,

@@ -21,7 +21,7 @@ use crate::{
         clock::now_ms,
         shutdown::{Stop, blocking},
     },
-    sink::Sink,
+    sink::SchemaSink,
     sync::state::{Reason, SyncRequest, SyncState},
 };
 
@@ -62,7 +62,7 @@ pub(super) struct FullSync<K> {
     every: Duration,
 }
 
-impl<K: Sink> FullSync<K> {
+impl<K: SchemaSink> FullSync<K> {
     pub fn new(
         cx: Arc<Context<K>>,
         horizon: Arc<Mutex<Horizon>>,

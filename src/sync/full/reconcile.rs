@@ -12,7 +12,7 @@ use crate::{
     model::{event::SchemaChange, namespace::Namespace},
     observe::progress::ShareState,
     runtime::crash::{self, Step},
-    sink::Sink,
+    sink::SchemaSink,
     sync::{
         Collection, SyncError,
         ends::{End, ask},
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Copies or compares one collection.
-pub(super) async fn reconcile<K: Sink>(
+pub(super) async fn reconcile<K: SchemaSink>(
     run: &Run<'_, K>,
     plan: Plan,
     collection: &Collection,
@@ -81,7 +81,10 @@ pub(super) async fn reconcile<K: Sink>(
 /// Drops what Atlas has under the name of a collection that is held, where that is empty, or a buffer: the documents
 /// of a buffer have an order that a comparison cannot mend. It was replaced as a whole just now, so it is copied as a
 /// whole.
-async fn give_way<K: Sink>(run: &Run<'_, K>, collection: &Collection) -> Result<(), SyncError> {
+async fn give_way<K: SchemaSink>(
+    run: &Run<'_, K>,
+    collection: &Collection,
+) -> Result<(), SyncError> {
     let (ns, queue) = (&collection.ns, &run.cx.queue);
     while !queue.has_barrier(ns) {
         let permit = run.cx.ends.proven(run.stop).await?;
@@ -104,7 +107,7 @@ async fn give_way<K: Sink>(run: &Run<'_, K>, collection: &Collection) -> Result<
 
 /// Drops a collection that is held, to be copied anew, as long as the permit holds under which it was looked
 /// at.
-async fn drop_held<K: Sink>(
+async fn drop_held<K: SchemaSink>(
     run: &Run<'_, K>,
     ns: &Namespace,
     permit: &Permit,
@@ -118,7 +121,7 @@ async fn drop_held<K: Sink>(
 }
 
 /// True when what the local database has of a collection may take the place of what Atlas has.
-async fn may_replace<K: Sink>(run: &Run<'_, K>, ns: &Namespace) -> Result<bool, SyncError> {
+async fn may_replace<K: SchemaSink>(run: &Run<'_, K>, ns: &Namespace) -> Result<bool, SyncError> {
     let ends = &run.cx.ends;
     let here = ask!(ends, End::Local, run.stop, ends.local.estimated_count(ns));
     let there = ask!(ends, End::Atlas, run.stop, ends.atlas.estimated_count(ns));
@@ -126,13 +129,16 @@ async fn may_replace<K: Sink>(run: &Run<'_, K>, ns: &Namespace) -> Result<bool, 
 }
 
 /// How much the local database has of a collection.
-pub(super) async fn size_of<K: Sink>(run: &Run<'_, K>, ns: &Namespace) -> Result<Size, SyncError> {
+pub(super) async fn size_of<K: SchemaSink>(
+    run: &Run<'_, K>,
+    ns: &Namespace,
+) -> Result<Size, SyncError> {
     let ends = &run.cx.ends;
     Ok(ask!(ends, End::Local, run.stop, Size::of(&ends.local, ns)))
 }
 
 /// True when Atlas has no document of it.
-pub(super) async fn is_empty_there<K: Sink>(
+pub(super) async fn is_empty_there<K: SchemaSink>(
     run: &Run<'_, K>,
     ns: &Namespace,
 ) -> Result<bool, SyncError> {

@@ -18,7 +18,7 @@ use crate::{
     queue::{Incoming, Work},
     runtime::{clock::now_ms, shutdown::blocking},
     schema::Kind,
-    sink::Sink,
+    sink::SchemaSink,
     sync::{
         SyncError,
         compare::{Compared, Comparison, Findings, Mismatch},
@@ -90,7 +90,7 @@ impl Extra {
     }
 }
 
-impl<'a, K: Sink> Repair<'a, K> {
+impl<'a, K: SchemaSink> Repair<'a, K> {
     pub fn new(run: &'a Run<'a, K>, ns: &'a Namespace, id: Option<CollectionId>) -> Self {
         Self { run, ns, id, extra: Mutex::default() }
     }
@@ -313,7 +313,7 @@ struct RangeFindings<'a, K> {
     extra: AtomicU64,
 }
 
-impl<K: Sink> Findings for RangeFindings<'_, K> {
+impl<K: SchemaSink> Findings for RangeFindings<'_, K> {
     async fn compared(&self, part: Compared) -> Result<(), SyncError> {
         let extra = part.found.iter().filter(|(kind, _)| *kind == Mismatch::Extra).count();
         self.extra.fetch_add(extra as u64, Ordering::Relaxed);

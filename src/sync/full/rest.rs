@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use super::{plan::Scope, repair::Repair, run::Run};
 use crate::{
     observe::progress::ShareState,
-    sink::Sink,
+    sink::SchemaSink,
     sync::{SyncError, range::Size},
 };
 
 /// Collections that only Atlas has: they are dropped, unless they hold too much for that.
-pub(super) async fn compare_rest<K: Sink>(
+pub(super) async fn compare_rest<K: SchemaSink>(
     run: &Run<'_, K>,
     scope: &Scope,
 ) -> Result<(), SyncError> {

@@ -17,7 +17,7 @@ use crate::{
         report::one_line,
     },
     runtime::shutdown::{Stop, blocking},
-    sink::{Changed, Sink, SinkError},
+    sink::{Changed, SchemaSink, SinkError},
     sync::{
         Collection, Context, SyncError,
         collections::Listing,
@@ -112,7 +112,7 @@ impl<'a, K> Run<'a, K> {
     /// All that the local database has of what is replicated.
     pub async fn here(&self) -> Result<Listing, SyncError>
     where
-        K: Sink,
+        K: SchemaSink,
     {
         let message = "the local collections cannot be listed yet";
         let listing = self.cx.retrying(self.stop, message, || Box::pin(self.cx.here())).await?;
@@ -123,7 +123,7 @@ impl<'a, K> Run<'a, K> {
     /// As [`here`](Self::here), of Atlas.
     pub async fn there(&self) -> Result<Listing, SyncError>
     where
-        K: Sink,
+        K: SchemaSink,
     {
         let message = "Atlas cannot be compared yet";
         self.cx.retrying(self.stop, message, || Box::pin(self.cx.there())).await
@@ -167,7 +167,7 @@ impl<'a, K> Run<'a, K> {
         permit: &Permit,
     ) -> Result<Result<Changed, SinkError>, SyncError>
     where
-        K: Sink,
+        K: SchemaSink,
     {
         self.cx.may_write(self.stop).await?;
         if !permit.holds() {

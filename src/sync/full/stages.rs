@@ -21,12 +21,12 @@ use crate::{
     model::namespace::Namespace,
     observe::progress::{Outcome, ShareState},
     policy::horizon::Horizon,
-    sink::Sink,
+    sink::SchemaSink,
     sync::{Collection, SyncError, pause, range::Size},
 };
 
 /// Does what is noted, and returns how it ended.
-pub(super) async fn execute<K: Sink>(
+pub(super) async fn execute<K: SchemaSink>(
     run: &Run<'_, K>,
     horizon: &Mutex<Horizon>,
 ) -> Result<Outcome, SyncError> {
@@ -68,7 +68,7 @@ pub(super) async fn execute<K: Sink>(
 type Sized = (Collection, Size);
 
 /// Which collections are copied, and which compared. Those that are copied are held from here on.
-async fn sort_out<K: Sink>(
+async fn sort_out<K: SchemaSink>(
     run: &Run<'_, K>,
     collections: Vec<Collection>,
 ) -> Result<(Vec<Sized>, Vec<Sized>), SyncError> {
@@ -102,7 +102,7 @@ async fn sort_out<K: Sink>(
     Ok((to_copy, to_compare))
 }
 
-async fn measure_all<K: Sink>(
+async fn measure_all<K: SchemaSink>(
     run: &Run<'_, K>,
     collections: Vec<Collection>,
 ) -> Result<Vec<Sized>, SyncError> {
@@ -131,7 +131,7 @@ async fn measure_all<K: Sink>(
 }
 
 /// Returns those for which a barrier has come.
-async fn copy_all<K: Sink>(
+async fn copy_all<K: SchemaSink>(
     run: &Run<'_, K>,
     collections: Vec<Sized>,
 ) -> Result<Vec<Sized>, SyncError> {
@@ -150,19 +150,19 @@ async fn copy_all<K: Sink>(
 }
 
 /// Indexes that only Atlas has go before documents come that they may keep out.
-async fn clear<K: Sink>(run: &Run<'_, K>, of: &[Sized]) -> Result<(), SyncError> {
+async fn clear<K: SchemaSink>(run: &Run<'_, K>, of: &[Sized]) -> Result<(), SyncError> {
     let collections: Vec<_> = of.iter().map(|(collection, _)| collection.clone()).collect();
     mend_schemas(run, &collections, Mending::Drops).await.map(drop)
 }
 
-async fn reconcile_all<K: Sink>(
+async fn reconcile_all<K: SchemaSink>(
     run: &Run<'_, K>,
     collections: Vec<Sized>,
 ) -> Result<(), SyncError> {
     reconcile_each(run, run.plan, collections).await
 }
 
-async fn reconcile_each<K: Sink>(
+async fn reconcile_each<K: SchemaSink>(
     run: &Run<'_, K>,
     plan: super::Plan,
     collections: Vec<Sized>,
@@ -180,7 +180,7 @@ async fn reconcile_each<K: Sink>(
 }
 
 /// Names that changed hands while the run was at work: what has them now is compared once more. Returns them.
-async fn after_renames<K: Sink>(run: &Run<'_, K>) -> Result<BTreeSet<Namespace>, SyncError> {
+async fn after_renames<K: SchemaSink>(run: &Run<'_, K>) -> Result<BTreeSet<Namespace>, SyncError> {
     let mut all = BTreeSet::new();
     if run.is_dry() {
         return Ok(all);

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     model::{event::SchemaChange, namespace::Namespace},
     schema::steps,
-    sink::Sink,
+    sink::SchemaSink,
     sync::{Collection, SyncError, pause, schema::sentences},
 };
 
@@ -20,7 +20,10 @@ use crate::{
 const VIEWS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Compares the views. What differs is made like the local one by the worker, in its turn.
-pub(super) async fn mend_views<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Result<(), SyncError> {
+pub(super) async fn mend_views<K: SchemaSink>(
+    run: &Run<'_, K>,
+    scope: &Scope,
+) -> Result<(), SyncError> {
     let (message, stop) = ("views cannot be listed yet", run.stop);
     let there = run.cx.retrying(stop, message, || Box::pin(run.cx.there())).await?;
     let here = run.cx.retrying(stop, message, || Box::pin(run.cx.here())).await?;
@@ -51,7 +54,7 @@ pub(super) async fn mend_views<K: Sink>(run: &Run<'_, K>, scope: &Scope) -> Resu
 }
 
 /// Queues changes, and waits, but not for ever, until what was queued for their names is made.
-pub(super) async fn queue_and_wait<K: Sink>(
+pub(super) async fn queue_and_wait<K: SchemaSink>(
     run: &Run<'_, K>,
     changes: Vec<SchemaChange>,
     names: &BTreeSet<Namespace>,

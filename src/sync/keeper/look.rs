@@ -24,7 +24,7 @@ use crate::{
         build_command, make, steps,
     },
     sink::{
-        Sink,
+        SchemaSink,
         classify::{BUILD_IN_PROGRESS, INDEX_NOT_FOUND},
     },
     sync::{
@@ -56,7 +56,7 @@ pub(super) enum Looked {
     Problems(Vec<Problem>),
 }
 
-impl<K: Sink> SchemaKeeper<K> {
+impl<K: SchemaSink> SchemaKeeper<K> {
     /// Makes one collection's options and indexes as they are locally.
     ///
     /// What makes or drops a collection or view is left to the worker, in its turn: queued anew where it
@@ -208,7 +208,7 @@ enum Halt {
     Failed(SyncError),
 }
 
-impl<K: Sink> Target for Copy<'_, K> {
+impl<K: SchemaSink> Target for Copy<'_, K> {
     type Stop = Halt;
 
     fn ns(&self) -> &Namespace {
@@ -277,7 +277,7 @@ impl<K: Sink> Target for Copy<'_, K> {
     }
 }
 
-impl<K: Sink> Copy<'_, K> {
+impl<K: SchemaSink> Copy<'_, K> {
     async fn build_these(&mut self, specs: &[RawDocumentBuf]) -> Taken<Halt> {
         let coll = self.ns.coll();
         match self.run(build_command(coll, specs, self.id)).await? {

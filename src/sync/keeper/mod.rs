@@ -21,7 +21,7 @@ use crate::{
     policy::breaker::Stage,
     runtime::shutdown::{Stop, blocking},
     schema::{Description, Kind, Problem, Step, joined, steps},
-    sink::{Sink, SinkError},
+    sink::{SchemaSink, SinkError},
     source::{SourceError, inspect},
     sync::state::SyncState,
 };
@@ -77,11 +77,11 @@ type Look<'a> = BoxFuture<'a, (Namespace, Instant, Result<Looked, SyncError>)>;
 pub(super) struct SchemaKeeper<K> {
     cx: Arc<Context<K>>,
     deletes: DeleteLimit,
-    /// See [`Source::tells_of_schema`](crate::source::Source::tells_of_schema).
+    /// See [`SchemaSource::tells_of_schema`](crate::source::SchemaSource::tells_of_schema).
     tells_of_schema: bool,
 }
 
-impl<K: Sink> SchemaKeeper<K> {
+impl<K: SchemaSink> SchemaKeeper<K> {
     pub fn new(cx: Arc<Context<K>>, deletes: DeleteLimit, tells_of_schema: bool) -> Self {
         Self { cx, deletes, tells_of_schema }
     }

@@ -15,7 +15,7 @@ use crate::{
         crash::{self, Step},
         shutdown::{Stop, blocking},
     },
-    sink::Sink,
+    sink::SchemaSink,
     sync::state::{Reason, SyncState},
 };
 
@@ -90,7 +90,7 @@ struct Ring {
     upstream: Arc<Upstream>,
 }
 
-impl<K: Sink> Ownership<K> {
+impl<K: SchemaSink> Ownership<K> {
     pub(super) fn new(
         cx: Arc<Context<K>>,
         source_id: String,

@@ -11,15 +11,15 @@ use parking_lot::Mutex;
 use crate::{
     gate::{Gate, Permit},
     model::{
-        checkpoint::ClusterTime,
+        checkpoint::{ClusterTime, PositionKind},
         document_key::DocumentKey,
         event::{CollectionId, SchemaChange},
         namespace::Namespace,
     },
     mongo::MongoError,
     schema::Description,
-    sink::{Changed, Contender, Holder, Sink, SinkError, Taken, Write, Written},
-    source::{EventBatch, EventStream, Page, Pages, Source, SourceError, StartFrom},
+    sink::{Changed, Contender, Holder, SchemaSink, Sink, SinkError, Taken, Write, Written},
+    source::{EventBatch, EventStream, Page, Pages, SchemaSource, Source, SourceError, StartFrom},
 };
 
 /// The collection that each name means locally, unless a test says otherwise.
@@ -117,6 +117,8 @@ impl Source for Local {
     type Stream = Silence;
     type Pages = OnePage;
 
+    const POSITIONS: PositionKind = PositionKind::CLUSTER_TIME;
+
     async fn open(&self, _: &StartFrom) -> Result<Silence, SourceError> {
         Ok(Silence)
     }
@@ -149,7 +151,9 @@ impl Source for Local {
     async fn last_entry(&self) -> Result<Option<ClusterTime>, SourceError> {
         self.ask(|here| Some(here.time))
     }
+}
 
+impl SchemaSource for Local {
     async fn describe(&self, _: &Namespace) -> Result<Option<Description>, SourceError> {
         self.ask(|_| None)
     }
@@ -176,6 +180,7 @@ struct There {
     fault: Option<SinkError>,
     /// Documents that it takes neither alone nor among others.
     odd: BTreeSet<Vec<u8>>,
+    takes_no_changes: bool,
     change: Option<Result<Changed, SinkError>>,
     changes: Vec<&'static str>,
 }
@@ -192,6 +197,11 @@ impl Atlas {
 
     pub fn refuses_commands_with(&self, id: i32) {
         self.0.lock().odd.insert(super::key(id).canonical());
+    }
+
+    /// Each update is to come as a whole document.
+    pub fn takes_no_changes(&self) {
+        self.0.lock().takes_no_changes = true;
     }
 
     pub fn answers_a_change_with(&self, answer: Result<Changed, SinkError>) {
@@ -266,6 +276,12 @@ impl Sink for Atlas {
         Ok(writes.iter().map(|write| there.write(write)).collect())
     }
 
+    fn takes_changes(&self) -> bool {
+        !self.0.lock().takes_no_changes
+    }
+}
+
+impl SchemaSink for Atlas {
     async fn holders(
         &self,
         _: &Namespace,
