@@ -9,21 +9,23 @@
 //! has the name by then. So what waits, and would make that part too large, is made a `Refresh` in parts before it: that
 //! needs nothing of the document, and is harmless read twice. What has become large since is not merged either.
 
-use std::{sync::MutexGuard, vec};
+use std::vec;
 
 use ahash::HashMap;
 use uuid::Uuid;
 
 use super::{
-    Entry, Incoming, Queue, QueueError, Work, codec, index::DocumentName, layout::CHECKPOINT,
-    merge::Later, reader::Reader, rename::Barriers, store::State,
+    Entry, Incoming, QueueError, Work, codec,
+    index::DocumentName,
+    layout::CHECKPOINT,
+    merge::Later,
+    reader::Reader,
+    rename::{Barriers, follow, letter_followed},
+    state::State,
+    store::Store,
 };
 use crate::{
-    model::{
-        checkpoint::{Checkpoint, ClusterTime},
-        namespace::Namespace,
-        write_op::WriteOp,
-    },
+    model::{checkpoint::Checkpoint, namespace::Namespace, write_op::WriteOp},
     runtime::crash::{self, Step},
 };
 
@@ -49,151 +51,107 @@ const LARGE: usize = 4 << 10;
 /// What an entry that was brought from the store counts for beside its body: others of its block may move along.
 const BROUGHT: usize = 1 << 10;
 
-impl Queue {
-    /// Adds ops in the order of the stream, and the checkpoint that stands behind them, in
-    /// atomic steps of which the last has the checkpoint (I1). What can be merged with what waits, is.
-    ///
-    /// # Errors
-    /// After an error the first ops may be in the queue, never the checkpoint.
-    pub fn commit(
-        &self,
-        incoming: Vec<Incoming>,
-        checkpoint: Option<&Checkpoint>,
-    ) -> Result<Committed, QueueError> {
-        if let Some(barrier) = incoming.iter().position(|op| matches!(op.work, Work::Schema(_))) {
-            self.lighten(&incoming[barrier..])?;
-        }
-        let mut incoming = incoming.into_iter();
-        let mut all = self.commit_part(self.lock(), &mut incoming, checkpoint)?;
-        while !incoming.as_slice().is_empty() {
-            all += self.commit_part(self.lock(), &mut incoming, checkpoint)?;
-        }
-        Ok(all)
+/// A `Refresh` of each large entry that ops behind a barrier would take out of the store in one part with it; of none
+/// where these are no more than a part may have.
+///
+/// # Errors
+/// When the queue cannot be read, or takes no more.
+pub fn too_large(
+    store: &Store,
+    state: &State,
+    behind: &[Incoming],
+) -> Result<Vec<Incoming>, QueueError> {
+    state.refuse_after_failure()?;
+    // Nearly always: then nothing need be read twice.
+    if state.ledger().pending_bytes <= store.part_bytes as u64 {
+        return Ok(Vec::new());
     }
-
-    /// Makes a `Refresh` of each large entry that ops behind a barrier would take out of the store in one part with it.
-    pub(super) fn lighten(&self, behind: &[Incoming]) -> Result<(), QueueError> {
-        // What a barrier closes is not merged with.
-        let mut closed = Vec::new();
-        for op in behind {
-            if let Work::Schema(change) = &op.work {
-                closed.extend(change.namespaces());
-            }
+    // What a barrier closes is not merged with.
+    let mut closed = Vec::new();
+    for op in behind {
+        if let Work::Schema(change) = &op.work {
+            closed.extend(change.namespaces());
         }
-        let (mut bytes, mut large) = (0, Vec::new());
-        {
-            let state = self.lock();
-            state.refuse_after_failure()?;
-            // Nearly always: then nothing need be read twice.
-            if self.pending().1 <= self.part_bytes as u64 {
-                return Ok(());
-            }
-            let mut reader = self.reader();
-            for op in behind.iter().filter(|op| !closed.contains(op.work.ns())) {
-                let Work::Document { ns, key, .. } = &op.work else { continue };
-                let Some(name) = state.name_of(&op.work) else { continue };
-                let Some((entry, len)) = state.newest(&mut reader, &name)? else { continue };
-                if len < LARGE || self.ledger().stays(ns, entry.seq) {
-                    continue;
-                }
-                bytes += len;
-                let (ns, key) = (ns.clone(), key.clone());
-                let work = Work::refresh(ns, key);
-                large.push(Incoming { work, cluster_time: op.cluster_time, wall_ms: op.wall_ms });
-            }
-        }
-        if bytes > self.part_bytes {
-            self.commit(large, None)?;
-        }
-        Ok(())
     }
-
-    /// The first of the ops, as many as are one part, with nobody in between since `state` was looked at.
-    pub(super) fn commit_part(
-        &self,
-        mut state: MutexGuard<'_, State>,
-        incoming: &mut vec::IntoIter<Incoming>,
-        checkpoint: Option<&Checkpoint>,
-    ) -> Result<Committed, QueueError> {
-        state.refuse_after_failure()?;
-        let mut staged = Staged::new(&state, self.part_bytes, incoming.len(), self.reader());
-        for incoming in &mut *incoming {
-            staged.add(&state, incoming)?;
-            if staged.is_full() && staged.barriers.is_empty() {
-                break;
-            }
+    let (mut bytes, mut large) = (0, Vec::new());
+    let mut reader = store.reader();
+    for op in behind.iter().filter(|op| !closed.contains(op.work.ns())) {
+        let Work::Document { ns, key, .. } = &op.work else { continue };
+        let Some(name) = state.name_of(&op.work) else { continue };
+        let Some((entry, len)) = state.newest(&mut reader, &name)? else { continue };
+        if len < LARGE || state.ledger().stays(ns, entry.seq) {
+            continue;
         }
-        let checkpoint = checkpoint.filter(|_| incoming.as_slice().is_empty());
-        let mut edit = state.edit();
-        edit.reserve(staged.slots.iter().filter(|slot| slot.is_changed).map(|slot| &slot.entry));
-        let mut bytes_added = 0_i64;
-        for slot in staged.slots.iter_mut().filter(|slot| slot.is_changed) {
-            let bytes = if slot.is_new {
-                edit.add_entry(&slot.entry)
-            } else {
-                edit.change_entry(&slot.entry, slot.bytes_before)
-            };
-            // It stands in the edit now.
-            if let Work::Document { op, .. } = &mut slot.entry.work {
-                *op = WriteOp::Refresh;
-            }
-            bytes_added += bytes as i64 - slot.bytes_before as i64;
-        }
-        if let Some(checkpoint) = checkpoint {
-            let before = self.db.get(CHECKPOINT)?;
-            edit.put(CHECKPOINT, codec::encode_checkpoint(checkpoint), before.as_deref());
-        }
-        let followed = self.follow(&staged.barriers, &state.letters, &mut edit)?;
-        crash::point(Step::CommitBegins);
-        self.write(&mut state, edit)?;
-        crash::point(if staged.slots.is_empty() { Step::CheckpointDone } else { Step::CommitDone });
-
-        let mut ledger = self.ledger();
-        ledger.next_seq = staged.next_seq;
-        ledger.pending_bytes = ledger.pending_bytes.saturating_add_signed(bytes_added);
-        for slot in &staged.slots {
-            if slot.is_new {
-                ledger.appeared(&slot.entry.work, slot.entry.seq);
-                if let Some(name) = &slot.name {
-                    state.index.set(name, slot.previous, slot.entry.seq);
-                }
-                if let Some(leased) = slot.succeeds {
-                    ledger.schedule.succeeded(leased, slot.entry.seq);
-                }
-            }
-        }
-        for letter in followed {
-            state.letter_followed(letter, &mut ledger);
-        }
-        drop(ledger);
-        drop(state);
-        self.changed.notify_waiters();
-        Ok(staged.committed)
+        bytes += len;
+        let (ns, key) = (ns.clone(), key.clone());
+        let work = Work::refresh(ns, key);
+        large.push(Incoming { work, cluster_time: op.cluster_time, wall_ms: op.wall_ms });
     }
+    Ok(if bytes > store.part_bytes { large } else { Vec::new() })
 }
 
-impl Queue {
-    /// Turns everything that waits into `Refresh`. For a stream that has a gap: what was queued before
-    /// it may be older than what Atlas gets by a comparison, and nothing later in the stream would put
-    /// that right.
-    pub fn refresh_pending(
-        &self,
-        cluster_time: ClusterTime,
-        wall_ms: u64,
-    ) -> Result<(), QueueError> {
-        let mut part = Vec::new();
-        for entry in self.entries() {
-            if let Work::Document { ns, key, .. } = entry?.work {
-                let work = Work::refresh(ns, key);
-                part.push(Incoming { work, cluster_time, wall_ms });
+/// The first of the ops, as many as are one part, with nobody in between since `state` was looked at.
+///
+/// # Errors
+/// Nothing of the part is in the queue then.
+pub fn commit_part(
+    store: &Store,
+    state: &mut State,
+    incoming: &mut vec::IntoIter<Incoming>,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<Committed, QueueError> {
+    state.refuse_after_failure()?;
+    let mut staged = Staged::new(state, store.part_bytes, incoming.len(), store.reader());
+    for incoming in &mut *incoming {
+        staged.add(state, incoming)?;
+        if staged.is_full() && staged.barriers.is_empty() {
+            break;
+        }
+    }
+    let checkpoint = checkpoint.filter(|_| incoming.as_slice().is_empty());
+    let mut edit = state.edit();
+    edit.reserve(staged.slots.iter().filter(|slot| slot.is_changed).map(|slot| &slot.entry));
+    let mut bytes_added = 0_i64;
+    for slot in staged.slots.iter_mut().filter(|slot| slot.is_changed) {
+        let bytes = if slot.is_new {
+            edit.add_entry(&slot.entry)
+        } else {
+            edit.change_entry(&slot.entry, slot.bytes_before)
+        };
+        // It stands in the edit now.
+        if let Work::Document { op, .. } = &mut slot.entry.work {
+            *op = WriteOp::Refresh;
+        }
+        bytes_added += bytes as i64 - slot.bytes_before as i64;
+    }
+    if let Some(checkpoint) = checkpoint {
+        let before = store.get(CHECKPOINT)?;
+        edit.put(CHECKPOINT, codec::encode_checkpoint(checkpoint), before.as_deref());
+    }
+    let followed = follow(store, &staged.barriers, &state.letters, &mut edit)?;
+    crash::point(Step::CommitBegins);
+    store.write(state, edit)?;
+    crash::point(if staged.slots.is_empty() { Step::CheckpointDone } else { Step::CommitDone });
+
+    let front = state.front().clone();
+    let mut ledger = front.ledger();
+    ledger.next_seq = staged.next_seq;
+    ledger.pending_bytes = ledger.pending_bytes.saturating_add_signed(bytes_added);
+    for slot in &staged.slots {
+        if slot.is_new {
+            ledger.appeared(&slot.entry.work, slot.entry.seq);
+            if let Some(name) = &slot.name {
+                state.index.set(name, slot.previous, slot.entry.seq);
             }
-            if part.len() >= 1_000 {
-                self.commit(std::mem::take(&mut part), None)?;
+            if let Some(leased) = slot.succeeds {
+                ledger.schedule.succeeded(leased, slot.entry.seq);
             }
         }
-        self.commit(part, None)?;
-        Ok(())
     }
+    for letter in followed {
+        letter_followed(state, letter, &mut ledger);
+    }
+    Ok(staged.committed)
 }
 
 fn body_len(work: &Work) -> usize {

@@ -13,7 +13,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{Queue, QueueError, QueueOptions, files::open_sled, layout::DEAD, reader::CacheGuard};
+use super::{QueueError, QueueOptions, files::open_sled, reader::CacheGuard};
 
 const ANEW: &str = "anew";
 const WHOLE: &str = "whole";
@@ -64,25 +64,6 @@ fn is_sleds(entry: &fs::DirEntry) -> bool {
     let name = entry.file_name();
     let name = name.to_string_lossy();
     matches!(&*name, "db" | "conf" | "blobs") || name.starts_with("snap.")
-}
-
-impl Queue {
-    /// True when writing the files anew, as opening the queue does, would give back most of the disk that
-    /// they take.
-    ///
-    /// # Errors
-    /// When the queue cannot be read.
-    pub fn is_mostly_empty(&self) -> Result<bool, QueueError> {
-        let mut content = self.lock().blocks.stored();
-        let files = self.db.size_on_disk()?;
-        if !self.persist || !is_mostly_empty(files, content) || !has_room(&self.path, content) {
-            return Ok(false);
-        }
-        for item in self.db.scan_prefix([DEAD]) {
-            content += item?.1.len() as u64;
-        }
-        Ok(is_mostly_empty(files, content) && has_room(&self.path, content))
-    }
 }
 
 /// Writes all of `db` anew beside its files, which [`finish`] exchanges once they are closed.

@@ -15,12 +15,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
+use tokio::sync::Notify;
+
 use super::{
-    Proof, Queue, Reservation, Work,
+    Work,
+    index::Hasher,
     schedule::{Schedule, is_due},
+    turns::Proof,
 };
 use crate::model::{
     checkpoint::ClusterTime, document_key::DocumentKey, event::CollectionId, foreign::Foreign,
@@ -70,9 +74,31 @@ impl Ledger {
     }
 }
 
-impl Queue {
+/// The front of the queue: whatever is asked of it is answered at once. A [`Queue`](super::Queue) has one, and answers as
+/// it does.
+pub struct Front {
+    ledger: Mutex<Ledger>,
+    hasher: Hasher,
+    changed: Notify,
+}
+
+impl Front {
+    pub(super) fn new(hasher: Hasher) -> Self {
+        Self { ledger: Mutex::default(), hasher, changed: Notify::new() }
+    }
+
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().expect(POISONED)
+    }
+
+    /// The hash under which a document is leased, and reserved.
+    pub(super) fn hash_of(&self, ns: &Namespace, key: &DocumentKey) -> u64 {
+        self.hasher.hash_of(ns, key)
+    }
+
+    /// Wakes up whoever waits for a [change](Self::changed).
+    pub(super) fn tell(&self) {
+        self.changed.notify_waiters();
     }
 
     /// The number that the next entry will have: all that is in the queue now is before it.
@@ -174,7 +200,7 @@ impl Queue {
     fn let_go(&self, time: ClusterTime) -> Vec<Namespace> {
         let namespaces = self.ledger().schedule.stream_reached(time);
         if !namespaces.is_empty() {
-            self.changed.notify_waiters();
+            self.tell();
         }
         namespaces
     }
@@ -182,13 +208,13 @@ impl Queue {
     /// Lets the entries of `ns` go again.
     pub fn release(&self, ns: &Namespace) {
         self.ledger().schedule.release(ns);
-        self.changed.notify_waiters();
+        self.tell();
     }
 
     /// Ends [`hold_all`](Self::hold_all). Namespaces that are held on their own stay so.
     pub fn release_all(&self) {
         self.ledger().schedule.release_all();
-        self.changed.notify_waiters();
+        self.tell();
     }
 
     /// True when a barrier of `ns` waits or is being applied.
@@ -205,27 +231,12 @@ impl Queue {
     /// Keeps the entries of what is not ours from being leased, and lets go what was so before.
     pub fn keep_apart(&self, foreign: Foreign) {
         self.ledger().schedule.keep_apart(Arc::new(foreign));
-        self.changed.notify_waiters();
+        self.tell();
     }
 
     /// What is not ours to write.
     pub fn kept_apart(&self) -> Arc<Foreign> {
         self.ledger().schedule.kept_apart()
-    }
-
-    /// Reserves documents of `ns`. Never waits, and may be done more than once for a document.
-    pub fn reserve<'a>(
-        self: &Arc<Self>,
-        ns: &Namespace,
-        keys: impl IntoIterator<Item = &'a DocumentKey>,
-    ) -> Reservation {
-        let documents: Vec<_> = keys.into_iter().map(|key| self.hasher.hash_of(ns, key)).collect();
-        let mut ledger = self.ledger();
-        for document in &documents {
-            ledger.schedule.reserve(*document);
-        }
-        drop(ledger);
-        Reservation { queue: self.clone(), documents }
     }
 
     /// True when a rename or a drop stands behind the entry `seq` of `ns`: the name means another collection by then.

@@ -17,7 +17,7 @@ use super::{
     },
     note::OUTDATED,
     reader::{CacheGuard, Reader, read_block},
-    store::State,
+    state::State,
 };
 use crate::model::namespace::Namespace;
 

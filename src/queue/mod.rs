@@ -80,6 +80,7 @@ mod commit;
 mod compact;
 mod dead;
 pub mod dead_letter;
+mod door;
 mod edit;
 mod entry;
 mod files;
@@ -87,6 +88,7 @@ mod files;
 pub(crate) mod fuzz;
 mod index;
 mod layout;
+mod lease;
 mod ledger;
 mod letters;
 mod lines;
@@ -101,6 +103,7 @@ mod rename;
 mod reserve;
 mod schedule;
 mod settle;
+mod state;
 mod store;
 pub mod transfer;
 mod turns;
@@ -109,14 +112,14 @@ pub use codec::{CodecError, FORMAT_VERSION};
 pub use commit::Committed;
 pub use compact::free_disk;
 pub use dead::Retried;
+pub use door::Queue;
 pub use entry::{
     Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Settlement, Work, body_json,
 };
 pub use files::QueueOptions;
-pub use ledger::NextDue;
+pub use ledger::{Front, NextDue};
 pub use open::Rebuilt;
 pub use reserve::Reservation;
-pub use store::Queue;
 pub use turns::Proof;
 
 /// Why the queue cannot do what it was asked to.

@@ -1,18 +1,13 @@
 //! Opening the queue, and what to do with one that does not open.
 
-use std::{
-    path::PathBuf,
-    sync::{Mutex, atomic::AtomicU64},
-};
-
-use tokio::sync::Notify;
+use std::path::PathBuf;
 
 use super::{
     Queue, QueueError, QueueOptions, compact,
-    edit::PART_BYTES,
     files::{guarded, hand_over, lock, move_aside, open_sled},
     load::load,
     reader::CacheGuard,
+    store::Store,
 };
 use crate::observe::report::one_line;
 
@@ -65,19 +60,7 @@ impl Queue {
             }
         }
         hand_over(&options.path);
-        Ok(Queue {
-            db,
-            cache,
-            ledger: state.ledger.clone(),
-            hasher: state.index.hasher.clone(),
-            state: Mutex::new(state),
-            changed: Notify::new(),
-            progress: AtomicU64::new(0),
-            persist: options.persist,
-            part_bytes: PART_BYTES,
-            path: options.path.clone(),
-            _lock: lock,
-        })
+        Ok(Queue::of(Store::new(db, cache, lock, options), state))
     }
 
     /// Opens the queue; one that does not open, or fails its checks, is moved aside and a new one is

@@ -8,16 +8,13 @@
 //! document that has a letter, of which the index knows only when the step is done: a delta of it was made from a state
 //! that never reached Atlas.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::atomic::Ordering,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ahash::HashMap;
 
 use super::{
-    Entry, Queue, QueueError, Work, codec, edit::Edit, index::DocumentName, ledger::Ledger,
-    letters::Letters, store::State, turns::Turn,
+    Entry, QueueError, Work, codec, edit::Edit, index::DocumentName, ledger::Ledger,
+    letters::Letters, state::State, store::Store, turns::Turn,
 };
 use crate::{
     model::{event::SchemaChange, namespace::Namespace, write_op::WriteOp},
@@ -112,66 +109,64 @@ pub struct Cleared {
     pub letter: u64,
 }
 
-impl Queue {
-    /// Removes the letter of the document that an entry has written, if it has one: it may have another name by now,
-    /// and another collection's letter may have the name that it was written under.
-    pub(super) fn clear_letter(
-        &self,
-        state: &State,
-        entry: &Entry,
-        edit: &mut Edit,
-    ) -> Result<Option<Cleared>, QueueError> {
-        let Work::Document { ns, key, collection, .. } = &entry.work else { return Ok(None) };
-        let ns = self.ledger().schedule.lines.called_now(ns, entry.seq);
-        let Some(ns) = ns else { return Ok(None) };
-        let name = state.index.name_of(&ns, key);
-        let Some(seq) = state.letters.get(&name) else { return Ok(None) };
-        let Some(value) = self.letter_bytes(seq)? else { return Ok(None) };
-        let letter = codec::decode_dead_letter(seq, &value)?;
-        if let Work::Document { collection: Some(of), .. } = letter.entry.work
-            && collection.is_some_and(|written| written != of)
-        {
-            return Ok(None);
-        }
-        edit.remove_letter(seq, &value);
-        Ok(Some(Cleared { ns, name, letter: seq }))
+/// Removes the letter of the document that an entry has written, if it has one: it may have another name by now,
+/// and another collection's letter may have the name that it was written under.
+pub fn clear_letter(
+    store: &Store,
+    state: &State,
+    entry: &Entry,
+    edit: &mut Edit,
+) -> Result<Option<Cleared>, QueueError> {
+    let Work::Document { ns, key, collection, .. } = &entry.work else { return Ok(None) };
+    let ns = state.ledger().schedule.lines.called_now(ns, entry.seq);
+    let Some(ns) = ns else { return Ok(None) };
+    let name = state.index.name_of(&ns, key);
+    let Some(seq) = state.letters.get(&name) else { return Ok(None) };
+    let Some(value) = store.letter(seq)? else { return Ok(None) };
+    let letter = codec::decode_dead_letter(seq, &value)?;
+    if let Work::Document { collection: Some(of), .. } = letter.entry.work
+        && collection.is_some_and(|written| written != of)
+    {
+        return Ok(None);
     }
+    edit.remove_letter(seq, &value);
+    Ok(Some(Cleared { ns, name, letter: seq }))
+}
 
-    /// Puts letters whose collections have another name now where they belong.
-    pub(super) fn follow(
-        &self,
-        barriers: &Barriers,
-        letters: &Letters,
-        edit: &mut Edit,
-    ) -> Result<Vec<Followed>, QueueError> {
-        let moved = barriers.moved(letters);
-        let mut followed = Vec::with_capacity(moved.len());
-        let mut bodies = 0;
-        for (seq, to) in moved {
-            let Some(stored) = self.letter_bytes(seq)? else { continue };
-            let DeadLetter { entry, reason, died_ms } = codec::decode_dead_letter(seq, &stored)?;
-            let from = named(&entry.work);
-            let to = to.map(|to| {
-                let mut work = entry.work.clone().renamed(&to);
-                bodies += work.body().map_or(0, |body| body.as_bytes().len());
-                if let Work::Document { op, .. } = &mut work
-                    && bodies > BODIES_MAX
-                {
-                    *op = WriteOp::Refresh;
-                }
-                let document = named(&work);
-                let letter = DeadLetter { entry: Entry { work, ..entry }, reason, died_ms };
-                edit.put_letter(seq, codec::encode_dead_letter(&letter), Some(&stored));
-                document
-            });
-            if to.is_none() {
-                edit.remove_letter(seq, &stored);
+/// Puts letters whose collections have another name now where they belong.
+pub fn follow(
+    store: &Store,
+    barriers: &Barriers,
+    letters: &Letters,
+    edit: &mut Edit,
+) -> Result<Vec<Followed>, QueueError> {
+    let moved = barriers.moved(letters);
+    let mut followed = Vec::with_capacity(moved.len());
+    let mut bodies = 0;
+    for (seq, to) in moved {
+        let Some(stored) = store.letter(seq)? else { continue };
+        let DeadLetter { entry, reason, died_ms } = codec::decode_dead_letter(seq, &stored)?;
+        let from = named(&entry.work);
+        let to = to.map(|to| {
+            let mut work = entry.work.clone().renamed(&to);
+            bodies += work.body().map_or(0, |body| body.as_bytes().len());
+            if let Work::Document { op, .. } = &mut work
+                && bodies > BODIES_MAX
+            {
+                *op = WriteOp::Refresh;
             }
-            followed.push(Followed { seq, from, to });
-            self.progress.fetch_add(1, Ordering::Relaxed);
+            let document = named(&work);
+            let letter = DeadLetter { entry: Entry { work, ..entry }, reason, died_ms };
+            edit.put_letter(seq, codec::encode_dead_letter(&letter), Some(&stored));
+            document
+        });
+        if to.is_none() {
+            edit.remove_letter(seq, &stored);
         }
-        Ok(followed)
+        followed.push(Followed { seq, from, to });
+        store.goes_on();
     }
+    Ok(followed)
 }
 
 /// The document that a work is about, and nothing else of it.
@@ -185,19 +180,17 @@ fn named(work: &Work) -> Work {
     }
 }
 
-impl State {
-    /// A letter has followed its collection in the store.
-    pub(super) fn letter_followed(&mut self, followed: Followed, ledger: &mut Ledger) {
-        let Followed { seq, from, to } = followed;
-        if let Some(name) = self.name_of(&from)
-            && self.letters.remove(from.ns(), &name, seq)
-        {
-            ledger.dead_len -= 1;
-        }
-        if let Some(work) = to
-            && let Some(name) = self.name_of(&work)
-        {
-            ledger.dead_len += u64::from(self.letters.insert(work.ns(), name, seq));
-        }
+/// A letter has followed its collection in the store.
+pub fn letter_followed(state: &mut State, followed: Followed, ledger: &mut Ledger) {
+    let Followed { seq, from, to } = followed;
+    if let Some(name) = state.name_of(&from)
+        && state.letters.remove(from.ns(), &name, seq)
+    {
+        ledger.dead_len -= 1;
+    }
+    if let Some(work) = to
+        && let Some(name) = state.name_of(&work)
+    {
+        ledger.dead_len += u64::from(state.letters.insert(work.ns(), name, seq));
     }
 }

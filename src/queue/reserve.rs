@@ -6,22 +6,40 @@
 
 use std::sync::Arc;
 
-use super::Queue;
+use super::ledger::Front;
+use crate::model::{document_key::DocumentKey, namespace::Namespace};
 
 /// While it lives, no entry of its documents is leased. One that was leased before goes on.
 #[must_use = "the documents are let go when it is dropped"]
 pub struct Reservation {
-    pub(super) queue: Arc<Queue>,
-    pub(super) documents: Vec<u64>,
+    front: Arc<Front>,
+    documents: Vec<u64>,
+}
+
+impl Reservation {
+    /// Never waits, and may be made more than once for a document.
+    pub(super) fn of<'a>(
+        front: &Arc<Front>,
+        ns: &Namespace,
+        keys: impl IntoIterator<Item = &'a DocumentKey>,
+    ) -> Self {
+        let documents: Vec<_> = keys.into_iter().map(|key| front.hash_of(ns, key)).collect();
+        let mut ledger = front.ledger();
+        for document in &documents {
+            ledger.schedule.reserve(*document);
+        }
+        drop(ledger);
+        Self { front: front.clone(), documents }
+    }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut ledger = self.queue.ledger();
+        let mut ledger = self.front.ledger();
         for document in &self.documents {
             ledger.schedule.unreserve(*document);
         }
         drop(ledger);
-        self.queue.changed.notify_waiters();
+        self.front.tell();
     }
 }

@@ -3,8 +3,15 @@
 use std::slice;
 
 use super::{
-    Entry, Outcome, Queue, QueueError, Settlement, Work, codec, edit::Edit, index::DocumentName,
-    ledger::Ledger, reader::Reader, rename::Cleared, schedule::Lease, store::State,
+    Entry, Outcome, QueueError, Settlement, Work, codec,
+    edit::Edit,
+    index::DocumentName,
+    ledger::Ledger,
+    reader::Reader,
+    rename::{Cleared, clear_letter},
+    schedule::Lease,
+    state::State,
+    store::Store,
 };
 use crate::{
     model::{namespace::Namespace, write_op::WriteOp},
@@ -12,155 +19,139 @@ use crate::{
     runtime::crash::{self, Step as Crash},
 };
 
-impl Queue {
-    /// Says how leased entries ended, in atomic steps: as one, as a rule, but what is given back may be merged with a
-    /// large document each. A settlement of what is not leased, or of another version than the leased one,
-    /// changes nothing (I3).
-    ///
-    /// # Errors
-    /// After an error those that are not settled are leased still.
-    pub fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
-        let mut rest = settlements.iter();
-        self.settle_part(&mut rest)?;
-        while !rest.as_slice().is_empty() {
-            self.settle_part(&mut rest)?;
+/// The first of the settlements, as many as are one step.
+///
+/// # Errors
+/// Nothing is settled then.
+pub fn settle_part(
+    store: &Store,
+    state: &mut State,
+    settlements: &mut slice::Iter<'_, Settlement>,
+) -> Result<(), QueueError> {
+    state.refuse_after_failure()?;
+    let mut edit = state.edit();
+    let mut reader = store.reader();
+    let mut steps = Vec::with_capacity(settlements.len());
+    for settlement in settlements {
+        let lease = state.ledger().schedule.leased(settlement.seq).cloned();
+        let Some(lease) = lease.filter(|lease| lease.version == settlement.version) else {
+            continue;
+        };
+        let effect = effect(store, state, settlement, &lease, &mut reader, &mut edit)?;
+        steps.push(Step { seq: settlement.seq, lease, effect });
+        if edit.weight() >= store.part_bytes {
+            break;
         }
-        Ok(())
     }
-
-    pub(super) fn settle_part(
-        &self,
-        settlements: &mut slice::Iter<'_, Settlement>,
-    ) -> Result<(), QueueError> {
-        let mut state = self.lock();
-        state.refuse_after_failure()?;
-        let mut edit = state.edit();
-        let mut reader = self.reader();
-        let mut steps = Vec::with_capacity(settlements.len());
-        for settlement in settlements {
-            let lease = self.ledger().schedule.leased(settlement.seq).cloned();
-            let Some(lease) = lease.filter(|lease| lease.version == settlement.version) else {
-                continue;
-            };
-            let effect = self.effect(&state, settlement, &lease, &mut reader, &mut edit)?;
-            steps.push(Step { seq: settlement.seq, lease, effect });
-            if edit.weight() >= self.part_bytes {
-                break;
-            }
-        }
-        crash::point(Crash::SettleBegins);
-        self.write(&mut state, edit)?;
-        crash::point(Crash::SettleDone);
-        if steps.iter().any(|step| matches!(step.effect, Effect::Died { letter: Some(_), .. })) {
-            crash::point(Crash::DeadLetterDone);
-        }
-        if steps.iter().any(|step| step.lease.is_barrier()) {
-            // A schema change must not be repeated once what stands behind it has been applied, so
-            // its end is on the disk before anything behind it can be leased.
-            if let Err(error) = self.db.flush() {
-                // What is written does not fit what is leased any more.
-                state.failed = true;
-                return Err(error.into());
-            }
-        }
-        let mut ledger = self.ledger();
-        for step in steps {
-            step.take(&mut state, &mut ledger);
-        }
-        drop(ledger);
-        drop(state);
-        self.changed.notify_waiters();
-        Ok(())
+    crash::point(Crash::SettleBegins);
+    store.write(state, edit)?;
+    crash::point(Crash::SettleDone);
+    if steps.iter().any(|step| matches!(step.effect, Effect::Died { letter: Some(_), .. })) {
+        crash::point(Crash::DeadLetterDone);
     }
+    if steps.iter().any(|step| step.lease.is_barrier()) {
+        // A schema change must not be repeated once what stands behind it has been applied, so
+        // its end is on the disk before anything behind it can be leased.
+        if let Err(error) = store.flush() {
+            // What is written does not fit what is leased any more.
+            state.failed = true;
+            return Err(error);
+        }
+    }
+    let front = state.front().clone();
+    let mut ledger = front.ledger();
+    for step in steps {
+        step.take(state, &mut ledger);
+    }
+    Ok(())
+}
 
-    fn effect(
-        &self,
-        state: &State,
-        Settlement { seq, outcome, .. }: &Settlement,
-        lease: &Lease,
-        reader: &mut Reader<'_>,
-        edit: &mut Edit,
-    ) -> Result<Effect, QueueError> {
-        // All that an ordinary end needs is known; the entry itself need not be read for it.
-        if *outcome == Outcome::Applied && state.letters.is_empty() && !lease.is_barrier() {
+fn effect(
+    store: &Store,
+    state: &State,
+    Settlement { seq, outcome, .. }: &Settlement,
+    lease: &Lease,
+    reader: &mut Reader<'_>,
+    edit: &mut Edit,
+) -> Result<Effect, QueueError> {
+    // All that an ordinary end needs is known; the entry itself need not be read for it.
+    if *outcome == Outcome::Applied && state.letters.is_empty() && !lease.is_barrier() {
+        edit.remove_entry(*seq, lease.bytes);
+        return Ok(Effect::Applied { revived: None });
+    }
+    let (mut entry, _) = state.entry(reader, *seq)?.expect("a leased entry is in the store (I4)");
+    let due_ms = match outcome {
+        Outcome::Applied => {
             edit.remove_entry(*seq, lease.bytes);
-            return Ok(Effect::Applied { revived: None });
+            if let Work::Schema(change) = &entry.work {
+                return Ok(Effect::Passed { namespaces: change.namespaces(), is_dead: false });
+            }
+            return Ok(Effect::Applied { revived: clear_letter(store, state, &entry, edit)? });
         }
-        let (mut entry, _) =
-            state.entry(reader, *seq)?.expect("a leased entry is in the store (I4)");
-        let due_ms = match outcome {
-            Outcome::Applied => {
-                edit.remove_entry(*seq, lease.bytes);
-                if let Work::Schema(change) = &entry.work {
-                    return Ok(Effect::Passed { namespaces: change.namespaces(), is_dead: false });
-                }
-                return Ok(Effect::Applied { revived: self.clear_letter(state, &entry, edit)? });
-            }
-            Outcome::Rejected { reason, now_ms, refusal: _ } => {
-                edit.remove_entry(*seq, lease.bytes);
-                return self.bury(state, entry, (reason, *now_ms), reader, edit);
-            }
-            Outcome::Unavailable { due_ms } => (*due_ms > 0).then_some(*due_ms),
-            Outcome::Retry { due_ms, error } => {
-                entry.attempts += 1;
-                entry.error = Some(error.clone());
-                Some(*due_ms)
-            }
-            Outcome::Refresh { due_ms, keep_collection } => {
-                if let Work::Document { op, collection, .. } = &mut entry.work {
-                    *op = WriteOp::Refresh;
-                    *collection = collection.filter(|_| *keep_collection);
-                }
-                Some(*due_ms)
-            }
-        };
-        // Pending again, merged with what has arrived for it meanwhile (I2).
-        entry.due_ms = due_ms.unwrap_or(0);
-        let mut absorbed = None;
-        if let Some((newer, bytes)) = successor(state, reader, *seq)? {
-            edit.remove_entry(newer.seq, bytes);
-            absorbed = Some((newer.seq, bytes));
-            entry.absorb(newer.into_later());
+        Outcome::Rejected { reason, now_ms, refusal: _ } => {
+            edit.remove_entry(*seq, lease.bytes);
+            return bury(store, state, entry, (reason, *now_ms), reader, edit);
         }
-        entry.version += 1;
-        let bytes = edit.change_entry(&entry, lease.bytes);
-        Ok(Effect::Back { bytes, due_ms, absorbed })
+        Outcome::Unavailable { due_ms } => (*due_ms > 0).then_some(*due_ms),
+        Outcome::Retry { due_ms, error } => {
+            entry.attempts += 1;
+            entry.error = Some(error.clone());
+            Some(*due_ms)
+        }
+        Outcome::Refresh { due_ms, keep_collection } => {
+            if let Work::Document { op, collection, .. } = &mut entry.work {
+                *op = WriteOp::Refresh;
+                *collection = collection.filter(|_| *keep_collection);
+            }
+            Some(*due_ms)
+        }
+    };
+    // Pending again, merged with what has arrived for it meanwhile (I2).
+    entry.due_ms = due_ms.unwrap_or(0);
+    let mut absorbed = None;
+    if let Some((newer, bytes)) = successor(state, reader, *seq)? {
+        edit.remove_entry(newer.seq, bytes);
+        absorbed = Some((newer.seq, bytes));
+        entry.absorb(newer.into_later());
     }
+    entry.version += 1;
+    let bytes = edit.change_entry(&entry, lease.bytes);
+    Ok(Effect::Back { bytes, due_ms, absorbed })
+}
 
-    /// Makes a dead letter of an entry that is taken out.
-    fn bury(
-        &self,
-        state: &State,
-        mut entry: Entry,
-        (reason, died_ms): (&str, u64),
-        reader: &mut Reader<'_>,
-        edit: &mut Edit,
-    ) -> Result<Effect, QueueError> {
-        let seq = entry.seq;
-        // What arrived meanwhile was made on top of an op that never got through.
-        let widened = match successor(state, reader, seq)? {
-            Some(newer) => widen(newer, edit),
-            None => 0,
-        };
-        entry.attempts += 1;
-        let effect = if let Work::Schema(change) = &entry.work {
-            Effect::Passed { namespaces: change.namespaces(), is_dead: true }
-        } else {
-            let ns = self.ledger().schedule.lines.called_now(entry.work.ns(), seq);
-            // What is dropped behind it cannot be missing.
-            let Some(ns) = ns else { return Ok(Effect::Died { letter: None, widened }) };
-            entry.work = entry.work.renamed(&ns);
-            let name = state.name_of(&entry.work).expect("it is no barrier");
-            if let Some(older) = state.letters.get(&name) {
-                let value = self.letter_bytes(older)?.unwrap_or_default();
-                edit.remove_letter(older, &value);
-            }
-            Effect::Died { letter: Some((ns, name)), widened }
-        };
-        let letter = DeadLetter { reason: reason.to_owned(), died_ms, entry };
-        edit.put_letter(seq, codec::encode_dead_letter(&letter), None);
-        Ok(effect)
-    }
+/// Makes a dead letter of an entry that is taken out.
+fn bury(
+    store: &Store,
+    state: &State,
+    mut entry: Entry,
+    (reason, died_ms): (&str, u64),
+    reader: &mut Reader<'_>,
+    edit: &mut Edit,
+) -> Result<Effect, QueueError> {
+    let seq = entry.seq;
+    // What arrived meanwhile was made on top of an op that never got through.
+    let widened = match successor(state, reader, seq)? {
+        Some(newer) => widen(newer, edit),
+        None => 0,
+    };
+    entry.attempts += 1;
+    let effect = if let Work::Schema(change) = &entry.work {
+        Effect::Passed { namespaces: change.namespaces(), is_dead: true }
+    } else {
+        let ns = state.ledger().schedule.lines.called_now(entry.work.ns(), seq);
+        // What is dropped behind it cannot be missing.
+        let Some(ns) = ns else { return Ok(Effect::Died { letter: None, widened }) };
+        entry.work = entry.work.renamed(&ns);
+        let name = state.name_of(&entry.work).expect("it is no barrier");
+        if let Some(older) = state.letters.get(&name) {
+            let value = store.letter(older)?.unwrap_or_default();
+            edit.remove_letter(older, &value);
+        }
+        Effect::Died { letter: Some((ns, name)), widened }
+    };
+    let letter = DeadLetter { reason: reason.to_owned(), died_ms, entry };
+    edit.put_letter(seq, codec::encode_dead_letter(&letter), None);
+    Ok(effect)
 }
 
 /// The pending entry that arrived for the document while this one was leased, if no barrier is

@@ -263,7 +263,7 @@ fn i1_a_checkpoint_ahead_of_its_entries_is_noticed_when_the_queue_is_opened() {
     let home = layout::block_key(blocks::BlockId::Home(0));
     let entry = codec::encode_entry(&queue.entries().next().unwrap().unwrap());
     let older = block::Packer::default().pack([(0, entry.as_slice())].into_iter());
-    queue.db.insert(home, older).unwrap();
+    queue.store.db().insert(home, older).unwrap();
     drop(queue);
 
     let error = Queue::open(&QueueOptions::new(dir.path().join("queue"))).err();

@@ -29,9 +29,12 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    Entry, EntrySummary, Incoming, Queue, QueueError, Work, body_json, codec,
+    Entry, EntrySummary, Incoming, QueueError, Work, body_json, codec,
+    dead_letter::DeadLetter,
     layout::{CHECKPOINT, META, meta_key},
     note,
+    state::State,
+    store::Store,
 };
 use crate::{
     model::{
@@ -198,150 +201,137 @@ impl PartialEq for Operation {
     }
 }
 
-impl Queue {
-    /// Writes the queue, dead letters included, which are tried again where they land.
-    ///
-    /// # Errors
-    /// When the queue cannot be read, or `out` cannot be written.
-    pub fn export(&self, out: &mut impl Write, whole: Whole) -> Result<u64, QueueError> {
-        let unwritten = QueueError::NotExported;
-        let mut header = json!({ "version": EXPORT_VERSION, "timestamp": now_ms() });
-        if whole == Whole::Yes
-            && let Some(checkpoint) = self.db.get(CHECKPOINT)?
-        {
-            header["checkpoint"] = BASE64.encode(checkpoint).into();
-            for note in self.db.scan_prefix([META]) {
-                let (key, value) = note?;
-                let name = String::from_utf8_lossy(&key[1..]).into_owned();
-                if !NOT_MOVED.contains(&&*name) {
-                    header["notes"][name] = BASE64.encode(value).into();
-                }
+/// See [`Queue::export`](super::Queue::export).
+pub(super) fn export(
+    store: &Store,
+    entries: impl Iterator<Item = Result<Entry, QueueError>>,
+    letters: impl Iterator<Item = Result<DeadLetter, QueueError>>,
+    out: &mut impl Write,
+    whole: Whole,
+) -> Result<u64, QueueError> {
+    let unwritten = QueueError::NotExported;
+    let mut header = json!({ "version": EXPORT_VERSION, "timestamp": now_ms() });
+    if whole == Whole::Yes
+        && let Some(checkpoint) = store.get(CHECKPOINT)?
+    {
+        header["checkpoint"] = BASE64.encode(checkpoint).into();
+        for note in store.scan(&[META]) {
+            let (key, value) = note?;
+            let name = String::from_utf8_lossy(&key[1..]).into_owned();
+            if !NOT_MOVED.contains(&&*name) {
+                header["notes"][name] = BASE64.encode(value).into();
             }
         }
-        let text = header.to_string();
-        // The object goes on with the operations, one to a line.
-        let open = text.strip_suffix('}').expect("an object ends so");
-        write!(out, "{open},\"operations\":[").map_err(unwritten)?;
-        let mut n = 0_u64;
-        let mut put = |operation: &Operation| -> Result<(), QueueError> {
-            let text = serde_json::to_string(operation).expect("an operation is JSON");
-            write!(out, "{}\n{text}", if n == 0 { "" } else { "," }).map_err(unwritten)?;
-            n += 1;
-            Ok(())
+    }
+    let text = header.to_string();
+    // The object goes on with the operations, one to a line.
+    let open = text.strip_suffix('}').expect("an object ends so");
+    write!(out, "{open},\"operations\":[").map_err(unwritten)?;
+    let mut n = 0_u64;
+    let mut put = |operation: &Operation| -> Result<(), QueueError> {
+        let text = serde_json::to_string(operation).expect("an operation is JSON");
+        write!(out, "{}\n{text}", if n == 0 { "" } else { "," }).map_err(unwritten)?;
+        n += 1;
+        Ok(())
+    };
+    for entry in entries {
+        put(&Operation::of(&entry?))?;
+    }
+    for letter in letters {
+        let letter = letter?;
+        // A schema change that was given up is not repeated; its comparison is owed or done.
+        if matches!(letter.entry.work, Work::Document { .. }) {
+            let given_up = Operation::of(&letter.entry);
+            let again =
+                Operation { kind: "refresh".into(), data: Value::Null, entry: None, ..given_up };
+            put(&again)?;
+        }
+    }
+    writeln!(out, "\n]}}").map_err(unwritten)?;
+    out.flush().map_err(unwritten)?;
+    Ok(n)
+}
+
+/// See [`Queue::move_in`](super::Queue::move_in). `put` takes a part, and with the last one the header; the first
+/// entry gets the number `seq`.
+pub(super) fn move_in(
+    file: impl Read,
+    header: &Header,
+    wanted: impl Fn(&Namespace) -> bool,
+    mut seq: u64,
+    mut put: impl FnMut(&mut Vec<Entry>, Option<&Header>) -> Result<(), QueueError>,
+) -> Result<u64, QueueError> {
+    let mut part = Vec::with_capacity(PART);
+    let mut n = 0;
+    let mut bytes = 0;
+    read(file, |operation| {
+        if !wanted(&operation.collection) {
+            return Ok(());
+        }
+        let entry = match operation.entry(seq)? {
+            Some(entry) => entry,
+            None => match operation.wish()? {
+                Wish::Refresh(incoming) => incoming.into_entry(seq, Uuid::now_v7()),
+                Wish::Compare(_) => unreachable!("it needs an entry, and has none"),
+            },
         };
-        for entry in self.entries() {
-            put(&Operation::of(&entry?))?;
+        seq += 1;
+        n += 1;
+        bytes += operation.entry.as_ref().map_or(0, String::len);
+        part.push(entry);
+        if part.len() == PART || bytes > PART_BYTES {
+            bytes = 0;
+            put(&mut part, None)
+        } else {
+            Ok(())
         }
-        for letter in self.letters() {
-            let letter = letter?;
-            // A schema change that was given up is not repeated; its comparison is owed or done.
-            if matches!(letter.entry.work, Work::Document { .. }) {
-                let given_up = Operation::of(&letter.entry);
-                let again = Operation {
-                    kind: "refresh".into(),
-                    data: Value::Null,
-                    entry: None,
-                    ..given_up
-                };
-                put(&again)?;
-            }
-        }
-        writeln!(out, "\n]}}").map_err(unwritten)?;
-        out.flush().map_err(unwritten)?;
-        Ok(n)
-    }
+        .map_err(|error| error.to_string())
+    })?;
+    put(&mut part, Some(header))?;
+    Ok(n)
+}
 
-    /// Fills a queue that was never used with the entries of another, those of `wanted` collections, and at last its checkpoint (I1). Ends
-    /// the queue: it is opened anew to be worked with.
-    ///
-    /// # Errors
-    /// [`QueueError::NotImported`] when the queue was used, or an operation cannot be read. Nothing is in
-    /// it then that counts: without a checkpoint everything is compared at the first start.
-    pub fn move_in(
-        self,
-        file: impl Read,
-        header: &Header,
-        wanted: impl Fn(&Namespace) -> bool,
-    ) -> Result<u64, QueueError> {
-        if self.checkpoint()?.is_some() || self.pending().0 > 0 || self.dead_letters_len() > 0 {
-            return Err(QueueError::NotImported("the queue was used before".to_owned()));
-        }
-        let mut part = Vec::with_capacity(PART);
-        let mut n = 0;
-        let mut bytes = 0;
-        let mut seq = self.position();
-        read(file, |operation| {
-            if !wanted(&operation.collection) {
-                return Ok(());
-            }
-            let entry = match operation.entry(seq)? {
-                Some(entry) => entry,
-                None => match operation.wish()? {
-                    Wish::Refresh(incoming) => incoming.into_entry(seq, Uuid::now_v7()),
-                    Wish::Compare(_) => unreachable!("it needs an entry, and has none"),
-                },
-            };
-            seq += 1;
-            n += 1;
-            bytes += operation.entry.as_ref().map_or(0, String::len);
-            part.push(entry);
-            if part.len() == PART || bytes > PART_BYTES {
-                bytes = 0;
-                self.put_all(&mut part, None)
-            } else {
-                Ok(())
-            }
-            .map_err(|error| error.to_string())
-        })?;
-        self.put_all(&mut part, Some(header))?;
-        self.flush()?;
-        Ok(n)
+/// Writes entries into a queue that nobody works with; with the last of them what came beside them.
+pub(super) fn put_all(
+    store: &Store,
+    state: &mut State,
+    entries: &mut Vec<Entry>,
+    last: Option<&Header>,
+) -> Result<(), QueueError> {
+    let mut edit = state.edit();
+    for entry in entries.drain(..) {
+        edit.add_entry(&entry);
     }
+    let moved = last.map(|_| (note::MOVED.to_owned(), b"1".to_vec()));
+    let notes = last.iter().flat_map(|header| header.notes.clone());
+    for (name, note) in notes.chain(moved) {
+        let key = meta_key(&name);
+        let before = store.get(&key)?;
+        edit.put(&key, note, before.as_deref());
+    }
+    if let Some(checkpoint) = last.and_then(|header| header.checkpoint.as_ref()) {
+        edit.put(CHECKPOINT, codec::encode_checkpoint(checkpoint), None);
+    }
+    store.write(state, edit)
+}
 
-    fn put_all(&self, entries: &mut Vec<Entry>, last: Option<&Header>) -> Result<(), QueueError> {
-        let mut state = self.lock();
+/// Removes all entries of a queue that nobody works with.
+pub(super) fn clear(store: &Store, state: &mut State) -> Result<u64, QueueError> {
+    let mut removed = 0;
+    loop {
         let mut edit = state.edit();
-        for entry in entries.drain(..) {
-            edit.add_entry(&entry);
+        let mut next = state.blocks.next_from(0);
+        for _ in 0..PART {
+            let Some((seq, place)) = next.filter(|_| edit.weight() < PART_BYTES) else { break };
+            let block = state.blocks.get(place.block).expect("an entry is in a block");
+            edit.remove_entry(seq, block.bytes as usize / usize::from(block.count));
+            removed += 1;
+            next = state.blocks.next_from(seq + 1);
         }
-        let moved = last.map(|_| (note::MOVED.to_owned(), b"1".to_vec()));
-        let notes = last.iter().flat_map(|header| header.notes.clone());
-        for (name, note) in notes.chain(moved) {
-            let key = meta_key(&name);
-            let before = self.db.get(&key)?;
-            edit.put(&key, note, before.as_deref());
+        store.write(state, edit)?;
+        if next.is_none() {
+            return Ok(removed);
         }
-        if let Some(checkpoint) = last.and_then(|header| header.checkpoint.as_ref()) {
-            edit.put(CHECKPOINT, codec::encode_checkpoint(checkpoint), None);
-        }
-        self.write(&mut state, edit)
-    }
-
-    /// Removes all that waits, and ends the queue: it is opened anew to be worked with. The checkpoint
-    /// stays, so the caller has noted before that everything is to be compared.
-    ///
-    /// # Errors
-    /// When the queue cannot be written.
-    pub fn clear(self) -> Result<u64, QueueError> {
-        let mut removed = 0;
-        loop {
-            let mut state = self.lock();
-            let mut edit = state.edit();
-            let mut next = state.blocks.next_from(0);
-            for _ in 0..PART {
-                let Some((seq, place)) = next.filter(|_| edit.weight() < PART_BYTES) else { break };
-                let block = state.blocks.get(place.block).expect("an entry is in a block");
-                edit.remove_entry(seq, block.bytes as usize / usize::from(block.count));
-                removed += 1;
-                next = state.blocks.next_from(seq + 1);
-            }
-            self.write(&mut state, edit)?;
-            if next.is_none() {
-                break;
-            }
-        }
-        self.flush()?;
-        Ok(removed)
     }
 }
 

@@ -386,7 +386,7 @@ impl<S: SchemaSource, K: SchemaSink> Target for Short<'_, S, K> {
 
     async fn run(&mut self, command: RawDocumentBuf) -> Taken<SinkError> {
         match self.worker.sink.alter(self.ns, command).await {
-            Ok(_) => Ok(Ok(())),
+            Ok(()) => Ok(Ok(())),
             Err(error) => refusal_of(error).map(Err),
         }
     }

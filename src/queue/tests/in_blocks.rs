@@ -12,8 +12,8 @@ fn small_commits_do_not_leave_small_blocks() {
         queue.commit(vec![set(id, 2)], None).unwrap();
     }
 
-    let blocks = queue.db.scan_prefix([layout::HOME]).count();
-    let moved = queue.db.scan_prefix([layout::MOVED]).count();
+    let blocks = queue.store.db().scan_prefix([layout::HOME]).count();
+    let moved = queue.store.db().scan_prefix([layout::MOVED]).count();
     assert!(blocks < 40 && moved < 20, "{blocks} blocks at home, {moved} moved");
     drop(queue);
     let entries = lease(&open(&dir));
@@ -38,7 +38,7 @@ fn what_is_gone_takes_no_more_room_than_what_lives() {
 
     let stored: usize = [layout::HOME, layout::MOVED]
         .iter()
-        .flat_map(|kind| queue.db.scan_prefix([*kind]))
+        .flat_map(|kind| queue.store.db().scan_prefix([*kind]))
         .map(|item| block::unpack(&*item.unwrap().1).unwrap().len())
         .sum();
     let pending = queue.pending().1 as usize;
@@ -57,7 +57,7 @@ fn a_document_larger_than_a_piece_survives_changes_and_a_restart() {
     let large = |v: i32| rawdoc! { "_id": 1, "v": v, "x": noise.as_str() };
     queue.commit(vec![change(1, WriteOp::Insert(large(1))), insert(2, 1)], None).unwrap();
     queue.commit(vec![set(1, 2)], None).unwrap();
-    assert!(queue.db.scan_prefix([layout::MOVED]).count() > 4, "in pieces");
+    assert!(queue.store.db().scan_prefix([layout::MOVED]).count() > 4, "in pieces");
     drop(queue);
 
     let queue = open(&dir);
@@ -65,7 +65,8 @@ fn a_document_larger_than_a_piece_survives_changes_and_a_restart() {
     assert_eq!(op(&entries[0]), &WriteOp::Insert(large(2)));
     settle(&queue, &entries, &Outcome::Applied);
 
-    let left = queue.db.iter().filter(|item| item.as_ref().unwrap().0[0] > layout::DEAD).count();
+    let left =
+        queue.store.db().iter().filter(|item| item.as_ref().unwrap().0[0] > layout::DEAD).count();
     assert_eq!((queue.pending(), left), ((0, 0), 0));
     drop(queue);
     assert_eq!(open(&dir).pending(), (0, 0));
@@ -83,7 +84,7 @@ fn a_commit_joins_no_more_small_blocks_than_make_a_full_one() {
     }
     drop(queue);
     let queue = open(&dir);
-    let blocks = || queue.db.scan_prefix([layout::HOME]).count();
+    let blocks = || queue.store.db().scan_prefix([layout::HOME]).count();
     assert_eq!(blocks(), 400);
 
     queue.commit(vec![insert(400, 1)], None).unwrap();
@@ -137,6 +138,6 @@ fn a_damaged_block_is_an_error_and_no_panic() {
     damaged(&|db| drop(db.insert(layout::mask_key(moved), &[0xFF; 3]).unwrap()));
     damaged(&|db| drop(db.insert(layout::piece_key(layout::block_key(home), 1), b"more").unwrap()));
     damaged(&|db| drop(db.insert(layout::block_key(home), &[2, 1, 9, 9, 9]).unwrap()));
-    let twice = queue.db.get(layout::block_key(moved)).unwrap().unwrap();
+    let twice = queue.store.db().get(layout::block_key(moved)).unwrap().unwrap();
     damaged(&|db| drop(db.insert(layout::block_key(blocks::BlockId::Moved(9)), &twice).unwrap()));
 }

@@ -117,7 +117,7 @@ impl Run {
     fn open_anew(&mut self) {
         self.queue = None;
         let mut queue = open(&self.dir);
-        queue.part_bytes = self.part_bytes;
+        queue.store.part_bytes = self.part_bytes;
         self.queue = Some(queue);
     }
 
@@ -246,7 +246,7 @@ proptest! {
         part_bytes in prop_oneof![Just(edit::PART_BYTES), 1..20_000_usize],
     ) {
         let (dir, mut queue) = fresh();
-        queue.part_bytes = part_bytes;
+        queue.store.part_bytes = part_bytes;
         let mut run = Run {
             dir,
             queue: Some(queue),

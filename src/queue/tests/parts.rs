@@ -11,7 +11,7 @@ fn large(id: i32) -> Incoming {
 /// A queue whose parts have three such documents.
 fn of_small_parts() -> (TempDir, Queue) {
     let (dir, mut queue) = fresh();
-    queue.part_bytes = 3 * LARGE;
+    queue.store.part_bytes = 3 * LARGE;
     (dir, queue)
 }
 
@@ -161,14 +161,14 @@ fn what_is_held_again_and_again_is_read_once() {
     queue.commit((0..8).map(large).collect(), None).unwrap();
     queue.hold(&ns);
     assert_eq!(lease(&queue), []);
-    let read = queue.cache.count();
+    let read = queue.store.passed();
 
     for _ in 0..3 {
         queue.release(&ns);
         queue.hold(&ns);
         assert_eq!(lease(&queue), []);
     }
-    assert_eq!(queue.cache.count(), read);
+    assert_eq!(queue.store.passed(), read);
 
     queue.release(&ns);
     assert_eq!(ids(&lease(&queue)), (0..8).collect::<Vec<_>>());
@@ -226,7 +226,7 @@ fn a_large_dead_letter_is_kept_in_pieces_and_goes_whole() {
     let reason = "no".to_owned();
     let rejected = Outcome::Rejected { reason, refusal: Refusal::Other, now_ms: 1 };
     settle(&queue, &lease(&queue), &rejected);
-    let pieces = |queue: &Queue| queue.db.scan_prefix([layout::DEAD]).count();
+    let pieces = |queue: &Queue| queue.store.db().scan_prefix([layout::DEAD]).count();
     assert_eq!(pieces(&queue), 5);
     drop(queue);
 
@@ -246,11 +246,11 @@ fn a_rename_reads_and_writes_as_much_however_much_waits() {
     let passed = |waiting: i32| {
         let (_dir, queue) = fresh();
         queue.commit((0..waiting).map(|id| insert(id, 1)).collect(), None).unwrap();
-        let before = queue.cache.count();
+        let before = queue.store.passed();
         let to = Namespace::new("shop", "archive");
         let rename = SchemaChange::Rename { from: ns(), to, drop_target: true };
         queue.commit(vec![barrier(rename)], None).unwrap();
-        queue.cache.count() - before
+        queue.store.passed() - before
     };
 
     assert_eq!(passed(10), passed(3_000));
