@@ -38,8 +38,8 @@ pub(super) async fn connect_local_by(
         .map_err(|error| unusable(error, "local.uri"))
 }
 
-/// The longest wait for a server that can be used: less than for an answer, since why there is none is known when it
-/// ends.
+/// The longest wait for a server that takes the command. Less than the wait for an answer: the driver only tells why it
+/// found no server when this one ends, and a caller whose own wait ended first would learn nothing.
 fn select_for(seconds: u64, timeout: Duration) -> Duration {
     Duration::from_secs(seconds).min(timeout.mul_f64(0.8))
 }

@@ -70,14 +70,15 @@ impl Gatekeeper {
         loop {
             match self.prove().await {
                 Ok(Finding::Same | Finding::RolledOver) => return Ok(()),
-                // The queue's note says so: waiting does not help.
+                // The queue was filled from a set of another id: no later look can find the same one, so waiting does
+                // not help.
                 Ok(finding @ Finding::OtherDatabase) => return Err(refused(finding)),
                 Ok(finding @ (Finding::OtherPast | Finding::NotYet)) => {
                     if began.elapsed() > PATIENCE {
                         return Err(refused(finding));
                     }
                 }
-                // An election, say: the next look is at whoever answers then.
+                // An election, for instance. The next look is at whoever answers then.
                 Err(
                     error @ (NoProof::Interrupted | NoProof::Source(SourceError::Unavailable(_))),
                 ) if began.elapsed() < PATIENCE => {
@@ -158,7 +159,8 @@ impl Gatekeeper {
                 if !self.gate.proved(attempt, process) {
                     return Err(NoProof::Interrupted);
                 }
-                // An agent that has read nothing yet begins with this.
+                // Before anything was read there is no other anchor: without one, the first exchange of the database would
+                // go unnoticed.
                 if let Some(entry) = seen.last_entry.filter(|_| finding == Finding::Same) {
                     self.gate.seen(entry);
                 }

@@ -65,7 +65,8 @@ pub fn vitals(handles: &Handles) -> Vitals {
         lag,
         queue_size,
         error_rate,
-        // It is not silent while it says that it works on what it was asked; `lag` tells how long that takes.
+        // A server that is asked and answers that it works on the question (a long look through its oplog) is not
+        // silent, however long its answer takes; `lag` shows how long that is.
         local_silence: match local.at_work_since() {
             Some(_) => Duration::ZERO,
             None => since(status.metrics.local_heard_ms.get(), now),
@@ -160,7 +161,7 @@ pub fn lag(status: &Status, queue: &Queue) -> Duration {
     let oldest = queue.oldest_ms().ok().flatten();
     let unapplied = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
     let heard = status.metrics.local_heard_ms.get();
-    // An answer is due every second; half a minute of slack is the driver's business, not lag.
+    // The stream answers at least every second, so what goes beyond two is time of which nothing is known.
     let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
     let unread = status.state().majority.behind();
     Duration::from_millis(unapplied.max(silence)).max(unread)

@@ -58,7 +58,8 @@ pub(super) fn tell_once(is_told: &mut bool, error: &(impl std::error::Error + 's
 fn passes(error: &AgentError) -> bool {
     matches!(
         error,
-        // A new stream has no history to lose; a server that says so means something that passes.
+        // No stream was opened yet, so no history can be lost: a server that answers so at a start is in a state that
+        // passes.
         AgentError::Local(SourceError::Unavailable(_) | SourceError::HistoryLost(_))
             | AgentError::Sync(SyncError::Source(SourceError::Unavailable(_)))
     )

@@ -28,7 +28,7 @@ impl Agent {
     /// queue's storage may hang, and its lock on the directory with them.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         let filter = self.config.filter()?;
-        // Bound by now, and answering once the agent knows from where it reads.
+        // The port was bound before; answers begin here, when what they tell is known.
         let serving = match self.serve.take() {
             Some(serve) => Some(serve(self.handles()).await?),
             None => None,
@@ -67,7 +67,7 @@ impl Agent {
         let gatekeeper = self.gatekeeper();
         let (refuse, refused) = oneshot::channel();
         beside.spawn(async move {
-            // An agent that is gone does not hear it.
+            // Fails only when the agent has ended meanwhile, and then nobody needs to know.
             let _ = refuse.send(gatekeeper.run().await);
         });
         refused

@@ -125,14 +125,14 @@ impl Agent {
         let (outcome, is_queue_lost) = match exit {
             Exit::Asked => (stop_tasks(&self.stop, tasks, until).await, false),
             Exit::NotOurs(error) | Exit::Failed(error) => {
-                // What ended the first of them says more than what the others say to that.
+                // Their errors follow from the first one, which is the one to be told.
                 let _ = stop_tasks(&self.stop, tasks, until).await;
                 (Err(error), false)
             }
             Exit::Reopen(error) | Exit::QueueLost(error) => (Err(error), true),
         };
         if phase == Phase::Failed && self.config.alerts.webhook.is_some() {
-            // Somebody should hear of it.
+            // The alert of this failure is the last chance that a person hears of it: the process ends next.
             let _ = timeout(LAST_WORDS_FOR, outbox.is_empty_after(LAST_WORDS_SOON)).await;
         }
         beside.abort_all();
@@ -179,7 +179,8 @@ impl Agent {
         tracing::warn!(
             "the queue's disk is not done with the last writes, and is not waited for; what it loses is read from the oplog again"
         );
-        // The storage's own end would wait for that disk.
+        // Leaked on purpose: dropping the storage would wait for the disk that has failed, and the process would never
+        // end.
         std::mem::forget(self.queue.clone());
     }
 }

@@ -163,7 +163,7 @@ pub struct Place {
     shown: String,
 }
 
-/// What stands for what may be a secret: a fixed text, since what is left of a secret is a secret.
+/// What is shown in the place of a secret. A fixed text: even its length, or its last signs, would help whoever guesses.
 const HIDDEN: &str = "<not shown>";
 
 impl Place {
@@ -193,7 +193,7 @@ impl fmt::Display for Place {
             " {gutter}--> {}:{line}:{column}\n {gutter}|\n {line} | {shown}",
             file.display()
         )?;
-        // Where it points at what is not shown there is nothing to point at.
+        // The mistake may be in the part of the line that is hidden: then no caret is drawn under it.
         let visible = shown.strip_suffix(HIDDEN).unwrap_or(shown).chars().count();
         if column + width - 1 <= visible || visible == shown.chars().count() {
             write!(f, "\n {gutter}| {}{}", " ".repeat(column - 1), "^".repeat(*width))?;
@@ -224,7 +224,7 @@ fn shown(before: &str, line: &str) -> String {
             let shows = is_open(key.trim()) && !names_secret(line);
             if shows { line.to_owned() } else { format!("{key}= {HIDDEN}") }
         }
-        // An item of a list that began above.
+        // No `key =` in the line: it is an item of a list that began above, and may be a secret.
         _ => {
             let list = before.lines().rev().find_map(|line| line.split_once('='));
             let shows = list.is_some_and(|(key, rest)| {

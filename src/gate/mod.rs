@@ -42,14 +42,14 @@ pub mod writing;
 #[derive(Debug, Default)]
 pub struct Gate {
     state: Mutex<State>,
-    /// Something of it changed.
+    /// Woken with every change of the state, so that whoever waits for the gate need not poll.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     open: Option<Epoch>,
-    /// How often it was opened.
+    /// How often it was opened: the number of the latest epoch.
     epochs: u64,
     /// How often it was closed: a proof that has seen another number began before (G2).
     closings: u64,
@@ -111,7 +111,8 @@ impl Gate {
         self.permit()
     }
 
-    /// True when `process` is the one whose epoch it is.
+    /// True when `process` is the server process that was proven for the epoch of this permit. What any other process
+    /// answers is not believed: it may hold another database.
     pub fn is_of(&self, permit: &Permit, process: ObjectId) -> bool {
         let epoch = permit.0.as_ref().map_or(0, |(_, epoch)| *epoch);
         self.lock().open.is_some_and(|open| open.number == epoch && open.process == process)
@@ -148,7 +149,8 @@ impl Gate {
 
     /// Waits until a proof is needed: the gate is closed, or somebody waits for one.
     pub async fn proof_wanted(&self) {
-        // Not `begun`: the one that was begun may have brought nothing.
+        // Compared with the proofs that ended well, not with those that were begun: one that failed brings nobody
+        // what he waits for, and no other would follow it.
         self.until(|state| state.open.is_none() || state.wanted > state.ended_well).await;
     }
 
@@ -166,7 +168,8 @@ impl Gate {
             return false;
         }
         if state.open.is_none_or(|open| open.process != process) {
-            // It ends an epoch that lasts, and with that a proof that is under way.
+            // Another process was proven while an epoch lasted: that epoch ends with this, and so it counts as a
+            // closing. Else a proof that began before, of the process of then, would open the gate once more (G2).
             state.closings += u64::from(state.open.is_some());
             state.epochs += 1;
             state.open = Some(Epoch { number: state.epochs, process });
@@ -178,8 +181,8 @@ impl Gate {
         true
     }
 
-    /// The proof ended without the past that is known. A server that has only not come as far yet is no other
-    /// database for that; nor is one cleared by it.
+    /// The proof ended without the past that is known. A server that only lags behind it ([`Finding::NotYet`]) raises no
+    /// suspicion of another database, and ends none that is there.
     pub fn refuted(&self, finding: Finding) {
         let mut state = self.lock();
         state.is_in_doubt |= matches!(finding, Finding::OtherDatabase | Finding::OtherPast);
@@ -211,7 +214,8 @@ impl Gate {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
-            // Before the look, so that nothing falls between the two.
+            // Listens before it looks: a change between a look and the listening would wake nobody, and the wait would
+            // last until the next one.
             changed.as_mut().enable();
             if is_so(&self.lock()) {
                 return;

@@ -46,7 +46,7 @@ pub struct Oplog {
     pub oldest: Option<(ClusterTime, bool)>,
 }
 
-/// What follows.
+/// What the evidence says of the database that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// It is the database that is known, with the same past as far as that can be told.
@@ -66,26 +66,27 @@ pub fn by_name(set_name: &str) -> String {
     format!("set:{set_name}")
 }
 
-/// True for one of those.
+/// True for an id that is only the name of the set.
 pub fn is_by_name(set_id: &str) -> bool {
     set_id.starts_with("set:")
 }
 
-/// The table.
+/// The rules of this module; the `match` at the end is the table.
 pub fn judge(known: &Known, seen: &Evidence) -> Finding {
-    // What the user may read may have changed; then the past alone must tell.
+    // One id may be the real one and the other only the set's name, where the user was given, or lost, the right to
+    // read it. Such two always differ, and the right database would be refused as another: the past alone tells then.
     let is_comparable = is_by_name(&known.set_id) == is_by_name(&seen.set_id);
     if is_comparable && known.set_id != seen.set_id {
         return Finding::OtherDatabase;
     }
-    // A primary has everything that a majority had. Who is none may lag behind.
+    // A primary has everything that a majority had, so what it lacks was never in this database. A secondary may only
+    // lag behind.
     let behind = if seen.is_primary { Finding::OtherPast } else { Finding::NotYet };
-    // A new stream's position is one tick ahead of the last operation (server source: it starts at
-    // "last applied + 1").
     // A server that tells no time is asked again.
     if seen.now == ClusterTime::default() && known.position > ClusterTime::default() {
         return Finding::NotYet;
     }
+    // A new stream's position is one tick ahead of the last operation (server source: it starts at "last applied + 1").
     if seen.now.0.saturating_add(1) < known.position.0 {
         return behind;
     }

@@ -25,7 +25,8 @@ struct State {
 }
 
 impl Reading {
-    /// As far as it is now. Of two questions about one moment, one copy is asked.
+    /// A copy, as it is now. Whoever has two questions about one moment asks one copy: between two calls a reply may have
+    /// come in, and the two answers would not fit each other.
     pub fn position(&self) -> Position {
         self.lock().position
     }
@@ -65,7 +66,8 @@ impl Reading {
         self.lock().is_wanted = true;
     }
 
-    /// Whether one has asked since the last time: then a reply is read, though there is no room.
+    /// Whether an entry has asked since the last call: then one reply is read though the queue is full. Otherwise the entry
+    /// would wait for the stream, and the stream for the room that the entry takes.
     pub fn is_wanted(&self) -> bool {
         std::mem::take(&mut self.lock().is_wanted)
     }

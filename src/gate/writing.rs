@@ -164,8 +164,8 @@ impl Writing {
         !self.lock().refused_deletes.iter().any(|refused| refused == ns.as_str())
     }
 
-    /// True when nothing of what is replicated is kept from Atlas for good: what is in the queue is all there is to
-    /// do.
+    /// True when an empty queue means that Atlas has everything: the lease is held, no collection is kept apart, and no
+    /// delete was refused. Without this question `flush` and `status` would call a copy complete that lacks a collection.
     pub fn leaves_nothing(&self) -> bool {
         let state = self.lock();
         state.is_marked && state.refused_deletes.is_empty() && state.not_ours.is_empty()

@@ -22,7 +22,8 @@ use crate::{observe::metrics::Gauge, runtime::clock::now_ms};
 /// Longest wait for the answer to the question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// Sets a gauge back, also when what it tells of is dropped half-way.
+/// Sets a gauge back when it is dropped. A future that is dropped half-way runs no code after its `await`: without this
+/// the gauge would say for ever that the server is at work.
 struct Reset<'a>(&'a Gauge);
 
 impl Drop for Reset<'_> {
@@ -77,7 +78,8 @@ impl Mongo {
             ],
         };
         let patience = ANSWER_WITHIN.min(self.connect.timeout);
-        // The mark is proof enough of who works on it.
+        // Asked without the gate: only the server that works on our command can list it with this mark, so whoever
+        // answers that it does is the right one.
         let reply = self.unguarded().command_within("admin", question, patience).await;
         reply.is_ok_and(|reply| reply.get_array("inprog").is_ok_and(|found| !found.is_empty()))
     }

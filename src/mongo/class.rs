@@ -139,7 +139,8 @@ pub fn overtaken(error: &MongoError) -> Option<&'static str> {
 /// The class of a failed command. [`Class::HistoryLost`] means something for a change stream only.
 pub fn class_of(error: &MongoError) -> Class {
     let Some(driver) = error.driver() else {
-        // A string that no client can be made of ends a start; later it is a file that is away for a moment.
+        // At the start this is told as a mistake of the configuration, before any class is asked for. Later it means
+        // that a file of the string is being exchanged, and is there again in a moment.
         return Class::Unavailable;
     };
     let may_be_retried = RETRY_LABELS.iter().any(|label| driver.contains_label(label));
@@ -227,7 +228,8 @@ fn class_of_atlas_error(message: &str) -> Class {
     }
 }
 
-/// True for a TLS or authentication failure that comes in the clothes of a network error.
+/// True for a TLS or authentication failure that the driver reports as a network error. Taken for one, it would be waited
+/// for without end, and nobody would be told that a certificate or a password is wrong.
 fn is_refusal(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     ["certificate", "handshake failure", "handshakefailure", "authentication failed"]

@@ -11,17 +11,19 @@ use std::collections::HashMap;
 use bson::oid::ObjectId;
 use mongodb::options::ServerAddress;
 
-/// Connections that are remembered; those of clients that were given up among them.
+/// Most connections that are remembered, those of clients that were given up included. Beyond it all are forgotten: each is
+/// asked once more.
 const REMEMBERED_MAX: usize = 1_000;
 
 /// The client's number, the server, and the number that the client gave it.
 pub(super) type Connection = (u64, ServerAddress, u32);
 
-/// The end of a connection.
+/// Which server process a connection leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Behind {
     pub process: ObjectId,
-    /// By a proof that began after the connection was there.
+    /// A proof has ended well that began after the connection was there. The same process may be in an older state
+    /// (a virtual machine that was put back to a snapshot), so its id alone proves nothing.
     pub is_proven: bool,
 }
 
@@ -34,7 +36,7 @@ impl Known {
         self.0.get(connection).copied()
     }
 
-    /// Somebody has asked over it.
+    /// A `hello` over the connection was answered by this process.
     pub fn leads_to(&mut self, connection: Connection, process: ObjectId) {
         if self.0.len() >= REMEMBERED_MAX {
             self.0.clear();

@@ -48,7 +48,8 @@ impl Mongo {
         let Some(mut description) = self.describe_options(ns).await? else { return Ok(None) };
         if description.kind == Kind::Collection {
             description.indexes = self.list_indexes(ns).await?;
-            // Every collection has one, on `_id`: this one went between the two answers.
+            // A collection always has the index on `_id`. None at all means that it was dropped between the two
+            // answers: as it is described, it never was.
             if description.indexes.is_empty() {
                 return Ok(None);
             }

@@ -71,7 +71,8 @@ impl Guard {
 pub(super) fn handler() -> EventHandler<CmapEvent> {
     EventHandler::callback(|event| {
         if let CmapEvent::ConnectionCheckedOut(taken) = event {
-            // The driver's own tasks are nobody's exchange.
+            // Connections that the driver's own tasks take (monitoring, filling the pool) belong to no exchange: there
+            // is no task-local then, and nothing to note.
             let _ = TAKEN.try_with(|cell| {
                 *cell.borrow_mut() = Some((taken.address.clone(), taken.connection_id));
             });
@@ -136,7 +137,8 @@ impl Mongo {
         let Guard::Gate { gate, .. } = &self.guard else { return Ok(Permit::free()) };
         let mut permit = gate.permit();
         if !permit.holds() {
-            // Boxed, as is all that is rare here: else every future of the program grows by it.
+            // Boxed, as is all that is rare here: a future holds room for its largest branch, so every command of the
+            // program would pay for this one.
             permit = Box::pin(gate.permit_within(self.connect.select_for)).await;
         }
         if permit.holds() { Ok(permit) } else { Err(MongoError::Unproven) }
@@ -204,7 +206,8 @@ impl Mongo {
                 // The same process may be in an older state: a machine that was put back to a snapshot.
                 if !answered.is_proven {
                     let is_proven = gate.proven_anew_within(self.connect.timeout).await;
-                    // Else the proof may have been of another process.
+                    // The permit still holds, so the proof was of this epoch's process; else it may have been of
+                    // another that has answered meanwhile.
                     if !is_proven || !permit.holds() {
                         return Err(MongoError::Unproven);
                     }
@@ -226,7 +229,7 @@ impl Mongo {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            // Or somebody else has asked it meanwhile.
+            // Several tasks may wait for one connection. What another has learned of it meanwhile will do.
             if let Some(behind) = connections.lock().of(connection) {
                 return Ok(behind);
             }

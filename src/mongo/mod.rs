@@ -109,9 +109,10 @@ struct Slot {
     client: Client,
     number: u64,
     options: Arc<ClientOptions>,
-    /// Of what it was made. `None` where that could not be read, so that it counts as changed.
+    /// The print of the string and files that it was made of. `None` where they could not be read: then the next look
+    /// finds them changed, and tries again.
     print: Option<Print>,
-    /// Those of the system, where they count.
+    /// The print of the system's certificates, where the string names none of its own.
     authorities: Option<Print>,
     place: Arc<Place>,
 }
@@ -187,7 +188,8 @@ impl Mongo {
 
     async fn make_client(&self, uri: &Uri) -> Result<Slot, MongoError> {
         let connect = &self.connect;
-        // Before the files are read for use: what changes in between counts as changed.
+        // Before the files are read for use. In the other order a change in between would be taken for the state in use,
+        // and never be noticed.
         let print =
             renewal::print_of(uri).map_err(|error| MongoError::BadUri(error.to_string()))?;
         let authorities = renewal::print_of_authorities(uri);
@@ -357,7 +359,7 @@ impl Mongo {
 
     /// Closes all connections. Without it the driver's tasks complain while the runtime goes down.
     pub async fn close(&self) {
-        // Whoever is making one just now is left alone.
+        // Held by somebody who makes a client just now, which may take seconds: there is nothing to close yet.
         let Ok(mut slot) = self.client.try_lock() else { return };
         let Some(Slot { client, .. }) = slot.take() else { return };
         let closing = client.shutdown().immediate(true);
@@ -429,7 +431,8 @@ pub struct BatchCursor {
     mongo: Mongo,
     /// The client that it belongs to.
     slot: Slot,
-    /// Of its opening: what it says in another epoch is of nobody.
+    /// The permit under which it was opened. Once that has ended, a reply may come from another database under the same
+    /// cursor, and is thrown away.
     permit: Permit,
     /// Of a cursor without an end.
     mark: Option<Arc<str>>,

@@ -163,7 +163,8 @@ impl Mongo {
             let (uri, mut print) = read(&first)?;
             let authorities = if is_refused { print_of_authorities(&uri) } else { known };
             if authorities != known {
-                // Another whole of the same string and files.
+                // The string and its files are the same, the system's certificates are not. Both together must give
+                // another print than before, or the client would be taken for one that is up to date.
                 print.iter_mut().zip(authorities.unwrap_or_default()).for_each(|(a, b)| *a ^= b);
             }
             Ok((uri, print))
@@ -212,7 +213,8 @@ impl Mongo {
         let timeout = self.connect.timeout;
         let trial = async {
             let new = self.make_client(uri).await?;
-            // Who this is, is said before anything is asked.
+            // Authentication takes place with the first command: a wrong password is found here, while the client that
+            // works is still in use.
             new.client.database("admin").run_command(bson::doc! { "hello": 1 }).await?;
             Ok(new)
         };

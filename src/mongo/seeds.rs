@@ -116,7 +116,8 @@ async fn look(options: &ClientOptions, server: &ServerAddress) -> Answer {
             Ok(hello) => Answer::Answers(Box::new(hello)),
             Err(refusal) => match by_hand(server).await {
                 Answer::Answers(_) => Answer::HasNoTls,
-                // As a server does that wants TLS, and gets it.
+                // Without TLS it closes, or answers what no MongoDB would, as a server does that wants TLS. It got that
+                // before, so what it refused then is the cause.
                 Answer::Closes | Answer::NotMongo => Answer::Tls(refusal),
                 other => other,
             },
@@ -127,7 +128,7 @@ async fn look(options: &ClientOptions, server: &ServerAddress) -> Answer {
                 tls.allow_invalid_certificates = Some(true);
                 match by_driver(server, tls).await {
                     Ok(_) => Answer::WantsTls,
-                    // It wants one of ours, say.
+                    // The server wants a client certificate, for instance, which this question does not show.
                     Err(refusal) if refusal.to_ascii_lowercase().contains("certificate") => {
                         Answer::WantsTls
                     }

@@ -198,7 +198,8 @@ impl Progress {
         let seconds = (until.saturating_sub(first.0) as f64 / 1000.0).max(0.001);
         let documents_per_second = (documents_done - first.1.min(documents_done)) as f64 / seconds;
         let bytes_per_second = (bytes_done - first.2.min(bytes_done)) as f64 / seconds;
-        // The estimate of a collection that grew meanwhile is below what was done.
+        // A collection that grew since it was estimated has more done than estimated; saturating, so that it does not
+        // take from what is left of the others.
         let left: u64 = self
             .shares
             .values()

@@ -12,7 +12,7 @@ use crate::model::{document_key::DocumentKey, namespace::Namespace};
 /// Documents that are remembered one by one; of a collection in which there are more, all count.
 const DOCUMENTS_MAX: usize = 200_000;
 
-/// See the module.
+/// The documents that a run has queued; see the module for what they explain.
 #[derive(Debug, Default)]
 pub struct Repaired(Mutex<Queued>);
 
@@ -21,7 +21,7 @@ struct Queued {
     documents: HashSet<u64>,
     /// Collections of which every document counts.
     whole: BTreeSet<Namespace>,
-    /// What was queued before a restart is not known.
+    /// After a restart it is not known what the run had queued before, so every document may be one.
     everything: bool,
 }
 

@@ -49,7 +49,7 @@ impl Failure {
         let mut last = self.error.to_string();
         for cause in self.error.chain().skip(1) {
             let cause = cause.to_string();
-            // A transparent error repeats its cause.
+            // A `#[error(transparent)]` layer has the same text as its cause, which would be printed twice.
             if cause != last {
                 let _ = writeln!(text, "  cause: {cause}");
             }

@@ -39,12 +39,12 @@ struct At {
 impl Impasse {
     /// A position is given up after `patience`; `noted` is what an earlier life has found out.
     pub fn new(patience: Duration, noted: Option<&[u8]>) -> Self {
-        // One that cannot be read says nothing, and is written anew.
+        // A note that cannot be read counts as none: the next failure overwrites it.
         let at = noted.and_then(|noted| serde_json::from_slice(noted).ok());
         Self { patience, at }
     }
 
-    /// What a later life is to know.
+    /// For the queue, so that the next process counts on instead of beginning at the first failure.
     pub fn note(&self) -> Option<Vec<u8>> {
         self.at.as_ref().map(|at| serde_json::to_vec(at).expect("numbers are JSON"))
     }
@@ -67,8 +67,8 @@ impl Impasse {
         self.at.as_ref().is_some_and(|at| at.failures > 1)
     }
 
-    /// A new position was taken, or the stream fails for another reason. That it was opened is none: a server may
-    /// take the question and fail at the next. False when nothing was known.
+    /// A new position was taken, or the stream fails for another reason. That the stream was opened again is no reason to
+    /// call this: a server may accept the position and fail with the first `getMore`. False when nothing was known.
     pub fn is_over(&mut self) -> bool {
         self.at.take().is_some()
     }

@@ -23,7 +23,7 @@ const AFTER_ANSWER: Duration = Duration::from_secs(10);
 /// (`tcp_orphan_retries`), which is under four minutes at the round trips of the internet.
 const AT_LAST: Duration = Duration::from_secs(300);
 
-/// What is to be made good.
+/// What may hold an older state by now, and is to be written or compared again.
 #[derive(Debug, Default, PartialEq)]
 pub struct Due {
     /// Documents that are to be refreshed.
@@ -101,7 +101,8 @@ impl LateWrites {
                 What::Documents(..) => {}
             }
         }
-        // Names that change hands again and again come to the same.
+        // Without this, names that are swapped over and over would add a copy with every rename, and the list would grow
+        // for as long as they are.
         more.retain(|late| {
             let is_known = |known: &Late| known.sent == late.sent && known.what == late.what;
             !self.waiting.iter().any(is_known)
@@ -118,7 +119,7 @@ impl LateWrites {
         }
     }
 
-    /// What is to be made good now.
+    /// What is to be written or compared again now.
     pub fn due(&mut self, now: Instant) -> Due {
         let mut due = Due { namespaces: self.overflow(), ..Due::default() };
         self.waiting.retain_mut(|late| {

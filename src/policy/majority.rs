@@ -69,7 +69,7 @@ impl Majority {
         looked.saturating_duration_since(*seen).max(self.delay)
     }
 
-    /// What of it no delay that is meant explains.
+    /// The part of that age that the member's configured delay does not explain: what health judges.
     pub fn uncommitted(&self) -> Duration {
         self.behind().saturating_sub(self.delay)
     }

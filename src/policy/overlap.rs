@@ -57,7 +57,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// `None` for what is no pattern.
+    /// `None` for a text that is no pattern: it has no dot.
     fn of(pattern: &str) -> Option<Self> {
         let (db, coll) = pattern.split_once('.')?;
         Some(Self { db: db.chars().collect(), coll: coll.chars().collect() })

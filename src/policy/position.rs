@@ -94,8 +94,8 @@ impl Position {
         self.seen == ClusterTime::default()
     }
 
-    /// What is in the queue, or in Atlas already, is of no one moment: a reply is only half in. It stays so where
-    /// reading is stopped in the middle.
+    /// True while a reply is only partly in the queue. Queue and Atlas then hold some changes of one moment and lack
+    /// others, so no moment of equality (`consistentAsOf`) may be named; that lasts where reading stops half-way.
     pub fn is_within_reply(&self) -> bool {
         self.is_within_reply
     }

@@ -76,7 +76,7 @@ pub fn point(step: Step) {
     }
 }
 
-/// Nothing.
+/// Nothing is left of it without the feature.
 #[cfg(not(feature = "crash-points"))]
 #[inline(always)]
 pub fn point(_: Step) {}

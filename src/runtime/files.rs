@@ -15,7 +15,7 @@ use std::{
 pub fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
-    // Of a write that was cut off.
+    // A crash in the middle of an earlier write has left it, and `create_new` below would fail on it for ever.
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}

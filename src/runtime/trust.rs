@@ -34,13 +34,13 @@ impl CaFile {
             let text = STANDARD.encode(certificate);
             pem.push_str("-----BEGIN CERTIFICATE-----\n");
             for line in text.as_bytes().chunks(64) {
-                // Base64 is ASCII, and a string takes everything.
+                // Neither can fail: base64 is ASCII, and writing to a string has no errors.
                 let _ = writeln!(pem, "{}", String::from_utf8_lossy(line));
             }
             pem.push_str("-----END CERTIFICATE-----\n");
         }
         let make = |flags| memfd_create("authorities", MemfdFlags::CLOEXEC | flags);
-        // Some hosts allow no other, and older kernels know it not.
+        // With `vm.memfd_noexec=2` a host refuses a file in memory without this flag; kernels before 6.3 refuse the flag.
         let file = make(MemfdFlags::NOEXEC_SEAL).or_else(|_| make(MemfdFlags::empty()))?;
         let mut file = File::from(file);
         file.write_all(pem.as_bytes())?;
