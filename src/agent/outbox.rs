@@ -91,7 +91,7 @@ impl Outbox {
                         tracing::info!(%url, "the web hook takes alerts again");
                     }
                 }
-                // It will not take this one, and the next may be fine.
+                // The far end refuses this very alert. Kept, it would hold up all those behind it for ever.
                 Err(Refused { is_final: true, error }) => {
                     tracing::warn!(%url, error, "the web hook refuses an alert, which is dropped");
                     self.remove(&letter);
@@ -146,7 +146,7 @@ pub(super) async fn heartbeat(handles: Handles, url: HttpUrl, every: Duration) {
             let handles = handles.clone();
             blocking(move || vitals(&handles)).await
         };
-        // A run that begins starts to count anew.
+        // `abs_diff`, since the part of a comparison falls back to 0 when another run begins.
         if !proves_life(now.abs_diff(before), &figures) {
             continue;
         }

@@ -114,7 +114,7 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Dead(DeadCommand::Discard(args)) => dead::discard(&config, &args),
     };
     crate::observe::logging::leave();
-    // What still waits for a far end, such as a web hook that does not answer, must not hold up the exit.
+    // A blocking task may still wait for a web hook that never answers; dropping the runtime would wait for it.
     runtime.shutdown_timeout(EXIT_WITHIN);
     done
 }

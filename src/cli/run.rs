@@ -40,7 +40,8 @@ pub async fn run(
     asked: Stop,
 ) -> Result<Code, Failure> {
     if !config.sync.enabled {
-        // A start that is meant so, and not tried again.
+        // Told to systemd as a start that succeeded: else the service would count as failed, and be started again and
+        // again.
         systemd::ready();
         super::show::line(
             "replication is switched off (`sync.enabled`, SYNC_ENABLED): nothing to do",

@@ -70,7 +70,8 @@ pub fn follow(signals: Signals, drain_for: Duration, asked: Stop) -> Result<(), 
                     tokio::select! {
                         _ = terminate.recv() => return,
                         _ = interrupt.recv() => return,
-                        // A terminal that closes, or who hopes that the configuration is read again.
+                        // A terminal was closed, or somebody hopes that the configuration is read again: neither is a
+                        // reason to stop replicating.
                         _ = hang_up.recv() => tracing::info!(
                             "SIGHUP is ignored; to read the configuration again, restart the agent"
                         ),

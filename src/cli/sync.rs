@@ -103,7 +103,8 @@ async fn follow(client: &Client, id: Option<&str>) -> Result<ProgressReport, Fai
                     bars.finish();
                     return Ok(sync);
                 }
-                // What Atlas does not make for days is nothing of the sync's.
+                // What waits for a change that Atlas has refused for days is not the sync's to write: else `--wait` would
+                // never end.
                 let is_written = is_written(&sync, oldest) || report["heldUp"] == true;
                 if is_over && (sync.activity == Activity::DryRun || is_written) {
                     bars.finish();

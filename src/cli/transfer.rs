@@ -55,7 +55,7 @@ pub fn export(config: &Config, args: &ExportArgs) -> Result<Code, Failure> {
         Failure::new(ExitCode::Problem, error)
             .hint("name a file in a folder that you may write to, with room for it")
     };
-    // It holds the application's documents.
+    // An export that failed half-way is not left behind: it holds the application's documents.
     let _ = std::fs::remove_file(&part);
     let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
     let mut out = made.map_err(failed)?;

@@ -134,7 +134,7 @@ pub(super) fn sort(options: &str) -> Result<Sorted, String> {
     let mut seen: Vec<String> = Vec::new();
     for pair in options.split('&').filter(|pair| !pair.is_empty()) {
         let Some((name, value)) = pair.split_once('=') else {
-            // It may be a part of a password.
+            // Its name is not repeated: an unescaped `?` in a password makes what follows look like an option.
             return Err(
                 "after the `?`, something is no option: each is `name=value`, with `&` between them"
                     .to_owned(),

@@ -36,7 +36,7 @@ pub struct CollectionId(pub [u8; 16]);
 impl CollectionId {
     /// Reads the UUID of an event, from the bytes of the value.
     pub fn from_value(value: &[u8]) -> Option<Self> {
-        // Behind its length and its subtype.
+        // A BSON binary begins with four bytes of length and one of subtype; the UUID follows.
         value.get(5..).and_then(|bytes| bytes.try_into().ok()).map(Self)
     }
 
@@ -194,7 +194,7 @@ impl Fields<'_> {
                 Ok(Change::Schema(SchemaChange::Create { ns: self.ns()?, options }))
             }
             "drop" => Ok(Change::Schema(SchemaChange::Drop { ns: self.ns()? })),
-            // Of a time-series collection it tells of the view that it is.
+            // A time-series collection is not replicated, and the stream shows it as the view that it is.
             "modify" if self.is_of_a_series() => {
                 Ok(Change::Ignored { ns: self.ns().ok(), kind: kind.to_owned() })
             }

@@ -156,11 +156,11 @@ fn value_len(kind: u8, bytes: &[u8]) -> Option<usize> {
         kind::DOUBLE | kind::DATE_TIME | kind::TIMESTAMP | kind::INT64 => 8,
         kind::OBJECT_ID => 12,
         kind::DECIMAL128 => 16,
-        // These count their bytes without the count itself,
+        // Of these the length in front does not count its own four bytes,
         kind::STRING | kind::CODE | kind::SYMBOL => 4 + counted(1)?,
         kind::DB_POINTER => 4 + counted(1)? + 12,
         kind::BINARY => 4 + 1 + counted(0)?,
-        // and these with it.
+        // and of these it does.
         kind::DOCUMENT | kind::ARRAY => counted(5)?,
         kind::CODE_WITH_SCOPE => counted(4)?,
         kind::REGEX => {

@@ -134,7 +134,7 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
         found.push(Condition { name, ns: ns.map(str::to_owned), severity, message });
     };
     let critical = Severity::Critical;
-    // The stream is not read any more then.
+    // While the agent stops, the stream is not read any more: its silence is no fault then.
     let is_stopping = vitals.phase == Phase::Stopping;
     let whole = |time: Duration| units::show_duration(Duration::from_secs(time.as_secs()));
     if vitals.lag > alerts.lag && !is_stopping {
@@ -217,7 +217,8 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
     }
     for Divergence { ns, local, atlas, counted } in &vitals.divergences {
         let which = match counted {
-            // Nothing that Atlas should have is missing there, and yet the two differ for good.
+            // Atlas lacks nothing that should still be there. Yet the two sides will never be equal, and only a person can
+            // change that.
             Counted::Gone if local > atlas => {
                 let message = format!(
                     "Atlas expires documents of `{ns}` that the local server keeps (is `ttlMonitorEnabled` off there?): {local} that are past their time for more than an hour are here, and {atlas} in Atlas"

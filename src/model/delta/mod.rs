@@ -297,7 +297,8 @@ impl<'a> ObjectDiff<'a> {
         for ((name, change), met) in self.fields.iter().zip(met) {
             match change {
                 Change::Insert(value) => after.push(value.kind, name, &value.bytes),
-                // A merged delta may remove what the document never had: born and gone meanwhile.
+                // A merged delta may remove a field that this document never had: one change made it, a later one
+                // removed it.
                 Change::Delete => {}
                 Change::Update(_) | Change::Within(_) if !met => {
                     return Err(Doubt("the document lacks a changed field"));
@@ -418,7 +419,8 @@ impl<'a> ArrayDiff<'a> {
             }
             let name = len.to_string();
             if element.name != name {
-                // A client may name them as it likes, and which of the names survive an update is not in its diff.
+                // A client may store an array with any names. The diff does not tell which of them survive an
+                // update: only the document itself does.
                 return Err(Doubt("an array whose items are not named 0, 1, 2 and so on"));
             }
             match self.items.get(&len) {
@@ -458,7 +460,8 @@ impl<'a> ArrayDiff<'a> {
             let padded = merged.truncate_to.is_some_and(|first| first < len)
                 && !merged.items.contains_key(&(len - 1));
             if padded {
-                // The first delta cut deeper and then grew the array with nulls that are not listed.
+                // The first delta cut the array shorter and then grew it again; the server fills the gap with nulls that
+                // its diff does not list. Merged, the array would end before them.
                 return Err(Doubt("a truncation ends among padding"));
             }
             merged.truncate_to = Some(merged.truncate_to.map_or(len, |first| first.min(len)));

@@ -123,7 +123,7 @@ impl<'a> Groups<'a> {
                 .map(|(field, part)| on(field, rawdoc! { "$not": like(part) }))
                 .collect();
             if ways.is_empty() {
-                // `*.*`, and no database has this name.
+                // `*.*` excludes everything. A match must say something, so it asks for a database that cannot be.
                 ways.push(on(DB, one_of(&[""])));
             }
             all.push(ways);

@@ -112,7 +112,7 @@ pub fn start(level: &str, format: LogFormat) {
         .with_targets([("ureq", LevelFilter::OFF), ("ureq_proto", LevelFilter::OFF)]);
     let registry = tracing_subscriber::registry().with(targets);
     HAS_STARTED.store(true, Ordering::Relaxed);
-    // A second start, as in a test, keeps the first.
+    // Fails when there is a subscriber already, as in a test that starts two agents: the first stays.
     let _ = match format {
         LogFormat::Text => {
             let layer = fmt::layer()
@@ -138,7 +138,7 @@ fn text_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std:
     if field.name() == "message" {
         return writer.write_str(&text);
     }
-    // What is a text by itself is in quotes already.
+    // `Debug` of a string has put it in quotes already; once more would double them.
     let is_quoted = text.len() > 1 && text.starts_with('"') && text.ends_with('"');
     let needs = |c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '=';
     if !is_quoted && (text.is_empty() || text.contains(needs)) {

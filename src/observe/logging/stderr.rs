@@ -65,7 +65,8 @@ pub(super) struct Stderr(Arc<Shared>);
 impl Stderr {
     pub fn get() -> Self {
         static STDERR: OnceLock<Stderr> = OnceLock::new();
-        // Not through the standard library's lock, which whoever prints a panic would wait for.
+        // Through a handle of its own, not the standard library's locked one: a write that hangs would hold that lock, and
+        // a panic elsewhere would wait for it and never be printed.
         let open = || std::io::stderr().as_fd().try_clone_to_owned().map(File::from);
         STDERR.get_or_init(|| Self::to(open())).clone()
     }
@@ -183,7 +184,7 @@ fn write(out: &mut impl Write, mut part: &[u8]) -> u64 {
     while !part.is_empty() {
         match out.write(part) {
             Ok(n) if n > 0 => part = &part[n..],
-            // Somebody made the terminal or the socket one that does not wait.
+            // Another program that shares the terminal or socket has set it to `O_NONBLOCK`.
             Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(AGAIN_AFTER),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // Nobody reads any more, or the disk is full.
