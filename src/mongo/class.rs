@@ -13,7 +13,7 @@
 //! What is not listed is *rejected*, so that an error nobody thought of ends as a dead letter with its
 //! text and not as a wait without end.
 
-use mongodb::error::{Error, ErrorKind};
+use mongodb::error::ErrorKind;
 
 use super::MongoError;
 
@@ -237,31 +237,6 @@ fn is_refusal(text: &str) -> bool {
         .any(|sign| text.contains(sign))
 }
 
-/// The driver's message without its wrapping, which repeats the labels and the whole topology, and
-/// without the command that some messages quote, documents included.
-pub fn describe(error: &Error) -> String {
-    match error.kind.as_ref() {
-        ErrorKind::Command(command) => {
-            let message = without_documents(&command.message);
-            format!("{message} ({} {})", command.code_name, command.code)
-        }
-        ErrorKind::ServerSelection { message, .. } => message.clone(),
-        kind => kind.to_string(),
-    }
-}
-
-/// A server's message up to where it begins to quote a document; of a command its name stays.
-fn without_documents(message: &str) -> String {
-    let Some((before, quoted)) = message.split_once(['{', '"']) else {
-        return message.to_owned();
-    };
-    let before = before.trim_end_matches([' ', ':', ',']);
-    match (before.ends_with("command"), quoted.split_once(':')) {
-        (true, Some((name, _))) => format!("{before} `{}`", name.trim()),
-        _ => before.to_owned(),
-    }
-}
-
 /// What a person can do about an error of the class [`Class::Denied`]. `variable` is where the end's
 /// connection string comes from, where the error does not know better.
 pub fn advice(error: &MongoError, variable: &str) -> String {
@@ -291,7 +266,13 @@ pub fn advice(error: &MongoError, variable: &str) -> String {
         );
     }
     if lower.contains("auth") {
-        return format!("check user name, password and `authSource` in {variable}");
+        return match error.looked_for_in() {
+            Some(db) => format!(
+                "check user name and password in {variable}; it names no `authSource`, so the user is looked for in the \
+                 database `{db}`: add `authSource=admin`, where most users are"
+            ),
+            None => format!("check user name, password and `authSource` in {variable}"),
+        };
     }
     format!("check the connection string in {variable}")
 }
@@ -354,16 +335,11 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_privilege_is_named_and_no_document_is_quoted() {
+    fn a_missing_privilege_is_named() {
         let refused = r#"not authorized on shop to execute command { insert: "orders", documents: [ { _id: 1, card: "s3cret" } ] }"#;
         assert_eq!(privilege(refused).unwrap(), "`insert` on `shop.orders`");
         let stream = "not authorized on admin to execute command { aggregate: 1, pipeline: [ { $changeStream: {} } ] }";
         assert_eq!(privilege(stream).unwrap(), "`changeStream` on the database `admin`");
         assert_eq!(privilege("something else"), None);
-
-        let shown = without_documents(refused);
-        assert_eq!(shown, "not authorized on shop to execute command `insert`");
-        assert_eq!(without_documents("Field x: { _id: 1 }"), "Field x");
-        assert_eq!(without_documents("plain words"), "plain words");
     }
 }

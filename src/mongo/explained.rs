@@ -10,7 +10,7 @@ use std::{
 use mongodb::error::{Error, ErrorKind};
 
 use super::{
-    Mongo, MongoError, Slot,
+    Mongo, MongoError, Slot, cause,
     class::{self, Class},
     renewal::Place,
     seeds::{self, Found},
@@ -35,7 +35,7 @@ impl fmt::Display for Explained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.found {
             Some(found) => f.write_str(&found.text),
-            None => f.write_str(&class::describe(&self.error)),
+            None => f.write_str(&cause::describe(&self.error)),
         }
     }
 }
@@ -66,6 +66,14 @@ impl MongoError {
         }
     }
 
+    /// The database in which the user was looked for, where the connection string names that without meaning it.
+    pub(super) fn looked_for_in(&self) -> Option<&str> {
+        match self {
+            MongoError::Explained(explained) => explained.place.looked_for_in.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The file in use that an option of the connection string names, where that is known.
     pub fn file(&self, option: &str) -> Option<&Path> {
         match self {
@@ -91,6 +99,9 @@ impl Mongo {
 
     async fn explain(&self, slot: &Slot, error: Error) -> MongoError {
         let is_choice = matches!(error.kind.as_ref(), ErrorKind::ServerSelection { .. });
+        if let Some(dump) = cause::dump(&error) {
+            tracing::debug!(end = self.connect.end, error = dump, "what the driver knows");
+        }
         let failed = MongoError::Driver(error.clone());
         if !is_choice && class::class_of(&failed) != Class::Denied {
             return failed;
@@ -114,7 +125,7 @@ impl Mongo {
 }
 
 fn unresolved(uri: &Uri, error: &Error, place: &Place) -> Found {
-    let text = class::describe(error);
+    let text = cause::describe(error);
     let cause = text.rsplit("DNS error: ").next().unwrap_or(&text);
     let cause = cause.split(" for Query").next().unwrap_or(cause);
     let name = uri.hosts().next().unwrap_or_default();
@@ -139,7 +150,7 @@ pub(super) fn of_the_string(uri: &Uri, error: Error) -> MongoError {
         }
         _ => {}
     }
-    let message = class::describe(&error);
+    let message = cause::describe(&error);
     // Never in part: what is left of a secret is a secret.
     let tells =
         uri.secrets().into_iter().any(|secret| !secret.is_empty() && message.contains(secret));

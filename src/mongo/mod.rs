@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod at_work;
+mod cause;
 pub mod class;
 mod connections;
 mod describe;
@@ -48,7 +49,7 @@ pub enum MongoError {
     #[error("no answer within {0:?}")]
     Silent(Duration),
     /// The driver's own account.
-    #[error("{}", class::describe(.0))]
+    #[error("{}", cause::describe(.0))]
     Driver(mongodb::error::Error),
     /// The same, with what was found out about it.
     #[error("{0}")]

@@ -235,6 +235,9 @@ impl Mongo {
 #[derive(Debug)]
 pub struct Place {
     pub(super) origin: Option<String>,
+    /// The database of the path, which is also where the user is looked for unless `authSource` says otherwise: the
+    /// usual reason why a right password is refused.
+    pub(super) looked_for_in: Option<String>,
     files: Vec<(&'static str, PathBuf)>,
 }
 
@@ -245,7 +248,13 @@ impl Place {
             known => Some(known.to_string()),
         };
         let files = FILES.into_iter().filter_map(|option| Some((option, uri.file(option)?)));
-        Arc::new(Self { origin, files: files.collect() })
+        // The records of `mongodb+srv://` say where.
+        let says_where = uri.option("authSource").is_some()
+            || !uri.has_credentials()
+            || uri.expose().starts_with("mongodb+srv://");
+        let database = uri.database().filter(|db| !says_where && *db != "admin");
+        let looked_for_in = database.map(str::to_owned);
+        Arc::new(Self { origin, looked_for_in, files: files.collect() })
     }
 
     pub(super) fn file(&self, option: &str) -> Option<&Path> {

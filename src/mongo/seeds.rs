@@ -14,7 +14,10 @@ use tokio::{
     net::{TcpStream, UnixStream, lookup_host},
 };
 
-use super::{class, trusting::trusting};
+use super::{
+    cause::{describe, dump, innermost},
+    trusting::trusting,
+};
 
 /// How long one question may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -231,17 +234,15 @@ async fn by_driver(server: &ServerAddress, tls: TlsOptions) -> Result<Document, 
         .connect_timeout(ANSWER_WITHIN)
         .server_selection_timeout(ANSWER_WITHIN)
         .build();
-    let client = trusting(options).map_err(|error| class::describe(&error))?;
+    let client = trusting(options).map_err(|error| describe(&error))?;
     let answer = client.database("admin").run_command(bson::doc! { "hello": 1 }).await;
     client.shutdown().immediate(true).await;
-    answer.map_err(|error| innermost(&class::describe(&error)))
+    answer.map_err(|error| refusal(&error))
 }
 
-/// The cause in what the driver says of a server: `… Error: Kind: I/O error: CAUSE, labels: {…`.
-fn innermost(text: &str) -> String {
-    let cause = text.rsplit("Kind: ").next().unwrap_or(text);
-    let cause = cause.split(", labels: ").next().unwrap_or(cause);
-    cause.trim_start_matches("I/O error: ").to_owned()
+/// Of one server that was asked, so without its name.
+fn refusal(error: &mongodb::error::Error) -> String {
+    dump(error).map_or_else(|| describe(error), innermost)
 }
 
 fn conclude(
@@ -371,20 +372,5 @@ fn name(server: &ServerAddress) -> String {
         }
         ServerAddress::Unix { path } => format!("`{}`", path.display()),
         other => format!("`{other}`"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_innermost_cause_is_what_is_told() {
-        let text = "Server selection timeout: No available servers. Topology: { Type: Single, Servers: [ { Address: \
-                    h:1, Type: Unknown, Error: Kind: I/O error: invalid peer certificate: UnknownIssuer, labels: \
-                    {\"RetryableError\"} } ] }";
-
-        assert_eq!(innermost(text), "invalid peer certificate: UnknownIssuer");
-        assert_eq!(innermost("plain words"), "plain words");
     }
 }

@@ -2,6 +2,7 @@
 //! it is.
 
 mod first_day;
+mod no_dumps;
 
 use std::process::Output;
 
