@@ -1,4 +1,5 @@
 // Least privilege, to paste into mongosh. Passwords are asked for. A test runs the agent with exactly these.
+// `outrigger roles --mongosh` prints this for the namespaces of a configuration.
 
 // --- on the local database: reads only --------------------------------------------------------
 use admin
@@ -13,7 +14,8 @@ db.createRole({
 })
 db.createUser({ user: "outrigger", pwd: passwordPrompt(), roles: ["outriggerReader"] })
 
-// --- on Atlas (or: Security, Database Access, Specific Privileges): for the database `shop` --------
+// --- on the target, for the database `shop` --------
+// Atlas takes no createUser: `outrigger roles` prints its own command, and the rows of its web page.
 use admin
 db.createUser({ user: "outrigger", pwd: passwordPrompt(), roles: [
   { "role": "readWrite", "db": "shop" },
@@ -21,7 +23,3 @@ db.createUser({ user: "outrigger", pwd: passwordPrompt(), roles: [
   { "role": "readWrite", "db": "outrigger" },
   { "role": "clusterMonitor", "db": "admin" }
 ] })
-
-// --- on Atlas, for every database ---------------------------------------------------------------
-use admin
-db.createUser({ user: "outrigger", pwd: passwordPrompt(), roles: ["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"] })

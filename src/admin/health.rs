@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 
-use super::Api;
+use super::{Api, queue::Paused};
 use crate::{
     agent::{Handles, judged},
     gate::writing::Against,
@@ -51,6 +51,8 @@ pub struct HealthReport {
     pub raised: Vec<Alert>,
     /// A person has stopped the writing to Atlas.
     pub paused: bool,
+    /// Why, by whom, and until when; `null` while nobody has.
+    pub pause: Option<Paused>,
     pub local_error: Option<String>,
     pub atlas_error: Option<String>,
     /// The full sync that runs: the first copy, or one that was asked for.
@@ -109,6 +111,7 @@ pub fn report(handles: &Handles) -> HealthReport {
         alerts: conditions.into_iter().map(|condition| condition.message).collect(),
         raised,
         paused: against.is_paused,
+        pause: writing.paused().as_ref().map(Paused::from),
         local_error: state.local_fault.map(|fault| fault.error),
         atlas_error: state.atlas_fault.map(|fault| fault.error),
         sync: state

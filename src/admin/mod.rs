@@ -26,6 +26,7 @@ use crate::{
     observe::report::one_line,
 };
 
+pub mod askers;
 mod assets;
 mod dead_letters;
 mod documents;
@@ -39,6 +40,7 @@ mod server;
 mod token;
 mod transfer;
 
+use askers::Asker;
 pub use queue::LIST_MAX;
 pub use token::{TokenError, read_or_make, read_token};
 
@@ -181,7 +183,7 @@ impl From<crate::queue::QueueError> for Problem {
 
 async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
-    let path = path.as_str();
+    let (path, method) = (path.as_str(), request.method().clone());
     if let Err(problem) = names_one_host(&request) {
         return harden(problem.into_response());
     }
@@ -189,11 +191,10 @@ async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response
         if let Err(problem) = check_names(&api, request.headers()) {
             return harden(problem.into_response());
         }
-        let only_reads = request.method() == Method::GET || request.method() == Method::HEAD;
         // Whoever is woken has no token at hand, and the pages are the same for everyone.
         let is_book = path == "/runbook" || path.starts_with("/runbook/");
         let is_near = api.listen.ip().is_loopback();
-        let is_open = only_reads && !shows_documents(path) && (is_near || is_book);
+        let is_open = only_reads(&method) && !shows_documents(path) && (is_near || is_book);
         if !is_open && !has_token(&api, request.headers()) {
             let problem = Problem::new(StatusCode::UNAUTHORIZED, "this needs the agent's token")
                 .hint("send `Authorization: Bearer` with the content of `admin.token_file`");
@@ -207,6 +208,7 @@ async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response
         Ok(request) => request,
         Err(problem) => return harden(problem.into_response()),
     };
+    let asker = Asker::of(request.headers(), request.extensions().get());
     let waits_itself = path == "/api/sync/flush";
     let answer = next.run(request);
     let response = if waits_itself {
@@ -218,7 +220,14 @@ async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response
                 .into_response()
         })
     };
+    if !only_reads(&method) {
+        asker.log(&method, path, &response);
+    }
     harden(as_json(response))
+}
+
+fn only_reads(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
 }
 
 /// What axum refuses by itself it says in plain text.

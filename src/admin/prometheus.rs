@@ -283,6 +283,16 @@ impl Page {
                 breaker,
             ),
             (
+                "outrigger_paused",
+                "Whether a person has paused the writing to Atlas: 1 while it is.",
+                f64::from(u8::from(vitals.is_paused)),
+            ),
+            (
+                "outrigger_pause_ends_timestamp_seconds",
+                "When a pause ends by itself; 0 while there is none, and where a person must end it.",
+                handles.writing.paused().and_then(|pause| pause.until_ms).map_or(0.0, seconds),
+            ),
+            (
                 "outrigger_health_state",
                 "Health: 0 healthy, 1 degraded, 2 unhealthy.",
                 match health {

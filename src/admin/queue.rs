@@ -1,15 +1,24 @@
 //! The queue: figures, entries, and whether it drains.
 
 use axum::{
-    Json,
-    extract::{Path, Query, State},
+    Extension, Json,
+    body::Bytes,
+    extract::{Path, Query, State, rejection::BytesRejection},
+    http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Api, Problem, parse_id, with_queue};
+use super::{
+    Api, Problem,
+    askers::{Asker, Why, told},
+    body_of, parse_id, with_queue,
+};
 use crate::{
-    observe::status::Phase,
-    queue::{Entry, EntrySummary, QueueStats, body_json, note},
+    agent,
+    config::units,
+    gate::pause::Pause,
+    queue::{Entry, EntrySummary, QueueStats, body_json},
+    runtime::clock::{now_ms, rfc3339},
 };
 
 /// How many entries a list shows.
@@ -77,28 +86,70 @@ pub(super) async fn show(
     Ok(Json((&entry).into()))
 }
 
-pub(super) async fn pause(State(api): State<Api>) -> Result<Json<serde_json::Value>, Problem> {
-    set_paused(api, true).await
+/// The body of `POST /api/sync/pause`, which may be empty.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PauseRequest {
+    reason: Option<String>,
+    /// After this time it goes on by itself, such as `2h`.
+    #[serde(rename = "for")]
+    lasts: Option<String>,
 }
 
-pub(super) async fn resume(State(api): State<Api>) -> Result<Json<serde_json::Value>, Problem> {
-    set_paused(api, false).await
+pub(super) async fn pause(
+    State(api): State<Api>,
+    asker: Asker,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(Extension<Why>, Json<PauseReport>), Problem> {
+    let request: PauseRequest = body_of(body, "{\"reason\": \"…\", \"for\": \"2h\"}")?;
+    let since_ms = now_ms();
+    let until_ms = match request.lasts.as_deref().map(units::parse_duration).transpose() {
+        Ok(lasts) => lasts.map(|lasts| since_ms.saturating_add(lasts.as_millis() as u64)),
+        Err(problem) => {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "`for` is not understood")
+                .cause(problem)
+                .hint("write a duration such as `30m` or `2h`, or leave it out"));
+        }
+    };
+    let reason = request.reason.or_else(|| asker.reason.clone()).filter(|why| !why.is_empty());
+    let reason = reason.map(|reason| told(&reason));
+    let pause = Pause { since_ms, until_ms, reason: reason.clone(), by: Some(asker.name()) };
+    agent::set_paused(&api.handles, Some(pause.clone())).await?;
+    Ok((Extension(Why(reason)), Json(PauseReport::of(Some(&pause)))))
 }
 
-/// Kept beside the queue, so that a pause survives a restart.
-async fn set_paused(api: Api, paused: bool) -> Result<Json<serde_json::Value>, Problem> {
-    with_queue(&api, move |queue| {
-        queue.set_meta(note::PAUSED, paused.then_some(&b"1"[..]))?;
-        queue.flush()
-    })
-    .await?;
-    let status = &api.handles.status;
-    api.handles.writing.pause(paused);
-    let phase = status.state().phase;
-    match (paused, phase) {
-        (true, Phase::Streaming) => status.enter(Phase::Paused),
-        (false, Phase::Paused) => status.enter(Phase::Streaming),
-        (_, _) => {}
+pub(super) async fn resume(State(api): State<Api>) -> Result<Json<PauseReport>, Problem> {
+    agent::set_paused(&api.handles, None).await?;
+    Ok(Json(PauseReport::of(None)))
+}
+
+/// Whether writing is paused, and why.
+#[derive(Debug, Serialize)]
+pub struct PauseReport {
+    paused: bool,
+    #[serde(flatten)]
+    pause: Option<Paused>,
+}
+
+/// A pause as it is shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct Paused {
+    /// RFC 3339; `null` where an earlier version has noted it.
+    since: Option<String>,
+    until: Option<String>,
+    reason: Option<String>,
+    by: Option<String>,
+}
+
+impl PauseReport {
+    fn of(pause: Option<&Pause>) -> Self {
+        Self { paused: pause.is_some(), pause: pause.map(Paused::from) }
     }
-    Ok(Json(serde_json::json!({ "paused": paused })))
+}
+
+impl From<&Pause> for Paused {
+    fn from(pause: &Pause) -> Self {
+        let Pause { since_ms, until_ms, reason, by } = pause.clone();
+        Self { since: rfc3339(since_ms), until: until_ms.and_then(rfc3339), reason, by }
+    }
 }

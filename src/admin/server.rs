@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -16,6 +16,8 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_io_timeout::TimeoutStream;
+
+use super::askers::Peer;
 
 /// Most connections at the same time; streams of events have a smaller limit of their own.
 const CONNECTIONS_MAX: usize = 64;
@@ -40,8 +42,8 @@ const FULL: &str = "{\"error\":\"too many connections\",\"cause\":\"64 are open 
 pub(super) async fn serve(listener: TcpListener, router: Router) -> std::io::Result<()> {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             // Of that connection alone, or out of file descriptors for a while.
             Err(error) => {
                 tracing::debug!(%error, "a connection was not accepted");
@@ -55,7 +57,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router) -> std::io::Res
         };
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_PATIENCE));
-        let service = TowerToHyperService::new(router.clone());
+        let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(peer))));
         tokio::spawn(async move {
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -21,7 +21,7 @@ pub struct TokenError {
 
 impl TokenError {
     /// True when the file holds nothing that anybody could rely on.
-    fn is_of_nothing(&self) -> bool {
+    pub fn is_of_nothing(&self) -> bool {
         matches!(self.source.kind(), ErrorKind::NotFound | ErrorKind::InvalidData)
     }
 }

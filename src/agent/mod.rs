@@ -42,6 +42,7 @@ use crate::{
 
 mod builder;
 mod connect;
+mod far_end;
 mod flush;
 mod gatekeeper;
 mod handles;
@@ -50,8 +51,10 @@ mod monitor;
 mod outbox;
 mod parts;
 mod patience;
+mod pause;
 mod run;
 mod stop;
+mod trial;
 mod vitals;
 
 use builder::Serve;
@@ -60,9 +63,12 @@ use gatekeeper::Gatekeeper;
 pub use handles::Handles;
 
 pub use connect::{connect_atlas, connect_local, ends, queue_options};
+pub use far_end::reach;
 pub use flush::{FlushError, Flushed, flush};
 pub use monitor::{Monitor, judged, lag, lives};
 use patience::patiently;
+pub use pause::set_paused;
+pub use trial::{Delivery, try_deliveries};
 
 /// Why the agent does not start, or ended.
 #[derive(Debug, thiserror::Error)]

@@ -74,6 +74,7 @@ pub fn vitals(handles: &Handles) -> Vitals {
         atlas_silence: since(atlas.heard_ms(), now),
         uncommitted: state.majority.uncommitted(),
         local_delay: state.majority.delay(),
+        is_paused: against.is_paused,
         breaker_open: against.breaker != Stage::Closed,
         reading_stopped: reading.stopped(),
         oplog_window: state.oplog_window_s.map(Duration::from_secs),

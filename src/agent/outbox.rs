@@ -3,14 +3,17 @@
 //! Both run beside replication and never hold it up: what the far end does not take waits in a bounded list,
 //! is tried again for as long as the agent runs, and the oldest goes first when the list is full.
 
-use std::{collections::VecDeque, io::ErrorKind, sync::Arc, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use super::{Handles, monitor::vitals};
+use super::{
+    Handles,
+    far_end::{Refused, get, post},
+    monitor::vitals,
+};
 use crate::{
     config::HttpUrl,
     observe::{
@@ -22,15 +25,8 @@ use crate::{
     runtime::{
         clock::{now_ms, rfc3339},
         shutdown::blocking,
-        trust::authorities,
     },
 };
-
-/// Longest wait for an answer of the far end.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How many redirects a heartbeat follows: it has no body that could be lost on the way.
-const FOLLOWED: u32 = 5;
 
 /// Most alerts that wait for a web hook that is away.
 const WAITING_MAX: usize = 200;
@@ -84,7 +80,7 @@ impl Outbox {
             };
             let (to, body) = (url.clone(), letter.clone());
             match blocking(move || post(&to, &body)).await {
-                Ok(()) => {
+                Ok(_) => {
                     self.remove(&letter);
                     wait.reset();
                     if std::mem::take(&mut has_failed) {
@@ -113,19 +109,29 @@ pub(super) fn letter(notice: &Notice, status: &Status) -> Value {
         Notice::Raised(alert) => ("raised", alert, None),
         Notice::Cleared(alert, at) => ("cleared", alert, rfc3339(*at)),
     };
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let Alert { name, ns, severity, message, runbook, since_ms, .. } = alert;
+    let told = json!({
+        "name": name, "ns": ns, "severity": severity, "message": message, "runbook": runbook,
+    });
+    let mut letter = of(event, &told, message);
+    letter["since"] = json!(rfc3339(*since_ms));
+    letter["clearedAt"] = json!(cleared);
+    letter["phase"] = json!(status.state().phase);
+    letter
+}
+
+/// The same for any event, with the time of now and no phase.
+pub(super) fn of(event: &str, alert: &Value, message: &str) -> Value {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     json!({
         "source": "outrigger",
         "version": env!("CARGO_PKG_VERSION"),
         "host": host,
         "event": event,
-        "alert": {
-            "name": name, "ns": ns, "severity": severity, "message": message, "runbook": runbook,
-        },
-        "since": rfc3339(*since_ms),
-        "clearedAt": cleared,
-        "phase": status.state().phase,
+        "alert": alert,
+        "since": rfc3339(now_ms()),
+        "clearedAt": null,
+        "phase": null,
         "text": format!("outrigger on {host}: {event}: {message}"),
     })
 }
@@ -152,7 +158,7 @@ pub(super) async fn heartbeat(handles: Handles, url: HttpUrl, every: Duration) {
         }
         let to = url.clone();
         match blocking(move || get(&to)).await {
-            Ok(()) => {
+            Ok(_) => {
                 // What was done before a heartbeat that failed still counts for the next.
                 before = now;
                 has_failed = false;
@@ -163,72 +169,5 @@ pub(super) async fn heartbeat(handles: Handles, url: HttpUrl, every: Duration) {
                 }
             }
         }
-    }
-}
-
-/// `follow`: how many redirects are followed.
-fn client(follow: u32) -> ureq::Agent {
-    let authorities = authorities();
-    let certificates = authorities.iter().map(|der| Certificate::from_der(der).to_owned());
-    let roots = RootCerts::Specific(Arc::new(certificates.collect()));
-    ureq::Agent::config_builder()
-        .timeout_global(Some(PATIENCE))
-        .max_redirects(follow)
-        .tls_config(TlsConfig::builder().root_certs(roots).build())
-        .build()
-        .into()
-}
-
-/// Why the far end did not take something.
-struct Refused {
-    /// Trying again is of no use.
-    is_final: bool,
-    error: String,
-}
-
-impl From<ureq::Error> for Refused {
-    fn from(error: ureq::Error) -> Self {
-        // Too slow, too early, too many: these pass. So may a wrong address or token, which a person mends.
-        let is_final =
-            matches!(error, ureq::Error::StatusCode(400 | 405 | 406 | 411 | 413 | 414 | 415 | 422));
-        Self { is_final, error: in_words(&error) }
-    }
-}
-
-/// A redirect is not followed: it would have the alert arrive as a request without a body, and be counted as taken.
-fn post(url: &HttpUrl, body: &Value) -> Result<(), Refused> {
-    let answer = client(0).post(url.expose()).send_json(body)?;
-    if !answer.status().is_redirection() {
-        return Ok(());
-    }
-    // Scheme and host only, as everywhere: the rest may hold a token.
-    let to = answer.headers().get("location").and_then(|to| HttpUrl::parse(to.to_str().ok()?).ok());
-    let to = to.map_or_else(|| "another path".to_owned(), |to| to.to_string());
-    let error = format!(
-        "it answers {}, a redirect to {to}, and is not followed: name the new address",
-        answer.status().as_u16()
-    );
-    Err(Refused { is_final: false, error })
-}
-
-fn get(url: &HttpUrl) -> Result<(), Refused> {
-    Ok(client(FOLLOWED).get(url.expose()).call().map(drop)?)
-}
-
-/// Without the address, which may hold a token, and which some of the library's errors repeat.
-fn in_words(error: &ureq::Error) -> String {
-    match error {
-        ureq::Error::StatusCode(code) => format!("it answers {code}"),
-        ureq::Error::Timeout(_) => "no answer in time".to_owned(),
-        ureq::Error::HostNotFound => "its host is not known".to_owned(),
-        ureq::Error::ConnectionFailed => "no connection".to_owned(),
-        // What TLS has against the far end comes as one of these, in words of its own.
-        ureq::Error::Io(error) if error.kind() == ErrorKind::InvalidData => format!("TLS: {error}"),
-        ureq::Error::Io(error) => error.kind().to_string(),
-        ureq::Error::Tls(what) => format!("TLS: {what}"),
-        ureq::Error::Rustls(error) => format!("TLS: {error}"),
-        ureq::Error::BadUri(_) => "the address is no URL".to_owned(),
-        ureq::Error::TooManyRedirects => "it redirects without end".to_owned(),
-        _ => "the request failed".to_owned(),
     }
 }

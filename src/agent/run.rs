@@ -12,6 +12,7 @@ use super::{
     vitals,
 };
 use crate::{
+    gate::pause::Pause,
     observe::status::Unshowable,
     queue::{QueueError, note},
     runtime::{clock::now_ms, shutdown::blocking},
@@ -79,12 +80,11 @@ impl Agent {
         self.queue.hold_all();
         let queue = self.queue.clone();
         let noted = blocking(move || {
-            let (is_paused, refused) =
-                (queue.meta(note::PAUSED)?.is_some(), sync::refused_deletes(&queue)?);
-            Ok::<_, QueueError>((is_paused, refused, SyncState::is_unshowable(&queue)?))
+            let (pause, refused) = (queue.meta(note::PAUSED)?, sync::refused_deletes(&queue)?);
+            Ok::<_, QueueError>((pause, refused, SyncState::is_unshowable(&queue)?))
         });
-        let (is_paused, refused_deletes, was_passed_over) = noted.await?;
-        self.writing.pause(is_paused);
+        let (pause, refused_deletes, was_passed_over) = noted.await?;
+        self.writing.pause(pause.as_deref().map(Pause::read));
         self.writing.set_refused_deletes(refused_deletes);
         self.status.state().unshowable =
             was_passed_over.then_some(Unshowable::PassedOver { at_ms: 0 });

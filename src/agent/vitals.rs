@@ -9,6 +9,7 @@ use super::{
     Handles,
     monitor::{lag, sample, update_alerts},
     outbox::{Outbox, letter},
+    pause::resume_in_time,
 };
 use crate::{
     model::checkpoint::ClusterTime,
@@ -53,6 +54,7 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
         let of_now = handles.clone();
         blocking(move || note_consistency(&of_now)).await;
         if n % ALERT_TICKS == 0 {
+            resume_in_time(&handles).await;
             let of_now = handles.clone();
             let notices = blocking(move || update_alerts(&of_now)).await;
             for notice in notices {

@@ -3,20 +3,19 @@
 use std::{
     io::{ErrorKind, Read},
     net::TcpStream,
-    process::ExitCode as Code,
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::show;
+use super::doc::encoded;
 use crate::{
-    admin::read_token,
+    admin::{askers, read_token},
     agent::queue_options,
-    cli::args::Output,
+    cli::args::Why,
     config::Config,
     observe::report::{ExitCode, Failure},
-    queue::{Queue, QueueError, note},
+    queue::{Queue, QueueError},
 };
 
 /// Longest answer of an agent.
@@ -47,22 +46,6 @@ impl Access {
         }
         Ok(Access::Queue(Box::new(Queue::open(&queue_options(config))?)))
     }
-
-    pub fn set_paused(self, paused: bool, output: Output) -> Result<Code, Failure> {
-        match self {
-            Access::Agent(client) => {
-                let path = if paused { "/api/sync/pause" } else { "/api/sync/resume" };
-                client.post(path, &Value::Null)?;
-            }
-            Access::Queue(queue) => {
-                queue.set_meta(note::PAUSED, paused.then_some(&b"1"[..]))?;
-                queue.flush()?;
-            }
-        }
-        let text = if paused { "paused: changes wait in the queue" } else { "resumed" };
-        show::result(output, &json!({ "paused": paused }), text);
-        Ok(Code::SUCCESS)
-    }
 }
 
 /// A client of the admin API.
@@ -70,6 +53,8 @@ pub struct Client {
     base: String,
     http: ureq::Agent,
     token: Option<String>,
+    /// Why something is asked for.
+    reason: Option<String>,
 }
 
 impl Client {
@@ -89,12 +74,27 @@ impl Client {
         }
         let http = http(PATIENCE);
         let token = read_token(&config.admin.token_file).ok();
-        Ok(Some(Self { base: format!("http://{listen}"), http, token }))
+        Ok(Some(Self { base: format!("http://{listen}"), http, token, reason: None }))
     }
 
     /// The same with more time for an answer.
     pub fn patient(self, patience: Duration) -> Self {
         Self { http: http(patience), ..self }
+    }
+
+    /// The same, which says why it asks.
+    pub fn because(self, why: &Why) -> Self {
+        Self { reason: why.reason.clone(), ..self }
+    }
+
+    /// A request with the token, and with who asks, and why.
+    fn signed<T>(&self, request: ureq::RequestBuilder<T>) -> ureq::RequestBuilder<T> {
+        let request =
+            request.header("Authorization", self.bearer()).header(askers::USER, encoded(&user()));
+        match &self.reason {
+            Some(reason) => request.header(askers::REASON, encoded(reason)),
+            None => request,
+        }
     }
 
     /// Scheme, address and port.
@@ -141,20 +141,20 @@ impl Client {
 
     pub fn delete(&self, path: &str) -> Result<(), Failure> {
         let request = self.http.delete(format!("{}{path}", self.base));
-        read(request.header("Authorization", self.bearer()).call()).map(drop)
+        read(self.signed(request).call()).map(drop)
     }
 
     /// Sends a JSON body; null for none.
     pub fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let request = self.http.post(format!("{}{path}", self.base));
-        let request = request.header("Authorization", self.bearer());
+        let request = self.signed(request);
         read(if body.is_null() { request.send_empty() } else { request.send_json(body) })
     }
 
     /// The same, where a 404 means that what was typed does not exist: wrong usage, and no failure of the agent.
     pub fn post_what_exists(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let request = self.http.post(format!("{}{path}", self.base));
-        let answer = request.header("Authorization", self.bearer()).send_json(body);
+        let answer = self.signed(request).send_json(body);
         let is_typo = answer.as_ref().is_ok_and(|answer| answer.status() == 404);
         read(answer).map_err(|failure| {
             if is_typo { Failure { exit: ExitCode::Usage, ..failure } } else { failure }
@@ -164,6 +164,14 @@ impl Client {
     fn bearer(&self) -> String {
         format!("Bearer {}", self.token.as_deref().unwrap_or_default())
     }
+}
+
+/// Who types, as this machine knows them: `ann@desk`, also behind `sudo`.
+pub fn user() -> String {
+    let named = |name: &str| std::env::var(name).ok().filter(|user| !user.is_empty());
+    let user = named("SUDO_USER").or_else(|| named("USER"));
+    let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    format!("{user}@{}", rustix::system::uname().nodename().to_string_lossy())
 }
 
 fn http(patience: Duration) -> ureq::Agent {

@@ -44,8 +44,25 @@ pub struct Cli {
 pub enum Command {
     /// Write a commented `config.toml`, or the file that `--config` names, with every key at its default.
     Init,
-    /// Look at both ends, and say for each point: ok, warning or problem, with the fix.
-    Check(Output),
+    /// Look at both ends and at this machine, and say for each point: ok, warning or problem, with the fix.
+    #[command(after_help = "Examples:
+  outrigger check
+  outrigger check --plan      what would be copied, compared and deleted, before anything is")]
+    Check(CheckArgs),
+    /// Print the users that both ends need, with no more rights than the work takes: lines for mongosh here, commands and
+    /// steps for Atlas.
+    #[command(after_help = "Examples:
+  outrigger roles                     for what `[namespaces]` chooses
+  outrigger roles --ns 'shop.*'
+  printf %s \"$PASSWORD\" | outrigger roles --encode     as a connection string takes it")]
+    Roles(RolesArgs),
+    /// Alerts: try what tells of them.
+    #[command(
+        subcommand,
+        after_help = "Example:
+  outrigger alerts test       one through the web hook and one heartbeat; exit code 1 when one is refused"
+    )]
+    Alerts(AlertsCommand),
     /// Replicate until stopped. A first SIGTERM or Ctrl-C drains; a second one leaves at once.
     Run {
         /// Take the target over even though it holds data that is not marked as this source's.
@@ -106,9 +123,12 @@ pub enum Command {
   outrigger doc shop.parts '{\"bin\": 3, \"row\": 7}'")]
     Doc(DocArgs),
     /// Stop writing to Atlas; reading into the queue goes on. Survives a restart.
-    Pause(Output),
+    #[command(after_help = "Examples:
+  outrigger pause --reason 'the cluster is scaled' --for 2h
+  outrigger resume")]
+    Pause(PauseArgs),
     /// Continue writing to Atlas.
-    Resume(Output),
+    Resume(ResumeArgs),
     /// What waits for Atlas.
     #[command(
         subcommand,
@@ -142,6 +162,36 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Say what would be copied, compared and deleted, too. Changes nothing.
+    #[arg(long)]
+    pub plan: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct RolesArgs {
+    /// For these collections, in place of those of the configuration: `shop.orders`, `shop.*`.
+    #[arg(long, value_name = "NS")]
+    pub ns: Vec<String>,
+    /// Only lines for mongosh, on both ends: for a target that is no Atlas.
+    #[arg(long, conflicts_with = "json")]
+    pub mongosh: bool,
+    /// Read a password from stdin, and print it percent-encoded.
+    #[arg(long, conflicts_with_all = ["ns", "mongosh", "json"])]
+    pub encode: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AlertsCommand {
+    /// Send a test to the web hook, and a heartbeat, and say how each ended.
+    Test(Output),
+}
+
+#[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 pub struct SyncArgs {
     #[command(subcommand)]
@@ -165,6 +215,8 @@ pub struct SyncArgs {
     /// Delete what only Atlas has, however much that is.
     #[arg(long)]
     pub allow_mass_delete: bool,
+    #[command(flatten)]
+    pub why: Why,
     #[command(flatten)]
     pub output: Output,
 }
@@ -251,6 +303,33 @@ pub struct StatusArgs {
     pub output: Output,
 }
 
+/// Why something is asked for.
+#[derive(Debug, Args)]
+pub struct Why {
+    /// Why: it stands in the agent's log, with your name.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    /// Go on by itself after this time, such as `30m` or `2h`.
+    #[arg(long = "for", value_name = "D", value_parser = units::parse_duration)]
+    pub lasts: Option<Duration>,
+    #[command(flatten)]
+    pub why: Why,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    pub why: Why,
+    #[command(flatten)]
+    pub output: Output,
+}
+
 #[derive(Debug, Args)]
 pub struct FlushArgs {
     /// Longest wait, such as `90s` or `10m`.
@@ -296,7 +375,17 @@ pub enum DeadCommand {
   outrigger dead retry --all")]
     Retry(RetryArgs),
     /// Remove the letter. The document differs until it changes again.
-    Discard(ItemArgs),
+    Discard(DiscardArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DiscardArgs {
+    /// As listed by `dead list`, or its beginning.
+    pub id: String,
+    #[command(flatten)]
+    pub why: Why,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -310,6 +399,8 @@ pub struct RetryArgs {
     /// All of these collections: `shop.orders`, `shop.*`. May be given more than once.
     #[arg(long, value_name = "NS")]
     pub ns: Vec<String>,
+    #[command(flatten)]
+    pub why: Why,
     #[command(flatten)]
     pub output: Output,
 }

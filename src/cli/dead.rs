@@ -12,7 +12,7 @@ use super::{
     show,
 };
 use crate::{
-    cli::args::{ItemArgs, ListArgs, RetryArgs},
+    cli::args::{DiscardArgs, ItemArgs, ListArgs, RetryArgs},
     config::Config,
     observe::report::{ExitCode, Failure},
     queue::{body_json, dead_letter::DeadLetterSummary},
@@ -81,6 +81,7 @@ pub fn retry(config: &Config, args: &RetryArgs) -> Result<Code, Failure> {
     let (access, id) = resolve(config, Of::Dead, id)?;
     match access {
         Access::Agent(client) => {
+            let client = client.because(&args.why);
             client.post(&format!("/api/dead-letters/{id}/retry"), &Value::Null)?;
         }
         Access::Queue(queue) => {
@@ -97,7 +98,7 @@ fn retry_several(access: Access, args: &RetryArgs) -> Result<Code, Failure> {
     let answer = match access {
         Access::Agent(client) => {
             // Each is a write of its own to the queue.
-            let client = client.patient(std::time::Duration::from_secs(90));
+            let client = client.patient(std::time::Duration::from_secs(90)).because(&args.why);
             client.post("/api/dead-letters/retry", &json!({ "namespaces": args.ns }))?
         }
         Access::Queue(queue) => {
@@ -122,10 +123,12 @@ fn retry_several(access: Access, args: &RetryArgs) -> Result<Code, Failure> {
     Ok(Code::SUCCESS)
 }
 
-pub fn discard(config: &Config, args: &ItemArgs) -> Result<Code, Failure> {
+pub fn discard(config: &Config, args: &DiscardArgs) -> Result<Code, Failure> {
     let (access, id) = resolve(config, Of::Dead, &args.id)?;
     match access {
-        Access::Agent(client) => client.delete(&format!("/api/dead-letters/{id}"))?,
+        Access::Agent(client) => {
+            client.because(&args.why).delete(&format!("/api/dead-letters/{id}"))?;
+        }
         Access::Queue(queue) => {
             queue.discard_dead_letter(id)?;
             queue.flush()?;

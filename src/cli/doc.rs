@@ -89,8 +89,8 @@ fn print(report: &Value) {
     show::line(format!("atlas      {}", side("inAtlas")));
 }
 
-/// For a part of a path: everything but the plainest characters as `%XX`.
-fn encoded(text: &str) -> String {
+/// For a part of a path, or a header: everything but the plainest characters as `%XX`.
+pub fn encoded(text: &str) -> String {
     use std::fmt::Write;
     text.bytes().fold(String::new(), |mut path, byte| {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {

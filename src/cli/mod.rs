@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode as Code, time::Duration};
 
 use crate::{
     agent::AgentError,
-    cli::args::{Cli, Command, DeadCommand, QueueCommand, SyncArgs, SyncCommand},
+    cli::args::{AlertsCommand, Cli, Command, DeadCommand, QueueCommand, SyncArgs, SyncCommand},
     config::{self, Config, ConfigError, Secrets},
     observe::report::{ExitCode, Failure},
     queue::QueueError,
@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod access;
+mod alerts;
 pub mod args;
 mod bars;
 mod check;
@@ -24,9 +25,11 @@ mod doc;
 mod flush;
 mod ids;
 mod init;
+mod pause;
 mod print;
 mod queue;
 mod restore;
+mod roles;
 mod run;
 mod show;
 mod signals;
@@ -61,6 +64,8 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
     let mut config = match need_of(&cli.command) {
         Need::Ends => load(file, Secrets::Read)?,
         Need::Agent => load(file, Secrets::Leave)?,
+        Need::Names => load(file, Secrets::Read).or_else(|_| load(file, Secrets::Leave))?,
+        Need::Deliveries => load(file, Secrets::Deliveries)?,
         Need::AgentElseEnds => {
             let config = load(file, Secrets::Leave)?;
             let runs = matches!(access::Client::connect(&config), Ok(Some(_)));
@@ -77,7 +82,9 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Init | Command::Completions { .. } | Command::Man => {
             unreachable!("handled above: they need no configuration")
         }
-        Command::Check(output) => runtime.block_on(check::run(&config, output)),
+        Command::Check(args) => runtime.block_on(check::run(&config, &args)),
+        Command::Roles(args) => roles::run(&config, &args),
+        Command::Alerts(AlertsCommand::Test(output)) => alerts::test(&config, output),
         Command::Run { adopt } => {
             crate::observe::logging::start(&config.log.level, config.log.format);
             let asked = Stop::default();
@@ -100,8 +107,8 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Sync(args) => runtime.block_on(sync::run(config, args)),
         Command::Verify(args) => runtime.block_on(verify::run(&config, args)),
         Command::Restore { ns, output } => runtime.block_on(restore::run(&config, &ns, output)),
-        Command::Pause(output) => access::Access::open(&config)?.set_paused(true, output),
-        Command::Resume(output) => access::Access::open(&config)?.set_paused(false, output),
+        Command::Pause(args) => pause::pause(&config, &args),
+        Command::Resume(args) => pause::resume(&config, &args),
         Command::Queue(QueueCommand::Stats(output)) => queue::stats(&config, output),
         Command::Queue(QueueCommand::List(args)) => queue::list(&config, &args),
         Command::Queue(QueueCommand::Show(args)) => queue::show(&config, &args),
@@ -126,6 +133,10 @@ enum Need {
     Agent,
     /// The agent, or, where none runs, both ends.
     AgentElseEnds,
+    /// What is replicated, which the connection strings may say, on a first day when there are none yet.
+    Names,
+    /// Where alerts go.
+    Deliveries,
 }
 
 fn need_of(command: &Command) -> Need {
@@ -141,6 +152,8 @@ fn need_of(command: &Command) -> Need {
             Need::AgentElseEnds
         }
         Command::Queue(_) => Need::Agent,
+        Command::Roles(_) => Need::Names,
+        Command::Alerts(_) => Need::Deliveries,
         Command::Init
         | Command::Check(_)
         | Command::Run { .. }
@@ -176,8 +189,7 @@ impl From<SourceError> for Failure {
                 source.hint().unwrap_or_default().to_owned()
             }
             SourceError::Denied { .. } => {
-                "the book's page \"Configure\" (docs/configure.md) has the user's roles to copy"
-                    .to_owned()
+                "`outrigger roles` prints what makes the user, with all that it needs".to_owned()
             }
             SourceError::Failed(_) => {
                 "look the message up in the local server's log; the agent goes on trying".to_owned()
@@ -268,7 +280,7 @@ impl From<SyncError> for Failure {
                 .hint("run `outrigger restore` again when it does: it goes on where it was"),
             SyncError::Sink(error @ SinkError::Denied(_)) => {
                 Failure::new(ExitCode::Atlas, error).hint(
-                    "the book's page \"Configure\" (docs/configure.md) has the user's roles to copy",
+                    "`outrigger roles` prints what makes the user, with all that it needs",
                 )
             }
             error => Failure::new(ExitCode::Atlas, error)

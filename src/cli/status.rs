@@ -153,7 +153,7 @@ fn print(health: &Value) {
         Some("connecting") => "not connected yet, nothing is written".to_owned(),
         Some("held") => "writes are held back, changes wait".to_owned(),
         Some("denied") => format!("refuses access, changes wait{}", of_breaker(breaker)),
-        Some("paused") => "writing is paused, changes wait (`outrigger resume`)".to_owned(),
+        Some("paused") => super::pause::sentence(&health["pause"]),
         _ => format!("away, changes wait{}", of_breaker(breaker)),
     };
     show::line(format!("atlas    {flow}; {last}"));

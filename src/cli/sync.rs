@@ -47,6 +47,7 @@ pub async fn run(config: Config, args: SyncArgs) -> Result<Code, Failure> {
     if args.adopt {
         eprintln!("note: the running agent has its target already; --adopt changes nothing");
     }
+    let client = client.because(&args.why);
     let answer = client.post_what_exists("/api/sync/full", &json!(request))?;
     let id = answer["running"].as_str().unwrap_or_default().to_owned();
     if !args.wait {

@@ -23,6 +23,8 @@ pub enum Secrets {
     Read,
     /// For what only asks the agent: whoever may do that need not be able to read them.
     Leave,
+    /// Only where alerts go.
+    Deliveries,
 }
 
 /// Defaults → `file`, if any → `env` → validation. `env` looks up an environment variable.
@@ -89,6 +91,12 @@ fn parse_with(
     errors.sort_by_key(|(at, _)| *at);
     let mut errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
     read_environment(&mut config, &env, &mut errors);
+    if secrets == Secrets::Deliveries {
+        match webhook(&config, &env) {
+            Ok(url) => config.alerts.webhook = url,
+            Err(error) => errors.push(error),
+        }
+    }
     if secrets == Secrets::Read {
         read_secrets(&mut config, &env, &mut errors);
     }

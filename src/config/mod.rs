@@ -19,6 +19,7 @@ mod uri_options;
 
 pub use error::{ConfigError, Place};
 pub use load::{REFERENCE, Secrets, load, load_with, parse};
+pub(crate) use uri::decoded;
 pub use uri::{HttpUrl, Origin, Uri};
 
 /// Everything that can be configured. Field names are the keys.

@@ -35,6 +35,7 @@ use crate::model::checkpoint::ClusterTime;
 
 pub mod lease;
 pub mod past;
+pub mod pause;
 pub mod reading;
 pub mod writing;
 

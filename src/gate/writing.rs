@@ -3,7 +3,7 @@
 //!
 //! | against it | who says so | until |
 //! | --- | --- | --- |
-//! | a person has paused it | the admin API | the person resumes it |
+//! | a person has paused it | the admin API | the person resumes it, or its time is over |
 //! | the local database seems to be another one | the [`Gate`] | a proof |
 //! | Atlas carries no mark of this agent yet | the claim | it is set |
 //! | the mark could not be renewed | the [`Lease`], by the time | it is renewed |
@@ -22,6 +22,7 @@ use crate::{
     gate::{
         Gate,
         lease::{BootTime, Lease},
+        pause::Pause,
     },
     model::namespace::Namespace,
     policy::breaker::{BreakerPolicy, CircuitBreaker, Stage},
@@ -38,7 +39,7 @@ pub struct Writing {
 
 #[derive(Debug, Default)]
 struct State {
-    is_paused: bool,
+    pause: Option<Pause>,
     is_marked: bool,
     not_ours: BTreeMap<Namespace, String>,
     /// By name, as they are kept in the queue.
@@ -81,7 +82,7 @@ impl Writing {
         let breaker = self.breaker.lock().stage();
         let (is_in_doubt, is_fenced) = (self.gate.is_in_doubt(), self.is_fenced());
         let state = self.lock();
-        let (is_paused, is_unmarked) = (state.is_paused, !state.is_marked);
+        let (is_paused, is_unmarked) = (state.pause.is_some(), !state.is_marked);
         Against { is_paused, is_in_doubt, is_fenced, is_unmarked, breaker }
     }
 
@@ -111,13 +112,18 @@ impl Writing {
     }
 
     /// By a person, or no longer.
-    pub fn pause(&self, is_paused: bool) {
-        self.lock().is_paused = is_paused;
+    pub fn pause(&self, pause: Option<Pause>) {
+        self.lock().pause = pause;
+    }
+
+    /// Why a person wants it so, and until when.
+    pub fn paused(&self) -> Option<Pause> {
+        self.lock().pause.clone()
     }
 
     /// True while a person wants it so.
     pub fn is_paused(&self) -> bool {
-        self.lock().is_paused
+        self.lock().pause.is_some()
     }
 
     /// Atlas carries the mark of this very agent from now on.
@@ -186,9 +192,9 @@ mod tests {
         let writing = Writing::default();
         assert!(!writing.rests(), "no mark was ever set, and nothing could lapse");
 
-        writing.pause(true);
+        writing.pause(Some(Pause::default()));
         assert!(writing.rests());
-        writing.pause(false);
+        writing.pause(None);
         writing.lease.end();
         assert!(writing.rests() && writing.against().is_fenced);
         writing.lease.renew(BootTime::now());

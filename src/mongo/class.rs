@@ -244,7 +244,7 @@ pub fn advice(error: &MongoError, variable: &str) -> String {
     let text = error.driver().map_or_else(|| error.to_string(), ToString::to_string);
     let lower = text.to_ascii_lowercase();
     if lower.contains("not authorized") || lower.contains("user is not allowed") {
-        let roles = "the roles of docs/configure.md";
+        let roles = "the roles that `outrigger roles` prints";
         return match privilege(&text) {
             Some(privilege) => format!("grant its user the privilege {privilege}, or {roles}"),
             None => format!("grant its user {roles}"),

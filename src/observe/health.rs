@@ -78,6 +78,8 @@ pub struct Vitals {
     pub uncommitted: Duration,
     /// By how much the local member is kept behind its set by configuration.
     pub local_delay: Duration,
+    /// A person has paused the writing.
+    pub is_paused: bool,
     /// The breaker is not closed.
     pub breaker_open: bool,
     /// Why reading into the queue stands still, while it does.
@@ -110,7 +112,8 @@ impl Vitals {
 /// Judges health, and lists every condition that holds.
 pub fn judge(vitals: &Vitals, alerts: &Alerts) -> (Health, Vec<Condition>) {
     let conditions = conditions(vitals, alerts);
-    let is_beyond_target = vitals.lag > LAG_TARGET
+    let is_beyond_target = vitals.is_paused
+        || vitals.lag > LAG_TARGET
         || vitals.queue_size > QUEUE_TARGET
         || vitals.error_rate > ERROR_RATE_TARGET
         || vitals.breaker_open;
@@ -128,9 +131,20 @@ pub fn judge(vitals: &Vitals, alerts: &Alerts) -> (Health, Vec<Condition>) {
     (health, conditions)
 }
 
+/// What a pause explains: while a person means nothing to be written, none of these is worth anybody's night. What
+/// speaks of the local side, or of the copy, stays as it is.
+const OF_A_PAUSE: [&str; 6] =
+    ["lag", "queue_size", "error_rate", "atlas_silent", "atlas_denied", "ownership"];
+
 fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
     let mut found = Vec::new();
     let mut add = |name, severity, ns: Option<&str>, message: String| {
+        let is_explained = vitals.is_paused && OF_A_PAUSE.contains(&name);
+        let (severity, message) = if is_explained {
+            (Severity::Warning, format!("{message} (writing is paused)"))
+        } else {
+            (severity, message)
+        };
         found.push(Condition { name, ns: ns.map(str::to_owned), severity, message });
     };
     let critical = Severity::Critical;
@@ -339,6 +353,7 @@ mod tests {
             atlas_silence: secs(100),
             uncommitted: secs(100),
             local_delay: secs(60),
+            is_paused: false,
             breaker_open: true,
             reading_stopped: Some("the queue is full".into()),
             oplog_window: Some(secs(60)),
@@ -373,6 +388,29 @@ mod tests {
         assert!(proves_life(0, &streaming()) && proves_life(1, &waiting));
         assert!(!proves_life(0, &waiting) && !proves_life(0, &paused));
         assert!(!proves_life(0, &silent) && !proves_life(1, &silent));
+    }
+
+    #[test]
+    fn a_pause_is_degraded_and_never_critical_but_what_it_does_not_explain_is() {
+        let paused = Vitals {
+            phase: Phase::Paused,
+            is_paused: true,
+            lag: secs(9_000),
+            queue_size: 50_000_000,
+            error_rate: 1.0,
+            atlas_silence: secs(9_000),
+            atlas_denied: Some("no".into()),
+            is_fenced: true,
+            ..streaming()
+        };
+        let full = Vitals { reading_stopped: Some("the queue is full".into()), ..paused.clone() };
+
+        assert_eq!(health(&paused), Health::Degraded);
+        assert_eq!(health(&Vitals { is_paused: true, ..streaming() }), Health::Degraded);
+        let (_, told) = judge(&paused, &Config::default().alerts);
+        assert!(told.iter().all(|found| found.message.ends_with("(writing is paused)")));
+        assert_eq!(health(&full), Health::Unhealthy);
+        assert_eq!(health(&Vitals { is_paused: false, ..paused }), Health::Unhealthy);
     }
 
     #[test]

@@ -119,7 +119,7 @@ pub(super) fn lock(options: &QueueOptions) -> Result<fs::File, QueueError> {
             }
             Err(fs::TryLockError::Error(error)) => return Err(unusable(error)),
             Err(fs::TryLockError::WouldBlock) => {
-                let agent = agent_in(folder);
+                let agent = noted_in(folder);
                 // An agent does not end by itself, so that another one need not wait. Twice the same: what stands there
                 // may be of the one before, until the one that has just taken the lock has written.
                 let is_agent = options.compact && agent.is_some() && seen == Some(agent);
@@ -141,10 +141,20 @@ fn note_holder(file: &fs::File, is_agent: bool) -> std::io::Result<()> {
 }
 
 /// The agent that has the lock, as it says: another process than this one, whose lock of before may just be let go.
-fn agent_in(folder: &Path) -> Option<u32> {
+pub(super) fn noted_in(folder: &Path) -> Option<u32> {
     let text = fs::read_to_string(folder.join("lock")).ok()?;
     let id = text.strip_prefix("agent ")?.trim().parse().ok()?;
     (id != std::process::id()).then_some(id)
+}
+
+/// The agent that works with a queue just now, found out without taking it.
+pub fn agent_in(folder: &Path) -> Option<u32> {
+    let file = fs::File::open(folder.join("lock")).ok()?;
+    // Its note stays when it ends.
+    match file.try_lock_shared() {
+        Err(fs::TryLockError::WouldBlock) => noted_in(folder),
+        Ok(()) | Err(fs::TryLockError::Error(_)) => None,
+    }
 }
 
 /// Files of an earlier version, or of one that was embedded, may be readable by others.
@@ -209,7 +219,7 @@ pub(super) fn open_sled(options: &QueueOptions) -> Result<sled::Db, QueueError> 
     match opened {
         Ok(db) => Ok(db),
         result if is_locked(&result) => {
-            Err(QueueError::InUse { path, agent: agent_in(&options.path) })
+            Err(QueueError::InUse { path, agent: noted_in(&options.path) })
         }
         Err(sled::Error::Io(error)) => match error.kind() {
             std::io::ErrorKind::PermissionDenied

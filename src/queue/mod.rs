@@ -116,7 +116,7 @@ pub use door::Queue;
 pub use entry::{
     Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Settlement, Work, body_json,
 };
-pub use files::QueueOptions;
+pub use files::{QueueOptions, agent_in};
 pub use ledger::{Front, NextDue};
 pub use open::Rebuilt;
 pub use reserve::Reservation;

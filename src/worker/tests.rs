@@ -13,7 +13,9 @@ use tempfile::TempDir;
 use super::{Shared, Worker, WorkerOptions};
 use crate::{
     config::UpdateMode,
-    gate::{Gate, lease::BootTime, past::Finding, reading::Reading, writing::Writing},
+    gate::{
+        Gate, lease::BootTime, past::Finding, pause::Pause, reading::Reading, writing::Writing,
+    },
     model::{
         checkpoint::ClusterTime,
         delta::Delta,
@@ -357,9 +359,9 @@ async fn nothing_is_written_while_writing_rests() {
     let scene = Scene::new().queued([insert(1, 1)]);
     let process = bson::oid::ObjectId::from_bytes([1; 12]);
 
-    scene.writing.pause(true);
+    scene.writing.pause(Some(Pause::default()));
     scene.drain().await;
-    scene.writing.pause(false);
+    scene.writing.pause(None);
     scene.gate.refuted(Finding::OtherPast);
     scene.drain().await;
     assert!(scene.gate.proved(scene.gate.begin_proof(), process));

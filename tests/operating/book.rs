@@ -103,6 +103,7 @@ fn all_conditions() -> Vec<Condition> {
         atlas_silence: long,
         uncommitted: long,
         local_delay: long,
+        is_paused: false,
         breaker_open: true,
         reading_stopped: Some(String::new()),
         oplog_window: Some(Duration::ZERO),

@@ -455,6 +455,8 @@ fn completions_and_the_man_page_name_every_command_and_help_has_examples() {
     for command in [
         "init",
         "check",
+        "roles",
+        "alerts test",
         "run",
         "status",
         "sync",

@@ -17,6 +17,8 @@ mod every_setting_is_respected;
 mod failures_explain_themselves;
 mod guest_of_its_host;
 mod metrics_tell_the_truth;
+mod pauses;
+mod preflight;
 mod security;
 mod the_tests_themselves;
 mod version_matrix;

@@ -29,7 +29,7 @@ fn pasted(mark: &str) -> Value {
 }
 
 /// What stands before the roles of the user in Atlas.
-const OF_SHOP: &str = "for the database `shop` --------\nuse admin\ndb.createUser({ user: \"outrigger\", pwd: passwordPrompt(), roles: ";
+const OF_SHOP: &str = "and the rows of its web page.\nuse admin\ndb.createUser({ user: \"outrigger\", pwd: passwordPrompt(), roles: ";
 
 fn bson(value: Value) -> Bson {
     Bson::try_from(value).unwrap()

@@ -43,12 +43,14 @@ static IS_LEAVING: AtomicBool = AtomicBool::new(false);
 
 /// Every field that a line may have beside `timestamp`, `level` and `message`, with what it holds.
 pub const FIELDS: &[(&str, &str)] = &[
+    ("action", "what was asked of the API"),
     ("again", "collections that are compared again, or whose copy goes on where it was"),
     ("alert", "the stable name of an alert"),
     ("applied", "changes that reached Atlas in the last minute"),
     ("atlas", "Atlas's address, without credentials"),
     ("attempt", "how often a write was tried"),
     ("breaker", "closed, open or half-open"),
+    ("by", "who asked for it"),
     ("bytes", "encoded size of what waits"),
     ("changes", "what was changed of a collection"),
     ("coalesced", "changes merged away in the last minute"),
@@ -83,11 +85,11 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("moved_to", "where a broken queue is now"),
     ("ns", "database and collection"),
     ("op", "what was to be done"),
-    ("outcome", "how a run ended"),
+    ("outcome", "how a run ended, or the status of an answer"),
     ("pending", "changes that wait"),
     ("phase", "the agent's phase"),
     ("queue", "the folder of the queue"),
-    ("reason", "why a run takes place, or an option is left out"),
+    ("reason", "why a run takes place, an action was asked for, or an option is left out"),
     ("runbook", "the address of the page that says what to do about an alert"),
     ("source", "the id of another source's mark"),
     ("token_file", "where the token of the API is"),

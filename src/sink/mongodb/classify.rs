@@ -61,7 +61,7 @@ pub fn command_error(error: &MongoError) -> SinkError {
 /// wait. `needs` names the privilege.
 pub fn schema_error(error: &MongoError, needs: &str) -> SinkError {
     if is_missing_privilege(error) {
-        let roles = "or the roles of docs/configure.md";
+        let roles = "or the roles that `outrigger roles` prints";
         return SinkError::Held(format!("{error}; grant its user the privilege {needs}, {roles}"));
     }
     command_error(error)

@@ -26,6 +26,7 @@ mod upstream;
 
 pub use claim::Claim;
 pub use marks::AgentMark;
+pub(super) use review::not_ours;
 pub use review::{Remark, review};
 
 use claim::{HEARTBEAT, Taken, Taking};

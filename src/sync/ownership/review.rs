@@ -8,7 +8,7 @@ use super::{
     upstream,
 };
 use crate::{
-    model::namespace::NamespaceFilter,
+    model::namespace::{Namespace, NamespaceFilter},
     mongo::Mongo,
     sync::{SyncError, same},
 };
@@ -84,6 +84,20 @@ pub async fn review(
         (own, None) => found.push(Remark::Fine(whose(own, held.len()))),
     }
     Ok(found)
+}
+
+/// What Atlas holds data in, of what `filter` chooses, and no mark of this source covers.
+pub(in crate::sync) async fn not_ours(
+    atlas: &Mongo,
+    filter: &NamespaceFilter,
+    source_id: &str,
+) -> Result<BTreeSet<Namespace>, SyncError> {
+    let marks = marks::read(atlas, filter.state_database()).await;
+    let marks = marks.map_err(|error| SyncError::atlas(&error))?;
+    let own = marks.iter().find(|mark| mark.source_id == source_id);
+    let mut held: BTreeSet<_> = with_data(atlas, filter).await?.into_iter().collect();
+    held.retain(|ns| !own.is_some_and(|mark| mark.owns(ns)));
+    Ok(held)
 }
 
 fn whose(own: Option<&Mark>, held: usize) -> String {

@@ -1,0 +1,112 @@
+//! Atlas: whether it can be written to.
+
+use bson::{Document, rawdoc};
+
+use super::{Lines, check_options, check_skew};
+use crate::{
+    agent::connect_atlas,
+    config::{Config, Uri},
+    mongo::Mongo,
+    sink::{SinkError, classify::command_error},
+    source::is_router,
+};
+
+pub(super) async fn check_atlas(config: &Config, lines: &mut Lines) {
+    check_options("atlas", config.atlas_uri(), lines);
+    let mongo = match connect_atlas(config).await {
+        Ok(mongo) => mongo,
+        Err(error) => return lines.failure("atlas", error.into()),
+    };
+    let version = match mongo.version().await {
+        Ok(version) => version,
+        Err(error) => {
+            let certain = error.hint().map(str::to_owned);
+            let error = command_error(&error);
+            let fix = certain.as_deref().unwrap_or(match &error {
+                SinkError::Denied(_) => "check user and password, and TLS",
+                _ => {
+                    "check the network, the address, and in Atlas the list of permitted IP addresses; the agent starts without Atlas and catches up"
+                }
+            });
+            return lines.problem("atlas", error.to_string(), fix);
+        }
+    };
+    lines.ok("atlas", format!("MongoDB {version}"));
+    if config.atlas.allow_insecure && !config.atlas_uri().is_ok_and(Uri::uses_tls) {
+        lines.warning(
+            "atlas",
+            "the connection is not encrypted",
+            "set `atlas.allow_insecure = false` and use TLS",
+        );
+    } else {
+        lines.ok("atlas", "the connection is encrypted");
+    }
+    if mongo.hello().await.is_ok_and(|hello| is_router(&hello)) {
+        lines.warning(
+            "atlas",
+            UNTRIED_ON_SHARDS,
+            "take a cluster that is not sharded: Outrigger shards nothing itself",
+        );
+    }
+    check_privileges(&mongo, lines).await;
+    check_skew("atlas", &mongo, lines).await;
+}
+
+/// What no test has seen where Atlas is behind a router.
+const UNTRIED_ON_SHARDS: &str = "it is a sharded cluster, on which these are not tried: collections that are sharded there \
+     (unique values that change hands, documents whose shard key changes, capped ones), renames and `dropDatabase`, \
+     index builds and what is said of their progress, `--digest`, `restore`, and the mark of ownership while shards are away";
+
+/// What the agent does in Atlas.
+const NEEDED: [&str; 6] =
+    ["find", "insert", "update", "remove", "createCollection", "dropCollection"];
+
+async fn check_privileges(mongo: &Mongo, lines: &mut Lines) {
+    let command = rawdoc! { "connectionStatus": 1, "showPrivileges": true };
+    let reply = match mongo.command("admin", command).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            return lines.problem("atlas", command_error(&error).to_string(), "check the user");
+        }
+    };
+    let Ok(auth) = reply.get_document("authInfo") else {
+        return;
+    };
+    let list = |key: &str| -> Vec<&Document> {
+        auth.get_array(key)
+            .map(|all| all.iter().filter_map(|v| v.as_document()).collect())
+            .unwrap_or_default()
+    };
+    if list("authenticatedUsers").is_empty() {
+        return lines.warning(
+            "atlas",
+            "no user is authenticated",
+            "fine for a test without access control only",
+        );
+    }
+    let privileges = list("authenticatedUserPrivileges");
+    let may = |action: &str| {
+        privileges.iter().any(|privilege| {
+            privilege
+                .get_array("actions")
+                .is_ok_and(|all| all.iter().any(|a| a.as_str() == Some(action)))
+        })
+    };
+    let missing: Vec<_> = NEEDED.into_iter().filter(|action| !may(action)).collect();
+    if missing.is_empty() {
+        lines.ok("atlas", "the user may write");
+    } else {
+        lines.problem(
+            "atlas",
+            format!("the user may not {}", missing.join(", ")),
+            "grant it the role readWriteAnyDatabase",
+        );
+    }
+    if !may("bypassDocumentValidation") {
+        lines.warning(
+            "atlas",
+            "the user may not bypass document validation, so a document that violates a validator cannot be copied",
+            "grant the action bypassDocumentValidation, if collections have validators",
+        );
+    }
+}

@@ -1,0 +1,254 @@
+//! `outrigger check`: is everything fit, before anything is copied?
+
+use std::{process::ExitCode as Code, time::Duration};
+
+use serde::Serialize;
+
+use super::show;
+use crate::{
+    agent::{connect_atlas, connect_local, ends},
+    cli::args::CheckArgs,
+    config::{Config, ConfigError, Uri, units},
+    mongo::Mongo,
+    observe::report::{ExitCode, Failure, one_line},
+    runtime::clock::now_ms,
+    schema::{Kind, Version, not_taken},
+    sink::SinkError,
+    source::{SourceError, inspect, source_id},
+    sync::{Remark, SyncError, local_collections, review, same},
+};
+
+mod atlas;
+mod here;
+mod local;
+mod plan;
+
+use atlas::check_atlas;
+use local::check_local;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warning,
+    Problem,
+}
+
+/// One line: what was looked at, how it is, and what to do if it is not well.
+#[derive(Debug, Serialize)]
+struct Line {
+    end: &'static str,
+    verdict: Verdict,
+    text: String,
+    fix: Option<String>,
+}
+
+#[derive(Default)]
+struct Lines(Vec<Line>);
+
+/// Clocks that differ by more make lag and times misleading.
+const SKEW_MAX: Duration = Duration::from_secs(5);
+
+impl Lines {
+    fn ok(&mut self, end: &'static str, text: impl Into<String>) {
+        self.0.push(Line { end, verdict: Verdict::Ok, text: text.into(), fix: None });
+    }
+
+    fn warning(&mut self, end: &'static str, text: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Line {
+            end,
+            verdict: Verdict::Warning,
+            text: text.into(),
+            fix: Some(fix.into()),
+        });
+    }
+
+    fn problem(&mut self, end: &'static str, text: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Line {
+            end,
+            verdict: Verdict::Problem,
+            text: text.into(),
+            fix: Some(fix.into()),
+        });
+    }
+
+    /// True when both ends have told their version, which is the first that is asked.
+    fn are_answered(&self) -> bool {
+        ["local", "atlas"].into_iter().all(|end| {
+            self.0.iter().any(|line| line.end == end && line.text.starts_with("MongoDB "))
+        })
+    }
+
+    fn failure(&mut self, end: &'static str, failure: Failure) {
+        let text = failure.error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        self.problem(end, text, failure.hint.unwrap_or_default());
+    }
+}
+
+/// Exit code 0 without a problem; else 2 where both ends are one, 3 for one of the local end, 4 for one of Atlas, 1 for another.
+pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
+    // A configuration that cannot be used is an error of its own, with exit code 2.
+    config.local_uri()?;
+    config.atlas_uri()?;
+    connect_local(config).await?;
+    connect_atlas(config).await?;
+    let mut lines = Lines::default();
+    check_local(config, &mut lines).await;
+    check_atlas(config, &mut lines).await;
+    // Whoever does not answer has been named, and is not waited for again.
+    if lines.are_answered() {
+        check_both(config, &mut lines).await;
+        check_schemas(config, &mut lines).await;
+        check_ownership(config, &mut lines).await;
+    }
+    let (of_here, told) = (config.clone(), lines);
+    let looked = move || {
+        let mut lines = told;
+        here::check_here(&of_here, &mut lines);
+        lines
+    };
+    let lines = crate::runtime::shutdown::blocking(looked).await;
+    let plan = if args.plan && lines.are_answered() {
+        // Two that are one have no plan.
+        if lines.0.iter().any(|line| line.end == "both" && line.verdict == Verdict::Problem) {
+            None
+        } else {
+            Some(plan::of(config).await?)
+        }
+    } else {
+        None
+    };
+    if args.output.json && args.plan {
+        show::json(&serde_json::json!({ "points": lines.0, "plan": plan }));
+    } else if args.output.json {
+        show::json(&lines.0);
+    } else {
+        for line in &lines.0 {
+            let verdict = match line.verdict {
+                Verdict::Ok => show::good("ok     "),
+                Verdict::Warning => show::soso("warning"),
+                Verdict::Problem => show::bad("PROBLEM"),
+            };
+            show::line(format!("{verdict}  {:<5}  {}", line.end, line.text));
+            if let Some(fix) = line.fix.as_deref().filter(|fix| !fix.is_empty()) {
+                show::line(format!("                fix: {fix}"));
+            }
+        }
+    }
+    if let Some(plan) = plan.filter(|_| !args.output.json) {
+        plan.print();
+    }
+    let has_problem =
+        |end: &str| lines.0.iter().any(|line| line.verdict == Verdict::Problem && line.end == end);
+    Ok(match () {
+        () if has_problem("both") => Code::from(ExitCode::Usage as u8),
+        () if has_problem("local") => Code::from(ExitCode::Local as u8),
+        () if has_problem("atlas") => Code::from(ExitCode::Atlas as u8),
+        () if has_problem("here") || has_problem("owner") => Code::from(ExitCode::Problem as u8),
+        () => Code::SUCCESS,
+    })
+}
+
+/// What of a connection string does nothing.
+fn check_options(end: &'static str, uri: Result<&Uri, ConfigError>, lines: &mut Lines) {
+    for text in uri.map(Uri::ignored).unwrap_or_default() {
+        lines.warning(end, text, "nothing to do; take it away if the warning disturbs");
+    }
+}
+
+/// The two ends must be two.
+async fn check_both(config: &Config, lines: &mut Lines) {
+    let (Ok(local), Ok(atlas)) = (connect_local(config).await, connect_atlas(config).await) else {
+        return;
+    };
+    match same::check(&ends(config, &local, &atlas)).await {
+        Ok(_) => lines.ok("both", "they are two different databases"),
+        Err(error @ SyncError::SameDatabase(_)) => lines.failure("both", error.into()),
+        // Whoever does not answer has been named already.
+        Err(_) => {}
+    }
+}
+
+/// What of the local collections this version of Atlas would not take.
+async fn check_schemas(config: &Config, lines: &mut Lines) {
+    // Whoever does not answer has been named already.
+    let (Ok(filter), Ok(local), Ok(atlas)) =
+        (config.filter(), connect_local(config).await, connect_atlas(config).await)
+    else {
+        return;
+    };
+    let (Ok(listing), Ok(version)) =
+        (local_collections(&local, &filter).await, atlas.version().await)
+    else {
+        return;
+    };
+    let Ok(version) = version.parse::<Version>() else { return };
+    let mut all_taken = true;
+    for collection in listing.collections.iter().chain(&listing.views) {
+        let mut description = collection.description();
+        if description.kind == Kind::Collection {
+            match local.list_indexes(&collection.ns).await {
+                Ok(indexes) => description.indexes = indexes,
+                Err(error) => return lines.failure("local", SourceError::from(error).into()),
+            }
+        }
+        for (what, since) in not_taken(&description, version) {
+            all_taken = false;
+            lines.warning(
+                "atlas",
+                format!("{}: {what} needs MongoDB {since}, this is {version}", collection.ns),
+                "upgrade Atlas; without it the documents are copied, and this is left out and named in `status`",
+            );
+        }
+    }
+    if all_taken {
+        lines.ok("atlas", "its version takes every option and index of the local collections");
+    }
+}
+
+/// What `run` will say of whose Atlas it is.
+async fn check_ownership(config: &Config, lines: &mut Lines) {
+    // Whoever does not answer has been named already.
+    let (Ok(filter), Ok(local), Ok(atlas)) =
+        (config.filter(), connect_local(config).await, connect_atlas(config).await)
+    else {
+        return;
+    };
+    let Ok(info) = inspect(&local).await else { return };
+    let Ok((source_id, _)) = source_id(&local, &info).await else { return };
+    match review(&local, &atlas, &filter, &source_id).await {
+        Ok(findings) => {
+            for finding in findings {
+                match finding {
+                    Remark::Fine(text) => lines.ok("owner", text),
+                    Remark::Doubt { text, fix } => lines.warning("owner", text, fix),
+                    Remark::Refusal(error) => lines.failure("owner", error.into()),
+                }
+            }
+        }
+        Err(error @ SyncError::Sink(SinkError::Denied(_))) => lines.warning(
+            "owner",
+            format!("whose Atlas it is cannot be told: {}", one_line(&error)),
+            "grant the user in Atlas the role readWriteAnyDatabase",
+        ),
+        Err(_) => {}
+    }
+}
+
+async fn check_skew(end: &'static str, mongo: &Mongo, lines: &mut Lines) {
+    let Ok(hello) = mongo.hello().await else {
+        return;
+    };
+    let Ok(there) = hello.get_datetime("localTime") else {
+        return;
+    };
+    let skew = Duration::from_millis(
+        u64::try_from(there.timestamp_millis()).unwrap_or(0).abs_diff(now_ms()),
+    );
+    if skew > SKEW_MAX {
+        let text = format!("its clock differs by {}", units::show_duration(skew));
+        lines.warning(end, text, "set both clocks by NTP; until then lag and times mislead");
+    } else {
+        lines.ok(end, "its clock agrees with this machine's");
+    }
+}

@@ -1,0 +1,231 @@
+//! `outrigger roles`: the users of both ends, with no more rights than the work needs.
+//!
+//! The one source of what stands in `deploy/roles.js` and in the documentation, which a test keeps equal. Users of Atlas
+//! cannot be made by `createUser`: there it is Atlas's own command line, or its web page.
+
+use std::{
+    collections::BTreeSet,
+    fmt::Write,
+    io::{BufRead, IsTerminal},
+    process::ExitCode as Code,
+};
+
+use serde_json::{Value, json};
+
+use super::{args::check_patterns, doc::encoded, show};
+use crate::{
+    cli::args::RolesArgs,
+    config::Config,
+    model::namespace::NamespaceFilter,
+    observe::report::{ExitCode, Failure},
+};
+
+/// What both users are called.
+const USER: &str = "outrigger";
+
+/// For `createRole` on the local database.
+const READER: &str = r#"{
+  "role": "outriggerReader",
+  "privileges": [
+    { "resource": { "db": "", "collection": "" }, "actions": ["find", "changeStream", "listCollections", "listIndexes", "collStats"] },
+    { "resource": { "cluster": true }, "actions": ["listDatabases", "replSetGetConfig", "replSetGetStatus"] },
+    { "resource": { "db": "local", "collection": "oplog.rs" }, "actions": ["find"] }
+  ],
+  "roles": []
+}"#;
+
+pub fn run(config: &Config, args: &RolesArgs) -> Result<Code, Failure> {
+    if args.encode {
+        return encode();
+    }
+    let filter = if args.ns.is_empty() { config.filter()? } else { check_patterns(&args.ns)? };
+    let roles = Roles::of(&filter, &config.atlas.state_database);
+    if args.output.json {
+        show::json(&roles.as_json());
+    } else if args.mongosh {
+        show::line(roles.for_mongosh().trim_end());
+    } else {
+        show::line(roles.for_people().trim_end());
+    }
+    Ok(Code::SUCCESS)
+}
+
+/// A password from stdin as a connection string takes it. Nothing is kept of it.
+fn encode() -> Result<Code, Failure> {
+    if std::io::stdin().is_terminal() {
+        eprintln!(
+            "the password, which will be seen as you type (or `read -rs` it, and pipe it in):"
+        );
+    }
+    let mut password = String::new();
+    let read = std::io::stdin().lock().read_line(&mut password);
+    read.map_err(|error| {
+        Failure::new(ExitCode::Problem, anyhow::Error::new(error).context("stdin cannot be read"))
+            .hint("printf %s \"$PASSWORD\" | outrigger roles --encode")
+    })?;
+    show::line(encoded(password.trim_end_matches(['\r', '\n'])));
+    Ok(Code::SUCCESS)
+}
+
+/// What the user in Atlas gets, on which database.
+struct Roles(Vec<(&'static str, String)>, Option<BTreeSet<String>>);
+
+impl Roles {
+    fn of(filter: &NamespaceFilter, state_database: &str) -> Self {
+        let patterns = &filter.patterns().include;
+        let named: BTreeSet<String> = patterns
+            .iter()
+            .filter_map(|pattern| Some(pattern.split_once('.')?.0.to_owned()))
+            .collect();
+        let is_everything = patterns.is_empty() || named.iter().any(|db| db.contains(['*', '?']));
+        let admin = || "admin".to_owned();
+        if is_everything {
+            let roles = ["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"];
+            return Self(roles.into_iter().map(|role| (role, admin())).collect(), None);
+        }
+        let of_db = |db: &String| [("readWrite", db.clone()), ("dbAdmin", db.clone())];
+        let mut roles: Vec<_> = named.iter().flat_map(of_db).collect();
+        roles.push(("readWrite", state_database.to_owned()));
+        roles.push(("clusterMonitor", admin()));
+        Self(roles, Some(named))
+    }
+
+    fn what(&self) -> String {
+        match &self.1 {
+            None => "every database".to_owned(),
+            Some(named) => {
+                let names: Vec<_> = named.iter().map(|db| format!("`{db}`")).collect();
+                let word = if names.len() == 1 { "database" } else { "databases" };
+                format!("the {word} {}", names.join(", "))
+            }
+        }
+    }
+
+    /// As `createUser` takes them.
+    fn list(&self) -> String {
+        let rows = self
+            .0
+            .iter()
+            .map(|(role, db)| format!("  {{ \"role\": \"{role}\", \"db\": \"{db}\" }}"));
+        format!("[\n{}\n]", rows.collect::<Vec<_>>().join(",\n"))
+    }
+
+    /// As Atlas's command line takes them.
+    fn option(&self) -> String {
+        self.0.iter().map(|(role, db)| format!("{role}@{db}")).collect::<Vec<_>>().join(",")
+    }
+
+    fn create_user(&self) -> String {
+        format!(
+            "atlas dbusers create --username {USER} --password \"$PASSWORD\" --role {}",
+            self.option()
+        )
+    }
+
+    fn local() -> String {
+        format!(
+            "use admin\ndb.createRole({READER})\n\
+             db.createUser({{ user: \"{USER}\", pwd: passwordPrompt(), roles: [\"outriggerReader\"] }})\n"
+        )
+    }
+
+    fn target(&self) -> String {
+        format!(
+            "use admin\ndb.createUser({{ user: \"{USER}\", pwd: passwordPrompt(), roles: {} }})\n",
+            self.list()
+        )
+    }
+
+    /// `deploy/roles.js`.
+    fn for_mongosh(&self) -> String {
+        format!(
+            "// Least privilege, to paste into mongosh. Passwords are asked for. A test runs the agent with exactly these.\n\
+             // `outrigger roles --mongosh` prints this for the namespaces of a configuration.\n\n\
+             // --- on the local database: reads only --------------------------------------------------------\n{}\n\
+             // --- on the target, for {} --------\n\
+             // Atlas takes no createUser: `outrigger roles` prints its own command, and the rows of its web page.\n{}",
+            Self::local(),
+            self.what(),
+            self.target(),
+        )
+    }
+
+    fn for_people(&self) -> String {
+        let mut text = format!(
+            "On the local database, in mongosh (reads only; it asks for a password):\n\n{}\n\
+             In Atlas, for {}. By its command line (`atlas auth login` first):\n\n\
+             read -rs PASSWORD\n{}\natlas accessLists create --currentIp --comment outrigger\n\n\
+             Or by its web page:\n\
+             Database Access, Add New Database User, Password, user `{USER}`, Specific Privileges:\n",
+            Self::local(),
+            self.what(),
+            self.create_user(),
+        );
+        for (role, db) in &self.0 {
+            let _ = writeln!(text, "  {role:<21} database {db}");
+        }
+        let _ = write!(
+            text,
+            "Network Access, Add IP Address: the one by which this machine reaches the internet\n\n\
+             The connection strings; what is no letter or digit of a password must be escaped (percent-encoded), which\n\
+             `printf %s \"$PASSWORD\" | outrigger roles --encode` does:\n\n\
+             export MONGODB_LOCAL_URI='mongodb://{USER}:PASSWORD@127.0.0.1:27017/?replicaSet=rs0&authSource=admin'\n\
+             export MONGODB_ATLAS_URI='mongodb+srv://{USER}:PASSWORD@CLUSTER.mongodb.net/'\n\n\
+             Then `outrigger check` says whether all of it is there.\n"
+        );
+        text
+    }
+
+    fn as_json(&self) -> Value {
+        let role: Value = serde_json::from_str(READER).unwrap_or_default();
+        let roles: Vec<_> =
+            self.0.iter().map(|(role, db)| json!({ "role": role, "db": db })).collect();
+        json!({
+            "user": USER,
+            "local": { "createRole": role, "roles": ["outriggerReader"] },
+            "atlas": {
+                "roles": roles,
+                "commands": [self.create_user(), "atlas accessLists create --currentIp --comment outrigger"],
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(include: &[&str]) -> Roles {
+        let include: Vec<String> = include.iter().map(|&pattern| pattern.to_owned()).collect();
+        Roles::of(&NamespaceFilter::new(&include, &[]).unwrap(), "outrigger")
+    }
+
+    #[test]
+    fn the_file_to_paste_is_what_the_command_prints() {
+        let file = include_str!("../../deploy/roles.js");
+
+        assert_eq!(of(&["shop.*"]).for_mongosh(), file);
+    }
+
+    #[test]
+    fn the_role_that_is_printed_is_json() {
+        let printed = of(&["shop.*"]).as_json();
+
+        assert_eq!(printed["local"]["createRole"]["role"], "outriggerReader");
+        assert_eq!(printed["atlas"]["roles"][0]["role"], "readWrite");
+    }
+
+    #[test]
+    fn atlas_gets_each_database_by_name_or_all_of_them() {
+        assert_eq!(
+            of(&["shop.orders", "shop.items", "crm.*"]).option(),
+            "readWrite@crm,dbAdmin@crm,readWrite@shop,dbAdmin@shop,readWrite@outrigger,clusterMonitor@admin"
+        );
+        for all in [&[][..], &["*"], &["shop*.orders", "crm.*"]] {
+            assert_eq!(
+                of(all).option(),
+                "readWriteAnyDatabase@admin,dbAdminAnyDatabase@admin,clusterMonitor@admin"
+            );
+        }
+    }
+}

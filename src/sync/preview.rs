@@ -1,0 +1,177 @@
+//! What a comparison of everything would do, told before it does anything: by the servers' own estimates, so no document
+//! is read. Exact is `outrigger sync --dry-run`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::{SyncError, atlas_collections, deletes::DeleteLimit, ownership, range::Size};
+use crate::{
+    model::namespace::{Namespace, NamespaceFilter},
+    mongo::Mongo,
+    source::SourceError,
+    sync::local_collections,
+};
+
+/// What becomes of one collection or view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Atlas has none of it.
+    Copy,
+    /// Both sides have some.
+    Compare,
+    /// Only Atlas has it.
+    Delete,
+    /// It is somebody else's in Atlas, or more than may be deleted.
+    Leave,
+}
+
+/// One collection or view, and what is planned for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Planned {
+    pub ns: Namespace,
+    pub action: Action,
+    /// As the servers estimate.
+    pub local_documents: u64,
+    pub local_bytes: u64,
+    pub atlas_documents: u64,
+    pub note: Option<String>,
+}
+
+/// What a person may say to more than may be deleted unasked.
+const ALLOW: &str =
+    "more than `sync.max_delete_ratio`: `outrigger sync --allow-mass-delete` deletes it";
+
+/// What is known of one name.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    is_view: bool,
+    /// `None` where it is not.
+    here: Option<Size>,
+    there: Option<u64>,
+    is_theirs: bool,
+}
+
+/// Looks at both sides, and changes nothing.
+///
+/// # Errors
+/// When an end does not answer, or refuses to.
+pub async fn preview(
+    local: &Mongo,
+    atlas: &Mongo,
+    filter: &NamespaceFilter,
+    source_id: &str,
+    max_delete_ratio: f64,
+) -> Result<Vec<Planned>, SyncError> {
+    let here = local_collections(local, filter).await?;
+    let there = atlas_collections(atlas, filter).await?;
+    let theirs: BTreeSet<_> = ownership::not_ours(atlas, filter, source_id).await?;
+    let mut names: BTreeMap<Namespace, Known> = BTreeMap::new();
+    for (listing, is_here) in [(&here, true), (&there, false)] {
+        for (of, is_view) in [(&listing.collections, false), (&listing.views, true)] {
+            for collection in of {
+                let known = names.entry(collection.ns.clone()).or_default();
+                known.is_view |= is_view;
+                if is_here {
+                    known.here = Some(Size::default());
+                } else {
+                    known.there = Some(0);
+                }
+            }
+        }
+    }
+    let mut planned = Vec::new();
+    for (ns, mut known) in names {
+        if !known.is_view && known.here.is_some() {
+            known.here = Some(Size::of(local, &ns).await.map_err(SourceError::from)?);
+        }
+        if !known.is_view && known.there.is_some() {
+            let size = Size::of(atlas, &ns).await.map_err(|error| SyncError::atlas(&error))?;
+            known.there = Some(size.documents);
+        }
+        known.is_theirs = theirs.contains(&ns);
+        planned.push(plan(ns, &known, DeleteLimit::new(max_delete_ratio)));
+    }
+    planned.sort_by(|a, b| (a.action, &a.ns).cmp(&(b.action, &b.ns)));
+    Ok(planned)
+}
+
+fn plan(ns: Namespace, known: &Known, limit: DeleteLimit) -> Planned {
+    let (is_here, is_there) = (known.here.is_some(), known.there.is_some());
+    let (here, there) = (known.here.unwrap_or_default(), known.there.unwrap_or(0));
+    let extra = there.saturating_sub(here.documents);
+    let too_many = limit.is_mass_delete(extra, there);
+    let (action, note) = match () {
+        () if known.is_theirs => (
+            Action::Leave,
+            Some(
+                "Atlas holds data that was never copied from here: `run --adopt` takes it over"
+                    .to_owned(),
+            ),
+        ),
+        () if is_here && known.is_view => {
+            (if is_there { Action::Compare } else { Action::Copy }, Some("a view".to_owned()))
+        }
+        () if !is_here && known.is_view => (Action::Delete, Some("a view".to_owned())),
+        () if !is_here && too_many => (Action::Leave, Some(ALLOW.to_owned())),
+        () if !is_here => (Action::Delete, None),
+        () if there == 0 => (Action::Copy, None),
+        () if too_many => {
+            (Action::Compare, Some(format!("Atlas has {extra} more, which stay: {ALLOW}")))
+        }
+        () if extra > 0 => {
+            (Action::Compare, Some(format!("{extra} or more would be deleted in Atlas")))
+        }
+        () => (Action::Compare, None),
+    };
+    Planned {
+        ns,
+        action,
+        local_documents: here.documents,
+        local_bytes: here.bytes,
+        atlas_documents: there,
+        note,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_planned_follows_from_what_both_sides_have() {
+        let collection = |here: Option<u64>, there: Option<u64>| Known {
+            here: here.map(|documents| Size { documents, bytes: 0 }),
+            there,
+            ..Known::default()
+        };
+        let theirs = Known { is_theirs: true, ..collection(Some(1), Some(1)) };
+        let view = |here: bool| Known {
+            is_view: true,
+            here: here.then(Size::default),
+            there: Some(0),
+            ..Known::default()
+        };
+        for (known, action, note) in [
+            (collection(Some(5), None), Action::Copy, None),
+            (collection(Some(5), Some(0)), Action::Copy, None),
+            (collection(Some(5), Some(5)), Action::Compare, None),
+            (collection(Some(5), Some(9)), Action::Compare, Some("4 or more would be deleted")),
+            (collection(Some(0), Some(500)), Action::Compare, Some("500 more, which stay")),
+            (collection(None, Some(5)), Action::Delete, None),
+            (collection(None, Some(500)), Action::Leave, Some("--allow-mass-delete")),
+            (view(true), Action::Compare, Some("a view")),
+            (view(false), Action::Delete, Some("a view")),
+            (theirs, Action::Leave, Some("--adopt")),
+        ] {
+            let planned = plan(Namespace::new("a", "b"), &known, DeleteLimit::new(0.2));
+
+            assert_eq!(planned.action, action, "{known:?}");
+            let told = planned.note.as_deref();
+            assert_eq!(told.is_some(), note.is_some(), "{known:?}: {told:?}");
+            assert!(note.is_none_or(|note| told.unwrap().contains(note)), "{told:?}");
+        }
+    }
+}
