@@ -8,12 +8,11 @@ use std::{
 
 use serde_json::Value;
 
-use super::doc::encoded;
 use crate::{
     admin::{askers, read_token},
     agent::queue_options,
     cli::args::Why,
-    config::Config,
+    config::{Config, encoded},
     observe::report::{ExitCode, Failure},
     queue::{Queue, QueueError},
 };

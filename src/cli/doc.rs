@@ -8,7 +8,7 @@ use super::{access::Access, show};
 use crate::{
     agent::{connect_atlas, connect_local},
     cli::args::DocArgs,
-    config::Config,
+    config::{Config, encoded},
     model::document_key::DocumentKey,
     observe::report::{ExitCode, Failure},
     sync::document::{look_up, not_replicated},
@@ -87,27 +87,4 @@ fn print(report: &Value) {
     };
     show::line(format!("local      {}", side("inLocal")));
     show::line(format!("atlas      {}", side("inAtlas")));
-}
-
-/// For a part of a path, or a header: everything but the plainest characters as `%XX`.
-pub fn encoded(text: &str) -> String {
-    use std::fmt::Write;
-    text.bytes().fold(String::new(), |mut path, byte| {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            path.push(char::from(byte));
-        } else {
-            let _ = write!(path, "%{byte:02X}");
-        }
-        path
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_of_any_kind_fits_into_a_path() {
-        assert_eq!(encoded("{\"a\": \"ö/?#%\"}"), "%7B%22a%22%3A%20%22%C3%B6%2F%3F%23%25%22%7D");
-    }
 }

@@ -12,10 +12,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{args::check_patterns, doc::encoded, show};
+use super::{args::check_patterns, show};
 use crate::{
     cli::args::RolesArgs,
-    config::Config,
+    config::{Config, encoded},
     model::namespace::NamespaceFilter,
     observe::report::{ExitCode, Failure},
 };
@@ -221,7 +221,7 @@ mod tests {
             of(&["shop.orders", "shop.items", "crm.*"]).option(),
             "readWrite@crm,dbAdmin@crm,readWrite@shop,dbAdmin@shop,readWrite@outrigger,clusterMonitor@admin"
         );
-        for all in [&[][..], &["*"], &["shop*.orders", "crm.*"]] {
+        for all in [&[][..], &["*.*"], &["shop*.orders", "crm.*"]] {
             assert_eq!(
                 of(all).option(),
                 "readWriteAnyDatabase@admin,dbAdminAnyDatabase@admin,clusterMonitor@admin"

@@ -19,8 +19,8 @@ mod uri_options;
 
 pub use error::{ConfigError, Place};
 pub use load::{REFERENCE, Secrets, load, load_with, parse};
-pub(crate) use uri::decoded;
 pub use uri::{HttpUrl, Origin, Uri};
+pub(crate) use uri::{decoded, encoded};
 
 /// Everything that can be configured. Field names are the keys.
 #[derive(Clone, Debug, PartialEq)]

@@ -235,6 +235,19 @@ fn is_escaped(credentials: &str) -> bool {
     })
 }
 
+/// For a part of a path, or a header: everything but the plainest characters as `%XX`.
+pub(crate) fn encoded(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes().fold(String::new(), |mut path, byte| {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            let _ = write!(path, "%{byte:02X}");
+        }
+        path
+    })
+}
+
 /// With `%2F` and the like written out.
 pub(crate) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
@@ -323,6 +336,14 @@ impl fmt::Debug for HttpUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_encoded_fits_into_a_path_and_is_read_back() {
+        let text = "{\"a\": \"ö/?#%\"}";
+
+        assert_eq!(encoded(text), "%7B%22a%22%3A%20%22%C3%B6%2F%3F%23%25%22%7D");
+        assert_eq!(decoded(&encoded(text)), text);
+    }
 
     #[test]
     fn a_web_address_shows_its_host_only() {
