@@ -31,6 +31,7 @@
 //! | wiring | [`agent`] |
 //! | tasks | [`tailer`], [`worker`], [`sync`] |
 //! | notes of the tasks to one another | [`sync/state`](sync::state), [`sync/unproven`](sync::unproven), [`schema/watch`](schema::watch) |
+//! | both sides, looked into | [`side`] |
 //! | seams and store | [`source`], [`sink`], [`queue`] (they never name each other) |
 //! | driver | [`mongo`] |
 //! | ground | [`runtime`] |
@@ -39,7 +40,8 @@
 //! | decisions | [`policy`], [`schema`], [`config`] |
 //! | words | [`model`] |
 //!
-//! Only `source`, `sink`, `sync` and `mongo` know the driver (BSON types excepted), only `queue` knows
+//! Only `source`, `sink` and `mongo` know the driver (BSON types excepted), `sync` sees of each end what a
+//! [`Side`](side::Side) tells, only `queue` knows
 //! sled and bincode, only `admin` knows the web framework, only `policy/backoff` knows the crate of that name.
 //!
 //! # Locks
@@ -97,6 +99,7 @@ pub mod policy;
 pub mod queue;
 pub mod runtime;
 pub mod schema;
+pub mod side;
 pub mod sink;
 pub mod source;
 pub mod sync;

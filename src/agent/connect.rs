@@ -9,6 +9,7 @@ use crate::{
     mongo::{Connect, Mongo, MongoError},
     policy::{backoff::RetrySchedule, breaker::BreakerPolicy, limiter::Limiter},
     queue::QueueOptions,
+    side::MongoSide,
     sync::Ends,
     worker::WorkerOptions,
 };
@@ -80,7 +81,8 @@ pub(super) fn tell_of_options(config: &Config) -> Result<(), ConfigError> {
 /// Both ends, to be read within the configured bounds.
 pub fn ends(config: &Config, local: &Mongo, atlas: &Mongo) -> Ends {
     let sync = &config.sync;
-    Ends::new(local.clone(), atlas.clone(), sync.parallel, sync.max_docs_per_second)
+    let (local, atlas) = (MongoSide::source(local), MongoSide::target(atlas));
+    Ends::new(local, atlas, sync.parallel, sync.max_docs_per_second)
 }
 
 /// How the configured queue is opened.

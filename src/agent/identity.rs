@@ -9,7 +9,8 @@ use crate::{
     model::namespace::NamespaceFilter,
     queue::{Queue, QueueError, note},
     runtime::{files, shutdown::blocking},
-    sync::ownership::{AgentMark, Claim},
+    side::{MongoSide, marks::AgentMark},
+    sync::ownership::Claim,
 };
 
 /// How long an agent that stops waits for Atlas to take its mark back.
@@ -22,8 +23,9 @@ impl Agent {
         if !self.writing.is_marked() {
             return;
         }
+        let atlas = MongoSide::target(&self.atlas);
         let claim = Claim {
-            atlas: &self.atlas,
+            atlas: &*atlas,
             filter,
             source_id: &self.source_id,
             agent: &self.mark,

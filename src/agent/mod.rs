@@ -29,12 +29,12 @@ use crate::{
     queue::{Queue, QueueError, QueueOptions, Rebuilt},
     runtime::shutdown::{Stop, blocking},
     schema::watch::SchemaWatch,
+    side::{MongoSide, marks::AgentMark},
     source::{
         ChangeStreamSource, PIPELINE_VERSION, Source, SourceError, SourceInfo, inspect, source_id,
     },
     sync::{
         self, SyncError,
-        ownership::AgentMark,
         state::{Reason, SyncState},
     },
     tailer::TailerError,
@@ -247,7 +247,8 @@ async fn first_look(
     let first_look = local.for_a_proof();
     let info = inspect(&first_look).await?;
     let id = source_id(&first_look, &info).await?;
-    sync::same::check_early(&first_look, atlas).await?;
+    let (here, there) = (MongoSide::source(&first_look), MongoSide::target(atlas));
+    sync::same::check_early(&*here, &*there).await?;
     Ok((info, id))
 }
 

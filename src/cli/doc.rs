@@ -11,6 +11,7 @@ use crate::{
     config::{Config, encoded},
     model::document_key::DocumentKey,
     observe::report::{ExitCode, Failure},
+    side::MongoSide,
     sync::document::{look_up, not_replicated},
 };
 
@@ -30,10 +31,11 @@ pub async fn run(config: &Config, args: &DocArgs) -> Result<Code, Failure> {
                 let failure = Failure::new(ExitCode::Problem, anyhow::anyhow!(reason));
                 return Err(if let Some(hint) = hint { failure.hint(hint) } else { failure });
             }
-            let (local, atlas) = (connect_local(config).await?, connect_atlas(config).await?);
+            let local = MongoSide::source(&connect_local(config).await?);
+            let atlas = MongoSide::target(&connect_atlas(config).await?);
             let mut found = None;
             for key in DocumentKey::meant_by(&args.id) {
-                let report = look_up(&queue, None, &local, &atlas, &args.ns, &key).await?;
+                let report = look_up(&queue, None, &*local, &*atlas, &args.ns, &key).await?;
                 if report.in_local != Some(false) || report.in_atlas != Some(false) {
                     found = Some(json!(report));
                     break;

@@ -25,6 +25,7 @@ use crate::{
     },
     queue::Queue,
     runtime::{clock::now_ms, shutdown::blocking},
+    side::MongoSide,
     sync::{
         SyncError, is_all_held_up, nothing_of, refused_of_the_run,
         state::{Cancelled, Reason, SyncRequest, SyncState},
@@ -154,9 +155,10 @@ async fn run_here(
     if !request.namespaces.is_empty() {
         let Handles { atlas, config, .. } = &handles;
         // The agent's own connections are proven while it runs, which it does not yet.
-        let local = connect_local(config).await?;
+        let local = MongoSide::source(&connect_local(config).await?);
+        let atlas = MongoSide::target(atlas);
         if let Some(nothing) =
-            nothing_of(&request.namespaces, &local, atlas, &config.filter()?).await
+            nothing_of(&request.namespaces, &*local, &*atlas, &config.filter()?).await
         {
             return Err(SyncError::NothingMatches(nothing).into());
         }

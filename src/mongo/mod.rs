@@ -38,6 +38,8 @@ mod trusting;
 pub use explained::Explained;
 pub use guard::process_of;
 use guard::{Guard, noting};
+/// What a cursor brought at once.
+pub use mongodb::raw_batch_cursor::RawBatch as Reply;
 use renewal::{Place, Print, Renewal};
 pub use seeds::STANDALONE_HINT;
 use trusting::{compressors, trusting};
@@ -478,10 +480,13 @@ pub fn majority_after(after: ClusterTime) -> RawDocumentBuf {
     concern
 }
 
+/// What a server has answered with is not what it should be.
+pub fn malformed(error: Malformed) -> MongoError {
+    MongoError::Driver(mongodb::error::Error::custom(error.to_string()))
+}
+
 /// The documents of a reply.
 pub fn documents(batch: &RawBatch) -> Result<Vec<&RawDocument>, MongoError> {
-    let malformed =
-        |error: Malformed| MongoError::Driver(mongodb::error::Error::custom(error.to_string()));
     let list = RawDocument::from_bytes(batch.doc_slices()?.as_bytes())
         .map_err(mongodb::error::Error::from)?;
     raw::elements(list)

@@ -14,12 +14,13 @@ use bson::{RawDocument, RawDocumentBuf};
 use super::{
     SyncError,
     ends::{End, Ends},
-    range::{KeyRange, Order, Part, Route, Walk, malformed},
+    range::PatientWalk,
 };
 use crate::{
     gate::Permit,
     model::{checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace},
     runtime::shutdown::Stop,
+    side::{KeyRange, Order, Part, Route},
 };
 
 /// How a document differs.
@@ -77,18 +78,18 @@ impl Comparison<'_> {
         part: Part,
         findings: &F,
     ) -> Result<(), SyncError> {
-        let mut walk = Walk::new(&self.ends.local, self.route(range.clone(), part, self.after));
+        let route = self.route(range.clone(), part, self.after);
+        let mut walk = PatientWalk::new(self.ends, End::Local, route, self.stop);
         let mut from = range.from.clone();
         // The last document of a page opens the next part, since its key is the bound between the two.
         let mut carried: Option<(RawDocumentBuf, Permit)> = None;
         loop {
-            let page = if self.is_only_there {
-                None
-            } else {
-                walk.advance(self.ends, End::Local, self.stop).await?
-            };
+            let page = if self.is_only_there { None } else { walk.next().await? };
             let rest = KeyRange { from: from.clone(), until: range.until.clone() };
-            let again = || Walk::new(&self.ends.local, self.route(rest.clone(), part, self.after));
+            let again = || {
+                let route = self.route(rest.clone(), part, self.after);
+                PatientWalk::new(self.ends, End::Local, route, self.stop)
+            };
             let Some(page) = page else {
                 let permits = [Some(walk.permit()), carried.as_ref().map(|(_, of)| of.clone())];
                 let last: Vec<&RawDocument> = carried.iter().map(|(last, _)| &**last).collect();
@@ -98,11 +99,10 @@ impl Comparison<'_> {
                 (walk, carried) = (again(), None);
                 continue;
             };
-            let local = |error| End::Local.error(error);
-            let documents = page.documents().map_err(local)?;
+            let documents = page.documents()?;
             self.ends.book(documents.len(), self.stop).await?;
             let Some((last, before)) = documents.split_last() else { continue };
-            let bound = DocumentKey::of(last).map_err(|error| local(malformed(error)))?;
+            let bound = self.key_of(End::Local, last)?;
             let opened = carried.replace(((*last).to_owned(), page.permit().clone()));
             let permits = [Some(page.permit().clone()), opened.as_ref().map(|(_, of)| of.clone())];
             let opened = opened.iter().map(|(last, _)| &**last);
@@ -136,22 +136,20 @@ impl Comparison<'_> {
             HashMap::with_capacity(documents.len());
         for document in documents {
             compared.bytes += document.as_bytes().len() as u64;
-            let key =
-                DocumentKey::of(document).map_err(|error| End::Local.error(malformed(error)))?;
+            let key = self.key_of(End::Local, document)?;
             here.insert(key.canonical(), (key, document));
         }
-        let mut walk =
-            Walk::new(&self.ends.atlas, self.route(stretch, part, ClusterTime::default()));
-        while let Some(page) = walk.advance(self.ends, End::Atlas, self.stop).await? {
-            let atlas = |error| End::Atlas.error(error);
-            let copies = page.documents().map_err(atlas)?;
+        let route = self.route(stretch, part, ClusterTime::default());
+        let mut walk = PatientWalk::new(self.ends, End::Atlas, route, self.stop);
+        while let Some(page) = walk.next().await? {
+            let copies = page.documents()?;
             compared.atlas_documents += copies.len() as u64;
             for copy in copies {
-                let key = DocumentKey::of(copy).map_err(|error| atlas(malformed(error)))?;
+                let key = self.key_of(End::Atlas, copy)?;
                 match here.remove(&key.canonical()) {
                     None => compared.found.push((Mismatch::Extra, key)),
                     Some((_, document))
-                        if part == Part::Whole && document.as_bytes() != copy.as_bytes() =>
+                        if part == Part::Whole && !self.ends.atlas.is_copy(document, copy) =>
                     {
                         compared.found.push((Mismatch::Content, key));
                     }
@@ -173,7 +171,15 @@ impl Comparison<'_> {
         Ok(true)
     }
 
-    fn route(&self, range: KeyRange, part: Part, after: ClusterTime) -> Route {
+    pub(super) fn key_of(
+        &self,
+        end: End,
+        document: &RawDocument,
+    ) -> Result<DocumentKey, SyncError> {
+        DocumentKey::of(document).map_err(|error| self.ends.of(end).malformed(error).into())
+    }
+
+    pub(super) fn route(&self, range: KeyRange, part: Part, after: ClusterTime) -> Route {
         Route { ns: self.ns.clone(), range, part, order: Order::ById, after, page: self.page }
     }
 }

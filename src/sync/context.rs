@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 
 use super::{
     Listing, SyncError, atlas_collections,
-    ends::{End, Ends, ask},
-    local_collections, pause, unmatched,
+    ends::{Ends, ask},
+    pause, unmatched,
 };
 use crate::{
     gate::{reading::Reading, writing::Writing},
@@ -29,7 +29,6 @@ use crate::{
         shutdown::{Stop, blocking},
     },
     schema::{Description, watch::SchemaWatch},
-    source::inspect,
 };
 
 /// How often to look whether a pause is over.
@@ -54,13 +53,13 @@ pub struct Context<K> {
 impl<K> Context<K> {
     /// What the local database has of what is replicated, but for what is not ours in Atlas.
     pub(super) async fn here(&self) -> Result<Listing, SyncError> {
-        let listing = local_collections(&self.ends.local, &self.filter).await?;
+        let listing = self.ends.local.list(&self.filter).await?;
         Ok(self.without_foreign(listing))
     }
 
     /// As [`here`](Self::here), of Atlas.
     pub(super) async fn there(&self) -> Result<Listing, SyncError> {
-        let listing = atlas_collections(&self.ends.atlas, &self.filter).await?;
+        let listing = atlas_collections(&*self.ends.atlas, &self.filter).await?;
         Ok(self.without_foreign(listing))
     }
 
@@ -92,7 +91,7 @@ impl<K> Context<K> {
         id: Option<CollectionId>,
         stop: &Stop,
     ) -> Result<Option<Description>, SyncError> {
-        let here = ask!(self.ends, End::Local, stop, self.ends.local.describe_options(ns));
+        let here = ask!(self.ends, stop, self.ends.local.describe_options(ns));
         Ok(here.filter(|found| found.id == id))
     }
 
@@ -102,7 +101,7 @@ impl<K> Context<K> {
         K: Send + Sync,
     {
         self.retrying(stop, "the local time is not known yet", || {
-            Box::pin(async move { Ok(inspect(&self.ends.local).await?.now) })
+            Box::pin(async move { Ok(self.ends.local.now().await?) })
         })
         .await
     }

@@ -10,7 +10,7 @@ use super::{
     SyncError,
     ends::{End, Ends},
     pause,
-    range::{KeyRange, Order, Page, Part, Route, Walk},
+    range::PatientWalk,
 };
 use crate::{
     model::{checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace},
@@ -19,6 +19,7 @@ use crate::{
         crash::{self, Step},
         shutdown::Stop,
     },
+    side::{KeyRange, Order, Page, Part, Route},
     sink::{Sink, SinkError, Write, Written},
     source::SourceError,
 };
@@ -98,14 +99,14 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
             page: unit.page,
         };
         let _slot = self.ends.slot().await;
-        let mut walk = Walk::new(self.ends.of(self.from), route);
+        let mut walk = PatientWalk::new(self.ends, self.from, route, self.stop);
         let mut page = self.read(&mut walk).await?;
         while let Some(read) = page {
             if self.stop.is_draining() {
                 return Err(SyncError::Stopped);
             }
             let write = async {
-                let _room = self.ends.copying(read.len()).await;
+                let _room = self.ends.copying(read.bytes()).await;
                 self.write(&unit.ns, &read).await
             };
             let (next, written) = tokio::join!(self.read(&mut walk), write);
@@ -120,8 +121,8 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
         Ok(())
     }
 
-    async fn read(&self, walk: &mut Walk<'_>) -> Result<Option<Page>, SyncError> {
-        let page = walk.advance(self.ends, self.from, self.stop).await?;
+    async fn read(&self, walk: &mut PatientWalk<'_>) -> Result<Option<Page>, SyncError> {
+        let page = walk.next().await?;
         if let (End::Local, Some(page)) = (self.from, &page) {
             self.ends.book(page.count(), self.stop).await?;
         }
@@ -131,7 +132,7 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
     /// Writes the documents of a page. They are not copied: what is written borrows the reply. False when the page
     /// was read under a permit that holds no longer, and must be read again.
     async fn write(&self, ns: &Namespace, page: &Page) -> Result<bool, SyncError> {
-        let found = page.documents().map_err(|error| self.from.error(error))?;
+        let found = page.documents()?;
         let documents = found.len() as u64;
         let bytes = found.iter().map(|document| document.as_bytes().len() as u64).sum();
         let mut open: Vec<_> = found.into_iter().map(Pending::new).collect();

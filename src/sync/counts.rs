@@ -16,17 +16,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use bson::RawDocument;
 
-use super::{Collection, Context, SyncError, pause};
+use super::{Collection, Context, Ends, SyncError, pause, schema::describe};
 use crate::{
-    model::{checkpoint::ClusterTime, namespace::Namespace},
-    mongo::{Mongo, MongoError, documents, majority_after},
+    model::namespace::Namespace,
     observe::status::{Counted, Divergence, Phase},
     runtime::shutdown::{Stop, blocking},
     schema::expiry::Expiry,
     sink::SchemaSink,
-    source::{SourceError, inspect},
 };
 
 /// How often a difference is looked at before it is believed, and how far apart at the most.
@@ -178,7 +176,7 @@ impl<K: SchemaSink> CountCheck<K> {
     /// True once everything that was committed before the call is in the queue: what is not read yet could
     /// explain any difference.
     pub(super) async fn has_read_all(&self, stop: &Stop) -> Result<bool, SyncError> {
-        let now = inspect(&self.cx.ends.local).await?.now;
+        let now = self.cx.ends.local.now().await?;
         for _ in 0..READ_LOOKS {
             if self.cx.reading.position().has_read(now) {
                 return Ok(true);
@@ -249,7 +247,7 @@ impl<K: SchemaSink> CountCheck<K> {
         known: &mut Known,
         stop: &Stop,
     ) -> Result<Option<Vec<Divergence>>, SyncError> {
-        let described = self.cx.ends.local.describe(ns).await.map_err(SourceError::from)?;
+        let described = describe(&*self.cx.ends.local, ns).await?;
         let expiry = described.as_ref().and_then(Expiry::of);
         let sync = self.cx.status.state().sync.as_ref().map(|sync| sync.id.clone());
         let dead = self.dead_letters().await?;
@@ -314,10 +312,10 @@ impl<K: SchemaSink> CountCheck<K> {
         dead: &BTreeMap<Namespace, u64>,
     ) -> Result<Counts, SyncError> {
         let before = self.cx.queue.pending_of(ns);
-        let first = self.cx.ends.local.estimated_count(ns).await.map_err(SourceError::from)?;
-        let atlas =
-            self.cx.ends.atlas.estimated_count(ns).await.map_err(|e| SyncError::atlas(&e))?;
-        let second = self.cx.ends.local.estimated_count(ns).await.map_err(SourceError::from)?;
+        let Ends { local, atlas, .. } = &self.cx.ends;
+        let first = local.estimated_count(ns).await?;
+        let atlas = atlas.estimated_count(ns).await?;
+        let second = local.estimated_count(ns).await?;
         let pending = before.max(self.cx.queue.pending_of(ns)) + dead.get(ns).copied().unwrap_or(0);
         Ok(Counts { local: [first, second], atlas, pending })
     }
@@ -331,10 +329,10 @@ impl<K: SchemaSink> CountCheck<K> {
     ) -> Result<Option<Counts>, SyncError> {
         let dead = self.dead_letters().await?;
         let before = self.cx.queue.pending_of(ns);
-        let exact = async |mongo: &Mongo| exact(mongo, ns, filter).await;
-        let first = exact(&self.cx.ends.local).await.map_err(SourceError::from)?;
-        let atlas = exact(&self.cx.ends.atlas).await.map_err(|error| SyncError::atlas(&error))?;
-        let second = exact(&self.cx.ends.local).await.map_err(SourceError::from)?;
+        let Ends { local, atlas, .. } = &self.cx.ends;
+        let first = local.count(ns, filter).await?;
+        let atlas = atlas.count(ns, filter).await?;
+        let second = local.count(ns, filter).await?;
         let (Some(first), Some(atlas), Some(second)) = (first, atlas, second) else {
             return Ok(None);
         };
@@ -354,53 +352,6 @@ impl<K: SchemaSink> CountCheck<K> {
                 (Some(counts.local[1]), Some(counts.atlas));
         }
     }
-}
-
-/// `MaxTimeMSExpired`.
-const TIME_EXPIRED: i32 = 50;
-
-/// Counts the documents one by one, in a snapshot that a majority has; `None` when that takes too long.
-async fn exact(
-    mongo: &Mongo,
-    ns: &Namespace,
-    filter: Option<&RawDocument>,
-) -> Result<Option<u64>, MongoError> {
-    match count_all(mongo, ns, filter).await {
-        Ok(count) => Ok(Some(count)),
-        Err(error) if error.code() == Some(TIME_EXPIRED) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-async fn count_all(
-    mongo: &Mongo,
-    ns: &Namespace,
-    filter: Option<&RawDocument>,
-) -> Result<u64, MongoError> {
-    let filter = filter.map_or_else(RawDocumentBuf::new, RawDocument::to_owned);
-    let mut pipeline = bson::RawArrayBuf::new();
-    pipeline.push(rawdoc! { "$match": filter });
-    pipeline.push(rawdoc! { "$count": "n" });
-    // A filter of a partial index is meant in the simple collation, whatever the collection's is.
-    let mut command: RawDocumentBuf = rawdoc! {
-        "aggregate": ns.coll(), "pipeline": pipeline, "cursor": {}, "collation": { "locale": "simple" },
-    };
-    command.append(bson::raw::cstr!("readConcern"), majority_after(ClusterTime::default()));
-    // The server gives up first: else the connection would count as dead, and all others with it.
-    let max_time_ms = i64::try_from(mongo.server_time_max().as_millis()).unwrap_or(i64::MAX);
-    command.append(bson::raw::cstr!("maxTimeMS"), max_time_ms);
-    let mut cursor = mongo.cursor(ns.db(), command).await?;
-    let mut count = 0;
-    while let Some(reply) = cursor.next().await? {
-        for document in documents(&reply)? {
-            count = match document.get("n") {
-                Ok(Some(bson::RawBsonRef::Int32(n))) => u64::try_from(n).unwrap_or(0),
-                Ok(Some(bson::RawBsonRef::Int64(n))) => u64::try_from(n).unwrap_or(0),
-                _ => count,
-            };
-        }
-    }
-    Ok(count)
 }
 
 #[cfg(test)]

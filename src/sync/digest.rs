@@ -8,17 +8,15 @@
 //! 6.0.5), and whatever their type as long as the size is the same (a double 5.0 and a long 5). A test
 //! shows both.
 
-use bson::{RawArrayBuf, RawBsonRef, RawDocumentBuf, rawdoc};
-
 use super::{
     SyncError,
     compare::{Compared, Comparison, Findings},
-    ends::End,
-    range::{KeyRange, Order, Part, Route, Walk, compare_id, malformed},
+    ends::{End, ask},
+    range::PatientWalk,
 };
 use crate::{
     model::{checkpoint::ClusterTime, document_key::DocumentKey},
-    mongo::{MongoError, documents, majority_after},
+    side::{Digest, Digests, KeyRange, Order, Part, Route},
 };
 
 /// So few documents are compared byte for byte: hashing them again would cost more than sending them.
@@ -27,21 +25,8 @@ const LEAF_DOCUMENTS: u64 = 64;
 /// Into how many parts a range that differs is cut.
 const PARTS: u64 = 32;
 
-/// Two primes below 2^31: the sums of two remainders of the 64-bit hash fit a long for 2^32 documents.
-const MODULI: [i64; 2] = [2_147_483_647, 2_147_483_629];
-
-impl Digest {
-    /// Equal to no other.
-    const UNKNOWN: Self = Self { documents: u64::MAX, bytes: 0, hashes: [0; 2] };
-}
-
-/// The sums of one range.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Digest {
-    documents: u64,
-    bytes: u64,
-    hashes: [i64; 2],
-}
+/// Equal to no other.
+const UNKNOWN: Digest = Digest { documents: u64::MAX, bytes: 0, hashes: [0; 2] };
 
 impl Comparison<'_> {
     /// Compares a range by hashes; what differs is compared exactly.
@@ -114,16 +99,15 @@ impl Comparison<'_> {
             after: self.after,
             page: 10_000,
         };
-        let mut walk = Walk::new(&self.ends.local, route);
+        let mut walk = PatientWalk::new(self.ends, End::Local, route, self.stop);
         let (mut keys, mut n) = (Vec::new(), 0);
-        while let Some(page) = walk.advance(self.ends, End::Local, self.stop).await? {
-            let local = |error| End::Local.error(error);
-            let documents = page.documents().map_err(local)?;
+        while let Some(page) = walk.next().await? {
+            let documents = page.documents()?;
             self.ends.book(documents.len() / KEYS_PER_READ, self.stop).await?;
             for document in documents {
                 n += 1;
                 if n % each == 0 {
-                    keys.push(DocumentKey::of(document).map_err(|error| local(malformed(error)))?);
+                    keys.push(self.key_of(End::Local, document)?);
                 }
             }
         }
@@ -157,56 +141,18 @@ impl Comparison<'_> {
         range: &KeyRange,
         splits: &[DocumentKey],
     ) -> Result<Vec<Digest>, SyncError> {
-        let mongo = self.ends.of(end);
         let after = if end == End::Local { self.after } else { ClusterTime::default() };
-        let command = || {
-            rawdoc! {
-                "aggregate": self.ns.coll(), "pipeline": pipeline(range, splits),
-                "hint": { "_id": 1 }, "cursor": {}, "readConcern": majority_after(after),
-            }
-        };
-        let exchange = || async {
-            let mut sums = vec![Digest::default(); splits.len() + 1];
-            let mut cursor = mongo.cursor(self.ns.db(), command()).await?;
-            while let Some(reply) = cursor.next().await? {
-                for group in documents(&reply)? {
-                    let field = |name| number(group.get(name).ok().flatten());
-                    let part = field("_id").and_then(|part| usize::try_from(part).ok());
-                    let Some(sum) = part.and_then(|part| sums.get_mut(part)) else { continue };
-                    let amount = |name| field(name).unwrap_or(0);
-                    *sum = Digest {
-                        documents: amount("n") as u64,
-                        bytes: amount("bytes") as u64,
-                        hashes: [amount("a"), amount("b")],
-                    };
-                }
-            }
-            Ok::<_, MongoError>(sums)
-        };
-        let mut attempts = self.ends.attempts(self.stop);
-        loop {
-            match exchange().await {
-                Ok(sums) => return Ok(sums),
-                Err(error) if is_unknown_expression(&error) => {
-                    return Err(SyncError::NoDigest { end });
-                }
-                // Atlas may hold far more in the range than the local side: in smaller parts, or exactly.
-                Err(MongoError::Silent(_)) if end == End::Atlas => {
-                    return Ok(vec![Digest::UNKNOWN; splits.len() + 1]);
-                }
-                Err(error) => attempts.failed(end.error(error)).await?,
-            }
+        let side = self.ends.of(end);
+        match ask!(self.ends, self.stop, side.digests(self.ns, range, splits, after)) {
+            Digests::Sums(sums) => Ok(sums),
+            Digests::TooLong => Ok(vec![UNKNOWN; splits.len() + 1]),
+            Digests::Unable => Err(SyncError::NoDigest { end }),
         }
     }
 }
 
 /// A key from the index costs the local server about a quarter of a document.
 const KEYS_PER_READ: usize = 4;
-
-/// "Unrecognized expression": a server before `$toHashedIndexKey`.
-fn is_unknown_expression(error: &MongoError) -> bool {
-    matches!(error.code(), Some(168 | 31325))
-}
 
 fn cut(range: &KeyRange, splits: &[DocumentKey]) -> Vec<KeyRange> {
     let mut parts = KeyRange::between(splits);
@@ -217,45 +163,4 @@ fn cut(range: &KeyRange, splits: &[DocumentKey]) -> Vec<KeyRange> {
         last.until.clone_from(&range.until);
     }
     parts
-}
-
-fn pipeline(range: &KeyRange, splits: &[DocumentKey]) -> RawArrayBuf {
-    let mut branches = RawArrayBuf::new();
-    for (part, split) in splits.iter().enumerate() {
-        branches.push(rawdoc! { "case": compare_id("$lt", split), "then": part as i64 });
-    }
-    let last = splits.len() as i64;
-    let mut group = RawDocumentBuf::new();
-    if splits.is_empty() {
-        group.append(bson::raw::cstr!("_id"), rawdoc! { "$literal": 0_i64 });
-    } else {
-        group.append(
-            bson::raw::cstr!("_id"),
-            rawdoc! { "$switch": { "branches": branches, "default": last } },
-        );
-    }
-    group.append(bson::raw::cstr!("n"), rawdoc! { "$sum": 1_i64 });
-    group.append(bson::raw::cstr!("bytes"), rawdoc! { "$sum": { "$bsonSize": "$$ROOT" } });
-    for (name, modulus) in [(bson::raw::cstr!("a"), MODULI[0]), (bson::raw::cstr!("b"), MODULI[1])]
-    {
-        let mut operands = RawArrayBuf::new();
-        operands.push(rawdoc! { "$toHashedIndexKey": "$$ROOT" });
-        operands.push(modulus);
-        group.append(name, rawdoc! { "$sum": { "$mod": operands } });
-    }
-    let mut stages = RawArrayBuf::new();
-    if !range.is_all() {
-        stages.push(rawdoc! { "$match": range.to_match() });
-    }
-    stages.push(rawdoc! { "$group": group });
-    stages
-}
-
-fn number(value: Option<RawBsonRef<'_>>) -> Option<i64> {
-    match value? {
-        RawBsonRef::Int32(n) => Some(n.into()),
-        RawBsonRef::Int64(n) => Some(n),
-        RawBsonRef::Double(n) => Some(n as i64),
-        _ => None,
-    }
 }

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use bson::RawDocument;
 use serde::Serialize;
 
 use super::SyncError;
@@ -16,10 +16,9 @@ use crate::{
         document_key::DocumentKey,
         namespace::{Namespace, NamespaceFilter},
     },
-    mongo::{Mongo, MongoError, documents, majority_after},
     queue::{Queue, QueueError},
     runtime::{clock::rfc3339, shutdown::blocking},
-    source::{SourceError, inspect},
+    side::Side,
     sync::state::SyncState,
 };
 
@@ -79,8 +78,8 @@ pub fn not_replicated(
 pub async fn look_up(
     queue: &Arc<Queue>,
     reading: Option<&Reading>,
-    local: &Mongo,
-    atlas: &Mongo,
+    local: &dyn Side,
+    atlas: &dyn Side,
     ns: &Namespace,
     key: &DocumentKey,
 ) -> Result<DocumentReport, SyncError> {
@@ -97,7 +96,7 @@ pub async fn look_up(
         next: None,
     };
     let now = match reading {
-        Some(_) => inspect(local).await.map_or(ClusterTime::default(), |info| info.now),
+        Some(_) => local.now().await.unwrap_or_default(),
         None => ClusterTime::default(),
     };
     for look in 0..LOOKS {
@@ -129,10 +128,11 @@ pub async fn look_up(
             report.retry_count = letter.entry.attempts;
             return Ok(report);
         }
-        let here = find(local, ns, key).await.map_err(SourceError::from)?;
-        let there = find(atlas, ns, key).await.map_err(|error| SyncError::atlas(&error))?;
+        let (keys, name) = (std::slice::from_ref(key), key.canonical());
+        let here = local.find(ns, keys).await?.remove(&name);
+        let there = atlas.find(ns, keys).await?.remove(&name);
         (report.in_local, report.in_atlas) = (Some(here.is_some()), Some(there.is_some()));
-        if is_same(here.as_deref(), there.as_deref()) {
+        if is_same(atlas, here.as_deref(), there.as_deref()) {
             return Ok(report);
         }
     }
@@ -162,24 +162,10 @@ pub async fn look_up(
     Ok(report)
 }
 
-fn is_same(here: Option<&RawDocument>, there: Option<&RawDocument>) -> bool {
+fn is_same(atlas: &dyn Side, here: Option<&RawDocument>, there: Option<&RawDocument>) -> bool {
     match (here, there) {
         (None, None) => true,
-        (Some(here), Some(there)) => here.as_bytes() == there.as_bytes(),
+        (Some(here), Some(there)) => atlas.is_copy(here, there),
         (Some(_), None) | (None, Some(_)) => false,
     }
-}
-
-async fn find(
-    mongo: &Mongo,
-    ns: &Namespace,
-    key: &DocumentKey,
-) -> Result<Option<RawDocumentBuf>, MongoError> {
-    let mut command = rawdoc! {
-        "find": ns.coll(), "filter": key.filter().to_owned(), "limit": 1, "singleBatch": true,
-    };
-    command.append(bson::raw::cstr!("readConcern"), majority_after(ClusterTime::default()));
-    let mut cursor = mongo.cursor(ns.db(), command).await?;
-    let Some(reply) = cursor.next().await? else { return Ok(None) };
-    Ok(documents(&reply)?.first().map(|document| (*document).to_owned()))
 }

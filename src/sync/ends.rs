@@ -13,18 +13,18 @@ use super::{SyncError, pause};
 use crate::{
     gate::{Permit, lease::Lease},
     model::namespace::Namespace,
-    mongo::{Mongo, class::overtaken},
     observe::status::{Fault, Status},
     policy::{backoff::OutageWait, limiter::Limiter},
     runtime::shutdown::Stop,
+    side::Side,
     sink::{SinkError, may_write},
     source::SourceError,
 };
 
 /// What is read from, and how fast and how stubbornly.
 pub struct Ends {
-    pub local: Mongo,
-    pub atlas: Mongo,
+    pub local: Arc<dyn Side>,
+    pub atlas: Arc<dyn Side>,
     /// Of documents that are read from the local database.
     reads: Mutex<Limiter>,
     /// Where an end that is away is shown.
@@ -50,7 +50,12 @@ const COPYING_KB: usize = 32 << 10;
 impl Ends {
     /// With `parallel` ranges at the same time, and so many reads per second from the local database; 0
     /// for no limit.
-    pub fn new(local: Mongo, atlas: Mongo, parallel: usize, reads_per_second: u64) -> Self {
+    pub fn new(
+        local: Arc<dyn Side>,
+        atlas: Arc<dyn Side>,
+        parallel: usize,
+        reads_per_second: u64,
+    ) -> Self {
         Self {
             local,
             atlas,
@@ -251,37 +256,17 @@ impl Ends {
         }
     }
 
-    pub fn of(&self, end: End) -> &Mongo {
+    pub fn of(&self, end: End) -> &dyn Side {
         match end {
-            End::Local => &self.local,
-            End::Atlas => &self.atlas,
+            End::Local => &*self.local,
+            End::Atlas => &*self.atlas,
         }
     }
 }
 
-impl End {
-    /// An error of this end.
-    pub fn error(self, error: crate::mongo::MongoError) -> SyncError {
-        match self {
-            // Only the stream has a history.
-            End::Local => match (overtaken(&error), SourceError::from(error)) {
-                (
-                    Some(what),
-                    SourceError::HistoryLost(source)
-                    | SourceError::Unavailable(source)
-                    | SourceError::Failed(source),
-                ) => SourceError::Overtaken { what, source }.into(),
-                (None, SourceError::HistoryLost(error)) => SourceError::Unavailable(error).into(),
-                (_, error) => error.into(),
-            },
-            End::Atlas => SyncError::atlas(&error),
-        }
-    }
-}
-
-/// Asks one of the ends until it answers: `ask!(ends, End::Atlas, stop, expression)`.
+/// Asks one of the ends until it answers: `ask!(ends, stop, expression)`.
 macro_rules! ask {
-    ($ends:expr, $end:expr, $stop:expr, $exchange:expr) => {{
+    ($ends:expr, $stop:expr, $exchange:expr) => {{
         let mut attempts = $ends.attempts($stop);
         loop {
             match $exchange.await {
@@ -289,7 +274,7 @@ macro_rules! ask {
                     attempts.succeeded();
                     break answer;
                 }
-                Err(error) => attempts.failed($end.error(error)).await?,
+                Err(error) => attempts.failed(error).await?,
             }
         }
     }};

@@ -20,12 +20,10 @@ use super::{
 };
 use crate::{
     model::namespace::Namespace,
-    mongo::{Mongo, MongoError},
     observe::status::{Counted, Divergence},
     runtime::{clock::now_ms, shutdown::Stop},
     schema::expiry::Expiry,
     sink::SchemaSink,
-    source::SourceError,
 };
 
 /// How often a difference is counted before it is believed.
@@ -120,17 +118,10 @@ impl<K: SchemaSink> CountCheck<K> {
     /// The earliest and the latest time, in milliseconds since 1970, that either server or this host takes for now.
     async fn clocks(&self) -> Result<(i64, i64), SyncError> {
         let now = now_ms() as i64;
-        let here = clock(&self.cx.ends.local).await.map_err(SourceError::from)?.unwrap_or(now);
-        let there = clock(&self.cx.ends.atlas).await.map_err(|error| SyncError::atlas(&error))?;
-        let there = there.unwrap_or(now);
+        let here = self.cx.ends.local.clock().await?.unwrap_or(now);
+        let there = self.cx.ends.atlas.clock().await?.unwrap_or(now);
         Ok((now.min(here).min(there), now.max(here).max(there)))
     }
-}
-
-/// What a server takes for now.
-async fn clock(mongo: &Mongo) -> Result<Option<i64>, MongoError> {
-    let hello = mongo.hello().await?;
-    Ok(hello.get_datetime("localTime").ok().map(|time| time.timestamp_millis()))
 }
 
 fn ms(time: Duration) -> i64 {

@@ -18,7 +18,8 @@
 //! [`Reconciler`] is four tasks side by side, each in a folder or file of its own, with what it remembers: the keeper
 //! of the mark (`ownership`), the full sync (`full`), the keeper of options and indexes (`keeper`), and the count of
 //! both sides (`counts`). They share a [`Context`]. The verification and the restore are runs of their own, without a
-//! queue. All of them read and write the two ends by `range`, `copy`, `compare` and `digest`.
+//! queue. All of them read and write the two ends by `range`, `copy`, `compare` and `digest`,
+//! and see of each no more than a [`Side`](crate::side::Side).
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,15 +27,14 @@ use parking_lot::Mutex;
 
 use crate::{
     model::namespace::{Namespace, NamespaceFilter},
-    mongo::{Mongo, MongoError},
     policy::horizon::Horizon,
     queue::QueueError,
     runtime::shutdown::Stop,
+    side::{Collection, LeftOut, Listing, Side, SideError, marks::AgentMark},
     sink::{SchemaSink, SinkError},
     source::SourceError,
 };
 
-mod collections;
 mod compare;
 mod context;
 mod copy;
@@ -57,7 +57,6 @@ mod unmatched;
 pub mod unproven;
 mod verify;
 
-pub use collections::{Collection, LeftOut, Listing, local_collections};
 pub use context::Context;
 pub use ends::{End, Ends};
 pub use full::{is_all_held_up, refused_deletes, refused_of_the_run};
@@ -71,7 +70,7 @@ use counts::CountCheck;
 use deletes::DeleteLimit;
 use full::FullSync;
 use keeper::SchemaKeeper;
-use ownership::{AgentMark, Ownership};
+use ownership::Ownership;
 
 /// Waits, unless the agent is leaving.
 async fn pause(stop: &Stop, wait: Duration) -> Result<(), SyncError> {
@@ -82,16 +81,12 @@ async fn pause(stop: &Stop, wait: Duration) -> Result<(), SyncError> {
     }
 }
 
-/// The collections of Atlas that the filter chooses. Its failures are Atlas's.
-async fn atlas_collections(atlas: &Mongo, filter: &NamespaceFilter) -> Result<Listing, SyncError> {
-    let listing = local_collections(atlas, filter).await.map_err(|error| match error {
-        SourceError::Unavailable(error)
-        | SourceError::Denied { source: error, .. }
-        | SourceError::HistoryLost(error)
-        | SourceError::Failed(error) => SyncError::atlas(&error),
-        other => SyncError::Source(other),
-    });
-    let mut listing = listing?;
+/// What the target has of what the filter chooses.
+async fn atlas_collections(
+    atlas: &dyn Side,
+    filter: &NamespaceFilter,
+) -> Result<Listing, SideError> {
+    let mut listing = atlas.list(filter).await?;
     // That the mark of ownership is there is no news.
     let is_of_the_mark = |ns: &Namespace| ns.db().eq_ignore_ascii_case(filter.state_database());
     listing
@@ -213,9 +208,14 @@ impl SyncError {
                 | SyncError::Rival { .. }
         )
     }
+}
 
-    fn atlas(error: &MongoError) -> Self {
-        SyncError::Sink(crate::sink::classify::command_error(error))
+impl From<SideError> for SyncError {
+    fn from(error: SideError) -> Self {
+        match error {
+            SideError::Source(error) => error.into(),
+            SideError::Target(error) => error.into(),
+        }
     }
 }
 

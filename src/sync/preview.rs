@@ -5,12 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{SyncError, atlas_collections, deletes::DeleteLimit, ownership, range::Size};
+use super::{SyncError, atlas_collections, deletes::DeleteLimit, ownership};
 use crate::{
     model::namespace::{Namespace, NamespaceFilter},
-    mongo::Mongo,
-    source::SourceError,
-    sync::local_collections,
+    side::{Side, Size},
 };
 
 /// What becomes of one collection or view.
@@ -59,13 +57,13 @@ struct Known {
 /// # Errors
 /// When an end does not answer, or refuses to.
 pub async fn preview(
-    local: &Mongo,
-    atlas: &Mongo,
+    local: &dyn Side,
+    atlas: &dyn Side,
     filter: &NamespaceFilter,
     source_id: &str,
     max_delete_ratio: f64,
 ) -> Result<Vec<Planned>, SyncError> {
-    let here = local_collections(local, filter).await?;
+    let here = local.list(filter).await?;
     let there = atlas_collections(atlas, filter).await?;
     let theirs: BTreeSet<_> = ownership::not_ours(atlas, filter, source_id).await?;
     let mut names: BTreeMap<Namespace, Known> = BTreeMap::new();
@@ -85,11 +83,10 @@ pub async fn preview(
     let mut planned = Vec::new();
     for (ns, mut known) in names {
         if !known.is_view && known.here.is_some() {
-            known.here = Some(Size::of(local, &ns).await.map_err(SourceError::from)?);
+            known.here = Some(local.size(&ns).await?);
         }
         if !known.is_view && known.there.is_some() {
-            let size = Size::of(atlas, &ns).await.map_err(|error| SyncError::atlas(&error))?;
-            known.there = Some(size.documents);
+            known.there = Some(atlas.size(&ns).await?.documents);
         }
         known.is_theirs = theirs.contains(&ns);
         planned.push(plan(ns, &known, DeleteLimit::new(max_delete_ratio)));

@@ -10,15 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bson::{RawDocumentBuf, doc, rawdoc};
+use bson::RawDocumentBuf;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Collection, LeftOut, Listing, SyncError, atlas_collections,
     copy::{Copier, Ledger, ThereAlready, Unit},
     ends::{End, Ends, ask},
-    local_collections,
-    range::{KeyRange, Order, Size, splits},
+    range::splits,
     schema::{indexes_of, mend, sentences, unique_builds},
     unmatched,
 };
@@ -28,9 +27,8 @@ use crate::{
         checkpoint::ClusterTime,
         document_key::DocumentKey,
         event::SchemaChange,
-        namespace::{Namespace, NamespaceFilter, RESTORE_NOTES as COLLECTION},
+        namespace::{Namespace, NamespaceFilter, RESTORE_NOTES},
     },
-    mongo::documents,
     observe::progress::{Progress, ShareState},
     runtime::{
         clock::now_ms,
@@ -38,6 +36,7 @@ use crate::{
         shutdown::Stop,
     },
     schema::{self, IndexChange, index_changes},
+    side::{KeyRange, Order, Size},
     sink::{Changed, SchemaSink, SinkError, Write},
     sync::state::CopyPlan,
 };
@@ -97,13 +96,7 @@ impl<K: SchemaSink> Restore<'_, K> {
     /// # Errors
     /// [`RestoreError`]. What was copied stays, and the next run goes on from there.
     pub async fn run(&self) -> Result<Restored, RestoreError> {
-        let mut attempts = self.ends.attempts(self.stop);
-        let found = loop {
-            match atlas_collections(&self.ends.atlas, self.filter).await {
-                Ok(found) => break found,
-                Err(error) => attempts.failed(error).await?,
-            }
-        };
+        let found = ask!(self.ends, self.stop, atlas_collections(&*self.ends.atlas, self.filter));
         let patterns = &self.scope.patterns().include;
         if let Some(nothing) = unmatched(patterns, &[&found]).into_iter().next() {
             return Err(SyncError::NothingMatches(nothing).into());
@@ -158,9 +151,8 @@ impl<K: SchemaSink> Restore<'_, K> {
             name == ITSELF || name.parse().is_ok_and(|ns: Namespace| self.scope.matches(&ns))
         };
         if self.read_notes().await?.keys().all(is_in_scope) {
-            let command = rawdoc! { "drop": COLLECTION, "writeConcern": { "w": "majority" } };
-            let local = &self.ends.local;
-            ask!(self.ends, End::Local, self.stop, local.command(self.db(), command.clone()));
+            let (notes, at) = (self.notes()?, self.notes_at());
+            ask!(self.ends, self.stop, notes.drop(&at));
         }
         Ok(())
     }
@@ -170,8 +162,8 @@ impl<K: SchemaSink> Restore<'_, K> {
     async fn is_there(&self, collections: &[Collection]) -> Result<bool, RestoreError> {
         let Ends { local, atlas, .. } = self.ends;
         for Collection { ns, .. } in collections {
-            let there = ask!(self.ends, End::Atlas, self.stop, Size::of(atlas, ns));
-            let here = ask!(self.ends, End::Local, self.stop, Size::of(local, ns));
+            let there = ask!(self.ends, self.stop, atlas.size(ns));
+            let here = ask!(self.ends, self.stop, local.size(ns));
             if here.documents != there.documents {
                 return Ok(false);
             }
@@ -181,13 +173,8 @@ impl<K: SchemaSink> Restore<'_, K> {
 
     /// Nothing of what would be written may be there.
     async fn check_empty(&self) -> Result<(), RestoreError> {
-        let mut attempts = self.ends.attempts(self.stop);
-        let Listing { collections, views, left_out, .. } = loop {
-            match local_collections(&self.ends.local, self.filter).await {
-                Ok(found) => break found,
-                Err(error) => attempts.failed(error).await?,
-            }
-        };
+        let Listing { collections, views, left_out, .. } =
+            ask!(self.ends, self.stop, self.ends.local.list(self.filter));
         for Collection { ns, .. } in collections {
             if self.scope.matches(&ns) && ns.db() != self.db() {
                 self.check_collection(&ns).await?;
@@ -204,7 +191,7 @@ impl<K: SchemaSink> Restore<'_, K> {
 
     async fn check_collection(&self, ns: &Namespace) -> Result<(), RestoreError> {
         let local = &self.ends.local;
-        if ask!(self.ends, End::Local, self.stop, local.is_empty(ns)) {
+        if ask!(self.ends, self.stop, local.is_empty(ns)) {
             return Ok(());
         }
         Err(RestoreError::NotEmpty { ns: ns.clone() })
@@ -218,7 +205,7 @@ impl<K: SchemaSink> Restore<'_, K> {
     ) -> Result<(), RestoreError> {
         let ns = &collection.ns;
         let atlas = &self.ends.atlas;
-        let size = ask!(self.ends, End::Atlas, self.stop, Size::of(atlas, ns));
+        let size = ask!(self.ends, self.stop, atlas.size(ns));
         self.progress().share(ns).documents = size.documents;
         let indexes = indexes_of(self.ends, End::Atlas, ns, self.stop).await?;
         let plan = match plan {
@@ -291,7 +278,7 @@ impl<K: SchemaSink> Restore<'_, K> {
         let splits = if collection.is_capped() {
             Vec::new()
         } else {
-            ask!(self.ends, End::Atlas, self.stop, splits(&self.ends.atlas, ns, size))
+            ask!(self.ends, self.stop, splits(&*self.ends.atlas, ns, size))
         };
         let plan = CopyPlan { splits, ..CopyPlan::default() };
         self.note_plan(ns, &plan).await?;
@@ -325,20 +312,8 @@ impl<K: SchemaSink> Restore<'_, K> {
     }
 
     async fn read_notes(&self) -> Result<BTreeMap<String, String>, SyncError> {
-        let read = || async {
-            let command = rawdoc! { "find": COLLECTION };
-            let mut cursor = self.ends.local.cursor(self.db(), command).await?;
-            let mut notes = BTreeMap::new();
-            while let Some(reply) = cursor.next().await? {
-                for note in documents(&reply)? {
-                    if let (Ok(name), Ok(text)) = (note.get_str("_id"), note.get_str("note")) {
-                        notes.insert(name.to_owned(), text.to_owned());
-                    }
-                }
-            }
-            Ok(notes)
-        };
-        Ok(ask!(self.ends, End::Local, self.stop, read()))
+        let (notes, at) = (self.notes()?, self.notes_at());
+        Ok(ask!(self.ends, self.stop, notes.read(&at)))
     }
 
     async fn note_plan(&self, ns: &Namespace, plan: &CopyPlan) -> Result<(), SyncError> {
@@ -347,26 +322,24 @@ impl<K: SchemaSink> Restore<'_, K> {
     }
 
     async fn note(&self, name: &str, text: &str) -> Result<(), SyncError> {
-        let update =
-            doc! { "q": { "_id": name }, "u": { "_id": name, "note": text }, "upsert": true };
-        let command = doc! {
-            "update": COLLECTION, "updates": [update], "writeConcern": { "w": "majority" },
-        };
-        let command = RawDocumentBuf::try_from(&command).expect("names and text");
-        let reply = ask!(
-            self.ends,
-            End::Local,
-            self.stop,
-            self.ends.local.command(self.db(), command.clone())
-        );
-        if reply.get_array("writeErrors").is_err() && !reply.contains_key("writeConcernError") {
+        let (notes, at) = (self.notes()?, self.notes_at());
+        if ask!(self.ends, self.stop, notes.write(&at, name, text)) {
             return Ok(());
         }
         let problem = "the note of the restore was not taken".to_owned();
         Err(SyncError::LocalTarget { problem, is_away: false })
     }
 
-    /// Where the notes are: beside the application's databases.
+    fn notes(&self) -> Result<&dyn crate::side::Notes, SyncError> {
+        let problem = "it is none that anything is restored into".to_owned();
+        self.ends.local.notes().ok_or(SyncError::LocalTarget { problem, is_away: false })
+    }
+
+    /// Where they are: beside the application's databases.
+    fn notes_at(&self) -> Namespace {
+        Namespace::new(self.db(), RESTORE_NOTES)
+    }
+
     fn db(&self) -> &str {
         self.filter.state_database()
     }

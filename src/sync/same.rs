@@ -9,15 +9,10 @@
 //! are left: the first proves, the second is strong enough to refuse, since two sets that share a name *and* a
 //! member's address are told apart as soon as their ids may be read.
 
-use std::{collections::BTreeSet, time::Duration};
-
-use bson::{Bson, Document, oid::ObjectId};
+use std::time::Duration;
 
 use super::{Ends, SyncError};
-use crate::{
-    mongo::{Mongo, MongoError, class, process_of},
-    source::{SourceError, SourceInfo, is_router, refuse_router, source_id},
-};
+use crate::side::{Looks, Side};
 
 /// How long Atlas may take at the agent's start. It may be away then, and is looked at again when it is claimed.
 const EARLY: Duration = Duration::from_secs(3);
@@ -62,79 +57,18 @@ impl Same {
     }
 }
 
-/// The id that an end has as a source; `None` where it may not be read, or where there is no set.
-///
-/// # Errors
-/// When it does not answer.
-pub(super) async fn set_id(mongo: &Mongo) -> Result<Option<String>, MongoError> {
-    Ok(Looks::of(mongo).await?.set_id)
-}
-
-/// What one end tells of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Looks {
-    /// `None` where it may not be read, or where there is no set.
-    set_id: Option<String>,
-    set_name: Option<String>,
-    members: BTreeSet<String>,
-    /// Drawn at each start of a server process.
-    process: Option<ObjectId>,
-}
-
-impl Looks {
-    /// Of the local end, which must be no router.
-    async fn of_local(mongo: &Mongo) -> Result<Self, SourceError> {
-        let hello = mongo.hello().await?;
-        refuse_router(&hello)?;
-        Ok(Self::from_answers(&hello, mongo).await?)
+/// Says so where two sides are one, as far as their looks tell.
+fn compare(here: &Looks, other: &Looks) -> Result<(), Same> {
+    if here.process.is_some() && here.process == other.process {
+        return Err(Same::Process);
     }
-
-    async fn of(mongo: &Mongo) -> Result<Self, MongoError> {
-        Self::from_answers(&mongo.hello().await?, mongo).await
+    if let (Some(id), Some(other)) = (&here.set_id, &other.set_id) {
+        return if id == other { Err(Same::Set { id: id.clone() }) } else { Ok(()) };
     }
-
-    async fn from_answers(hello: &Document, mongo: &Mongo) -> Result<Self, MongoError> {
-        let mut looks = Self::from_hello(hello);
-        let Some(set_name) = looks.set_name.clone() else { return Ok(looks) };
-        let info = SourceInfo { set_name, ..SourceInfo::default() };
-        looks.set_id = match source_id(mongo, &info).await {
-            Ok((id, is_exact)) => is_exact.then_some(id),
-            // Atlas has one code for whatever its proxy does not pass on.
-            Err(SourceError::Unavailable(error)) if error.code() != Some(class::ATLAS_ERROR) => {
-                return Err(error);
-            }
-            Err(_) => None,
-        };
-        Ok(looks)
-    }
-
-    fn from_hello(hello: &Document) -> Self {
-        let set_name = hello.get_str("setName").ok().or(is_router(hello).then_some("mongos"));
-        let lists = ["hosts", "passives", "arbiters"].into_iter();
-        let listed = lists.filter_map(|list| hello.get_array(list).ok()).flatten();
-        let me = hello.get("me");
-        Self {
-            set_id: None,
-            set_name: set_name.map(str::to_owned),
-            members: listed.chain(me).filter_map(Bson::as_str).map(str::to_lowercase).collect(),
-            process: process_of(hello),
-        }
-    }
-
-    fn compare(&self, other: &Self) -> Result<(), Same> {
-        if self.process.is_some() && self.process == other.process {
-            return Err(Same::Process);
-        }
-        if let (Some(id), Some(other)) = (&self.set_id, &other.set_id) {
-            return if id == other { Err(Same::Set { id: id.clone() }) } else { Ok(()) };
-        }
-        let set = self.set_name.as_ref().filter(|_| self.set_name == other.set_name);
-        match (set, self.members.intersection(&other.members).next()) {
-            (Some(set), Some(member)) => {
-                Err(Same::Member { set: set.clone(), member: member.clone() })
-            }
-            _ => Ok(()),
-        }
+    let set = here.set_name.as_ref().filter(|_| here.set_name == other.set_name);
+    match (set, here.members.intersection(&other.members).next()) {
+        (Some(set), Some(member)) => Err(Same::Member { set: set.clone(), member: member.clone() }),
+        _ => Ok(()),
     }
 }
 
@@ -143,9 +77,9 @@ impl Looks {
 /// # Errors
 /// [`SyncError::SameDatabase`]; otherwise what keeps an end from answering.
 pub async fn check(ends: &Ends) -> Result<Option<String>, SyncError> {
-    let here = Looks::of_local(&ends.local).await?;
-    let there = Looks::of(&ends.atlas).await.map_err(|error| SyncError::atlas(&error))?;
-    here.compare(&there)?;
+    let here = ends.local.looks().await?;
+    let there = ends.atlas.looks().await?;
+    compare(&here, &there)?;
     Ok(there.set_id)
 }
 
@@ -153,10 +87,10 @@ pub async fn check(ends: &Ends) -> Result<Option<String>, SyncError> {
 ///
 /// # Errors
 /// [`SyncError::SameDatabase`]; otherwise what keeps the local database from answering.
-pub async fn check_early(local: &Mongo, atlas: &Mongo) -> Result<(), SyncError> {
-    let here = Looks::of_local(local).await?;
-    match tokio::time::timeout(EARLY, Looks::of(atlas)).await {
-        Ok(Ok(there)) => here.compare(&there)?,
+pub async fn check_early(local: &dyn Side, atlas: &dyn Side) -> Result<(), SyncError> {
+    let here = local.looks().await?;
+    match tokio::time::timeout(EARLY, atlas.looks()).await {
+        Ok(Ok(there)) => compare(&here, &there)?,
         Ok(Err(error)) => tracing::debug!(%error, "Atlas does not say yet which database it is"),
         Err(_) => tracing::debug!("Atlas has not said yet which database it is"),
     }
@@ -165,21 +99,21 @@ pub async fn check_early(local: &Mongo, atlas: &Mongo) -> Result<(), SyncError> 
 
 #[cfg(test)]
 mod tests {
-    use bson::doc;
+    use bson::oid::ObjectId;
 
     use super::*;
 
     fn looks(set_id: Option<&str>, members: &[&str], process: u8) -> Looks {
-        let process = ObjectId::from_bytes([process; 12]);
-        let mut looks = Looks::from_hello(&doc! {
-            "setName": "rs0", "hosts": members, "topologyVersion": { "processId": process },
-        });
-        looks.set_id = set_id.map(str::to_owned);
-        looks
+        Looks {
+            set_id: set_id.map(str::to_owned),
+            set_name: Some("rs0".to_owned()),
+            members: members.iter().map(|member| member.to_lowercase()).collect(),
+            process: Some(ObjectId::from_bytes([process; 12])),
+        }
     }
 
     fn is_same(here: &Looks, there: &Looks) -> bool {
-        here.compare(there).is_err()
+        compare(here, there).is_err()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use bson::{RawDocument, RawDocumentBuf};
 
 use super::{
     SyncError,
@@ -11,16 +11,13 @@ use super::{
 use crate::{
     gate::Permit,
     model::namespace::Namespace,
-    mongo::class::{is_change_of_state, is_missing_privilege},
     runtime::shutdown::Stop,
     schema::{
         Description, IndexChange, Kind, Problem, Refusal, Step, Taken, Target, index_changes, make,
         steps,
     },
-    sink::{
-        SinkError,
-        classify::{INDEX_NOT_FOUND, schema_error},
-    },
+    side::{Because, SchemaSide, Side, SideError, Unaltered},
+    sink::SinkError,
     source::SourceError,
 };
 
@@ -50,6 +47,9 @@ pub async fn schema_steps(
         End::Local => End::Atlas,
         End::Atlas => End::Local,
     };
+    if ends.of(copy).schema().is_none() || ends.of(original).schema().is_none() {
+        return Ok(Vec::new());
+    }
     let wanted = described(options.0, indexes_of(ends, original, ns, stop).await?);
     let there = described(options.1, indexes_of(ends, copy, ns, stop).await?);
     Ok(steps(&wanted, Some(&there)))
@@ -62,6 +62,31 @@ fn described(options: &RawDocument, indexes: Vec<RawDocumentBuf>) -> Description
 /// A sentence each.
 pub fn sentences<T: ToString>(of: &[T]) -> Vec<String> {
     of.iter().map(ToString::to_string).collect()
+}
+
+/// A collection or view with its options and indexes, as far as its side keeps such; `None` where the name is free.
+///
+/// # Errors
+/// When the side does not answer, or refuses.
+pub async fn describe(side: &dyn Side, ns: &Namespace) -> Result<Option<Description>, SideError> {
+    match side.schema() {
+        Some(schema) => schema.describe(ns).await,
+        None => side.describe_options(ns).await,
+    }
+}
+
+/// The indexes of a collection that are ready; none where it is not there, or its side keeps none.
+///
+/// # Errors
+/// When the side does not answer, or refuses.
+pub async fn list_indexes(
+    side: &dyn Side,
+    ns: &Namespace,
+) -> Result<Vec<RawDocumentBuf>, SideError> {
+    match side.schema() {
+        Some(schema) => schema.list_indexes(ns).await,
+        None => Ok(Vec::new()),
+    }
 }
 
 /// The unique ones among indexes: those that documents must obey from the first on.
@@ -80,7 +105,7 @@ pub async fn indexes_of(
     ns: &Namespace,
     stop: &Stop,
 ) -> Result<Vec<RawDocumentBuf>, SyncError> {
-    Ok(ask!(ends, end, stop, ends.of(end).list_indexes(ns)))
+    Ok(ask!(ends, stop, list_indexes(ends.of(end), ns)))
 }
 
 /// Makes the steps on the copy, as long as the permit holds under which the original was looked at. What it will not
@@ -95,14 +120,16 @@ pub async fn mend(
     (steps, permit): (Vec<Step>, &Permit),
     stop: &Stop,
 ) -> Result<Vec<Problem>, SyncError> {
+    let Some(schema) = ends.of(copy).schema() else { return Ok(Vec::new()) };
     let attempts = ends.attempts(stop);
-    let mut target = Patient { ends, end: copy, ns, permit, attempts, stop };
+    let mut target = Patient { ends, schema, end: copy, ns, permit, attempts, stop };
     Ok(make(&mut target, steps).await?.problems)
 }
 
 /// A copy whose answer is waited for.
 struct Patient<'a> {
     ends: &'a Ends,
+    schema: &'a dyn SchemaSide,
     end: End,
     ns: &'a Namespace,
     permit: &'a Permit,
@@ -133,7 +160,6 @@ impl Target for Patient<'_> {
     /// Runs a command until it is done or refused. What fails again and again while the server answers otherwise is a
     /// refusal, whatever it is: a server whose disk is full says that it may pass.
     async fn run(&mut self, command: RawDocumentBuf) -> Taken<SyncError> {
-        let mongo = self.ends.of(self.end);
         let mut failures = 0;
         loop {
             if let Err(error) = self.ends.may_alter(self.end) {
@@ -143,53 +169,39 @@ impl Target for Patient<'_> {
             if !self.permit.holds() {
                 return Err(SyncError::Outdated);
             }
-            let mut command = command.clone();
-            command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
-            let exchange = mongo.command_within(self.ns.db(), command, BUILD_PATIENCE);
+            let exchange = self.schema.alter(self.ns, command.clone(), BUILD_PATIENCE);
             let reply = tokio::select! {
                 reply = exchange => reply,
                 () = self.stop.drain.cancelled() => return Err(SyncError::Stopped),
                 () = self.stop.leave.cancelled() => return Err(SyncError::Stopped),
             };
-            let error = match reply {
-                Ok(_) => {
+            let Unaltered { reason, advice, because, error, .. } = match reply {
+                Ok(()) | Err(Unaltered { because: Because::NoMajority, .. }) => {
                     self.attempts.succeeded();
                     return Ok(Ok(()));
                 }
-                // Done by an attempt whose answer was lost.
-                Err(error) if error.code() == Some(INDEX_NOT_FOUND) => return Ok(Ok(())),
-                Err(error) => error,
+                Err(unaltered) => unaltered,
             };
-            let mut message = error.to_string();
-            let is_forbidden = is_missing_privilege(&error);
-            if is_forbidden && self.end == End::Atlas {
-                let needs = format!("`collMod`, `createIndex` and `dropIndex` on `{}`", self.ns);
-                message = schema_error(&error, &needs).to_string();
-            }
-            let (code, error) = (error.code(), self.end.error(error));
+            let error = SyncError::from(error);
             failures += 1;
-            let failures_max = match code {
-                Some(code) if is_change_of_state(code) || is_denied(&error) => FAILURES_MAX,
-                Some(_) => ANSWERS_MAX,
-                None => FAILURES_MAX,
+            let has_answered = because != Because::Silence;
+            let failures_max = match because {
+                Because::Silence | Because::ChangeOfState => FAILURES_MAX,
+                _ if is_denied(&error) => FAILURES_MAX,
+                _ => ANSWERS_MAX,
             };
-            let is_final = error.is_refusal() || is_forbidden;
+            let is_final = error.is_refusal() || because == Because::Forbidden;
             let is_over =
-                failures >= failures_max && (code.is_some() || mongo.hello().await.is_ok());
+                failures >= failures_max && (has_answered || self.schema.is_there().await);
             if is_final || is_over {
                 // It is there.
                 self.attempts.succeeded();
-                let reason = without_values(&message);
+                let reason = advice.unwrap_or(reason);
                 return Ok(Err(Refusal { reason, may_pass: !is_final }));
             }
             self.attempts.failed(error).await?;
         }
     }
-}
-
-/// A server's message without the values of documents that it quotes.
-pub fn without_values(message: &str) -> String {
-    message.split(" dup key:").next().unwrap_or_default().to_owned()
 }
 
 /// Who we are is not believed, or no more: if that is so, whatever is asked next waits, and a person hears of it.

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use super::{Listing, local_collections};
 use crate::{
     model::namespace::{Namespace, NamespaceFilter},
-    mongo::Mongo,
+    side::{Listing, Side},
 };
 
 /// Names that differ from what was written by more are no guess.
@@ -69,11 +68,11 @@ pub fn unmatched(patterns: &[String], listings: &[&Listing]) -> Vec<Unmatched> {
 /// not answer: that is for whoever does the work to tell.
 pub async fn nothing_of(
     patterns: &[String],
-    local: &Mongo,
-    atlas: &Mongo,
+    local: &dyn Side,
+    atlas: &dyn Side,
     filter: &NamespaceFilter,
 ) -> Option<Unmatched> {
-    let both = tokio::join!(local_collections(local, filter), local_collections(atlas, filter));
+    let both = tokio::join!(local.list(filter), atlas.list(filter));
     let (Ok(here), Ok(there)) = both else { return None };
     unmatched(patterns, &[&here, &there]).into_iter().next()
 }
@@ -92,7 +91,7 @@ fn nearest<'a>(pattern: &str, names: impl Iterator<Item = &'a Namespace>) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::Collection;
+    use crate::side::Collection;
 
     fn listing(chosen: &[&str], not_chosen: &[&str]) -> Listing {
         let collections = chosen.iter().map(|name| Collection {

@@ -10,11 +10,12 @@ use crate::{
     observe::report::one_line,
     policy::majority,
     runtime::clock::now_ms,
+    side::MongoSide,
     source::{
         ChangeStreamSource, EventStream, Source, SourceError, SourceInfo, StartFrom, inspect,
         last_write, oplog_start, source_id,
     },
-    sync::{local_collections, unmatched},
+    sync::{SyncError, unmatched},
 };
 
 pub(super) async fn check_local(config: &Config, lines: &mut Lines) {
@@ -122,7 +123,7 @@ async fn check_oplog(config: &Config, mongo: &Mongo, info: &SourceInfo, lines: &
 
 async fn check_collections(config: &Config, mongo: &Mongo, lines: &mut Lines) {
     let Ok(filter) = config.filter() else { return };
-    match local_collections(mongo, &filter).await {
+    match MongoSide::source(mongo).list(&filter).await {
         Ok(listing) => {
             let (collections, views) = (listing.collections.len(), listing.views.len());
             let text = format!("{collections} collections and {views} views will be replicated");
@@ -144,6 +145,6 @@ async fn check_collections(config: &Config, mongo: &Mongo, lines: &mut Lines) {
                 );
             }
         }
-        Err(error) => lines.failure("local", error.into()),
+        Err(error) => lines.failure("local", SyncError::from(error).into()),
     }
 }

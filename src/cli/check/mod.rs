@@ -13,9 +13,10 @@ use crate::{
     observe::report::{ExitCode, Failure, one_line},
     runtime::clock::now_ms,
     schema::{Kind, Version, not_taken},
+    side::MongoSide,
     sink::SinkError,
     source::{SourceError, inspect, source_id},
-    sync::{Remark, SyncError, local_collections, review, same},
+    sync::{Remark, SyncError, review, same},
 };
 
 mod atlas;
@@ -178,7 +179,7 @@ async fn check_schemas(config: &Config, lines: &mut Lines) {
         return;
     };
     let (Ok(listing), Ok(version)) =
-        (local_collections(&local, &filter).await, atlas.version().await)
+        (MongoSide::source(&local).list(&filter).await, atlas.version().await)
     else {
         return;
     };
@@ -216,7 +217,8 @@ async fn check_ownership(config: &Config, lines: &mut Lines) {
     };
     let Ok(info) = inspect(&local).await else { return };
     let Ok((source_id, _)) = source_id(&local, &info).await else { return };
-    match review(&local, &atlas, &filter, &source_id).await {
+    let (here, there) = (MongoSide::source(&local), MongoSide::target(&atlas));
+    match review(&*here, &*there, &filter, &source_id).await {
         Ok(findings) => {
             for finding in findings {
                 match finding {

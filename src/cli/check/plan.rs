@@ -7,6 +7,7 @@ use crate::{
     cli::show,
     config::{Config, units},
     observe::report::Failure,
+    side::MongoSide,
     source::{inspect, source_id},
     sync::{Action, Planned, preview},
 };
@@ -25,7 +26,8 @@ pub(super) async fn of(config: &Config) -> Result<Plan, Failure> {
     let (local, atlas) = (connect_local(config).await?, connect_atlas(config).await?);
     let info = inspect(&local).await?;
     let (source_id, _) = source_id(&local, &info).await?;
-    let collections = preview(&local, &atlas, &filter, &source_id, ratio).await?;
+    let (here, there) = (MongoSide::source(&local), MongoSide::target(&atlas));
+    let collections = preview(&*here, &*there, &filter, &source_id, ratio).await?;
     Ok(Plan { collections, queue_is_there: config.queue.path.join("db").exists() })
 }
 

@@ -12,12 +12,13 @@ use crate::{
     },
     observe::progress::ShareState,
     runtime::{clock::now_ms, crash},
+    side::{KeyRange, Order, Size},
     sink::{SchemaSink, SinkError, Write},
     sync::{
         Collection, SyncError,
         copy::{Copier, Ledger, ThereAlready, Unit},
         ends::{End, ask},
-        range::{KeyRange, Order, Size, splits},
+        range::splits,
         schema::{indexes_of, mend, unique_builds},
         state::CopyPlan,
     },
@@ -53,7 +54,7 @@ pub(super) async fn copy_unless_barrier<K: SchemaSink>(
         let splits = if collection.is_capped() {
             Vec::new() // In the order of insertion, and so in one piece.
         } else {
-            ask!(run.cx.ends, End::Local, run.stop, splits(&run.cx.ends.local, ns, size))
+            ask!(run.cx.ends, run.stop, splits(&*run.cx.ends.local, ns, size))
         };
         let plan = CopyPlan { splits, is_copy: true, ..CopyPlan::default() };
         run.plans.begun(ns, plan.clone()).await?;

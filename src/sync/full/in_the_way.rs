@@ -9,7 +9,7 @@ use crate::{
     model::{event::SchemaChange, namespace::Namespace},
     schema::{Kind, in_the_way},
     sink::{SchemaSink, SinkError},
-    sync::{Collection, SyncError, collections::Listing},
+    sync::{Collection, Listing, SyncError},
 };
 
 /// Makes collections in the place of views. Returns those that nothing is in the way of any more.

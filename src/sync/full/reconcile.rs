@@ -12,13 +12,9 @@ use crate::{
     model::{event::SchemaChange, namespace::Namespace},
     observe::progress::ShareState,
     runtime::crash::{self, Step},
+    side::Size,
     sink::SchemaSink,
-    sync::{
-        Collection, SyncError,
-        ends::{End, ask},
-        pause,
-        range::Size,
-    },
+    sync::{Collection, SyncError, ends::ask, pause},
 };
 
 /// Copies or compares one collection.
@@ -61,7 +57,7 @@ pub(super) async fn reconcile<K: SchemaSink>(
     } else if !run.is_dry() {
         // Else the first write would make it, without its options.
         let atlas = &run.cx.ends.atlas;
-        let there = ask!(run.cx.ends, End::Atlas, run.stop, atlas.describe_options(ns));
+        let there = ask!(run.cx.ends, run.stop, atlas.describe_options(ns));
         if there.is_none() && run.is_still(collection).await? {
             create(run, collection).await?;
         }
@@ -123,8 +119,8 @@ async fn drop_held<K: SchemaSink>(
 /// True when what the local database has of a collection may take the place of what Atlas has.
 async fn may_replace<K: SchemaSink>(run: &Run<'_, K>, ns: &Namespace) -> Result<bool, SyncError> {
     let ends = &run.cx.ends;
-    let here = ask!(ends, End::Local, run.stop, ends.local.estimated_count(ns));
-    let there = ask!(ends, End::Atlas, run.stop, ends.atlas.estimated_count(ns));
+    let here = ask!(ends, run.stop, ends.local.estimated_count(ns));
+    let there = ask!(ends, run.stop, ends.atlas.estimated_count(ns));
     Ok(run.deletes.may_replace(here, there))
 }
 
@@ -134,7 +130,7 @@ pub(super) async fn size_of<K: SchemaSink>(
     ns: &Namespace,
 ) -> Result<Size, SyncError> {
     let ends = &run.cx.ends;
-    Ok(ask!(ends, End::Local, run.stop, Size::of(&ends.local, ns)))
+    Ok(ask!(ends, run.stop, ends.local.size(ns)))
 }
 
 /// True when Atlas has no document of it.
@@ -143,5 +139,5 @@ pub(super) async fn is_empty_there<K: SchemaSink>(
     ns: &Namespace,
 ) -> Result<bool, SyncError> {
     let ends = &run.cx.ends;
-    Ok(ask!(ends, End::Atlas, run.stop, ends.atlas.is_empty(ns)))
+    Ok(ask!(ends, run.stop, ends.atlas.is_empty(ns)))
 }

@@ -18,13 +18,14 @@ use crate::{
     queue::{Incoming, Work},
     runtime::{clock::now_ms, shutdown::blocking},
     schema::Kind,
+    side::{KeyRange, Part, Size},
     sink::SchemaSink,
     sync::{
         SyncError,
         compare::{Compared, Comparison, Findings, Mismatch},
-        ends::{End, ask},
+        ends::ask,
         pause,
-        range::{KeyRange, Part, Size, splits},
+        range::splits,
         state::CopyPlan,
     },
 };
@@ -136,7 +137,7 @@ impl<'a, K: SchemaSink> Repair<'a, K> {
             return Ok(false);
         }
         let Run { cx, stop, .. } = self.run;
-        let here = ask!(cx.ends, End::Local, stop, cx.ends.local.describe_options(self.ns));
+        let here = ask!(cx.ends, stop, cx.ends.local.describe_options(self.ns));
         Ok(here.is_some_and(|here| here.kind != Kind::Collection))
     }
 
@@ -146,7 +147,7 @@ impl<'a, K: SchemaSink> Repair<'a, K> {
         if let Some(plan) = plans.known(self.ns, false).await {
             return Ok(plan);
         }
-        let splits = ask!(cx.ends, End::Local, stop, splits(&cx.ends.local, self.ns, size));
+        let splits = ask!(cx.ends, stop, splits(&*cx.ends.local, self.ns, size));
         let plan = CopyPlan { splits, ..CopyPlan::default() };
         if self.is_noted(&plan) {
             plans.begun(self.ns, plan.clone()).await?;

@@ -3,11 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{plan::Scope, repair::Repair, run::Run};
-use crate::{
-    observe::progress::ShareState,
-    sink::SchemaSink,
-    sync::{SyncError, range::Size},
-};
+use crate::{observe::progress::ShareState, side::Size, sink::SchemaSink, sync::SyncError};
 
 /// Collections that only Atlas has: they are dropped, unless they hold too much for that.
 pub(super) async fn compare_rest<K: SchemaSink>(

@@ -19,8 +19,7 @@ use crate::{
     runtime::shutdown::{Stop, blocking},
     sink::{Changed, SchemaSink, SinkError},
     sync::{
-        Collection, Context, SyncError,
-        collections::Listing,
+        Collection, Context, Listing, SyncError,
         deletes::DeleteLimit,
         pause,
         state::{SyncRequest, SyncState},

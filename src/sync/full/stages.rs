@@ -21,8 +21,9 @@ use crate::{
     model::namespace::Namespace,
     observe::progress::{Outcome, ShareState},
     policy::horizon::Horizon,
+    side::Size,
     sink::SchemaSink,
-    sync::{Collection, SyncError, pause, range::Size},
+    sync::{Collection, SyncError, pause},
 };
 
 /// Does what is noted, and returns how it ended.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use bson::{RawDocument, RawDocumentBuf};
 use sha2::{Digest, Sha256};
 
 use super::SchemaKeeper;
@@ -12,7 +12,6 @@ use crate::{
         event::{CollectionId, SchemaChange},
         namespace::Namespace,
     },
-    mongo::class::{Class, class_of},
     observe::{progress::ShareState, status::Build},
     queue::{QueueError, note},
     runtime::{
@@ -20,17 +19,15 @@ use crate::{
         shutdown::{Stop, blocking},
     },
     schema::{
-        BUILD_ABORTED, Description, OptionChange, Problem, Refusal, Step, Taken, Target,
-        build_command, make, steps,
+        Description, OptionChange, Problem, Refusal, Step, Taken, Target, build_command, make,
+        steps,
     },
-    sink::{
-        SchemaSink,
-        classify::{BUILD_IN_PROGRESS, INDEX_NOT_FOUND},
-    },
+    side::{Because, Unaltered},
+    sink::SchemaSink,
     sync::{
         SyncError,
         ends::End,
-        schema::{BUILD_PATIENCE, without_values},
+        schema::{BUILD_PATIENCE, describe},
         state::{Reason, SyncState},
     },
 };
@@ -40,9 +37,6 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// How long an index stays as it is that had to let a document in.
 const LOOSE_FOR: Duration = Duration::from_secs(10);
-
-/// `CollectionUUIDMismatch` (6.0+).
-const OTHER_COLLECTION: i32 = 361;
 
 /// How a look ended.
 pub(super) enum Looked {
@@ -74,18 +68,14 @@ impl<K: SchemaSink> SchemaKeeper<K> {
             return Ok(Looked::Done);
         }
         let permit = self.cx.ends.local.permit();
-        let local = || async {
-            let described = self.cx.ends.local.describe(ns).await;
-            described.map_err(|error| End::Local.error(error))
-        };
+        let local = || describe(&*self.cx.ends.local, ns);
         let Some(wanted) = local().await? else {
             return Ok(Looked::Done);
         };
         if !self.stream_has_come(stop).await? {
             return Ok(Looked::Soon);
         }
-        let copy = self.cx.ends.atlas.describe(ns).await;
-        let copy = copy.map_err(|error| End::Atlas.error(error))?;
+        let copy = describe(&*self.cx.ends.atlas, ns).await?;
         // Whatever has changed while the two were looked at is still to come, or has a barrier.
         let is_same = local().await?.is_some_and(|now| now == wanted);
         if !is_same || self.cx.queue.has_barrier(ns) {
@@ -137,8 +127,7 @@ impl<K: SchemaSink> SchemaKeeper<K> {
         wanted: &Description,
     ) -> Result<bool, SyncError> {
         let is_capped = wanted.is_capped();
-        let is_empty = self.cx.ends.atlas.is_empty(ns).await;
-        let is_empty = is_empty.map_err(|error| End::Atlas.error(error))?;
+        let is_empty = self.cx.ends.atlas.is_empty(ns).await?;
         let may = is_empty || (is_capped && self.may_replace(ns).await?);
         if !may || !permit.holds() {
             return Ok(false);
@@ -176,15 +165,16 @@ impl<K: SchemaSink> SchemaKeeper<K> {
             self.cx.ends.local.estimated_count(ns),
             self.cx.ends.atlas.estimated_count(ns)
         );
-        let here = here.map_err(|error| End::Local.error(error))?;
-        let there = there.map_err(|error| End::Atlas.error(error))?;
-        Ok(self.deletes.may_replace(here, there))
+        Ok(self.deletes.may_replace(here?, there?))
     }
 
     async fn watch_progress(&self, ns: &Namespace) -> std::convert::Infallible {
         loop {
             tokio::time::sleep(PROGRESS_EVERY).await;
-            let percent = self.cx.ends.atlas.build_progress(ns).await;
+            let percent = match self.cx.ends.atlas.schema() {
+                Some(schema) => schema.build_progress(ns).await,
+                None => None,
+            };
             if let Some(build) = self.cx.status.state().builds.get_mut(ns) {
                 build.percent = percent;
             }
@@ -249,8 +239,7 @@ impl<K: SchemaSink> Target for Copy<'_, K> {
         }
     }
 
-    async fn run(&mut self, mut command: RawDocumentBuf) -> Taken<Halt> {
-        command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
+    async fn run(&mut self, command: RawDocumentBuf) -> Taken<Halt> {
         let ends = &self.keeper.cx.ends;
         if let Err(error) = ends.may_alter(End::Atlas) {
             return Err(Halt::Away(error.to_string()));
@@ -258,21 +247,19 @@ impl<K: SchemaSink> Target for Copy<'_, K> {
         if !self.permit.holds() {
             return Err(Halt::Away(SyncError::Outdated.to_string()));
         }
-        let error = match ends.atlas.command_within(self.ns.db(), command, BUILD_PATIENCE).await {
-            Ok(reply) if reply.contains_key("writeConcernError") => {
-                return Err(Halt::Away("no majority has answered".to_owned()));
+        // A target that keeps no options has nothing that differs.
+        let Some(schema) = ends.atlas.schema() else { return Ok(Ok(())) };
+        match schema.alter(self.ns, command, BUILD_PATIENCE).await {
+            Ok(()) => Ok(Ok(())),
+            Err(Unaltered { reason, because: Because::InProgress, .. }) => {
+                Ok(Err(Refusal::of(reason)))
             }
-            Ok(_) => return Ok(Ok(())),
-            Err(error) => error,
-        };
-        let reason = without_values(&error.to_string());
-        match (error.code(), class_of(&error)) {
-            (Some(INDEX_NOT_FOUND), _) => Ok(Ok(())),
-            (Some(OTHER_COLLECTION), _) => Err(Halt::Away(reason)),
-            (Some(BUILD_IN_PROGRESS), _) => Ok(Err(Refusal::of(reason))),
-            (_, Class::Unavailable) => Err(Halt::Away(reason)),
-            (_, _) if reason.contains(BUILD_ABORTED) => Err(Halt::Away(reason)),
-            (_, _) => Ok(Err(Refusal::of(reason))),
+            Err(Unaltered { reason, because, is_away, .. })
+                if is_away || because == Because::Overtaken =>
+            {
+                Err(Halt::Away(reason))
+            }
+            Err(Unaltered { reason, .. }) => Ok(Err(Refusal::of(reason))),
         }
     }
 }

@@ -22,8 +22,8 @@ use crate::{
     runtime::shutdown::{Stop, blocking},
     schema::{Description, Kind, Problem, Step, joined, steps},
     sink::{SchemaSink, SinkError},
-    source::{SourceError, inspect},
-    sync::state::SyncState,
+    source::SourceError,
+    sync::{schema::list_indexes, state::SyncState},
 };
 
 mod look;
@@ -91,6 +91,9 @@ impl<K: SchemaSink> SchemaKeeper<K> {
     /// # Errors
     /// [`SyncError::Stopped`], or a failure of the queue.
     pub async fn keep(&self, stop: &Stop) -> Result<(), SyncError> {
+        if self.cx.ends.atlas.schema().is_none() {
+            std::future::pending::<()>().await;
+        }
         let mut looks: FuturesUnordered<Look<'_>> = FuturesUnordered::new();
         let mut busy = BTreeSet::new();
         let mut due: BTreeMap<Namespace, Due> = BTreeMap::new();
@@ -343,8 +346,7 @@ impl<K: SchemaSink> SchemaKeeper<K> {
     ) -> Result<Description, SyncError> {
         let mut description = collection.description();
         if !is_view && description.kind == Kind::Collection {
-            let listed = self.cx.ends.of(end).list_indexes(&collection.ns).await;
-            description.indexes = listed.map_err(|error| end.error(error))?;
+            description.indexes = list_indexes(self.cx.ends.of(end), &collection.ns).await?;
         }
         Ok(description)
     }
@@ -359,7 +361,7 @@ impl<K: SchemaSink> SchemaKeeper<K> {
     /// Waits until everything that was done locally until now has been read into the queue: what a name
     /// meant when it was looked at is certain then, if no barrier waits for it.
     async fn stream_has_come(&self, stop: &Stop) -> Result<bool, SyncError> {
-        let now = inspect(&self.cx.ends.local).await?.now;
+        let now = self.cx.ends.local.now().await?;
         let give_up = Instant::now() + STREAM_PATIENCE;
         while !self.cx.reading.position().has_read(now) {
             if Instant::now() > give_up {

@@ -2,7 +2,7 @@
 //! write one copy.
 //!
 //! In Atlas, `outrigger.replicas` (see `atlas.state_database`) holds one document per source, its
-//! *mark* (`marks`): which namespaces of this Atlas are a copy of that source, and which agent keeps it
+//! *mark* ([`marks`](crate::side::marks)): which namespaces of this Atlas are a copy of that source, and which agent keeps it
 //! so. A collection that holds data, and that no mark of ours covers, now or before, is somebody else's.
 //!
 //! - Where no mark of ours is there at all, one such collection is enough to refuse the target. Where there is
@@ -23,21 +23,20 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use parking_lot::Mutex;
 
-use super::{
-    marks::{self, AgentMark, COLLECTION, Keeper, Mark, Remembered},
-    upstream::Upstream,
-};
+use super::{remembered::Remembered, upstream::Upstream};
 use crate::{
     gate::lease::{BootTime, Lease},
     model::{
         checkpoint::ClusterTime,
-        namespace::{Namespace, NamespaceFilter, Patterns},
+        namespace::{Namespace, NamespaceFilter},
     },
-    mongo::Mongo,
     policy::overlap::overlap,
+    side::{
+        Side,
+        marks::{AgentMark, Keeper, Mark, Marks, NewMark},
+    },
     sink::SinkError,
     sync::{Listing, SyncError, atlas_collections},
 };
@@ -45,11 +44,9 @@ use crate::{
 /// How often the heartbeat is renewed.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
-const DUPLICATE_KEY: i32 = 11000;
-
 /// A source's claim on a target.
 pub struct Claim<'a> {
-    pub atlas: &'a Mongo,
+    pub atlas: &'a dyn Side,
     pub filter: &'a NamespaceFilter,
     pub source_id: &'a str,
     pub agent: &'a AgentMark,
@@ -97,7 +94,7 @@ impl Claim<'_> {
         let own = marks.iter().find(|mark| mark.source_id == self.source_id);
         let keeper = own.and_then(|mark| mark.keeper.as_ref());
         self.check_rival(keeper, taking)?;
-        taking.upstream.check(self.source_id, taking.target, self.filter.state_database())?;
+        taking.upstream.check(self.source_id, taking.target)?;
         self.check_others(&marks, taking)?;
         let elsewhere =
             if own.is_none() { self.check_elsewhere(taking).await? } else { Vec::new() };
@@ -108,7 +105,7 @@ impl Claim<'_> {
         // Another target than last time, or this one put back to an older state.
         let same = own.filter(|mark| mark.claim.is_some() && mark.claim == *claim);
         let same = same.filter(|mark| mark.checkpoint >= *checkpoint);
-        if !moved && same.is_some_and(|mark| mark.is_ahead_of(taking.remembered)) {
+        if !moved && same.is_some_and(|mark| taking.remembered.is_behind(mark)) {
             return Err(SyncError::OlderQueue);
         }
         // A queue that came from another machine: where that one went on after the export, what came with the
@@ -144,24 +141,24 @@ impl Claim<'_> {
             return if other.instance == self.agent.instance || (is_us && !is_fresh) {
                 Ok(())
             } else {
-                Err(keeper.rival())
+                Err(rival(keeper))
             };
         }
         if !is_us {
-            return if taking.adopt && !is_fresh { Ok(()) } else { Err(keeper.rival()) };
+            return if taking.adopt && !is_fresh { Ok(()) } else { Err(rival(keeper)) };
         }
         if !is_fresh {
             return Ok(());
         }
         if !other.boot.is_empty() && other.boot == self.agent.boot {
             // Our last life, which has ended, unless the queue was copied.
-            return if is_another_agent(other.pid) { Err(keeper.rival()) } else { Ok(()) };
+            return if is_another_agent(other.pid) { Err(rival(keeper)) } else { Ok(()) };
         }
         // A machine that was started again, a container under another name, or a clone: only the last goes
         // on beating.
         let mut seen = taking.seen_beat.lock();
         if seen.replace(*beat).is_some_and(|seen| seen != *beat) {
-            return Err(keeper.rival());
+            return Err(rival(keeper));
         }
         let wait = format!(
             "an agent of the same id kept this copy until {} ago, on host `{}`; whether it still does is \
@@ -187,9 +184,8 @@ impl Claim<'_> {
     /// Returns where one of our own is.
     async fn check_elsewhere(&self, taking: &Taking<'_>) -> Result<Vec<String>, SyncError> {
         let here = self.filter.state_database();
-        let marks = marks::elsewhere(self.atlas, here).await;
         let mut own_in = Vec::new();
-        for (db, marks) in marks.map_err(|error| SyncError::atlas(&error))? {
+        for (db, marks) in self.store()?.elsewhere(here).await? {
             let own = marks.iter().find(|mark| mark.source_id == self.source_id);
             let is_fresh = |mark: &&Mark| mark.keeper.as_ref().is_some_and(Keeper::is_fresh);
             self.check_rival(own.filter(is_fresh).and_then(|mark| mark.keeper.as_ref()), taking)?;
@@ -211,12 +207,13 @@ impl Claim<'_> {
         elsewhere: &[String],
     ) -> Result<BTreeSet<Namespace>, SyncError> {
         let mut held = with_data(self.atlas, self.filter).await?;
-        held.retain(|ns| ns.coll() != COLLECTION || !elsewhere.iter().any(|db| db == ns.db()));
+        let store = self.store()?;
+        held.retain(|ns| !store.is_of_marks(ns) || !elsewhere.iter().any(|db| db == ns.db()));
         let refused: BTreeSet<_> =
             held.into_iter().filter(|ns| !own.is_some_and(|mark| mark.owns(ns))).collect();
         match refused.first() {
             Some(ns) if own.is_none() => {
-                Err(not_owned(ns, self.filter.state_database(), elsewhere))
+                Err(not_owned(ns, self.filter.state_database(), elsewhere, store))
             }
             Some(_) | None => Ok(refused),
         }
@@ -227,21 +224,7 @@ impl Claim<'_> {
     async fn remove_elsewhere(&self, databases: &[String]) -> Result<(), SyncError> {
         for db in databases {
             tracing::warn!(db, "the mark that this source has in another database is removed");
-            let delete = doc! { "q": { "_id": self.source_id }, "limit": 1 };
-            let command = doc! {
-                "delete": COLLECTION, "deletes": [delete], "writeConcern": { "w": "majority" },
-            };
-            self.write_to(db, &command).await?;
-            let failed = |error| SyncError::atlas(&error);
-            if self.atlas.is_empty(&Namespace::new(db, COLLECTION)).await.map_err(failed)? {
-                let command = doc! { "drop": COLLECTION, "writeConcern": { "w": "majority" } };
-                self.write_to(db, &command).await?;
-            }
-            // An empty one keeps its name from others.
-            if self.atlas.list_collections(db).await.map_err(failed)?.is_empty() {
-                let command = doc! { "dropDatabase": 1, "writeConcern": { "w": "majority" } };
-                self.write_to(db, &command).await?;
-            }
+            self.store()?.remove_with_place(db, self.source_id).await?;
         }
         Ok(())
     }
@@ -250,11 +233,7 @@ impl Claim<'_> {
     async fn remove_others(&self, marks: &[Mark]) -> Result<(), SyncError> {
         for (mark, _) in overlapping(self.source_id, self.filter, marks) {
             tracing::warn!(source = mark.source_id, "the mark of another source is removed");
-            let delete = doc! { "q": { "_id": &mark.source_id }, "limit": 1 };
-            let command = doc! {
-                "delete": COLLECTION, "deletes": [delete], "writeConcern": { "w": "majority" },
-            };
-            self.write(&command).await?;
+            self.store()?.remove(self.filter.state_database(), &mark.source_id).await?;
         }
         Ok(())
     }
@@ -268,30 +247,20 @@ impl Claim<'_> {
         upstream: &Upstream,
     ) -> Result<(), SyncError> {
         let patterns = self.filter.patterns();
-        let same_keeper = match own.and_then(|mark| mark.keeper.as_ref()) {
-            Some(keeper) => Bson::from(&keeper.agent.instance),
-            None => doc! { "$exists": false }.into(),
+        let before = own.and_then(|mark| mark.keeper.as_ref());
+        let before = before.map(|keeper| keeper.agent.instance.as_str());
+        let mark = NewMark {
+            source_id: self.source_id,
+            patterns,
+            copied: own.map(|mark| mark.history(patterns)).unwrap_or_default(),
+            refused,
+            upstream: upstream.ids(),
+            agent: self.agent,
+            claim,
         };
-        let copied = own.map(|mark| mark.history(patterns)).unwrap_or_default();
-        let copied: Vec<_> = copied.iter().map(patterns_doc).collect();
-        let refused: Vec<_> = refused.iter().map(Namespace::as_str).collect();
-        let update = doc! {
-            "q": { "_id": self.source_id, "agent.instance": same_keeper },
-            "u": {
-                "$set": {
-                    "version": env!("CARGO_PKG_VERSION"), "startedAt": DateTime::now(),
-                    "include": &patterns.include, "exclude": &patterns.exclude,
-                    "copied": copied, "refused": refused, "upstream": upstream.ids(),
-                    "agent": self.agent.to_document(), "life": &self.agent.instance, "claim": claim,
-                },
-                "$setOnInsert": { "claimedAt": DateTime::now() },
-                "$currentDate": { "heartbeatAt": true },
-            },
-            "upsert": own.is_none(),
-        };
+        let place = self.filter.state_database();
         let sent_at = BootTime::now();
-        let matched = self.update(update).await?;
-        if matched == 0 {
+        if !self.store()?.set(place, mark, before, own.is_none()).await? {
             let lost = "another agent has set the mark of ownership at the same time";
             return Err(SinkError::Unavailable(lost.to_owned()).into());
         }
@@ -309,19 +278,11 @@ impl Claim<'_> {
         checkpoint: ClusterTime,
         upstream: &Upstream,
     ) -> Result<bool, SyncError> {
-        let not_older = doc! { "$not": { "$lt": bson::Timestamp::from(left) } };
-        let update = doc! {
-            "q": {
-                "_id": self.source_id, "agent.instance": &self.agent.instance, "checkpoint": not_older,
-            },
-            "u": {
-                "$max": { "checkpoint": bson::Timestamp::from(checkpoint) },
-                "$set": { "upstream": upstream.ids() },
-                "$currentDate": { "heartbeatAt": true },
-            },
-        };
+        let (place, instance) = (self.filter.state_database(), &self.agent.instance);
+        let (store, upstream) = (self.store()?, upstream.ids());
         let sent_at = BootTime::now();
-        let is_as_left = self.update(update).await? > 0;
+        let renewal = store.renew(place, self.source_id, instance, left, checkpoint, upstream);
+        let is_as_left = renewal.await?;
         if is_as_left {
             self.lease.renew(sent_at);
         } else {
@@ -335,50 +296,19 @@ impl Claim<'_> {
     /// # Errors
     /// When Atlas does not take it.
     pub async fn give_back(&self) -> Result<(), SyncError> {
-        let update = doc! {
-            "q": { "_id": self.source_id, "agent.instance": &self.agent.instance },
-            "u": { "$unset": { "agent": "" } },
-        };
-        self.update(update).await.map(drop)
+        let (place, instance) = (self.filter.state_database(), &self.agent.instance);
+        Ok(self.store()?.give_back(place, self.source_id, instance).await?)
     }
 
-    async fn update(&self, update: Document) -> Result<i32, SyncError> {
-        let command = doc! {
-            "update": COLLECTION, "updates": [update], "writeConcern": { "w": "majority" },
-        };
-        self.write(&command).await
-    }
-
-    /// Returns how many documents it matched.
-    async fn write(&self, command: &Document) -> Result<i32, SyncError> {
-        self.write_to(self.filter.state_database(), command).await
-    }
-
-    async fn write_to(&self, db: &str, command: &Document) -> Result<i32, SyncError> {
-        let command = RawDocumentBuf::try_from(command).expect("a literal");
-        let reply = self.atlas.command(db, command).await;
-        let reply = reply.map_err(|error| SyncError::atlas(&error))?;
-        let problem = reply.get_array("writeErrors").ok().and_then(|errors| {
-            errors.first().and_then(Bson::as_document).and_then(|error| error.get_i32("code").ok())
-        });
-        if problem == Some(DUPLICATE_KEY) {
-            return Ok(0);
-        }
-        if problem.is_some() {
-            let refused = "the mark of ownership was not taken".to_owned();
-            return Err(SinkError::Rejected(refused).into());
-        }
-        if reply.get_document("writeConcernError").is_ok() {
-            let unconfirmed = "the mark of ownership was not confirmed".to_owned();
-            return Err(SinkError::Unavailable(unconfirmed).into());
-        }
-        Ok(reply.get_i32("n").unwrap_or(0))
+    /// Where marks are kept. Of a target that has no such place nobody can tell whose copy it is.
+    fn store(&self) -> Result<&dyn Marks, SyncError> {
+        let problem = || "the target keeps no marks of ownership".to_owned();
+        self.atlas.marks().ok_or_else(|| SyncError::NotOwned { problem: problem() })
     }
 
     /// All marks in this Atlas.
     pub(super) async fn marks(&self) -> Result<Vec<Mark>, SyncError> {
-        let db = self.filter.state_database();
-        marks::read(self.atlas, db).await.map_err(|error| SyncError::atlas(&error))
+        Ok(self.store()?.read(self.filter.state_database()).await?)
     }
 
     /// What of the target other sources have marked as theirs by now: what their patterns and ours choose.
@@ -392,14 +322,14 @@ impl Claim<'_> {
 
 /// The replicated namespaces in which Atlas holds anything.
 pub(super) async fn with_data(
-    atlas: &Mongo,
+    atlas: &dyn Side,
     filter: &NamespaceFilter,
 ) -> Result<Vec<Namespace>, SyncError> {
     let Listing { collections, views, .. } = atlas_collections(atlas, filter).await?;
     let mut found: Vec<_> = views.into_iter().map(|view| view.ns).collect();
     for collection in collections {
         let ns = collection.ns;
-        if !atlas.is_empty(&ns).await.map_err(|error| SyncError::atlas(&error))? {
+        if !atlas.is_empty(&ns).await? {
             found.push(ns);
         }
     }
@@ -407,10 +337,16 @@ pub(super) async fn with_data(
 }
 
 /// `elsewhere` says where a mark of ours was found instead of in `db`.
-pub(super) fn not_owned(ns: &Namespace, db: &str, elsewhere: &[String]) -> SyncError {
+pub(super) fn not_owned(
+    ns: &Namespace,
+    db: &str,
+    elsewhere: &[String],
+    store: &dyn Marks,
+) -> SyncError {
     let note = elsewhere.first().map_or_else(String::new, |other| {
+        let place = store.name(other);
         format!(
-            "; a mark of this source stands in `{other}.{COLLECTION}`, so `atlas.state_database` was `{other}` \
+            "; a mark of this source stands in `{place}`, so `atlas.state_database` was `{other}` \
              before, and is `{db}` now"
         )
     });
@@ -454,8 +390,13 @@ pub(super) fn overlap_error(mark: &Mark, (ours, theirs): &(String, String)) -> S
     }
 }
 
-fn patterns_doc(patterns: &Patterns) -> Document {
-    doc! { "include": &patterns.include, "exclude": &patterns.exclude }
+fn rival(keeper: &Keeper) -> SyncError {
+    SyncError::Rival {
+        host: keeper.agent.host.clone(),
+        pid: keeper.agent.pid,
+        heartbeat: keeper.silence(),
+        is_fresh: keeper.is_fresh(),
+    }
 }
 
 /// True when a process of our own program, and not this one, has the id.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{Context, SyncError, local_collections, same};
+use super::{Context, SyncError, same};
 use crate::{
     model::{checkpoint::ClusterTime, foreign::Foreign},
     queue::{Queue, QueueError, note},
@@ -15,22 +15,22 @@ use crate::{
         crash::{self, Step},
         shutdown::{Stop, blocking},
     },
+    side::marks::AgentMark,
     sink::SchemaSink,
     sync::state::{Reason, SyncState},
 };
 
 mod claim;
-mod marks;
+mod remembered;
 mod review;
 mod upstream;
 
 pub use claim::Claim;
-pub use marks::AgentMark;
 pub(super) use review::not_ours;
 pub use review::{Remark, review};
 
 use claim::{HEARTBEAT, Taken, Taking};
-use marks::Remembered;
+use remembered::Remembered;
 use upstream::Upstream;
 
 /// How long the local database may take to show the marks in it. Without an answer those that were seen last
@@ -112,7 +112,7 @@ impl<K: SchemaSink> Ownership<K> {
 
     fn claim(&self) -> Claim<'_> {
         Claim {
-            atlas: &self.cx.ends.atlas,
+            atlas: &*self.cx.ends.atlas,
             filter: &self.cx.filter,
             source_id: &self.source_id,
             agent: &self.agent,
@@ -134,7 +134,7 @@ impl<K: SchemaSink> Ownership<K> {
     async fn take_target(&self, is_first: bool) -> Result<(), SyncError> {
         let target = same::check(&self.cx.ends).await?;
         let db = self.cx.filter.state_database();
-        let seen = upstream::read(&self.cx.ends.local, &self.source_id, db).await?;
+        let seen = upstream::read(&*self.cx.ends.local, &self.source_id, db).await?;
         if is_first && (target.is_none() || seen.is_none()) {
             tracing::warn!(
                 "the user may not read Atlas's identity, or the marks in the local database; that this local database is not a copy of this Atlas cannot be made sure of"
@@ -266,7 +266,7 @@ impl<K: SchemaSink> Ownership<K> {
     /// [`SyncError::Ring`]. Nothing is written from then on.
     async fn look_upstream(&self) -> Result<(), SyncError> {
         let db = self.cx.filter.state_database();
-        let reading = upstream::read(&self.cx.ends.local, &self.source_id, db);
+        let reading = upstream::read(&*self.cx.ends.local, &self.source_id, db);
         match tokio::time::timeout(UPSTREAM_PATIENCE, reading).await {
             Ok(Ok(Some(seen))) => self.ring().upstream = Arc::new(seen),
             Ok(Ok(None)) => {}
@@ -276,7 +276,7 @@ impl<K: SchemaSink> Ownership<K> {
             Err(_) => tracing::debug!("the marks in the local database were not read in time"),
         }
         let Ring { target, upstream } = self.ring().clone();
-        upstream.check(&self.source_id, target.as_deref(), db).inspect_err(|_| {
+        upstream.check(&self.source_id, target.as_deref()).inspect_err(|_| {
             self.cx.writing.lease().end();
         })
     }
@@ -317,8 +317,7 @@ impl<K: SchemaSink> Ownership<K> {
             .collect();
         if !foreign.marked.is_empty() {
             // What does not answer is asked again with the next heartbeat.
-            let listing =
-                local_collections(&self.cx.ends.local, &self.cx.filter).await.unwrap_or_default();
+            let listing = self.cx.ends.local.list(&self.cx.filter).await.unwrap_or_default();
             for collection in listing.collections.into_iter().chain(listing.views) {
                 if let Some(source) = foreign.marked_by(&collection.ns) {
                     let reason =

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 
 use super::{
     claim::{not_owned, overlap_error, overlapping, with_data},
-    marks::{self, Keeper, Mark},
     upstream,
 };
 use crate::{
     model::namespace::{Namespace, NamespaceFilter},
-    mongo::Mongo,
-    sync::{SyncError, same},
+    side::{
+        Side,
+        marks::{Keeper, Mark},
+    },
+    sync::SyncError,
 };
 
 /// One thing that was found.
@@ -31,19 +33,20 @@ pub enum Remark {
 /// # Errors
 /// When an end does not answer, or refuses to.
 pub async fn review(
-    local: &Mongo,
-    atlas: &Mongo,
+    local: &dyn Side,
+    atlas: &dyn Side,
     filter: &NamespaceFilter,
     source_id: &str,
 ) -> Result<Vec<Remark>, SyncError> {
     let mut found = Vec::new();
-    let (db, failed) = (filter.state_database(), |error| SyncError::atlas(&error));
-    let marks = marks::read(atlas, db).await.map_err(failed)?;
+    let db = filter.state_database();
+    let Some(store) = atlas.marks() else { return Ok(found) };
+    let marks = store.read(db).await?;
     let own = marks.iter().find(|mark| mark.source_id == source_id);
     for (mark, patterns) in overlapping(source_id, filter, &marks) {
         found.push(Remark::Refusal(overlap_error(mark, &patterns)));
     }
-    let target = same::set_id(atlas).await.map_err(failed)?;
+    let target = atlas.looks().await?.set_id;
     let seen = upstream::read(local, source_id, db).await?;
     if target.is_none() {
         found.push(Remark::Doubt {
@@ -56,13 +59,13 @@ pub async fn review(
     }
     match seen {
         Some(upstream) => {
-            found.extend(upstream.check(source_id, target.as_deref(), db).err().map(Remark::Refusal));
+            found.extend(upstream.check(source_id, target.as_deref()).err().map(Remark::Refusal));
         }
         None => found.push(Remark::Doubt {
             text: format!(
-                "`{db}.{}` in the local database cannot be read, so two agents that replicate crosswise are \
+                "`{}` in the local database cannot be read, so two agents that replicate crosswise are \
                  not noticed",
-                marks::COLLECTION
+                store.name(db)
             ),
             fix: "grant the local user the role readAnyDatabase, or find on that collection".to_owned(),
         }),
@@ -71,7 +74,7 @@ pub async fn review(
     let not_ours: BTreeSet<_> =
         held.iter().filter(|ns| !own.is_some_and(|mark| mark.owns(ns))).collect();
     match (own, not_ours.first()) {
-        (None, Some(ns)) => found.push(Remark::Refusal(not_owned(ns, db, &[]))),
+        (None, Some(ns)) => found.push(Remark::Refusal(not_owned(ns, db, &[], store))),
         (Some(_), Some(_)) => found.extend(not_ours.iter().map(|ns| Remark::Doubt {
             text: format!(
                 "{ns} will not be written: Atlas holds data in it, and no mark of this source covers it, now or \
@@ -88,12 +91,12 @@ pub async fn review(
 
 /// What Atlas holds data in, of what `filter` chooses, and no mark of this source covers.
 pub(in crate::sync) async fn not_ours(
-    atlas: &Mongo,
+    atlas: &dyn Side,
     filter: &NamespaceFilter,
     source_id: &str,
 ) -> Result<BTreeSet<Namespace>, SyncError> {
-    let marks = marks::read(atlas, filter.state_database()).await;
-    let marks = marks.map_err(|error| SyncError::atlas(&error))?;
+    let Some(store) = atlas.marks() else { return Ok(BTreeSet::new()) };
+    let marks = store.read(filter.state_database()).await?;
     let own = marks.iter().find(|mark| mark.source_id == source_id);
     let mut held: BTreeSet<_> = with_data(atlas, filter).await?.into_iter().collect();
     held.retain(|ns| !own.is_some_and(|mark| mark.owns(ns)));

@@ -10,12 +10,18 @@
 
 use std::collections::BTreeSet;
 
-use super::marks;
-use crate::{gate::past::is_by_name, mongo::Mongo, source::SourceError, sync::SyncError};
+use crate::{
+    gate::past::is_by_name,
+    side::{Side, SideError},
+    source::SourceError,
+    sync::SyncError,
+};
 
 /// What the local database is a copy of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Upstream {
+    /// How the place of the marks is called.
+    place: String,
     /// Sources that have a mark in the local database.
     direct: BTreeSet<String>,
     /// What those are copies of themselves.
@@ -30,8 +36,12 @@ fn is_exact(id: &str) -> bool {
 impl Upstream {
     /// From the marks in the local database: sources, each with its own `upstream`. A mark of the local
     /// database itself is a leftover of a restore.
-    fn of(own: &str, marks: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
-        let mut upstream = Self::default();
+    fn of(
+        own: &str,
+        place: String,
+        marks: impl IntoIterator<Item = (String, Vec<String>)>,
+    ) -> Self {
+        let mut upstream = Self { place, ..Self::default() };
         for (source, farther) in marks.into_iter().filter(|(source, _)| source != own) {
             upstream.direct.insert(source);
             upstream.farther.extend(farther);
@@ -48,7 +58,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`SyncError::Ring`].
-    pub fn check(&self, own: &str, target: Option<&str>, db: &str) -> Result<(), SyncError> {
+    pub fn check(&self, own: &str, target: Option<&str>) -> Result<(), SyncError> {
         let target = target.filter(|id| is_exact(id));
         let problem = if target.is_some_and(|id| self.direct.contains(id)) {
             "the local database is itself the copy of this Atlas"
@@ -62,9 +72,9 @@ impl Upstream {
         let sources = self.direct.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ");
         Err(SyncError::Ring {
             problem: format!(
-                "{problem}: its `{db}.{}` carries the mark of {sources}, and two that overwrite each \
+                "{problem}: its `{}` carries the mark of {sources}, and two that overwrite each \
                  other lose what the application writes",
-                marks::COLLECTION
+                self.place
             ),
         })
     }
@@ -74,13 +84,15 @@ impl Upstream {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn read(local: &Mongo, own: &str, db: &str) -> Result<Option<Upstream>, SourceError> {
-    match marks::read(local, db).await.map_err(SourceError::from) {
+pub async fn read(local: &dyn Side, own: &str, db: &str) -> Result<Option<Upstream>, SideError> {
+    // What no marks can be in is a copy of nothing.
+    let Some(store) = local.marks() else { return Ok(Some(Upstream::default())) };
+    match store.read(db).await {
         Ok(marks) => {
             let marks = marks.into_iter().map(|mark| (mark.source_id, mark.upstream));
-            Ok(Some(Upstream::of(own, marks)))
+            Ok(Some(Upstream::of(own, store.name(db), marks)))
         }
-        Err(SourceError::Denied { .. } | SourceError::Failed(_)) => Ok(None),
+        Err(SideError::Source(SourceError::Denied { .. } | SourceError::Failed(_))) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -91,11 +103,12 @@ mod tests {
 
     fn upstream(own: &str, marks: &[(&str, &[&str])]) -> Upstream {
         let own_list = |list: &[&str]| list.iter().map(|id| (*id).to_owned()).collect();
-        Upstream::of(own, marks.iter().map(|(id, farther)| ((*id).to_owned(), own_list(farther))))
+        let marks = marks.iter().map(|(id, farther)| ((*id).to_owned(), own_list(farther)));
+        Upstream::of(own, "outrigger.replicas".to_owned(), marks)
     }
 
     fn is_refused(own: &str, target: Option<&str>, marks: &[(&str, &[&str])]) -> bool {
-        upstream(own, marks).check(own, target, "outrigger").is_err()
+        upstream(own, marks).check(own, target).is_err()
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! the replication lags, and Atlas still has another one.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
+    collections::{BTreeMap, hash_map::DefaultHasher},
     hash::Hasher,
     sync::{
         Arc,
@@ -14,16 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bson::{RawDocumentBuf, rawdoc};
+use bson::RawDocumentBuf;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use super::{
     Collection, LeftOut, SyncError, atlas_collections,
     compare::{Compared, Comparison, Findings, Mismatch},
-    ends::{End, Ends, ask},
-    local_collections, pause,
-    range::{KeyRange, Part, Size, malformed, splits},
+    ends::{Ends, ask},
+    pause,
+    range::splits,
     unmatched,
 };
 use crate::{
@@ -32,9 +32,9 @@ use crate::{
         document_key::DocumentKey,
         namespace::{Namespace, NamespaceFilter},
     },
-    mongo::{Mongo, MongoError, documents, majority_after},
     observe::progress::{Progress, ShareState},
     runtime::{clock::now_ms, shutdown::Stop},
+    side::{KeyRange, Part, Size},
 };
 
 mod schemas;
@@ -165,20 +165,6 @@ impl Seen {
     }
 }
 
-/// Lists the collections of one end until it answers.
-macro_rules! list_of {
-    ($verify:expr, $end:expr, $list:path) => {{
-        let mut attempts = $verify.ends.attempts($verify.stop);
-        loop {
-            match $list($verify.ends.of($end), $verify.filter).await {
-                Ok(found) => break found,
-                Err(error) => attempts.failed(error).await?,
-            }
-        }
-    }};
-}
-use list_of;
-
 impl Verify<'_> {
     /// Compares everything in scope.
     ///
@@ -186,8 +172,8 @@ impl Verify<'_> {
     /// When an end stays away for longer than patience lasts, or refuses; [`SyncError::NoDigest`].
     pub async fn run(&self) -> Result<Verification, SyncError> {
         let received = self.ends.atlas.received();
-        let here = list_of!(self, End::Local, local_collections);
-        let there = list_of!(self, End::Atlas, atlas_collections);
+        let here = ask!(self.ends, self.stop, self.ends.local.list(self.filter));
+        let there = ask!(self.ends, self.stop, atlas_collections(&*self.ends.atlas, self.filter));
         let patterns = &self.scope.patterns().include;
         if let Some(nothing) = unmatched(patterns, &[&here, &there]).into_iter().next() {
             return Err(SyncError::NothingMatches(nothing));
@@ -245,8 +231,7 @@ impl Verify<'_> {
             .ends
             .each(namespaces, |ns| {
                 Box::pin(async move {
-                    let local = &self.ends.local;
-                    let size = ask!(self.ends, End::Local, self.stop, Size::of(local, &ns));
+                    let size = ask!(self.ends, self.stop, self.ends.local.size(&ns));
                     Ok((ns, size))
                 })
             })
@@ -275,7 +260,7 @@ impl Verify<'_> {
             page: size.page(),
             stop: self.stop,
         };
-        let keys = ask!(self.ends, End::Local, self.stop, splits(&self.ends.local, &ns, size));
+        let keys = ask!(self.ends, self.stop, splits(&*self.ends.local, &ns, size));
         let ranges = KeyRange::between(&keys);
         let expected = size.documents / ranges.len() as u64;
         let by_digest = self.digest && !local.as_ref().is_some_and(Collection::is_clustered);
@@ -345,16 +330,14 @@ impl Verify<'_> {
                     break;
                 }
                 let keys: Vec<_> = part.iter().map(|suspect| suspect.key.clone()).collect();
-                let here =
-                    ask!(self.ends, End::Local, self.stop, look_up(&self.ends.local, ns, &keys));
-                let there =
-                    ask!(self.ends, End::Atlas, self.stop, look_up(&self.ends.atlas, ns, &keys));
+                let here = ask!(self.ends, self.stop, self.ends.local.find(ns, &keys));
+                let there = ask!(self.ends, self.stop, self.ends.atlas.find(ns, &keys));
                 for mut suspect in part {
                     let name = suspect.key.canonical();
                     let (local, copy) = (here.get(&name), there.get(&name));
                     let kind = match (local, copy) {
                         (None, None) => continue,
-                        (Some(local), Some(copy)) if local.as_bytes() == copy.as_bytes() => {
+                        (Some(local), Some(copy)) if self.ends.atlas.is_copy(local, copy) => {
                             continue;
                         }
                         (Some(_), Some(_)) => Mismatch::Content,
@@ -425,25 +408,4 @@ fn fingerprint(document: &RawDocumentBuf) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(document.as_bytes());
     hasher.finish().max(1)
-}
-
-/// The documents of these keys, by canonical key.
-async fn look_up(
-    mongo: &Mongo,
-    ns: &Namespace,
-    keys: &[DocumentKey],
-) -> Result<HashMap<Vec<u8>, RawDocumentBuf>, MongoError> {
-    let command = rawdoc! {
-        "find": ns.coll(), "filter": DocumentKey::filter_of_any(keys), "batchSize": i32::MAX,
-        "readConcern": majority_after(ClusterTime::default()),
-    };
-    let mut cursor = mongo.cursor(ns.db(), command).await?;
-    let mut found = HashMap::new();
-    while let Some(reply) = cursor.next().await? {
-        for document in documents(&reply)? {
-            let key = DocumentKey::of(document).map_err(malformed)?;
-            found.insert(key.canonical(), document.to_owned());
-        }
-    }
-    Ok(found)
 }

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{LOOK_MAX, MARGIN, NamespaceResult, Verify, list_of};
+use super::{LOOK_MAX, MARGIN, NamespaceResult, Verify};
 use crate::{
     model::namespace::Namespace,
     schema::{Description, Kind, steps},
     sync::{
         Collection, SyncError, atlas_collections,
         ends::{End, ask},
-        local_collections, pause,
+        pause,
         schema::{schema_steps, sentences},
     },
 };
@@ -43,8 +43,8 @@ impl Verify<'_> {
     }
 
     async fn as_it_is(&self, end: End, ns: &Namespace) -> Result<Option<Collection>, SyncError> {
-        let mongo = self.ends.of(end);
-        let found = ask!(self.ends, end, self.stop, mongo.describe_options(ns));
+        let side = self.ends.of(end);
+        let found = ask!(self.ends, self.stop, side.describe_options(ns));
         let found = found.filter(|found| found.kind == Kind::Collection);
         Ok(found.map(|Description { options, id, .. }| Collection { ns: ns.clone(), options, id }))
     }
@@ -56,11 +56,16 @@ impl Verify<'_> {
         here: &[Collection],
         there: &[Collection],
     ) -> Result<Vec<NamespaceResult>, SyncError> {
+        // A target that keeps no options keeps no views.
+        if self.ends.atlas.schema().is_none() {
+            return Ok(Vec::new());
+        }
         let mut found = view_differences(here, there);
         if let (false, Some(lag)) = (found.is_empty(), self.current_lag().await) {
             pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
-            let here = list_of!(self, End::Local, local_collections).views;
-            let there = list_of!(self, End::Atlas, atlas_collections).views;
+            let here = ask!(self.ends, self.stop, self.ends.local.list(self.filter)).views;
+            let there =
+                ask!(self.ends, self.stop, atlas_collections(&*self.ends.atlas, self.filter)).views;
             let again = view_differences(&here, &there);
             found.retain(|view| again.contains(view));
         }

@@ -1,0 +1,78 @@
+//! What the agent remembers of the mark that it left, and whether its queue is older than that mark.
+
+use std::time::Duration;
+
+use crate::{model::checkpoint::ClusterTime, side::marks::Mark};
+
+/// What the agent remembers of the mark that it left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// The claim that its queue's position belongs to.
+    pub claim: Option<String>,
+    /// The last position that the mark is known to carry.
+    pub checkpoint: ClusterTime,
+    /// The last position that was sent to it. Its answer may be lost, and then the mark carries it all the same.
+    pub sent: ClusterTime,
+    /// The queue came from another machine, and has not claimed its target yet.
+    pub moved: bool,
+    /// The starts that may have set the mark last.
+    pub lives: Vec<String>,
+    /// How far the queue has come by its own account.
+    pub position: ClusterTime,
+}
+
+/// By how much a mark may be ahead of a queue that has lost its last half second with its process.
+const AHEAD_MAX: Duration = Duration::from_secs(60);
+
+impl Remembered {
+    /// True when this queue is an older one than that which has set the mark.
+    pub fn is_behind(&self, mark: &Mark) -> bool {
+        let Remembered { lives, checkpoint, sent, position, .. } = self;
+        // Earlier versions tell of no life.
+        let is_of_another_life =
+            mark.life.as_ref().is_some_and(|life| !lives.is_empty() && !lives.contains(life));
+        let known = position.max(sent).max(checkpoint).millis();
+        let is_far_ahead = *position > ClusterTime::default()
+            && mark.checkpoint.millis() > known.saturating_add(AHEAD_MAX.as_millis() as u64);
+        is_of_another_life || is_far_ahead
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::model::namespace::NamespaceFilter;
+
+    #[test]
+    fn a_queue_that_was_put_back_is_behind_the_mark() {
+        let second = |n: u64| ClusterTime(n << 32);
+        let of = |life: &str, at: u64| Mark {
+            source_id: "a".to_owned(),
+            filter: NamespaceFilter::new(&[], &[]).unwrap(),
+            copied: Vec::new(),
+            refused: BTreeSet::default(),
+            upstream: Vec::new(),
+            claim: Some("c".to_owned()),
+            checkpoint: second(at),
+            life: Some(life.to_owned()),
+            keeper: None,
+        };
+        let queue = |lives: &[&str], position| Remembered {
+            lives: lives.iter().map(|life| (*life).to_owned()).collect(),
+            position: second(position),
+            ..Remembered::default()
+        };
+
+        assert!(!queue(&["1"], 100).is_behind(&of("1", 100)));
+        assert!(!queue(&["1"], 100).is_behind(&of("1", 150)), "what a kill may cost");
+        assert!(queue(&["1"], 100).is_behind(&of("1", 200)), "put back within one life");
+        assert!(queue(&["1"], 100).is_behind(&of("2", 100)), "put back to an earlier life");
+        assert!(
+            !queue(&["1", "2"], 100).is_behind(&of("2", 100)),
+            "it was not known whether it was set"
+        );
+        assert!(!queue(&[], 100).is_behind(&of("2", 100)), "of an earlier version");
+    }
+}
