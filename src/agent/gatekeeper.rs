@@ -85,7 +85,7 @@ impl Gatekeeper {
                     tell_once(&mut is_told, &error);
                 }
                 Err(NoProof::Interrupted) => {
-                    return Err(SourceError::Unavailable(MongoError::Unproven).into());
+                    return Err(SourceError::Unavailable(MongoError::Unproven.into()).into());
                 }
                 Err(NoProof::Source(error)) => return Err(error.into()),
                 Err(NoProof::Queue(error)) => return Err(error.into()),

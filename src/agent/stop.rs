@@ -194,7 +194,7 @@ mod tests {
     fn what_ends_an_agent_decides_whether_what_waits_is_written_and_what_is_said() {
         let of = |error| Exit::of(error);
         let other = || AgentError::OtherSource { problem: "another past".to_owned() };
-        let away = || SourceError::Unavailable(MongoError::Unproven);
+        let away = || SourceError::Unavailable(MongoError::Unproven.into());
 
         assert!(matches!(of(QueueError::MostlyEmpty.into()), Exit::Reopen(_)));
         assert!(matches!(of(QueueError::Outdated.into()), Exit::QueueLost(_)));

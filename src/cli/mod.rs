@@ -6,6 +6,7 @@ use crate::{
     agent::AgentError,
     cli::args::{AlertsCommand, Cli, Command, DeadCommand, QueueCommand, SyncArgs, SyncCommand},
     config::{self, Config, ConfigError, Secrets},
+    mongo::MongoError,
     observe::report::{ExitCode, Failure},
     queue::QueueError,
     runtime::shutdown::Stop,
@@ -185,25 +186,31 @@ impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         let hint = match &error {
             SourceError::Unfit { hint, .. } => hint.clone(),
-            SourceError::Denied { source, .. } if source.hint().is_some() => {
-                source.hint().unwrap_or_default().to_owned()
-            }
-            SourceError::Denied { .. } => {
-                "`outrigger roles` prints what makes the user, with all that it needs".to_owned()
+            SourceError::Denied { source, .. } => {
+                source.mongo().and_then(MongoError::hint).map_or_else(
+                    || {
+                        "`outrigger roles` prints what makes the user, with all that it needs"
+                            .to_owned()
+                    },
+                    str::to_owned,
+                )
             }
             SourceError::Failed(_) => {
                 "look the message up in the local server's log; the agent goes on trying".to_owned()
             }
             SourceError::Overtaken { .. } => "run it again".to_owned(),
-            SourceError::Unavailable(error) => error.hint().map_or_else(
-                || {
-                    let origin = error.origin().unwrap_or("MONGODB_LOCAL_URI");
-                    format!(
-                        "start it (`systemctl start mongod`) or correct the address in {origin}"
-                    )
-                },
-                str::to_owned,
-            ),
+            SourceError::Unavailable(error) => {
+                error.mongo().and_then(MongoError::hint).map_or_else(
+                    || {
+                        let origin = error.mongo().and_then(MongoError::origin);
+                        let origin = origin.unwrap_or("MONGODB_LOCAL_URI");
+                        format!(
+                            "start it (`systemctl start mongod`) or correct the address in {origin}"
+                        )
+                    },
+                    str::to_owned,
+                )
+            }
             SourceError::HistoryLost(_) | SourceError::Malformed(_) => {
                 "restart the agent; if it happens again, report it".to_owned()
             }

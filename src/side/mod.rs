@@ -34,6 +34,8 @@ use crate::{
     source::SourceError,
 };
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod listing;
 pub mod marks;
 pub mod mongodb;

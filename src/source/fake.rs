@@ -28,7 +28,7 @@ pub struct FakeStream {
 
 impl EventStream for FakeStream {
     async fn next(&mut self) -> Result<EventBatch, SourceError> {
-        self.batches.pop_front().ok_or(SourceError::Unavailable(MongoError::Unproven))
+        self.batches.pop_front().ok_or_else(away)
     }
 
     fn keeps_unconfirmed(&self) -> bool {
@@ -38,9 +38,13 @@ impl EventStream for FakeStream {
     async fn confirm(&mut self, position: &ResumeToken) -> Result<(), SourceError> {
         match &self.confirmed {
             Some(confirmed) if confirmed(position) => Ok(()),
-            _ => Err(SourceError::Unavailable(MongoError::Unproven)),
+            _ => Err(away()),
         }
     }
+}
+
+fn away() -> SourceError {
+    SourceError::Unavailable(Cause::Other("nothing more is told".to_owned()))
 }
 
 /// There are no documents.

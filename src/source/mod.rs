@@ -154,23 +154,44 @@ pub trait Pages: Send {
     fn next(&mut self) -> impl Future<Output = Result<Option<Page>, SourceError>> + Send;
 }
 
+/// What a source's own database said.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Cause {
+    /// In the driver's account.
+    #[error(transparent)]
+    Mongo(#[from] MongoError),
+    /// Of a source of another kind, in its words.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Cause {
+    /// The account of a MongoDB.
+    pub fn mongo(&self) -> Option<&MongoError> {
+        match self {
+            Cause::Mongo(error) => Some(error),
+            Cause::Other(_) => None,
+        }
+    }
+}
+
 /// Why the local database could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
     /// Not reachable, no primary, shutting down, a cursor that was killed: try again.
     #[error("the local database is not available")]
-    Unavailable(#[source] MongoError),
+    Unavailable(#[source] Cause),
     /// Wrong password, missing privilege, TLS that does not fit.
     #[error("the local database refuses access; {advice}")]
-    Denied { advice: String, source: MongoError },
+    Denied { advice: String, source: Cause },
     /// The oplog has rolled past the checkpoint, so events between the two are gone; or the token is
     /// of another history. Only a comparison of everything can tell what they were.
     #[error("the oplog no longer reaches back to the checkpoint")]
-    HistoryLost(#[source] MongoError),
+    HistoryLost(#[source] Cause),
     /// A collection that was being read is not there any more, or not as it was. Only of a read, never of the stream.
     #[error("{what}")]
-    Overtaken { what: &'static str, source: MongoError },
+    Overtaken { what: &'static str, source: Cause },
     /// An event that does not have the form of one.
     #[error("the change stream sent what is not understood")]
     Malformed(#[from] crate::model::raw::Malformed),
@@ -179,7 +200,7 @@ pub enum SourceError {
     Unfit { problem: String, hint: String },
     /// Anything else that the server said.
     #[error("the local database answered with an error")]
-    Failed(#[source] MongoError),
+    Failed(#[source] Cause),
 }
 
 impl SourceError {
@@ -188,7 +209,7 @@ impl SourceError {
     pub fn may_be_of_the_position(&self) -> bool {
         match self {
             SourceError::Unavailable(error) | SourceError::Failed(error) => {
-                crate::mongo::class::may_be_of_the_question(error)
+                error.mongo().is_some_and(crate::mongo::class::may_be_of_the_question)
             }
             SourceError::Denied { .. }
             | SourceError::HistoryLost(_)

@@ -183,3 +183,91 @@ impl Comparison<'_> {
         Route { ns: self.ns.clone(), range, part, order: Order::ById, after, page: self.page }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::side::fake::FakeSide;
+
+    #[derive(Default)]
+    struct Found(Mutex<(u64, u64, Vec<(i32, Mismatch)>)>);
+
+    impl Findings for Found {
+        async fn compared(&self, part: Compared) -> Result<(), SyncError> {
+            let mut found = self.0.lock();
+            found.0 += part.local_documents;
+            found.1 += part.atlas_documents;
+            let of =
+                |(kind, key): (Mismatch, DocumentKey)| (key.filter().get_i32("_id").unwrap(), kind);
+            found.2.extend(part.found.into_iter().map(of));
+            Ok(())
+        }
+    }
+
+    /// What a comparison of two sides finds, neither of which is a MongoDB: in pages of three.
+    async fn compared(local: Arc<FakeSide>, atlas: FakeSide) -> (u64, u64, Vec<(i32, Mismatch)>) {
+        let (stop, found) = (Stop::default(), Found::default());
+        let ends = Ends::new(local, Arc::new(atlas), 1, 0);
+        let ns = Namespace::new("shop", "orders");
+        let comparison = Comparison {
+            ends: &ends,
+            ns: &ns,
+            after: ClusterTime::default(),
+            is_only_there: false,
+            page: 3,
+            stop: &stop,
+        };
+        comparison.range(&KeyRange::default(), Part::Whole, &found).await.unwrap();
+        let mut found = found.0.into_inner();
+        found.2.sort_by_key(|(id, _)| *id);
+        found
+    }
+
+    fn ten() -> impl Iterator<Item = (i32, i32)> {
+        (10..20).map(|id| (id, 1))
+    }
+
+    fn differing() -> impl Iterator<Item = (i32, i32)> {
+        let kept = ten().filter(|(id, _)| *id != 12 && *id != 19);
+        kept.map(|(id, v)| (id, if id == 15 { 2 } else { v })).chain([(1, 1), (99, 1)])
+    }
+
+    const DIFFERENCES: [(i32, Mismatch); 5] = [
+        (1, Mismatch::Extra),
+        (12, Mismatch::Missing),
+        (15, Mismatch::Content),
+        (19, Mismatch::Missing),
+        (99, Mismatch::Extra),
+    ];
+
+    #[tokio::test]
+    async fn each_difference_of_two_sides_is_found_once_whatever_they_are() {
+        let found = compared(Arc::new(FakeSide::of(ten())), FakeSide::of(differing())).await;
+
+        assert_eq!(found, (10, 10, DIFFERENCES.to_vec()));
+    }
+
+    #[tokio::test]
+    async fn a_target_that_keeps_less_than_documents_tells_itself_what_is_a_copy() {
+        let atlas = FakeSide::in_numbers(differing());
+
+        let found = compared(Arc::new(FakeSide::of(ten())), atlas).await;
+
+        assert_eq!(found.2, DIFFERENCES);
+    }
+
+    #[tokio::test]
+    async fn a_side_that_is_away_for_a_while_costs_no_page() {
+        let local = Arc::new(FakeSide::of(ten()));
+        local.is_away(1);
+
+        let found = compared(local.clone(), FakeSide::of(ten())).await;
+
+        assert_eq!(found, (10, 10, Vec::new()));
+        assert_eq!(local.pages.load(std::sync::atomic::Ordering::Relaxed), 4);
+    }
+}

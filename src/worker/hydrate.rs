@@ -146,7 +146,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 };
             // What was read under an epoch that has ended is as good as not read.
             if !permit.holds() {
-                return Ok(Err(SourceError::Unavailable(MongoError::Unproven)));
+                return Ok(Err(SourceError::Unavailable(MongoError::Unproven.into())));
             }
             let Some(page) = page else { return Ok(Ok(())) };
             // What a view shows are no documents of its own.

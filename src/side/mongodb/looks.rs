@@ -6,7 +6,7 @@ use super::Role;
 use crate::{
     mongo::{Mongo, MongoError, class, process_of},
     side::{Looks, SideError},
-    source::{SourceError, SourceInfo, is_router, refuse_router, source_id},
+    source::{Cause, SourceError, SourceInfo, is_router, refuse_router, source_id},
 };
 
 /// Of a source, which must be no router, or of a target.
@@ -26,7 +26,9 @@ async fn from_answers(hello: &Document, mongo: &Mongo) -> Result<Looks, MongoErr
     looks.set_id = match source_id(mongo, &info).await {
         Ok((id, is_exact)) => is_exact.then_some(id),
         // Atlas has one code for whatever its proxy does not pass on.
-        Err(SourceError::Unavailable(error)) if error.code() != Some(class::ATLAS_ERROR) => {
+        Err(SourceError::Unavailable(Cause::Mongo(error)))
+            if error.code() != Some(class::ATLAS_ERROR) =>
+        {
             return Err(error);
         }
         Err(_) => None,

@@ -15,12 +15,13 @@ pub const UNKNOWN_FIELD: i32 = 40415;
 impl From<MongoError> for SourceError {
     fn from(error: MongoError) -> Self {
         match class_of(&error) {
-            Class::Unavailable => SourceError::Unavailable(error),
-            Class::Denied => {
-                SourceError::Denied { advice: advice(&error, "MONGODB_LOCAL_URI"), source: error }
-            }
-            Class::HistoryLost => SourceError::HistoryLost(error),
-            Class::Rejected => SourceError::Failed(error),
+            Class::Unavailable => SourceError::Unavailable(error.into()),
+            Class::Denied => SourceError::Denied {
+                advice: advice(&error, "MONGODB_LOCAL_URI"),
+                source: error.into(),
+            },
+            Class::HistoryLost => SourceError::HistoryLost(error.into()),
+            Class::Rejected => SourceError::Failed(error.into()),
         }
     }
 }

@@ -90,7 +90,7 @@ impl Local {
     fn ask<T>(&self, answer: impl FnOnce(&mut Here) -> T) -> Result<T, SourceError> {
         let mut here = self.0.lock();
         if here.is_away {
-            return Err(SourceError::Unavailable(MongoError::Unproven));
+            return Err(SourceError::Unavailable(MongoError::Unproven.into()));
         }
         Ok(answer(&mut here))
     }
