@@ -64,6 +64,11 @@ impl PositionKind {
         Self(Cow::Owned(name.to_owned()))
     }
 
+    /// The time that a position stands for, milliseconds since 1970, where positions of this kind are times.
+    pub fn millis(&self, position: ClusterTime) -> Option<u64> {
+        (*self == Self::CLUSTER_TIME).then(|| position.millis())
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -47,8 +47,9 @@ fn remembered(queue: &Queue) -> Result<Remembered, QueueError> {
     let moved = queue.meta(note::MOVED)?.is_some();
     let lives = queue.meta(note::LIVES)?.and_then(|lives| serde_json::from_slice(&lives).ok());
     let (lives, own) = (lives.unwrap_or_default(), queue.checkpoint()?);
-    let position = own.map(|checkpoint| checkpoint.cluster_time).unwrap_or_default();
-    Ok(Remembered { claim, checkpoint, sent, moved, lives, position })
+    let position = own.as_ref().map(|checkpoint| checkpoint.cluster_time).unwrap_or_default();
+    let kind = own.map(|checkpoint| checkpoint.kind);
+    Ok(Remembered { claim, checkpoint, sent, moved, lives, position, kind })
 }
 
 fn note_lives(queue: &Queue, lives: &[String]) -> Result<(), QueueError> {

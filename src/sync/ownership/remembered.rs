@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{model::checkpoint::ClusterTime, side::marks::Mark};
+use crate::{
+    model::checkpoint::{ClusterTime, PositionKind},
+    side::marks::Mark,
+};
 
 /// What the agent remembers of the mark that it left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub struct Remembered {
     pub lives: Vec<String>,
     /// How far the queue has come by its own account.
     pub position: ClusterTime,
+    /// What its positions count.
+    pub kind: Option<PositionKind>,
 }
 
 /// By how much a mark may be ahead of a queue that has lost its last half second with its process.
@@ -31,9 +36,13 @@ impl Remembered {
         // Earlier versions tell of no life.
         let is_of_another_life =
             mark.life.as_ref().is_some_and(|life| !lives.is_empty() && !lives.contains(life));
-        let known = position.max(sent).max(checkpoint).millis();
+        // How far is too far is told in time alone.
+        let millis = |position| self.kind.as_ref()?.millis(position);
+        let known = millis(*position.max(sent).max(checkpoint)).zip(millis(mark.checkpoint));
         let is_far_ahead = *position > ClusterTime::default()
-            && mark.checkpoint.millis() > known.saturating_add(AHEAD_MAX.as_millis() as u64);
+            && known.is_some_and(|(known, ahead)| {
+                ahead > known.saturating_add(AHEAD_MAX.as_millis() as u64)
+            });
         is_of_another_life || is_far_ahead
     }
 }
@@ -62,6 +71,7 @@ mod tests {
         let queue = |lives: &[&str], position| Remembered {
             lives: lives.iter().map(|life| (*life).to_owned()).collect(),
             position: second(position),
+            kind: Some(PositionKind::CLUSTER_TIME),
             ..Remembered::default()
         };
 
@@ -74,5 +84,7 @@ mod tests {
             "it was not known whether it was set"
         );
         assert!(!queue(&[], 100).is_behind(&of("2", 100)), "of an earlier version");
+        let counted = Remembered { kind: Some(PositionKind::named("row")), ..queue(&["1"], 100) };
+        assert!(!counted.is_behind(&of("1", 1 << 30)), "rows are not times");
     }
 }
