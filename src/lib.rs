@@ -75,6 +75,22 @@
 //! # }
 //! ```
 //!
+//! With [`Builder::sink`](agent::Builder::sink) its target is a [`Sink`](sink::Sink) of that program and no Atlas:
+//! `examples/stdout_sink.rs` is a whole one.
+//!
+//! # A target, or a source, of one's own
+//!
+//! Four seams, each a trait with a MongoDB as its maker, and none of them names a driver:
+//!
+//! | who | must | and may |
+//! | --- | --- | --- |
+//! | [`Sink`](sink::Sink) | write documents, and say how each write ended | [`SchemaSink`](sink::SchemaSink): keep collections, in the order of the stream |
+//! | [`Side`](side::Side) | list, count, and show documents in the order of their keys, for copies, comparisons and counts | sums, options and indexes, [marks of ownership](side::marks::Marks), notes of a restore |
+//! | [`Source`](source::Source) | hand out changes from a position on, and documents by key | [`SchemaSource`](source::SchemaSource): tell of options, indexes and names |
+//! | [`EventStream`](source::EventStream) | the changes | keep each until it is [confirmed](source::EventStream::confirm) |
+//!
+//! The positions of a source are numbers that only it understands; a queue holds those of [one kind](model::checkpoint::PositionKind).
+//!
 //! The agent leaves the process alone: a queue that failed is an error that [`Agent::run`] returns, and to begin
 //! the process anew is what the program does ([`cli`]).
 //!

@@ -2,8 +2,8 @@
 
 use std::{future::Future, pin::Pin};
 
-use super::{Agent, AgentError, Handles};
-use crate::config::Config;
+use super::{Agent, AgentError, Handles, SinkBuilder};
+use crate::{config::Config, sink::Sink};
 
 /// Serves until it is dropped.
 pub type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -43,6 +43,16 @@ impl Builder {
     {
         self.serve = Some(Box::new(|handles| Box::pin(start(handles))));
         self
+    }
+
+    /// Replicates into a [`Sink`] of one's own and not to Atlas, of which the configuration need not know then. It is
+    /// given every document that is there, and from then on each change, as often as it takes: a document may come more
+    /// than once, and never an older version behind a newer one. It is told nothing of collections as such: what is
+    /// renamed comes once more under the new name, and what goes with its collection, or within a gap of the stream, goes
+    /// without a word.
+    #[must_use]
+    pub fn sink<K: Sink>(self, sink: K) -> SinkBuilder<K> {
+        SinkBuilder::new(self.config, sink)
     }
 
     /// Connects, checks that the local database can be replicated from, and opens the queue. Atlas

@@ -49,6 +49,7 @@ mod handles;
 mod identity;
 mod monitor;
 mod outbox;
+mod own_sink;
 mod parts;
 mod patience;
 mod pause;
@@ -61,6 +62,7 @@ use builder::Serve;
 pub use builder::{Builder, Serving};
 use gatekeeper::Gatekeeper;
 pub use handles::Handles;
+pub use own_sink::{SinkAgent, SinkBuilder};
 
 pub use connect::{connect_atlas, connect_local, ends, queue_options};
 pub use far_end::reach;
@@ -143,13 +145,7 @@ impl Agent {
                 "the user may not read the replica set's id; another database of the same set name could not be told apart"
             );
         }
-        let options = QueueOptions { compact: true, ..queue_options(&config) };
-        let (queue, rebuilt) = blocking(move || Queue::open_or_rebuild(&options)).await?;
-        if let Some(Rebuilt { moved_to, error }) = rebuilt {
-            let error = crate::observe::report::one_line(&error);
-            tracing::error!(%error, moved_to = %moved_to.display(), "the queue could not be used and was moved aside; a new one is built and everything is compared");
-        }
-        let queue = Arc::new(queue);
+        let queue = open_queue(&config).await?;
         let mark = identity::mark(&queue, &config.queue.path).await?;
         let agent = Self {
             status: Arc::default(),
@@ -176,14 +172,8 @@ impl Agent {
         Ok(agent)
     }
 
-    /// The checkpoint must be of this kind of source, before it is asked what it proves of this one.
     fn check_kind(&self) -> Result<(), AgentError> {
-        let Some(checkpoint) = self.queue.checkpoint()? else {
-            return Ok(());
-        };
-        checkpoint
-            .is_of(&<ChangeStreamSource as Source>::POSITIONS)
-            .map_err(|error| AgentError::OtherSource { problem: error.to_string() })
+        same_kind(&self.queue)
     }
 
     /// The checkpoint must be of this filter.
@@ -232,6 +222,27 @@ impl Agent {
     pub fn stop(&self) -> Stop {
         self.stop.clone()
     }
+}
+
+/// The configured queue, or a new one in the place of one that cannot be used.
+async fn open_queue(config: &Config) -> Result<Arc<Queue>, AgentError> {
+    let options = QueueOptions { compact: true, ..queue_options(config) };
+    let (queue, rebuilt) = blocking(move || Queue::open_or_rebuild(&options)).await?;
+    if let Some(Rebuilt { moved_to, error }) = rebuilt {
+        let error = crate::observe::report::one_line(&error);
+        tracing::error!(%error, moved_to = %moved_to.display(), "the queue could not be used and was moved aside; a new one is built and everything is compared");
+    }
+    Ok(Arc::new(queue))
+}
+
+/// The checkpoint must be of this kind of source, before it is asked what it proves of this one.
+fn same_kind(queue: &Queue) -> Result<(), AgentError> {
+    let Some(checkpoint) = queue.checkpoint()? else {
+        return Ok(());
+    };
+    checkpoint
+        .is_of(&<ChangeStreamSource as Source>::POSITIONS)
+        .map_err(|error| AgentError::OtherSource { problem: error.to_string() })
 }
 
 /// What stands in the local database's own answers about it, and about both ends: whether they are one.

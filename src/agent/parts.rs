@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Documents whose reads are remembered one by one; see [`Horizon`].
-const HORIZON_DOCUMENTS: usize = 100_000;
+pub(super) const HORIZON_DOCUMENTS: usize = 100_000;
 
 /// What an agent is made of. Nothing of it runs yet.
 pub(super) struct Parts {

@@ -3,7 +3,7 @@
 //! [`Side`] is the seam: what there is, how much of it, and its documents in the order of their keys, by key, or as sums.
 //! The source's side and the target's are asked the same, and neither is asked what kind of database it is. What only
 //! one can answer that keeps options and indexes as a MongoDB does is [`SchemaSide`], and [`Notes`] are for one that may
-//! be restored into. [`MongoSide`] is the one maker.
+//! be restored into. [`MongoSide`] is the one maker; [`Blind`] is there for a target that nobody can look into.
 //!
 //! - **Both sides have one order.** A comparison walks the source's side page by page, and asks the target's for what is
 //!   between two keys that it has seen there. So between any two keys a target must have what the source has between
@@ -34,6 +34,7 @@ use crate::{
     source::SourceError,
 };
 
+mod blind;
 #[cfg(test)]
 pub(crate) mod fake;
 mod listing;
@@ -44,6 +45,7 @@ mod walk;
 use marks::Marks;
 
 pub use self::mongodb::MongoSide;
+pub use blind::Blind;
 pub use listing::{Collection, LeftOut, Listing};
 pub use walk::{Batch, KeyRange, Order, Page, Part, Place, Route, Walk};
 

@@ -1,6 +1,6 @@
 //! Where changes go: what the worker writes to, and through which it learns how each write ended.
 //!
-//! [`Sink`] is the seam, and all that a target must do to take documents; what only one can that has collections with
+//! [`Sink`] is the seam, and all that a target must do to take documents (`examples/stdout_sink.rs` is one); what only one can that has collections with
 //! options and indexes is [`SchemaSink`]. Production enters through [`AtlasSink`], where what an error means is decided in
 //! [`classify`] alone.
 
@@ -19,8 +19,10 @@ use crate::{
 };
 
 pub mod mongodb;
+mod plain;
 
 pub use self::mongodb::{AtlasSink, classify};
+pub use plain::WithoutSchema;
 
 /// One write to one document. It borrows what it writes: the worker keeps the entry, a copy the reply that the
 /// document came in.
@@ -132,6 +134,12 @@ pub trait Sink: Send + Sync + 'static {
 /// A sink that keeps collections as they are in a MongoDB: made, renamed and dropped in the order of the stream, with
 /// their options and indexes, and with values that are unique.
 pub trait SchemaSink: Sink {
+    /// Whether options and indexes are made as they are in the source. Where not, collections are made, renamed and
+    /// dropped all the same.
+    fn carries_options(&self) -> bool {
+        true
+    }
+
     /// For each contender the documents that hold a unique value of it now. The contender's own document
     /// may be among them. Empty when the place is free.
     ///

@@ -229,7 +229,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     /// What was to be renamed to this name is not in Atlas. Where an earlier attempt may have renamed it, what has the
     /// name is compared. Else it was empty, so that nobody has made it (5.0), and what has the name goes.
     async fn clear_target(&self, to: &Namespace, may_be_made: bool) -> Result<(), Halt> {
-        if !may_be_made && !self.source.tells_of_schema() {
+        if !may_be_made && !self.source.tells_of_schema() && self.sink.carries_options() {
             self.sink.change_schema(&SchemaChange::Drop { ns: to.clone() }).await?;
             return Ok(());
         }
@@ -250,6 +250,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         ns: &Namespace,
         collection: Option<CollectionId>,
     ) -> Result<bool, Halt> {
+        if !self.sink.carries_options() {
+            return Ok(true);
+        }
         let permit = self.source.permit();
         let wanted = match self.source.describe(ns).await {
             Ok(Some(wanted)) => wanted,

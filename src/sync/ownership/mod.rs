@@ -69,6 +69,9 @@ fn demand_for_new_target(queue: &Queue, is_first: bool) -> Result<(), QueueError
     queue.flush()
 }
 
+/// What stands in the place of a claim where no mark can carry one.
+const UNMARKED: &[u8] = b"no mark";
+
 /// How often to look whether a mark that is too old may be renewed.
 const FENCED_EVERY: Duration = Duration::from_secs(2);
 
@@ -108,7 +111,30 @@ impl<K: SchemaSink> Ownership<K> {
     /// # Errors
     /// When it is not, or the queue fails.
     pub(super) async fn take(&self, stop: &Stop) -> Result<(), SyncError> {
+        if !self.keeps_marks() {
+            return self.take_unmarked().await;
+        }
         self.take_patiently(true, stop).await
+    }
+
+    fn keeps_marks(&self) -> bool {
+        self.cx.ends.atlas.marks().is_some()
+    }
+
+    /// Of a target without marks nobody can tell whose it is, nor whether it has what an earlier queue was told of. So
+    /// each queue gives it everything once.
+    async fn take_unmarked(&self) -> Result<(), SyncError> {
+        let queue = self.cx.queue.clone();
+        blocking(move || {
+            if queue.meta(note::CLAIM)?.as_deref() == Some(UNMARKED) {
+                return Ok(());
+            }
+            demand_for_new_target(&queue, true)?;
+            queue.set_meta(note::CLAIM, Some(UNMARKED))
+        })
+        .await?;
+        self.cx.writing.marked();
+        Ok(())
     }
 
     fn claim(&self) -> Claim<'_> {
@@ -205,6 +231,9 @@ impl<K: SchemaSink> Ownership<K> {
     /// Renews the heartbeat in the mark for as long as the agent runs, and stops the writing when that
     /// fails for too long: another agent may have been told to take over.
     pub(super) async fn keep(&self, stop: &Stop) -> Result<(), SyncError> {
+        if !self.keeps_marks() {
+            std::future::pending::<()>().await;
+        }
         loop {
             let is_fenced = self.cx.writing.is_fenced();
             tokio::time::sleep(if is_fenced { FENCED_EVERY } else { HEARTBEAT }).await;
@@ -232,7 +261,8 @@ impl<K: SchemaSink> Ownership<K> {
     /// When the queue fails.
     pub(super) async fn beat_while_draining(&self, stop: &Stop) -> Result<(), SyncError> {
         stop.drain.cancelled().await;
-        while self.cx.writing.is_marked() && self.beat().await? != Some(false) {
+        while self.keeps_marks() && self.cx.writing.is_marked() && self.beat().await? != Some(false)
+        {
             tokio::time::sleep(HEARTBEAT).await;
         }
         Ok(())
