@@ -13,6 +13,7 @@ demo:
 # Everything that CI runs.
 test: check
 	scripts/mongod > /dev/null
+	scripts/postgres > /dev/null
 	$(CARGO) build --locked --all-targets --all-features
 	scripts/test
 

@@ -50,6 +50,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     // Our own module has the crate's name, so only an import from the root counts.
     ("use backoff::", &["policy"]),
     ("mongodb::", &["mongo", "source", "sink"]),
+    ("tokio_postgres::", &["sink"]),
+    ("deadpool_postgres::", &["sink"]),
     ("clap::", &["cli", "config", "main"]),
     ("ureq::", &["agent", "cli"]),
     ("fast_float::", &["config"]),

@@ -109,6 +109,14 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Print the tables that the collections have in PostgreSQL, as SQL, with a draft of columns from a sample.
+    #[command(after_help = "Examples:
+  outrigger schema
+  outrigger schema --ns shop.orders > orders.sql
+  outrigger schema --apply
+
+With `target.kind = \"postgres\"`. This version replicates nothing into PostgreSQL yet.")]
+    Schema(SchemaArgs),
     /// Wait until all that is committed locally now is in Atlas. Exit code 1 when it is not in time.
     #[command(after_help = "Examples:
   outrigger flush                    before the machine is switched off
@@ -219,6 +227,19 @@ pub struct SyncArgs {
     pub why: Why,
     #[command(flatten)]
     pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Make them as well. What is there already stays; a column that is new in the configuration is added.
+    #[arg(long)]
+    pub apply: bool,
+    /// Only these collections: `shop.orders`, `shop.*`. May be given more than once.
+    #[arg(long, value_name = "NS")]
+    pub ns: Vec<String>,
+    /// Documents of each collection that the draft of its columns is made from; 0 for none.
+    #[arg(long, value_name = "DOCUMENTS", default_value_t = 1000)]
+    pub sample: u32,
 }
 
 #[derive(Debug, Subcommand)]

@@ -32,6 +32,7 @@ mod queue;
 mod restore;
 mod roles;
 mod run;
+mod schema;
 mod show;
 mod signals;
 mod status;
@@ -110,6 +111,7 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Restore { ns, output } => runtime.block_on(restore::run(&config, &ns, output)),
         Command::Pause(args) => pause::pause(&config, &args),
         Command::Resume(args) => pause::resume(&config, &args),
+        Command::Schema(args) => runtime.block_on(schema::run(&config, args)),
         Command::Queue(QueueCommand::Stats(output)) => queue::stats(&config, output),
         Command::Queue(QueueCommand::List(args)) => queue::list(&config, &args),
         Command::Queue(QueueCommand::Show(args)) => queue::show(&config, &args),
@@ -160,6 +162,7 @@ fn need_of(command: &Command) -> Need {
         | Command::Run { .. }
         | Command::Verify(_)
         | Command::Restore { .. }
+        | Command::Schema(_)
         | Command::Completions { .. }
         | Command::Man => Need::Ends,
     }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use toml::Value;
 
-use super::{Config, HttpUrl, LogFormat, Origin, UpdateMode, Uri, units};
+use super::{Config, HttpUrl, LogFormat, Origin, PostgresUri, TargetKind, UpdateMode, Uri, units};
 
 /// One key: how it is read from a TOML value, and what is accepted.
 pub struct Key {
@@ -38,6 +38,7 @@ pub const KEYS: &[Key] = &[
     ),
     key!("local.uri_file", "a file name", local.uri_file = |v| path(v).map(Some)),
     key!("local.timeout", "1s to 10m", local.timeout = |v| duration(v, 1, 600)),
+    key!("target.kind", "atlas or postgres", target.kind = target_kind),
     key!(
         "atlas.uri",
         "a connection string without a password",
@@ -62,6 +63,12 @@ pub const KEYS: &[Key] = &[
         "the name of a database, without `/\\. \"$*<>:|?`, of at most 63 bytes, and not the server's own",
         atlas.state_database = database
     ),
+    key!(
+        "postgres.uri",
+        "a connection string without a password",
+        postgres.uri = |v| public_postgres_uri(v).map(Some)
+    ),
+    key!("postgres.uri_file", "a file name", postgres.uri_file = |v| path(v).map(Some)),
     key!(
         "namespaces.include",
         "a list of patterns such as `shop.*`",
@@ -293,13 +300,43 @@ fn level(value: &Value) -> Result<String, String> {
         .map(|_| level.to_owned())
 }
 
+fn target_kind(value: &Value) -> Result<TargetKind, String> {
+    match text(value)? {
+        "atlas" => Ok(TargetKind::Atlas),
+        "postgres" => Ok(TargetKind::Postgres),
+        _ => Err("no such target".to_owned()),
+    }
+}
+
+/// Keys that say something of Atlas alone, and why they say nothing of PostgreSQL.
+pub const OF_ATLAS: &[(&str, &str)] = &[
+    ("atlas.uri", "the address of PostgreSQL is `postgres.uri`"),
+    ("atlas.uri_file", "the address of PostgreSQL is in `postgres.uri_file`"),
+    (
+        "atlas.allow_insecure",
+        "TLS is left out by `sslmode=disable` in PostgreSQL's connection string",
+    ),
+    ("atlas.compressors", "PostgreSQL's protocol has no compression"),
+    ("atlas.state_database", "in PostgreSQL the mark of ownership is in the schema `outrigger`"),
+    ("worker.update_mode", "a row of PostgreSQL is written whole"),
+];
+
+fn public_postgres_uri(value: &Value) -> Result<PostgresUri, String> {
+    let uri = PostgresUri::parse(text(value)?)?;
+    if uri.has_credentials() {
+        return Err(WITH_CREDENTIALS.to_owned());
+    }
+    Ok(uri.from(Origin::Named("`postgres.uri`")))
+}
+
+const WITH_CREDENTIALS: &str =
+    "holds credentials; secrets come from the environment or from a `*_file`";
+
 /// A URI in the file: without a password, since files are copied, shared and committed.
 fn public_uri(value: &Value, key: &'static str) -> Result<Uri, String> {
     let uri = Uri::parse(text(value)?)?;
     if uri.has_credentials() {
-        return Err(
-            "holds credentials; secrets come from the environment or from a `*_file`".to_owned()
-        );
+        return Err(WITH_CREDENTIALS.to_owned());
     }
     Ok(uri.from(Origin::Named(key)))
 }

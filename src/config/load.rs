@@ -10,7 +10,8 @@ use toml::{Table, Value, de::DeTable};
 use super::{
     Config, ConfigError, HttpUrl, Origin, Uri,
     error::Place,
-    keys::KEYS,
+    keys::{KEYS, OF_ATLAS},
+    postgres::{self, PostgresUri},
     secret::{self, ReadError},
 };
 
@@ -79,9 +80,20 @@ fn parse_with(
     let (spans, errors) = DeTable::parse_recoverable(text);
     ConfigError::of_all(all_syntax(path, text, errors))?;
     let table: Table = text.parse().map_err(|error| syntax(path, text, &error))?;
-    let mut errors = Vec::new();
-    for (key, value) in flatten(table) {
-        if let Err(error) = set(&mut config, &key, &value, None) {
+    let (mapping, mut errors) = postgres::read(spans.get_ref(), path, text);
+    config.mapping = mapping;
+    let flat = flatten(table);
+    let goes_to_postgres =
+        flat.get("target.kind").and_then(Value::as_str).is_some_and(|kind| kind == "postgres");
+    for (key, value) in flat {
+        let of_atlas = OF_ATLAS.iter().find(|(name, _)| goes_to_postgres && *name == key);
+        if let Some((key, reason)) = of_atlas {
+            let problem = format!("does not go with `target.kind = \"postgres\"`: {reason}");
+            let span = span_of(spans.get_ref(), key, false);
+            let at = span.as_ref().map_or(usize::MAX, |span| span.start);
+            let place = span.and_then(|span| Place::of(path, text, span));
+            errors.push((at, ConfigError::invalid(key, problem).at(place)));
+        } else if let Err(error) = set(&mut config, &key, &value, None) {
             let is_value = matches!(error, ConfigError::Value { .. });
             let span = span_of(spans.get_ref(), &key, is_value);
             let at = span.as_ref().map_or(usize::MAX, |span| span.start);
@@ -142,6 +154,8 @@ fn flatten(table: Table) -> BTreeMap<String, Value> {
     let mut flat = BTreeMap::new();
     for (section, value) in table {
         match value {
+            // Lists of tables, which are read by themselves.
+            _ if ["column", "child"].contains(&&*section) => {}
             Value::Table(keys) => {
                 flat.extend(
                     keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)),
@@ -252,6 +266,22 @@ fn read_secrets(
             Err(error) => errors.push(error),
         }
     }
+    let postgres = &mut config.postgres;
+    let read = if let Some(text) = said(env, "POSTGRES_URI") {
+        let uri = PostgresUri::parse(&text).map(|uri| uri.from(Origin::Named("POSTGRES_URI")));
+        Some(uri.map_err(|problem| unfit_uri("POSTGRES_URI", problem)))
+    } else if let (None, Some(path)) = (&postgres.uri, &postgres.uri_file) {
+        let path = in_use(path, env);
+        let of_file = |error| ConfigError::of_file(&path, Some("postgres.uri_file"), error);
+        Some(PostgresUri::read(&path).map_err(of_file))
+    } else {
+        None
+    };
+    match read {
+        Some(Ok(uri)) => postgres.uri = Some(uri),
+        Some(Err(error)) => errors.push(error),
+        None => {}
+    }
     match webhook(config, env) {
         Ok(url) => config.alerts.webhook = url,
         Err(error) => errors.push(error),
@@ -275,12 +305,16 @@ fn webhook(
 
 fn secret_uri(key: &'static str, text: &str) -> Result<Uri, ConfigError> {
     let uri = Uri::parse(text.trim_start_matches('\u{feff}'));
-    uri.map(|uri| uri.from(Origin::Named(key))).map_err(|problem| ConfigError::Value {
+    uri.map(|uri| uri.from(Origin::Named(key))).map_err(|problem| unfit_uri(key, problem))
+}
+
+fn unfit_uri(key: &'static str, problem: String) -> ConfigError {
+    ConfigError::Value {
         key: key.to_owned(),
         value: "<not shown>".to_owned(),
         problem,
         accepts: "a connection string",
-    })
+    }
 }
 
 impl Config {

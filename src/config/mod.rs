@@ -12,6 +12,8 @@ use crate::model::namespace::NamespaceFilter;
 mod error;
 mod keys;
 mod load;
+mod mapping;
+mod postgres;
 pub mod secret;
 pub mod units;
 mod uri;
@@ -19,6 +21,8 @@ mod uri_options;
 
 pub use error::{ConfigError, Place};
 pub use load::{REFERENCE, Secrets, load, load_with, parse};
+pub use mapping::{ChildRule, ColumnRule, ColumnType, Mapping, NAME_BYTES_MAX, OWN_COLUMNS};
+pub use postgres::PostgresUri;
 pub use uri::{HttpUrl, Origin, Uri};
 pub(crate) use uri::{decoded, encoded};
 
@@ -26,7 +30,11 @@ pub(crate) use uri::{decoded, encoded};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub local: Local,
+    pub target: Target,
     pub atlas: Atlas,
+    pub postgres: Postgres,
+    /// `[[column]]` and `[[child]]`.
+    pub mapping: Mapping,
     pub namespaces: Namespaces,
     pub queue: Queue,
     pub worker: Worker,
@@ -44,6 +52,24 @@ pub struct Local {
     pub uri_file: Option<PathBuf>,
     /// Longest wait for an answer.
     pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    pub kind: TargetKind,
+}
+
+/// Where the copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetKind {
+    Atlas,
+    Postgres,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Postgres {
+    pub uri: Option<PostgresUri>,
+    pub uri_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -161,6 +187,9 @@ impl Default for Config {
         let seconds = Duration::from_secs;
         Self {
             local: Local { uri: None, uri_file: None, timeout: seconds(30) },
+            target: Target { kind: TargetKind::Atlas },
+            postgres: Postgres::default(),
+            mapping: Mapping::default(),
             atlas: Atlas {
                 uri: None,
                 uri_file: None,
@@ -256,12 +285,46 @@ impl Config {
         })
     }
 
+    /// The connection string of PostgreSQL.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`] when there is none, and an invalid one where the target is another.
+    pub fn postgres_uri(&self) -> Result<&PostgresUri, ConfigError> {
+        self.check_is_postgres()?;
+        self.postgres.uri.as_ref().ok_or(ConfigError::Missing {
+            what: "PostgreSQL",
+            key: "postgres.uri_file",
+            variable: "POSTGRES_URI",
+        })
+    }
+
+    /// # Errors
+    /// Where the target is another.
+    pub fn check_is_postgres(&self) -> Result<(), ConfigError> {
+        match self.target.kind {
+            TargetKind::Postgres => Ok(()),
+            TargetKind::Atlas => Err(ConfigError::invalid(
+                "target.kind",
+                "is `atlas`, where collections are made as they are in MongoDB; tables are what `postgres` has"
+                    .to_owned(),
+            )),
+        }
+    }
+
     /// The connection string of Atlas.
     ///
     /// # Errors
     /// [`ConfigError::Missing`] when there is none, and an invalid one when it would go without TLS
     /// although `atlas.allow_insecure` is off.
     pub fn atlas_uri(&self) -> Result<&Uri, ConfigError> {
+        if self.target.kind == TargetKind::Postgres {
+            return Err(ConfigError::invalid(
+                "target.kind",
+                "is `postgres`, for which this version makes the tables alone (`outrigger schema`): it does not \
+                 replicate into PostgreSQL yet"
+                    .to_owned(),
+            ));
+        }
         let uri = self.atlas.uri.as_ref().ok_or(ConfigError::Missing {
             what: "Atlas",
             key: "atlas.uri_file",

@@ -20,6 +20,7 @@ use crate::{
 
 pub mod mongodb;
 mod plain;
+pub mod postgres;
 
 pub use self::mongodb::{AtlasSink, classify};
 pub use plain::WithoutSchema;

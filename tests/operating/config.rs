@@ -45,14 +45,15 @@ fn the_reference_file_shows_every_key() {
         })
         .fold(String::new(), |text, line| text + line + "\n")
         .replace("uri_file = \"/etc/outrigger/local.uri\"\n", "")
-        .replace("uri_file = \"/etc/outrigger/atlas.uri\"\n", "");
+        .replace("uri_file = \"/etc/outrigger/atlas.uri\"\n", "")
+        .replace("uri_file = \"/etc/outrigger/postgres.uri\"\n", "");
 
     let config = load_text(&all, &[]).unwrap();
 
     assert!(config.local.uri.is_some() && config.atlas.uri.is_some());
     assert!(config.alerts.webhook.is_some() && config.alerts.heartbeat_url.is_some());
     let shown = REFERENCE.lines().filter(|line| line.contains(" = ")).count();
-    assert_eq!(shown, 47, "a key is missing in config.toml, or this count is old");
+    assert_eq!(shown, 50, "a key is missing in config.toml, or this count is old");
 }
 
 #[test]
@@ -139,6 +140,14 @@ fn a_connection_string_may_come_from_a_file() {
     let missing = load_text("[atlas]\nuri_file = \"/nowhere\"", &[]).unwrap_err();
 
     assert!(config.atlas_uri().unwrap().has_credentials());
+    std::fs::write(&file, "postgres://ann:s3cret@h/shop\n").unwrap();
+    let text = format!(
+        "[target]\nkind = \"postgres\"\n[postgres]\nuri_file = {:?}",
+        file.display().to_string()
+    );
+    let config = load_text(&text, &[]).unwrap();
+    assert_eq!(config.postgres_uri().unwrap().expose(), "postgres://ann:s3cret@h/shop");
+    assert!(!format!("{config:?}").contains("s3cret"));
     assert!(
         matches!(missing, ConfigError::Unreadable { path, .. } if path == Path::new("/nowhere"))
     );

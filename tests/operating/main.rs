@@ -18,6 +18,7 @@ mod failures_explain_themselves;
 mod guest_of_its_host;
 mod metrics_tell_the_truth;
 mod pauses;
+mod postgres_schema;
 mod preflight;
 mod security;
 mod the_tests_themselves;

@@ -17,6 +17,7 @@ pub mod mongod;
 pub mod names;
 pub mod odd;
 pub mod odd_work;
+pub mod postgres;
 pub mod proof;
 pub mod proxy;
 pub mod receiver;

@@ -1,0 +1,323 @@
+//! PostgreSQL as the target: its address, and what of a document gets a column, or a table, of its own.
+
+use std::{fmt, ops::Range, path::Path};
+
+use toml::{Spanned, de::DeTable, de::DeValue};
+
+use super::{
+    ConfigError, Origin,
+    error::Place,
+    mapping::{ChildRule, ColumnRule, ColumnType, Mapping, NAME_BYTES_MAX, OWN_COLUMNS},
+    secret::{self, ReadError},
+};
+use crate::model::namespace::Namespace;
+
+/// A PostgreSQL connection string. `Display` and `Debug` show the hosts and the database alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUri {
+    text: String,
+    origin: Origin,
+}
+
+impl PostgresUri {
+    /// Takes a connection string. Whether its options are ones is found out by whoever connects.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that do not repeat it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim_start_matches('\u{feff}').trim();
+        let rest = text
+            .strip_prefix("postgres://")
+            .or_else(|| text.strip_prefix("postgresql://"))
+            .ok_or("a connection string begins with `postgres://` or `postgresql://`")?;
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err("a connection string is one line without spaces".to_owned());
+        }
+        let (location, options) = rest.split_once('?').unwrap_or((rest, ""));
+        // Else half of a password would look like the host.
+        if location.matches('@').count() > 1 || options.contains('@') {
+            return Err("in a user name or password, write `@` as %40 and `?` as %3F".to_owned());
+        }
+        Ok(Self { text: text.to_owned(), origin: Origin::Unknown })
+    }
+
+    pub(super) fn read(path: &Path) -> Result<Self, ReadError> {
+        let uri = Self::parse(&secret::read(path)?).map_err(ReadError::Malformed)?;
+        Ok(uri.from(Origin::File(path.to_owned())))
+    }
+
+    pub(super) fn from(self, origin: Origin) -> Self {
+        Self { origin, ..self }
+    }
+
+    /// Where it comes from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The whole string, for the driver alone.
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// True when it holds a password, or anything else before an `@`, or as an option.
+    pub fn has_credentials(&self) -> bool {
+        self.text.contains('@') || self.text.contains("password=")
+    }
+}
+
+impl fmt::Display for PostgresUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rest = self.text.split_once("://").map_or("", |(_, rest)| rest);
+        let place = rest.split('?').next().unwrap_or_default();
+        write!(f, "postgres://{}", place.rsplit('@').next().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for PostgresUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A mistake, and where it stands.
+type Mistake = (Range<usize>, ConfigError);
+
+/// Reads `[[column]]` and `[[child]]` of the whole file. Mistakes come with the place where they begin.
+pub(super) fn read(
+    file: &DeTable<'_>,
+    path: &Path,
+    text: &str,
+) -> (Mapping, Vec<(usize, ConfigError)>) {
+    let mut mistakes = Vec::new();
+    let mut mapping = Mapping::default();
+    for entry in entries(file, "column", &mut mistakes) {
+        let read = column(&entry, true, &mut mistakes);
+        if let (Some(ns), Some(rule)) = (entry.collection(&mut mistakes), read) {
+            let names = mapping.columns.iter().filter(|(of, _)| *of == ns).map(|(_, it)| &it.name);
+            entry.check_name(&rule.name, names, OWN_COLUMNS, &mut mistakes);
+            mapping.columns.push((ns, rule));
+        }
+    }
+    for entry in entries(file, "child", &mut mistakes) {
+        let rule = child(&entry, &mut mistakes);
+        if let (Some(ns), Some(rule)) = (entry.collection(&mut mistakes), rule) {
+            let is_taken = mapping
+                .children
+                .iter()
+                .any(|(of, child)| of.db() == ns.db() && child.table == rule.table);
+            if is_taken {
+                let problem = format!("another table is called `{}` already", rule.table);
+                mistakes.push(entry.invalid("table", problem));
+            }
+            mapping.children.push((ns, rule));
+        }
+    }
+    let placed = |(span, error): Mistake| {
+        let start = span.start;
+        (start, error.at(Place::of(path, text, span)))
+    };
+    (mapping, mistakes.into_iter().map(placed).collect())
+}
+
+/// One table of an array of them.
+struct Entry<'a, 'b> {
+    section: &'static str,
+    table: &'a DeTable<'b>,
+    span: Range<usize>,
+}
+
+fn entries<'a, 'b>(
+    file: &'a DeTable<'b>,
+    section: &'static str,
+    mistakes: &mut Vec<Mistake>,
+) -> Vec<Entry<'a, 'b>> {
+    let Some(value) = file.get(section) else { return Vec::new() };
+    tables(value, section, mistakes)
+}
+
+fn tables<'a, 'b>(
+    value: &'a Spanned<DeValue<'b>>,
+    section: &'static str,
+    mistakes: &mut Vec<Mistake>,
+) -> Vec<Entry<'a, 'b>> {
+    let items = value.get_ref().as_array().map(|array| array.iter().collect::<Vec<_>>());
+    let Some(items) = items else {
+        let problem = format!("is a list: each entry begins with `[[{section}]]`");
+        mistakes.push((value.span(), ConfigError::invalid(section, problem)));
+        return Vec::new();
+    };
+    let mut entries = Vec::new();
+    for item in items {
+        match item.get_ref().as_table() {
+            Some(table) => entries.push(Entry { section, table, span: item.span() }),
+            None => mistakes
+                .push((item.span(), ConfigError::invalid(section, "is no table".to_owned()))),
+        }
+    }
+    entries
+}
+
+impl Entry<'_, '_> {
+    fn invalid(&self, key: &str, problem: String) -> Mistake {
+        let span = self.table.get(key).map_or_else(|| self.span.clone(), Spanned::span);
+        (span, ConfigError::invalid(self.section, format!("`{key}` {problem}")))
+    }
+
+    fn check_keys(&self, known: &[&'static str], mistakes: &mut Vec<Mistake>) {
+        for key in self.table.keys() {
+            if !known.contains(&key.get_ref().as_ref()) {
+                let nearest = known
+                    .iter()
+                    .copied()
+                    .min_by_key(|known| strsim::damerau_levenshtein(known, key.get_ref()));
+                let error = ConfigError::UnknownKey {
+                    key: format!("{}.{}", self.section, key.get_ref()),
+                    nearest,
+                };
+                mistakes.push((key.span(), error));
+            }
+        }
+    }
+
+    fn text(&self, key: &'static str, mistakes: &mut Vec<Mistake>) -> Option<String> {
+        match self.table.get(key).map(|value| value.get_ref().as_str()) {
+            Some(Some(text)) => Some(text.to_owned()),
+            Some(None) => {
+                mistakes.push(self.invalid(key, "is no text".to_owned()));
+                None
+            }
+            None => {
+                mistakes.push(self.invalid(key, "is missing".to_owned()));
+                None
+            }
+        }
+    }
+
+    fn collection(&self, mistakes: &mut Vec<Mistake>) -> Option<Namespace> {
+        let text = self.text("collection", mistakes)?;
+        match text.parse::<Namespace>() {
+            Ok(ns) if !text.contains(['*', '?']) => Some(ns),
+            Ok(_) => {
+                mistakes.push(
+                    self.invalid("collection", "names one collection, without `*`".to_owned()),
+                );
+                None
+            }
+            Err(error) => {
+                mistakes.push(self.invalid("collection", format!("= {error}")));
+                None
+            }
+        }
+    }
+
+    fn check_name<'n>(
+        &self,
+        name: &str,
+        mut others: impl Iterator<Item = &'n String>,
+        own: &[&str],
+        mistakes: &mut Vec<Mistake>,
+    ) {
+        let key = if self.table.contains_key("name") { "name" } else { "path" };
+        let problem = if own.contains(&name) {
+            format!(
+                "makes a column `{name}`, which every such table has of its own; give it another `name`"
+            )
+        } else if others.any(|other| other == name) {
+            format!("makes a second column `{name}`; give it another `name`")
+        } else if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            format!(
+                "makes the column's name empty, or longer than {NAME_BYTES_MAX} bytes; give it another `name`"
+            )
+        } else {
+            return;
+        };
+        mistakes.push(self.invalid(key, problem));
+    }
+}
+
+fn path_of(
+    entry: &Entry<'_, '_>,
+    may_be_empty: bool,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<String> {
+    let path = entry.text("path", mistakes)?;
+    let is_fine =
+        if path.is_empty() { may_be_empty } else { path.split('.').all(|part| !part.is_empty()) };
+    if is_fine {
+        return Some(path);
+    }
+    mistakes.push(entry.invalid("path", "is empty, or has a part that is".to_owned()));
+    None
+}
+
+fn column(
+    entry: &Entry<'_, '_>,
+    is_of_document: bool,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<ColumnRule> {
+    let known: &[&'static str] = if is_of_document {
+        &["collection", "path", "name", "type"]
+    } else {
+        &["path", "name", "type"]
+    };
+    entry.check_keys(known, mistakes);
+    let path = path_of(entry, !is_of_document, mistakes);
+    let name = match entry.table.get("name") {
+        Some(_) => entry.text("name", mistakes),
+        None => path.as_ref().map(|path| path.replace('.', "_")),
+    };
+    let text = entry.text("type", mistakes)?;
+    let Some(ty) = ColumnType::named(&text) else {
+        let names: Vec<_> = ColumnType::ALL.iter().map(|(name, _)| *name).collect();
+        let problem =
+            format!("= \"{text}\" is no type of a column; accepted: {}", names.join(", "));
+        let (span, error) = entry.invalid("type", problem);
+        mistakes.push((span, error));
+        return None;
+    };
+    Some(ColumnRule { path: path?, name: name?, ty })
+}
+
+fn child(entry: &Entry<'_, '_>, mistakes: &mut Vec<Mistake>) -> Option<ChildRule> {
+    entry.check_keys(&["collection", "path", "table", "columns"], mistakes);
+    let path = path_of(entry, false, mistakes);
+    let table = entry.text("table", mistakes);
+    if let Some(table) = &table
+        && (table.is_empty() || table.len() > NAME_BYTES_MAX)
+    {
+        let problem = format!("is empty, or longer than {NAME_BYTES_MAX} bytes");
+        mistakes.push(entry.invalid("table", problem));
+    }
+    let Some(list) = entry.table.get("columns") else {
+        mistakes.push(entry.invalid("columns", "is missing".to_owned()));
+        return None;
+    };
+    let mut columns: Vec<ColumnRule> = Vec::new();
+    for of in tables(list, "child", mistakes) {
+        if let Some(rule) = column(&of, false, mistakes) {
+            let names = columns.iter().map(|it| &it.name);
+            of.check_name(&rule.name, names, &["_id", "position"], mistakes);
+            columns.push(rule);
+        }
+    }
+    Some(ChildRule { path: path?, table: table?, columns })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_string_shows_no_secret() {
+        let uri = PostgresUri::parse("postgres://ann:s3cret@h:5432/shop?sslmode=disable").unwrap();
+
+        assert_eq!(format!("{uri} {uri:?}"), "postgres://h:5432/shop postgres://h:5432/shop");
+        assert!(uri.has_credentials());
+        for text in
+            ["postgres://ann:s3?cret@h/shop", "postgres://ann:s3@cret@h", "mysql://h/s3cret"]
+        {
+            assert!(!PostgresUri::parse(text).unwrap_err().contains("s3"), "{text}");
+        }
+    }
+}

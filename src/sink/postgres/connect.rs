@@ -1,0 +1,284 @@
+//! Connections to PostgreSQL: a few that are kept, each used for one transaction at a time.
+//!
+//! A pooler in transaction mode gives every transaction another server. So nothing is left in a session: no `SET` that
+//! outlives its transaction, no prepared statement that is used again, no lock that a session holds. Statements are
+//! sent whole with the types of their parameters, as the unnamed one.
+
+use std::{path::PathBuf, time::Duration};
+
+use deadpool_postgres::{
+    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
+};
+use tokio_postgres::{
+    Config, Row,
+    config::{Host, SslMode},
+    types::{ToSql, Type},
+};
+
+use super::{
+    class::{self, Class},
+    tls::Tls,
+};
+use crate::sink::SinkError;
+
+/// Names that the server's `pg_stat_activity` has for the agent's connections.
+const APPLICATION: &str = "outrigger";
+
+/// Waits for what should take moments: a connection that is made, or is given back.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A connection string that cannot be used, and why. Never the string itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadUri(String);
+
+/// A PostgreSQL server, or a pooler in front of it.
+#[derive(Clone)]
+pub struct Postgres {
+    pool: Pool,
+    /// For an answer.
+    timeout: Duration,
+}
+
+impl Postgres {
+    /// Makes the pool; connects nowhere yet.
+    ///
+    /// # Errors
+    /// [`BadUri`].
+    pub fn new(uri: &str, connections: usize, timeout: Duration) -> Result<Self, BadUri> {
+        let (mut config, ca_file) = parse(uri)?;
+        config.application_name(APPLICATION).connect_timeout(CONNECT);
+        let pem = match &ca_file {
+            Some(path) => Some(std::fs::read(path).map_err(|error| {
+                BadUri(format!(
+                    "`sslrootcert` names {}, which cannot be read: {error}",
+                    path.display()
+                ))
+            })?),
+            None => None,
+        };
+        let tls = Tls::new(pem.as_deref())
+            .map_err(|problem| BadUri(format!("`sslrootcert`: {problem}")))?;
+        let recycling_method = RecyclingMethod::Fast;
+        let manager = Manager::from_config(config, tls, ManagerConfig { recycling_method });
+        let pool = Pool::builder(manager)
+            .max_size(connections)
+            .runtime(Runtime::Tokio1)
+            .timeouts(Timeouts {
+                wait: Some(timeout),
+                create: Some(CONNECT),
+                recycle: Some(CONNECT),
+            })
+            .build()
+            .map_err(|error| BadUri(error.to_string()))?;
+        Ok(Self { pool, timeout })
+    }
+
+    /// A connection that nobody else uses meanwhile.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub async fn session(&self) -> Result<Session, Failed> {
+        let client = self.pool.get().await.map_err(Failed::of_pool)?;
+        Ok(Session { client: Some(client), timeout: self.timeout, is_clean: true })
+    }
+}
+
+/// Why a statement was not done.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    pub class: Class,
+    /// True when it may have been done: it was sent, and what came of it is not known.
+    pub may_be_done: bool,
+    pub problem: String,
+    /// The SQLSTATE, where the server had one.
+    pub state: Option<String>,
+}
+
+impl Failed {
+    fn of_pool(error: PoolError) -> Self {
+        match error {
+            PoolError::Backend(error) => Self { may_be_done: false, ..Self::from(&error) },
+            error => Self {
+                class: Class::Unavailable,
+                may_be_done: false,
+                problem: error.to_string(),
+                state: None,
+            },
+        }
+    }
+
+    fn late(after: Duration) -> Self {
+        Self {
+            class: Class::Unavailable,
+            may_be_done: true,
+            problem: format!("no answer within {after:?}"),
+            state: None,
+        }
+    }
+
+    pub fn is(&self, states: &[&str]) -> bool {
+        self.state.as_deref().is_some_and(|state| states.contains(&state))
+    }
+}
+
+impl From<&tokio_postgres::Error> for Failed {
+    fn from(error: &tokio_postgres::Error) -> Self {
+        Self {
+            class: class::class_of(error),
+            may_be_done: error.code().is_none(),
+            problem: class::told(error),
+            state: error.code().map(|state| state.code().to_owned()),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for Failed {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<Failed> for SinkError {
+    fn from(failed: Failed) -> Self {
+        match failed.class {
+            Class::Unavailable | Class::Conflict if failed.may_be_done => {
+                SinkError::Unanswered(failed.problem)
+            }
+            Class::Unavailable | Class::Conflict => SinkError::Unavailable(failed.problem),
+            Class::Denied => SinkError::Denied(failed.problem),
+            Class::Rejected => SinkError::Rejected(failed.problem),
+        }
+    }
+}
+
+/// A parameter and its type.
+pub type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A connection in use. One that is left in the middle of something is closed, since nobody knows what it would say
+/// next.
+pub struct Session {
+    client: Option<Object>,
+    timeout: Duration,
+    is_clean: bool,
+}
+
+impl Session {
+    fn client(&self) -> Result<&Object, Failed> {
+        self.client.as_ref().ok_or_else(|| Failed {
+            class: Class::Unavailable,
+            may_be_done: false,
+            problem: "the connection was closed".to_owned(),
+            state: None,
+        })
+    }
+
+    /// Runs what speaks to the server, within the time for an answer.
+    ///
+    /// # Errors
+    /// [`Failed`], and the connection is not used again where it did not answer.
+    pub async fn within<T>(
+        &mut self,
+        exchange: impl AsyncFnOnce(&tokio_postgres::Client) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Failed> {
+        let timeout = self.timeout;
+        self.is_clean = false;
+        let client = self.client()?;
+        match tokio::time::timeout(timeout, exchange(client)).await {
+            Ok(result) => {
+                self.is_clean = true;
+                result.map_err(Failed::from)
+            }
+            Err(_) => Err(Failed::late(timeout)),
+        }
+    }
+
+    /// Statements without parameters, of which none returns anything.
+    ///
+    /// # Errors
+    /// As [`within`](Self::within).
+    pub async fn batch(&mut self, sql: &str) -> Result<(), Failed> {
+        self.within(async |client| client.batch_execute(sql).await).await
+    }
+
+    /// One statement, and its rows.
+    ///
+    /// # Errors
+    /// As [`within`](Self::within).
+    pub async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failed> {
+        self.within(async |client| client.query_typed(sql, params).await).await
+    }
+
+    /// Ends a transaction that failed. Where that fails as well the connection is closed, which ends it, too.
+    pub async fn roll_back(&mut self) {
+        if self.batch("ROLLBACK").await.is_err() {
+            self.is_clean = false;
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take()
+            && !self.is_clean
+        {
+            drop(Object::take(client));
+        }
+    }
+}
+
+/// What the driver makes of a connection string, and the file of authorities that it names. `sslmode` is `verify-full`
+/// unless it says `disable`: the driver knows neither that word nor the file, and takes `prefer` for granted, with which
+/// whoever sits in between decides.
+fn parse(uri: &str) -> Result<(Config, Option<PathBuf>), BadUri> {
+    let (base, options) = uri.split_once('?').unwrap_or((uri, ""));
+    let mut kept = Vec::new();
+    let (mut ca_file, mut goes_plain) = (None, false);
+    for option in options.split('&').filter(|option| !option.is_empty()) {
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("sslmode", "disable") => goes_plain = true,
+            ("sslmode", "prefer" | "allow" | "require" | "verify-ca" | "verify-full") => {}
+            ("sslmode", _) => {
+                return Err(BadUri("`sslmode` is neither `verify-full` nor `disable`".to_owned()));
+            }
+            ("sslrootcert", "system") => {}
+            ("sslrootcert", path) => ca_file = Some(PathBuf::from(path.replace("%2F", "/"))),
+            _ => kept.push(option),
+        }
+    }
+    let mut config: Config = format!("{base}?{}", kept.join("&"))
+        .parse()
+        // Its message names the option at most.
+        .map_err(|error: tokio_postgres::Error| BadUri(class::told(&error)))?;
+    let is_local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
+    config.ssl_mode(if goes_plain || is_local { SslMode::Disable } else { SslMode::Require });
+    if config.get_hosts().is_empty() {
+        return Err(BadUri("it names no host".to_owned()));
+    }
+    Ok((config, ca_file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_is_there_unless_it_was_switched_off_by_name() {
+        for (uri, mode) in [
+            ("postgres://u:p@h/db", SslMode::Require),
+            ("postgres://u:p@h/db?sslmode=prefer", SslMode::Require),
+            (
+                "postgres://u:p@h/db?sslmode=verify-full&target_session_attrs=read-write",
+                SslMode::Require,
+            ),
+            ("postgres://u:p@h/db?sslmode=disable", SslMode::Disable),
+            ("postgres:///db?host=/run/postgresql", SslMode::Disable),
+        ] {
+            assert_eq!(parse(uri).unwrap().0.get_ssl_mode(), mode, "{uri}");
+        }
+        let error = parse("postgres://u:secret@h/db?sslmode=maybe").unwrap_err().to_string();
+        assert!(error.contains("sslmode") && !error.contains("secret"), "{error}");
+        let (_, file) = parse("postgres://h/db?sslrootcert=/etc/ca.pem").unwrap();
+        assert_eq!(file, Some("/etc/ca.pem".into()));
+    }
+}

@@ -1,0 +1,154 @@
+//! The statements that make what is written to: Outrigger's own schema, and a table for each collection.
+//!
+//! Each may be run again, and by two at once: nothing is dropped, a column that is declared later is added, and what is
+//! there by that name stays as it is.
+
+use super::{
+    connect::{Failed, Session},
+    names::{OWN_SCHEMA, literal, quoted},
+    table::{CHILD_COLUMNS, Child, OWN_COLUMNS, SYNCED_AT, Table},
+};
+
+/// The view for whoever asks in SQL whether a document is there as it is in MongoDB.
+pub const STATUS_VIEW: &str = "sync_status";
+
+/// Outrigger's own schema.
+pub fn own() -> Vec<String> {
+    let schema = quoted(OWN_SCHEMA);
+    vec![
+        format!("CREATE SCHEMA IF NOT EXISTS {schema}"),
+        // FAILED: the document is not there, or not as it is in MongoDB. INEXACT: it is, and its `doc` does not say all.
+        format!(
+            "CREATE TABLE IF NOT EXISTS {schema}.failures (ns text NOT NULL, _id bytea NOT NULL, id text NOT NULL, \
+             state text NOT NULL CHECK (state IN ('FAILED', 'INEXACT')), path text NOT NULL DEFAULT '', \
+             error text NOT NULL, at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (ns, _id, state, path))"
+        ),
+        // Which table is whose. A name may be a hash, and a view is made of all of them.
+        format!(
+            "CREATE TABLE IF NOT EXISTS {schema}.tables (ns text PRIMARY KEY, table_schema text NOT NULL, \
+             table_name text NOT NULL, UNIQUE (table_schema, table_name))"
+        ),
+    ]
+}
+
+/// The table of a collection, and those of its children.
+pub fn of_table(table: &Table) -> Vec<String> {
+    let name = table.quoted();
+    let own: Vec<_> = OWN_COLUMNS
+        .iter()
+        .map(|(name, ty, constraint)| format!("{} {} {constraint}", quoted(name), ty.name()))
+        .map(|column| column.trim_end().to_owned())
+        .chain([format!("{} timestamptz NOT NULL DEFAULT now()", quoted(SYNCED_AT))])
+        .collect();
+    let mut statements = vec![
+        format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(&table.schema)),
+        format!("CREATE TABLE IF NOT EXISTS {name} ({})", own.join(", ")),
+    ];
+    let declared = table.columns.iter().map(|column| (&*column.name, column.ty));
+    statements.extend(added(&name, declared));
+    for child in &table.children {
+        statements.extend(of_child(child));
+    }
+    statements.push(format!(
+        "INSERT INTO {}.tables (ns, table_schema, table_name) VALUES ({}, {}, {}) ON CONFLICT DO NOTHING",
+        quoted(OWN_SCHEMA),
+        literal(table.ns.as_str()),
+        literal(&table.schema),
+        literal(&table.name),
+    ));
+    statements
+}
+
+fn of_child(child: &Child) -> Vec<String> {
+    let name = child.quoted();
+    let own: Vec<_> = CHILD_COLUMNS
+        .iter()
+        .map(|(name, ty)| format!("{} {} NOT NULL", quoted(name), ty.name()))
+        .collect();
+    let key: Vec<_> = CHILD_COLUMNS.iter().map(|(name, _)| quoted(name)).collect();
+    let create = format!(
+        "CREATE TABLE IF NOT EXISTS {name} ({}, PRIMARY KEY ({}))",
+        own.join(", "),
+        key.join(", ")
+    );
+    let declared = child.columns.iter().map(|column| (&*column.name, column.ty));
+    std::iter::once(create).chain(added(&name, declared)).collect()
+}
+
+/// One statement for all, since each takes the table for itself.
+fn added<'a>(
+    table: &str,
+    columns: impl Iterator<Item = (&'a str, crate::config::ColumnType)>,
+) -> Option<String> {
+    let added: Vec<_> = columns
+        .map(|(name, ty)| format!("ADD COLUMN IF NOT EXISTS {} {}", quoted(name), ty.name()))
+        .collect();
+    (!added.is_empty()).then(|| format!("ALTER TABLE {table} {}", added.join(", ")))
+}
+
+/// Makes the view of all tables that there are.
+///
+/// # Errors
+/// As [`Session::query`].
+pub async fn renew_status_view(session: &mut Session) -> Result<(), Failed> {
+    // Without those that somebody has dropped by hand.
+    let sql = format!(
+        "SELECT table_schema, table_name, ns FROM {}.tables \
+         WHERE to_regclass(format('%I.%I', table_schema, table_name)) IS NOT NULL ORDER BY ns",
+        quoted(OWN_SCHEMA)
+    );
+    let rows = session.query(&sql, &[]).await?;
+    let tables: Vec<_> = rows
+        .iter()
+        .filter_map(|row| {
+            let text = |at| row.try_get::<_, String>(at).ok();
+            Some((format!("{}.{}", quoted(&text(0)?), quoted(&text(1)?)), text(2)?))
+        })
+        .collect();
+    session.batch(&status_view(&tables)).await
+}
+
+/// The view of all tables, by name and namespace.
+fn status_view(tables: &[(String, String)]) -> String {
+    let schema = quoted(OWN_SCHEMA);
+    let mut parts: Vec<_> = tables
+        .iter()
+        .map(|(table, ns)| {
+            let ns = literal(ns);
+            format!(
+                "SELECT {ns}::text AS ns, t.id AS mongo_id, 'SYNCED'::text AS state, t.synced_at, NULL::text AS error \
+                 FROM {table} t WHERE NOT EXISTS (SELECT FROM {schema}.failures f \
+                 WHERE f.ns = {ns} AND f._id = t._id AND f.state = 'FAILED')"
+            )
+        })
+        .collect();
+    parts.push(format!(
+        "SELECT ns, id AS mongo_id, state, at AS synced_at, error FROM {schema}.failures WHERE state = 'FAILED'"
+    ));
+    format!(
+        "CREATE OR REPLACE VIEW {schema}.{} AS {}",
+        quoted(STATUS_VIEW),
+        parts.join(" UNION ALL ")
+    )
+}
+
+/// The collection is gone.
+pub fn drop(table: &Table) -> Vec<String> {
+    let children = table.children.iter().map(Child::quoted);
+    children
+        .chain([table.quoted()])
+        .map(|name| format!("DROP TABLE IF EXISTS {name}"))
+        .chain([
+            format!(
+                "DELETE FROM {}.tables WHERE ns = {}",
+                quoted(OWN_SCHEMA),
+                literal(table.ns.as_str())
+            ),
+            format!(
+                "DELETE FROM {}.failures WHERE ns = {}",
+                quoted(OWN_SCHEMA),
+                literal(table.ns.as_str())
+            ),
+        ])
+        .collect()
+}

@@ -1,0 +1,99 @@
+//! A real PostgreSQL.
+
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls};
+
+use super::free_port;
+
+/// A server process with its data in a folder of its own. Killed when dropped.
+pub struct Postgres {
+    pub port: u16,
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+impl Postgres {
+    /// Starts a server, and waits until it answers.
+    pub async fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        // The folder is this user's alone, and the server may be another's.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).unwrap();
+        let mut server = Self { port: free_port(), dir, child: None };
+        server.resume().await;
+        server
+    }
+
+    /// Starts the process again, after [`kill`](Self::kill). What is left of the old one may be in its way for a moment.
+    pub async fn resume(&mut self) {
+        self.child = Some(self.launch());
+        let give_up = Instant::now() + Duration::from_secs(120);
+        while self.try_connect().await.is_none() {
+            assert!(Instant::now() < give_up, "PostgreSQL does not answer");
+            if self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some()) {
+                self.child = Some(self.launch());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn launch(&self) -> Child {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/postgres");
+        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
+        Command::new(script)
+            .arg("run")
+            .arg(self.dir.path().join("data"))
+            .arg(self.port.to_string())
+            .args(["-c", "fsync=off", "-c", "shared_buffers=32MB"])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("scripts/postgres runs")
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// As Outrigger is given it.
+    pub fn uri(&self) -> String {
+        format!("postgres://outrigger:outrigger@127.0.0.1:{}/postgres?sslmode=disable", self.port)
+    }
+
+    async fn try_connect(&self) -> Option<Client> {
+        let (client, connection) = tokio_postgres::connect(&self.uri(), NoTls).await.ok()?;
+        tokio::spawn(connection);
+        Some(client)
+    }
+
+    /// The rows of a query, each with its values as text, in one line.
+    pub async fn ask(&self, sql: &str) -> Vec<String> {
+        let client = self.try_connect().await.expect("PostgreSQL answers");
+        let messages = client.simple_query(sql).await.unwrap();
+        let rows = messages.iter().filter_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        rows.map(|row| {
+            let values: Vec<_> = (0..row.len()).map(|at| row.get(at).unwrap_or("NULL")).collect();
+            values.join("|")
+        })
+        .collect()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
