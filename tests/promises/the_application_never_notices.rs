@@ -1,7 +1,14 @@
 //! Promise 1: only reads go to the local database, and whatever happens to the agent or to Atlas, the
 //! application's writes go on.
 
-use mongodb::bson::{Bson, Document, doc};
+use std::collections::BTreeSet;
+
+use futures_util::TryStreamExt;
+use mongodb::{
+    Client,
+    bson::{Bson, Document, doc},
+};
+use serde_json::Value;
 
 use crate::support::{
     PATIENCE,
@@ -9,7 +16,8 @@ use crate::support::{
     equal::equal,
     eventually,
     guarded::Guarded,
-    pair,
+    mongod::Mongod,
+    orders, pair,
     proxy::{Line, Proxy},
 };
 
@@ -131,4 +139,163 @@ async fn property_10_no_change_to_the_application_is_needed() {
         agent.health().unwrap()["status"] == "healthy"
     })
     .await;
+}
+
+/// What only reads, and takes part in a replica set as any client does.
+const READS: &[&str] = &[
+    "hello",
+    "isMaster",
+    "ismaster",
+    "ping",
+    "buildInfo",
+    "connectionStatus",
+    "endSessions",
+    "killCursors",
+    "find",
+    "getMore",
+    "aggregate",
+    "count",
+    "collStats",
+    "dbStats",
+    "listCollections",
+    "listDatabases",
+    "listIndexes",
+    "serverStatus",
+    "getParameter",
+    "replSetGetConfig",
+    "replSetGetStatus",
+];
+
+/// What the agent did to a server that logs everything: the commands that are no reads, and those that held a lock which
+/// keeps others out. With it, the names of all its commands, and the sessions that they were sent in.
+fn forbidden(server: &Mongod) -> (Vec<String>, BTreeSet<String>, BTreeSet<String>) {
+    let (mut wrong, mut seen, mut sessions) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    let log = std::fs::read(server.path().join("log")).unwrap();
+    for line in String::from_utf8_lossy(&log).lines() {
+        let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+        let told = &line["attr"];
+        if line["msg"] != "Slow query" || told["appName"] != "outrigger" {
+            continue;
+        }
+        let command = told["command"].as_object().and_then(|command| command.keys().next());
+        let name = command.cloned().unwrap_or_default();
+        let text = told["command"].to_string();
+        let is_read = READS.contains(&name.as_str())
+            && !text.contains("\"$out\"")
+            && !text.contains("\"$merge\"");
+        let nothing = serde_json::Map::new();
+        // Whoever reads, too, waits for an election in this way.
+        let locks = told["locks"].as_object().unwrap_or(&nothing).iter();
+        let mut locks = locks.filter(|(of, _)| *of != "ReplicationStateTransition");
+        let keeps_out = locks.any(|(_, lock)| {
+            let modes = lock["acquireCount"].as_object().unwrap_or(&nothing);
+            modes.keys().any(|mode| mode != "r")
+        });
+        if !is_read || keeps_out {
+            wrong.push(told.to_string());
+        }
+        seen.insert(name);
+        sessions.insert(told["command"]["lsid"].to_string());
+    }
+    (wrong, seen, sessions)
+}
+
+/// What a server keeps for the agent: its connections, and the cursors of whomever.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    connections: usize,
+    cursors: i64,
+}
+
+async fn kept(server: &Mongod) -> Kept {
+    let all = doc! { "$currentOp": { "allUsers": true, "idleConnections": true } };
+    let ours = doc! { "$match": { "appName": "outrigger" } };
+    let admin = server.client.database("admin");
+    let found: Vec<_> = admin.aggregate([all, ours]).await.unwrap().try_collect().await.unwrap();
+    let status = server.admin(doc! { "serverStatus": 1 }).await;
+    let of = |path: &[&str]| {
+        let mut value = Bson::Document(status.clone());
+        for name in path {
+            value = value.as_document().unwrap().get(*name).unwrap().clone();
+        }
+        value.as_i64().or(value.as_i32().map(i64::from)).unwrap()
+    };
+    Kept { connections: found.len(), cursors: of(&["metrics", "cursor", "open", "total"]) }
+}
+
+/// The server itself says what was done to it, through the first copy, the steady state, a sync, a verification, a
+/// restart and the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_local_server_sees_no_write_and_no_lock_and_keeps_no_more_for_the_agent_with_time() {
+    let (local, atlas) = pair().await;
+    local.admin(doc! { "profile": 0, "slowms": -1 }).await;
+    for n in 0..20 {
+        let name = format!("c{n}");
+        let some = local.client.database("many").collection::<Document>(&name);
+        some.insert_many((0..50).map(|id| doc! { "_id": id })).await.unwrap();
+    }
+    orders(&local).insert_many((0..3_000).map(|id| doc! { "_id": id })).await.unwrap();
+    let before = kept(&local).await;
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    equal(&local, &atlas, PATIENCE).await;
+
+    let (mut first, mut handles) = (None, 0);
+    for round in 0..4 {
+        for id in 0..50 {
+            let id = 10_000 + round * 100 + id;
+            orders(&local).insert_one(doc! { "_id": id }).await.unwrap();
+            orders(&local)
+                .update_one(doc! { "_id": id }, doc! { "$set": { "n": 1 } })
+                .await
+                .unwrap();
+        }
+        let change = doc! { "collMod": "orders", "validator": { "n": { "$ne": -1 - round } } };
+        local.client.database("shop").run_command(change).await.unwrap();
+        for args in [&["sync", "--wait"][..], &["verify"], &["verify", "--digest"]] {
+            assert!(agent.cli(args).status.success(), "{args:?}");
+        }
+        equal(&local, &atlas, PATIENCE).await;
+        let now = kept(&local).await;
+        let open = std::fs::read_dir(format!("/proc/{}/fd", agent.id())).unwrap().count();
+        // The pool may still grow by what happened to be asked for at once; each round that leaves something behind
+        // would show three times.
+        let (then, handles_then): &mut (Kept, usize) = first.get_or_insert((now, open));
+        assert!(now.connections <= then.connections.max(10) + 4, "{then:?} {now:?}");
+        assert!(now.cursors <= then.cursors + 1, "{then:?} {now:?}");
+        assert!(open <= *handles_then + 12, "{handles_then} files open, then {open}");
+        handles = handles.max(open);
+        if round == 1 {
+            assert!(agent.stop().success());
+            agent.start(&[]);
+            agent.streaming().await;
+        }
+    }
+    println!("{before:?} {first:?}, {handles} files");
+    assert!(agent.stop().success());
+
+    eventually("nothing kept", PATIENCE, async || {
+        let now = kept(&local).await;
+        now.connections == 0 && now.cursors <= before.cursors
+    })
+    .await;
+    let (wrong, seen, sessions) = forbidden(&local);
+    assert_eq!(wrong, Vec::<String>::new());
+    // A driver uses a session again: of two agents' processes there are as many as are busy at once, not one for each of
+    // some thousand commands.
+    println!("{} sessions", sessions.len());
+    assert!(sessions.len() < 100, "{} sessions", sessions.len());
+    for name in ["aggregate", "getMore", "find", "listCollections", "listIndexes", "hello"] {
+        assert!(seen.contains(name), "the log has no {name}: {seen:?}");
+    }
+    // That it would be seen.
+    let uri = format!("{}&appName=outrigger", local.uri());
+    let stranger = Client::with_uri_str(uri).await.unwrap();
+    let shop = stranger.database("shop");
+    shop.collection("orders").insert_one(doc! { "_id": "written" }).await.unwrap();
+    shop.run_command(doc! { "validate": "orders" }).await.unwrap();
+    let (wrong, ..) = forbidden(&local);
+    for name in ["\"insert\":", "\"validate\":"] {
+        assert!(wrong.iter().any(|told| told.contains(name)), "{wrong:?}");
+    }
 }
