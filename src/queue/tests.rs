@@ -11,6 +11,7 @@ use crate::model::{
     write_op::{Refusal, WriteOp},
 };
 
+mod copied;
 mod in_blocks;
 mod ledger;
 mod model;

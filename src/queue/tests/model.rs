@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use bson::RawDocument;
 use proptest::prelude::*;
 
 use super::*;
@@ -141,11 +142,7 @@ impl Run {
                 WriteOp::Replace(doc(id, v))
             }
             (Some(held), _) => {
-                // Appends a field or moves it to the end, so that the order of fields counts.
-                let field = ["a", "b", "c"][(v.unsigned_abs() % 3) as usize];
-                let mut inserted = RawDocumentBuf::new();
-                inserted.append(<&bson::raw::CStr>::try_from(field).unwrap(), v);
-                let delta = Delta::from_diff(&rawdoc! { "i": inserted }).unwrap();
+                let delta = Delta::from_diff(&diff(held, kind / 4, v)).unwrap();
                 *held = delta.apply(held).unwrap();
                 WriteOp::Update(delta)
             }
@@ -234,6 +231,39 @@ impl Run {
         // What is on the disk says so too, and its seal fits.
         self.open_anew();
         assert_eq!(self.queue().pending(), (0, 0));
+    }
+}
+
+/// A change of each section that a server's diffs have, which fits the document.
+fn diff(held: &RawDocument, kind: u8, v: i32) -> RawDocumentBuf {
+    let names = ["a", "b", "c"];
+    let name = names[(v.unsigned_abs() % 3) as usize];
+    let one = |name: &str, value: bson::RawBson| {
+        let mut section = RawDocumentBuf::new();
+        section.append(<&bson::raw::CStr>::try_from(name).unwrap(), value);
+        section
+    };
+    let items = held.get_array("arr").map_or(0, |items| items.into_iter().count());
+    let has = |name: &str| held.get(name).is_ok_and(|value| value.is_some());
+    match kind % 9 {
+        0 if has(name) => rawdoc! { "d": one(name, false.into()) },
+        1 if has("v") => rawdoc! { "u": { "v": v } },
+        2 if has("o") => rawdoc! { "so": { "u": { "x": v } } },
+        3 if has("o") => rawdoc! { "so": { "i": one(name, v.into()) } },
+        4 if items > 0 => rawdoc! { "sarr": { "a": true, "u0": v } },
+        5 if has("arr") => {
+            let mut grown = rawdoc! { "a": true };
+            let next = format!("u{items}");
+            grown.append(<&bson::raw::CStr>::try_from(&*next).unwrap(), v);
+            rawdoc! { "sarr": grown }
+        }
+        6 if items > 1 => rawdoc! { "sarr": { "a": true, "l": items as i32 - 1 } },
+        7 if has("o") && has("v") => {
+            rawdoc! { "u": { "v": v }, "i": { "arr": [v, { "deep": v }], "d": v }, "so": { "u": { "x": [v] } } }
+        }
+        8 => rawdoc! { "i": { "o": { "x": v, "y": 1 }, "arr": [v] } },
+        // Appends a field or moves it to the end, so that the order of fields counts.
+        _ => rawdoc! { "i": one(name, v.into()) },
     }
 }
 

@@ -1,9 +1,10 @@
 //! The queue against a model of collections that change their names: rename, with and without a target that gives
-//! way, drop and make again, over a few names, while the stream lags behind and ops come back or die.
+//! way, drop and make again, over a few names, while the stream lags behind, ops come back or die, names are held, and the
+//! process is killed.
 //!
 //! The local side knows names and UUIDs, Atlas names alone. Drained, and its dead letters retried, the two are equal.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
@@ -41,7 +42,13 @@ enum Action {
     /// Settles everything that is leased, each with an outcome of its own.
     Settle(Vec<u8>),
     RetryLetters,
+    /// Nothing of the name goes to Atlas, and goes again; of every name where there is none.
+    Hold(Option<usize>),
+    Release(Option<usize>),
     Restart,
+    /// What a kill leaves: the files as they are, without the process having closed them. The stream goes on from the
+    /// checkpoint that they have.
+    Kill,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -58,7 +65,10 @@ fn action() -> impl Strategy<Value = Action> {
         6 => (1..8_usize).prop_map(Action::Lease),
         6 => prop::collection::vec(any::<u8>(), 8).prop_map(Action::Settle),
         1 => Just(Action::RetryLetters),
+        1 => prop::option::of(name()).prop_map(Action::Hold),
+        1 => prop::option::of(name()).prop_map(Action::Release),
         1 => Just(Action::Restart),
+        1 => Just(Action::Kill),
     ]
 }
 
@@ -76,7 +86,13 @@ struct Run {
     ids: u8,
     atlas: BTreeMap<String, Documents>,
     clock: u64,
+    /// All that ever happened locally, and of it what was not read yet.
+    history: Vec<Incoming>,
     stream: VecDeque<Incoming>,
+    held: BTreeSet<&'static str>,
+    holds_all: bool,
+    /// Times of the renames that Atlas has made.
+    renamed: BTreeSet<ClusterTime>,
     read_whole: ClusterTime,
     leased: Vec<Entry>,
     now_ms: u64,
@@ -120,14 +136,74 @@ impl Run {
             }
             Action::Lease(n) => {
                 let batch = self.queue().lease(n, usize::MAX, self.now_ms).unwrap();
+                assert!(batch.entries.is_empty() || !self.holds_all, "everything is held");
+                for entry in &batch.entries {
+                    let is_held = |ns: &Namespace| self.held.contains(ns.coll());
+                    let is_wrong = match &entry.work {
+                        Work::Document { ns, .. } => is_held(ns),
+                        Work::Schema(change) => change.namespaces().iter().any(is_held),
+                    };
+                    assert!(!is_wrong, "held: {entry:?}");
+                }
                 self.leased.extend(batch.entries);
             }
+            Action::Hold(name) => self.hold(name.map(|name| NAMES[name])),
+            Action::Release(name) => self.release(name.map(|name| NAMES[name])),
             Action::Settle(outcomes) => self.settle(&outcomes),
             Action::RetryLetters => self.retry_letters(),
             Action::Restart => {
                 self.leased.clear();
                 self.queue = None;
-                self.queue = Some(open(&self.dir));
+                self.opens();
+            }
+            Action::Kill => self.is_killed(),
+        }
+    }
+
+    /// What is held is so in memory alone: whoever held it does so again.
+    fn opens(&mut self) {
+        self.queue = Some(open(&self.dir));
+        for name in &self.held {
+            self.queue().hold(&named(name));
+        }
+        if self.holds_all {
+            self.queue().hold_all();
+        }
+    }
+
+    fn is_killed(&mut self) {
+        let left = TempDir::new().unwrap();
+        copy_dir(&self.dir.path().join("queue"), &left.path().join("queue"));
+        self.leased.clear();
+        self.queue = None;
+        self.dir = left;
+        self.opens();
+        let read =
+            self.queue().checkpoint().unwrap().map_or(ClusterTime::default(), |at| at.anchor);
+        assert!(read <= self.read_whole, "a checkpoint that was never committed");
+        self.read_whole = read;
+        let unread = self.history.iter().filter(|event| event.cluster_time > read);
+        self.stream = unread.cloned().collect();
+    }
+
+    fn hold(&mut self, name: Option<&'static str>) {
+        match name {
+            Some(name) if self.held.insert(name) => self.queue().hold(&named(name)),
+            Some(_) => {}
+            None => {
+                self.holds_all = true;
+                self.queue().hold_all();
+            }
+        }
+    }
+
+    fn release(&mut self, name: Option<&'static str>) {
+        match name {
+            Some(name) if self.held.remove(name) => self.queue().release(&named(name)),
+            Some(_) => {}
+            None => {
+                self.holds_all = false;
+                self.queue().release_all();
             }
         }
     }
@@ -135,7 +211,9 @@ impl Run {
     fn happened(&mut self, work: Work) {
         self.clock += 1;
         let cluster_time = ClusterTime(self.clock);
-        self.stream.push_back(Incoming { work, cluster_time, wall_ms: self.clock });
+        let event = Incoming { work, cluster_time, wall_ms: self.clock };
+        self.history.push(event.clone());
+        self.stream.push_back(event);
     }
 
     fn change(&mut self, name: &'static str, id: i32, kind: u8, v: i32) {
@@ -190,7 +268,7 @@ impl Run {
         let part: Vec<_> = self.stream.drain(..n).collect();
         let Some(last) = part.last() else { return };
         let time = last.cluster_time;
-        self.queue().commit(part, None).unwrap();
+        self.queue().commit(part, Some(&checkpoint(time.0))).unwrap();
         self.read_whole = time;
     }
 
@@ -206,6 +284,9 @@ impl Run {
                 }
                 2 if is_document => Outcome::Refresh { due_ms: 0, keep_collection: true },
                 3 if is_document => rejected(),
+                4 if is_document => {
+                    Outcome::Retry { due_ms: self.now_ms + 5, error: "again".into() }
+                }
                 _ => self.write(&entry),
             };
             settlements.push(Settlement { seq: entry.seq, version: entry.version, outcome });
@@ -214,12 +295,26 @@ impl Run {
         self.queue().settle(&settlements).unwrap();
     }
 
-    /// What the worker does in `document` mode.
+    /// What the worker does in `document` mode. A schema change is on the disk before it is made.
     fn write(&mut self, entry: &Entry) -> Outcome {
+        if matches!(entry.work, Work::Schema(_)) {
+            self.queue().flush().unwrap();
+        }
         let (ns, key, op, collection) = match &entry.work {
             Work::Document { ns, key, op, collection } => (ns, key, op, *collection),
             Work::Schema(SchemaChange::Drop { ns }) => {
                 self.atlas.remove(ns.coll());
+                return Outcome::Applied;
+            }
+            Work::Schema(SchemaChange::Rename { from, .. })
+                if !self.renamed.insert(entry.last_time) =>
+            {
+                // A kill took the settlement: it is repeated with nothing after it.
+                let after = self.atlas.get(from.coll()).map_or(0, BTreeMap::len);
+                assert_eq!(
+                    after, 0,
+                    "written behind a rename whose settlement was not on the disk"
+                );
                 return Outcome::Applied;
             }
             Work::Schema(SchemaChange::Rename { from, to, .. }) => {
@@ -288,6 +383,10 @@ impl Run {
     }
 
     fn drain(&mut self) {
+        self.release(None);
+        for name in NAMES {
+            self.release(Some(name));
+        }
         self.commit(usize::MAX);
         for _ in 0..1_000 {
             self.now_ms += 10;
@@ -319,7 +418,11 @@ proptest! {
             ids: 0,
             atlas: BTreeMap::new(),
             clock: 0,
+            history: Vec::new(),
             stream: VecDeque::new(),
+            held: BTreeSet::new(),
+            holds_all: false,
+            renamed: BTreeSet::new(),
             read_whole: ClusterTime::default(),
             leased: Vec::new(),
             now_ms: 0,
