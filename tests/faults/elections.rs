@@ -19,7 +19,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    PATIENCE, agent::Agent, equal::documents_equal, eventually, honesty::Honesty, mongod::Mongod,
+    PATIENCE, agent::Agent, equal::equal, eventually, honesty::Honesty, mongod::Mongod,
     replica_set::ReplicaSet, seed, workload,
 };
 
@@ -79,7 +79,7 @@ async fn elections_of_the_local_replica_set_lose_nothing() {
     elect_twice(&mut local).await;
     let changes = load.end().await;
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running(), "without a restart");
     assert!(!agent.log().contains("restored"), "an election is no other past");
@@ -99,7 +99,7 @@ async fn elections_of_atlas_lose_nothing_and_make_no_dead_letter() {
     elect_twice(&mut atlas).await;
     let changes = load.end().await;
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running(), "without a restart");
     assert!(changes > 200, "{changes} changes prove little");
@@ -132,7 +132,7 @@ async fn an_election_during_the_first_copy_loses_nothing() {
     local.step_down().await;
     atlas.step_down().await;
 
-    documents_equal(&local, &atlas, 2 * PATIENCE).await;
+    equal(&local, &atlas, 2 * PATIENCE).await;
     agent.streaming().await;
     assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running());
@@ -147,7 +147,7 @@ async fn local_writes_that_are_rolled_back_never_reach_atlas() {
     majority.insert_many((0..20).map(|n| doc! { "_id": n, "v": 0 })).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     // Its markers wait for a majority, so that none is rolled back.
     let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
@@ -194,7 +194,7 @@ async fn local_writes_that_are_rolled_back_never_reach_atlas() {
     })
     .await;
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(in_atlas.find_one(doc! { "_id": "doomed" }).await.unwrap().is_none());
     assert!(in_atlas.find_one(doc! { "_id": 3, "v": "kept" }).await.unwrap().is_some());
     assert!(honesty.end().await > 0, "the agent was never asked");
@@ -229,7 +229,7 @@ async fn a_set_that_is_reconfigured_and_whose_primary_is_put_back_to_a_backup_go
         .await;
     };
     work(1).await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     // Another version of the configuration, and another name for a member.
     let primary = local.primary().await;
@@ -242,7 +242,7 @@ async fn a_set_that_is_reconfigured_and_whose_primary_is_put_back_to_a_backup_go
     members[renamed].as_document_mut().unwrap().insert("host", name);
     local.members[primary].admin(doc! { "replSetReconfig": config }).await;
     work(2).await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.is_running() && !agent.log().contains("restored"), "{}", agent.log());
 
     let primary = local.primary().await;
@@ -251,7 +251,7 @@ async fn a_set_that_is_reconfigured_and_whose_primary_is_put_back_to_a_backup_go
     local.members[primary].resume().await;
     local.primary().await;
     work(3).await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running(), "{}", agent.log());

@@ -8,12 +8,13 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     api::Api,
-    equal::documents_equal,
+    equal::equal,
     eventually,
     honesty::Honesty,
     mongod::Mongod,
     orders, pair,
     proxy::{Line, Proxy},
+    unasked::Unasked::{Doubt, Repair},
 };
 
 /// Makes the server answer the agent's next `aggregate`, which resumes its stream, with `code`.
@@ -45,6 +46,7 @@ async fn a_lost_history_leads_to_a_new_position_and_a_comparison() {
     let (local, atlas) = pair().await;
     orders(&local).insert_many((0..100).map(|n| doc! { "_id": n })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Doubt, Repair], "the history is lost");
     agent.streaming().await;
     let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     for (n, code) in [286, 136, 280, 260, 10334].into_iter().enumerate() {
@@ -54,7 +56,7 @@ async fn a_lost_history_leads_to_a_new_position_and_a_comparison() {
         lose_history(&local, code).await;
         agent.start(&[]);
 
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
         agent.streaming().await;
     }
     assert_eq!(agent.log().matches("no longer reaches back").count(), 4, "it says so");
@@ -70,8 +72,9 @@ async fn an_oplog_that_rolled_over_while_the_agent_was_down_is_made_good_by_a_co
     local.initiate().await;
     orders(&local).insert_many((0..500).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Doubt, Repair], "the history is lost");
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     // Something waits in the queue as well.
     assert!(agent.cli(&["pause"]).status.success());
     orders(&local).delete_one(doc! { "_id": 0 }).await.unwrap();
@@ -100,7 +103,7 @@ async fn an_oplog_that_rolled_over_while_the_agent_was_down_is_made_good_by_a_co
     new_position(&agent).await;
     assert!(agent.cli(&["resume"]).status.success());
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     agent.streaming().await;
     eventually("health", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0).await;
     assert!(honesty.end().await > 0, "the agent was never asked");
@@ -115,8 +118,9 @@ async fn an_oplog_that_rolled_over_under_a_running_agent_is_made_good_by_a_compa
     local.initiate().await;
     orders(&local).insert_many((0..100).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Doubt], "the history is lost");
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     agent.signal("STOP");
@@ -135,7 +139,7 @@ async fn an_oplog_that_rolled_over_under_a_running_agent_is_made_good_by_a_compa
     agent.signal("CONT");
     new_position(&agent).await;
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running() && !agent.log().contains("restored"), "{}", agent.log());
 }
@@ -180,9 +184,10 @@ async fn a_local_database_that_was_restored_from_a_backup_is_refused_with_the_wa
         let backup = local.back_up();
         local.resume().await;
         let mut agent = Agent::started(&local.uri(), &atlas.uri());
+        agent.may(&[Repair], "the history is lost");
         agent.streaming().await;
         orders(&local).insert_many((2..50).map(|n| doc! { "_id": n })).await.unwrap();
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
         let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
         honesty.look_away(true).await;
         if !looks_on {
@@ -206,7 +211,7 @@ async fn a_local_database_that_was_restored_from_a_backup_is_refused_with_the_wa
         // The way out that it names.
         agent.adopt();
         honesty.look_away(false).await;
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
         assert!(honesty.end().await > 0, "the agent was never asked");
     }
 }
@@ -237,8 +242,9 @@ async fn entries_from_before_a_lost_history_do_not_overwrite_what_came_in_the_ga
     let line = Proxy::to(atlas.port).await;
     orders(&local).insert_many((0..20).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &line.uri());
+    agent.may(&[Doubt], "the history is lost");
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     line.set(Line::Cut);
     orders(&local).delete_one(doc! { "_id": 1 }).await.unwrap();
     orders(&local).replace_one(doc! { "_id": 2 }, doc! { "v": 2 }).await.unwrap();
@@ -259,7 +265,7 @@ async fn entries_from_before_a_lost_history_do_not_overwrite_what_came_in_the_ga
     eventually("an empty queue", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0)
         .await;
 
-    documents_equal(&local, &atlas, Duration::from_secs(5)).await;
+    equal(&local, &atlas, Duration::from_secs(5)).await;
     assert!(honesty.end().await > 0, "the agent was never asked");
 }
 
@@ -269,8 +275,9 @@ async fn updates_of_a_collection_that_was_replaced_in_a_lost_history_hold_nothin
     let (local, atlas) = pair().await;
     orders(&local).insert_many((0..20).map(|n| doc! { "_id": n })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Doubt, Repair], "the history is lost");
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.cli(&["pause"]).status.success());
     orders(&local).update_many(doc! {}, doc! { "$set": { "v": 1 } }).await.unwrap();
     agent.queued(20).await;
@@ -287,7 +294,7 @@ async fn updates_of_a_collection_that_was_replaced_in_a_lost_history_hold_nothin
     new_position(&agent).await;
     assert!(agent.cli(&["resume"]).status.success());
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     eventually("an empty queue", PATIENCE, async || agent.health().unwrap()["queueSize"] == 0)
         .await;
     assert!(honesty.end().await > 0, "the agent was never asked");

@@ -12,13 +12,14 @@ use rand::{
 use crate::support::{
     PATIENCE,
     agent::{Agent, may_mount},
-    equal::documents_equal,
+    equal::equal,
     eventually,
     mongod::Mongod,
     orders, pair,
     proof::{Need, not_proved},
     proxy::{Line, Proxy},
     seed,
+    unasked::Unasked::{NewQueue, Repair},
 };
 
 /// False where nothing may be mounted. The test then says that it proves nothing.
@@ -81,7 +82,7 @@ async fn the_agent_stops_reading_before_the_disk_is_full_and_loses_nothing() {
         }
     };
     tokio::select! {
-        () = documents_equal(&local, &atlas, 3 * PATIENCE) => {}
+        () = equal(&local, &atlas, 3 * PATIENCE) => {}
         () = watched => {}
     }
 
@@ -101,10 +102,11 @@ async fn a_disk_that_is_full_ends_nothing_and_loses_nothing() {
     let (local, atlas) = pair().await;
     let config = "[queue]\nmin_free_disk = \"0B\"\n";
     let mut agent = on_a_small_disk(&local.uri(), &atlas.uri(), 100, config);
+    agent.may(&[NewQueue], "its disk is full");
     agent.start(&[]);
     agent.streaming().await;
     fill(&local, 0, 200).await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     for round in 1..4 {
         let filler = inside(&agent).join("filler");
@@ -123,7 +125,7 @@ async fn a_disk_that_is_full_ends_nothing_and_loses_nothing() {
         assert!(agent.is_running(), "{}", agent.log());
         std::fs::remove_file(&filler).unwrap();
 
-        documents_equal(&local, &atlas, 2 * PATIENCE).await;
+        equal(&local, &atlas, 2 * PATIENCE).await;
     }
     assert!(agent.is_running());
     assert!(!agent.log().contains("panicked"), "{}", agent.log());
@@ -162,6 +164,7 @@ async fn a_queue_that_is_damaged_anywhere_is_rebuilt_and_loses_nothing() {
     let (local, atlas) = pair().await;
     let line = Proxy::to(atlas.port).await;
     let mut agent = Agent::started(&local.uri(), &line.uri());
+    agent.may(&[NewQueue, Repair], "the disk makes trouble");
     agent.streaming().await;
     let mut rebuilt = 0;
     for round in 0..15 {
@@ -200,7 +203,7 @@ async fn a_queue_that_is_damaged_anywhere_is_rebuilt_and_loses_nothing() {
         println!("round {round}: {} damaged in way {damage}", file.display());
         line.set(Line::Up);
         agent.start(&[]);
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
         agent.streaming().await;
         assert!(agent.is_running(), "{}", agent.log());
         rebuilt = agent.log().matches("moved aside").count();

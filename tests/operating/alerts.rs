@@ -10,12 +10,13 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     api::Api,
-    equal::documents_equal,
+    equal::equal,
     eventually,
     mongod::Mongod,
     orders, pair,
     proxy::{Line, Proxy},
     receiver::Receiver,
+    unasked::Unasked::Repair,
 };
 
 fn told(receiver: &Receiver, alert: &str) -> Vec<String> {
@@ -56,7 +57,7 @@ async fn an_alert_is_told_once_when_it_begins_and_once_when_it_is_over() {
     .await;
     assert_eq!(agent.cli(&["status"]).status.code(), Some(1), "unhealthy");
     line.set(Line::Up);
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     hook.answer(200);
     eventually("the end of both", PATIENCE, async || {
         told(&hook, "queue_size").len() + told(&hook, "lag").len() == 4
@@ -123,7 +124,7 @@ async fn a_web_hook_that_has_moved_is_named_and_its_alerts_wait() {
         assert!(new.requests().is_empty(), "{:?}", new.requests());
         assert!(!agent.log().contains("s3cret"));
         assert!(agent.cli(&["resume"]).status.success());
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
         assert!(agent.stop().success());
     }
 }
@@ -173,15 +174,16 @@ async fn the_heartbeat_is_sent_after_progress_or_proven_idleness_and_not_otherwi
 async fn documents_that_are_missing_in_atlas_are_noticed_by_counting() {
     let (local, atlas) = pair().await;
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[sync]\ncount_check_every = \"1s\"\n");
+    agent.may(&[Repair], "the test provokes it");
     orders(&local).insert_many((0..50).map(|id| doc! { "_id": id })).await.unwrap();
     agent.start(&[]);
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     // Writes on the way are no divergence.
     for n in 0..100 {
         orders(&local).insert_one(doc! { "_id": 1000 + n }).await.unwrap();
     }
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     let health = agent.health().unwrap();
     assert!(!health["alerts"].to_string().contains("documents locally"), "{health}");
     eventually("health", PATIENCE, async || agent.health().unwrap()["status"] == "healthy").await;
@@ -259,6 +261,7 @@ async fn what_is_missing_of_a_collection_that_expires_is_noticed_and_so_is_what_
     shop.collection("due").insert_many(due).await.unwrap();
 
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[sync]\ncount_check_every = \"1s\"\n");
+    agent.may(&[Repair], "the test provokes it");
     agent.start(&[]);
     agent.streaming().await;
     let there = atlas.client.database("shop");
@@ -327,7 +330,7 @@ async fn counting_while_the_application_writes_raises_no_false_alarm() {
     }
 
     writer.abort();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// A peer that goes silent without closing: every loop is alive, and nothing moves on the wire.

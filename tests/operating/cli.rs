@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    equal::documents_equal,
+    equal::equal,
     eventually, orders, pair,
     proxy::{Line, Proxy},
     seed, workload,
@@ -140,7 +140,7 @@ async fn an_exported_queue_goes_on_elsewhere_from_where_it_was() {
     let line = Proxy::to(atlas.port).await;
     let mut first = Agent::started(&local.uri(), &line.uri());
     first.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     // Changes wait, and the agent can say goodbye to Atlas when it stops.
     assert!(first.cli(&["pause"]).status.success());
     // Documents and `_id`s of every kind, as extended JSON does not tell them apart.
@@ -223,14 +223,14 @@ async fn an_exported_queue_goes_on_elsewhere_from_where_it_was() {
     assert_eq!(entries(&second), entries(&first), "the same entries in the same order");
     second.start(&[]);
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(!second.log().contains("a full sync begins"), "{}", second.log());
 
     // Once more, when the agent has gone on: by key, and collections that were changed are compared.
     assert!(second.cli(&["queue", "import", name]).status.success());
     eventually("the comparison", PATIENCE, async || second.log().contains("a queue was imported"))
         .await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// The agent went on after the export, so what the file holds is older than what Atlas has; and then it comes back
@@ -250,7 +250,7 @@ async fn an_export_of_long_ago_leaves_nothing_old_in_atlas() {
     assert!(first.cli(&["resume"]).status.success());
     first.start(&[]);
     orders(&local).update_many(doc! {}, doc! { "$set": { "v": 2 } }).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     // Until the mark carries a later position than the file knows of.
     tokio::time::sleep(std::time::Duration::from_secs(12)).await;
     assert!(first.stop().success());
@@ -260,7 +260,7 @@ async fn an_export_of_long_ago_leaves_nothing_old_in_atlas() {
     second.start(&[]);
     eventually("a comparison", PATIENCE, async || second.log().contains("a full sync has ended"))
         .await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(second.stop().success());
     orders(&local).update_many(doc! {}, doc! { "$set": { "v": 3 } }).await.unwrap();
     let before = first.log().matches("a full sync begins").count();
@@ -270,7 +270,7 @@ async fn an_export_of_long_ago_leaves_nothing_old_in_atlas() {
         first.log().matches("a full sync begins").count() > before
     })
     .await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,11 +290,11 @@ async fn an_import_beside_newer_data_takes_keys_and_never_contents() {
     line.set(Line::Up);
     orders(&local).update_many(doc! {}, doc! { "$set": { "v": "new" } }).await.unwrap();
     orders(&local).delete_many(doc! { "_id": { "$lt": 10 } }).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     assert!(agent.cli(&["queue", "import", &name]).status.success());
     assert!(agent.cli(&["flush"]).status.success());
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert_eq!(orders(&atlas).count_documents(doc! { "v": "old" }).await.unwrap(), 0);
     assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 20);
 
@@ -321,7 +321,7 @@ async fn an_import_beside_newer_data_takes_keys_and_never_contents() {
     assert!(agent.stop().success());
     assert!(agent.cli(&["queue", "import", &name]).status.success());
     agent.start(&[]);
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -348,7 +348,7 @@ async fn what_is_thrown_away_with_clear_is_found_again_by_a_comparison() {
     assert_eq!(agent.cli_json(&["queue", "stats"]).unwrap()["pending"], 0);
     line.set(Line::Up);
     agent.start(&[]);
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.log().contains("the queue was cleared"));
 }
 

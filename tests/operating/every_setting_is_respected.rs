@@ -9,9 +9,10 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     api::Api,
-    equal::documents_equal,
+    equal::equal,
     eventually, orders, pair,
     proxy::{Line, Proxy},
+    unasked::Unasked::{DeadLetters, Repair, Retries},
 };
 
 /// Every key, and the tests that it is respected in.
@@ -150,7 +151,7 @@ async fn property_11_reading_stops_at_each_limit_of_the_queue() {
         if n < 2 {
             assert!(size >= 45, "{limit}: {size}");
             line.set(Line::Up);
-            documents_equal(&local, &atlas, PATIENCE).await;
+            equal(&local, &atlas, PATIENCE).await;
         }
         assert_eq!(health["status"], "unhealthy");
         agent.stop();
@@ -161,6 +162,7 @@ async fn property_11_reading_stops_at_each_limit_of_the_queue() {
 async fn property_11_a_queue_that_is_not_to_persist_goes_with_the_agent() {
     let (local, atlas) = pair().await;
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[queue]\npersist = false\n");
+    agent.may(&[Repair], "the test provokes it");
     orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
     agent.start(&[]);
     agent.streaming().await;
@@ -169,7 +171,7 @@ async fn property_11_a_queue_that_is_not_to_persist_goes_with_the_agent() {
 
     agent.start(&[]);
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert_eq!(agent.log().matches("the first copy").count(), 2, "it began anew");
 }
 
@@ -195,6 +197,7 @@ async fn property_11_the_environment_is_respected() {
     let config =
         "[worker]\nlanes = 1\nretry_delays = [\"50ms\"]\nmax_retries = 9\nbatch_size = 500\n";
     let mut agent = Agent::new(&local.uri(), &line.uri(), config);
+    agent.may(&[DeadLetters, Retries], "the test provokes it");
     for (name, value) in [
         ("SYNC_BATCH_SIZE", "5"),
         ("SYNC_WORKER_INTERVAL", "20"),
@@ -273,7 +276,7 @@ async fn property_11_the_line_is_compressed_as_configured() {
         agent.start(&["--adopt"]);
         agent.streaming().await;
         orders(&local).update_many(doc! {}, doc! { "$set": { "by": configured } }).await.unwrap();
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
         assert!(agent.stop().success());
         for (name, before) in ["zlib", "snappy", "zstd"].into_iter().zip(before) {
             let is_used = received(name).await > before;
@@ -296,7 +299,7 @@ async fn property_11_a_limit_of_bytes_cuts_what_is_sent() {
 
     agent.start(&[]);
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     // A tenth of a second's worth in each command.
     assert!(inserts().await - before >= 5, "60 KB at 10 KiB in a command");
 }
@@ -325,7 +328,7 @@ async fn property_11_the_breaker_opens_and_waits_as_configured() {
     line.set(Line::Up);
     agent.start(&[]);
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     line.set(Line::Cut);
     orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
     eventually("an open breaker", PATIENCE, async || agent.health().unwrap()["breaker"] == "open")
@@ -372,6 +375,7 @@ async fn property_11_thresholds_of_alerts_are_respected() {
         file.display().to_string()
     );
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config);
+    agent.may(&[DeadLetters], "the test provokes it");
     orders(&local).insert_one(doc! { "_id": 0, "u": 0 }).await.unwrap();
     agent.start(&[]);
     agent.streaming().await;

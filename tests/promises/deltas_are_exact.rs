@@ -14,8 +14,7 @@ use outrigger::{
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::support::{
-    PATIENCE, agent::Agent, equal::documents_equal, eventually, mongod::Mongod, orders, pair, seed,
-    workload,
+    PATIENCE, agent::Agent, equal::equal, eventually, mongod::Mongod, orders, pair, seed, workload,
 };
 
 const DOCUMENTS: usize = 250;
@@ -206,7 +205,7 @@ async fn what_is_merged_before_and_after_a_restart_and_an_import_stays_small_and
     orders(&local).insert_one(doc! { "_id": 1, "v": 0 }).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.cli(&["pause"]).status.success());
 
     let file = |agent: &Agent, stage: i32| agent.dir.path().join(format!("{stage}.json"));
@@ -238,7 +237,7 @@ async fn what_is_merged_before_and_after_a_restart_and_an_import_stays_small_and
     eventually("the agent", PATIENCE, async || agent.health().is_some()).await;
     assert!(agent.cli(&["resume"]).status.success());
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(!agent.log().contains("a full sync begins"), "{}", agent.log());
     let document = orders(&atlas).find_one(doc! { "_id": 1 }).await.unwrap();
     assert_eq!(document, Some(doc! { "_id": 1, "v": 6_400 }));

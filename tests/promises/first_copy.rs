@@ -19,7 +19,9 @@ use crate::support::{
     equal::{documents_equal, equal},
     eventually,
     mongod::Mongod,
-    orders, pair, seed, workload,
+    orders, pair, seed,
+    unasked::Unasked::Repair,
+    workload,
 };
 
 /// Documents of `large`: several ranges of 8 MiB.
@@ -121,7 +123,7 @@ async fn a_copy_that_is_killed_goes_on_with_the_ranges_that_are_not_done() {
     assert!(last < LARGE * 9 / 10, "the last of three copied {last} of {LARGE}");
     on.store(false, Ordering::Relaxed);
     application.await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +164,7 @@ async fn a_copy_waits_while_it_is_paused_and_survives_elections_on_both_sides() 
         }
     }
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,14 +233,15 @@ async fn ranges_follow_the_order_of_a_collation() {
         orders(&local).insert_many(documents).await.unwrap();
     }
     let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Repair], "it changes while it is copied");
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     orders(&atlas).delete_many(doc! { "_id": { "$gt": "å", "$lt": "ä5" } }).await.unwrap();
     orders(&atlas).insert_one(doc! { "_id": "Åextra" }).await.unwrap();
     for how in [&["sync", "--wait"][..], &["sync", "--wait", "--digest"]] {
         assert!(agent.cli(how).status.success());
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
         orders(&atlas).delete_one(doc! { "_id": "Z013" }).await.unwrap();
     }
 }
@@ -264,6 +267,7 @@ async fn collections_that_change_while_they_are_copied_are_told_of_as_what_they_
         fill(name, 0..2_500).await;
     }
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), SLOW);
+    agent.may(&[Repair], "it changes while it is copied");
     agent.start(&[]);
     for name in names {
         let there = atlas.client.database("shop").collection::<Document>(name);
@@ -280,7 +284,7 @@ async fn collections_that_change_while_they_are_copied_are_told_of_as_what_they_
     db.collection::<Document>("viewed").drop().await.unwrap();
     db.create_collection("viewed").view_on("archive".to_owned()).pipeline([]).await.unwrap();
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     let log = agent.log();
     let log = log.split_once("copying what Atlas lacks").unwrap().1;
@@ -305,7 +309,7 @@ async fn collections_that_change_while_they_are_copied_are_told_of_as_what_they_
     .await;
     assert!(agent.cli(&["resume"]).status.success());
     assert!(sync.wait().unwrap().success(), "{}", agent.log());
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert_eq!(lines(&agent.log(), "ERROR "), Vec::<String>::new());
 }
 

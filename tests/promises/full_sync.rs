@@ -18,13 +18,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::Value;
 
 use crate::support::{
-    PATIENCE,
-    agent::Agent,
-    api::Api,
-    equal::{documents_equal, equal},
-    eventually,
-    mongod::Mongod,
-    orders, pair, seed, workload,
+    PATIENCE, agent::Agent, api::Api, equal::equal, eventually, mongod::Mongod, orders, pair, seed,
+    unasked::Unasked::Repair, workload,
 };
 
 /// An agent that streams, with so many orders on both sides.
@@ -35,9 +30,10 @@ async fn streaming(documents: i32, config: &str) -> (Mongod, Mongod, Agent) {
         orders(&local).insert_many(all).await.unwrap();
     }
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.may(&[Repair], "the test makes the differences");
     agent.start(&[]);
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     (local, atlas, agent)
 }
 
@@ -129,6 +125,7 @@ async fn differences_of_every_kind_are_found_and_repaired_while_the_application_
         .unwrap();
     with_indexes(&local).await;
     let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Repair], "the test makes the differences");
     agent.streaming().await;
     // From the first copy on.
     equal(&local, &atlas, PATIENCE).await;
@@ -187,7 +184,7 @@ async fn property_08_a_full_sync_finds_and_repairs_what_is_missing_on_either_sid
         let body = [r#"{"digest":false}"#, r#"{"namespaces":["shop.*"]}"#, ""];
         let report = sync(&api, body.choose(&mut rng).unwrap()).await;
         assert_eq!(report["outcome"], "done", "case {case}: {report}");
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
     }
 }
 
@@ -220,7 +217,7 @@ async fn property_09_a_second_full_sync_is_refused_while_one_runs_and_the_first_
     assert_eq!(agent.cli(&["sync", "cancel"]).status.code(), Some(1), "nothing runs any more");
 
     orders(&local).insert_one(doc! { "_id": -1 }).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +226,7 @@ async fn collections_that_one_side_lacks_are_made_and_dropped() {
     let (here, there) = (local.client.database("shop"), atlas.client.database("shop"));
     here.create_collection("empty").await.unwrap();
     here.collection("few").insert_many((0..60).map(|n| doc! { "_id": n })).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     eventually("the empty one", PATIENCE, async || {
         there.list_collection_names().await.unwrap().len() == 3
     })
@@ -279,9 +276,10 @@ async fn a_sync_that_is_killed_goes_on_with_what_is_not_done() {
     }
     let config = "[sync]\nmax_docs_per_second = 1500\nparallel = 1\n";
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.may(&[Repair], "the test makes the differences");
     agent.start(&[]);
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     orders(&atlas).delete_many(doc! { "_id": { "$mod": [1_000, 7] } }).await.unwrap();
     let small = atlas.client.database("shop").collection::<Document>("small3");
     small.update_one(doc! { "_id": 3 }, doc! { "$set": { "v": 1 } }).await.unwrap();
@@ -304,7 +302,7 @@ async fn a_sync_that_is_killed_goes_on_with_what_is_not_done() {
 
     assert_eq!(report["outcome"], "done", "{report}");
     assert!(report["documentsDone"].as_u64() < Some(8_000 * 9 / 10), "{report}");
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// What only the local side has had since, and nobody streamed: the queue and its position are gone.
@@ -353,7 +351,7 @@ async fn renames_while_a_sync_runs_lose_nothing() {
             api.get("/api/sync/full").1["running"].is_null()
         })
         .await;
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
     }
     // A dry run has nothing to do again.
     let (code, started) = api.with_body("POST", "/api/sync/full", r#"{"dryRun":true}"#);
@@ -374,6 +372,7 @@ async fn a_collection_that_is_renamed_while_it_is_copied_has_its_indexes() {
     with_indexes(&local).await;
     let config = "[sync]\nmax_docs_per_second = 2000\nparallel = 1\n";
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.may(&[Repair], "the test makes the differences");
     agent.start(&[]);
     eventually("the copy", PATIENCE, async || {
         orders(&atlas).count_documents(doc! {}).await.unwrap() > 0
@@ -445,7 +444,7 @@ async fn a_huge_difference_does_not_fill_the_queue() {
     assert!(agent.cli(&["resume"]).status.success());
     let report = ended(&api, started["running"].as_str().unwrap()).await;
     assert_eq!(report["missing"], 69_000, "{report}");
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// Many documents change all the time, while syncs run one after the other and another hand changes the
@@ -487,10 +486,10 @@ async fn documents_that_change_while_they_are_compared_never_go_back_to_an_older
     }
     // What the last meddling did, and no event will tell.
     sync(&api, "").await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     // And nothing comes late.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    documents_equal(&local, &atlas, Duration::from_secs(1)).await;
+    equal(&local, &atlas, Duration::from_secs(1)).await;
 }
 
 async fn meddle(copy: &Collection<Document>, rng: &mut StdRng) {
@@ -512,7 +511,7 @@ async fn a_digest_sees_all_but_what_its_hash_does_not_and_exact_sees_that_too() 
         let change = doc! { "$set": { "v": v } };
         orders(&local).update_one(doc! { "_id": id }, change).await.unwrap();
     }
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     let verified = agent.cli_json(&["verify", "--digest"]).unwrap();
     assert_eq!(verified["equal"], true, "{verified}");
@@ -538,7 +537,7 @@ async fn a_digest_sees_all_but_what_its_hash_does_not_and_exact_sees_that_too() 
     let exact = agent.cli_json(&["verify"]).unwrap();
     assert_eq!(of(&exact, "shop.orders")["different"]["count"], 3, "{exact}");
     assert!(agent.cli(&["sync", "--wait"]).status.success());
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -553,7 +552,7 @@ async fn without_an_agent_sync_runs_one_until_all_is_repaired() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("shop.orders"), "{text}");
-    documents_equal(&local, &atlas, Duration::from_secs(1)).await;
+    equal(&local, &atlas, Duration::from_secs(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -561,7 +560,7 @@ async fn a_sync_comes_by_itself_as_often_as_configured() {
     let (local, atlas, _agent) = streaming(100, "[sync]\nverify_every = \"2s\"\n").await;
     orders(&atlas).delete_one(doc! { "_id": 1 }).await.unwrap();
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -586,7 +585,7 @@ async fn a_verification_reads_on_though_a_collection_was_taken_from_under_its_cu
     orders(&local).insert_many((0..100).map(|id| doc! { "_id": id })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.stop().success());
 
     let fail =
@@ -606,7 +605,7 @@ async fn a_read_that_a_server_never_lets_get_anywhere_ends_the_sync_and_names_th
     let (local, atlas, agent) = streaming(100, "").await;
     let other = local.client.database("shop").collection("other");
     other.insert_many((0..10).map(|id| doc! { "_id": id })).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     let there = atlas.client.database("shop").collection::<Document>("other");
     there.delete_one(doc! { "_id": 1 }).await.unwrap();
     let data = doc! {
@@ -631,5 +630,5 @@ async fn a_read_that_a_server_never_lets_get_anywhere_ends_the_sync_and_names_th
     assert!(said.contains("shop.orders"), "{said}");
     local.end_failing().await;
     // The other collection was not kept waiting.
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }

@@ -14,14 +14,13 @@ use tempfile::TempDir;
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    equal::{
-        Everything, MayDiffer, brief, documents_equal, equal_but, equal_in, everything, strays,
-    },
+    equal::{Everything, MayDiffer, brief, equal, equal_but, equal_in, everything, strays},
     eventually,
     mongod::Mongod,
     pair,
     proxy::{Line, Proxy},
     receiver::Receiver,
+    unasked::Unasked::{Doubt, Repair},
 };
 
 /// An agent of a database of its own, which shares the local server with others, and its copy.
@@ -54,6 +53,7 @@ impl Copy {
         let atlas = Mongod::start().await;
         let line = Proxy::to(atlas.port).await;
         let agent = Agent::new(local, &line.uri(), &config(db, more));
+        agent.may(&[Doubt, Repair], "the local database is another for a while");
         Self { db, atlas, line, agent }
     }
 
@@ -406,7 +406,7 @@ async fn a_page_that_was_read_before_a_new_proof_is_read_again_before_it_is_writ
     is_proven_again(&agent).await;
     atlas.end_failing().await;
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     let oplog = atlas.client.database("local").collection::<Document>("oplog.rs");
     let of = async |v: i32| {
@@ -466,7 +466,7 @@ async fn a_comparison_reads_again_what_it_read_before_a_new_proof() {
     agent.waits_long_for_atlas();
     agent.start(&[]);
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     let ended = || agent.log().matches("a full sync has ended").count();
     let before = ended();
     let find = doc! {
@@ -480,7 +480,7 @@ async fn a_comparison_reads_again_what_it_read_before_a_new_proof() {
     local.fail(doc! { "failCommands": ["getMore"], "closeConnection": true }, 1).await;
     is_proven_again(&agent).await;
     people.update_many(doc! {}, doc! { "$set": { "v": 2 } }).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     atlas.is_at(doc! { "command.find": "people" }).await;
 
     eventually("the end of the comparison", PATIENCE, async || ended() > before).await;
@@ -502,7 +502,7 @@ async fn a_count_that_was_begun_before_a_new_proof_raises_no_alert() {
     agent.waits_long_for_atlas();
     agent.start(&[]);
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     let slow = doc! {
         "failCommands": ["aggregate"], "namespace": "late.people", "errorCode": 50,
         "blockConnection": true, "blockTimeMS": 12_000,
@@ -544,6 +544,7 @@ async fn what_gives_way_to_a_copy_is_looked_at_again_after_a_new_proof() {
     staging.insert_many((0..20).map(|n| person(n, 1, "staging"))).await.unwrap();
     let include = "[namespaces]\ninclude = [\"late.people\"]\n";
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), include);
+    agent.may(&[Doubt], "the local database is another for a while");
     agent.waits_long_for_atlas();
     agent.start(&[]);
     agent.streaming().await;
@@ -568,7 +569,7 @@ async fn what_gives_way_to_a_copy_is_looked_at_again_after_a_new_proof() {
     atlas.is_at(doc! { "command.find": "people" }).await;
 
     // Once more before it goes, and once for the copy.
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert_eq!(atlas.end_failing().await, 3);
     assert!(agent.stop().success());
 }

@@ -9,12 +9,14 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     copy_dir,
-    equal::documents_equal,
+    equal::equal,
     eventually,
     names::rename,
     orders, pair,
     proxy::{Line, Proxy},
-    seed, workload,
+    seed,
+    unasked::Unasked::{DeadLetters, Doubt, NewQueue, Repair, Retries},
+    workload,
 };
 
 /// The application goes on meanwhile; the kills hit whatever the agent is doing: opening the queue,
@@ -60,7 +62,7 @@ async fn fifty_kills_at_random_moments_under_load_lose_nothing() {
     let changes = load.await.unwrap();
     agent.start(&[]);
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     agent.streaming().await;
     println!("{changes} changes, 50 kills");
     assert!(changes > 1_000, "the load was too small to prove anything: {changes} changes");
@@ -81,7 +83,7 @@ async fn atlas_away_at_the_start_is_caught_up_with() {
     agent.queued(2).await;
     atlas.resume().await;
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     agent.streaming().await;
 }
 
@@ -107,7 +109,7 @@ async fn an_outage_of_atlas_costs_no_op_a_retry_and_makes_no_dead_letter() {
     assert_eq!(log.matches("changes for Atlas wait").count(), 1, "logged on change only: {log}");
     line.set(Line::Up);
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
 }
 
@@ -124,7 +126,7 @@ async fn a_peer_that_goes_silent_is_noticed_on_either_side() {
         // Longer than the timeout of 5 s, so that the connections are given up and not only slow.
         tokio::time::sleep(Duration::from_secs(7)).await;
         line.set(Line::Up);
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
     }
 }
 
@@ -133,8 +135,9 @@ async fn a_lost_queue_is_rebuilt_by_comparing_everything() {
     let (local, atlas) = pair().await;
     orders(&local).insert_many((0..500).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Repair], "the queue is lost");
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.stop().success());
 
     orders(&local).delete_many(doc! { "_id": { "$lt": 50 } }).await.unwrap();
@@ -146,7 +149,7 @@ async fn a_lost_queue_is_rebuilt_by_comparing_everything() {
     std::fs::remove_dir_all(agent.dir.path().join("queue")).unwrap();
     agent.start(&[]);
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,8 +157,9 @@ async fn a_damaged_queue_is_moved_aside_and_rebuilt() {
     let (local, atlas) = pair().await;
     orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Repair, NewQueue], "the queue is damaged");
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.stop().success());
     orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
     let db = agent.dir.path().join("queue/db");
@@ -167,7 +171,7 @@ async fn a_damaged_queue_is_moved_aside_and_rebuilt() {
 
     agent.start(&[]);
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.log().contains("moved aside"), "it says so");
     let kept = std::fs::read_dir(agent.dir.path())
         .unwrap()
@@ -184,8 +188,9 @@ async fn a_queue_that_was_put_back_to_an_older_state_is_rebuilt_and_renames_noth
     let db = local.client.database("shop");
     orders(&local).insert_many((0..500).map(|id| doc! { "_id": id })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[NewQueue], "the queue is put back");
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.stop().success());
     let (queue, older) = (agent.dir.path().join("queue"), agent.dir.path().join("older"));
     copy_dir(&queue, &older);
@@ -193,7 +198,7 @@ async fn a_queue_that_was_put_back_to_an_older_state_is_rebuilt_and_renames_noth
     agent.streaming().await;
     orders(&local).update_one(doc! { "_id": 1 }, doc! { "$set": { "v": 1 } }).await.unwrap();
     rename(&db, "orders", "archive", false).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     agent.kill();
 
     std::fs::remove_dir_all(&queue).unwrap();
@@ -202,7 +207,7 @@ async fn a_queue_that_was_put_back_to_an_older_state_is_rebuilt_and_renames_noth
     agent.streaming().await;
     assert!(agent.cli(&["flush"]).status.success());
 
-    documents_equal(&local, &atlas, Duration::ZERO).await;
+    equal(&local, &atlas, Duration::ZERO).await;
     let log = agent.log();
     assert!(log.contains("it was put back to an older state"), "{log}");
     assert_eq!(log.matches("op=\"rename\"").count(), 1, "{log}");
@@ -230,7 +235,7 @@ async fn a_full_queue_stops_reading_and_loses_nothing() {
     assert_eq!(agent.health().unwrap()["status"], "unhealthy");
     line.set(Line::Up);
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     agent.streaming().await;
     let log = agent.log();
     for said in ["reading has stopped; the oplog", "there is room in the queue again"] {
@@ -264,7 +269,7 @@ async fn a_second_signal_leaves_at_once_and_the_queue_keeps_what_waits() {
     assert_eq!(stats["pending"], 11, "the collection and its ten documents: {stats}");
     line.set(Line::Up);
     agent.start(&[]);
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// The collection's documents were never in the stream: they came under its name by a rename.
@@ -275,6 +280,7 @@ async fn a_collection_that_is_renamed_into_the_replicated_ones_arrives_whole() {
     let config = "[namespaces]\ninclude = [\"shop.*\"]\nexclude = [\"shop.staging\"]\n";
     orders(&local).insert_many((0..150).map(|n| doc! { "_id": n })).await.unwrap();
     let mut agent = Agent::new(&local.uri(), &line.uri(), config);
+    agent.may(&[Repair, Doubt], "what comes in by a rename is compared");
     agent.start(&[]);
     agent.streaming().await;
     let copied = async || orders(&atlas).count_documents(doc! {}).await.unwrap();
@@ -294,10 +300,10 @@ async fn a_collection_that_is_renamed_into_the_replicated_ones_arrives_whole() {
             .unwrap();
         tokio::time::sleep(Duration::from_secs(2)).await;
         line.set(Line::Up);
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
     }
     agent.streaming().await;
-    documents_equal(&local, &atlas, Duration::from_secs(5)).await;
+    equal(&local, &atlas, Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -307,6 +313,7 @@ async fn a_collection_that_is_renamed_before_it_could_be_copied_arrives_whole() 
     orders(&local).insert_many((0..500).map(|n| doc! { "_id": n })).await.unwrap();
     atlas.terminate();
     let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Repair], "what was renamed before its copy is compared");
     eventually("a running agent", PATIENCE, async || agent.health().is_some()).await;
 
     orders(&local).insert_one(doc! { "_id": "before" }).await.unwrap();
@@ -316,9 +323,9 @@ async fn a_collection_that_is_renamed_before_it_could_be_copied_arrives_whole() 
     agent.queued(4).await;
     atlas.resume().await;
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     agent.streaming().await;
-    documents_equal(&local, &atlas, Duration::from_secs(5)).await;
+    equal(&local, &atlas, Duration::from_secs(5)).await;
 }
 
 /// The entries wait for the rename of their collection, and the rename for room in the queue.
@@ -329,7 +336,7 @@ async fn a_full_queue_of_a_collection_that_was_renamed_drains() {
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[queue]\nmax_documents = 50\n");
     agent.start(&[]);
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     // Paused rather than cut, so that no batch is in flight that has read its documents already.
     assert!(agent.cli(&["pause"]).status.success());
@@ -344,7 +351,7 @@ async fn a_full_queue_of_a_collection_that_was_renamed_drains() {
     local.admin(doc! { "renameCollection": "shop.orders", "to": "shop.archive" }).await;
     assert!(agent.cli(&["resume"]).status.success());
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -362,6 +369,7 @@ async fn a_document_that_the_first_copy_cannot_place_becomes_a_dead_letter() {
         &atlas.uri(),
         "[worker]\nmax_retries = 1\nretry_delays = [\"100ms\"]\n",
     );
+    agent.may(&[Retries, DeadLetters], "two ids are one in Atlas");
 
     agent.start(&[]);
     agent.streaming().await;
@@ -384,7 +392,7 @@ async fn a_write_that_arrives_late_does_not_put_an_older_state_back() {
     orders(&local).insert_many((0..20).map(|n| doc! { "_id": n, "v": 0 })).await.unwrap();
     let agent = Agent::started(&local.uri(), &line.uri());
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     line.set(Line::Silent);
     orders(&local).update_many(doc! {}, doc! { "$set": { "v": 1 } }).await.unwrap();
@@ -399,5 +407,5 @@ async fn a_write_that_arrives_late_does_not_put_an_older_state_back() {
         agent.log().contains("written once more")
     })
     .await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }

@@ -7,11 +7,12 @@ use mongodb::bson::{DateTime, Document, doc};
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    equal::documents_equal,
+    equal::{documents_equal, equal},
     eventually,
     mongod::Mongod,
     orders, pair,
     proxy::{Line, Proxy},
+    unasked::Unasked::Repair,
 };
 
 fn marks(atlas: &Mongod) -> mongodb::Collection<Document> {
@@ -40,7 +41,7 @@ async fn a_second_agent_of_the_same_source_refuses_and_names_the_first() {
     second.start(&[]);
     second.streaming().await;
     orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(first.refused(&[]).await.contains("another agent replicates"));
 }
 
@@ -64,7 +65,7 @@ async fn the_place_of_an_agent_that_died_is_taken_over_when_that_is_said() {
     second.start(&["--adopt"]);
     second.streaming().await;
     orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(first.refused(&[]).await.contains(&format!("process {}", second.id())));
 }
 
@@ -103,12 +104,12 @@ async fn an_atlas_that_was_not_the_target_for_a_while_is_compared_when_it_is_aga
     agent.streaming().await;
     orders(&local).delete_one(doc! { "_id": 1 }).await.unwrap();
     orders(&local).insert_one(doc! { "_id": "meanwhile" }).await.unwrap();
-    documents_equal(&local, &second, PATIENCE).await;
+    equal(&local, &second, PATIENCE).await;
     assert!(agent.stop().success());
 
     agent.set_env("MONGODB_ATLAS_URI", &first.uri());
     agent.start(&[]);
-    documents_equal(&local, &first, PATIENCE).await;
+    equal(&local, &first, PATIENCE).await;
 }
 
 /// Atlas was put back to a backup, mark and all.
@@ -117,6 +118,7 @@ async fn a_mark_that_is_older_than_it_was_left_has_everything_compared() {
     let (local, atlas) = pair().await;
     orders(&local).insert_many((0..20).map(|n| doc! { "_id": n })).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Repair], "Atlas is put back");
     agent.streaming().await;
     eventually("a heartbeat", PATIENCE, async || {
         marks(&atlas).find_one(doc! { "checkpoint": { "$exists": true } }).await.unwrap().is_some()
@@ -127,7 +129,7 @@ async fn a_mark_that_is_older_than_it_was_left_has_everything_compared() {
     let older = mongodb::bson::Timestamp { time: 5, increment: 1 };
     marks(&atlas).update_one(doc! {}, doc! { "$set": { "checkpoint": older } }).await.unwrap();
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 /// The line to Atlas is cut for so long that another agent might have been told to take over.
@@ -138,7 +140,7 @@ async fn an_agent_that_could_not_renew_its_heartbeat_writes_only_when_it_has() {
     orders(&local).insert_one(doc! { "_id": 0 }).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &line.uri());
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     line.set(Line::Cut);
     orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
     eventually("the fence", Duration::from_secs(120), async || {
@@ -168,7 +170,7 @@ async fn a_mark_that_is_gone_is_set_again_and_everything_compared() {
     orders(&atlas).delete_many(doc! {}).await.unwrap();
     atlas.client.database("outrigger").drop().await.unwrap();
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(marks(&atlas).find_one(doc! {}).await.unwrap().is_some());
 }
 
@@ -197,7 +199,7 @@ async fn is_frozen_and_replaced(line: Line) {
     );
     frozen.start(&[]);
     frozen.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     for n in 0..100 {
         let old = doc! { "_id": n, "version": "old" };
         orders(&local).replace_one(doc! { "_id": n }, old).await.unwrap();

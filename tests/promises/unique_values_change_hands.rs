@@ -10,8 +10,13 @@ use mongodb::{
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use crate::support::{
-    PATIENCE, agent::Agent, equal::documents_equal, eventually, mongod::Mongod, odd, orders, pair,
-    seed,
+    PATIENCE,
+    agent::Agent,
+    equal::equal,
+    eventually,
+    mongod::Mongod,
+    odd, orders, pair, seed,
+    unasked::Unasked::{DeadLetters, Retries},
 };
 
 /// Both ends with the same indexes, documents `{_id: n, u: "n"}` on both, and an agent between them.
@@ -35,6 +40,7 @@ impl Stage {
             orders.insert_many(documents).await.unwrap();
         }
         let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+        agent.may(&[Retries], "for a moment a value is another document's");
         agent.start(&["--adopt"]);
         agent.streaming().await;
         let stage = Self { local, atlas, agent, orders };
@@ -61,7 +67,7 @@ impl Stage {
     }
 
     async fn converge(&self) {
-        documents_equal(&self.local, &self.atlas, PATIENCE).await;
+        equal(&self.local, &self.atlas, PATIENCE).await;
         eventually("an empty queue", PATIENCE, async || {
             self.agent.health().is_some_and(|health| health["queueSize"] == 0)
         })
@@ -323,6 +329,7 @@ async fn indexes_of_every_form_let_values_change_hands() {
 async fn a_value_that_a_foreign_document_holds_makes_a_dead_letter_that_can_be_retried() {
     let config = "[worker]\nmax_retries = 2\nretry_delays = [\"200ms\"]\n";
     let stage = Stage::set(config, unique(), 1).await;
+    stage.agent.may(&[DeadLetters], "Atlas has the value from somebody else");
     let in_atlas = orders(&stage.atlas);
     in_atlas.insert_one(doc! { "_id": "foreign", "u": "wanted" }).await.unwrap();
 

@@ -4,7 +4,8 @@
 use mongodb::bson::{DateTime, Document, doc};
 
 use crate::support::{
-    PATIENCE, agent::Agent, equal::documents_equal, eventually, mongod::Mongod, orders, pair,
+    PATIENCE, agent::Agent, equal::equal, eventually, mongod::Mongod, orders, pair,
+    unasked::Unasked::Repair,
 };
 
 fn marks(server: &Mongod) -> mongodb::Collection<Document> {
@@ -62,7 +63,7 @@ async fn a_chain_of_agents_is_fine_and_one_that_would_close_a_ring_is_refused() 
 
     let second = Agent::started(&b.uri(), &c.uri());
     second.streaming().await;
-    documents_equal(&a, &c, PATIENCE).await;
+    equal(&a, &c, PATIENCE).await;
     // The mark of the first is not the application's, and it is said that it is left out.
     let status = String::from_utf8(second.cli(&["status"]).stdout).unwrap();
     assert!(status.contains("left out `outrigger.replicas`: where Outrigger keeps"), "{status}");
@@ -168,7 +169,7 @@ async fn what_another_source_marks_meanwhile_waits_and_nothing_else_does() {
     assert!(status.contains("left out `shop.later`: another source, `other`"), "{status}");
 
     marks(&atlas).delete_one(doc! { "_id": "other" }).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     eventually("the alert's end", PATIENCE, async || !alerts(&agent).contains("not written")).await;
 }
 
@@ -181,6 +182,7 @@ async fn what_was_left_out_and_comes_back_is_compared() {
         collection(&local, name).insert_many(documents).await.unwrap();
     }
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[namespaces]\nexclude = []\n");
+    agent.may(&[Repair], "it was left out");
     agent.start(&[]);
     agent.streaming().await;
     agent.stop();
@@ -199,7 +201,7 @@ async fn what_was_left_out_and_comes_back_is_compared() {
     let (code, text) = check(&agent);
     assert!(code == Some(0) && text.contains("marked as the copy of this source"), "{text}");
     agent.start(&[]);
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,6 +213,7 @@ async fn somebody_elses_collection_under_a_wider_filter_stops_alone() {
     collection(&atlas, "theirs").insert_one(doc! { "_id": "theirs" }).await.unwrap();
     let config = "[namespaces]\ninclude = [\"shop.orders\"]\n";
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.may(&[Repair], "Atlas has what is not ours");
     agent.start(&[]);
     agent.streaming().await;
     agent.stop();
@@ -234,7 +237,7 @@ async fn somebody_elses_collection_under_a_wider_filter_stops_alone() {
     }
 
     agent.start(&["--adopt"]);
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert_eq!(alerts(&agent), "[]");
 }
 

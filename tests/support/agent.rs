@@ -1,10 +1,11 @@
 //! The real binary, as an operator runs it.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -13,7 +14,12 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{PATIENCE, ends::Run, eventually, free_port};
+use super::{
+    PATIENCE,
+    ends::Run,
+    eventually, free_port,
+    unasked::{self, Figures, Unasked},
+};
 
 /// Sends a signal by process id.
 pub fn signal(pid: u32, name: &str) {
@@ -49,9 +55,17 @@ pub struct Agent {
     child: Option<Child>,
     run: Option<Arc<Run>>,
     letters_are_meant: Arc<AtomicBool>,
+    /// What its processes did that is no part of replication that works, and what the test says may be so.
+    unasked: Vec<(Unasked, String)>,
+    may: Mutex<BTreeMap<Unasked, &'static str>>,
 }
 
 impl Agent {
+    /// What the test provokes, and why: it is no fault of the agent when it is dropped.
+    pub fn may(&self, what: &[Unasked], reason: &'static str) {
+        self.may.lock().unwrap().extend(what.iter().map(|what| (*what, reason)));
+    }
+
     /// Changes its configuration, for the next start.
     pub fn replace_setting(&self, old: &str, new: &str) {
         let path = self.dir.path().join("config.toml");
@@ -100,6 +114,8 @@ impl Agent {
             child: None,
             run: None,
             letters_are_meant: Arc::default(),
+            unasked: Vec::new(),
+            may: Mutex::default(),
         }
     }
 
@@ -165,6 +181,15 @@ impl Agent {
     /// The test has Atlas refuse something for good: dead letters are no fault of the agent.
     pub fn means_dead_letters(&self, are_meant: bool) {
         self.letters_are_meant.store(are_meant, Ordering::SeqCst);
+        self.may(&[Unasked::DeadLetters], "Atlas refuses something for good");
+    }
+
+    /// Takes down what its process did, while it still runs.
+    fn look_back(&mut self, is_asked: bool) {
+        if let Some(child) = &self.child {
+            let figures = Figures::of(child.id(), is_asked.then_some(self.admin_port));
+            self.unasked.extend(figures.unasked());
+        }
     }
 
     fn is_over(&mut self) {
@@ -180,6 +205,8 @@ impl Agent {
 
     /// `kill -9`.
     pub fn kill(&mut self) {
+        // Not asked, which would choose the moment.
+        self.look_back(false);
         self.is_over();
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -189,6 +216,7 @@ impl Agent {
 
     /// SIGTERM, and the end of it.
     pub fn stop(&mut self) -> ExitStatus {
+        self.look_back(true);
         self.is_over();
         let mut child = self.child.take().expect("it runs");
         signal(child.id(), "TERM");
@@ -280,9 +308,16 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        self.look_back(true);
         self.kill();
+        let log = self.log();
         if std::thread::panicking() {
-            eprintln!("--- the agent's log ---\n{}", self.log());
+            eprintln!("--- the agent's log ---\n{log}");
+            return;
         }
+        let found = unasked::told(&log);
+        let may = self.may.lock().unwrap();
+        let left = unasked::left(found.iter().chain(&self.unasked), &may);
+        assert!(left.is_empty(), "nobody asked for it (tests/support/unasked.rs): {left:#?}");
     }
 }

@@ -26,6 +26,7 @@ pub mod router;
 pub mod schemas;
 pub mod slow_line;
 pub mod strangers;
+pub mod unasked;
 pub mod workload;
 
 use std::{

@@ -1,0 +1,202 @@
+//! What an agent did that its test did not ask for. A comparison mends whatever replication has missed, a retry what was
+//! written wrong, a new queue what the old one lost: all end equal, and a test that looks at the end alone has seen nothing.
+//! So whoever drops an agent is told, unless the test has named a reason ([`Agent::may`](super::agent::Agent::may)).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+};
+
+use super::ends::ask;
+
+/// What is no part of replication that works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unasked {
+    /// A comparison found a difference that nobody had made in Atlas.
+    Repair,
+    /// Everything, or some collections, were compared because of a doubt.
+    Doubt,
+    /// Atlas rejected a write, which was tried again.
+    Retries,
+    /// Atlas rejected a write for good.
+    DeadLetters,
+    /// The queue was moved aside, or its storage failed.
+    NewQueue,
+    /// A part of the program has panicked, or hung.
+    Panic,
+    /// More memory than a small machine has to spare.
+    Memory,
+    /// More files and connections than a few for each task.
+    Handles,
+}
+
+/// Why comparisons run that are no doubt: their reasons, as the log has them.
+const ASKED_FOR: [&str; 7] = [
+    "the first copy",
+    "it was asked for",
+    "`sync.verify_every`",
+    "this Atlas was not the target before",
+    "the replicated namespaces have changed",
+    "the queue was cleared",
+    "a queue was imported",
+];
+/// A build for tests, with its queue; the README promises less of a release.
+const MEMORY_MIB: u64 = 400;
+const HANDLES: usize = 150;
+
+/// Files of tests that have not named their reasons yet. Of them, panics alone are told.
+const NOT_NAMED_YET: &[&str] = &[
+    "admin_api",
+    "answers",
+    "api_contract",
+    "atlas_refuses",
+    "capped_collections",
+    "crash_points",
+    "dashboard",
+    "deployment",
+    "embedding",
+    "failures_explain_themselves",
+    "fault_matrix",
+    "guest_of_its_host",
+    "healthy_is_never_false",
+    "local_wins",
+    "memory_of_the_unit",
+    "metrics_tell_the_truth",
+    "names_behind_a_gap",
+    "odd_schema",
+    "queue_memory",
+    "random_input",
+    "renames",
+    "restore",
+    "schema",
+    "security",
+    "soak",
+    "the_copy_converges",
+    "the_tests_themselves",
+    "version_matrix",
+    "package",
+    "book",
+    "pauses",
+    "preflight",
+    "lab",
+    "roles",
+    "driver_dumps",
+];
+
+/// What a process is told of, before it ends.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    peak_mib: u64,
+    handles: usize,
+    /// By the names that Prometheus reads.
+    counters: BTreeMap<String, f64>,
+}
+
+impl Figures {
+    /// Of a process that runs. It is asked itself only where that makes no difference to the test.
+    pub fn of(pid: u32, admin_port: Option<u16>) -> Self {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        // One that is stopped, or waited for already, answers nothing.
+        let is_awake = status.lines().any(|line| {
+            line.strip_prefix("State:").is_some_and(|state| !state.trim().starts_with(['T', 'Z']))
+        });
+        let page = admin_port.filter(|_| is_awake).and_then(|port| ask(port, "/metrics"));
+        let page = page.unwrap_or_default();
+        let figure = |line: &str| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        Self {
+            peak_mib: peak.unwrap_or_default() / 1024,
+            handles: std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count),
+            counters: page.lines().filter_map(figure).collect(),
+        }
+    }
+
+    fn sum(&self, name: &str) -> f64 {
+        let of = |key: &&String| key.split('{').next() == Some(name);
+        let keys = self.counters.keys().filter(of);
+        keys.map(|key| self.counters[key]).sum()
+    }
+
+    /// In words, each with its kind.
+    pub fn unasked(&self) -> Vec<(Unasked, String)> {
+        let mut found = Vec::new();
+        let retries = self.sum("outrigger_retries_total");
+        if retries > 0.0 {
+            found.push((Unasked::Retries, format!("{retries} retries")));
+        }
+        let letters = self.sum("outrigger_dead_letters_total");
+        if letters > 0.0 {
+            found.push((Unasked::DeadLetters, format!("{letters} dead letters")));
+        }
+        if self.peak_mib > MEMORY_MIB {
+            found.push((Unasked::Memory, format!("{} MiB at its peak", self.peak_mib)));
+        }
+        if self.handles > HANDLES {
+            found.push((Unasked::Handles, format!("{} files open at its end", self.handles)));
+        }
+        found
+    }
+}
+
+/// What a log tells of it. Both as text and as JSON.
+pub fn told(log: &str) -> Vec<(Unasked, String)> {
+    let mut found = Vec::new();
+    for line in log.lines() {
+        let mut say = |what| found.push((what, line.trim().to_owned()));
+        if line.contains("a full sync has ended") {
+            let is_one = |name| number(line, name).is_some_and(|n| n > 0);
+            if ["missing", "extra", "content"].into_iter().any(is_one) {
+                say(Unasked::Repair);
+            }
+        } else if line.contains("a full sync begins") {
+            if !ASKED_FOR.iter().any(|reason| line.contains(reason)) {
+                say(Unasked::Doubt);
+            }
+        } else if line.contains("moved aside") || line.contains("the queue failed") {
+            say(Unasked::NewQueue);
+        } else if ["panicked at", "has panicked", "the agent is stuck"]
+            .iter()
+            .any(|said| line.contains(said))
+        {
+            say(Unasked::Panic);
+        }
+    }
+    found
+}
+
+/// The value of a field, `missing=3` or `"missing":3`.
+fn number(line: &str, field: &str) -> Option<u64> {
+    let mut places = line.match_indices(field);
+    places.find_map(|(at, _)| {
+        let rest = line[at + field.len()..].trim_start_matches(['"', ':', '=']);
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    })
+}
+
+/// What is left of it once the reasons of the test are taken into account, one line each. With `OUTRIGGER_TEST_NOTES` it is
+/// written to that file and nothing is left, to find out what the tests of a file have to name.
+pub fn left<'a>(
+    found: impl IntoIterator<Item = &'a (Unasked, String)>,
+    may: &BTreeMap<Unasked, &'static str>,
+) -> Vec<String> {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or_default();
+    let file = test.split("::").next().unwrap_or_default();
+    let notes = super::from_env::<String>("OUTRIGGER_TEST_NOTES");
+    // Outside of any test, such as the demo, nobody has named a reason.
+    let is_asked = notes.is_some() || (test.contains("::") && !NOT_NAMED_YET.contains(&file));
+    let counts = |what: Unasked| !may.contains_key(&what) && (is_asked || what == Unasked::Panic);
+    let found: BTreeSet<_> = found.into_iter().filter(|(what, _)| counts(*what)).collect();
+    let found = found.into_iter().map(|(what, told)| format!("{what:?}: {told}"));
+    let Some(notes) = notes else { return found.collect() };
+    let mut notes = std::fs::File::options().append(true).create(true).open(notes).unwrap();
+    for line in found {
+        writeln!(notes, "{test}\t{line}").unwrap();
+    }
+    Vec::new()
+}
