@@ -39,7 +39,6 @@ const FILES_OF_A_TYPE_MAX: usize = 4;
 const SPREAD: &[(&str, &str, usize, &str)] = &[
     ("agent", "Agent", 6, "a life in stages, each in a file"),
     ("mongo", "Mongo", 6, "each file is a kind of command; all of them are sent by one method"),
-    ("worker", "Worker", 5, "a batch goes through all of it"),
 ];
 
 /// Crates that some folders alone may name.
@@ -93,6 +92,25 @@ const WRITERS: &[(&str, &str)] = &[
     ("sync/ownership/", "the mark of ownership"),
 ];
 
+/// What is there to be displayed, as the fields of `observe::status::State`: who decides something asks its owner.
+const DISPLAYED: &[&str] = &[
+    "phase",
+    "unshowable",
+    "consistent_as_of",
+    "sync",
+    "sync_problems",
+    "left_out",
+    "divergences",
+    "oplog_window_s",
+];
+/// Who may read it among those that decide ([`DECIDERS`]), each with what it reads and the reason.
+const DISPLAY_READERS: &[(&str, &str, &str)] = &[
+    ("sync/full/run.rs", "sync", "a dry run keeps nothing else of what it would refuse"),
+    ("sync/full/verdict.rs", "sync", "when the run began that is told of"),
+];
+const DECIDERS: &[&str] =
+    &["tailer/", "worker/", "sync/", "sink/", "source/", "queue/", "mongo/", "gate/"];
+
 /// Pure policies: no clock, no I/O, no async. A folder, or files of it.
 const PURE: &[&str] = &[
     "policy/",
@@ -106,6 +124,7 @@ const PURE: &[&str] = &[
     "observe/trend.rs",
     "observe/progress.rs",
     "gate/past.rs",
+    "sync/keeper/due.rs",
     "tailer/intake.rs",
     "tailer/limits.rs",
 ];
@@ -739,4 +758,67 @@ fn the_queue_is_asked_off_the_async_threads_but_for_what_it_answers_at_once() {
         }
     }
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// The fields of the state of `status` that the code reads: where one stands behind it and is not set.
+fn displayed_that_are_read(code: &str) -> BTreeSet<&'static str> {
+    let mut read = BTreeSet::new();
+    for field in DISPLAYED {
+        for before in ["status.state().", "state.", "status."] {
+            for (at, word, rest) in names_behind(code, before) {
+                let is_own =
+                    code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.');
+                // The state of a run or of the queue has fields of the same name; those are not the status's.
+                let is_status = before == "status.state()."
+                    || code[..at].rfind("fn ").is_some_and(|from| {
+                        let name = before.trim_end_matches('.');
+                        code[from..at].contains(&format!("{name} = self.cx.status.state()"))
+                            || code[from..at].contains(&format!("{name} = status.state()"))
+                            || code[from..at].contains(&format!("{name} = cx.status.state()"))
+                            || code[from..at].contains(&format!("{name} = self.status.state()"))
+                    });
+                let rest = rest.trim_start();
+                let is_set = (rest.starts_with('=') && !rest.starts_with("=="))
+                    || [".as_mut(", ".clone_from(", ".insert(", ".retain(", ".entry(", ".look("]
+                        .iter()
+                        .any(|set| rest.starts_with(set));
+                let path = code[..at]
+                    .trim_end_matches(|c: char| c.is_alphanumeric() || "_.()".contains(c));
+                let is_set = is_set || path.ends_with("&mut ");
+                if word == *field
+                    && is_status
+                    && !is_set
+                    && (before == "status.state()." || !is_own)
+                {
+                    read.insert(*field);
+                }
+            }
+        }
+    }
+    read
+}
+
+#[test]
+fn nothing_decides_by_reading_what_is_there_to_be_displayed() {
+    let mut found = Vec::new();
+    let mut used = BTreeSet::new();
+    for file in sources() {
+        if !DECIDERS.iter().any(|folder| file.name.starts_with(folder)) {
+            continue;
+        }
+        let code = without_tests(&file.name, &file.text);
+        for field in displayed_that_are_read(&code) {
+            let may =
+                DISPLAY_READERS.iter().position(|(of, what, _)| *of == file.name && *what == field);
+            match may {
+                Some(row) => drop(used.insert(row)),
+                None => found.push(format!("{}: {field}", file.name)),
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+    assert_eq!(used.len(), DISPLAY_READERS.len(), "a row that nobody needs any more: {used:?}");
+    let code = "fn a(&self) { let x = self.cx.status.state().phase; let state = self.cx.status.state(); \
+                state.divergences = None; state.unshowable.is_some() }";
+    assert_eq!(displayed_that_are_read(code), ["phase", "unshowable"].into());
 }

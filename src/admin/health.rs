@@ -15,7 +15,7 @@ use crate::{
         alerts::Alert,
         health::Health,
         progress::ProgressReport,
-        status::{Build, Flow, Phase},
+        status::{Flow, Phase},
     },
     policy::breaker::Stage,
     policy::majority,
@@ -24,6 +24,7 @@ use crate::{
         clock::{now_ms, rfc3339},
         shutdown::blocking,
     },
+    schema::watch::Build,
 };
 
 /// `GET /api/sync/health`.
@@ -95,7 +96,10 @@ pub fn report(handles: &Handles) -> HealthReport {
     let raised = monitor.alerts().raised().to_vec();
     let state = status.state().clone();
     let (against, now) = (writing.against(), now_ms());
-    let schema_problems = state.schema_sentences();
+    let listed = handles.watch.all_listed().into_iter().flat_map(|(ns, problems)| {
+        problems.into_iter().map(move |problem| format!("`{ns}`: {problem}"))
+    });
+    let schema_problems = state.sync_problems.iter().cloned().chain(listed).collect();
     HealthReport {
         status: health,
         sync_lag: format!("{:.1}s", vitals.lag.as_secs_f64()),
@@ -105,22 +109,23 @@ pub fn report(handles: &Handles) -> HealthReport {
         last_sync: rfc3339(status.metrics.last_applied_ms.get()),
         phase: state.phase,
         breaker: against.breaker.name(),
-        flow: state.flow(Against { is_fenced: vitals.is_fenced, ..against }),
-        lag_known: state.knows_lag(against, reading.position()),
+        flow: status.flow(Against { is_fenced: vitals.is_fenced, ..against }),
+        lag_known: status.knows_lag(against, reading.position()),
         consistent_as_of: state.consistent_as_of.map(ClusterTime::millis).and_then(rfc3339),
         alerts: conditions.into_iter().map(|condition| condition.message).collect(),
         raised,
         paused: against.is_paused,
         pause: writing.paused().as_ref().map(Paused::from),
-        local_error: state.local_fault.map(|fault| fault.error),
-        atlas_error: state.atlas_fault.map(|fault| fault.error),
+        local_error: status.faults.local.get().map(|fault| fault.error),
+        atlas_error: status.faults.atlas.get().map(|fault| fault.error),
         sync: state
             .sync
             .filter(|sync| sync.finished_ms.is_none())
             .map(|sync| sync.report(now).brief()),
         schema_problems,
-        index_builds: state
-            .builds
+        index_builds: handles
+            .watch
+            .builds()
             .iter()
             .map(|(ns, build)| IndexBuild::new(ns, build, now))
             .collect(),
@@ -150,7 +155,7 @@ pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, &'static str) 
     let has_majority = state.majority.uncommitted() <= majority::PATIENCE;
     let replicating = matches!(state.phase, Phase::Streaming | Phase::Paused)
         && api.handles.writing.against().breaker == Stage::Closed
-        && state.local_fault.is_none()
+        && !api.handles.status.faults.local.is_any()
         && has_majority;
     if replicating {
         (StatusCode::OK, "ready\n")

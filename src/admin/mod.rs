@@ -6,7 +6,7 @@
 //! is kept out by name: a foreign `Host` (DNS rebinding) or `Origin` (another site's script) is
 //! refused, and so is a request that names more than one host. Errors are JSON with `error`, `cause` and `hint`.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     agent::{AgentError, Handles, Serving},
+    model::hint::Hint,
     observe::report::one_line,
 };
 
@@ -177,7 +178,7 @@ impl From<crate::queue::QueueError> for Problem {
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        Self { status, error: error.to_string(), cause, hint: Some(error.hint().to_owned()) }
+        Self { status, error: error.to_string(), cause, hint: error.hint().map(Cow::into_owned) }
     }
 }
 

@@ -17,8 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{Api, Problem, bytes_of, with_queue};
 use crate::{
-    model::checkpoint::ClusterTime,
-    queue::transfer::{Whole, Wish, read},
+    queue::transfer::{Whole, Wish, read_keys},
     sync::state::{Reason, SyncState},
 };
 
@@ -67,22 +66,18 @@ pub(super) async fn import(
     let done = with_queue(&api, move |queue| {
         let mut incoming = Vec::new();
         let mut compare = std::collections::BTreeSet::new();
-        let mut left_out = 0_u64;
-        read(&*body, |operation| {
-            if !filter.matches(&operation.collection) {
-                left_out += 1;
-                return Ok(());
-            }
-            match operation.wish()? {
-                Wish::Refresh(wanted) => incoming.push(wanted),
-                Wish::Compare(namespaces) => compare.extend(namespaces),
-            }
-            Ok(())
-        })?;
-        let time = ClusterTime(position.0.saturating_sub(1));
-        for wanted in &mut incoming {
-            wanted.cluster_time = time;
-        }
+        let left_out = read_keys(
+            &*body,
+            position,
+            |ns| filter.matches(ns),
+            |wish| {
+                match wish {
+                    Wish::Refresh(wanted) => incoming.push(wanted),
+                    Wish::Compare(namespaces) => compare.extend(namespaces),
+                }
+                Ok(())
+            },
+        )?;
         let queued = incoming.len();
         if !compare.is_empty() {
             SyncState::demand_of(queue, position, &compare, Reason::Imported)?;

@@ -69,7 +69,7 @@ pub async fn flush(
             .await?;
             is_owed = owed;
             let is_settled = handles.writing.leaves_nothing();
-            let is_building = handles.watch.is_open() || !handles.status.state().builds.is_empty();
+            let is_building = handles.watch.is_building();
             let is_waited_for = is_building && wait_for_indexes;
             if !waits && !owed && is_settled && !is_waited_for {
                 let dead_letters = handles.queue.dead_letters_len();
@@ -93,9 +93,9 @@ pub async fn flush(
 
 fn why(handles: &Handles, has_read: bool, is_owed: bool) -> String {
     let state = handles.status.state();
-    let faults = [&state.local_fault, &state.atlas_fault];
-    if let Some(fault) = faults.into_iter().flatten().next() {
-        return fault.error.clone();
+    let faults = &handles.status.faults;
+    if let Some(fault) = faults.local.get().or_else(|| faults.atlas.get()) {
+        return fault.error;
     }
     if handles.writing.is_paused() {
         return "writing to Atlas is paused".to_owned();

@@ -17,13 +17,11 @@ use super::{AgentError, patience::tell_once};
 use crate::{
     gate::{
         Gate,
+        faults::Fault,
         past::{Finding, Known, judge},
     },
     mongo::{Mongo, MongoError},
-    observe::{
-        report::one_line,
-        status::{Fault, Status},
-    },
+    observe::{report::one_line, status::Status},
     policy::backoff::OutageWait,
     queue::{Queue, QueueError},
     runtime::shutdown::blocking,
@@ -108,7 +106,7 @@ impl Gatekeeper {
                     doubt = None;
                     if was_in_doubt {
                         tracing::info!("the local database is the same as before after all");
-                        self.status.state().local_fault = None;
+                        self.status.faults.local.answers();
                     }
                     continue;
                 }
@@ -141,7 +139,7 @@ impl Gatekeeper {
     /// Shows why the local database is not read. What is in doubt is not overwritten by a mere interruption.
     fn note(&self, error: String, is_denied: bool) {
         if is_denied || !self.gate.is_in_doubt() {
-            self.status.state().local_fault = Some(Fault { error, is_denied });
+            self.status.faults.local.fails(Fault { error, is_denied });
         }
     }
 

@@ -46,6 +46,7 @@ mod far_end;
 mod flush;
 mod gatekeeper;
 mod handles;
+mod hint;
 mod identity;
 mod monitor;
 mod outbox;

@@ -1,4 +1,5 @@
-//! What the agent remembers about itself: the alerts that are raised, and the last hour.
+//! How the agent is: health and what speaks against it, put together from the figures as they are now; and what it
+//! remembers of itself, the alerts that are raised and the last hour.
 
 use std::time::Duration;
 
@@ -7,12 +8,12 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Handles;
 use crate::{
     config::Config,
-    gate::writing::Against,
+    gate::{faults::OfAnEnd, writing::Against},
     observe::{
         alerts::{AlertBook, Notice},
         health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
         runbook::Runbook,
-        status::{Fault, Phase, Status, Unshowable},
+        status::{Phase, Status, Unshowable},
         trend::{History, Sample, Totals},
     },
     policy::breaker::Stage,
@@ -57,9 +58,7 @@ pub fn vitals(handles: &Handles) -> Vitals {
     let unshowable = status.state().unshowable.clone();
     let unshowable = unshowable.filter(|found| still_holds(found, queue, now));
     let state = status.state();
-    let denied = |fault: &Option<Fault>| {
-        fault.as_ref().filter(|fault| fault.is_denied).map(|fault| fault.error.clone())
-    };
+    let denied = |end: &OfAnEnd| end.get().filter(|fault| fault.is_denied).map(|fault| fault.error);
     Vitals {
         phase: state.phase,
         lag,
@@ -79,8 +78,8 @@ pub fn vitals(handles: &Handles) -> Vitals {
         reading_stopped: reading.stopped(),
         oplog_window: state.oplog_window_s.map(Duration::from_secs),
         unshowable,
-        local_denied: denied(&state.local_fault),
-        atlas_denied: denied(&state.atlas_fault),
+        local_denied: denied(&status.faults.local),
+        atlas_denied: denied(&status.faults.atlas),
         is_fenced: against.is_fenced,
         refused_deletes: writing.refused_deletes(),
         not_ours: writing.not_ours().into_iter().map(|(ns, why)| (ns.to_string(), why)).collect(),
@@ -145,8 +144,8 @@ pub fn lives(handles: &Handles) -> bool {
     }
     let known = |is_known| if is_known { KnownFault::Yes } else { KnownFault::No };
     // While reading stands still the stream is not asked; while the mark cannot be renewed, that is known.
-    let local = known(state.local_fault.is_some() || handles.reading.is_stopped());
-    let atlas = known(state.atlas_fault.is_some() || breaker != Stage::Closed || is_fenced);
+    let local = known(status.faults.local.is_any() || handles.reading.is_stopped());
+    let atlas = known(status.faults.atlas.is_any() || breaker != Stage::Closed || is_fenced);
     is_alive(
         (since(status.metrics.local_heard_ms.get().max(local_end.heard_ms()), now), local),
         (since(atlas_end.heard_ms(), now), atlas),

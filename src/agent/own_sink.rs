@@ -263,6 +263,7 @@ impl<K: Sink> SinkAgent<K> {
             filter: filter.clone(),
             late: late.clone(),
             watch: self.watch.clone(),
+            in_hand: Arc::default(),
             demanded: self.demanded.clone(),
         };
         let options = sync::Options {

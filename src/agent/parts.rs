@@ -100,6 +100,7 @@ impl Agent {
             filter: filter.clone(),
             late,
             watch: self.watch.clone(),
+            in_hand: Arc::default(),
             demanded: self.demanded.clone(),
         }
     }

@@ -12,11 +12,9 @@ use super::{
     pause::resume_in_time,
 };
 use crate::{
+    gate::faults::Fault,
     model::checkpoint::ClusterTime,
-    observe::{
-        alerts::Notice,
-        status::{Fault, Status},
-    },
+    observe::{alerts::Notice, status::Status},
     queue::{Queue, note},
     runtime::shutdown::blocking,
     source::{last_write, oplog_start},
@@ -63,9 +61,7 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
                     outbox.push(letter(&notice, &status));
                 }
             }
-            let state = status.state();
-            let now = [state.local_fault.clone(), state.atlas_fault.clone()];
-            drop(state);
+            let now = [status.faults.local.get(), status.faults.atlas.get()];
             for (lasting, now) in faults.iter_mut().zip(now) {
                 if let Some((elapsed, error)) = lasting.look(now, Instant::now()) {
                     let elapsed_ms = elapsed.as_millis() as u64;

@@ -6,11 +6,9 @@ use crate::{
     agent::AgentError,
     cli::args::{AlertsCommand, Cli, Command, DeadCommand, QueueCommand, SyncArgs, SyncCommand},
     config::{self, Config, ConfigError, Secrets},
-    mongo::MongoError,
     observe::report::{ExitCode, Failure},
     queue::QueueError,
     runtime::shutdown::Stop,
-    sink::SinkError,
     source::SourceError,
     sync::SyncError,
 };
@@ -180,52 +178,19 @@ fn load(file: Option<&Path>, secrets: Secrets) -> Result<Config, Failure> {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        let hint = error.hint();
-        Failure::new(ExitCode::Usage, error).hint(hint)
+        Failure::of(ExitCode::Usage, error)
     }
 }
 
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
-        let hint = match &error {
-            SourceError::Unfit { hint, .. } => hint.clone(),
-            SourceError::Denied { source, .. } => {
-                source.mongo().and_then(MongoError::hint).map_or_else(
-                    || {
-                        "`outrigger roles` prints what makes the user, with all that it needs"
-                            .to_owned()
-                    },
-                    str::to_owned,
-                )
-            }
-            SourceError::Failed(_) => {
-                "look the message up in the local server's log; the agent goes on trying".to_owned()
-            }
-            SourceError::Overtaken { .. } => "run it again".to_owned(),
-            SourceError::Unavailable(error) => {
-                error.mongo().and_then(MongoError::hint).map_or_else(
-                    || {
-                        let origin = error.mongo().and_then(MongoError::origin);
-                        let origin = origin.unwrap_or("MONGODB_LOCAL_URI");
-                        format!(
-                            "start it (`systemctl start mongod`) or correct the address in {origin}"
-                        )
-                    },
-                    str::to_owned,
-                )
-            }
-            SourceError::HistoryLost(_) | SourceError::Malformed(_) => {
-                "restart the agent; if it happens again, report it".to_owned()
-            }
-        };
-        Failure::new(ExitCode::Local, error).hint(hint)
+        Failure::of(ExitCode::Local, error)
     }
 }
 
 impl From<QueueError> for Failure {
     fn from(error: QueueError) -> Self {
-        let hint = error.hint();
-        Failure::new(ExitCode::Problem, error).hint(hint)
+        Failure::of(ExitCode::Problem, error)
     }
 }
 
@@ -236,15 +201,9 @@ impl From<AgentError> for Failure {
             AgentError::Local(error) => error.into(),
             AgentError::Queue(error) => error.into(),
             AgentError::Sync(error) => error.into(),
-            error @ AgentError::OtherSource { .. } => Failure::new(ExitCode::Problem, error).hint(
-                "if the local database is the one to replicate from now on, move `queue.path` aside \
-                 and start with `outrigger run --adopt`: everything is then compared",
-            ),
-            error @ AgentError::Admin { .. } => Failure::new(ExitCode::Problem, error)
-                .hint("set `admin.listen` and `admin.token_file` to what is free and writable"),
-            error @ AgentError::Task(_) => {
-                Failure::new(ExitCode::Problem, error).hint("this is a bug; please report it")
-            }
+            error @ (AgentError::OtherSource { .. }
+            | AgentError::Admin { .. }
+            | AgentError::Task(_)) => Failure::of(ExitCode::Problem, error),
         }
     }
 }
@@ -254,47 +213,18 @@ impl From<SyncError> for Failure {
         match error {
             SyncError::Source(error) => error.into(),
             SyncError::Queue(error) => error.into(),
-            SyncError::SameDatabase(same) => {
-                let hint = same.hint();
-                Failure::new(ExitCode::Usage, same).hint(hint)
-            }
-            error @ SyncError::NothingMatches(_) => Failure::new(ExitCode::Usage, error)
-                .hint("a pattern is `database.collection`, with `*` for any part; `outrigger check` counts what there is"),
-            error @ SyncError::NotOwned { .. } => Failure::new(ExitCode::Problem, error).hint(
-                "if Atlas may be made equal to the local database, deletes included, start once \
-                 with `outrigger run --adopt`; otherwise name another target",
-            ),
-            error @ SyncError::Overlap { .. } => Failure::new(ExitCode::Problem, error).hint(
-                "give each source names of its own, with `namespaces.include` and `namespaces.exclude`; if the \
-                 other agent is gone for good, take over with `outrigger run --adopt`: Atlas is then made equal \
-                 to this local database, deletes included",
-            ),
-            error @ SyncError::Ring { .. } => Failure::new(ExitCode::Problem, error).hint(
-                "replicate in one direction only; if the other agent is gone for good, delete its mark from \
-                 the local database (`replicas` in the database `outrigger`, or as `atlas.state_database` says) \
-                 and start again",
-            ),
-            error @ SyncError::Rival { is_fresh: true, .. } => {
-                Failure::new(ExitCode::Problem, error).hint(
-                    "stop that agent first (`systemctl stop outrigger` on its host); one agent keeps one copy",
-                )
-            }
-            error @ SyncError::Rival { is_fresh: false, .. } => {
-                Failure::new(ExitCode::Problem, error).hint(
-                    "if it will not come back, take over with `outrigger run --adopt`",
-                )
-            }
-            error @ SyncError::NoDigest { .. } => Failure::new(ExitCode::Problem, error)
-                .hint("compare without --digest"),
-            error @ SyncError::LocalTarget { .. } => Failure::new(ExitCode::Local, error)
-                .hint("run `outrigger restore` again when it does: it goes on where it was"),
-            SyncError::Sink(error @ SinkError::Denied(_)) => {
-                Failure::new(ExitCode::Atlas, error).hint(
-                    "`outrigger roles` prints what makes the user, with all that it needs",
-                )
-            }
-            error => Failure::new(ExitCode::Atlas, error)
-                .hint("check the line, and the address in MONGODB_ATLAS_URI; then try again"),
+            SyncError::SameDatabase(same) => Failure::of(ExitCode::Usage, same),
+            error @ SyncError::NothingMatches(_) => Failure::of(ExitCode::Usage, error),
+            error @ (SyncError::NotOwned { .. }
+            | SyncError::Overlap { .. }
+            | SyncError::Ring { .. }
+            | SyncError::Rival { .. }
+            | SyncError::NoDigest { .. }) => Failure::of(ExitCode::Problem, error),
+            error @ SyncError::LocalTarget { .. } => Failure::of(ExitCode::Local, error),
+            error @ (SyncError::Sink(_)
+            | SyncError::Outdated
+            | SyncError::OlderQueue
+            | SyncError::Stopped) => Failure::of(ExitCode::Atlas, error),
         }
     }
 }

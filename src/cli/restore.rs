@@ -1,6 +1,6 @@
 //! `outrigger restore`
 
-use std::{process::ExitCode as Code, sync::Arc, time::Duration};
+use std::{borrow::Cow, process::ExitCode as Code, sync::Arc, time::Duration};
 
 use serde_json::json;
 
@@ -13,6 +13,7 @@ use super::{
 use crate::{
     agent::{connect_atlas, connect_local, ends},
     config::{Config, units},
+    model::hint::Hint,
     observe::{
         progress::Activity,
         report::{ExitCode, Failure},
@@ -103,35 +104,14 @@ pub async fn run(config: &Config, patterns: &[String], output: Output) -> Result
 
 impl From<RestoreError> for Failure {
     fn from(error: RestoreError) -> Self {
-        let error = match error {
-            RestoreError::Sync(error) if !matches!(error, SyncError::Stopped) => {
-                return error.into();
+        match error {
+            RestoreError::Sync(SyncError::Stopped) => {
+                let hint = error.hint().map(Cow::into_owned);
+                let error = anyhow::anyhow!("interrupted before the end");
+                Failure { hint, ..Failure::new(ExitCode::Problem, error) }
             }
-            error => error,
-        };
-        let hint = match &error {
-            RestoreError::Sync(_) => {
-                return Failure::new(
-                    ExitCode::Problem,
-                    anyhow::anyhow!("interrupted before the end"),
-                )
-                .hint("run `outrigger restore` again: it goes on where it was");
-            }
-            RestoreError::NotEmpty { .. } => {
-                "restore into an empty database, or drop what is there if it is of no use any more; `outrigger verify` \
-                 shows how it differs from Atlas"
-            }
-            RestoreError::AlreadyThere { .. } => {
-                "there is nothing to drop: `outrigger verify` compares both sides, and `outrigger run --adopt` goes on \
-                 from here"
-            }
-            RestoreError::Another { .. } => {
-                "finish that one, or drop the collection `outrigger.restore` and what was restored"
-            }
-            RestoreError::Nothing => {
-                "check the address in MONGODB_ATLAS_URI, `[namespaces]` and the database that MONGODB_LOCAL_URI names"
-            }
-        };
-        Failure::new(ExitCode::Problem, error).hint(hint)
+            RestoreError::Sync(error) => error.into(),
+            error => Failure::of(ExitCode::Problem, error),
+        }
     }
 }

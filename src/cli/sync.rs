@@ -229,7 +229,7 @@ async fn wait_here(handles: Handles, id: String) -> End {
     loop {
         tokio::time::sleep(LOOK).await;
         let Handles { status, queue, .. } = &handles;
-        let fault = status.state().atlas_fault.clone();
+        let fault = status.faults.atlas.get();
         match fault {
             Some(fault) if away.is_some_and(|since| since.elapsed() > PATIENCE) => {
                 bars.finish();

@@ -19,11 +19,11 @@ use crate::{
     agent::queue_options,
     cli::args::{ClearArgs, ExportArgs, ImportArgs},
     config::Config,
-    model::{checkpoint::ClusterTime, namespace::NamespaceFilter},
+    model::namespace::NamespaceFilter,
     observe::report::{ExitCode, Failure},
     queue::{
         Queue, QueueError,
-        transfer::{EXPORT_VERSION, Operation, Whole, Wish, read},
+        transfer::{EXPORT_VERSION, Operation, Whole, Wish, read, read_keys},
     },
     sync::state::{Reason, SyncState},
 };
@@ -179,29 +179,29 @@ fn access(config: &Config) -> Result<Access, Failure> {
 fn by_key(queue: &Queue, file: &Path, filter: &NamespaceFilter) -> Result<u64, Failure> {
     let position =
         queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time).unwrap_or_default();
-    let time = ClusterTime(position.0.saturating_sub(1));
     let mut n = 0_u64;
     let mut part = Vec::with_capacity(PART);
-    read(open(file)?, |operation| {
-        if !filter.matches(&operation.collection) {
-            return Ok(());
-        }
-        match operation.wish()? {
-            Wish::Refresh(mut wanted) => {
-                wanted.cluster_time = time;
-                n += 1;
-                part.push(wanted);
+    read_keys(
+        open(file)?,
+        position,
+        |ns| filter.matches(ns),
+        |wish| {
+            match wish {
+                Wish::Refresh(wanted) => {
+                    n += 1;
+                    part.push(wanted);
+                }
+                Wish::Compare(namespaces) => {
+                    SyncState::demand_of(queue, position, &namespaces, Reason::Imported)
+                        .map_err(|error| error.to_string())?;
+                }
             }
-            Wish::Compare(namespaces) => {
-                SyncState::demand_of(queue, position, &namespaces, Reason::Imported)
-                    .map_err(|error| error.to_string())?;
+            if part.len() == PART {
+                queue.commit(std::mem::take(&mut part), None).map_err(|error| error.to_string())?;
             }
-        }
-        if part.len() == PART {
-            queue.commit(std::mem::take(&mut part), None).map_err(|error| error.to_string())?;
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     queue.commit(part, None)?;
     queue.flush()?;
     Ok(n)

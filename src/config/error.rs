@@ -1,12 +1,14 @@
 //! What is wrong with the configuration, and where in the file it stands.
 
 use std::{
+    borrow::Cow,
     fmt,
     ops::Range,
     path::{Path, PathBuf},
 };
 
 use super::{keys::KEYS, secret::ReadError};
+use crate::model::hint::Hint;
 
 /// What is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -95,10 +97,11 @@ impl ConfigError {
             _ => Err(ConfigError::Several(errors)),
         }
     }
+}
 
-    /// What to do next.
-    pub fn hint(&self) -> String {
-        match self {
+impl Hint for ConfigError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        let hint = match self {
             ConfigError::Missing { key, variable, .. } => format!(
                 "export {variable}='{}', or put it into a file and name that in `{key}`",
                 example_of(variable)
@@ -134,11 +137,12 @@ impl ConfigError {
             ConfigError::Value { .. } | ConfigError::Invalid { .. } => {
                 "change the value in the configuration file or the environment".to_owned()
             }
-            ConfigError::At { error, .. } => error.hint(),
+            ConfigError::At { error, .. } => return error.hint(),
             ConfigError::Several(_) => {
                 "correct them all; the reference is what `outrigger init` writes".to_owned()
             }
-        }
+        };
+        Some(hint.into())
     }
 }
 

@@ -33,6 +33,7 @@ use tokio::sync::Notify;
 use self::past::Finding;
 use crate::model::checkpoint::ClusterTime;
 
+pub mod faults;
 pub mod lease;
 pub mod past;
 pub mod pause;

@@ -6,6 +6,7 @@ pub mod delta;
 pub mod document_key;
 pub mod event;
 pub mod foreign;
+pub mod hint;
 pub mod namespace;
 pub mod raw;
 pub mod write_op;

@@ -1,6 +1,7 @@
 //! A failure with what can be found out about it.
 
 use std::{
+    borrow::Cow,
     fmt,
     path::Path,
     sync::Arc,
@@ -15,7 +16,7 @@ use super::{
     renewal::Place,
     seeds::{self, Found},
 };
-use crate::config::Uri;
+use crate::{config::Uri, model::hint::Hint};
 
 /// For how long what was found out is told again without a new look.
 const HOLDS_FOR: Duration = Duration::from_secs(5);
@@ -50,14 +51,6 @@ impl MongoError {
         }
     }
 
-    /// What to do, where that is certain.
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            MongoError::Explained(explained) => explained.found.as_ref()?.hint.as_deref(),
-            _ => None,
-        }
-    }
-
     /// Where the connection string in use comes from, where that is known.
     pub fn origin(&self) -> Option<&str> {
         match self {
@@ -78,6 +71,18 @@ impl MongoError {
     pub fn file(&self, option: &str) -> Option<&Path> {
         match self {
             MongoError::Explained(explained) => explained.place.file(option),
+            _ => None,
+        }
+    }
+}
+
+/// Where that is certain.
+impl Hint for MongoError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        match self {
+            MongoError::Explained(explained) => {
+                explained.found.as_ref()?.hint.as_deref().map(Cow::from)
+            }
             _ => None,
         }
     }

@@ -1,4 +1,5 @@
-//! What happened, counted. Every figure that Outrigger shows comes from here.
+//! What happened, counted: every counter that Outrigger shows. What is so now (how much waits, how far it is behind) is
+//! asked of its owner.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,6 +1,8 @@
 //! What a person sees when something is wrong: what happened, why, and what to do next.
 
-use std::{error::Error, fmt::Write};
+use std::{borrow::Cow, error::Error, fmt::Write};
+
+use crate::model::hint::Hint;
 
 /// A failure as it leaves the program: a message, its causes, a hint, and the exit code.
 #[derive(Debug)]
@@ -28,6 +30,12 @@ pub enum ExitCode {
 impl Failure {
     pub fn new(exit: ExitCode, error: impl Into<anyhow::Error>) -> Self {
         Self { error: error.into(), hint: None, exit }
+    }
+
+    /// Of an error that says itself what to do next.
+    pub fn of(exit: ExitCode, error: impl Hint + Into<anyhow::Error>) -> Self {
+        let hint = error.hint().map(Cow::into_owned);
+        Self { error: error.into(), hint, exit }
     }
 
     #[must_use]

@@ -1,4 +1,6 @@
-//! The agent's condition, as everything that shows it sees it.
+//! What is shown of the agent's condition and belongs to nobody else: the phase, progress, figures of collections. What
+//! decides something is owned elsewhere ([`gate`](crate::gate), the queue, [`schema::watch`](crate::schema::watch)) and
+//! shown from there; `tests/tidy.rs` lists the exceptions.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,7 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use crate::{
-    gate::writing::Against,
+    gate::{faults::Faults, writing::Against},
     model::{checkpoint::ClusterTime, namespace::Namespace},
     observe::{
         metrics::{Counter, Metrics},
@@ -15,7 +17,6 @@ use crate::{
         repaired::Repaired,
     },
     policy::{breaker::Stage, majority::Majority, position::Position},
-    schema::Problem,
 };
 
 /// Overall condition.
@@ -74,6 +75,8 @@ pub struct Status {
     pub recent: Recent,
     /// The documents that the full sync in hand, or the last one, has queued.
     pub repaired: Repaired,
+    /// What is wrong with one of the ends, while it is.
+    pub faults: Faults,
     state: Mutex<State>,
 }
 
@@ -81,9 +84,6 @@ pub struct Status {
 #[derive(Clone, Debug, Default)]
 pub struct State {
     pub phase: Phase,
-    /// What is wrong with one of the ends, while it is.
-    pub local_fault: Option<Fault>,
-    pub atlas_fault: Option<Fault>,
     /// What the local server cannot show of its oplog.
     pub unshowable: Option<Unshowable>,
     /// Local writes that no majority has yet, so that the stream does not show them.
@@ -94,10 +94,6 @@ pub struct State {
     pub sync: Option<Progress>,
     /// What the last one could not do, a sentence each.
     pub sync_problems: Vec<String>,
-    /// What Atlas does not take of options and indexes, a sentence each; tried again from time to time.
-    pub schema_problems: BTreeMap<Namespace, Vec<Problem>>,
-    /// Indexes that are being built in Atlas.
-    pub builds: BTreeMap<Namespace, Build>,
     /// What the filter chooses and is not replicated all the same, with the reason.
     pub left_out: Vec<String>,
     /// The replicated collections that were counted or written to.
@@ -117,16 +113,6 @@ pub enum Unshowable {
     Failing(String),
     /// It was passed over, milliseconds since 1970; 0: before this start. Everything is to be compared.
     PassedOver { at_ms: u64 },
-}
-
-/// Indexes of one collection that are being built.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Build {
-    pub indexes: Vec<String>,
-    /// Milliseconds since 1970.
-    pub since_ms: u64,
-    /// How far it is, where the server tells.
-    pub percent: Option<u8>,
 }
 
 /// One collection in numbers.
@@ -165,14 +151,28 @@ pub enum Counted {
 }
 
 impl State {
+    /// The stream goes on, or fails for another reason.
+    pub fn no_longer_failing(&mut self) {
+        if matches!(self.unshowable, Some(Unshowable::Failing(_))) {
+            self.unshowable = None;
+        }
+    }
+}
+
+impl Status {
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
     /// Whether changes reach Atlas. What needs a person comes before what passes.
     pub fn flow(&self, against: Against) -> Flow {
+        let fault = self.faults.atlas.get();
         match () {
             () if against.is_in_doubt || against.is_fenced => Flow::Held,
-            () if self.atlas_fault.as_ref().is_some_and(|fault| fault.is_denied) => Flow::Denied,
+            () if fault.as_ref().is_some_and(|fault| fault.is_denied) => Flow::Denied,
             () if against.is_paused => Flow::Paused,
-            () if against.is_unmarked && self.atlas_fault.is_none() => Flow::Connecting,
-            () if self.atlas_fault.is_some() || against.breaker != Stage::Closed => Flow::Away,
+            () if against.is_unmarked && fault.is_none() => Flow::Connecting,
+            () if fault.is_some() || against.breaker != Stage::Closed => Flow::Away,
             () => Flow::Flowing,
         }
     }
@@ -180,39 +180,9 @@ impl State {
     /// False while nothing says how far Atlas is behind: nothing was read yet, or what is read does not get there.
     pub fn knows_lag(&self, against: Against, position: Position) -> bool {
         self.flow(Against { is_fenced: false, ..against }) == Flow::Flowing
-            && self.phase == Phase::Streaming
-            && self.local_fault.is_none()
+            && self.state().phase == Phase::Streaming
+            && !self.faults.local.is_any()
             && !position.is_unknown()
-    }
-
-    /// The stream goes on, or fails for another reason.
-    pub fn no_longer_failing(&mut self) {
-        if matches!(self.unshowable, Some(Unshowable::Failing(_))) {
-            self.unshowable = None;
-        }
-    }
-
-    /// What keeps options and indexes in Atlas from being the local ones, a sentence each.
-    pub fn schema_sentences(&self) -> Vec<String> {
-        let of = |(ns, problems): (&Namespace, &Vec<Problem>)| -> Vec<String> {
-            problems.iter().map(|problem| format!("`{ns}`: {problem}")).collect()
-        };
-        let listed = self.schema_problems.iter().flat_map(of);
-        self.sync_problems.iter().cloned().chain(listed).collect()
-    }
-}
-
-/// What is wrong with one of the ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    pub error: String,
-    /// Waiting does not help: a person must act, and the error says how.
-    pub is_denied: bool,
-}
-
-impl Status {
-    pub fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
     }
 
     /// Sets the phase; says so in the log when it is another.
@@ -250,36 +220,39 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::faults::Fault;
 
     #[test]
     fn writes_flow_only_when_atlas_is_ours_answers_and_nobody_has_paused() {
         let nothing = Against::default();
         let unmarked = Against { is_unmarked: true, ..nothing };
         let paused = Against { is_paused: true, ..nothing };
-        let of = |is_denied| State {
-            atlas_fault: Some(Fault { error: "no".to_owned(), is_denied }),
-            ..State::default()
+        let of = |is_denied| {
+            let status = Status::default();
+            status.faults.atlas.fails(Fault { error: "no".to_owned(), is_denied });
+            status
         };
 
-        assert_eq!(State::default().flow(nothing), Flow::Flowing);
-        assert_eq!(State::default().flow(unmarked), Flow::Connecting);
-        assert_eq!(State::default().flow(paused), Flow::Paused);
+        assert_eq!(Status::default().flow(nothing), Flow::Flowing);
+        assert_eq!(Status::default().flow(unmarked), Flow::Connecting);
+        assert_eq!(Status::default().flow(paused), Flow::Paused);
         assert_eq!(of(true).flow(paused), Flow::Denied);
         assert_eq!(of(false).flow(unmarked), Flow::Away);
         let open = Against { breaker: Stage::Open, ..nothing };
-        assert_eq!(State::default().flow(open), Flow::Away);
+        assert_eq!(Status::default().flow(open), Flow::Away);
         let in_doubt = Against { is_in_doubt: true, ..nothing };
-        assert_eq!(State::default().flow(in_doubt), Flow::Held);
+        assert_eq!(Status::default().flow(in_doubt), Flow::Held);
     }
 
     #[test]
     fn how_far_atlas_is_behind_is_not_known_before_anything_was_read() {
-        let state = State { phase: Phase::Streaming, ..State::default() };
+        let status = Status::default();
+        status.enter(Phase::Streaming);
         let (nothing, mut position) = (Against::default(), Position::default());
-        assert!(!state.knows_lag(nothing, position));
+        assert!(!status.knows_lag(nothing, position));
 
         position.end_reply(ClusterTime(2), ClusterTime(1));
-        assert!(state.knows_lag(nothing, position));
-        assert!(!state.knows_lag(Against { is_paused: true, ..nothing }, position));
+        assert!(status.knows_lag(nothing, position));
+        assert!(!status.knows_lag(Against { is_paused: true, ..nothing }, position));
     }
 }

@@ -122,6 +122,10 @@ pub use open::Rebuilt;
 pub use reserve::Reservation;
 pub use turns::Proof;
 
+use std::borrow::Cow;
+
+use crate::model::hint::Hint;
+
 /// Why the queue cannot do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -176,9 +180,15 @@ fn holder(agent: Option<u32>) -> String {
 }
 
 impl QueueError {
-    /// What to do next.
-    pub fn hint(&self) -> &'static str {
-        match self {
+    /// True when the files themselves are bad, so that moving them aside and rebuilding helps.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, QueueError::Damaged(_) | QueueError::Storage(_) | QueueError::Outdated)
+    }
+}
+
+impl Hint for QueueError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        let hint = match self {
             Self::InUse { .. } => {
                 "stop the other agent, or give this one a `queue.path` of its own; a running agent is \
                  asked over `admin.listen`"
@@ -199,12 +209,8 @@ impl QueueError {
             }
             Self::MostlyEmpty => "restart the agent; nothing is lost",
             Self::Disk(_) => "make room or mend the disk, then restart the agent; nothing is lost",
-        }
-    }
-
-    /// True when the files themselves are bad, so that moving them aside and rebuilding helps.
-    pub fn is_damage(&self) -> bool {
-        matches!(self, QueueError::Damaged(_) | QueueError::Storage(_) | QueueError::Outdated)
+        };
+        Some(hint.into())
     }
 }
 

@@ -18,11 +18,11 @@
 //!
 //! | what keeps it | until | set by |
 //! | --- | --- | --- |
-//! | everything is held | `release_all` | the start, a recovery: it is not settled yet whose Atlas this is |
+//! | everything is held | `release_all` | the start, until it is settled whose Atlas this is and what is copied; an agent that leaves because it is not its own |
 //! | its namespace is held | `release` | a copy or a comparison of it |
 //! | its namespace is not ours to write | `keep_apart` with others | what another agent's mark in Atlas claims |
 //! | its namespace waits for the stream | `stream_reached`, `no_longer_behind` | capped collections, see below |
-//! | another batch has entries of its namespace | that batch is settled | capped collections, and what is kept in order |
+//! | another batch has entries of its namespace, or one that is parked goes first | that batch is settled; that one's turn | capped collections, and what is kept in order |
 //! | a barrier of its namespace stands in front of it | the barrier is settled | the [line](super::lines) of the namespace |
 //! | it is a barrier, and entries of its namespaces are in front | these are settled | likewise |
 //! | another entry of its document is leased, or the document is reserved | settled, let go | a lease; a worker that takes the document out of Atlas |
@@ -35,7 +35,9 @@
 //! lists the collections, or applies a change of one, tells the schedule. Where Atlas may hold a later state than the
 //! entries tell of (the agent was killed, or the collection was copied as it was later), a document that has given way
 //! already would come back at the end and push out another; so they wait until the stream has been read that far
-//! ([`wait_for_stream`](Schedule::wait_for_stream)).
+//! ([`wait_for_stream`](Schedule::wait_for_stream)). A copy reads them in one piece, as they lie, and writes over what
+//! is there in that order (`sync/copy`); where much is not lost they are made anew rather than compared (`sync/full`),
+//! and what they have thrown away is nothing that a count misses (`sync/counts`).
 
 use std::{collections::BTreeSet, sync::Arc};
 

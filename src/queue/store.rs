@@ -1,4 +1,5 @@
-//! The queue's files: the only place that reads and writes sled, once the queue is open.
+//! The queue's files. Nothing else has hold of sled once the queue is open; what reads blocks is a [`Reader`] that is lent
+//! here.
 //!
 //! What is written goes through one function, [`Store::write`]; after a write that failed nothing more does.
 

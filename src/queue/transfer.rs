@@ -335,6 +335,35 @@ pub(super) fn clear(store: &Store, state: &mut State) -> Result<u64, QueueError>
     }
 }
 
+/// Reads a file for a queue that takes keys only and has read up to `position`: hands to `each` what is asked of it for
+/// the `wanted` collections, and returns how many operations were of others.
+///
+/// What is refreshed counts as changed just before that position, and never as newer than what is still to be read.
+///
+/// # Errors
+/// As of [`read`].
+pub fn read_keys(
+    file: impl Read,
+    position: ClusterTime,
+    wanted: impl Fn(&Namespace) -> bool,
+    mut each: impl FnMut(Wish) -> Result<(), String>,
+) -> Result<u64, QueueError> {
+    let time = ClusterTime(position.0.saturating_sub(1));
+    let mut left_out = 0;
+    read(file, |operation| {
+        if !wanted(&operation.collection) {
+            left_out += 1;
+            return Ok(());
+        }
+        let mut wish = operation.wish()?;
+        if let Wish::Refresh(incoming) = &mut wish {
+            incoming.cluster_time = time;
+        }
+        each(wish)
+    })?;
+    Ok(left_out)
+}
+
 /// Reads a file: hands each operation to `each` as it comes, and returns the rest.
 ///
 /// # Errors

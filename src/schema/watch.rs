@@ -1,5 +1,6 @@
 //! Collections whose options and indexes are to be looked at beside the data: what the worker hands to the
-//! task that builds indexes. Kept in memory alone, since everything is looked at when an agent starts.
+//! task that builds indexes, and what became of it, which is displayed from here. Kept in memory alone, since
+//! everything is looked at when an agent starts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,6 +11,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, futures::Notified};
 
+use super::Problem;
 use crate::model::namespace::Namespace;
 
 /// What is to be looked at.
@@ -23,6 +25,19 @@ pub struct SchemaWatch {
     held: Mutex<BTreeSet<Namespace>>,
     /// When indexes had to let documents in that they would have kept out.
     loosened: Mutex<BTreeMap<Namespace, Instant>>,
+    /// What Atlas does not take.
+    problems: Mutex<BTreeMap<Namespace, Vec<Problem>>>,
+    builds: Mutex<BTreeMap<Namespace, Build>>,
+}
+
+/// Indexes of one collection that are being built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    pub indexes: Vec<String>,
+    /// Milliseconds since 1970.
+    pub since_ms: u64,
+    /// How far it is, where the server tells.
+    pub percent: Option<u8>,
 }
 
 /// The collections that were named, or all.
@@ -57,6 +72,60 @@ impl SchemaWatch {
     /// So many looks that were taken up are not done.
     pub fn set_open(&self, looks: usize) {
         self.open.store(looks, Ordering::SeqCst);
+    }
+
+    /// These stay as they are in Atlas, and are tried again from time to time. True when that is news.
+    pub fn list(&self, ns: &Namespace, problems: Vec<Problem>) -> bool {
+        let mut listed = self.problems.lock();
+        let is_news = listed.get(ns) != Some(&problems);
+        listed.insert(ns.clone(), problems);
+        is_news
+    }
+
+    /// What is known to stay as it is of a collection; nothing where that is not known.
+    pub fn listed(&self, ns: &Namespace) -> Vec<Problem> {
+        self.problems.lock().get(ns).cloned().unwrap_or_default()
+    }
+
+    /// Nothing of it differs any more.
+    pub fn strike(&self, ns: &Namespace) {
+        self.problems.lock().remove(ns);
+    }
+
+    /// These, and of no other collection.
+    pub fn list_only(&self, problems: BTreeMap<Namespace, Vec<Problem>>) {
+        *self.problems.lock() = problems;
+    }
+
+    pub fn all_listed(&self) -> BTreeMap<Namespace, Vec<Problem>> {
+        self.problems.lock().clone()
+    }
+
+    /// A build of indexes begins.
+    pub fn build_begins(&self, ns: &Namespace, indexes: Vec<String>, since_ms: u64) {
+        self.builds.lock().insert(ns.clone(), Build { indexes, since_ms, percent: None });
+    }
+
+    /// It is so far, as the server tells.
+    pub fn build_is_at(&self, ns: &Namespace, percent: Option<u8>) {
+        if let Some(build) = self.builds.lock().get_mut(ns) {
+            build.percent = percent;
+        }
+    }
+
+    /// It has ended, or there was none.
+    pub fn build_ended(&self, ns: &Namespace) {
+        self.builds.lock().remove(ns);
+    }
+
+    /// Indexes that are being built in Atlas.
+    pub fn builds(&self) -> BTreeMap<Namespace, Build> {
+        self.builds.lock().clone()
+    }
+
+    /// True while an index is being built, or may be still to be.
+    pub fn is_building(&self) -> bool {
+        self.is_open() || !self.builds.lock().is_empty()
     }
 
     /// True while a look was asked for and is not done: an index may be still to be built.

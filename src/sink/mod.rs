@@ -9,15 +9,18 @@ use std::{collections::BTreeSet, future::Future};
 use bson::{RawDocument, RawDocumentBuf};
 
 use crate::{
-    gate::lease::{BootTime, Lease},
+    gate::{
+        faults::Fault,
+        lease::{BootTime, Lease},
+    },
     model::{
         delta::UpdateCommand, document_key::DocumentKey, event::SchemaChange, namespace::Namespace,
         write_op::Refusal,
     },
-    observe::status::Fault,
     schema::Description,
 };
 
+pub mod hint;
 pub mod mongodb;
 mod plain;
 pub mod postgres;

@@ -24,6 +24,7 @@ use crate::{
 
 #[cfg(test)]
 pub(crate) mod fake;
+mod hint;
 pub mod mongodb;
 
 pub use self::mongodb::{

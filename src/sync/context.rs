@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::{
     Listing, SyncError, atlas_collections,
     ends::{Ends, ask},
+    in_hand::InHand,
     pause, unmatched,
 };
 use crate::{
@@ -46,6 +47,8 @@ pub struct Context<K> {
     pub late: Arc<Mutex<LateWrites>>,
     /// What the worker leaves to the task that builds indexes.
     pub watch: Arc<SchemaWatch>,
+    /// The full sync that is in hand.
+    pub in_hand: Arc<InHand>,
     /// Woken when something is demanded, asked for or cancelled.
     pub demanded: Arc<Notify>,
 }

@@ -21,7 +21,7 @@ use bson::RawDocument;
 use super::{Collection, Context, Ends, SyncError, pause, schema::describe};
 use crate::{
     model::namespace::Namespace,
-    observe::status::{Counted, Divergence, Phase},
+    observe::status::{Counted, Divergence},
     runtime::shutdown::{Stop, blocking},
     schema::expiry::Expiry,
     sink::SchemaSink,
@@ -163,14 +163,12 @@ impl<K: SchemaSink> CountCheck<K> {
     }
 
     /// A copy or a comparison finds out by itself, and while one runs nothing is as it will be; nor while an
-    /// end is away or reading stands still.
+    /// end is away, reading stands still, or a person has paused the writing.
     fn may_count(&self) -> bool {
-        let state = self.cx.status.state();
-        let runs = state.sync.as_ref().is_some_and(|sync| sync.finished_ms.is_none());
-        let is_quiet = state.atlas_fault.is_none()
-            && state.local_fault.is_none()
-            && !self.cx.reading.is_stopped();
-        state.phase == Phase::Streaming && !runs && self.cx.writing.is_marked() && is_quiet
+        let Context { status, reading, writing, in_hand, .. } = &*self.cx;
+        let is_quiet =
+            !status.faults.atlas.is_any() && !status.faults.local.is_any() && !reading.is_stopped();
+        writing.is_marked() && !writing.is_paused() && !in_hand.runs() && is_quiet
     }
 
     /// True once everything that was committed before the call is in the queue: what is not read yet could
@@ -249,7 +247,7 @@ impl<K: SchemaSink> CountCheck<K> {
     ) -> Result<Option<Vec<Divergence>>, SyncError> {
         let described = describe(&*self.cx.ends.local, ns).await?;
         let expiry = described.as_ref().and_then(Expiry::of);
-        let sync = self.cx.status.state().sync.as_ref().map(|sync| sync.id.clone());
+        let sync = self.cx.in_hand.last();
         let dead = self.dead_letters().await?;
         let estimated = self.count(ns, &dead).await?;
         let difference = estimated.difference();

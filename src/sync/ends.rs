@@ -11,9 +11,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{SyncError, pause};
 use crate::{
-    gate::{Permit, lease::Lease},
+    gate::{Permit, faults::Fault, lease::Lease},
     model::namespace::Namespace,
-    observe::status::{Fault, Status},
+    observe::status::Status,
     policy::{backoff::OutageWait, limiter::Limiter},
     runtime::shutdown::Stop,
     side::Side,
@@ -204,7 +204,7 @@ impl<'a> Attempts<'a> {
             tracing::warn!(error = %crate::observe::report::one_line(&error), "{}", self.message);
         }
         if let (Some(status), SyncError::Sink(error)) = (&self.ends.status, &error) {
-            status.state().atlas_fault = Some(Fault::from(error));
+            status.faults.atlas.fails(Fault::from(error));
         }
         pause(self.stop, self.wait.next_wait()).await
     }
@@ -231,7 +231,7 @@ impl<'a> Attempts<'a> {
         if self.since.take().is_some() {
             self.wait.reset();
             if let Some(status) = &self.ends.status {
-                status.state().atlas_fault = None;
+                status.faults.atlas.answers();
             }
         }
     }

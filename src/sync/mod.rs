@@ -45,6 +45,8 @@ pub mod document;
 mod ends;
 mod expiring;
 mod full;
+mod hint;
+mod in_hand;
 mod keeper;
 pub mod ownership;
 mod preview;

@@ -9,10 +9,13 @@
 //! are left: the first proves, the second is strong enough to refuse, since two sets that share a name *and* a
 //! member's address are told apart as soon as their ids may be read.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use super::{Ends, SyncError};
-use crate::side::{Looks, Side};
+use crate::{
+    model::hint::Hint,
+    side::{Looks, Side},
+};
 
 /// How long Atlas may take at the agent's start. It may be away then, and is looked at again when it is claimed.
 const EARLY: Duration = Duration::from_secs(3);
@@ -35,10 +38,9 @@ pub enum Same {
     Member { set: String, member: String },
 }
 
-impl Same {
-    /// What to do about it.
-    pub fn hint(&self) -> &'static str {
-        match self {
+impl Hint for Same {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        let hint = match self {
             Same::Set { .. } => {
                 "MONGODB_LOCAL_URI names the database that is replicated, MONGODB_ATLAS_URI its copy: correct the \
                  one that is wrong; a server that was set up from the other's files has its id as well, and must \
@@ -53,7 +55,8 @@ impl Same {
                  one that is wrong; if they are two sets whose members have the same names, grant both users the \
                  action replSetGetConfig on the cluster (role clusterMonitor), so that their ids tell them apart"
             }
-        }
+        };
+        Some(hint.into())
     }
 }
 

@@ -179,7 +179,7 @@ impl<S: Source> Tailer<S> {
             self.confirm(&mut stream, committed).await?;
         }
         let mut batch = stream.next().await?;
-        self.status.state().local_fault = None;
+        self.status.faults.local.answers();
         let mut last_commit: Option<Instant> = None;
         loop {
             self.status.metrics.local_heard_ms.set(now_ms());

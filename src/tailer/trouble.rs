@@ -12,10 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::{STREAM_PATIENCE, Tailer, TailerError};
 use crate::{
-    observe::{
-        report::one_line,
-        status::{Fault, Unshowable},
-    },
+    gate::faults::Fault,
+    observe::{report::one_line, status::Unshowable},
     policy::{backoff::OutageWait, impasse::Impasse},
     queue::note,
     runtime::{
@@ -198,7 +196,7 @@ impl<S: Source> Tailer<S> {
         let is_denied = matches!(error, SourceError::Denied { .. });
         // Why it is in doubt says more than that it is not read meanwhile.
         if !self.gate.is_in_doubt() {
-            self.status.state().local_fault = Some(Fault { error: one_line(error), is_denied });
+            self.status.faults.local.fails(Fault { error: one_line(error), is_denied });
         }
     }
 

@@ -44,7 +44,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         }
         let mut halted = None;
         for (turn, change) in schema {
-            if let Err(halt) = self.apply_schema(turn, &change, &mut outcomes).await {
+            if let Err(halt) = self.changes.apply(turn, &change, &mut outcomes).await {
                 halted = Some(verdict_of(halt)?);
             }
         }
@@ -107,7 +107,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         entries: Vec<Entry>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
-        if !self.ensure(ns).await? {
+        if !self.changes.ensure(ns).await? {
             for entry in entries {
                 outcomes.insert(entry.seq, wait(LOCAL_WAIT_MS));
             }

@@ -9,7 +9,7 @@
 use bson::RawDocumentBuf;
 
 use super::{
-    outcomes::{Halt, Outcomes, wait},
+    outcomes::{HELD_WAIT_MS, Halt, Outcomes, wait},
     write::Writer,
 };
 use crate::{
@@ -20,9 +20,6 @@ use crate::{
     source::SchemaSource,
     sync::state::{Reason, SyncState},
 };
-
-/// How long entries wait for what stands in their way.
-const HELD_WAIT_MS: u64 = 2_000;
 
 impl<S: SchemaSource, K: SchemaSink> Writer<S, K> {
     /// As [`send_all`](Self::send_all), once more where a view had to make way. [`SinkError::Held`] where something
@@ -109,14 +106,14 @@ impl<S: SchemaSource, K: SchemaSink> Writer<S, K> {
             // What is in the way may be what nobody has told to be gone.
             self.watch.ask_everything();
         } else {
-            self.status.state().schema_problems.insert(ns.clone(), vec![what]);
+            self.watch.list(ns, vec![what]);
         }
     }
 
     /// Documents of this name were written.
     pub(super) fn way_is_free(&self, ns: &Namespace) {
         if self.watch.let_go(std::slice::from_ref(ns)) {
-            self.status.state().schema_problems.remove(ns);
+            self.watch.strike(ns);
             self.watch.ask(ns);
         }
     }

@@ -65,6 +65,7 @@ mod schema;
 mod write;
 
 use learned::{Collections, Waiting};
+use schema::Changes;
 use write::Writer;
 
 /// Lanes that take what is there, however little. Further ones take full batches alone: they are for a line that is long,
@@ -118,9 +119,10 @@ pub struct Worker<S, K> {
     horizon: Arc<Mutex<Horizon>>,
     late: Arc<Mutex<LateWrites>>,
     watch: Arc<SchemaWatch>,
-    writer: Writer<S, K>,
+    writer: Arc<Writer<S, K>>,
+    changes: Changes<S, K>,
     collections: Arc<Collections>,
-    waiting: Waiting,
+    waiting: Arc<Waiting>,
     /// Lanes that write a batch just now.
     under_way: AtomicUsize,
 }
@@ -174,8 +176,8 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     /// A worker between the queue and `sink`, which reads documents from `source` when it must.
     pub fn new(source: Arc<S>, sink: Arc<K>, shared: Shared, options: WorkerOptions) -> Self {
         let Shared { queue, status, reading, writing, horizon, late, watch } = shared;
-        let collections: Arc<Collections> = Arc::default();
-        let writer = Writer {
+        let (collections, waiting): (Arc<Collections>, Arc<Waiting>) = Default::default();
+        let writer = Arc::new(Writer {
             queue: queue.clone(),
             source: source.clone(),
             sink: sink.clone(),
@@ -184,6 +186,18 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             retries: options.retries.clone(),
             late: late.clone(),
             collections: collections.clone(),
+        });
+        let changes = Changes {
+            queue: queue.clone(),
+            source: source.clone(),
+            sink: sink.clone(),
+            reading: reading.clone(),
+            horizon: horizon.clone(),
+            late: late.clone(),
+            watch: watch.clone(),
+            writer: writer.clone(),
+            collections: collections.clone(),
+            waiting: waiting.clone(),
         };
         Self {
             queue,
@@ -197,8 +211,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             late,
             watch,
             writer,
+            changes,
             collections,
-            waiting: Waiting::default(),
+            waiting,
             under_way: AtomicUsize::new(0),
         }
     }
@@ -406,7 +421,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                     SinkError::Denied(_) => breaker.denied(now, random),
                     _ => breaker.failed(now, random),
                 };
-                self.status.state().atlas_fault = Some(error.into());
+                self.status.faults.atlas.fails(error.into());
                 if is_new {
                     let breaker = breaker.stage().name();
                     self.status.metrics.breaker_openings.add(1);
@@ -417,7 +432,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 let outage = breaker.succeeded();
                 let breaker = breaker.stage();
                 if breaker == Stage::Closed {
-                    self.status.state().atlas_fault = None;
+                    self.status.faults.atlas.answers();
                 }
                 if let Some(since) = outage {
                     let elapsed_ms = now.duration_since(since).as_millis() as u64;

@@ -15,6 +15,9 @@ use crate::{
 /// How long an entry waits for the local database.
 pub(super) const LOCAL_WAIT_MS: u64 = 1_000;
 
+/// How long entries wait for what stands in their way in Atlas, and a change that Atlas does not make yet.
+pub(super) const HELD_WAIT_MS: u64 = 2_000;
+
 /// How long a conflict waits for its turn.
 const TURN_WAIT_MS: u64 = 200;
 

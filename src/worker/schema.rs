@@ -4,27 +4,32 @@
 //! database *is now*, which is right whatever happened in between, and as often as it is done. What takes
 //! long, or what Atlas will not do, is left to the task that builds indexes; documents never wait for it.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use bson::{RawDocument, RawDocumentBuf};
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::{
-    Worker,
-    outcomes::{Halt, LOCAL_WAIT_MS, Outcomes, wait},
+    learned::{Collections, Waiting},
+    outcomes::{HELD_WAIT_MS, Halt, LOCAL_WAIT_MS, Outcomes, wait},
+    write::Writer,
 };
 use crate::{
+    gate::reading::Reading,
     model::{
         checkpoint::ClusterTime,
         event::{CollectionId, SchemaChange},
         namespace::Namespace,
         write_op::Refusal as Refused,
     },
-    queue::Outcome,
+    policy::{horizon::Horizon, late::LateWrites},
+    queue::{Outcome, Queue},
     runtime::shutdown::blocking,
     schema::{
         Building, Description, Kind, Problem, Refusal, Step, Taken, Target, make, steps,
         value::{get, is_on},
+        watch::SchemaWatch,
     },
     sink::{Changed, SchemaSink, SinkError},
     source::{SchemaSource, SourceError},
@@ -33,9 +38,6 @@ use crate::{
 
 /// How long a collection that only Atlas has waits for the stream.
 const ORPHAN_WAIT_MS: u64 = 200;
-
-/// How long a change waits that Atlas does not make yet.
-const HELD_WAIT_MS: u64 = 2_000;
 
 /// The turn of a change: the entry that it stands in.
 #[derive(Clone, Copy)]
@@ -56,8 +58,22 @@ enum Left {
     NotKnownYet,
 }
 
-impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
-    pub(super) async fn apply_schema(
+/// Makes the changes. Writes no document but through the [`Writer`], which is asked to say what Atlas does not take.
+pub(super) struct Changes<S, K> {
+    pub queue: Arc<Queue>,
+    pub source: Arc<S>,
+    pub sink: Arc<K>,
+    pub reading: Arc<Reading>,
+    pub horizon: Arc<Mutex<Horizon>>,
+    pub late: Arc<Mutex<LateWrites>>,
+    pub watch: Arc<SchemaWatch>,
+    pub writer: Arc<Writer<S, K>>,
+    pub collections: Arc<Collections>,
+    pub waiting: Arc<Waiting>,
+}
+
+impl<S: SchemaSource, K: SchemaSink> Changes<S, K> {
+    pub(super) async fn apply(
         &self,
         turn: Turn,
         change: &SchemaChange,
@@ -209,7 +225,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             // What is in the way may be what nobody has told to be gone.
             self.watch.ask_everything();
         } else {
-            self.status.state().schema_problems.insert(ns.clone(), vec![what]);
+            self.watch.list(ns, vec![what]);
         }
     }
 
@@ -218,7 +234,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         tracing::info!(%ns, op = change.name(), "schema change applied");
         let was_held = self.watch.let_go(&change.namespaces());
         if was_held {
-            self.status.state().schema_problems.remove(ns);
+            self.watch.strike(ns);
         }
         if was_held || changed == Changed::Differs {
             change.namespaces().iter().for_each(|ns| self.watch.ask(ns));
@@ -310,7 +326,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         let said: Vec<_> = steps.iter().map(ToString::to_string).collect();
         // Whoever makes what belongs there looks at it once more first.
         steps.retain(|step| *step != Step::DropView);
-        let is_done = make(&mut Short { worker: self, ns, may_build }, steps).await?.is_nothing();
+        let is_done = make(&mut Short { changes: self, ns, may_build }, steps).await?.is_nothing();
         if !said.is_empty() {
             tracing::info!(%ns, changes = said.join("; "), is_done, "options and indexes are made as they are locally");
         }
@@ -375,7 +391,7 @@ fn is_view(change: &SchemaChange) -> bool {
 /// A copy of which only what is short is made. What Atlas will not, or this user may not, is left to whoever looks at it
 /// beside the data; an outage is the caller's.
 struct Short<'a, S, K> {
-    worker: &'a Worker<S, K>,
+    changes: &'a Changes<S, K>,
     ns: &'a Namespace,
     may_build: bool,
 }
@@ -388,7 +404,7 @@ impl<S: SchemaSource, K: SchemaSink> Target for Short<'_, S, K> {
     }
 
     async fn run(&mut self, command: RawDocumentBuf) -> Taken<SinkError> {
-        match self.worker.sink.alter(self.ns, command).await {
+        match self.changes.sink.alter(self.ns, command).await {
             Ok(()) => Ok(Ok(())),
             Err(error) => refusal_of(error).map(Err),
         }
@@ -396,13 +412,13 @@ impl<S: SchemaSource, K: SchemaSink> Target for Short<'_, S, K> {
 
     async fn create(&mut self, step: &Step, options: &RawDocument) -> Taken<SinkError> {
         let create = SchemaChange::Create { ns: self.ns.clone(), options: options.to_owned() };
-        match self.worker.sink.change_schema(&create).await {
+        match self.changes.sink.change_schema(&create).await {
             Ok(Changed::Done) => Ok(Ok(())),
             Ok(_) => Ok(Err(Refusal::of("one of other options has the name"))),
             Err(error) => {
                 let refusal = refusal_of(error)?;
                 let problem = Problem::refused(step.to_string(), refusal.reason.as_str());
-                self.worker.writer.list(self.ns, problem);
+                self.changes.writer.list(self.ns, problem);
                 Ok(Err(refusal))
             }
         }

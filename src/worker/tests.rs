@@ -321,7 +321,7 @@ async fn an_outage_opens_the_breaker_once_and_costs_no_attempt() {
 
     assert_eq!(scene.writing.against().breaker, Stage::Open);
     assert_eq!(scene.status.metrics.breaker_openings.get(), 1);
-    assert!(scene.status.state().atlas_fault.as_ref().is_some_and(|fault| !fault.is_denied));
+    assert!(scene.status.faults.atlas.get().is_some_and(|fault| !fault.is_denied));
     let entry = scene.queue.entry_of(&orders(), &key(1)).unwrap().unwrap();
     assert_eq!((entry.attempts, scene.queue.dead_letters_len()), (0, 0));
 }
@@ -334,7 +334,7 @@ async fn a_refusal_of_access_opens_the_breaker_with_the_first_answer() {
     let scene = scene.drained().await;
 
     assert_eq!(scene.writing.against().breaker, Stage::Open);
-    assert!(scene.status.state().atlas_fault.as_ref().is_some_and(|fault| fault.is_denied));
+    assert!(scene.status.faults.atlas.get().is_some_and(|fault| fault.is_denied));
     assert_eq!(scene.waiting(), 1);
 }
 
@@ -410,7 +410,7 @@ async fn a_change_that_has_to_wait_is_listed_and_holds_up_its_collection_alone()
     let scene = scene.drained().await;
 
     assert_eq!((scene.atlas.documents(), scene.waiting()), (vec![doc(1, 1)], 1));
-    let problems = scene.status.state().schema_problems.clone();
+    let problems = scene.worker.watch.all_listed();
     assert_eq!(problems[&Namespace::new("shop", "held")].len(), 1);
 }
 
@@ -424,7 +424,7 @@ async fn a_view_that_atlas_does_not_take_keeps_nothing_back() {
     let scene = scene.drained().await;
 
     assert_eq!((scene.waiting(), scene.queue.dead_letters_len()), (0, 0));
-    assert_eq!(scene.status.state().schema_problems.len(), 1);
+    assert_eq!(scene.worker.watch.all_listed().len(), 1);
 }
 
 fn rename() -> Incoming {

@@ -115,7 +115,7 @@ impl<S: SchemaSource, K: SchemaSink> Writer<S, K> {
     /// Names what Atlas will not take of a collection, until a look at it finds out more.
     pub fn list(&self, ns: &Namespace, problem: Problem) {
         tracing::warn!(%ns, error = %problem, "Atlas does not take a collection or view as it is");
-        self.status.state().schema_problems.insert(ns.clone(), vec![problem]);
+        self.watch.list(ns, vec![problem]);
     }
 
     fn learn_traits(&self, ns: &Namespace, writes: &[Write<'_>], written: &[Written]) {

@@ -369,15 +369,14 @@ async fn an_entry_that_the_server_cannot_show_ends_in_a_new_position_and_a_compa
         let stop = stop.clone();
         async move { tailer.run(&stop).await }
     });
-    eventually("the fault in `status`", PATIENCE, async || status.state().local_fault.is_some())
-        .await;
+    eventually("the fault in `status`", PATIENCE, async || status.faults.local.is_any()).await;
     eventually("a new position", PATIENCE, async || at.is_passed_over()).await;
 
     orders(server).insert_one(doc! { "_id": 2 }).await.unwrap();
     eventually("what is behind it", PATIENCE, async || queue.pending().0 == 1).await;
     assert!(queue.checkpoint().unwrap().unwrap().cluster_time > before);
     assert!(SyncState::is_owed(queue).unwrap());
-    assert_eq!(status.state().local_fault, None);
+    assert_eq!(status.faults.local.get(), None);
     stop.drain.cancel();
     running.await.unwrap().unwrap();
 }

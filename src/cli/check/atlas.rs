@@ -1,11 +1,14 @@
 //! Atlas: whether it can be written to.
 
+use std::borrow::Cow;
+
 use bson::{Document, rawdoc};
 
 use super::{Lines, check_options, check_skew};
 use crate::{
     agent::connect_atlas,
     config::{Config, Uri},
+    model::hint::Hint,
     mongo::Mongo,
     sink::{SinkError, classify::command_error},
     source::is_router,
@@ -20,7 +23,7 @@ pub(super) async fn check_atlas(config: &Config, lines: &mut Lines) {
     let version = match mongo.version().await {
         Ok(version) => version,
         Err(error) => {
-            let certain = error.hint().map(str::to_owned);
+            let certain = error.hint().map(Cow::into_owned);
             let error = command_error(&error);
             let fix = certain.as_deref().unwrap_or(match &error {
                 SinkError::Denied(_) => "check user and password, and TLS",

@@ -78,7 +78,7 @@ pub(super) fn say_left<K>(cx: &Context<K>, ns: &Namespace) -> String {
     let held = cx.watch.all_held();
     let is_of_it = |held: &Namespace| cx.queue.behind([held.clone()].into()).contains(ns);
     let held = held.into_iter().filter(is_of_it);
-    let problems = cx.status.state().schema_problems.clone();
+    let problems = cx.watch.all_listed();
     let why: BTreeSet<_> = held.filter_map(|held| Some(joined(problems.get(&held)?))).collect();
     let why: Vec<_> = why.into_iter().collect();
     let why = if why.is_empty() { "a change of it waits".to_owned() } else { why.join("; ") };

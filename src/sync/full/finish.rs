@@ -69,12 +69,13 @@ pub(super) async fn finish<K: SchemaSink>(
     .await?;
     {
         cx.writing.set_refused_deletes(all_refused);
-        let mut status = cx.status.state();
         if is_everything {
-            status.sync_problems.clone_from(&failed);
-            status.schema_problems.clone_from(&problems);
+            cx.status.state().sync_problems.clone_from(&failed);
+            cx.watch.list_only(problems.clone());
         } else if !is_dry {
-            status.schema_problems.extend(problems.clone());
+            for (ns, problems) in &problems {
+                cx.watch.list(ns, problems.clone());
+            }
         }
     }
     // From here on they are tried again beside the data.

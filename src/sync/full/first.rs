@@ -47,19 +47,49 @@ pub(super) async fn copy_unless_barrier<K: SchemaSink>(
     }
     run.set_state(ns, ShareState::Running);
     create(run, collection).await?;
-    let known = run.plans.known(ns, true).await;
-    let plan = if let Some(plan) = known {
-        plan
+    let plan = plan_of(run, collection, size).await?;
+    skip_done(run, ns, &plan, size);
+    copy_ranges(run, collection, &plan, size).await?;
+    crash::point(crash::Step::CollectionCopied);
+    if collection.is_capped() {
+        // What was read is later than the stream.
+        run.cx.queue.wait_for_stream(ns, run.cx.local_time(run.stop).await?);
+    }
+    run.cx.queue.release(ns);
+    run.plans.finished(ns, false).await?;
+    run.set_state(ns, ShareState::Done);
+    tracing::info!(%ns, documents = size.documents, "copied");
+    Ok(true)
+}
+
+/// The ranges to copy: those of an earlier run, or new ones, which are noted first.
+async fn plan_of<K: SchemaSink>(
+    run: &Run<'_, K>,
+    collection: &Collection,
+    size: Size,
+) -> Result<CopyPlan, SyncError> {
+    let ns = &collection.ns;
+    if let Some(known) = run.plans.known(ns, true).await {
+        return Ok(known);
+    }
+    let splits = if collection.is_capped() {
+        Vec::new() // In the order of insertion, and so in one piece.
     } else {
-        let splits = if collection.is_capped() {
-            Vec::new() // In the order of insertion, and so in one piece.
-        } else {
-            ask!(run.cx.ends, run.stop, splits(&*run.cx.ends.local, ns, size))
-        };
-        let plan = CopyPlan { splits, is_copy: true, ..CopyPlan::default() };
-        run.plans.begun(ns, plan.clone()).await?;
-        plan
+        ask!(run.cx.ends, run.stop, splits(&*run.cx.ends.local, ns, size))
     };
+    let plan = CopyPlan { splits, is_copy: true, ..CopyPlan::default() };
+    run.plans.begun(ns, plan.clone()).await?;
+    Ok(plan)
+}
+
+/// Copies the ranges that are open, several at a time.
+async fn copy_ranges<K: SchemaSink>(
+    run: &Run<'_, K>,
+    collection: &Collection,
+    plan: &CopyPlan,
+    size: Size,
+) -> Result<(), SyncError> {
+    let ns = &collection.ns;
     // A read of now has everything that was queued before it was held.
     let after = run.after.max(run.cx.reading.position().whole());
     let notes = Notes { run, id: collection.id };
@@ -81,10 +111,9 @@ pub(super) async fn copy_unless_barrier<K: SchemaSink>(
         .enumerate()
         .filter(|(n, _)| !plan.done.contains(n))
         .collect();
-    skip_done(run, ns, &plan, size);
     let order =
         if ranges.len() == 1 && plan.splits.is_empty() { Order::Natural } else { Order::ById };
-    let (copier, plan) = (&copier, &plan);
+    let copier = &copier;
     run.cx
         .ends
         .each(ranges, |(n, range)| {
@@ -99,16 +128,7 @@ pub(super) async fn copy_unless_barrier<K: SchemaSink>(
             })
         })
         .await?;
-    crash::point(crash::Step::CollectionCopied);
-    if collection.is_capped() {
-        // What was read is later than the stream.
-        run.cx.queue.wait_for_stream(ns, run.cx.local_time(run.stop).await?);
-    }
-    run.cx.queue.release(ns);
-    run.plans.finished(ns, false).await?;
-    run.set_state(ns, ShareState::Done);
-    tracing::info!(%ns, documents = size.documents, "copied");
-    Ok(true)
+    Ok(())
 }
 
 /// True for one of those that are replaced as a whole whose name means something else by now, or nothing. It is
@@ -227,7 +247,11 @@ impl<K: SchemaSink> Ledger for Notes<'_, K> {
             let keys = writes.iter().filter_map(Write::key).collect();
             self.run.cx.late().given_up(ns, keys, Instant::now());
         }
-        self.run.cx.status.state().atlas_fault = error.map(Into::into);
+        let atlas = &self.run.cx.status.faults.atlas;
+        match error {
+            Some(error) => atlas.fails(error.into()),
+            None => atlas.answers(),
+        }
         Ok(())
     }
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::run::Run;
 use crate::{
     model::namespace::Namespace,
-    observe::status::Build,
     runtime::clock::now_ms,
     schema::{IndexChange, Problem, Step, index_names},
     sink::SchemaSink,
@@ -104,11 +103,10 @@ async fn mend_schema<K: SchemaSink>(
     run.cx.may_write(run.stop).await?;
     let indexes = index_names(steps.iter().filter_map(Step::build));
     if !indexes.is_empty() {
-        let build = Build { indexes, since_ms: now_ms(), percent: None };
-        run.cx.status.state().builds.insert(ns.clone(), build);
+        run.cx.watch.build_begins(ns, indexes, now_ms());
     }
     let left = mend(&run.cx.ends, End::Atlas, ns, (steps, &permit), run.stop).await;
-    run.cx.status.state().builds.remove(ns);
+    run.cx.watch.build_ended(ns);
     let left = left?;
     for problem in &left {
         tracing::warn!(%ns, error = %problem, "not mended");

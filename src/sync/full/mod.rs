@@ -171,10 +171,12 @@ impl<K: SchemaSink> FullSync<K> {
         // One that goes on after a restart has queued what is not known any more.
         let status = &self.cx.status;
         status.repaired.begin(!state.begun.is_empty() || !state.done.is_empty());
+        self.cx.in_hand.begins(&progress.id);
         status.state().sync = Some(progress);
     }
 
     fn end(&self, outcome: Outcome) {
+        self.cx.in_hand.ended();
         let mut state = self.cx.status.state();
         let Some(progress) = &mut state.sync else { return };
         progress.finished_ms = Some(now_ms());

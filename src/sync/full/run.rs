@@ -85,6 +85,7 @@ impl<'a, K> Run<'a, K> {
 
     /// Changes what is shown of a collection.
     pub fn share(&self, ns: &Namespace, change: impl FnOnce(&mut Share)) {
+        self.cx.in_hand.meets(ns);
         if let Some(progress) = &mut self.cx.status.state().sync {
             change(progress.share(ns));
         }
@@ -92,6 +93,7 @@ impl<'a, K> Run<'a, K> {
 
     pub fn set_state(&self, ns: &Namespace, state: ShareState) {
         self.share(ns, |share| share.state = state);
+        self.cx.in_hand.is_through(ns, state == ShareState::Done);
     }
 
     /// Options and indexes of it differ.

@@ -5,14 +5,13 @@ use std::{collections::BTreeSet, time::Duration};
 use bson::{RawDocument, RawDocumentBuf};
 use sha2::{Digest, Sha256};
 
-use super::SchemaKeeper;
+use super::{SchemaKeeper, due::Looked};
 use crate::{
     gate::Permit,
     model::{
         event::{CollectionId, SchemaChange},
         namespace::Namespace,
     },
-    observe::{progress::ShareState, status::Build},
     queue::{QueueError, note},
     runtime::{
         clock::now_ms,
@@ -37,18 +36,6 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// How long an index stays as it is that had to let a document in.
 const LOOSE_FOR: Duration = Duration::from_secs(10);
-
-/// How a look ended.
-pub(super) enum Looked {
-    /// All is as it should be, or another event will see to it.
-    Done,
-    /// Something passes that is in the way.
-    Soon,
-    /// Atlas is away, in its own words.
-    Away(String),
-    /// What is refused, with the server's reason.
-    Problems(Vec<Problem>),
-}
 
 impl<K: SchemaSink> SchemaKeeper<K> {
     /// Makes one collection's options and indexes as they are locally.
@@ -93,8 +80,10 @@ impl<K: SchemaSink> SchemaKeeper<K> {
                 self.cx.queue_changes(vec![reconcile]).await?;
             }
             let plain = |step: &Step| Problem::plain(step.to_string());
-            let listed = self.cx.status.state().schema_problems.get(ns).cloned();
-            let listed = listed.unwrap_or_else(|| steps.iter().map(plain).collect());
+            let mut listed = self.cx.watch.listed(ns);
+            if listed.is_empty() {
+                listed = steps.iter().map(plain).collect();
+            }
             return Ok(Looked::Problems(listed));
         }
         // Of what was made just now the id is not known; it can only be the one that was meant.
@@ -111,11 +100,7 @@ impl<K: SchemaSink> SchemaKeeper<K> {
     /// True while documents of a collection are copied or compared, or just now one came that an index had to let
     /// in: it may get more that it has had locally for long.
     fn documents_come(&self, ns: &Namespace) -> bool {
-        let is_synced = self.cx.status.state().sync.as_ref().is_some_and(|progress| {
-            let share = progress.shares.get(ns);
-            progress.finished_ms.is_none() && share.is_some_and(|of| of.state != ShareState::Done)
-        });
-        is_synced || self.cx.watch.is_loosened(ns, LOOSE_FOR)
+        self.cx.in_hand.is_at(ns) || self.cx.watch.is_loosened(ns, LOOSE_FOR)
     }
 
     /// What only a new collection can change is changed by a new one, where no more is at stake than a
@@ -175,9 +160,7 @@ impl<K: SchemaSink> SchemaKeeper<K> {
                 Some(schema) => schema.build_progress(ns).await,
                 None => None,
             };
-            if let Some(build) = self.cx.status.state().builds.get_mut(ns) {
-                build.percent = percent;
-            }
+            self.cx.watch.build_is_at(ns, percent);
         }
     }
 }
@@ -218,12 +201,11 @@ impl<K: SchemaSink> Target for Copy<'_, K> {
     fn begins(&mut self, indexes: Vec<String>) {
         let ns = self.ns;
         tracing::info!(%ns, indexes = indexes.join(", "), "building indexes in Atlas");
-        let build = Build { indexes, since_ms: now_ms(), percent: None };
-        self.keeper.cx.status.state().builds.insert(ns.clone(), build);
+        self.keeper.cx.watch.build_begins(ns, indexes, now_ms());
     }
 
     fn ended(&mut self, is_built: bool) {
-        self.keeper.cx.status.state().builds.remove(self.ns);
+        self.keeper.cx.watch.build_ended(self.ns);
         if is_built {
             tracing::info!(ns = %self.ns, "the indexes are built");
         }

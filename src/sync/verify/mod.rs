@@ -265,38 +265,8 @@ impl Verify<'_> {
         let expected = size.documents / ranges.len() as u64;
         let by_digest = self.digest && !local.as_ref().is_some_and(Collection::is_clustered);
         let (comparison, ranges) = (&comparison, &ranges);
-        let mut walks = 0;
-        let (mut result, suspects) = loop {
-            walks += 1;
-            let notes = Notes {
-                verify: self,
-                ns: &ns,
-                result: Mutex::default(),
-                has_overflowed: AtomicBool::new(false),
-            };
-            let to = &notes;
-            self.ends
-                .each(ranges.clone(), |range| {
-                    Box::pin(async move {
-                        let _slot = self.ends.slot().await;
-                        if by_digest {
-                            comparison.digest(&range, expected, to).await
-                        } else {
-                            comparison.range(&range, Part::Whole, to).await
-                        }
-                    })
-                })
-                .await?;
-            // So much may be on its way: after the lag it is there, or it never will be.
-            let lag = self.current_lag().await;
-            if let (true, Some(lag)) = (notes.has_overflowed.into_inner() && walks < WALKS_MAX, lag)
-            {
-                pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
-                self.progress().share(&ns).documents_done = 0;
-                continue;
-            }
-            break notes.result.into_inner();
-        };
+        let how = by_digest.then_some(expected);
+        let (mut result, suspects) = self.walk(comparison, ranges, how).await?;
         self.recheck(&ns, suspects, (size.page() as usize).min(LOOKED_UP), &mut result).await?;
         result.schema = self.schema(&ns, local.as_ref(), atlas.as_ref()).await?;
         result.ns = ns.to_string();
@@ -306,6 +276,48 @@ impl Verify<'_> {
         (share.missing, share.extra) = (result.missing.count, result.extra.count);
         share.content = result.different.count;
         Ok(result)
+    }
+
+    /// Compares all ranges, by digest where it is said how much is expected in each; once more where so much was found
+    /// that it may be on its way.
+    async fn walk(
+        &self,
+        comparison: &Comparison<'_>,
+        ranges: &[KeyRange],
+        by_digest: Option<u64>,
+    ) -> Result<(NamespaceResult, Vec<Suspect>), SyncError> {
+        let ns = comparison.ns;
+        let mut walks = 0;
+        loop {
+            walks += 1;
+            let notes = Notes {
+                verify: self,
+                ns,
+                result: Mutex::default(),
+                has_overflowed: AtomicBool::new(false),
+            };
+            let to = &notes;
+            self.ends
+                .each(ranges.to_vec(), |range| {
+                    Box::pin(async move {
+                        let _slot = self.ends.slot().await;
+                        match by_digest {
+                            Some(expected) => comparison.digest(&range, expected, to).await,
+                            None => comparison.range(&range, Part::Whole, to).await,
+                        }
+                    })
+                })
+                .await?;
+            // After the lag it is there, or it never will be.
+            let lag = self.current_lag().await;
+            let Some(lag) =
+                lag.filter(|_| notes.has_overflowed.load(Ordering::Relaxed) && walks < WALKS_MAX)
+            else {
+                return Ok(notes.result.into_inner());
+            };
+            pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
+            self.progress().share(ns).documents_done = 0;
+        }
     }
 
     /// Looks at what was found again and again, until each is equal, or has differed for longer than
