@@ -20,12 +20,13 @@ use crate::{
         faults::Fault,
         past::{Finding, Known, judge},
     },
+    model::checkpoint::Checkpoint,
     mongo::{Mongo, MongoError},
     observe::{report::one_line, status::Status},
     policy::backoff::OutageWait,
     queue::{Queue, QueueError},
     runtime::shutdown::blocking,
-    source::{SourceError, evidence},
+    source::{ChangeStreamSource, Source, SourceError, evidence},
 };
 
 /// How long a missing past must be missed before the local database counts as another one: longer than
@@ -185,6 +186,32 @@ impl Gatekeeper {
         }
         Ok(known)
     }
+}
+
+/// Why an agent would not go on with a queue of this checkpoint, if it would not: the same look, for whoever asks
+/// before a start.
+///
+/// # Errors
+/// When the local database does not answer, or refuses to.
+pub async fn refusal(
+    local: &Mongo,
+    checkpoint: &Checkpoint,
+) -> Result<Option<AgentError>, SourceError> {
+    if let Err(error) = checkpoint.is_of(&<ChangeStreamSource as Source>::POSITIONS) {
+        return Ok(Some(AgentError::OtherSource { problem: error.to_string() }));
+    }
+    let known = Known {
+        set_id: checkpoint.source_id.clone(),
+        anchor: checkpoint.anchor,
+        position: checkpoint.cluster_time,
+    };
+    let seen = evidence(&local.for_a_proof(), known.anchor).await?;
+    Ok(match judge(&known, &seen) {
+        Finding::Same | Finding::RolledOver => None,
+        finding @ (Finding::OtherDatabase | Finding::OtherPast | Finding::NotYet) => {
+            Some(refused(finding))
+        }
+    })
 }
 
 /// What the finding means for an agent.

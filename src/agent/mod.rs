@@ -62,6 +62,7 @@ mod vitals;
 use builder::Serve;
 pub use builder::{Builder, Serving};
 use gatekeeper::Gatekeeper;
+pub use gatekeeper::refusal;
 pub use handles::Handles;
 pub use own_sink::{SinkAgent, SinkBuilder};
 

@@ -12,8 +12,8 @@ use mongodb::bson::{Bson, Document, doc};
 use serde_json::Value;
 
 use crate::support::{
-    PATIENCE, agent::Agent, equal::documents_equal, free_port, guarded::Guarded, orders, pair,
-    receiver::Receiver, strangers,
+    PATIENCE, agent::Agent, equal::documents_equal, free_port, guarded::Guarded, mongod::Mongod,
+    orders, pair, receiver::Receiver, strangers,
 };
 
 fn said(output: &Output) -> String {
@@ -82,6 +82,27 @@ async fn check_beside_a_running_agent_finds_it_and_another_ones_agent_is_told_ap
     let holder = format!("an agent works with the queue, process {}", running.id());
     assert!(text.contains(&holder) && text.contains("the agent answers on"), "{text}");
     assert!(elsewhere.contains("another agent, with a queue elsewhere, listens"), "{elsewhere}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_a_queue_that_was_filled_from_another_database_as_run_does() {
+    let (local, atlas) = pair().await;
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    agent.stop();
+    let text = said(&agent.cli(&["check"]));
+    assert!(text.contains("here   the queue was filled from this local database"), "{text}");
+    let other = Mongod::start().await;
+    agent.set_env("MONGODB_LOCAL_URI", &other.uri());
+
+    let (check, run) = (agent.cli(&["check"]), agent.cli(&["run"]));
+
+    let finding = "was filled from another database";
+    let text = said(&check);
+    assert_eq!((check.status.code(), run.status.code()), (Some(1), Some(1)), "{text}");
+    let line = text.lines().find(|line| line.contains(finding));
+    assert!(line.is_some_and(|line| line.starts_with("PROBLEM  here ")), "{text}");
+    assert!(said(&run).contains(finding), "{}", said(&run));
 }
 
 #[tokio::test(flavor = "multi_thread")]

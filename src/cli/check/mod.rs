@@ -6,12 +6,13 @@ use serde::Serialize;
 
 use super::show;
 use crate::{
-    agent::{connect_atlas, connect_local, ends},
+    agent::{connect_atlas, connect_local, ends, queue_options, refusal},
     cli::args::CheckArgs,
     config::{Config, ConfigError, Uri, units},
     mongo::Mongo,
     observe::report::{ExitCode, Failure, one_line},
-    runtime::clock::now_ms,
+    queue::{Queue, QueueError, agent_in},
+    runtime::{clock::now_ms, shutdown::blocking},
     schema::{Kind, Version, not_taken},
     side::MongoSide,
     sink::SinkError,
@@ -101,6 +102,7 @@ pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
         check_both(config, &mut lines).await;
         check_schemas(config, &mut lines).await;
         check_ownership(config, &mut lines).await;
+        check_past(config, &mut lines).await;
     }
     let (of_here, told) = (config.clone(), lines);
     let looked = move || {
@@ -108,7 +110,7 @@ pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
         here::check_here(&of_here, &mut lines);
         lines
     };
-    let lines = crate::runtime::shutdown::blocking(looked).await;
+    let lines = blocking(looked).await;
     let plan = if args.plan && lines.are_answered() {
         // Two that are one have no plan.
         if lines.0.iter().any(|line| line.end == "both" && line.verdict == Verdict::Problem) {
@@ -204,6 +206,35 @@ async fn check_schemas(config: &Config, lines: &mut Lines) {
     }
     if all_taken {
         lines.ok("atlas", "its version takes every option and index of the local collections");
+    }
+}
+
+/// Whether the queue, if there is one and nobody works with it, was filled from this very database.
+async fn check_past(config: &Config, lines: &mut Lines) {
+    let options = queue_options(config);
+    if !options.path.join("db").exists() || agent_in(&options.path).is_some() {
+        return;
+    }
+    let checkpoint = blocking(move || Queue::open(&options)?.checkpoint()).await;
+    let checkpoint = match checkpoint {
+        Ok(Some(checkpoint)) => checkpoint,
+        // A command has it just now, or nothing was read into it yet.
+        Ok(None) | Err(QueueError::InUse { .. }) => return,
+        Err(error) if error.is_damage() => {
+            return lines.warning(
+                "here",
+                format!("the queue cannot be used: {}", one_line(&error)),
+                "nothing to do: a start moves it aside and compares everything",
+            );
+        }
+        Err(error) => return lines.failure("here", error.into()),
+    };
+    let Ok(local) = connect_local(config).await else { return };
+    match refusal(&local, &checkpoint).await {
+        Ok(None) => lines.ok("here", "the queue was filled from this local database"),
+        Ok(Some(refusal)) => lines.failure("here", refusal.into()),
+        // Whoever does not answer has been named already.
+        Err(_) => {}
     }
 }
 

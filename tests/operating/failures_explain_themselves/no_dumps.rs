@@ -1,5 +1,8 @@
 //! What the driver knows is told as one cause for each server, wherever a person looks.
 
+use mongodb::bson::doc;
+use serde_json::Value;
+
 use super::{checked, nowhere};
 use crate::support::{
     PATIENCE,
@@ -8,6 +11,8 @@ use crate::support::{
     eventually, free_port,
     guarded::{Guarded, PASSWORD},
     mongod::Mongod,
+    orders,
+    proxy::{Line, Proxy},
     strangers,
 };
 
@@ -91,6 +96,49 @@ async fn whatever_is_wrong_with_atlas_is_one_cause_in_check_the_log_the_status_a
         assert!(agent.log().contains(cause), "{atlas}: {}", agent.log());
         is_told_plainly(&agent.log(), atlas);
     }
+}
+
+/// In the middle of writes the driver has other words than for a server that it never reached, and a certificate that
+/// is renewed and does not fit is tried beside what goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn outages_under_load_and_an_authority_that_no_longer_fits_are_told_as_one_cause() {
+    let certificates = Certificates::new();
+    let (local, atlas) =
+        tokio::join!(Mongod::start(), Guarded::start_tls(vec!["root".into()], &certificates),);
+    let line = Proxy::to(atlas.server.port).await;
+    let uri = atlas.uri().replace(&atlas.server.port.to_string(), &line.port.to_string());
+    let mut agent = Agent::new(&local.uri(), &uri, "");
+    agent.start(&[]);
+    agent.streaming().await;
+    let collection = orders(&local);
+    let load = tokio::spawn(async move {
+        loop {
+            let batch = (0..200).map(|n| doc! { "n": n, "text": "x".repeat(2_000) });
+            collection.insert_many(batch).await.unwrap();
+        }
+    });
+    let is_away = |health: Option<Value>| health.is_some_and(|h| !h["atlasError"].is_null());
+    for fault in [Line::Cut, Line::Cut, Line::Silent] {
+        line.set(fault);
+        eventually("a fault", PATIENCE, async || is_away(agent.health())).await;
+        is_told_plainly(&agent.health().unwrap().to_string(), "health");
+        line.set(Line::Up);
+        eventually("writes", PATIENCE, async || {
+            agent.health().is_some() && !is_away(agent.health())
+        })
+        .await;
+    }
+    load.abort();
+    let other = Certificates::of("another", "outrigger");
+    std::fs::copy(other.file("ca.pem"), certificates.file("ca.pem")).unwrap();
+    eventually("a trial", PATIENCE, async || agent.log().contains("does not work yet")).await;
+
+    is_told_plainly(&agent.log(), "the log");
+    assert!(
+        agent.log().contains("UnknownIssuer") || agent.log().contains("certificate"),
+        "{}",
+        agent.log()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
