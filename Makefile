@@ -83,7 +83,7 @@ fuzz:
 	  $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(or $(FUZZ_SECONDS),300) || exit 1; done
 
 # Whether the library's own tests notice a fault: cargo-mutants plants one after another in what was changed since main.
-# MUTANTS="--file src/policy/late.rs" for a file, MUTANTS="--shard 0/8" for an eighth of everything; never in CI.
+# MUTANTS="--file src/policy/in_doubt.rs" for a file, MUTANTS="--shard 0/8" for an eighth of everything; never in CI.
 mutants:
 	scripts/mutants $(MUTANTS)
 

@@ -1,4 +1,4 @@
-//! Allocations on the way of a change, counted: from the event to the queue, and from the queue to the settlement.
+//! Allocations on the way of a change, counted: from the event to the queue, and from the queue to the ack.
 //! Prints a table. The figures do not depend on the machine.
 //!
 //! `cargo bench --bench allocations`
@@ -11,7 +11,7 @@ use outrigger::{
         event::{Change, ChangeEvent},
         namespace::Interner,
     },
-    queue::{Entry, Incoming, Outcome, Queue, QueueOptions, Settlement, Work},
+    queue::{Ack, Entry, Incoming, Outcome, Queue, QueueOptions, Work},
 };
 use tempfile::TempDir;
 
@@ -64,8 +64,8 @@ fn pass(queue: &Queue, kind: &str, events: &[RawDocumentBuf], is_shown: bool) {
     );
     let entries = batch.map(|batch| batch.entries).unwrap_or_default();
     assert_eq!(entries.len(), events.len(), "each event has an entry of its own");
-    let settlements: Vec<_> = entries.iter().map(applied).collect();
-    show("settle", measure(|| queue.settle(&settlements).expect("settled")));
+    let acks: Vec<_> = entries.iter().map(applied).collect();
+    show("settle", measure(|| queue.ack(&acks).expect("settled")));
 }
 
 fn incoming(event: ChangeEvent) -> Incoming {
@@ -76,8 +76,8 @@ fn incoming(event: ChangeEvent) -> Incoming {
     Incoming { work, cluster_time: ClusterTime(1), wall_ms: event.wall_ms }
 }
 
-fn applied(entry: &Entry) -> Settlement {
-    Settlement { seq: entry.seq, version: entry.version, outcome: Outcome::Applied }
+fn applied(entry: &Entry) -> Ack {
+    Ack { seq: entry.seq, version: entry.version, outcome: Outcome::Applied }
 }
 
 fn id(n: u32) -> ObjectId {

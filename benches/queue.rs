@@ -1,4 +1,4 @@
-//! The queue: coalescing, commit, lease and settle, reopening, at several depths and sizes of documents. Beside each,
+//! The queue: coalescing, commit, lease and ack, reopening, at several depths and sizes of documents. Beside each,
 //! the same work on bare sled: with a value for each document, in ordered keys, and with the same values in blocks of
 //! 40 as one. The difference to the latter is what the queue itself takes.
 //!
@@ -25,7 +25,7 @@ use outrigger::{
         write_op::WriteOp,
     },
     policy::coalesce::coalesce,
-    queue::{Incoming, Outcome, Queue, QueueOptions, Settlement, Work},
+    queue::{Ack, Incoming, Outcome, Queue, QueueOptions, Work},
 };
 use tempfile::TempDir;
 
@@ -143,13 +143,13 @@ impl Filled {
     fn drain(&self) {
         let batch = self.queue.lease(BATCH as usize, usize::MAX, 0).expect("a lease");
         assert_eq!(batch.entries.len(), BATCH as usize, "the queue drains in step");
-        let settled = |entry: &outrigger::queue::Entry| Settlement {
+        let acked = |entry: &outrigger::queue::Entry| Ack {
             seq: entry.seq,
             version: entry.version,
             outcome: Outcome::Applied,
         };
-        let settlements: Vec<_> = batch.entries.iter().map(settled).collect();
-        self.queue.settle(&settlements).expect("settled");
+        let acks: Vec<_> = batch.entries.iter().map(acked).collect();
+        self.queue.ack(&acks).expect("settled");
     }
 }
 

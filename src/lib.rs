@@ -11,12 +11,12 @@
 //!                                    ▼
 //!                      sink.write(writes) ──▶ outcomes    raw insert / update / delete commands
 //!                                    │
-//!                      queue.settle(outcomes)             applied → gone · retry → later · rejected → dead letter
+//!                      queue.ack(outcomes)                applied → gone · retry → later · rejected → dead letter
 //! ```
 //!
 //! The comparison ([`sync`]) is a second producer in front of the queue, never a second writer of documents beside the
 //! worker; the one exception is the copy into an empty collection. What else `sync` does in Atlas is no document's:
-//! it makes collections before they are copied, builds indexes, and keeps the mark of ownership. `tests/tidy.rs` has the
+//! it makes collections before they are copied, builds indexes, and keeps the lease. `tests/tidy.rs` has the
 //! list of who may write there.
 //!
 //! # Layers
@@ -55,7 +55,7 @@
 //! | the [`queue`]'s state | what is in its store, and where | its disk is read and written, which may take seconds: taken within [`runtime::shutdown::blocking`] |
 //! | the [`queue`]'s ledger | its numbers, leases and holds | nothing |
 //! | [`gate`], [`gate::reading`], the rest of [`gate::writing`] | what counts of the local side, how far it was read, what speaks against writing | nothing |
-//! | horizon and late writes, of [`policy`] | which differences are exact, which writes have no answer | nothing |
+//! | read watermark and in-doubt writes, of [`policy`] | which differences are exact, which writes have no answer | nothing |
 //! | what the [`worker`] remembers | traits of collections, entries that wait | nothing |
 //! | [`schema::watch`], notes of one task in [`sync`] | what is to be looked at | nothing |
 //!
@@ -85,7 +85,7 @@
 //! | who | must | and may |
 //! | --- | --- | --- |
 //! | [`Sink`](sink::Sink) | write documents, and say how each write ended | [`SchemaSink`](sink::SchemaSink): keep collections, in the order of the stream |
-//! | [`Side`](side::Side) | list, count, and show documents in the order of their keys, for copies, comparisons and counts | sums, options and indexes, [marks of ownership](side::marks::Marks), notes of a restore |
+//! | [`Side`](side::Side) | list, count, and show documents in the order of their keys, for copies, comparisons and counts | sums, options and indexes, [lease records](side::records::LeaseRecords), notes of a restore |
 //! | [`Source`](source::Source) | hand out changes from a position on, and documents by key | [`SchemaSource`](source::SchemaSource): tell of options, indexes and names |
 //! | [`EventStream`](source::EventStream) | the changes | keep each until it is [confirmed](source::EventStream::confirm) |
 //!

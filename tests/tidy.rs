@@ -89,7 +89,7 @@ const WRITERS: &[(&str, &str)] = &[
     ("sync/schema.rs", "options and indexes, of a copy and of a restore"),
     ("side/mongodb/alter.rs", "sends what these two change"),
     ("sync/restore.rs", "of the local database, where a person restores it"),
-    ("sync/ownership/", "the mark of ownership"),
+    ("sync/ownership/", "the lease"),
 ];
 
 /// What is there to be displayed, as the fields of `observe::status::State`: who decides something asks its owner.
@@ -649,7 +649,7 @@ fn no_script_names_a_host_that_packages_come_from() {
 }
 
 /// What is given the queue in async code, and asks it only what is answered at once, or off the async threads.
-const GIVEN_THE_QUEUE: &[&str] = &["is_all_held_up", "keep_consistency", "look_up", "mark"];
+const GIVEN_THE_QUEUE: &[&str] = &["is_all_held_up", "keep_consistency", "look_up", "identify"];
 
 /// Where the bracket that opens at `at` closes.
 fn closed(code: &str, at: usize) -> usize {

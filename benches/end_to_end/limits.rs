@@ -123,7 +123,7 @@ fn bare_sled(book: &Notebook, name: &str, documents: u64, block: u64) {
     book.add(&format!("bare sled, {name}, write"), "documents/s", rate);
     book.add(&format!("bare sled, {name}, on disk"), "B/document", bytes / documents as f64);
     let started = Instant::now();
-    // What leasing and settling must do at least: read in order, and remove.
+    // What leasing and acking must do at least: read in order, and remove.
     let keys_at_once = (1_000 / block) as usize;
     loop {
         let mut batch = sled::Batch::default();

@@ -74,13 +74,13 @@ pub(super) async fn start(
     }
     let position = api.handles.reading.position().seen();
     let asked = with_queue(&api, move |queue| {
-        let asked = SyncState::ask(queue, position, request, Reason::Asked)?;
+        let asked = SyncState::request(queue, position, request, Reason::Asked)?;
         queue.flush()?;
         Ok(asked)
     });
     match asked.await? {
         Ok(_) => {
-            api.handles.demanded.notify_one();
+            api.handles.sync_wanted.notify_one();
             Ok((StatusCode::ACCEPTED, Json(report(&api).await?)))
         }
         Err(open) => {
@@ -105,7 +105,7 @@ async fn nothing_matches(api: &Api, patterns: &[String]) -> Option<Unmatched> {
 pub(super) async fn cancel(State(api): State<Api>) -> Result<Json<serde_json::Value>, Problem> {
     match with_queue(&api, SyncState::cancel).await? {
         Cancelled::Done(state) => {
-            api.handles.demanded.notify_one();
+            api.handles.sync_wanted.notify_one();
             Ok(Json(serde_json::json!({ "cancelled": state.id })))
         }
         Cancelled::IsOwed(state) => {

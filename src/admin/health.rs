@@ -172,7 +172,7 @@ pub struct MetricsReport {
     successful_syncs: u64,
     failed_syncs: u64,
     queue_size: u64,
-    /// Milliseconds from the lease of a batch to its settlement, on average.
+    /// Milliseconds from the lease of a batch to its ack, on average.
     avg_sync_time: f64,
     last_sync_timestamp: Option<String>,
     coalesced_operations: u64,

@@ -20,7 +20,7 @@ use crate::{
     model::checkpoint::ClusterTime,
     observe::{
         health::{Health, Vitals},
-        status::{Phase, State as Condition},
+        status::{Phase, StatusState as Condition},
     },
     policy::breaker::Stage,
     queue::{QueueError, QueueStats, free_disk},
@@ -43,7 +43,7 @@ pub(super) async fn scrape(State(api): State<Api>) -> Result<Response, Problem> 
 
 /// Everything, as text.
 fn text(handles: &Handles) -> Result<Vec<u8>, QueueError> {
-    let page = Page(Registry::new());
+    let page = Exposition(Registry::new());
     let stats = handles.queue.stats()?;
     let state = handles.status.state().clone();
     let (vitals, health, conditions) = judged(handles);
@@ -66,9 +66,9 @@ fn text(handles: &Handles) -> Result<Vec<u8>, QueueError> {
     Ok(text)
 }
 
-struct Page(Registry);
+struct Exposition(Registry);
 
-impl Page {
+impl Exposition {
     fn add(&self, collector: impl Collector + 'static) {
         // A name twice is a mistake of this file, which its test would find.
         let registered = self.0.register(Box::new(collector));

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{Api, Problem, bytes_of, with_queue};
 use crate::{
-    queue::transfer::{Whole, Wish, read_keys},
+    queue::transfer::{ImportEffect, Whole, read_keys},
     sync::state::{Reason, SyncState},
 };
 
@@ -29,7 +29,7 @@ pub(super) async fn export(State(api): State<Api>) -> Response {
     let (parts, mut received) = mpsc::channel::<std::io::Result<Bytes>>(PARTS);
     let queue = api.handles.queue.clone();
     tokio::task::spawn_blocking(move || {
-        let mut out = std::io::BufWriter::with_capacity(PART, Parts(parts.clone()));
+        let mut out = std::io::BufWriter::with_capacity(PART, ExportBody(parts.clone()));
         // The answer must not look whole then.
         if let Err(error) = queue.export(&mut out, Whole::No) {
             tracing::warn!(%error, "an export of the queue ended early");
@@ -40,9 +40,9 @@ pub(super) async fn export(State(api): State<Api>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response()
 }
 
-struct Parts(mpsc::Sender<std::io::Result<Bytes>>);
+struct ExportBody(mpsc::Sender<std::io::Result<Bytes>>);
 
-impl Write for Parts {
+impl Write for ExportBody {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
         sent.map_err(|_| std::io::ErrorKind::BrokenPipe)?;
@@ -72,21 +72,21 @@ pub(super) async fn import(
             |ns| filter.matches(ns),
             |wish| {
                 match wish {
-                    Wish::Refresh(wanted) => incoming.push(wanted),
-                    Wish::Compare(namespaces) => compare.extend(namespaces),
+                    ImportEffect::Refresh(wanted) => incoming.push(wanted),
+                    ImportEffect::Compare(namespaces) => compare.extend(namespaces),
                 }
                 Ok(())
             },
         )?;
         let queued = incoming.len();
         if !compare.is_empty() {
-            SyncState::demand_of(queue, position, &compare, Reason::Imported)?;
+            SyncState::require_of(queue, position, &compare, Reason::Imported)?;
         }
         queue.commit(incoming, None)?;
         queue.flush()?;
         Ok(serde_json::json!({ "queued": queued, "compared": compare, "leftOut": left_out }))
     })
     .await?;
-    api.handles.demanded.notify_one();
+    api.handles.sync_wanted.notify_one();
     Ok((StatusCode::ACCEPTED, Json(done)))
 }

@@ -10,7 +10,7 @@ use crate::{
     policy::{backoff::RetrySchedule, breaker::BreakerPolicy, limiter::Limiter},
     queue::QueueOptions,
     side::MongoSide,
-    sync::Ends,
+    sync::Sides,
     worker::WorkerOptions,
 };
 
@@ -79,10 +79,10 @@ pub(super) fn tell_of_options(config: &Config) -> Result<(), ConfigError> {
 }
 
 /// Both ends, to be read within the configured bounds.
-pub fn ends(config: &Config, local: &Mongo, atlas: &Mongo) -> Ends {
+pub fn sides(config: &Config, local: &Mongo, atlas: &Mongo) -> Sides {
     let sync = &config.sync;
     let (local, atlas) = (MongoSide::source(local), MongoSide::target(atlas));
-    Ends::new(local, atlas, sync.parallel, sync.max_docs_per_second)
+    Sides::new(local, atlas, sync.parallel, sync.max_docs_per_second)
 }
 
 /// How the configured queue is opened.

@@ -29,13 +29,13 @@ fn client(follow: u32) -> ureq::Agent {
 }
 
 /// Why the far end did not take something.
-pub(super) struct Refused {
+pub(super) struct NotTaken {
     /// Trying again is of no use.
     pub is_final: bool,
     pub error: String,
 }
 
-impl From<ureq::Error> for Refused {
+impl From<ureq::Error> for NotTaken {
     fn from(error: ureq::Error) -> Self {
         // Too slow, too early, too many: these pass. So may a wrong address or token, which a person mends.
         let is_final =
@@ -46,7 +46,7 @@ impl From<ureq::Error> for Refused {
 
 /// A redirect is not followed: it would have the alert arrive as a request without a body, and be counted as taken.
 /// Returns the status of the answer.
-pub(super) fn post(url: &HttpUrl, body: &Value) -> Result<u16, Refused> {
+pub(super) fn post(url: &HttpUrl, body: &Value) -> Result<u16, NotTaken> {
     let answer = client(0).post(url.expose()).send_json(body)?;
     if !answer.status().is_redirection() {
         return Ok(answer.status().as_u16());
@@ -58,11 +58,11 @@ pub(super) fn post(url: &HttpUrl, body: &Value) -> Result<u16, Refused> {
         "it answers {}, a redirect to {to}, and is not followed: name the new address",
         answer.status().as_u16()
     );
-    Err(Refused { is_final: false, error })
+    Err(NotTaken { is_final: false, error })
 }
 
 /// Returns the status of the answer.
-pub(super) fn get(url: &HttpUrl) -> Result<u16, Refused> {
+pub(super) fn get(url: &HttpUrl) -> Result<u16, NotTaken> {
     Ok(client(FOLLOWED).get(url.expose()).call()?.status().as_u16())
 }
 

@@ -6,7 +6,7 @@ use super::Handles;
 use crate::{
     config::units,
     model::checkpoint::ClusterTime,
-    observe::status::{Phase, State},
+    observe::status::{Phase, StatusState},
     queue::QueueError,
     runtime::shutdown::blocking,
     source::{SourceError, last_write},
@@ -68,10 +68,10 @@ pub async fn flush(
             })
             .await?;
             is_owed = owed;
-            let is_settled = handles.writing.leaves_nothing();
+            let leaves_nothing = handles.writing.leaves_nothing();
             let is_building = handles.watch.is_building();
             let is_waited_for = is_building && wait_for_indexes;
-            if !waits && !owed && is_settled && !is_waited_for {
+            if !waits && !owed && leaves_nothing && !is_waited_for {
                 let dead_letters = handles.queue.dead_letters_len();
                 return Ok(if dead_letters > 0 {
                     Flushed::GivenUp { dead_letters }
@@ -128,7 +128,7 @@ fn why(handles: &Handles, has_read: bool, is_owed: bool) -> String {
 }
 
 /// Why something that was written locally has not been read.
-fn unread(state: &State) -> String {
+fn unread(state: &StatusState) -> String {
     let (uncommitted, delay) = (state.majority.uncommitted(), state.majority.delay());
     if uncommitted >= NO_MAJORITY {
         let since = units::show_duration(Duration::from_secs(uncommitted.as_secs()));

@@ -33,7 +33,7 @@ use crate::{
 /// an election takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often a database that is in doubt is looked at.
+/// How often a database that is suspect is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is proven, and where it is told.
@@ -97,33 +97,33 @@ impl Gatekeeper {
     /// for, or that the queue failed.
     pub(super) async fn run(&self) -> AgentError {
         let mut wait = OutageWait::new(Duration::from_millis(100), LOOK_AGAIN);
-        let mut doubt: Option<Instant> = None;
+        let mut suspected_since: Option<Instant> = None;
         loop {
             self.gate.proof_wanted().await;
-            let was_in_doubt = self.gate.is_in_doubt();
+            let was_suspect = self.gate.is_suspect();
             match self.prove().await {
                 Ok(Finding::Same | Finding::RolledOver) => {
                     wait.reset();
-                    doubt = None;
-                    if was_in_doubt {
+                    suspected_since = None;
+                    if was_suspect {
                         tracing::info!("the local database is the same as before after all");
                         self.status.faults.local.answers();
                     }
                     continue;
                 }
                 Ok(finding @ Finding::NotYet) => {
-                    // Doubt is what lasts without a break.
-                    doubt = None;
+                    // A suspicion is what lasts without a break.
+                    suspected_since = None;
                     self.note(one_line(&refused(finding)), false);
                 }
                 Ok(finding @ (Finding::OtherDatabase | Finding::OtherPast)) => {
                     let error = refused(finding);
                     let sentence = one_line(&error);
                     self.note(sentence.clone(), true);
-                    if doubt.is_none() {
+                    if suspected_since.is_none() {
                         tracing::warn!(error = %sentence, "the local database seems to be another one; looking again");
                     }
-                    if doubt.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                    if suspected_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                         return error;
                     }
                 }
@@ -137,9 +137,9 @@ impl Gatekeeper {
         }
     }
 
-    /// Shows why the local database is not read. What is in doubt is not overwritten by a mere interruption.
+    /// Shows why the local database is not read. What is suspect is not overwritten by a mere interruption.
     fn note(&self, error: String, is_denied: bool) {
-        if is_denied || !self.gate.is_in_doubt() {
+        if is_denied || !self.gate.is_suspect() {
             self.status.faults.local.fails(Fault { error, is_denied });
         }
     }

@@ -27,7 +27,7 @@ pub struct Handles {
     pub atlas: Mongo,
     pub config: Arc<Config>,
     /// Wakes the reconciler.
-    pub demanded: Arc<Notify>,
+    pub sync_wanted: Arc<Notify>,
     /// Whose options and indexes are to be looked at.
     pub watch: Arc<SchemaWatch>,
     pub monitor: Arc<Monitor>,

@@ -9,29 +9,29 @@ use crate::{
     model::namespace::NamespaceFilter,
     queue::{Queue, QueueError, note},
     runtime::{files, shutdown::blocking},
-    side::{MongoSide, marks::AgentMark},
-    sync::ownership::Claim,
+    side::{MongoSide, records::AgentIdentity},
+    sync::ownership::LeaseClient,
 };
 
-/// How long an agent that stops waits for Atlas to take its mark back.
-const GIVE_BACK_FOR: Duration = Duration::from_secs(2);
+/// How long an agent that stops waits for Atlas to take its release.
+const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Agent {
-    /// Gives the mark in Atlas back, so that another agent may follow. One that could not be given back
+    /// Releases the lease in Atlas, so that another agent may follow. One that could not be released
     /// is stale after a minute.
-    pub(super) async fn give_back(&self, filter: &NamespaceFilter) {
-        if !self.writing.is_marked() {
+    pub(super) async fn release(&self, filter: &NamespaceFilter) {
+        if !self.writing.is_acquired() {
             return;
         }
         let atlas = MongoSide::target(&self.atlas);
-        let claim = Claim {
+        let lease_client = LeaseClient {
             atlas: &*atlas,
             filter,
             source_id: &self.source_id,
-            agent: &self.mark,
+            agent: &self.identity,
             lease: self.writing.lease(),
         };
-        if let Ok(Err(error)) = tokio::time::timeout(GIVE_BACK_FOR, claim.give_back()).await {
+        if let Ok(Err(error)) = tokio::time::timeout(RELEASE_WITHIN, lease_client.release()).await {
             tracing::debug!(%error, "the mark was not given back");
         }
     }
@@ -39,7 +39,7 @@ impl Agent {
 
 /// Reads this agent's id, or draws one. It stands in the queue, and in a file beside it for the case that the
 /// queue is moved aside.
-pub(super) async fn mark(queue: &Arc<Queue>, path: &Path) -> Result<AgentMark, QueueError> {
+pub(super) async fn identify(queue: &Arc<Queue>, path: &Path) -> Result<AgentIdentity, QueueError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".id");
     let queue = queue.clone();
@@ -63,5 +63,5 @@ pub(super) async fn mark(queue: &Arc<Queue>, path: &Path) -> Result<AgentMark, Q
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let (instance, pid) = (Uuid::new_v4().to_string(), std::process::id());
-    Ok(AgentMark { id, instance, host, boot: boot.trim().to_owned(), pid })
+    Ok(AgentIdentity { id, instance, host, boot: boot.trim().to_owned(), pid })
 }

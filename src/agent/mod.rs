@@ -3,13 +3,13 @@
 //! ```text
 //!             ┌──── Reconciler ────┬──────────────────────┐  refreshes by key go through the queue,
 //!             │                    ▼                      ▼  the first copy and index builds do not
-//!  local ─▶ Source ─▶ Tailer ─▶ Queue ─▶ Worker × lanes ─▶ Sink ─▶ Atlas
+//!  local ─▶ Source ─▶ Tailer ─▶ Queue ─▶ Worker × writers ─▶ Sink ─▶ Atlas
 //!             └────────────────────────────────▲  documents that are read when it is their turn
 //! ```
 //!
 //! The files in their order: [`Builder`] and `connect` (from the configuration to what is connected), `patience` (a start
 //! waits for the local database), `parts` (the tasks are put together), `run` (they are started and watched), `stop`
-//! (they end). Beside them `gatekeeper` proves the local database, `vitals`, `monitor` and `outbox` tell how it goes.
+//! (they end). Beside them `gatekeeper` proves the local database, `vitals`, `monitor` and `alert_delivery` tell how it goes.
 //!
 //! What serves the agent's [`Handles`], the admin API in the program, is given to it by the [`Builder`]: the agent
 //! knows nothing of it.
@@ -29,7 +29,7 @@ use crate::{
     queue::{Queue, QueueError, QueueOptions, Rebuilt},
     runtime::shutdown::{Stop, blocking},
     schema::watch::SchemaWatch,
-    side::{MongoSide, marks::AgentMark},
+    side::{MongoSide, records::AgentIdentity},
     source::{
         ChangeStreamSource, PIPELINE_VERSION, Source, SourceError, SourceInfo, inspect, source_id,
     },
@@ -40,6 +40,7 @@ use crate::{
     tailer::TailerError,
 };
 
+mod alert_delivery;
 mod builder;
 mod connect;
 mod far_end;
@@ -49,7 +50,6 @@ mod handles;
 mod hint;
 mod identity;
 mod monitor;
-mod outbox;
 mod own_sink;
 mod parts;
 mod patience;
@@ -66,7 +66,7 @@ pub use gatekeeper::refusal;
 pub use handles::Handles;
 pub use own_sink::{SinkAgent, SinkBuilder};
 
-pub use connect::{connect_atlas, connect_local, ends, queue_options};
+pub use connect::{connect_atlas, connect_local, queue_options, sides};
 pub use far_end::reach;
 pub use flush::{FlushError, Flushed, flush};
 pub use monitor::{Monitor, judged, lag, lives};
@@ -119,8 +119,8 @@ pub struct Agent {
     info: SourceInfo,
     source_id: String,
     adopt: bool,
-    mark: AgentMark,
-    demanded: Arc<Notify>,
+    identity: AgentIdentity,
+    sync_wanted: Arc<Notify>,
     watch: Arc<SchemaWatch>,
     monitor: Arc<Monitor>,
     stop: Stop,
@@ -148,7 +148,7 @@ impl Agent {
             );
         }
         let queue = open_queue(&config).await?;
-        let mark = identity::mark(&queue, &config.queue.path).await?;
+        let identity = identity::identify(&queue, &config.queue.path).await?;
         let agent = Self {
             status: Arc::default(),
             reading: Arc::default(),
@@ -162,8 +162,8 @@ impl Agent {
             info,
             source_id,
             adopt,
-            mark,
-            demanded: Arc::default(),
+            identity,
+            sync_wanted: Arc::default(),
             watch: Arc::default(),
             stop: Stop::default(),
             serve,
@@ -185,7 +185,7 @@ impl Agent {
         };
         if checkpoint.pipeline != self.pipeline()? {
             tracing::info!("the namespaces have changed; everything will be compared");
-            SyncState::demand(&self.queue, self.info.now, Reason::NamespacesChanged)?;
+            SyncState::require(&self.queue, self.info.now, Reason::NamespacesChanged)?;
         }
         Ok(())
     }
@@ -214,7 +214,7 @@ impl Agent {
             local: self.local.clone(),
             atlas: self.atlas.clone(),
             config: Arc::new(self.config.clone()),
-            demanded: self.demanded.clone(),
+            sync_wanted: self.sync_wanted.clone(),
             watch: self.watch.clone(),
             monitor: self.monitor.clone(),
         }

@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     gate::{faults::OfAnEnd, writing::Against},
     observe::{
-        alerts::{AlertBook, Notice},
+        alerts::{Notice, RaisedAlerts},
         health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
         runbook::Runbook,
         status::{Phase, Status, Unshowable},
@@ -28,16 +28,16 @@ const TOLD_FOR: Duration = Duration::from_secs(60);
 /// Shared by those who ask.
 #[derive(Debug, Default)]
 pub struct Monitor {
-    alerts: Mutex<AlertBook>,
+    alerts: Mutex<RaisedAlerts>,
     history: Mutex<History>,
 }
 
 impl Monitor {
     pub(super) fn new(config: &Config) -> Self {
-        Self { alerts: Mutex::new(AlertBook::of(Runbook::of(config))), ..Self::default() }
+        Self { alerts: Mutex::new(RaisedAlerts::of(Runbook::of(config))), ..Self::default() }
     }
 
-    pub fn alerts(&self) -> MutexGuard<'_, AlertBook> {
+    pub fn alerts(&self) -> MutexGuard<'_, RaisedAlerts> {
         self.alerts.lock()
     }
 
@@ -143,7 +143,7 @@ pub fn lives(handles: &Handles) -> bool {
         return true;
     }
     let known = |is_known| if is_known { KnownFault::Yes } else { KnownFault::No };
-    // While reading stands still the stream is not asked; while the mark cannot be renewed, that is known.
+    // While reading stands still the stream is not asked; while the lease cannot be renewed, that is known.
     let local = known(status.faults.local.is_any() || handles.reading.is_stopped());
     let atlas = known(status.faults.atlas.is_any() || breaker != Stage::Closed || is_fenced);
     is_alive(

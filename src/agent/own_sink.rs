@@ -1,7 +1,7 @@
 //! An agent whose target is a sink of the program's own.
 //!
-//! The source, the gate, the queue, its lanes, the order on the way out and the full sync are those of every
-//! [`Agent`](super::Agent). What rests on being able to look into the target is not there: no mark of ownership, no
+//! The source, the gate, the queue, its writers, the order on the way out and the full sync are those of every
+//! [`Agent`](super::Agent). What rests on being able to look into the target is not there: no lease, no
 //! options and indexes, no counts. To a full sync such a target [holds nothing](crate::side::Blind): what is owed is
 //! copied to it, through the sink as everything else.
 
@@ -14,10 +14,10 @@ use super::{
     AgentError, connect, from_tailer,
     gatekeeper::Gatekeeper,
     identity, open_queue,
-    parts::HORIZON_DOCUMENTS,
+    parts::WATERMARK_DOCUMENTS,
     patience::patiently,
     same_kind,
-    stop::{Exit, settle, stop_tasks},
+    stop::{Exit, result_of, stop_tasks},
 };
 use crate::{
     config::Config,
@@ -25,15 +25,15 @@ use crate::{
     model::namespace::NamespaceFilter,
     mongo::Mongo,
     observe::status::Status,
-    policy::{horizon::Horizon, late::LateWrites},
+    policy::{in_doubt::InDoubtWrites, read_watermark::ReadWatermark},
     queue::Queue,
     runtime::shutdown::{Stop, blocking},
     schema::watch::SchemaWatch,
-    side::{Blind, MongoSide, marks::AgentMark},
+    side::{Blind, MongoSide, records::AgentIdentity},
     sink::{Sink, WithoutSchema},
     source::{ChangeStreamSource, PIPELINE_VERSION, SchemaSource, SourceInfo, inspect, source_id},
     sync::{
-        self, Ends, Reconciler,
+        self, Reconciler, Sides,
         state::{Reason, SyncState},
     },
     tailer::{IMPASSE_PATIENCE, Identity, QueueLimits, Tailer},
@@ -49,11 +49,11 @@ pub struct SinkAgent<K> {
     gate: Arc<Gate>,
     info: SourceInfo,
     source_id: String,
-    mark: AgentMark,
+    identity: AgentIdentity,
     status: Arc<Status>,
     reading: Arc<Reading>,
     writing: Arc<Writing>,
-    demanded: Arc<Notify>,
+    sync_wanted: Arc<Notify>,
     watch: Arc<SchemaWatch>,
     stop: Stop,
 }
@@ -88,7 +88,7 @@ impl<K: Sink> SinkBuilder<K> {
         let (info, source_id) =
             patiently(config.local.timeout, || Box::pin(first_look(&local))).await?;
         let queue = open_queue(&config).await?;
-        let mark = identity::mark(&queue, &config.queue.path).await?;
+        let identity = identity::identify(&queue, &config.queue.path).await?;
         let agent = SinkAgent {
             writing: Arc::new(Writing::new(gate.clone(), connect::breaker_policy(&config))),
             config,
@@ -98,10 +98,10 @@ impl<K: Sink> SinkBuilder<K> {
             gate,
             info,
             source_id,
-            mark,
+            identity,
             status: Arc::default(),
             reading: Arc::default(),
-            demanded: Arc::default(),
+            sync_wanted: Arc::default(),
             watch: Arc::default(),
             stop: Stop::default(),
         };
@@ -132,12 +132,12 @@ impl<K: Sink> SinkAgent<K> {
         if let Some(checkpoint) = self.queue.checkpoint()?
             && checkpoint.pipeline != self.pipeline()?
         {
-            SyncState::demand(&self.queue, self.info.now, Reason::NamespacesChanged)?;
+            SyncState::require(&self.queue, self.info.now, Reason::NamespacesChanged)?;
         }
         Ok(())
     }
 
-    /// Not that of an agent for Atlas: a queue that goes from one target to the other has everything demanded.
+    /// Not that of an agent for Atlas: a queue that goes from one target to the other has everything required.
     fn pipeline(&self) -> Result<String, AgentError> {
         Ok(format!("{PIPELINE_VERSION}-{}-sink", self.config.filter()?.fingerprint()))
     }
@@ -182,7 +182,7 @@ impl<K: Sink> SinkAgent<K> {
         let exit = tokio::select! {
             () = &mut shutdown => Exit::Asked,
             error = &mut proving => Exit::of(error),
-            Some(exit) = tasks.join_next() => settle(exit).map_or_else(Exit::of, |()| Exit::Asked),
+            Some(exit) = tasks.join_next() => result_of(exit).map_or_else(Exit::of, |()| Exit::Asked),
         };
         self.close(exit, tasks).await
     }
@@ -197,7 +197,7 @@ impl<K: Sink> SinkAgent<K> {
         Ok(())
     }
 
-    /// As an [`Agent`](super::Agent)'s end, without a mark to give back.
+    /// As an [`Agent`](super::Agent)'s end, without a lease to give back.
     async fn close(
         self,
         exit: Exit,
@@ -229,8 +229,9 @@ impl<K: Sink> SinkAgent<K> {
         let source = ChangeStreamSource::new(self.local.clone(), filter.clone(), &self.info);
         let source = Arc::new(source);
         let tells_of_schema = source.tells_of_schema();
-        let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
-        let late: Arc<Mutex<LateWrites>> = Arc::default();
+        let watermark =
+            Arc::new(Mutex::new(ReadWatermark::new(self.info.now, WATERMARK_DOCUMENTS)));
+        let in_doubt: Arc<Mutex<InDoubtWrites>> = Arc::default();
         let tailer = Tailer {
             queue: self.queue.clone(),
             source: source.clone(),
@@ -244,31 +245,32 @@ impl<K: Sink> SinkAgent<K> {
             },
             identity: Identity { source_id: self.source_id.clone(), pipeline: self.pipeline()? },
             disk: config.queue.path.clone(),
-            compare: self.demanded.clone(),
+            compare: self.sync_wanted.clone(),
             gate: self.gate.clone(),
             tells_of_schema,
             watch: self.watch.clone(),
             impasse_patience: IMPASSE_PATIENCE,
         };
         let (parallel, reads) = (config.sync.parallel, config.sync.max_docs_per_second);
-        let mut ends = Ends::new(MongoSide::source(&self.local), Arc::new(Blind), parallel, reads);
-        ends.status = Some(self.status.clone());
+        let mut sides =
+            Sides::new(MongoSide::source(&self.local), Arc::new(Blind), parallel, reads);
+        sides.status = Some(self.status.clone());
         let context = sync::Context {
             queue: self.queue.clone(),
-            ends,
+            sides,
             sink: self.sink.clone(),
             status: self.status.clone(),
             reading: self.reading.clone(),
             writing: self.writing.clone(),
             filter: filter.clone(),
-            late: late.clone(),
+            in_doubt: in_doubt.clone(),
             watch: self.watch.clone(),
             in_hand: Arc::default(),
-            demanded: self.demanded.clone(),
+            sync_wanted: self.sync_wanted.clone(),
         };
         let options = sync::Options {
             source_id: self.source_id.clone(),
-            agent: self.mark.clone(),
+            agent: self.identity.clone(),
             adopt: false,
             max_delete_ratio: config.sync.max_delete_ratio,
             queue_max: config.queue.max_documents / 2,
@@ -276,14 +278,14 @@ impl<K: Sink> SinkAgent<K> {
             count_check_every: Duration::ZERO,
             tells_of_schema,
         };
-        let reconciler = Reconciler::new(context, options, horizon.clone());
+        let reconciler = Reconciler::new(context, options, watermark.clone());
         let shared = Shared {
             queue: self.queue.clone(),
             status: self.status.clone(),
             reading: self.reading.clone(),
             writing: self.writing.clone(),
-            horizon,
-            late,
+            watermark,
+            in_doubt,
             watch: self.watch.clone(),
         };
         let worker =

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::{Agent, AgentError, connect};
 use crate::{
     model::namespace::NamespaceFilter,
-    policy::{horizon::Horizon, late::LateWrites},
+    policy::{in_doubt::InDoubtWrites, read_watermark::ReadWatermark},
     sink::AtlasSink,
     source::{ChangeStreamSource, SchemaSource},
     sync::{self, Reconciler},
@@ -15,8 +15,8 @@ use crate::{
     worker::{Shared, Worker},
 };
 
-/// Documents whose reads are remembered one by one; see [`Horizon`].
-pub(super) const HORIZON_DOCUMENTS: usize = 100_000;
+/// Documents whose reads are remembered one by one; see [`ReadWatermark`].
+pub(super) const WATERMARK_DOCUMENTS: usize = 100_000;
 
 /// What an agent is made of. Nothing of it runs yet.
 pub(super) struct Parts {
@@ -34,20 +34,21 @@ impl Agent {
             connect::limiter(&self.config),
             Some(self.writing.lease().clone()),
         ));
-        let horizon = Arc::new(Mutex::new(Horizon::new(self.info.now, HORIZON_DOCUMENTS)));
-        let late = Arc::new(Mutex::new(LateWrites::default()));
+        let watermark =
+            Arc::new(Mutex::new(ReadWatermark::new(self.info.now, WATERMARK_DOCUMENTS)));
+        let in_doubt = Arc::new(Mutex::new(InDoubtWrites::default()));
         let tells_of_schema = source.tells_of_schema();
         let tailer = self.tailer(source.clone(), filter)?;
-        let context = self.context(sink.clone(), filter, late.clone());
+        let context = self.context(sink.clone(), filter, in_doubt.clone());
         let options = self.sync_options(tells_of_schema);
-        let reconciler = Arc::new(Reconciler::new(context, options, horizon.clone()));
+        let reconciler = Arc::new(Reconciler::new(context, options, watermark.clone()));
         let shared = Shared {
             queue: self.queue.clone(),
             status: self.status.clone(),
             reading: self.reading.clone(),
             writing: self.writing.clone(),
-            horizon,
-            late,
+            watermark,
+            in_doubt,
             watch: self.watch.clone(),
         };
         let worker = Worker::new(source, sink, shared, connect::worker_options(&self.config));
@@ -74,7 +75,7 @@ impl Agent {
             },
             identity: Identity { source_id: self.source_id.clone(), pipeline: self.pipeline()? },
             disk: queue.path.clone(),
-            compare: self.demanded.clone(),
+            compare: self.sync_wanted.clone(),
             gate: self.gate.clone(),
             watch: self.watch.clone(),
             impasse_patience: IMPASSE_PATIENCE,
@@ -85,23 +86,23 @@ impl Agent {
         &self,
         sink: Arc<AtlasSink>,
         filter: &NamespaceFilter,
-        late: Arc<Mutex<LateWrites>>,
+        in_doubt: Arc<Mutex<InDoubtWrites>>,
     ) -> sync::Context<AtlasSink> {
-        let mut ends = connect::ends(&self.config, &self.local, &self.atlas);
-        ends.status = Some(self.status.clone());
-        ends.lease = Some(self.writing.lease().clone());
+        let mut sides = connect::sides(&self.config, &self.local, &self.atlas);
+        sides.status = Some(self.status.clone());
+        sides.lease = Some(self.writing.lease().clone());
         sync::Context {
             queue: self.queue.clone(),
-            ends,
+            sides,
             sink,
             status: self.status.clone(),
             reading: self.reading.clone(),
             writing: self.writing.clone(),
             filter: filter.clone(),
-            late,
+            in_doubt,
             watch: self.watch.clone(),
             in_hand: Arc::default(),
-            demanded: self.demanded.clone(),
+            sync_wanted: self.sync_wanted.clone(),
         }
     }
 
@@ -109,7 +110,7 @@ impl Agent {
         let config = &self.config;
         sync::Options {
             source_id: self.source_id.clone(),
-            agent: self.mark.clone(),
+            agent: self.identity.clone(),
             adopt: self.adopt,
             max_delete_ratio: config.sync.max_delete_ratio,
             queue_max: config.queue.max_documents / 2,

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 
 use super::{
-    Agent, AgentError, Serving, from_tailer,
-    outbox::{self, Outbox},
+    Agent, AgentError, Serving,
+    alert_delivery::{self, AlertDelivery},
+    from_tailer,
     parts::Parts,
-    stop::{Exit, settle},
+    stop::{Exit, result_of},
     vitals,
 };
 use crate::{
@@ -35,7 +36,7 @@ impl Agent {
             None => None,
         };
         let mut beside = JoinSet::new();
-        beside.spawn(vitals::beat(self.status.clone(), self.queue.clone()));
+        beside.spawn(vitals::count_ticks(self.status.clone(), self.queue.clone()));
         let refused = self.keep_gate(&mut beside);
         self.remember().await?;
         let parts = self.build(&filter)?;
@@ -48,8 +49,8 @@ impl Agent {
             beside.abort_all();
             return self.end(&filter, Instant::now()).await;
         }
-        let outbox = Arc::new(Outbox::default());
-        self.spawn_beside(&mut beside, serving, &parts.reconciler, &outbox);
+        let alert_delivery = Arc::new(AlertDelivery::default());
+        self.spawn_beside(&mut beside, serving, &parts.reconciler, &alert_delivery);
         let mut tasks = self.spawn(parts);
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, local = %self.config.local_uri()?, local_version = %self.info.version, atlas = %self.config.atlas_uri()?, "started");
@@ -57,9 +58,9 @@ impl Agent {
         let exit = tokio::select! {
             () = &mut shutdown => Exit::Asked,
             Ok(error) = refused => Exit::of(error),
-            Some(exit) = tasks.join_next() => settle(exit).map_or_else(Exit::of, |()| Exit::Asked),
+            Some(exit) = tasks.join_next() => result_of(exit).map_or_else(Exit::of, |()| Exit::Asked),
         };
-        self.close(exit, tasks, beside, &outbox).await
+        self.close(exit, tasks, beside, &alert_delivery).await
     }
 
     /// Proves the local database for as long as the agent runs; what is received is why it is not the one that the
@@ -76,7 +77,7 @@ impl Agent {
 
     /// What stands in the queue about an earlier life.
     async fn remember(&self) -> Result<(), AgentError> {
-        // Nothing goes to Atlas before the reconciler has settled whose Atlas it is.
+        // Nothing goes to Atlas before the reconciler holds the lease.
         self.queue.hold_all();
         let queue = self.queue.clone();
         let noted = blocking(move || {
@@ -115,23 +116,23 @@ impl Agent {
         beside: &mut JoinSet<()>,
         serving: Option<Serving>,
         reconciler: &Arc<Reconciler<AtlasSink>>,
-        outbox: &Arc<Outbox>,
+        alert_delivery: &Arc<AlertDelivery>,
     ) {
         if let Some(serving) = serving {
             beside.spawn(serving);
         }
         let (reconciler, stop) = (reconciler.clone(), self.stop.clone());
-        beside.spawn(async move { drop(reconciler.beat_while_draining(&stop).await) });
-        beside.spawn(vitals::tick(self.handles(), outbox.clone()));
+        beside.spawn(async move { drop(reconciler.heartbeat_while_draining(&stop).await) });
+        beside.spawn(vitals::tick(self.handles(), alert_delivery.clone()));
         beside.spawn(vitals::look_at_oplog(self.handles()));
         beside.spawn(vitals::look_at_majority(self.handles()));
         let alerts = &self.config.alerts;
         if let Some(url) = alerts.webhook.clone() {
-            let outbox = outbox.clone();
-            beside.spawn(async move { outbox.deliver(&url).await });
+            let alert_delivery = alert_delivery.clone();
+            beside.spawn(async move { alert_delivery.deliver(&url).await });
         }
         if let Some(url) = alerts.heartbeat_url.clone() {
-            beside.spawn(outbox::heartbeat(self.handles(), url, alerts.heartbeat_every));
+            beside.spawn(alert_delivery::heartbeat(self.handles(), url, alerts.heartbeat_every));
         }
     }
 }

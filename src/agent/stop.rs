@@ -1,4 +1,4 @@
-//! The way out: the tasks in order, then the queue's disk and the mark, all in bounded time.
+//! The way out: the tasks in order, then the queue's disk and the lease, all in bounded time.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Agent, AgentError, outbox::Outbox, vitals};
+use super::{Agent, AgentError, alert_delivery::AlertDelivery, vitals};
 use crate::{
     model::namespace::NamespaceFilter,
     observe::status::Phase,
@@ -71,7 +71,7 @@ pub(super) async fn stop_tasks(
     loop {
         tokio::select! {
             exit = tasks.join_next() => match exit {
-                Some(exit) => outcome = outcome.and(settle(exit)),
+                Some(exit) => outcome = outcome.and(result_of(exit)),
                 None => return outcome,
             },
             () = &mut deadline, if !stop.leave.is_cancelled() => stop.leave.cancel(),
@@ -86,7 +86,7 @@ pub(super) async fn stop_tasks(
                             return outcome;
                         }
                         exit = tasks.join_next() => match exit {
-                            Some(exit) => outcome = outcome.and(settle(exit)),
+                            Some(exit) => outcome = outcome.and(result_of(exit)),
                             None => return outcome,
                         },
                     }
@@ -96,7 +96,7 @@ pub(super) async fn stop_tasks(
     }
 }
 
-pub(super) fn settle(exit: Result<Result<(), AgentError>, JoinError>) -> Result<(), AgentError> {
+pub(super) fn result_of(exit: Result<Result<(), AgentError>, JoinError>) -> Result<(), AgentError> {
     match exit {
         Ok(result) => result,
         Err(error) => Err(AgentError::Task(error.to_string())),
@@ -104,7 +104,7 @@ pub(super) fn settle(exit: Result<Result<(), AgentError>, JoinError>) -> Result<
 }
 
 impl Agent {
-    /// Ends the tasks, says what is to be said, and leaves the queue and the mark as the next agent wants them.
+    /// Ends the tasks, says what is to be said, and leaves the queue and the lease as the next agent wants them.
     ///
     /// # Errors
     /// Why it ended, or what failed at the end.
@@ -113,7 +113,7 @@ impl Agent {
         exit: Exit,
         tasks: JoinSet<Result<(), AgentError>>,
         mut beside: JoinSet<()>,
-        outbox: &Outbox,
+        alert_delivery: &AlertDelivery,
     ) -> Result<(), AgentError> {
         let phase = exit.phase();
         self.status.enter(phase);
@@ -133,7 +133,7 @@ impl Agent {
         };
         if phase == Phase::Failed && self.config.alerts.webhook.is_some() {
             // The alert of this failure is the last chance that a person hears of it: the process ends next.
-            let _ = timeout(LAST_WORDS_FOR, outbox.is_empty_after(LAST_WORDS_SOON)).await;
+            let _ = timeout(LAST_WORDS_FOR, alert_delivery.is_empty_after(LAST_WORDS_SOON)).await;
         }
         beside.abort_all();
         if is_queue_lost {
@@ -155,8 +155,8 @@ impl Agent {
             blocking(move || queue.flush()).await
         };
         let orderly = async {
-            // Neither waits for the other: a slow disk is no reason to keep the mark, nor the reverse.
-            let (flushed, ()) = tokio::join!(flushed, self.give_back(filter));
+            // Neither waits for the other: a slow disk is no reason to keep the lease, nor the reverse.
+            let (flushed, ()) = tokio::join!(flushed, self.release(filter));
             tokio::join!(self.local.close(), self.atlas.close());
             flushed
         };

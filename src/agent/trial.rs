@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
+    alert_delivery,
     far_end::{get, post},
-    outbox,
 };
 use crate::config::Alerts;
 
@@ -25,7 +25,7 @@ pub struct Delivery {
 /// Makes all that are configured. Waits for the far ends, so call it off the async threads.
 pub fn try_deliveries(alerts: &Alerts) -> Vec<Delivery> {
     let mut made = Vec::new();
-    let mut note = |key, to: String, sent: Result<u16, super::far_end::Refused>| {
+    let mut note = |key, to: String, sent: Result<u16, super::far_end::NotTaken>| {
         let (taken, answer) = match sent {
             Ok(status) => (true, format!("it answers {status}")),
             Err(refused) => (false, refused.error),
@@ -35,7 +35,11 @@ pub fn try_deliveries(alerts: &Alerts) -> Vec<Delivery> {
     if let Some(url) = &alerts.webhook {
         let message = "a test of `outrigger alerts test`: nothing is wrong";
         let alert = json!({ "name": "test", "ns": null, "severity": "warning", "message": message, "runbook": null });
-        note("alerts.webhook", url.to_string(), post(url, &outbox::of("test", &alert, message)));
+        note(
+            "alerts.webhook",
+            url.to_string(),
+            post(url, &alert_delivery::of("test", &alert, message)),
+        );
     }
     if let Some(url) = &alerts.heartbeat_url {
         note("alerts.heartbeat_url", url.to_string(), get(url));

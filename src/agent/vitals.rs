@@ -7,8 +7,8 @@ use std::{
 
 use super::{
     Handles,
+    alert_delivery::{AlertDelivery, letter},
     monitor::{lag, sample, update_alerts},
-    outbox::{Outbox, letter},
     pause::resume_in_time,
 };
 use crate::{
@@ -38,7 +38,7 @@ const MAJORITY_EVERY: Duration = Duration::from_secs(1);
 const SLOW_BEAT: Duration = Duration::from_secs(600);
 
 /// Keeps up to date what follows from other figures, and says once a minute how it goes.
-pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
+pub(super) async fn tick(handles: Handles, alert_delivery: Arc<AlertDelivery>) {
     let Handles { status, queue, .. } = handles.clone();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -58,7 +58,7 @@ pub(super) async fn tick(handles: Handles, outbox: Arc<Outbox>) {
             for notice in notices {
                 say(&notice);
                 if handles.config.alerts.webhook.is_some() {
-                    outbox.push(letter(&notice, &status));
+                    alert_delivery.push(letter(&notice, &status));
                 }
             }
             let now = [status.faults.local.get(), status.faults.atlas.get()];
@@ -175,13 +175,13 @@ impl LastingFault {
     }
 }
 
-/// Counts for as long as neither the runtime nor the queue is stuck; see [`Status::beats`].
-pub(super) async fn beat(status: Arc<Status>, queue: Arc<Queue>) {
+/// Counts for as long as neither the runtime nor the queue is stuck; see [`Status::ticks`].
+pub(super) async fn count_ticks(status: Arc<Status>, queue: Arc<Queue>) {
     let mut before = None;
     loop {
         let progress = queue.progress();
         if progress.is_none() || progress != before {
-            status.beats.add(1);
+            status.ticks.add(1);
         }
         before = progress;
         tokio::time::sleep(Duration::from_secs(1)).await;

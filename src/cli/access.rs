@@ -179,7 +179,7 @@ fn http(patience: Duration) -> ureq::Agent {
 }
 
 /// Something listens, and is no agent.
-fn stranger(what: impl Into<anyhow::Error>) -> Failure {
+fn not_an_agent(what: impl Into<anyhow::Error>) -> Failure {
     let error =
         what.into().context("what listens on `admin.listen` does not answer as an agent does");
     Failure::new(ExitCode::Problem, error).hint(
@@ -188,7 +188,7 @@ fn stranger(what: impl Into<anyhow::Error>) -> Failure {
 }
 
 fn odd(error: ureq::Error) -> Failure {
-    stranger(error)
+    not_an_agent(error)
 }
 
 fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
@@ -198,7 +198,7 @@ fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Resu
     let text = response.body_mut().with_config().limit(ANSWER_MAX).read_to_string().map_err(odd)?;
     let no_agent = || {
         // What it says is not repeated: it may be a page of anybody's.
-        stranger(anyhow::anyhow!("it answers {} and no JSON of ours", status.as_u16()))
+        not_an_agent(anyhow::anyhow!("it answers {} and no JSON of ours", status.as_u16()))
     };
     if status.is_success() && text.is_empty() {
         return Ok(Value::Null);

@@ -62,7 +62,7 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
     };
     let file = cli.config.as_deref();
     let mut config = match need_of(&cli.command) {
-        Need::Ends => load(file, Secrets::Read)?,
+        Need::Sides => load(file, Secrets::Read)?,
         Need::Agent => load(file, Secrets::Leave)?,
         Need::Names => load(file, Secrets::Read).or_else(|_| load(file, Secrets::Leave))?,
         Need::Deliveries => load(file, Secrets::Deliveries)?,
@@ -129,7 +129,7 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
 
 /// What a command works with: who may not read the connection strings can ask the agent all the same.
 enum Need {
-    Ends,
+    Sides,
     /// The agent, or the queue where none runs.
     Agent,
     /// The agent, or, where none runs, both ends.
@@ -162,7 +162,7 @@ fn need_of(command: &Command) -> Need {
         | Command::Restore { .. }
         | Command::Schema(_)
         | Command::Completions { .. }
-        | Command::Man => Need::Ends,
+        | Command::Man => Need::Sides,
     }
 }
 
@@ -218,7 +218,7 @@ impl From<SyncError> for Failure {
             error @ (SyncError::NotOwned { .. }
             | SyncError::Overlap { .. }
             | SyncError::Ring { .. }
-            | SyncError::Rival { .. }
+            | SyncError::LeaseHeld { .. }
             | SyncError::NoDigest { .. }) => Failure::of(ExitCode::Problem, error),
             error @ SyncError::LocalTarget { .. } => Failure::of(ExitCode::Local, error),
             error @ (SyncError::Sink(_)

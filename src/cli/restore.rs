@@ -11,7 +11,7 @@ use super::{
     verify::{begin, greet, print, stop_on_signal, with_bars},
 };
 use crate::{
-    agent::{connect_atlas, connect_local, ends},
+    agent::{connect_atlas, connect_local, sides},
     config::{Config, units},
     model::hint::Hint,
     observe::{
@@ -45,14 +45,14 @@ pub async fn run(config: &Config, patterns: &[String], output: Output) -> Result
             .hint("stop it first: it would replicate what is being restored"));
     }
     let (local, atlas) = (connect_local(config).await?, connect_atlas(config).await?);
-    let mut ends = ends(config, &local, &atlas);
-    greet(&ends).await?;
-    ends.patience = Some(PATIENCE);
+    let mut sides = sides(config, &local, &atlas);
+    greet(&sides).await?;
+    sides.patience = Some(PATIENCE);
     let filter = config.filter()?;
     let sink = AtlasSink::new(local, Limiter::new(0, 0), None);
     let stop = stop_on_signal()?;
     let restore = Restore {
-        ends: &ends,
+        sides: &sides,
         sink: &sink,
         filter: &filter,
         scope: &scope,
@@ -75,7 +75,7 @@ pub async fn run(config: &Config, patterns: &[String], output: Output) -> Result
         }
     }
     let verify = Verify {
-        ends: &ends,
+        sides: &sides,
         filter: &filter,
         scope: &scope,
         digest: false,

@@ -23,14 +23,14 @@ use crate::{
     runtime::shutdown::Stop,
 };
 
-/// How often this process has begun anew because of its queue; see [`begin_anew`].
+/// How often this process has begun anew because of its queue; see [`restart`].
 const RESTARTS: &str = "OUTRIGGER_RESTARTS";
 
 /// How long nothing may move. Far above every timeout of either end.
 const STUCK_AFTER: Duration = Duration::from_secs(180);
 
 /// After this long an agent has started well.
-const SETTLED: Duration = Duration::from_secs(60);
+const STABLE_AFTER: Duration = Duration::from_secs(60);
 
 /// Replicates until it is `asked` to drain, and then, or when it is asked once more, leaves.
 pub async fn run(
@@ -82,7 +82,7 @@ pub async fn run(
                 let error = one_line(&error);
                 tracing::error!(%error, "the queue failed; it is opened again until that works");
             }
-            Err(begin_anew(if started.elapsed() > SETTLED { 0 } else { restarts }))
+            Err(restart(if started.elapsed() > STABLE_AFTER { 0 } else { restarts }))
         }
         outcome => outcome.map(|()| Code::SUCCESS).map_err(Failure::from),
     }
@@ -150,36 +150,36 @@ fn watch(status: Arc<Status>, asked: Stop, restarts: u32) {
         let mut before = (u64::MAX, u64::MAX);
         loop {
             std::thread::sleep(STUCK_AFTER / 2);
-            let beats = status.beats.get();
+            let ticks = status.ticks.get();
             // Twice, since a process that was stopped for a while wakes up in the middle of a sleep.
-            if before == (beats, beats) {
+            if before == (ticks, ticks) {
                 if asked.is_draining() {
                     tracing::error!("the agent is stuck while it stops, and leaves");
                 } else {
                     tracing::error!("the agent is stuck and begins anew");
-                    let failure = begin_anew(restarts);
+                    let failure = restart(restarts);
                     tracing::error!(error = %failure.error, "it cannot");
                 }
                 logging::flush();
                 std::process::exit(ExitCode::Problem as i32);
             }
-            before = (before.1, beats);
+            before = (before.1, ticks);
         }
     });
 }
 
 /// Replaces this process by a new one of the same id. After a failed write sled may wait for ever for
 /// what will not come, in threads that nothing can end but this. Returns only if that fails.
-fn begin_anew(restarts: u32) -> Failure {
+fn restart(restarts: u32) -> Failure {
     logging::flush();
-    let anew = std::env::current_exe().map(|program| {
+    let restarted = std::env::current_exe().map(|program| {
         Command::new(program)
             // A target is adopted once, by a person who looks on.
             .args(std::env::args_os().skip(1).filter(|arg| arg != "--adopt"))
             .env(RESTARTS, (restarts + 1).to_string())
             .exec()
     });
-    let error = match anew {
+    let error = match restarted {
         Ok(error) | Err(error) => error,
     };
     Failure::new(

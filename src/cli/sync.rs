@@ -20,7 +20,7 @@ use crate::{
     cli::args::{Output, SyncArgs},
     config::{Config, units},
     observe::{
-        progress::{Activity, Outcome, ProgressReport},
+        progress::{Activity, ProgressReport, SyncOutcome},
         report::{ExitCode, Failure},
     },
     queue::Queue,
@@ -128,7 +128,7 @@ async fn follow(client: &Client, id: Option<&str>) -> Result<ProgressReport, Fai
 
 /// True for what is owed and cannot be done until somebody acts.
 fn is_stuck(sync: &ProgressReport) -> bool {
-    matches!(sync.outcome, Some(Outcome::NotDone(_)))
+    matches!(sync.outcome, Some(SyncOutcome::NotDone(_)))
 }
 
 /// True when nothing waits any more that was queued before the sync had ended. `oldest` is the age of the
@@ -167,7 +167,8 @@ async fn run_here(
     let wanted = request.clone();
     let asked = blocking(move || {
         let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
-        let asked = SyncState::ask(&queue, position.unwrap_or_default(), request, Reason::Asked)?;
+        let asked =
+            SyncState::request(&queue, position.unwrap_or_default(), request, Reason::Asked)?;
         queue.flush()?;
         Ok::<_, Failure>(asked)
     })
@@ -188,20 +189,20 @@ async fn run_here(
     let run = agent.run(async {
         end = Some(tokio::select! {
             end = wait_here(watched, open.id.to_string()) => end,
-            _ = tokio::signal::ctrl_c() => End::Interrupted,
-            _ = terminate.recv() => End::Interrupted,
+            _ = tokio::signal::ctrl_c() => SyncEnd::Interrupted,
+            _ = terminate.recv() => SyncEnd::Interrupted,
         });
     });
     // All of the agent is in it.
     Box::pin(run).await?;
     let sync = handles.status.state().sync.as_ref().map(|sync| sync.report(now_ms()));
     match (end, sync) {
-        (Some(End::Written), Some(sync)) => {
+        (Some(SyncEnd::Written), Some(sync)) => {
             let Handles { status, queue, .. } = handles;
             let refused = blocking(move || refused_of_the_run(&status, &queue)).await?;
             Ok(summary(&sync, refused, output))
         }
-        (Some(End::AtlasAway(problem)), _) => {
+        (Some(SyncEnd::AtlasAway(problem)), _) => {
             Err(Failure::new(ExitCode::Atlas, anyhow::anyhow!(problem))
                 .hint("`outrigger sync` or `outrigger run` goes on with it"))
         }
@@ -214,7 +215,7 @@ async fn run_here(
 }
 
 /// How a sync without an agent ended.
-enum End {
+enum SyncEnd {
     Written,
     AtlasAway(String),
     Interrupted,
@@ -223,7 +224,7 @@ enum End {
 /// How long Atlas may be away while a person waits.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-async fn wait_here(handles: Handles, id: String) -> End {
+async fn wait_here(handles: Handles, id: String) -> SyncEnd {
     let mut bars = Bars::new();
     let mut away: Option<Instant> = None;
     loop {
@@ -233,7 +234,7 @@ async fn wait_here(handles: Handles, id: String) -> End {
         match fault {
             Some(fault) if away.is_some_and(|since| since.elapsed() > PATIENCE) => {
                 bars.finish();
-                return End::AtlasAway(fault.error);
+                return SyncEnd::AtlasAway(fault.error);
             }
             Some(fault) if away.is_none() => {
                 away = Some(Instant::now());
@@ -261,7 +262,7 @@ async fn wait_here(handles: Handles, id: String) -> End {
         let is_over = sync.finished_ms.is_some() && !is_open && sync.id >= id;
         if is_stuck(&sync) || (is_over && (is_held_up || is_written(&sync, oldest))) {
             bars.finish();
-            return End::Written;
+            return SyncEnd::Written;
         }
     }
 }
@@ -274,7 +275,7 @@ fn summary(sync: &ProgressReport, refused: u64, output: Output) -> Code {
     } else {
         print(sync, refused);
     }
-    let is_done = sync.outcome == Some(Outcome::Done);
+    let is_done = sync.outcome == Some(SyncOutcome::Done);
     let found = sync.missing + sync.extra + sync.content + sync.schema;
     let is_fine = is_done && refused == 0 && !(sync.activity == Activity::DryRun && found > 0);
     if is_fine { Code::SUCCESS } else { Code::FAILURE }
@@ -291,7 +292,7 @@ fn print(sync: &ProgressReport, refused: u64) {
         units::show_bytes(sync.bytes_from_atlas),
     ));
     let found = sync.missing + sync.extra + sync.content + sync.schema;
-    let is_done = sync.outcome == Some(Outcome::Done);
+    let is_done = sync.outcome == Some(SyncOutcome::Done);
     let outcome = sync.outcome.as_ref().map_or("not ended".to_owned(), ToString::to_string);
     show::line(match (sync.activity, found) {
         (_, 0) => format!("no difference; {outcome}"),

@@ -30,7 +30,7 @@ pub async fn feed_while_starting() {
 /// For as long as the agent runs.
 pub async fn follow(handles: Handles) {
     let mut is_ready = false;
-    let mut beats = Beats::new(&handles.status.beats);
+    let mut ticks = Ticks::new(&handles.status.ticks);
     let mut status = String::new();
     loop {
         let of_now = handles.clone();
@@ -43,7 +43,7 @@ pub async fn follow(handles: Handles) {
                 ready();
             }
         }
-        if lives(&handles) && beats.go_on(&handles.status.beats) {
+        if lives(&handles) && ticks.go_on(&handles.status.ticks) {
             tell(&[NotifyState::Watchdog]);
         }
         let now = conditions.first().map_or_else(
@@ -81,20 +81,20 @@ fn tell(state: &[NotifyState]) {
     let _ = sd_notify::notify(state);
 }
 
-/// Whether [`Status::beats`](crate::observe::status::Status::beats) still grow.
-struct Beats {
+/// Whether [`Status::ticks`](crate::observe::status::Status::ticks) still grow.
+struct Ticks {
     seen: u64,
     at: Instant,
 }
 
-impl Beats {
-    fn new(beats: &Counter) -> Self {
-        Self { seen: beats.get(), at: Instant::now() }
+impl Ticks {
+    fn new(ticks: &Counter) -> Self {
+        Self { seen: ticks.get(), at: Instant::now() }
     }
 
-    fn go_on(&mut self, beats: &Counter) -> bool {
-        if beats.get() != self.seen {
-            *self = Self::new(beats);
+    fn go_on(&mut self, ticks: &Counter) -> bool {
+        if ticks.get() != self.seen {
+            *self = Self::new(ticks);
         }
         self.at.elapsed() < STILL_MAX
     }

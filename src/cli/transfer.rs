@@ -23,7 +23,7 @@ use crate::{
     observe::report::{ExitCode, Failure},
     queue::{
         Queue, QueueError,
-        transfer::{EXPORT_VERSION, Operation, Whole, Wish, read, read_keys},
+        transfer::{EXPORT_VERSION, ImportEffect, Operation, Whole, read, read_keys},
     },
     sync::state::{Reason, SyncState},
 };
@@ -89,7 +89,7 @@ fn open(path: &Path) -> Result<File, Failure> {
 
 /// Reads the whole file once before anything is changed, then takes it in.
 pub fn import(config: &Config, args: &ImportArgs) -> Result<Code, Failure> {
-    let header = read(open(&args.file)?, |operation| operation.wish().map(drop))?;
+    let header = read(open(&args.file)?, |operation| operation.effect().map(drop))?;
     let filter = config.filter()?;
     match access(config)? {
         Access::Agent(client) => {
@@ -187,12 +187,12 @@ fn by_key(queue: &Queue, file: &Path, filter: &NamespaceFilter) -> Result<u64, F
         |ns| filter.matches(ns),
         |wish| {
             match wish {
-                Wish::Refresh(wanted) => {
+                ImportEffect::Refresh(wanted) => {
                     n += 1;
                     part.push(wanted);
                 }
-                Wish::Compare(namespaces) => {
-                    SyncState::demand_of(queue, position, &namespaces, Reason::Imported)
+                ImportEffect::Compare(namespaces) => {
+                    SyncState::require_of(queue, position, &namespaces, Reason::Imported)
                         .map_err(|error| error.to_string())?;
                 }
             }
@@ -222,7 +222,7 @@ pub fn clear(config: &Config, args: &ClearArgs) -> Result<Code, Failure> {
         ));
     }
     if let Some(checkpoint) = queue.checkpoint()? {
-        SyncState::demand(&queue, checkpoint.cluster_time, Reason::Cleared)?;
+        SyncState::require(&queue, checkpoint.cluster_time, Reason::Cleared)?;
         queue.flush()?;
     }
     let removed = queue.clear()?;

@@ -11,7 +11,7 @@ use super::{
     show, signals,
 };
 use crate::{
-    agent::{connect_atlas, connect_local, ends},
+    agent::{connect_atlas, connect_local, sides},
     cli::args::{Output, VerifyArgs},
     config::{Config, units},
     observe::{
@@ -19,7 +19,7 @@ use crate::{
         report::{ExitCode, Failure},
     },
     runtime::{clock::now_ms, shutdown::Stop},
-    sync::{Ends, Found, Lag, NamespaceResult, SyncError, Verification, Verify, same},
+    sync::{Found, Lag, NamespaceResult, Sides, SyncError, Verification, Verify, same},
 };
 
 /// How long an end may be away while a person waits.
@@ -38,12 +38,12 @@ pub async fn compare(
 ) -> Result<Code, Failure> {
     let scope = check_patterns(patterns)?.with_state_database(&config.atlas.state_database);
     crate::observe::logging::start("error", config.log.format);
-    let mut ends = ends(config, &connect_local(config).await?, &connect_atlas(config).await?);
-    greet(&ends).await?;
-    ends.patience = Some(PATIENCE);
+    let mut sides = sides(config, &connect_local(config).await?, &connect_atlas(config).await?);
+    greet(&sides).await?;
+    sides.patience = Some(PATIENCE);
     let for_lag = config.clone();
     let verify = Verify {
-        ends: &ends,
+        sides: &sides,
         filter: &config.filter()?,
         scope: &scope,
         digest,
@@ -85,8 +85,8 @@ fn add_reasons(config: &Config, found: &mut Verification) {
 }
 
 /// Both ends must answer at all, and be two: what is away from the start is told at once.
-pub async fn greet(ends: &Ends) -> Result<(), Failure> {
-    same::check(ends).await?;
+pub async fn greet(sides: &Sides) -> Result<(), Failure> {
+    same::check(sides).await?;
     Ok(())
 }
 

@@ -50,7 +50,7 @@ pub enum ConfigError {
     MissingBoth,
     /// One of these, and where in the file.
     #[error("{error}\n{place}")]
-    At { error: Box<ConfigError>, place: Place },
+    At { error: Box<ConfigError>, place: FilePlace },
     /// More than one, in the order of the file.
     #[error("the configuration has {} mistakes:\n\n{}", .0.len(), all(.0))]
     Several(Vec<ConfigError>),
@@ -82,7 +82,7 @@ impl ConfigError {
         ConfigError::Invalid { key, problem }
     }
 
-    pub(super) fn at(self, place: Option<Place>) -> Self {
+    pub(super) fn at(self, place: Option<FilePlace>) -> Self {
         match place {
             Some(place) => ConfigError::At { error: Box::new(self), place },
             None => self,
@@ -157,7 +157,7 @@ fn example_of(variable: &str) -> &'static str {
 
 /// A place in the file, as a person looks it up: line, column, and the line as far as it may be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct FilePlace {
     path: PathBuf,
     /// From 1.
     pub line: usize,
@@ -170,7 +170,7 @@ pub struct Place {
 /// What is shown in the place of a secret. A fixed text: even its length, or its last signs, would help whoever guesses.
 const HIDDEN: &str = "<not shown>";
 
-impl Place {
+impl FilePlace {
     pub(super) fn of(path: &Path, text: &str, span: Range<usize>) -> Option<Self> {
         let before = text.get(..span.start)?;
         let start = before.rfind('\n').map_or(0, |at| at + 1);
@@ -187,7 +187,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FilePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, line, column, width, shown } = self;
         let gutter = " ".repeat(line.to_string().len());
@@ -247,7 +247,7 @@ mod tests {
 
     fn place(text: &str, at: &str) -> String {
         let start = text.find(at).unwrap();
-        Place::of(Path::new("c.toml"), text, start..start + at.len()).unwrap().to_string()
+        FilePlace::of(Path::new("c.toml"), text, start..start + at.len()).unwrap().to_string()
     }
 
     #[test]

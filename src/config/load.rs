@@ -9,7 +9,7 @@ use toml::{Table, Value, de::DeTable};
 
 use super::{
     Config, ConfigError, HttpUrl, Origin, Uri,
-    error::Place,
+    error::FilePlace,
     keys::{KEYS, OF_ATLAS},
     postgres::{self, PostgresUri},
     secret::{self, ReadError},
@@ -91,13 +91,13 @@ fn parse_with(
             let problem = format!("does not go with `target.kind = \"postgres\"`: {reason}");
             let span = span_of(spans.get_ref(), key, false);
             let at = span.as_ref().map_or(usize::MAX, |span| span.start);
-            let place = span.and_then(|span| Place::of(path, text, span));
+            let place = span.and_then(|span| FilePlace::of(path, text, span));
             errors.push((at, ConfigError::invalid(key, problem).at(place)));
         } else if let Err(error) = set(&mut config, &key, &value, None) {
             let is_value = matches!(error, ConfigError::Value { .. });
             let span = span_of(spans.get_ref(), &key, is_value);
             let at = span.as_ref().map_or(usize::MAX, |span| span.start);
-            errors.push((at, error.at(span.and_then(|span| Place::of(path, text, span)))));
+            errors.push((at, error.at(span.and_then(|span| FilePlace::of(path, text, span)))));
         }
     }
     errors.sort_by_key(|(at, _)| *at);
@@ -135,7 +135,7 @@ fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
         message => message,
     };
     ConfigError::Syntax { path: path.to_owned(), message: message.to_owned() }
-        .at(error.span().and_then(|span| Place::of(path, text, span)))
+        .at(error.span().and_then(|span| FilePlace::of(path, text, span)))
 }
 
 /// Where a key of [`flatten`] stands, or its value.

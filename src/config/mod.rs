@@ -19,7 +19,7 @@ pub mod units;
 mod uri;
 mod uri_options;
 
-pub use error::{ConfigError, Place};
+pub use error::{ConfigError, FilePlace};
 pub use load::{REFERENCE, Secrets, load, load_with, parse};
 pub use mapping::{ChildRule, ColumnRule, ColumnType, Mapping, NAME_BYTES_MAX, OWN_COLUMNS};
 pub use postgres::PostgresUri;
@@ -84,7 +84,7 @@ pub struct Atlas {
     pub max_ops_per_second: u64,
     /// 0: no limit.
     pub max_bytes_per_second: u64,
-    /// Where the mark of ownership is kept in Atlas.
+    /// Where the lease is kept in Atlas.
     pub state_database: String,
 }
 

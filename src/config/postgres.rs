@@ -6,7 +6,7 @@ use toml::{Spanned, de::DeTable, de::DeValue};
 
 use super::{
     ConfigError, Origin,
-    error::Place,
+    error::FilePlace,
     mapping::{ChildRule, ColumnRule, ColumnType, Mapping, NAME_BYTES_MAX, OWN_COLUMNS},
     secret::{self, ReadError},
 };
@@ -115,7 +115,7 @@ pub(super) fn read(
     }
     let placed = |(span, error): Mistake| {
         let start = span.start;
-        (start, error.at(Place::of(path, text, span)))
+        (start, error.at(FilePlace::of(path, text, span)))
     };
     (mapping, mistakes.into_iter().map(placed).collect())
 }

@@ -211,7 +211,7 @@ impl Uri {
         self.text.split_once("://").map_or("", |(_, rest)| rest)
     }
 
-    fn parts(&self) -> Parts<'_> {
+    fn parts(&self) -> UriParts<'_> {
         let rest = self.rest();
         // An unescaped `@` or `/` in a password is wrong, but must not print half of the password:
         // everything up to the last `@` before the options is taken for credentials.
@@ -221,7 +221,7 @@ impl Uri {
             None => (false, before_options),
         };
         let (hosts, database) = location.split_once('/').unwrap_or((location, ""));
-        Parts { has_credentials, hosts, database }
+        UriParts { has_credentials, hosts, database }
     }
 }
 
@@ -262,7 +262,7 @@ pub(crate) fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-struct Parts<'a> {
+struct UriParts<'a> {
     has_credentials: bool,
     hosts: &'a str,
     database: &'a str,

@@ -126,7 +126,7 @@ static ADMIN: LazyLock<(tokio::runtime::Runtime, Router)> = LazyLock::new(|| {
         let options = QueueOptions { persist: false, ..QueueOptions::new(path) };
         let handles = Handles {
             monitor: Arc::default(),
-            demanded: Arc::default(),
+            sync_wanted: Arc::default(),
             watch: Arc::default(),
             status: Arc::default(),
             reading: Arc::default(),

@@ -1,6 +1,6 @@
-//! Whether this agent may still write to Atlas: its lease, which lasts as long as its mark there is young.
+//! Whether this agent may still write to Atlas: its lease, which lasts as long as its last renewal is young.
 //!
-//! Another agent may be told to take over once the mark has not been renewed for a minute. So an agent that
+//! Another agent may be told to take over once the lease has not been renewed for a minute. So an agent that
 //! has not renewed its own for [`LIMIT`] writes nothing, and it asks before each write, not from time to time:
 //! a process that was stopped (SIGSTOP, a debugger, a machine that slept) knows nothing of that when it goes
 //! on, and its first write may be the one that puts a document back to an old version.
@@ -30,11 +30,11 @@ impl BootTime {
     }
 }
 
-/// No mark was set yet; and the mark is known to be another's, or unknown.
+/// No lease was taken yet; and the lease is known to be another's, or unknown.
 const NEVER: u64 = u64::MAX;
 const ENDED: u64 = u64::MAX - 1;
 
-/// Owns the question. Only the [claim](crate::sync::ownership::Claim) renews it.
+/// Owns the question. Only the [client](crate::sync::ownership::LeaseClient) renews it.
 #[derive(Debug)]
 pub struct Lease {
     /// When the last renewal that was confirmed had been sent, in milliseconds of [`BootTime`].
@@ -48,12 +48,12 @@ impl Default for Lease {
 }
 
 impl Lease {
-    /// The mark was set or renewed, by what was sent at `sent_at`.
+    /// The lease was taken or renewed, by what was sent at `sent_at`.
     pub fn renew(&self, sent_at: BootTime) {
         self.renewed.store(sent_at.0.as_millis() as u64, Ordering::SeqCst);
     }
 
-    /// The mark is not as it was left: nothing is written before it is set anew.
+    /// The lease is not as it was left: nothing is written before it is taken again.
     pub fn end(&self) {
         self.renewed.store(ENDED, Ordering::SeqCst);
     }
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_before_the_mark_was_set_nor_after_it_was_lost() {
+    fn nothing_is_written_before_the_lease_was_taken_nor_after_it_was_lost() {
         let lease = Lease::default();
         assert!(!lease.is_held(at(0)) && !lease.has_lapsed(at(1_000)), "it was never held");
 

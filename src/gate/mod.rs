@@ -43,13 +43,13 @@ pub mod writing;
 /// Tells the local database that is known from any other.
 #[derive(Debug, Default)]
 pub struct Gate {
-    state: Mutex<State>,
+    state: Mutex<GateState>,
     /// Woken with every change of the state, so that whoever waits for the gate need not poll.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct GateState {
     open: Option<Epoch>,
     /// How often it was opened: the number of the latest epoch.
     epochs: u64,
@@ -62,8 +62,8 @@ struct State {
     wanted: u64,
     /// See [`Gate::anchor`].
     anchor: ClusterTime,
-    /// See [`Gate::is_in_doubt`].
-    is_in_doubt: bool,
+    /// See [`Gate::is_suspect`].
+    is_suspect: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -177,7 +177,7 @@ impl Gate {
             state.open = Some(Epoch { number: state.epochs, process });
         }
         state.ended_well = state.ended_well.max(attempt.number);
-        state.is_in_doubt = false;
+        state.is_suspect = false;
         drop(state);
         self.changed.notify_waiters();
         true
@@ -187,7 +187,7 @@ impl Gate {
     /// suspicion of another database, and ends none that is there.
     pub fn refuted(&self, finding: Finding) {
         let mut state = self.lock();
-        state.is_in_doubt |= matches!(finding, Finding::OtherDatabase | Finding::OtherPast);
+        state.is_suspect |= matches!(finding, Finding::OtherDatabase | Finding::OtherPast);
         state.closings += 1;
         state.open = None;
         drop(state);
@@ -196,8 +196,8 @@ impl Gate {
 
     /// True while there is evidence that this is another database, until a proof says otherwise: nothing is written to
     /// Atlas meanwhile, whoever has read it and whenever.
-    pub fn is_in_doubt(&self) -> bool {
-        self.lock().is_in_doubt
+    pub fn is_suspect(&self) -> bool {
+        self.lock().is_suspect
     }
 
     /// The time of the youngest entry of the oplog that is known to have been there, of those that a majority
@@ -212,7 +212,7 @@ impl Gate {
         state.anchor = state.anchor.max(entry);
     }
 
-    async fn until(&self, is_so: impl Fn(&State) -> bool) {
+    async fn until(&self, is_so: impl Fn(&GateState) -> bool) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -226,7 +226,7 @@ impl Gate {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, GateState> {
         self.state.lock()
     }
 }

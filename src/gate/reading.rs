@@ -12,11 +12,11 @@ use crate::{model::checkpoint::ClusterTime, policy::position::Position};
 /// Owns how far the stream has been read.
 #[derive(Debug, Default)]
 pub struct Reading {
-    state: Mutex<State>,
+    state: Mutex<ReadingState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ReadingState {
     position: Position,
     /// Why it stands still, while it does.
     stopped: Option<String>,
@@ -72,7 +72,7 @@ impl Reading {
         std::mem::take(&mut self.lock().is_wanted)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ReadingState> {
         self.state.lock()
     }
 }

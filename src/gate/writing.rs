@@ -5,10 +5,10 @@
 //! | --- | --- | --- |
 //! | a person has paused it | the admin API | the person resumes it, or its time is over |
 //! | the local database seems to be another one | the [`Gate`] | a proof |
-//! | Atlas carries no mark of this agent yet | the claim | it is set |
-//! | the mark could not be renewed | the [`Lease`], by the time | it is renewed |
+//! | this agent does not hold the lease yet | the lease client | it is taken |
+//! | the lease could not be renewed | the [`Lease`], by the time | it is renewed |
 //! | Atlas does not answer | the worker, to the [breaker](crate::policy::breaker) | a probe that succeeds |
-//! | a collection is somebody else's in Atlas | the claim | a claim that finds it otherwise |
+//! | a collection is somebody else's in Atlas | the lease client | it finds it otherwise |
 //! | a comparison found too much to delete | the full sync | one that finds less, or is told to |
 //!
 //! The last two are of single collections, and hold up nothing else. What is displayed of all this is read from here,
@@ -34,13 +34,13 @@ pub struct Writing {
     gate: Arc<Gate>,
     lease: Arc<Lease>,
     breaker: Mutex<CircuitBreaker>,
-    state: Mutex<State>,
+    state: Mutex<WritingState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WritingState {
     pause: Option<Pause>,
-    is_marked: bool,
+    is_acquired: bool,
     not_ours: BTreeMap<Namespace, String>,
     /// By name, as they are kept in the queue.
     refused_deletes: Vec<String>,
@@ -53,11 +53,11 @@ pub struct Against {
     /// By a person.
     pub is_paused: bool,
     /// The local database seems to be another one.
-    pub is_in_doubt: bool,
-    /// The mark could not be renewed for so long that another agent may have it.
+    pub is_suspect: bool,
+    /// The lease could not be renewed for so long that another agent may have it.
     pub is_fenced: bool,
-    /// Atlas does not carry the mark of this very agent yet.
-    pub is_unmarked: bool,
+    /// This very agent does not hold the lease yet.
+    pub is_unacquired: bool,
     /// Whether Atlas answers.
     pub breaker: Stage,
 }
@@ -80,28 +80,28 @@ impl Writing {
     /// What speaks against it now.
     pub fn against(&self) -> Against {
         let breaker = self.breaker.lock().stage();
-        let (is_in_doubt, is_fenced) = (self.gate.is_in_doubt(), self.is_fenced());
+        let (is_suspect, is_fenced) = (self.gate.is_suspect(), self.is_fenced());
         let state = self.lock();
-        let (is_paused, is_unmarked) = (state.pause.is_some(), !state.is_marked);
-        Against { is_paused, is_in_doubt, is_fenced, is_unmarked, breaker }
+        let (is_paused, is_unacquired) = (state.pause.is_some(), !state.is_acquired);
+        Against { is_paused, is_suspect, is_fenced, is_unacquired, breaker }
     }
 
     /// True while nothing may be written, whoever wants it so. Whether Atlas is there is another matter.
     pub fn rests(&self) -> bool {
-        self.is_paused() || self.gate.is_in_doubt() || self.is_fenced()
+        self.is_paused() || self.gate.is_suspect() || self.is_fenced()
     }
 
     /// True while the local database seems to be another one.
-    pub fn is_in_doubt(&self) -> bool {
-        self.gate.is_in_doubt()
+    pub fn is_suspect(&self) -> bool {
+        self.gate.is_suspect()
     }
 
-    /// The mark could not be renewed for so long that another agent may have it: nothing is written.
+    /// The lease could not be renewed for so long that another agent may have it: nothing is written.
     pub fn is_fenced(&self) -> bool {
         self.lease.has_lapsed(BootTime::now())
     }
 
-    /// The lease of the mark, for whoever asks before each write.
+    /// The lease, for whoever asks before each write.
     pub fn lease(&self) -> &Arc<Lease> {
         &self.lease
     }
@@ -126,14 +126,14 @@ impl Writing {
         self.lock().pause.is_some()
     }
 
-    /// Atlas carries the mark of this very agent from now on.
-    pub fn marked(&self) {
-        self.lock().is_marked = true;
+    /// This very agent holds the lease from now on.
+    pub fn acquired(&self) {
+        self.lock().is_acquired = true;
     }
 
     /// True once it does.
-    pub fn is_marked(&self) -> bool {
-        self.lock().is_marked
+    pub fn is_acquired(&self) -> bool {
+        self.lock().is_acquired
     }
 
     /// These collections, with the reason, are somebody else's in Atlas. Returns those that were so far.
@@ -174,10 +174,10 @@ impl Writing {
     /// delete was refused. Without this question `flush` and `status` would call a copy complete that lacks a collection.
     pub fn leaves_nothing(&self) -> bool {
         let state = self.lock();
-        state.is_marked && state.refused_deletes.is_empty() && state.not_ours.is_empty()
+        state.is_acquired && state.refused_deletes.is_empty() && state.not_ours.is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, WritingState> {
         self.state.lock()
     }
 }
@@ -188,7 +188,7 @@ mod tests {
     use crate::gate::past::Finding;
 
     #[test]
-    fn writing_rests_while_a_person_the_gate_or_the_mark_says_so_and_not_for_an_outage() {
+    fn writing_rests_while_a_person_the_gate_or_the_lease_says_so_and_not_for_an_outage() {
         let writing = Writing::default();
         assert!(!writing.rests(), "no mark was ever set, and nothing could lapse");
 
@@ -199,7 +199,7 @@ mod tests {
         assert!(writing.rests() && writing.against().is_fenced);
         writing.lease.renew(BootTime::now());
         writing.gate.refuted(Finding::OtherPast);
-        assert!(writing.rests() && writing.against().is_in_doubt);
+        assert!(writing.rests() && writing.against().is_suspect);
 
         let process = bson::oid::ObjectId::from_bytes([1; 12]);
         assert!(writing.gate.proved(writing.gate.begin_proof(), process) && !writing.rests());
@@ -212,7 +212,7 @@ mod tests {
     fn a_collection_that_is_kept_apart_or_may_not_be_emptied_leaves_something() {
         let (writing, ns) = (Writing::default(), Namespace::new("shop", "orders"));
         assert!(!writing.leaves_nothing(), "no mark");
-        writing.marked();
+        writing.acquired();
         assert!(writing.leaves_nothing() && writing.may_delete_in(&ns));
 
         assert_eq!(writing.refuse_deletes(&ns), writing.refuse_deletes(&ns), "once");

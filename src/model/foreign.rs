@@ -8,24 +8,24 @@ use crate::model::namespace::{Namespace, NamespaceFilter};
 /// Names and choices of names that are not ours to write in Atlas.
 #[derive(Clone, Debug, Default)]
 pub struct Foreign {
-    /// Collections that held data in Atlas, of which no mark says that it is ours.
+    /// Collections that held data in Atlas, which no lease record of ours covers.
     pub names: BTreeSet<Namespace>,
-    /// What other sources have marked as theirs, by the source's id.
-    pub marked: Vec<(String, NamespaceFilter)>,
+    /// What the leases of other sources cover, by the source's id.
+    pub leased: Vec<(String, NamespaceFilter)>,
 }
 
 impl Foreign {
     pub fn has(&self, ns: &Namespace) -> bool {
-        self.names.contains(ns) || self.marked_by(ns).is_some()
+        self.names.contains(ns) || self.leased_by(ns).is_some()
     }
 
-    /// The source that has marked it as its own.
-    pub fn marked_by(&self, ns: &Namespace) -> Option<&str> {
-        self.marked.iter().find(|(_, filter)| filter.matches(ns)).map(|(source, _)| &**source)
+    /// The source whose lease covers it.
+    pub fn leased_by(&self, ns: &Namespace) -> Option<&str> {
+        self.leased.iter().find(|(_, filter)| filter.matches(ns)).map(|(source, _)| &**source)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.marked.is_empty()
+        self.names.is_empty() && self.leased.is_empty()
     }
 
     /// True when everything of this is in `other` too.
@@ -34,8 +34,8 @@ impl Foreign {
             let is_it = |(of, other): &(String, NamespaceFilter)| {
                 of == source && other.fingerprint() == filter.fingerprint()
             };
-            other.marked.iter().any(is_it)
+            other.leased.iter().any(is_it)
         };
-        self.names.is_subset(&other.names) && self.marked.iter().all(is_there)
+        self.names.is_subset(&other.names) && self.leased.iter().all(is_there)
     }
 }

@@ -151,7 +151,9 @@ pub fn class_of(error: &MongoError) -> Class {
         },
         ErrorKind::Authentication { .. } | ErrorKind::InvalidTlsConfig { .. } => Class::Denied,
         // What the driver says of a server that it cannot select names the cause in its text only.
-        ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) if is_refusal(&driver.to_string()) => {
+        ErrorKind::ServerSelection { .. } | ErrorKind::Io(_)
+            if is_refusal_of_access(&driver.to_string()) =>
+        {
             Class::Denied
         }
         ErrorKind::ServerSelection { .. }
@@ -230,7 +232,7 @@ fn class_of_atlas_error(message: &str) -> Class {
 
 /// True for a TLS or authentication failure that the driver reports as a network error. Taken for one, it would be waited
 /// for without end, and nobody would be told that a certificate or a password is wrong.
-fn is_refusal(text: &str) -> bool {
+fn is_refusal_of_access(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     ["certificate", "handshake failure", "handshakefailure", "authentication failed"]
         .iter()

@@ -29,9 +29,9 @@ pub(super) struct Behind {
 
 /// A connection belongs to one process for its whole life.
 #[derive(Debug, Default)]
-pub(super) struct Known(HashMap<Connection, Behind>);
+pub(super) struct KnownConnections(HashMap<Connection, Behind>);
 
-impl Known {
+impl KnownConnections {
     pub fn of(&self, connection: &Connection) -> Option<Behind> {
         self.0.get(connection).copied()
     }
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn a_connection_that_another_task_has_asked_over_is_not_believed_before_a_proof() {
         let process = ObjectId::from_bytes([1; 12]);
-        let mut known = Known::default();
+        let mut known = KnownConnections::default();
         known.leads_to(connection(1), process);
         assert_eq!(known.of(&connection(1)), Some(Behind { process, is_proven: false }));
 
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_has_a_bound() {
-        let mut known = Known::default();
+        let mut known = KnownConnections::default();
         for id in 0..5_000 {
             known.leads_to(connection(id), ObjectId::from_bytes([1; 12]));
         }

@@ -11,7 +11,7 @@ use std::{
 use mongodb::error::{Error, ErrorKind};
 
 use super::{
-    Mongo, MongoError, Slot, cause,
+    ClientSlot, Mongo, MongoError, cause,
     class::{self, Class},
     renewal::Place,
     seeds::{self, Found},
@@ -93,7 +93,7 @@ impl Mongo {
     /// looked at as well: it may have been renewed.
     pub(super) async fn explained<T>(
         &self,
-        slot: &Slot,
+        slot: &ClientSlot,
         reply: Result<T, MongoError>,
     ) -> Result<T, MongoError> {
         match reply {
@@ -102,7 +102,7 @@ impl Mongo {
         }
     }
 
-    async fn explain(&self, slot: &Slot, error: Error) -> MongoError {
+    async fn explain(&self, slot: &ClientSlot, error: Error) -> MongoError {
         let is_choice = matches!(error.kind.as_ref(), ErrorKind::ServerSelection { .. });
         if let Some(dump) = cause::dump(&error) {
             tracing::debug!(end = self.connect.end, error = dump, "what the driver knows");
@@ -116,7 +116,7 @@ impl Mongo {
         MongoError::Explained(Arc::new(Explained { error, found, place: slot.place.clone() }))
     }
 
-    async fn asked(&self, slot: &Slot) -> Found {
+    async fn asked(&self, slot: &ClientSlot) -> Found {
         let mut latest = self.found.lock().await;
         if let Some((at, found)) = &*latest
             && at.elapsed() < HOLDS_FOR

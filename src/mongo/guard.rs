@@ -17,8 +17,8 @@ use mongodb::{
 use parking_lot::Mutex;
 
 use super::{
-    Mongo, MongoError, Slot, class,
-    connections::{Behind, Connection, Known},
+    ClientSlot, Mongo, MongoError, class,
+    connections::{Behind, Connection, KnownConnections},
 };
 use crate::gate::{Gate, Permit};
 
@@ -42,7 +42,7 @@ const TRIES: [(Duration, usize); 9] = {
     ]
 };
 
-type Connections = Arc<Mutex<Known>>;
+type Connections = Arc<Mutex<KnownConnections>>;
 
 tokio::task_local! {
     /// The last connection that was taken for the exchange that is under way.
@@ -148,7 +148,7 @@ impl Mongo {
     pub(super) async fn believed<T>(
         &self,
         permit: &Permit,
-        slot: &Slot,
+        slot: &ClientSlot,
         (reply, taken): (Result<T, MongoError>, Option<(ServerAddress, u32)>),
     ) -> Result<T, MongoError> {
         if matches!(self.guard, Guard::None) {
@@ -175,7 +175,7 @@ impl Mongo {
     fn is_known_to_be_right(
         &self,
         permit: &Permit,
-        slot: &Slot,
+        slot: &ClientSlot,
         (address, id): &(ServerAddress, u32),
     ) -> bool {
         let Guard::Gate { gate, connections } = &self.guard else { return false };
@@ -186,7 +186,7 @@ impl Mongo {
     async fn check_process(
         &self,
         permit: &Permit,
-        slot: &Slot,
+        slot: &ClientSlot,
         (address, id): (ServerAddress, u32),
     ) -> Result<(), MongoError> {
         let connection = (slot.number, address, id);
@@ -222,7 +222,7 @@ impl Mongo {
     async fn behind(
         &self,
         connections: &Connections,
-        slot: &Slot,
+        slot: &ClientSlot,
         connection: &Connection,
     ) -> Result<Behind, MongoError> {
         for (wait, at_once) in TRIES {

@@ -108,7 +108,7 @@ pub struct Connect {
 
 /// A client, and which one it is.
 #[derive(Clone, Debug)]
-struct Slot {
+struct ClientSlot {
     client: Client,
     number: u64,
     options: Arc<ClientOptions>,
@@ -127,7 +127,7 @@ pub struct Mongo {
     connect: Connect,
     /// Made when it is first needed and can be made: `mongodb+srv://` asks the name service, which may
     /// be away like anything else.
-    client: Arc<Mutex<Option<Slot>>>,
+    client: Arc<Mutex<Option<ClientSlot>>>,
     /// Bytes of the replies that cursors brought, before any compression of the wire.
     received: Arc<Counter>,
     /// Bytes of the commands that were sent, likewise.
@@ -166,7 +166,7 @@ impl Mongo {
         }
     }
 
-    async fn client(&self) -> Result<Slot, MongoError> {
+    async fn client(&self) -> Result<ClientSlot, MongoError> {
         let mut slot = self.client.lock().await;
         if let Some(slot) = &*slot {
             self.look_for_renewal(slot);
@@ -189,7 +189,7 @@ impl Mongo {
         }
     }
 
-    async fn make_client(&self, uri: &Uri) -> Result<Slot, MongoError> {
+    async fn make_client(&self, uri: &Uri) -> Result<ClientSlot, MongoError> {
         let connect = &self.connect;
         // Before the files are read for use. In the other order a change in between would be taken for the state in use,
         // and never be noticed.
@@ -208,7 +208,7 @@ impl Mongo {
             options.compressors = Some(compressors(&connect.compressors));
         }
         let client = trusting(options.clone()).map_err(bad)?;
-        Ok(Slot {
+        Ok(ClientSlot {
             client,
             number: fastrand::u64(..),
             options: Arc::new(options),
@@ -245,7 +245,7 @@ impl Mongo {
 
     async fn exchange(
         &self,
-        Slot { client, number, .. }: &Slot,
+        ClientSlot { client, number, .. }: &ClientSlot,
         db: &str,
         command: RawDocumentBuf,
         timeout: Duration,
@@ -364,7 +364,7 @@ impl Mongo {
     pub async fn close(&self) {
         // Held by somebody who makes a client just now, which may take seconds: there is nothing to close yet.
         let Ok(mut slot) = self.client.try_lock() else { return };
-        let Some(Slot { client, .. }) = slot.take() else { return };
+        let Some(ClientSlot { client, .. }) = slot.take() else { return };
         let closing = client.shutdown().immediate(true);
         let _ = tokio::time::timeout(Duration::from_millis(300), closing).await;
     }
@@ -433,7 +433,7 @@ pub struct BatchCursor {
     cursor: RawBatchCursor,
     mongo: Mongo,
     /// The client that it belongs to.
-    slot: Slot,
+    slot: ClientSlot,
     /// The permit under which it was opened. Once that has ended, a reply may come from another database under the same
     /// cursor, and is thrown away.
     permit: Permit,

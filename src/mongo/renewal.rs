@@ -19,7 +19,7 @@ use std::{
 use parking_lot::{Mutex as StdMutex, MutexGuard};
 use sha2::{Digest, Sha256};
 
-use super::{Mongo, MongoError, Slot};
+use super::{ClientSlot, Mongo, MongoError};
 use crate::{
     config::{Origin, Uri, secret::ReadError},
     runtime::trust,
@@ -40,13 +40,13 @@ pub(super) const FILES: [&str; 2] = ["tlsCAFile", "tlsCertificateKeyFile"];
 /// What is remembered of the looks.
 #[derive(Debug, Default)]
 pub(super) struct Renewal {
-    state: StdMutex<State>,
+    state: StdMutex<RenewalState>,
     /// One look at a time.
     looking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct RenewalState {
     last_look: Option<Instant>,
     /// What did not work when it was last tried, and when that was.
     failed: Option<(Print, Instant)>,
@@ -115,7 +115,7 @@ fn may_be_renewed(uri: &Uri) -> bool {
 }
 
 impl Renewal {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, RenewalState> {
         self.state.lock()
     }
 }
@@ -135,7 +135,7 @@ impl Mongo {
     }
 
     /// Has the files looked at, beside whatever `slot` is used for.
-    pub(super) fn look_for_renewal(&self, slot: &Slot) {
+    pub(super) fn look_for_renewal(&self, slot: &ClientSlot) {
         if !may_be_renewed(&self.uri) {
             return;
         }
@@ -152,7 +152,7 @@ impl Mongo {
     }
 
     /// Puts a new client in the place of this one, if the files have changed and work.
-    pub(super) async fn renew(&self, slot: &Slot, is_refused: bool) {
+    pub(super) async fn renew(&self, slot: &ClientSlot, is_refused: bool) {
         if !may_be_renewed(&self.uri) && slot.authorities.is_none() {
             return;
         }
@@ -209,7 +209,7 @@ impl Mongo {
         }
     }
 
-    async fn tried(&self, uri: &Uri) -> Result<Slot, MongoError> {
+    async fn tried(&self, uri: &Uri) -> Result<ClientSlot, MongoError> {
         let timeout = self.connect.timeout;
         let trial = async {
             let new = self.make_client(uri).await?;

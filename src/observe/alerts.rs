@@ -2,7 +2,7 @@
 //! and what holds now are passed in.
 //!
 //! ```text
-//!             holds                          gone for SETTLED
+//!             holds                          gone for a while
 //!   (nothing) ─────▶ raised, told once ──────────────────────▶ cleared, told once
 //!                      ▲          │ gone
 //!                      └── holds ─┘ (nothing is told)
@@ -20,7 +20,7 @@ use crate::observe::{
 };
 
 /// How long a condition must be gone before its alert is cleared.
-pub const SETTLED: Duration = Duration::from_secs(15);
+pub const CLEARED_AFTER: Duration = Duration::from_secs(15);
 
 /// An alert that was raised and is not cleared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -50,12 +50,12 @@ pub enum Notice {
 
 /// The alerts that are raised now.
 #[derive(Debug, Default)]
-pub struct AlertBook {
+pub struct RaisedAlerts {
     runbook: Runbook,
     raised: Vec<Alert>,
 }
 
-impl AlertBook {
+impl RaisedAlerts {
     /// Nothing is raised yet; what will be has its page in `runbook`.
     pub fn of(runbook: Runbook) -> Self {
         Self { runbook, raised: Vec::new() }
@@ -78,10 +78,10 @@ impl AlertBook {
             self.raised.push(alert.clone());
             notices.push(Notice::Raised(alert));
         }
-        let settled = SETTLED.as_millis() as u64;
+        let cleared_after = CLEARED_AFTER.as_millis() as u64;
         self.raised.retain(|alert| {
             // A clock that was set back must not keep an alert for as long as it was wrong.
-            let stays = alert.seen_ms.abs_diff(now_ms) < settled;
+            let stays = alert.seen_ms.abs_diff(now_ms) < cleared_after;
             if !stays {
                 notices.push(Notice::Cleared(alert.clone(), now_ms));
             }
@@ -121,24 +121,24 @@ mod tests {
 
     #[test]
     fn an_alert_is_raised_once_and_cleared_once() {
-        let mut book = AlertBook::default();
+        let mut alerts = RaisedAlerts::default();
 
-        assert_eq!(told(&book.update(&[lag("31s")], 1_000)), [("raised", "31s")]);
-        assert_eq!(told(&book.update(&[lag("40s")], 2_000)), []);
-        assert_eq!(book.raised()[0].message, "40s", "it tells how it is now");
-        assert_eq!(told(&book.update(&[], 3_000)), []);
-        assert_eq!(told(&book.update(&[], 17_000)), [("cleared", "40s")]);
-        assert_eq!(told(&book.update(&[], 18_000)), []);
+        assert_eq!(told(&alerts.update(&[lag("31s")], 1_000)), [("raised", "31s")]);
+        assert_eq!(told(&alerts.update(&[lag("40s")], 2_000)), []);
+        assert_eq!(alerts.raised()[0].message, "40s", "it tells how it is now");
+        assert_eq!(told(&alerts.update(&[], 3_000)), []);
+        assert_eq!(told(&alerts.update(&[], 17_000)), [("cleared", "40s")]);
+        assert_eq!(told(&alerts.update(&[], 18_000)), []);
     }
 
     #[test]
     fn what_comes_and_goes_around_its_threshold_is_one_alert() {
-        let mut book = AlertBook::default();
+        let mut alerts = RaisedAlerts::default();
 
         let notices: Vec<_> = (0..100_u64)
             .flat_map(|n| {
                 let holds = if n % 3 == 0 { vec![lag("31s")] } else { vec![] };
-                book.update(&holds, n * 2_000)
+                alerts.update(&holds, n * 2_000)
             })
             .collect();
 
@@ -148,9 +148,9 @@ mod tests {
     #[test]
     fn two_collections_are_two_alerts() {
         let of = |ns: &str| Condition { ns: Some(ns.to_owned()), ..lag(ns) };
-        let mut book = AlertBook::default();
-        book.update(&[of("a.b"), of("a.c")], 0);
+        let mut alerts = RaisedAlerts::default();
+        alerts.update(&[of("a.b"), of("a.c")], 0);
 
-        assert_eq!(told(&book.update(&[of("a.c")], 20_000)), [("cleared", "a.b")]);
+        assert_eq!(told(&alerts.update(&[of("a.c")], 20_000)), [("cleared", "a.b")]);
     }
 }

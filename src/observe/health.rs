@@ -6,7 +6,7 @@
 //! | `degraded` | past a target; or Atlas's breaker is not closed; or copying, paused; or a warning holds |
 //! | `unhealthy` | past an alert, or nothing moves on the wire |
 //!
-//! The wire counts, not the loops: the local change stream answers at least every second and Atlas's mark
+//! The wire counts, not the loops: the local change stream answers at least every second and Atlas's lease record
 //! is renewed every ten, so an end that is silent for longer than [`SILENCE`] is not there, however alive
 //! the task that waits for it.
 
@@ -91,7 +91,7 @@ pub struct Vitals {
     /// What an end says that refuses access.
     pub local_denied: Option<String>,
     pub atlas_denied: Option<String>,
-    /// The mark of ownership could not be renewed.
+    /// The lease could not be renewed.
     pub is_fenced: bool,
     /// Collections in which a comparison found too much to delete.
     pub refused_deletes: Vec<String>,

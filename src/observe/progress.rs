@@ -64,7 +64,7 @@ impl Share {
 /// How a run ended. The API tells it in words, by which the CLI knows it again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", from = "String")]
-pub enum Outcome {
+pub enum SyncOutcome {
     Done,
     /// With what is left, in words.
     DoneBut(String),
@@ -72,8 +72,8 @@ pub enum Outcome {
     Failed(String),
     /// It is owed, and cannot be done until somebody acts. It is tried again.
     NotDone(String),
-    /// More was demanded meanwhile.
-    BeginsAnew,
+    /// More was required meanwhile.
+    BeginsAgain,
     Cancelled,
     /// What was asked for has given way to what is owed.
     GivenWay,
@@ -85,45 +85,45 @@ const DONE: &str = "done";
 const DONE_BUT: &str = "done, but: ";
 const FAILED: &str = "failed: ";
 const NOT_DONE: &str = "not done, and tried again: ";
-const BEGINS_ANEW: &str = "ended; it begins anew, since more was demanded meanwhile";
+const BEGINS_AGAIN: &str = "ended; it begins anew, since more was demanded meanwhile";
 const CANCELLED: &str = "cancelled";
 const GIVEN_WAY: &str = "ended for one of everything, which is owed";
 
-impl fmt::Display for Outcome {
+impl fmt::Display for SyncOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (words, what) = match self {
-            Outcome::Done => (DONE, ""),
-            Outcome::DoneBut(what) => (DONE_BUT, what.as_str()),
-            Outcome::Failed(why) => (FAILED, why.as_str()),
-            Outcome::NotDone(why) => (NOT_DONE, why.as_str()),
-            Outcome::BeginsAnew => (BEGINS_ANEW, ""),
-            Outcome::Cancelled => (CANCELLED, ""),
-            Outcome::GivenWay => (GIVEN_WAY, ""),
-            Outcome::Other(words) => (words.as_str(), ""),
+            SyncOutcome::Done => (DONE, ""),
+            SyncOutcome::DoneBut(what) => (DONE_BUT, what.as_str()),
+            SyncOutcome::Failed(why) => (FAILED, why.as_str()),
+            SyncOutcome::NotDone(why) => (NOT_DONE, why.as_str()),
+            SyncOutcome::BeginsAgain => (BEGINS_AGAIN, ""),
+            SyncOutcome::Cancelled => (CANCELLED, ""),
+            SyncOutcome::GivenWay => (GIVEN_WAY, ""),
+            SyncOutcome::Other(words) => (words.as_str(), ""),
         };
         write!(f, "{words}{what}")
     }
 }
 
-impl From<Outcome> for String {
-    fn from(outcome: Outcome) -> Self {
+impl From<SyncOutcome> for String {
+    fn from(outcome: SyncOutcome) -> Self {
         outcome.to_string()
     }
 }
 
-impl From<String> for Outcome {
+impl From<String> for SyncOutcome {
     fn from(words: String) -> Self {
         let after = |said: &str| words.strip_prefix(said).map(str::to_owned);
         match words.as_str() {
-            DONE => Outcome::Done,
-            BEGINS_ANEW => Outcome::BeginsAnew,
-            CANCELLED => Outcome::Cancelled,
-            GIVEN_WAY => Outcome::GivenWay,
+            DONE => SyncOutcome::Done,
+            BEGINS_AGAIN => SyncOutcome::BeginsAgain,
+            CANCELLED => SyncOutcome::Cancelled,
+            GIVEN_WAY => SyncOutcome::GivenWay,
             _ => None
-                .or_else(|| after(DONE_BUT).map(Outcome::DoneBut))
-                .or_else(|| after(FAILED).map(Outcome::Failed))
-                .or_else(|| after(NOT_DONE).map(Outcome::NotDone))
-                .unwrap_or(Outcome::Other(words)),
+                .or_else(|| after(DONE_BUT).map(SyncOutcome::DoneBut))
+                .or_else(|| after(FAILED).map(SyncOutcome::Failed))
+                .or_else(|| after(NOT_DONE).map(SyncOutcome::NotDone))
+                .unwrap_or(SyncOutcome::Other(words)),
         }
     }
 }
@@ -144,7 +144,7 @@ pub struct Progress {
     pub digest: bool,
     pub started_ms: u64,
     pub finished_ms: Option<u64>,
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<SyncOutcome>,
     /// Bytes that Atlas sent for it.
     pub bytes_from_atlas: u64,
     pub shares: BTreeMap<Namespace, Share>,
@@ -254,7 +254,7 @@ pub struct ProgressReport {
     pub digest: bool,
     pub started_ms: u64,
     pub finished_ms: Option<u64>,
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<SyncOutcome>,
     pub collections: u64,
     pub collections_done: u64,
     pub documents: u64,
@@ -324,16 +324,16 @@ mod tests {
     fn how_a_run_ended_is_known_again_by_its_words() {
         let why = || "`shop.orders`: too large".to_owned();
         for outcome in [
-            Outcome::Done,
-            Outcome::DoneBut(why()),
-            Outcome::Failed(why()),
-            Outcome::NotDone(why()),
-            Outcome::BeginsAnew,
-            Outcome::Cancelled,
-            Outcome::GivenWay,
-            Outcome::Other("of another version".into()),
+            SyncOutcome::Done,
+            SyncOutcome::DoneBut(why()),
+            SyncOutcome::Failed(why()),
+            SyncOutcome::NotDone(why()),
+            SyncOutcome::BeginsAgain,
+            SyncOutcome::Cancelled,
+            SyncOutcome::GivenWay,
+            SyncOutcome::Other("of another version".into()),
         ] {
-            assert_eq!(Outcome::from(String::from(outcome.clone())), outcome);
+            assert_eq!(SyncOutcome::from(String::from(outcome.clone())), outcome);
         }
     }
 

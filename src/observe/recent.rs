@@ -27,14 +27,14 @@ struct Generations {
 }
 
 /// Writes of one moment to one namespace that are being noted. Locks the rest out meanwhile.
-pub struct Notes<'a> {
+pub struct Noting<'a> {
     recent: &'a Recent,
     generations: MutexGuard<'a, Generations>,
     ns: &'a Namespace,
     now_ms: u64,
 }
 
-impl Notes<'_> {
+impl Noting<'_> {
     /// A document was written.
     pub fn written(&mut self, key: &DocumentKey) {
         let hash = self.recent.hash(self.ns, key);
@@ -48,8 +48,8 @@ impl Notes<'_> {
 
 impl Recent {
     /// Begins to note what is written at `now_ms`.
-    pub fn notes<'a>(&'a self, ns: &'a Namespace, now_ms: u64) -> Notes<'a> {
-        Notes { recent: self, generations: self.lock(), ns, now_ms }
+    pub fn notes<'a>(&'a self, ns: &'a Namespace, now_ms: u64) -> Noting<'a> {
+        Noting { recent: self, generations: self.lock(), ns, now_ms }
     }
 
     /// When a document was last written, milliseconds since 1970; `None` when that is not remembered.

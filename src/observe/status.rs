@@ -54,7 +54,7 @@ impl Phase {
 pub enum Flow {
     /// Atlas has not been asked whose copy it holds, so nothing was written yet.
     Connecting,
-    /// The local database seems to be another one, or the mark in Atlas another's.
+    /// The local database seems to be another one, or the lease in Atlas another's.
     Held,
     /// Atlas refuses access.
     Denied,
@@ -70,19 +70,19 @@ pub enum Flow {
 pub struct Status {
     pub metrics: Metrics,
     /// Grows every second for as long as the agent and its queue are not stuck.
-    pub beats: Counter,
+    pub ticks: Counter,
     /// When documents were written to Atlas, as far as that is remembered.
     pub recent: Recent,
     /// The documents that the full sync in hand, or the last one, has queued.
     pub repaired: Repaired,
     /// What is wrong with one of the ends, while it is.
     pub faults: Faults,
-    state: Mutex<State>,
+    state: Mutex<StatusState>,
 }
 
 /// What is known right now.
 #[derive(Clone, Debug, Default)]
-pub struct State {
+pub struct StatusState {
     pub phase: Phase,
     /// What the local server cannot show of its oplog.
     pub unshowable: Option<Unshowable>,
@@ -150,7 +150,7 @@ pub enum Counted {
     Gone,
 }
 
-impl State {
+impl StatusState {
     /// The stream goes on, or fails for another reason.
     pub fn no_longer_failing(&mut self) {
         if matches!(self.unshowable, Some(Unshowable::Failing(_))) {
@@ -160,7 +160,7 @@ impl State {
 }
 
 impl Status {
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub fn state(&self) -> MutexGuard<'_, StatusState> {
         self.state.lock()
     }
 
@@ -168,10 +168,10 @@ impl Status {
     pub fn flow(&self, against: Against) -> Flow {
         let fault = self.faults.atlas.get();
         match () {
-            () if against.is_in_doubt || against.is_fenced => Flow::Held,
+            () if against.is_suspect || against.is_fenced => Flow::Held,
             () if fault.as_ref().is_some_and(|fault| fault.is_denied) => Flow::Denied,
             () if against.is_paused => Flow::Paused,
-            () if against.is_unmarked && fault.is_none() => Flow::Connecting,
+            () if against.is_unacquired && fault.is_none() => Flow::Connecting,
             () if fault.is_some() || against.breaker != Stage::Closed => Flow::Away,
             () => Flow::Flowing,
         }
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn writes_flow_only_when_atlas_is_ours_answers_and_nobody_has_paused() {
         let nothing = Against::default();
-        let unmarked = Against { is_unmarked: true, ..nothing };
+        let unacquired = Against { is_unacquired: true, ..nothing };
         let paused = Against { is_paused: true, ..nothing };
         let of = |is_denied| {
             let status = Status::default();
@@ -234,14 +234,14 @@ mod tests {
         };
 
         assert_eq!(Status::default().flow(nothing), Flow::Flowing);
-        assert_eq!(Status::default().flow(unmarked), Flow::Connecting);
+        assert_eq!(Status::default().flow(unacquired), Flow::Connecting);
         assert_eq!(Status::default().flow(paused), Flow::Paused);
         assert_eq!(of(true).flow(paused), Flow::Denied);
-        assert_eq!(of(false).flow(unmarked), Flow::Away);
+        assert_eq!(of(false).flow(unacquired), Flow::Away);
         let open = Against { breaker: Stage::Open, ..nothing };
         assert_eq!(Status::default().flow(open), Flow::Away);
-        let in_doubt = Against { is_in_doubt: true, ..nothing };
-        assert_eq!(Status::default().flow(in_doubt), Flow::Held);
+        let suspect = Against { is_suspect: true, ..nothing };
+        assert_eq!(Status::default().flow(suspect), Flow::Held);
     }
 
     #[test]

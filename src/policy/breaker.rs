@@ -58,7 +58,7 @@ impl Stage {
 
 /// The answer to "may we write to Atlas now?".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Permit {
+pub enum Admission {
     /// Yes.
     Proceed,
     /// Yes, one small batch, whose outcome decides for all.
@@ -74,7 +74,7 @@ pub struct CircuitBreaker {
     state: BreakerState,
 }
 
-/// How soon to ask again while another lane's probe is in flight.
+/// How soon to ask again while another writer's probe is in flight.
 const PROBE_PATIENCE: Duration = Duration::from_millis(100);
 
 impl CircuitBreaker {
@@ -94,17 +94,17 @@ impl CircuitBreaker {
         }
     }
 
-    /// May a batch be written at `now`? An answer of [`Permit::Probe`] must be followed by
+    /// May a batch be written at `now`? An answer of [`Admission::Probe`] must be followed by
     /// [`succeeded`](Self::succeeded), [`failed`](Self::failed) or [`abandoned`](Self::abandoned).
-    pub fn permit(&mut self, now: Instant) -> Permit {
+    pub fn permit(&mut self, now: Instant) -> Admission {
         match self.state {
-            BreakerState::Closed { .. } => Permit::Proceed,
-            BreakerState::Open { until, .. } if now < until => Permit::Wait(until - now),
+            BreakerState::Closed { .. } => Admission::Proceed,
+            BreakerState::Open { until, .. } if now < until => Admission::Wait(until - now),
             BreakerState::Open { trips, since, .. } => {
                 self.state = BreakerState::HalfOpen { trips, since };
-                Permit::Probe
+                Admission::Probe
             }
-            BreakerState::HalfOpen { .. } => Permit::Wait(PROBE_PATIENCE),
+            BreakerState::HalfOpen { .. } => Admission::Wait(PROBE_PATIENCE),
         }
     }
 
@@ -204,21 +204,21 @@ mod tests {
         breaker.succeeded();
         breaker.failed(now, 0.0);
         breaker.failed(now, 0.0);
-        assert_eq!(breaker.permit(now), Permit::Proceed);
+        assert_eq!(breaker.permit(now), Admission::Proceed);
         breaker.failed(now, 0.0);
 
-        assert_eq!(breaker.permit(now), Permit::Wait(secs(1)));
+        assert_eq!(breaker.permit(now), Admission::Wait(secs(1)));
     }
 
     #[test]
     fn failed_probe_reopens_and_doubles_the_wait() {
         let start = Instant::now();
         let mut breaker = open_breaker(start);
-        assert_eq!(breaker.permit(start + secs(1)), Permit::Probe);
+        assert_eq!(breaker.permit(start + secs(1)), Admission::Probe);
 
         breaker.failed(start + secs(1), 0.0);
 
-        assert_eq!(breaker.permit(start + secs(1)), Permit::Wait(secs(2)));
+        assert_eq!(breaker.permit(start + secs(1)), Admission::Wait(secs(2)));
     }
 
     #[test]
@@ -226,8 +226,8 @@ mod tests {
         let start = Instant::now();
         let mut breaker = open_breaker(start);
 
-        assert_eq!(breaker.permit(start + secs(1)), Permit::Probe);
-        assert!(matches!(breaker.permit(start + secs(1)), Permit::Wait(_)));
+        assert_eq!(breaker.permit(start + secs(1)), Admission::Probe);
+        assert!(matches!(breaker.permit(start + secs(1)), Admission::Wait(_)));
         breaker.succeeded();
 
         assert_eq!(breaker.state(), BreakerState::Closed { failures: 0 });
@@ -237,11 +237,11 @@ mod tests {
     fn a_probe_that_was_not_sent_may_be_tried_again_at_once() {
         let start = Instant::now();
         let mut breaker = open_breaker(start);
-        assert_eq!(breaker.permit(start + secs(1)), Permit::Probe);
+        assert_eq!(breaker.permit(start + secs(1)), Admission::Probe);
 
         breaker.abandoned(start + secs(1));
 
-        assert_eq!(breaker.permit(start + secs(1)), Permit::Probe);
+        assert_eq!(breaker.permit(start + secs(1)), Admission::Probe);
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
 
         breaker.succeeded();
 
-        assert!(matches!(breaker.permit(start), Permit::Wait(_)));
+        assert!(matches!(breaker.permit(start), Admission::Wait(_)));
     }
 
     #[test]
@@ -261,7 +261,7 @@ mod tests {
 
         breaker.denied(now, 0.0);
 
-        assert!(matches!(breaker.permit(now), Permit::Wait(_)));
+        assert!(matches!(breaker.permit(now), Admission::Wait(_)));
     }
 
     #[test]
@@ -271,10 +271,10 @@ mod tests {
 
         for _ in 0..100 {
             now += secs(61);
-            assert_eq!(breaker.permit(now), Permit::Probe);
+            assert_eq!(breaker.permit(now), Admission::Probe);
             breaker.failed(now, 0.0);
         }
 
-        assert_eq!(breaker.permit(now), Permit::Wait(secs(60)));
+        assert_eq!(breaker.permit(now), Admission::Wait(secs(60)));
     }
 }

@@ -1,6 +1,6 @@
 //! Keeps writes within a rate. Pure: the caller passes `now` in and does the waiting.
 //!
-//! Each write is booked and takes its share of time; the next one begins when that is over. There is
+//! Each write is throttled: it takes its share of time; the next one begins when that is over. There is
 //! no burst to save up, so a rate holds over any span longer than one write. Writes are cut to a tenth
 //! of a second's worth for that ([`Limiter::ops_max`], [`Limiter::bytes_max`]).
 
@@ -28,8 +28,8 @@ impl Limiter {
         }
     }
 
-    /// Books a write, and returns how long to wait before it is sent.
-    pub fn book(&mut self, now: Instant, ops: usize, bytes: usize) -> Duration {
+    /// Takes a write's share of time, and returns how long to wait before it is sent.
+    pub fn throttle(&mut self, now: Instant, ops: usize, bytes: usize) -> Duration {
         let time = |amount: usize, rate: Option<f64>| rate.map_or(0.0, |rate| amount as f64 / rate);
         let cost = time(ops, self.ops_per_second).max(time(bytes, self.bytes_per_second));
         if cost == 0.0 {
@@ -64,7 +64,7 @@ mod tests {
         let start = Instant::now();
         let mut now = start;
         for _ in 0..writes {
-            now += limiter.book(now, ops, bytes);
+            now += limiter.throttle(now, ops, bytes);
         }
         (now - start).as_secs_f64()
     }
@@ -83,11 +83,11 @@ mod tests {
         let mut limiter = Limiter::new(100, 1_000);
         let start = Instant::now();
 
-        assert_eq!(limiter.book(start, 1, 1_000), Duration::ZERO);
-        assert_eq!(limiter.book(start, 1, 1_000), Duration::from_secs(1));
+        assert_eq!(limiter.throttle(start, 1, 1_000), Duration::ZERO);
+        assert_eq!(limiter.throttle(start, 1, 1_000), Duration::from_secs(1));
         let later = start + Duration::from_secs(60);
-        assert_eq!(limiter.book(later, 1, 1_000), Duration::ZERO);
-        assert_eq!(limiter.book(later, 1, 1_000), Duration::from_secs(1));
+        assert_eq!(limiter.throttle(later, 1, 1_000), Duration::ZERO);
+        assert_eq!(limiter.throttle(later, 1, 1_000), Duration::from_secs(1));
     }
 
     #[test]

@@ -4,11 +4,11 @@
 pub mod backoff;
 pub mod breaker;
 pub mod coalesce;
-pub mod horizon;
 pub mod impasse;
+pub mod in_doubt;
 pub mod insert_mode;
-pub mod late;
 pub mod limiter;
 pub mod majority;
 pub mod overlap;
 pub mod position;
+pub mod read_watermark;

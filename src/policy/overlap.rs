@@ -16,11 +16,11 @@ pub fn overlap(ours: &Patterns, theirs: &Patterns) -> Option<(String, String)> {
     let excluded = || ours.exclude.iter().chain(&theirs.exclude);
     for our in included(ours) {
         for their in included(theirs) {
-            let (Some(a), Some(b)) = (Parts::of(&our), Parts::of(&their)) else {
+            let (Some(a), Some(b)) = (PatternParts::of(&our), PatternParts::of(&their)) else {
                 return Some((our, their));
             };
             let is_left_out = excluded()
-                .filter_map(|exclude| Parts::of(exclude))
+                .filter_map(|exclude| PatternParts::of(exclude))
                 .any(|exclude| exclude.covers_both(&a, &b));
             if a.meets(&b) && !is_left_out {
                 return Some((our, their));
@@ -32,8 +32,8 @@ pub fn overlap(ours: &Patterns, theirs: &Patterns) -> Option<(String, String)> {
 
 /// True when every name that `inner` chooses is provably chosen by `outer` too.
 pub fn covers(outer: &Patterns, inner: &Patterns) -> bool {
-    let parts = |patterns: &[String]| -> Option<Vec<Parts>> {
-        patterns.iter().map(|pattern| Parts::of(pattern)).collect()
+    let parts = |patterns: &[String]| -> Option<Vec<PatternParts>> {
+        patterns.iter().map(|pattern| PatternParts::of(pattern)).collect()
     };
     let all = (
         parts(&outer.include),
@@ -44,19 +44,21 @@ pub fn covers(outer: &Patterns, inner: &Patterns) -> bool {
     let (Some(include), Some(exclude), Some(of_include), Some(of_exclude)) = all else {
         return false;
     };
-    let is_within = |inner: &Parts, outer: &[Parts]| outer.iter().any(|outer| outer.covers(inner));
+    let is_within = |inner: &PatternParts, outer: &[PatternParts]| {
+        outer.iter().any(|outer| outer.covers(inner))
+    };
     let are_included = include.is_empty()
         || (!of_include.is_empty() && of_include.iter().all(|inner| is_within(inner, &include)));
     are_included && exclude.iter().all(|exclude| is_within(exclude, &of_exclude))
 }
 
 /// A pattern, in its two parts.
-struct Parts {
+struct PatternParts {
     db: Vec<char>,
     coll: Vec<char>,
 }
 
-impl Parts {
+impl PatternParts {
     /// `None` for a text that is no pattern: it has no dot.
     fn of(pattern: &str) -> Option<Self> {
         let (db, coll) = pattern.split_once('.')?;

@@ -20,7 +20,7 @@ use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
 
 use super::codec::{CodecError, LAYOUT_VERSION};
 
-/// Most entries of a block: as many as a mask of 64 bits can tell apart.
+/// Most entries of a block: as many as tombstones of 64 bits can tell apart.
 pub const ENTRIES_MAX: usize = 64;
 
 /// A block takes no further entry that would make its entries larger than this; a single entry may be larger.

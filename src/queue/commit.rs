@@ -21,12 +21,12 @@ use super::{
     merge::Later,
     reader::Reader,
     rename::{Barriers, follow, letter_followed},
-    state::State,
+    state::StoreState,
     store::Store,
 };
 use crate::{
     model::{checkpoint::Checkpoint, namespace::Namespace, write_op::WriteOp},
-    runtime::crash::{self, Step},
+    runtime::crash::{self, CrashPoint},
 };
 
 /// What a commit did.
@@ -58,7 +58,7 @@ const BROUGHT: usize = 1 << 10;
 /// When the queue cannot be read, or takes no more.
 pub fn too_large(
     store: &Store,
-    state: &State,
+    state: &StoreState,
     behind: &[Incoming],
 ) -> Result<Vec<Incoming>, QueueError> {
     state.refuse_after_failure()?;
@@ -96,7 +96,7 @@ pub fn too_large(
 /// Nothing of the part is in the queue then.
 pub fn commit_part(
     store: &Store,
-    state: &mut State,
+    state: &mut StoreState,
     incoming: &mut vec::IntoIter<Incoming>,
     checkpoint: Option<&Checkpoint>,
 ) -> Result<Committed, QueueError> {
@@ -129,9 +129,13 @@ pub fn commit_part(
         edit.put(CHECKPOINT, codec::encode_checkpoint(checkpoint), before.as_deref());
     }
     let followed = follow(store, &staged.barriers, &state.letters, &mut edit)?;
-    crash::point(Step::CommitBegins);
+    crash::point(CrashPoint::CommitBegins);
     store.write(state, edit)?;
-    crash::point(if staged.slots.is_empty() { Step::CheckpointDone } else { Step::CommitDone });
+    crash::point(if staged.slots.is_empty() {
+        CrashPoint::CheckpointDone
+    } else {
+        CrashPoint::CommitDone
+    });
 
     let front = state.front().clone();
     let mut ledger = front.ledger();
@@ -160,7 +164,7 @@ fn body_len(work: &Work) -> usize {
 
 /// The entries that a commit touches, merged in memory so that each is written once.
 struct Staged<'a> {
-    slots: Vec<Slot>,
+    slots: Vec<StagedEntry>,
     by_name: HashMap<DocumentName, usize>,
     barriers: Barriers,
     next_seq: u64,
@@ -190,7 +194,7 @@ impl Ids {
     }
 }
 
-struct Slot {
+struct StagedEntry {
     entry: Entry,
     name: Option<DocumentName>,
     is_new: bool,
@@ -205,7 +209,7 @@ struct Slot {
 }
 
 impl<'a> Staged<'a> {
-    fn new(state: &State, bytes_max: usize, incoming: usize, reader: Reader<'a>) -> Self {
+    fn new(state: &StoreState, bytes_max: usize, incoming: usize, reader: Reader<'a>) -> Self {
         Self {
             slots: Vec::with_capacity(incoming),
             by_name: HashMap::with_capacity_and_hasher(incoming, ahash::RandomState::default()),
@@ -223,7 +227,7 @@ impl<'a> Staged<'a> {
         self.bytes >= self.bytes_max
     }
 
-    fn add(&mut self, state: &State, mut incoming: Incoming) -> Result<(), QueueError> {
+    fn add(&mut self, state: &StoreState, mut incoming: Incoming) -> Result<(), QueueError> {
         let Some(name) = state.name_of(&incoming.work) else {
             let Work::Schema(change) = &incoming.work else {
                 unreachable!("only barriers are nameless")
@@ -276,7 +280,11 @@ impl<'a> Staged<'a> {
     }
 
     /// Brings the newest entry of `name` from the store into a slot.
-    fn load(&mut self, state: &State, name: &DocumentName) -> Result<Option<usize>, QueueError> {
+    fn load(
+        &mut self,
+        state: &StoreState,
+        name: &DocumentName,
+    ) -> Result<Option<usize>, QueueError> {
         let Some((mut entry, bytes_before)) = state.newest(&mut self.reader, name)? else {
             return Ok(None);
         };
@@ -289,7 +297,7 @@ impl<'a> Staged<'a> {
             *op = WriteOp::Refresh;
         }
         self.bytes += BROUGHT;
-        self.slots.push(Slot {
+        self.slots.push(StagedEntry {
             entry,
             name: Some(name.clone()),
             is_new: false,
@@ -303,7 +311,7 @@ impl<'a> Staged<'a> {
     }
 
     /// True when a barrier, stored or of this commit, stands behind `seq`.
-    fn is_closed(&self, state: &State, ns: &Namespace, seq: u64) -> bool {
+    fn is_closed(&self, state: &StoreState, ns: &Namespace, seq: u64) -> bool {
         state.ledger().schedule.lines.is_closed(ns, seq) || self.barriers.close(ns, seq)
     }
 
@@ -321,7 +329,7 @@ impl<'a> Staged<'a> {
         if let Some(name) = &name {
             self.by_name.insert(name.clone(), self.slots.len());
         }
-        self.slots.push(Slot {
+        self.slots.push(StagedEntry {
             entry,
             name,
             is_new: true,

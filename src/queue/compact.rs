@@ -1,7 +1,7 @@
 //! Giving disk back: sled's files never become smaller, so a queue that was full once would keep the
 //! disk full, and reading would never go on.
 //!
-//! A queue whose files are mostly empty is written anew when it is opened. The new files grow in the
+//! A queue whose files are mostly empty is compacted when it is opened. The new files grow in the
 //! folder `anew` beside the old ones, since the queue's folder itself may be a mount point and cannot be
 //! exchanged. Two marks make the exchange safe against a crash at any moment:
 //!
@@ -15,14 +15,14 @@ use std::{fs, io, path::Path};
 
 use super::{QueueError, QueueOptions, files::open_sled, reader::CacheGuard};
 
-const ANEW: &str = "anew";
+const COMPACTED: &str = "anew";
 const WHOLE: &str = "whole";
 const MOVING: &str = "moving";
 
 /// Files this small are never worth it.
 const SMALL: u64 = 32 << 20;
 
-/// True when most of the files is empty: then they are written anew.
+/// True when most of the files is empty: then they are compacted.
 pub(super) fn is_mostly_empty(files: u64, content: u64) -> bool {
     files > SMALL + 4 * content
 }
@@ -33,7 +33,7 @@ pub fn free_disk(path: &Path) -> Option<u64> {
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// True when there is room to write `content` anew. On a disk that is full sled does not fail but hang.
+/// True when there is room to write a compacted copy of `content`. On a disk that is full sled does not fail but hang.
 pub(super) fn has_room(path: &Path, content: u64) -> bool {
     free_disk(path).is_some_and(|free| free > SMALL + 3 * content)
 }
@@ -66,10 +66,10 @@ fn is_sleds(entry: &fs::DirEntry) -> bool {
     matches!(&*name, "db" | "conf" | "blobs") || name.starts_with("snap.")
 }
 
-/// Writes all of `db` anew beside its files, which [`finish`] exchanges once they are closed.
-pub(super) fn write_anew(db: &sled::Db, options: &QueueOptions) -> Result<(), QueueError> {
-    let anew = options.path.join(ANEW);
-    let to = QueueOptions { path: anew.clone(), ..options.clone() };
+/// Writes a compacted copy of `db` beside its files, which [`finish`] exchanges once they are closed.
+pub(super) fn write_compacted(db: &sled::Db, options: &QueueOptions) -> Result<(), QueueError> {
+    let compacted = options.path.join(COMPACTED);
+    let to = QueueOptions { path: compacted.clone(), ..options.clone() };
     let target = open_sled(&to)?;
     let (cache, target_cache) = (CacheGuard::default(), CacheGuard::default());
     for item in db.iter() {
@@ -81,15 +81,15 @@ pub(super) fn write_anew(db: &sled::Db, options: &QueueOptions) -> Result<(), Qu
     }
     target.flush()?;
     drop(target);
-    sync_files(&anew).map_err(QueueError::Disk)?;
-    fs::write(anew.join(WHOLE), "").map_err(QueueError::Disk)?;
-    sync_files(&anew).map_err(QueueError::Disk)
+    sync_files(&compacted).map_err(QueueError::Disk)?;
+    fs::write(compacted.join(WHOLE), "").map_err(QueueError::Disk)?;
+    sync_files(&compacted).map_err(QueueError::Disk)
 }
 
 /// Removes what was written of the new files.
 pub(super) fn give_up(path: &Path) {
     // What stays is removed at the next start.
-    let _ = fs::remove_dir_all(path.join(ANEW));
+    let _ = fs::remove_dir_all(path.join(COMPACTED));
 }
 
 /// Brings an exchange that was begun to its end. Nothing is open in `path` meanwhile.
@@ -97,19 +97,19 @@ pub(super) fn give_up(path: &Path) {
 /// # Errors
 /// When the disk or the permissions do not allow it.
 pub(super) fn finish(path: &Path) -> io::Result<()> {
-    let anew = path.join(ANEW);
-    if !anew.exists() {
+    let compacted = path.join(COMPACTED);
+    if !compacted.exists() {
         return Ok(());
     }
-    if anew.join(WHOLE).exists() {
+    if compacted.join(WHOLE).exists() {
         remove_sleds(path)?;
         sync(path)?;
-        fs::rename(anew.join(WHOLE), anew.join(MOVING))?;
+        fs::rename(compacted.join(WHOLE), compacted.join(MOVING))?;
         sync(path)?;
-        sync(&anew)?;
+        sync(&compacted)?;
     }
-    if anew.join(MOVING).exists() {
-        for entry in fs::read_dir(&anew)? {
+    if compacted.join(MOVING).exists() {
+        for entry in fs::read_dir(&compacted)? {
             let entry = entry?;
             if is_sleds(&entry) {
                 fs::rename(entry.path(), path.join(entry.file_name()))?;
@@ -117,7 +117,7 @@ pub(super) fn finish(path: &Path) -> io::Result<()> {
         }
         sync(path)?;
     }
-    fs::remove_dir_all(&anew)
+    fs::remove_dir_all(&compacted)
 }
 
 fn remove_sleds(path: &Path) -> io::Result<()> {
@@ -157,17 +157,17 @@ mod tests {
     /// The folders as a crash may leave them, and what stands in the queue's after the next start.
     #[test]
     fn an_exchange_that_was_interrupted_is_finished_or_undone() {
-        let made = |anew: &[&str], old: bool| {
+        let made = |compacted: &[&str], old: bool| {
             let dir = tempfile::TempDir::new().unwrap();
             if old {
                 fs::write(dir.path().join("db"), "old").unwrap();
             }
-            fs::create_dir(dir.path().join(ANEW)).unwrap();
-            for name in anew {
-                fs::write(dir.path().join(ANEW).join(name), "new").unwrap();
+            fs::create_dir(dir.path().join(COMPACTED)).unwrap();
+            for name in compacted {
+                fs::write(dir.path().join(COMPACTED).join(name), "new").unwrap();
             }
             finish(dir.path()).unwrap();
-            assert!(!dir.path().join(ANEW).exists());
+            assert!(!dir.path().join(COMPACTED).exists());
             fs::read_to_string(dir.path().join("db")).unwrap()
         };
 
@@ -177,16 +177,16 @@ mod tests {
         // The move was under way: what is in place already must not be deleted.
         let dir = tempfile::TempDir::new().unwrap();
         fs::write(dir.path().join("db"), "new").unwrap();
-        fs::create_dir(dir.path().join(ANEW)).unwrap();
-        fs::write(dir.path().join(ANEW).join("conf"), "new").unwrap();
-        fs::write(dir.path().join(ANEW).join(MOVING), "").unwrap();
+        fs::create_dir(dir.path().join(COMPACTED)).unwrap();
+        fs::write(dir.path().join(COMPACTED).join("conf"), "new").unwrap();
+        fs::write(dir.path().join(COMPACTED).join(MOVING), "").unwrap();
         finish(dir.path()).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("db")).unwrap(), "new");
         assert!(dir.path().join("conf").exists());
     }
 
     #[test]
-    fn files_are_written_anew_only_when_most_of_them_is_empty() {
+    fn files_are_compacted_only_when_most_of_them_is_empty() {
         assert!(!is_mostly_empty(SMALL, 0));
         assert!(is_mostly_empty(SMALL + 1, 0));
         assert!(!is_mostly_empty(100 << 20, 20 << 20));

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{
-    Incoming, QueueError, Work, codec, dead_letter::DeadLetter, state::State, store::Store,
+    Incoming, QueueError, Work, codec, dead_letter::DeadLetter, state::StoreState, store::Store,
 };
 use crate::{
     model::{document_key::DocumentKey, namespace::Namespace, write_op::WriteOp},
@@ -20,7 +20,7 @@ pub struct Retried {
 }
 
 /// The first from `seq` on. Whoever asks holds the state, as for the others: see [`Store::letter`].
-pub fn from(store: &Store, _: &State, seq: u64) -> Result<Option<DeadLetter>, QueueError> {
+pub fn from(store: &Store, _: &StoreState, seq: u64) -> Result<Option<DeadLetter>, QueueError> {
     let Some(seq) = store.next_letter(seq)? else { return Ok(None) };
     let value = store.letter(seq)?.unwrap_or_default();
     Ok(Some(codec::decode_dead_letter(seq, &value)?))
@@ -42,7 +42,7 @@ pub fn all(
 /// That of a document, if it has one.
 pub fn of(
     store: &Store,
-    state: &State,
+    state: &StoreState,
     ns: &Namespace,
     key: &DocumentKey,
 ) -> Result<Option<DeadLetter>, QueueError> {
@@ -55,7 +55,11 @@ pub fn of(
 ///
 /// # Errors
 /// [`QueueError::NotRetried`], [`QueueError::NotFound`].
-pub fn again(store: &Store, _: &State, (seq, id): (u64, Uuid)) -> Result<Incoming, QueueError> {
+pub fn again(
+    store: &Store,
+    _: &StoreState,
+    (seq, id): (u64, Uuid),
+) -> Result<Incoming, QueueError> {
     // Its collection may have been renamed, or dropped, since it was looked for.
     let value = store.letter(seq)?.ok_or(QueueError::NotFound(id))?;
     let entry = codec::decode_dead_letter(seq, &value)?.entry;
@@ -72,7 +76,11 @@ pub fn again(store: &Store, _: &State, (seq, id): (u64, Uuid)) -> Result<Incomin
 ///
 /// # Errors
 /// [`QueueError::NotFound`]: another request, or a success of the document, was faster.
-pub fn discard(store: &Store, state: &mut State, (seq, id): (u64, Uuid)) -> Result<(), QueueError> {
+pub fn discard(
+    store: &Store,
+    state: &mut StoreState,
+    (seq, id): (u64, Uuid),
+) -> Result<(), QueueError> {
     state.refuse_after_failure()?;
     let value = store.letter(seq)?.ok_or(QueueError::NotFound(id))?;
     let work = codec::decode_dead_letter(seq, &value)?.entry.work;

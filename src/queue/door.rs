@@ -1,5 +1,5 @@
 //! The queue's door: takes the lock, lets one of the files beside it do the work on what it is given, and tells others
-//! of it. What such a file may touch stands in its arguments: the [`Store`] and the [`State`], for as long as the lock
+//! of it. What such a file may touch stands in its arguments: the [`Store`] and the [`StoreState`], for as long as the lock
 //! is held. What needs neither, the [`Front`] answers.
 
 use std::{
@@ -13,14 +13,14 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Batch, Committed, Entry, EntrySummary, Incoming, QueueError, QueueStats, Reservation, Retried,
-    Settlement, Work, codec, commit, dead,
+    Ack, Batch, Committed, Entry, EntrySummary, Incoming, QueueError, QueueStats, Reservation,
+    Retried, Work, ack, codec, commit, dead,
     dead_letter::{DeadLetter, DeadLetterSummary},
     layout::CHECKPOINT,
     lease,
     ledger::{Front, POISONED},
-    look, metas, note, settle,
-    state::State,
+    look, metas, note,
+    state::StoreState,
     store::Store,
     transfer::{self, Header, Whole},
 };
@@ -36,7 +36,7 @@ use crate::model::{
 /// at numbers and holds only, in [`Front`], which answer at once.
 pub struct Queue {
     pub(super) store: Store,
-    state: Mutex<State>,
+    state: Mutex<StoreState>,
     front: Arc<Front>,
 }
 
@@ -50,12 +50,12 @@ impl Deref for Queue {
 }
 
 impl Queue {
-    pub(super) fn of(store: Store, state: State) -> Self {
+    pub(super) fn of(store: Store, state: StoreState) -> Self {
         let front = state.front().clone();
         Self { store, state: Mutex::new(state), front }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, StoreState> {
         self.state.lock().expect(POISONED)
     }
 
@@ -103,7 +103,7 @@ impl Queue {
     /// See [`commit::commit_part`].
     pub(super) fn commit_part(
         &self,
-        mut state: MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, StoreState>,
         incoming: &mut vec::IntoIter<Incoming>,
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Committed, QueueError> {
@@ -168,26 +168,23 @@ impl Queue {
     }
 
     /// Says how leased entries ended, in atomic steps: as one, as a rule, but what is given back may be merged with a
-    /// large document each. A settlement of what is not leased, or of another version than the leased one,
+    /// large document each. An ack of what is not leased, or of another version than the leased one,
     /// changes nothing (I3).
     ///
     /// # Errors
-    /// After an error those that are not settled are leased still.
-    pub fn settle(&self, settlements: &[Settlement]) -> Result<(), QueueError> {
-        let mut rest = settlements.iter();
-        self.settle_part(&mut rest)?;
+    /// After an error those that are not acked are leased still.
+    pub fn ack(&self, acks: &[Ack]) -> Result<(), QueueError> {
+        let mut rest = acks.iter();
+        self.ack_part(&mut rest)?;
         while !rest.as_slice().is_empty() {
-            self.settle_part(&mut rest)?;
+            self.ack_part(&mut rest)?;
         }
         Ok(())
     }
 
-    /// See [`settle::settle_part`].
-    pub(super) fn settle_part(
-        &self,
-        settlements: &mut std::slice::Iter<'_, Settlement>,
-    ) -> Result<(), QueueError> {
-        settle::settle_part(&self.store, &mut self.lock(), settlements)?;
+    /// See [`ack::ack_part`].
+    pub(super) fn ack_part(&self, acks: &mut std::slice::Iter<'_, Ack>) -> Result<(), QueueError> {
+        ack::ack_part(&self.store, &mut self.lock(), acks)?;
         self.front.tell();
         Ok(())
     }

@@ -26,7 +26,7 @@ use super::{
     block::{BYTES_MAX, ENTRIES_MAX, Packer, View},
     blocks::{Block, BlockId, Blocks, Changes, Place},
     codec,
-    layout::{PIECE_MAX, SEAL, block_key, dead_key, further_pieces, mask_key, piece_key},
+    layout::{PIECE_MAX, SEAL, block_key, dead_key, further_pieces, piece_key, tombstones_key},
 };
 
 /// Bytes of one part, unless a single entry, or what stands behind a barrier, has more. Committed as one, 16 MiB keep
@@ -69,7 +69,7 @@ pub struct Surroundings<'a> {
     pub blocks: &'a Blocks,
     /// No entry from here on was ever leased.
     pub untouched_from: u64,
-    /// True for an entry that will be settled soon: its block is left as it is meanwhile.
+    /// True for an entry that will be acked soon: its block is left as it is meanwhile.
     pub is_leased: &'a dyn Fn(u64) -> bool,
     /// A block, unpacked.
     pub read: &'a dyn Fn(BlockId) -> Result<Vec<u8>, QueueError>,
@@ -346,16 +346,20 @@ impl Edit {
 
     fn mark_gone(&mut self, blocks: &Blocks, id: BlockId, bits: u64) {
         let block = blocks.get(id).expect("it was just looked at");
-        let mask = mask_key(id);
+        let tombstones = tombstones_key(id);
         let old = (block.gone != 0).then(|| block.gone.to_be_bytes());
         if bits == block.all() {
             self.seal = self.seal.wrapping_sub(block.fingerprint);
             self.remove_pieces(block_key(id), block.stored as usize);
             if let Some(old) = old {
-                self.remove(&mask, Some(&old));
+                self.remove(&tombstones, Some(&old));
             }
         } else {
-            self.put(&mask, bits.to_be_bytes().to_vec(), old.as_ref().map(<[u8; 8]>::as_slice));
+            self.put(
+                &tombstones,
+                bits.to_be_bytes().to_vec(),
+                old.as_ref().map(<[u8; 8]>::as_slice),
+            );
         }
     }
 

@@ -125,7 +125,7 @@ pub struct Entry {
     pub last_ms: u64,
     /// How many changes were merged into this entry.
     pub changes: u32,
-    /// Grows with every merge; settling names the version that was leased.
+    /// Grows with every merge; an ack names the version that was leased.
     pub version: u32,
     /// Attempts that Atlas rejected. An outage costs none.
     pub attempts: u32,
@@ -177,7 +177,7 @@ pub struct Batch {
 
 /// How one leased entry ended.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settlement {
+pub struct Ack {
     pub seq: u64,
     /// The version that was leased; see I3.
     pub version: u32,

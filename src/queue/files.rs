@@ -21,7 +21,7 @@ pub struct QueueOptions {
     pub path: PathBuf,
     /// False: the directory is removed when the queue is closed.
     pub persist: bool,
-    /// Write the files anew if most of them is empty. For the agent: another user's command would make
+    /// Compact the files if most of them is empty. For the agent: another user's command would make
     /// them its own.
     pub compact: bool,
     /// Bytes that sled may use as its page cache.

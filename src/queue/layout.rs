@@ -2,12 +2,12 @@
 
 use super::blocks::BlockId;
 
-/// One byte of kind begins each key. What is small and often written comes first, then a bulkhead, then what is
+/// One byte of kind begins each key. What is small and often written comes first, then padding keys, then what is
 /// large: sled writes a whole leaf anew for every tenth change of it, and must not find blocks in it that only
 /// happen to be the neighbours of the seal.
 pub const META: u8 = b'a';
-pub const MASK: u8 = b'b';
-pub const BULKHEAD: u8 = b'c';
+pub const TOMBSTONES: u8 = b'b';
+pub const PADDING: u8 = b'c';
 pub const DEAD: u8 = b'd';
 pub const HOME: u8 = b'e';
 pub const MOVED: u8 = b'f';
@@ -19,10 +19,10 @@ pub const SEAL: &[u8] = b"aseal";
 
 /// Keys that hold nothing, more than a leaf of sled has (it splits one of more than 16, and joins one of less
 /// than 4 with its neighbour).
-pub const BULKHEAD_LEN: u8 = 24;
+pub const PADDING_LEN: u8 = 24;
 
-pub fn bulkhead_key(n: u8) -> [u8; 2] {
-    [BULKHEAD, n]
+pub fn padding_key(n: u8) -> [u8; 2] {
+    [PADDING, n]
 }
 
 pub fn block_key(id: BlockId) -> [u8; 9] {
@@ -51,8 +51,8 @@ pub fn piece_key(of: [u8; 9], n: u16) -> [u8; 11] {
 }
 
 /// Where it is noted which entries of a block are gone.
-pub fn mask_key(id: BlockId) -> [u8; 10] {
-    let mut key = [MASK; 10];
+pub fn tombstones_key(id: BlockId) -> [u8; 10] {
+    let mut key = [TOMBSTONES; 10];
     key[1..].copy_from_slice(&block_key(id));
     key
 }
@@ -67,9 +67,9 @@ pub fn block_of(key: &[u8]) -> Option<BlockId> {
     }
 }
 
-/// The block that a key of [`mask_key`] names.
-pub fn masked_block_of(key: &[u8]) -> Option<BlockId> {
-    key.split_first().filter(|(kind, _)| **kind == MASK).and_then(|(_, rest)| block_of(rest))
+/// The block that a key of [`tombstones_key`] names.
+pub fn block_of_tombstones(key: &[u8]) -> Option<BlockId> {
+    key.split_first().filter(|(kind, _)| **kind == TOMBSTONES).and_then(|(_, rest)| block_of(rest))
 }
 
 pub fn dead_key(seq: u64) -> [u8; 9] {
@@ -107,7 +107,7 @@ mod tests {
     fn a_key_names_its_block() {
         for id in [BlockId::Home(7), BlockId::Moved(u64::MAX)] {
             assert_eq!(block_of(&block_key(id)), Some(id));
-            assert_eq!(masked_block_of(&mask_key(id)), Some(id));
+            assert_eq!(block_of_tombstones(&tombstones_key(id)), Some(id));
         }
         let [seven, eight] = [7, 8].map(|n| block_key(BlockId::Home(n)));
         assert_eq!(block_of(&piece_key(seven, 1)), None);

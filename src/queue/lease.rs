@@ -4,8 +4,8 @@ use std::{slice, time::Duration};
 
 use super::{
     Batch, QueueError, Work,
-    schedule::{Lease, is_due},
-    state::State,
+    schedule::{Leased, is_due},
+    state::StoreState,
     store::Store,
 };
 
@@ -22,7 +22,7 @@ pub const LET_IN: Duration = Duration::from_micros(100);
 /// One stretch of a lease. `None` if it has only passed what may not go now, and goes on.
 pub fn stretch(
     store: &Store,
-    state: &State,
+    state: &StoreState,
     (ops_max, bytes_max): (usize, usize),
     now_ms: u64,
     looks: &mut usize,
@@ -79,7 +79,7 @@ pub fn stretch(
             break;
         }
         let ns = entry.work.ns().clone();
-        let lease = Lease { version: entry.version, document, successor: None, ns, bytes: len };
+        let lease = Leased { version: entry.version, document, successor: None, ns, bytes: len };
         schedule.lease(seq, lease);
         bytes += len;
         passed -= 1;

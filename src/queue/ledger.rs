@@ -2,7 +2,7 @@
 //!
 //! # The queue's locks
 //!
-//! - The *state* (`State`): where everything is in the store. Whoever reads or writes entries holds it meanwhile, which
+//! - The *state* (`StoreState`): where everything is in the store. Whoever reads or writes entries holds it meanwhile, which
 //!   may take seconds on a slow disk. So what takes it blocks, and is called off the async threads.
 //! - The *ledger*: nobody holds it while the disk is read or written. So what needs nothing else answers at once, and
 //!   may be asked by async code, while others walk through the store. All of it stands in this file, which
@@ -222,7 +222,7 @@ impl Front {
         self.ledger().schedule.lines.has_barrier(ns)
     }
 
-    /// Completes at the next commit, settlement or release, and when what waited for the stream may go. To
+    /// Completes at the next commit, ack or release, and when what waited for the stream may go. To
     /// miss none, make the future before looking at the queue.
     pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()

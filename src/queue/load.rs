@@ -12,12 +12,12 @@ use super::{
     codec::{self, Namespaces, Subject},
     edit::{Edit, Finished, PART_BYTES, Surroundings, fingerprint},
     layout::{
-        BULKHEAD, BULKHEAD_LEN, CHECKPOINT, DEAD, FORMAT, HOME, MASK, META, MOVED, SEAL, block_of,
-        bulkhead_key, masked_block_of, meta_key, number_of,
+        CHECKPOINT, DEAD, FORMAT, HOME, META, MOVED, PADDING, PADDING_LEN, SEAL, TOMBSTONES,
+        block_of, block_of_tombstones, meta_key, number_of, padding_key,
     },
     note::OUTDATED,
     reader::{CacheGuard, Reader, read_block},
-    state::State,
+    state::StoreState,
 };
 use crate::model::namespace::Namespace;
 
@@ -29,12 +29,12 @@ fn damaged(what: &str) -> QueueError {
 }
 
 /// Reads the whole queue once: checks every value and the seal, and rebuilds what is in memory only.
-pub fn load(db: &sled::Db, cache: &CacheGuard, path: &Path) -> Result<State, QueueError> {
+pub fn load(db: &sled::Db, cache: &CacheGuard, path: &Path) -> Result<StoreState, QueueError> {
     make_or_recognize(db, path)?;
     if db.contains_key(meta_key(OUTDATED))? {
         return Err(QueueError::Outdated);
     }
-    let mut state = State::default();
+    let mut state = StoreState::default();
     let mut sum = 0_u64;
     for item in db.scan_prefix([META]) {
         let (key, value) = item?;
@@ -45,10 +45,10 @@ pub fn load(db: &sled::Db, cache: &CacheGuard, path: &Path) -> Result<State, Que
         }
         sum = sum.wrapping_add(fingerprint(&key, &value));
     }
-    let mut masks = read_masks(db, &mut sum)?;
-    let moved = read_moved(db, cache, &mut masks, &mut state, &mut sum)?;
-    let twice = read_homes(db, cache, (&mut masks, moved), &mut state, &mut sum)?;
-    if !masks.is_empty() {
+    let mut tombstones = read_tombstones(db, &mut sum)?;
+    let moved = read_moved(db, cache, &mut tombstones, &mut state, &mut sum)?;
+    let twice = read_homes(db, cache, (&mut tombstones, moved), &mut state, &mut sum)?;
+    if !tombstones.is_empty() {
         return Err(damaged("a note of what is gone has no block"));
     }
     for item in wholes(db, cache, DEAD) {
@@ -85,8 +85,8 @@ fn make_or_recognize(db: &sled::Db, path: &Path) -> Result<(), QueueError> {
         None if made.exists() || !db.is_empty() => Err(damaged("nothing of the queue can be read")),
         None => {
             let mut marks = sled::Batch::default();
-            for n in 0..BULKHEAD_LEN {
-                marks.insert(&bulkhead_key(n), &[BULKHEAD]);
+            for n in 0..PADDING_LEN {
+                marks.insert(&padding_key(n), &[PADDING]);
             }
             marks.insert(SEAL, &0_u64.to_be_bytes());
             marks.insert(FORMAT, &[LAYOUT_VERSION]);
@@ -98,20 +98,20 @@ fn make_or_recognize(db: &sled::Db, path: &Path) -> Result<(), QueueError> {
 }
 
 /// Which entries of a block are gone.
-type Masks = BTreeMap<BlockId, u64>;
+type Tombstones = BTreeMap<BlockId, u64>;
 
-fn read_masks(db: &sled::Db, sum: &mut u64) -> Result<Masks, QueueError> {
-    let mut masks = Masks::new();
-    for item in db.scan_prefix([MASK]) {
+fn read_tombstones(db: &sled::Db, sum: &mut u64) -> Result<Tombstones, QueueError> {
+    let mut tombstones = Tombstones::new();
+    for item in db.scan_prefix([TOMBSTONES]) {
         let (key, value) = item?;
         *sum = sum.wrapping_add(fingerprint(&key, &value));
         let gone = (*value).try_into().map(u64::from_be_bytes);
-        let (Some(id), Ok(gone)) = (masked_block_of(&key), gone) else {
+        let (Some(id), Ok(gone)) = (block_of_tombstones(&key), gone) else {
             return Err(damaged("a note of what is gone is none"));
         };
-        masks.insert(id, gone);
+        tombstones.insert(id, gone);
     }
-    Ok(masks)
+    Ok(tombstones)
 }
 
 /// The values of a kind, in order, pieces put together.
@@ -147,7 +147,7 @@ fn each_block(
     db: &sled::Db,
     cache: &CacheGuard,
     kind: u8,
-    masks: &mut Masks,
+    tombstones: &mut Tombstones,
     sum: &mut u64,
     mut each: impl FnMut(BlockId, Block, View<'_>) -> Result<(), QueueError>,
 ) -> Result<(), QueueError> {
@@ -159,7 +159,7 @@ fn each_block(
         let fingerprint = fingerprint(&key, &value);
         *sum = sum.wrapping_add(fingerprint);
         let mut block = Block::new(view.len(), value.len(), view.bytes(), fingerprint);
-        block.gone = masks.remove(&id).unwrap_or(0);
+        block.gone = tombstones.remove(&id).unwrap_or(0);
         if block.gone & !block.all() != 0 || block.gone == block.all() {
             return Err(damaged("a note of what is gone does not fit its block"));
         }
@@ -182,13 +182,13 @@ struct Moved {
 fn read_moved(
     db: &sled::Db,
     cache: &CacheGuard,
-    masks: &mut Masks,
-    state: &mut State,
+    tombstones: &mut Tombstones,
+    state: &mut StoreState,
     sum: &mut u64,
 ) -> Result<Vec<Moved>, QueueError> {
     let mut moved = Vec::new();
     let mut namespaces = Namespaces::default();
-    each_block(db, cache, MOVED, masks, sum, |id, block, view| {
+    each_block(db, cache, MOVED, tombstones, sum, |id, block, view| {
         for slot in block.live() {
             let (seq, bytes) = (view.seq(slot), view.entry(slot)?);
             let (hash, ns) = match codec::subject_of(bytes, &mut namespaces)? {
@@ -215,8 +215,8 @@ const TWICE: &str = "an entry is in two blocks";
 fn read_homes(
     db: &sled::Db,
     cache: &CacheGuard,
-    (masks, moved): (&mut Masks, Vec<Moved>),
-    state: &mut State,
+    (tombstones, moved): (&mut Tombstones, Vec<Moved>),
+    state: &mut StoreState,
     sum: &mut u64,
 ) -> Result<Vec<(u64, u64)>, QueueError> {
     let mut twice = Vec::new();
@@ -224,7 +224,7 @@ fn read_homes(
     let mut reader = Reader::new(db, cache);
     let mut moved = moved.into_iter().peekable();
     let mut end = 0;
-    each_block(db, cache, HOME, masks, sum, |id, block, view| {
+    each_block(db, cache, HOME, tombstones, sum, |id, block, view| {
         let first = view.seq(0);
         if id != BlockId::Home(first) || (1..view.len()).any(|n| view.seq(n) != first + n as u64) {
             return Err(damaged("a block's entries do not follow one another"));
@@ -261,7 +261,7 @@ fn read_homes(
 fn join(
     db: &sled::Db,
     cache: &CacheGuard,
-    state: &mut State,
+    state: &mut StoreState,
     mut twice: Vec<(u64, u64)>,
 ) -> Result<(), QueueError> {
     // Those of one entry follow one another, in their order.
@@ -301,7 +301,7 @@ fn join(
     Ok(())
 }
 
-impl State {
+impl StoreState {
     /// As [`meet`](Self::meet), for an entry that has moved. It is read again only if its document may have
     /// another one.
     fn meet_moved(

@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::{Entry, QueueError, state::State, store::Store};
+use super::{Entry, QueueError, state::StoreState, store::Store};
 use crate::model::{document_key::DocumentKey, namespace::Namespace};
 
 /// The oldest entry.
-pub fn first(store: &Store, state: &State) -> Result<Option<Entry>, QueueError> {
+pub fn first(store: &Store, state: &StoreState) -> Result<Option<Entry>, QueueError> {
     let Some(first) = state.blocks.next_from(0) else { return Ok(None) };
     Ok(Some(store.reader().entry(&state.blocks, first)?.0))
 }
@@ -14,7 +14,7 @@ pub fn first(store: &Store, state: &State) -> Result<Option<Entry>, QueueError> 
 /// The newest entry of a document, pending or leased.
 pub fn newest_of(
     store: &Store,
-    state: &State,
+    state: &StoreState,
     ns: &Namespace,
     key: &DocumentKey,
 ) -> Result<Option<Entry>, QueueError> {
@@ -23,7 +23,7 @@ pub fn newest_of(
 }
 
 /// The next entries from `seq` on: those of one block.
-pub fn page(store: &Store, state: &State, seq: u64) -> Result<VecDeque<Entry>, QueueError> {
+pub fn page(store: &Store, state: &StoreState, seq: u64) -> Result<VecDeque<Entry>, QueueError> {
     let mut reader = store.reader();
     let mut page = VecDeque::new();
     let mut next = state.blocks.next_from(seq);

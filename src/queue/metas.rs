@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{QueueError, layout::meta_key, state::State, store::Store};
+use super::{QueueError, layout::meta_key, state::StoreState, store::Store};
 
 /// Values to be set, or with `None` removed, by name.
 pub type Changes = BTreeMap<String, Option<Vec<u8>>>;
@@ -23,7 +23,7 @@ pub fn below(store: &Store, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, Queu
 }
 
 /// Makes the changes, all of them or none.
-pub fn set(store: &Store, state: &mut State, changes: Changes) -> Result<(), QueueError> {
+pub fn set(store: &Store, state: &mut StoreState, changes: Changes) -> Result<(), QueueError> {
     if changes.is_empty() {
         return Ok(());
     }

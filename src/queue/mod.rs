@@ -1,12 +1,12 @@
 //! The durable, deduplicating queue between the local database and Atlas.
 //!
 //! ```text
-//! commit(ops, checkpoint) ─▶ pending ─▶ lease ─▶ settle ─▶ gone
-//!   atomic, or in parts         ▲                  │
-//!                               ├── unavailable ───┤   ready again, no attempt lost
-//!                               ├── retry ─────────┤   ready at its time
-//!                               │                  └─▶ dead letter ─▶ retry / discard / a later success
-//!                               └─────────────────────────┘
+//! commit(ops, checkpoint) ─▶ pending ─▶ lease ─▶ ack ─▶ gone
+//!   atomic, or in parts         ▲                │
+//!                               ├── unavailable ─┤   ready again, no attempt lost
+//!                               ├── retry ───────┤   ready at its time
+//!                               │                └─▶ dead letter ─▶ retry / discard / a later success
+//!                               └───────────────────────┘
 //! ```
 //!
 //! One entry per document, in the order in which the documents first changed. What arrives for a
@@ -23,8 +23,8 @@
 //!   tree, with the last of them, and those that were committed in parts before are in that tree already.
 //! - **I2** At most one pending op per document, between two barriers of its namespace. An entry that
 //!   is leased is not changed: what arrives meanwhile is a new entry, which is not leased before the
-//!   first is settled, and merged with it if it comes back.
-//! - **I3** Settling removes exactly the version that was leased.
+//!   first is acked, and merged with it if it comes back.
+//! - **I3** An ack removes exactly the version that was leased.
 //! - **I4** An op leaves only as applied or as a dead letter. What is dropped behind it counts as applied, and its
 //!   letter goes with its collection.
 //! - **I5** Replaying the stream from any older checkpoint ends with the same documents in Atlas.
@@ -53,8 +53,8 @@
 //!
 //! ```text
 //! a<name>       meta             format, seal, checkpoint, state of the first copy
-//! b<block>      masks            which entries of a block are gone
-//! c<n>          bulkhead         nothing: keeps the small ones out of the leaves of the large ones
+//! b<block>      tombstones       which entries of a block are gone
+//! c<n>          padding keys     nothing: keeps the small ones out of the leaves of the large ones
 //! d<seq>        dead letters     under the sequence number that the entry had
 //! e<first seq>  home blocks      up to 64 entries that came one after the other
 //! f<n>          moved blocks     up to 64 entries that were changed since
@@ -73,6 +73,7 @@
 //! commit and file would have to be synced in step. What would change our mind: many entries that are changed
 //! while millions wait. Each such change reads a leaf of 256 KiB.
 
+mod ack;
 mod block;
 mod blocks;
 mod codec;
@@ -102,7 +103,6 @@ mod reader;
 mod rename;
 mod reserve;
 mod schedule;
-mod settle;
 mod state;
 mod store;
 pub mod transfer;
@@ -113,9 +113,7 @@ pub use commit::Committed;
 pub use compact::free_disk;
 pub use dead::Retried;
 pub use door::Queue;
-pub use entry::{
-    Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Settlement, Work, body_json,
-};
+pub use entry::{Ack, Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Work, body_json};
 pub use files::{QueueOptions, agent_in};
 pub use ledger::{Front, NextDue};
 pub use open::Rebuilt;
@@ -160,7 +158,7 @@ pub enum QueueError {
     /// The files take disk that they do not need; opening the queue again gives it back.
     #[error("the queue's files take much more of the disk than it holds")]
     MostlyEmpty,
-    /// A schema change that was given up cannot be repeated later; the comparison that was demanded
+    /// A schema change that was given up cannot be repeated later; the comparison that was required
     /// when it was given up makes the documents equal.
     #[error("the dead letter {0} is a schema change, which is not repeated out of its order")]
     NotRetried(uuid::Uuid),

@@ -12,17 +12,17 @@ pub const LAST_SYNC: &str = "last-sync";
 /// Collections in which the last comparison found more to delete than it may (`sync/full`).
 pub const REFUSED: &str = "refused";
 /// Collections that were made anew for their options, each with these options' hash (`sync/keeper`).
-pub const MADE_ANEW: &str = "made-anew";
+pub const RECREATED: &str = "made-anew";
 /// What was written to Atlas and is not proven yet (`sync/unproven`).
 pub const UNPROVEN: &str = "unproven";
-/// The claim that the queue's position belongs to (`sync/ownership`).
-pub const CLAIM: &str = "claim";
-/// The last position that the mark in Atlas is known to carry, and the last that was sent to it (`sync/ownership`).
+/// The id of the lease that the queue's position belongs to (`sync/ownership`).
+pub const LEASE_ID: &str = "claim";
+/// The last position that the lease in Atlas is known to carry, and the last that was sent to it (`sync/ownership`).
 pub const RENEWED: &str = "renewed";
 pub const RENEWING: &str = "renewing";
-/// The starts of which one has set the mark last (`sync/ownership`).
+/// The starts of which one has taken the lease last (`sync/ownership`).
 pub const LIVES: &str = "lives";
-/// The queue was moved in, and has not claimed its target yet (`queue/transfer`, `sync/ownership`).
+/// The queue was moved in, and has not taken the lease of its target yet (`queue/transfer`, `sync/ownership`).
 pub const MOVED: &str = "moved";
 /// The queue was put back to an older state, and is not used any more (`queue/metas`).
 pub const OUTDATED: &str = "outdated";

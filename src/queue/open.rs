@@ -40,7 +40,7 @@ impl Queue {
             && compact::is_mostly_empty(files, content)
             && compact::has_room(&options.path, content)
         {
-            match guarded(|| compact::write_anew(&db, options)).and_then(|written| written) {
+            match guarded(|| compact::write_compacted(&db, options)).and_then(|written| written) {
                 Ok(()) => {
                     drop(db);
                     compact::finish(&options.path).map_err(unusable)?;

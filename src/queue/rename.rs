@@ -14,7 +14,7 @@ use ahash::HashMap;
 
 use super::{
     Entry, QueueError, Work, codec, edit::Edit, index::DocumentName, ledger::Ledger,
-    letters::Letters, state::State, store::Store, turns::Turn,
+    letters::Letters, state::StoreState, store::Store, turns::Turn,
 };
 use crate::{
     model::{event::SchemaChange, namespace::Namespace, write_op::WriteOp},
@@ -113,7 +113,7 @@ pub struct Cleared {
 /// and another collection's letter may have the name that it was written under.
 pub fn clear_letter(
     store: &Store,
-    state: &State,
+    state: &StoreState,
     entry: &Entry,
     edit: &mut Edit,
 ) -> Result<Option<Cleared>, QueueError> {
@@ -181,7 +181,7 @@ fn named(work: &Work) -> Work {
 }
 
 /// A letter has followed its collection in the store.
-pub fn letter_followed(state: &mut State, followed: Followed, ledger: &mut Ledger) {
+pub fn letter_followed(state: &mut StoreState, followed: Followed, ledger: &mut Ledger) {
     let Followed { seq, from, to } = followed;
     if let Some(name) = state.name_of(&from)
         && state.letters.remove(from.ns(), &name, seq)

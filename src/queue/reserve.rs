@@ -1,7 +1,7 @@
 //! Reserving documents: their entries wait while somebody works on the documents in Atlas.
 //!
 //! A worker that takes a document out of Atlas for a while first queues a `Refresh` of it. Were that
-//! written by another lane before the document is out, the document would be gone for good; so until
+//! written by another writer before the document is out, the document would be gone for good; so until
 //! then it stays.
 
 use std::sync::Arc;

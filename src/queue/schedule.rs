@@ -18,15 +18,15 @@
 //!
 //! | what keeps it | until | set by |
 //! | --- | --- | --- |
-//! | everything is held | `release_all` | the start, until it is settled whose Atlas this is and what is copied; an agent that leaves because it is not its own |
+//! | everything is held | `release_all` | the start, until it is acked whose Atlas this is and what is copied; an agent that leaves because it is not its own |
 //! | its namespace is held | `release` | a copy or a comparison of it |
-//! | its namespace is not ours to write | `keep_apart` with others | what another agent's mark in Atlas claims |
+//! | its namespace is not ours to write | `keep_apart` with others | another agent's lease in Atlas covers it |
 //! | its namespace waits for the stream | `stream_reached`, `no_longer_behind` | capped collections, see below |
-//! | another batch has entries of its namespace, or one that is parked goes first | that batch is settled; that one's turn | capped collections, and what is kept in order |
-//! | a barrier of its namespace stands in front of it | the barrier is settled | the [line](super::lines) of the namespace |
-//! | it is a barrier, and entries of its namespaces are in front | these are settled | likewise |
-//! | another entry of its document is leased, or the document is reserved | settled, let go | a lease; a worker that takes the document out of Atlas |
-//! | it waits for its retry | its time | a settlement |
+//! | another batch has entries of its namespace, or one that is parked goes first | that batch is acked; that one's turn | capped collections, and what is kept in order |
+//! | a barrier of its namespace stands in front of it | the barrier is acked | the [line](super::lines) of the namespace |
+//! | it is a barrier, and entries of its namespaces are in front | these are acked | likewise |
+//! | another entry of its document is leased, or the document is reserved | an ack, or it is let go | a lease; a worker that takes the document out of Atlas |
+//! | it waits for its retry | its time | an ack |
 //!
 //! # Capped collections
 //!
@@ -54,7 +54,7 @@ pub struct Schedule {
     pub cursor: u64,
     ready: BTreeSet<u64>,
     delayed: BTreeSet<(u64, u64)>,
-    leased: HashMap<u64, Lease>,
+    leased: HashMap<u64, Leased>,
     leased_documents: HashSet<u64>,
     /// Documents whose entries stay, and how often each was reserved.
     reserved: HashMap<u64, u32>,
@@ -82,7 +82,7 @@ pub struct Schedule {
 
 /// What a worker has taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
+pub struct Leased {
     pub version: u32,
     /// The document's hash; `None` for a barrier.
     pub document: Option<u64>,
@@ -94,7 +94,7 @@ pub struct Lease {
     pub bytes: usize,
 }
 
-impl Lease {
+impl Leased {
     pub fn is_barrier(&self) -> bool {
         self.document.is_none()
     }
@@ -324,7 +324,7 @@ impl Schedule {
         self.busy.extend(taken.cloned());
     }
 
-    pub fn lease(&mut self, seq: u64, lease: Lease) {
+    pub fn lease(&mut self, seq: u64, lease: Leased) {
         match self.leased_of.get_mut(&lease.ns) {
             Some(leased) => *leased += 1,
             None => drop(self.leased_of.insert(lease.ns.clone(), 1)),
@@ -335,7 +335,7 @@ impl Schedule {
         self.leased.insert(seq, lease);
     }
 
-    pub fn leased(&self, seq: u64) -> Option<&Lease> {
+    pub fn leased(&self, seq: u64) -> Option<&Leased> {
         self.leased.get(&seq)
     }
 
@@ -356,7 +356,7 @@ impl Schedule {
 
     /// Ends a lease; where the entry goes from here is the caller's to say.
     pub fn unlease(&mut self, seq: u64) {
-        let Some(Lease { ns, document, .. }) = self.leased.remove(&seq) else {
+        let Some(Leased { ns, document, .. }) = self.leased.remove(&seq) else {
             return;
         };
         if let Some(leased) = self.leased_of.get_mut(&ns) {
@@ -448,7 +448,7 @@ mod tests {
     fn take(schedule: &mut Schedule, ns: &Namespace, seq: u64) {
         assert!(is_admitted(schedule, ns, seq));
         let lease =
-            Lease { version: 1, document: Some(seq), successor: None, ns: ns.clone(), bytes: 1 };
+            Leased { version: 1, document: Some(seq), successor: None, ns: ns.clone(), bytes: 1 };
         schedule.lease(seq, lease);
     }
 

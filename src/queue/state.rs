@@ -15,7 +15,7 @@ use super::{
 };
 
 /// See the [module](self).
-pub struct State {
+pub struct StoreState {
     pub blocks: Blocks,
     pub index: Index,
     pub letters: Letters,
@@ -28,7 +28,7 @@ pub struct State {
     front: Arc<Front>,
 }
 
-impl Default for State {
+impl Default for StoreState {
     fn default() -> Self {
         let index = Index::default();
         let front = Arc::new(Front::new(index.hasher.clone()));
@@ -37,7 +37,7 @@ impl Default for State {
     }
 }
 
-impl State {
+impl StoreState {
     /// What is known beside it, under a lock of its own.
     pub fn front(&self) -> &Arc<Front> {
         &self.front

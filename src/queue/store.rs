@@ -15,7 +15,7 @@ use super::{
     files::{guarded, hand_over},
     layout::{DEAD, PIECE_MAX, block_key, dead_key, further_pieces, number_of, piece_key},
     reader::{CacheGuard, Reader, read_block},
-    state::State,
+    state::StoreState,
 };
 
 /// See the [module](self).
@@ -91,7 +91,7 @@ impl Store {
     ///
     /// # Errors
     /// The queue then refuses further steps: see [`QueueError::Disk`].
-    pub fn write(&self, state: &mut State, edit: Edit) -> Result<(), QueueError> {
+    pub fn write(&self, state: &mut StoreState, edit: Edit) -> Result<(), QueueError> {
         let untouched_from = state.ledger().schedule.cursor;
         let Finished { batch, seal, changes } = edit.finish(&Surroundings {
             blocks: &state.blocks,

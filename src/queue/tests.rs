@@ -70,16 +70,16 @@ fn lease(queue: &Queue) -> Vec<Entry> {
 }
 
 /// All of them end alike.
-fn settlements(entries: &[Entry], outcome: &Outcome) -> Vec<Settlement> {
-    let settled = |entry: &Entry| {
+fn acks(entries: &[Entry], outcome: &Outcome) -> Vec<Ack> {
+    let acked = |entry: &Entry| {
         let Entry { seq, version, .. } = *entry;
-        Settlement { seq, version, outcome: outcome.clone() }
+        Ack { seq, version, outcome: outcome.clone() }
     };
-    entries.iter().map(settled).collect()
+    entries.iter().map(acked).collect()
 }
 
-fn settle(queue: &Queue, entries: &[Entry], outcome: &Outcome) {
-    queue.settle(&settlements(entries, outcome)).unwrap();
+fn ack(queue: &Queue, entries: &[Entry], outcome: &Outcome) {
+    queue.ack(&acks(entries, outcome)).unwrap();
 }
 
 fn rejected() -> Outcome {
@@ -151,7 +151,7 @@ fn i2_an_op_for_a_leased_document_waits_and_merges_if_the_first_comes_back() {
     queue.commit(vec![set(1, 3)], None).unwrap();
 
     assert_eq!(lease(&queue), [], "the document is being written");
-    settle(&queue, &first, &Outcome::Unavailable { due_ms: 0 });
+    ack(&queue, &first, &Outcome::Unavailable { due_ms: 0 });
     let again = lease(&queue);
     assert_eq!(again.len(), 1);
     assert_eq!(op(&again[0]), &WriteOp::Insert(doc(1, 3)));
@@ -174,22 +174,19 @@ fn i2_holds_after_a_restart_with_a_leased_document() {
 }
 
 #[test]
-fn i3_settling_removes_exactly_the_version_that_was_leased() {
+fn i3_an_ack_removes_exactly_the_version_that_was_leased() {
     let (_dir, queue) = fresh();
     queue.commit(vec![insert(1, 1)], None).unwrap();
     let leased = lease(&queue);
     queue.commit(vec![set(1, 2)], None).unwrap();
 
-    let stale = Settlement {
-        seq: leased[0].seq,
-        version: leased[0].version + 1,
-        outcome: Outcome::Applied,
-    };
-    queue.settle(&[stale]).unwrap();
+    let stale =
+        Ack { seq: leased[0].seq, version: leased[0].version + 1, outcome: Outcome::Applied };
+    queue.ack(&[stale]).unwrap();
     assert_eq!(queue.pending().0, 2, "a version that was not leased is not settled");
 
-    settle(&queue, &leased, &Outcome::Applied);
-    settle(&queue, &leased, &Outcome::Applied);
+    ack(&queue, &leased, &Outcome::Applied);
+    ack(&queue, &leased, &Outcome::Applied);
     assert_eq!(queue.pending().0, 1, "the newer op stays");
     assert!(matches!(op(&lease(&queue)[0]), WriteOp::Update(_)));
 }
@@ -199,9 +196,9 @@ fn i4_an_op_leaves_only_as_applied_or_as_a_dead_letter() {
     let (dir, queue) = fresh();
     queue.commit(vec![insert(1, 1), insert(2, 1), insert(3, 1), insert(4, 1)], None).unwrap();
     let entries = lease(&queue);
-    settle(&queue, &entries[0..1], &Outcome::Applied);
-    settle(&queue, &entries[1..2], &rejected());
-    settle(&queue, &entries[2..3], &Outcome::Retry { due_ms: 10, error: "later".into() });
+    ack(&queue, &entries[0..1], &Outcome::Applied);
+    ack(&queue, &entries[1..2], &rejected());
+    ack(&queue, &entries[2..3], &Outcome::Retry { due_ms: 10, error: "later".into() });
     drop(queue); // The fourth is leased still.
 
     let queue = open(&dir);
@@ -300,8 +297,8 @@ fn a_retry_waits_for_its_time_and_the_others_flow_on() {
     let (_dir, queue) = fresh();
     queue.commit(vec![insert(1, 1), insert(2, 1)], None).unwrap();
     let entries = lease(&queue);
-    settle(&queue, &entries[..1], &Outcome::Retry { due_ms: 100, error: "no".into() });
-    settle(&queue, &entries[1..], &Outcome::Unavailable { due_ms: 0 });
+    ack(&queue, &entries[..1], &Outcome::Retry { due_ms: 100, error: "no".into() });
+    ack(&queue, &entries[1..], &Outcome::Unavailable { due_ms: 0 });
 
     assert_eq!(ids(&queue.lease(10, usize::MAX, 99).unwrap().entries), [2]);
     assert_eq!(queue.lease(10, usize::MAX, 99).unwrap().next_due_ms, Some(100));
@@ -328,12 +325,12 @@ fn nothing_passes_or_merges_across_a_barrier() {
     assert_eq!(op(&before[0]), &WriteOp::Insert(doc(1, 1)));
     assert_eq!((before.len(), lease(&queue).len()), (1, 0));
 
-    settle(&queue, &before, &Outcome::Applied);
+    ack(&queue, &before, &Outcome::Applied);
     let drop = lease(&queue);
     assert_eq!((drop.len(), drop[0].work.name()), (1, "drop"));
     assert_eq!(lease(&queue), [], "what was inserted after the drop waits for it");
 
-    settle(&queue, &drop, &Outcome::Applied);
+    ack(&queue, &drop, &Outcome::Applied);
     let after = lease(&queue);
     assert_eq!(ids(&after), [1, 2]);
     assert_eq!(op(&after[0]), &WriteOp::Insert(doc(1, 3)));
@@ -420,7 +417,7 @@ fn what_waits_for_the_stream_goes_when_it_has_come_so_far_or_can_go_no_further()
 fn a_later_success_clears_the_dead_letter_and_a_delta_on_top_of_one_is_a_refresh() {
     let (_dir, queue) = fresh();
     queue.commit(vec![insert(1, 1)], None).unwrap();
-    settle(&queue, &lease(&queue), &rejected());
+    ack(&queue, &lease(&queue), &rejected());
     assert_eq!(queue.stats().unwrap().dead_letters, 1);
 
     queue.commit(vec![set(1, 2)], None).unwrap();
@@ -430,7 +427,7 @@ fn a_later_success_clears_the_dead_letter_and_a_delta_on_top_of_one_is_a_refresh
         &WriteOp::Refresh,
         "Atlas does not hold what the delta was made from"
     );
-    settle(&queue, &entries, &Outcome::Applied);
+    ack(&queue, &entries, &Outcome::Applied);
 
     assert_eq!(queue.stats().unwrap().dead_letters, 0);
     assert!(queue.letters().next().is_none());
@@ -440,7 +437,7 @@ fn a_later_success_clears_the_dead_letter_and_a_delta_on_top_of_one_is_a_refresh
 fn a_dead_letter_can_be_retried_and_discarded() {
     let (_dir, queue) = fresh();
     queue.commit(vec![insert(1, 1), insert(2, 1)], None).unwrap();
-    settle(&queue, &lease(&queue), &rejected());
+    ack(&queue, &lease(&queue), &rejected());
     let letters: Vec<_> = queue.letters().map(Result::unwrap).collect();
 
     queue.retry_dead_letter(letters[0].id()).unwrap();
@@ -448,7 +445,7 @@ fn a_dead_letter_can_be_retried_and_discarded() {
 
     let entries = lease(&queue);
     assert_eq!((ids(&entries), op(&entries[0])), (vec![1], &WriteOp::Refresh));
-    settle(&queue, &entries, &Outcome::Applied);
+    ack(&queue, &entries, &Outcome::Applied);
     assert_eq!(queue.stats().unwrap().dead_letters, 0);
     assert!(matches!(queue.discard_dead_letter(letters[1].id()), Err(QueueError::NotFound(_))));
 }
@@ -484,7 +481,7 @@ fn a_held_namespace_does_not_make_the_queue_seem_idle() {
     let (_dir, queue) = fresh();
     queue.commit(vec![insert(1, 1)], None).unwrap();
     let retried = Outcome::Retry { due_ms: 10_000, error: "again".into() };
-    settle(&queue, &lease(&queue), &retried);
+    ack(&queue, &lease(&queue), &retried);
     assert_eq!(queue.idle_until(0), Some(NextDue(Some(10_000))));
     queue.hold(&ns());
 

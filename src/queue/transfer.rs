@@ -33,7 +33,7 @@ use super::{
     dead_letter::DeadLetter,
     layout::{CHECKPOINT, META, meta_key},
     note,
-    state::State,
+    state::StoreState,
     store::Store,
 };
 use crate::{
@@ -99,7 +99,7 @@ pub enum Whole {
 
 /// What an operation asks of a queue that takes keys only.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Wish {
+pub enum ImportEffect {
     /// Bring one document up to date.
     Refresh(Incoming),
     /// Compare these collections: what was changed of them cannot be repeated out of its order.
@@ -159,7 +159,7 @@ impl Operation {
     ///
     /// # Errors
     /// When it names no document.
-    pub fn wish(&self) -> Result<Wish, String> {
+    pub fn effect(&self) -> Result<ImportEffect, String> {
         if self.collection.is_internal() {
             return Err(format!("`{}` is never replicated", self.collection));
         }
@@ -169,11 +169,15 @@ impl Operation {
                 let (ns, key) = (self.collection.clone(), self.document()?);
                 let work = Work::refresh(ns, key);
                 let wall_ms = if self.timestamp == 0 { now_ms() } else { self.timestamp };
-                Ok(Wish::Refresh(Incoming { work, cluster_time: ClusterTime::default(), wall_ms }))
+                Ok(ImportEffect::Refresh(Incoming {
+                    work,
+                    cluster_time: ClusterTime::default(),
+                    wall_ms,
+                }))
             }
             _ => match self.entry(0)?.map(|entry| entry.work) {
                 Some(Work::Schema(change)) => {
-                    Ok(Wish::Compare(change.namespaces().into_iter().collect()))
+                    Ok(ImportEffect::Compare(change.namespaces().into_iter().collect()))
                 }
                 Some(Work::Document { .. }) | None => {
                     Err(format!("`{}` is no type of operation that can be imported", self.kind))
@@ -270,9 +274,9 @@ pub(super) fn move_in(
         }
         let entry = match operation.entry(seq)? {
             Some(entry) => entry,
-            None => match operation.wish()? {
-                Wish::Refresh(incoming) => incoming.into_entry(seq, Uuid::now_v7()),
-                Wish::Compare(_) => unreachable!("it needs an entry, and has none"),
+            None => match operation.effect()? {
+                ImportEffect::Refresh(incoming) => incoming.into_entry(seq, Uuid::now_v7()),
+                ImportEffect::Compare(_) => unreachable!("it needs an entry, and has none"),
             },
         };
         seq += 1;
@@ -294,7 +298,7 @@ pub(super) fn move_in(
 /// Writes entries into a queue that nobody works with; with the last of them what came beside them.
 pub(super) fn put_all(
     store: &Store,
-    state: &mut State,
+    state: &mut StoreState,
     entries: &mut Vec<Entry>,
     last: Option<&Header>,
 ) -> Result<(), QueueError> {
@@ -316,7 +320,7 @@ pub(super) fn put_all(
 }
 
 /// Removes all entries of a queue that nobody works with.
-pub(super) fn clear(store: &Store, state: &mut State) -> Result<u64, QueueError> {
+pub(super) fn clear(store: &Store, state: &mut StoreState) -> Result<u64, QueueError> {
     let mut removed = 0;
     loop {
         let mut edit = state.edit();
@@ -346,7 +350,7 @@ pub fn read_keys(
     file: impl Read,
     position: ClusterTime,
     wanted: impl Fn(&Namespace) -> bool,
-    mut each: impl FnMut(Wish) -> Result<(), String>,
+    mut each: impl FnMut(ImportEffect) -> Result<(), String>,
 ) -> Result<u64, QueueError> {
     let time = ClusterTime(position.0.saturating_sub(1));
     let mut left_out = 0;
@@ -355,8 +359,8 @@ pub fn read_keys(
             left_out += 1;
             return Ok(());
         }
-        let mut wish = operation.wish()?;
-        if let Wish::Refresh(incoming) = &mut wish {
+        let mut wish = operation.effect()?;
+        if let ImportEffect::Refresh(incoming) = &mut wish {
             incoming.cluster_time = time;
         }
         each(wish)

@@ -48,10 +48,10 @@ pub enum Proof {
 
 /// Which collections have their names behind all that is queued, where somebody had to find out.
 #[derive(Default)]
-pub struct Knowledge(HashMap<Namespace, Known>);
+pub struct Knowledge(HashMap<Namespace, Sighting>);
 
 #[derive(Clone, Copy)]
-enum Known {
+enum Sighting {
     /// The local database had this one at the time `at`, or none. Whether it is the one that entries were queued for
     /// is told by the stream, when it has come so far without a turn.
     Seen { id: Option<CollectionId>, at: ClusterTime },
@@ -67,8 +67,8 @@ impl Knowledge {
                 let known = self.0.remove(from);
                 self.0.remove(to);
                 // What was only seen was seen under this name, and may be another's.
-                if let Some(Known::Proven(id)) = known {
-                    self.0.insert(to.clone(), Known::Proven(id));
+                if let Some(Sighting::Proven(id)) = known {
+                    self.0.insert(to.clone(), Sighting::Proven(id));
                 }
             }
             SchemaChange::Create { ns, .. } | SchemaChange::Drop { ns } => {
@@ -80,12 +80,12 @@ impl Knowledge {
 
     /// `id` had the name at `at` or before.
     pub fn see(&mut self, name: &Namespace, id: Option<CollectionId>, at: ClusterTime) {
-        self.0.insert(name.clone(), Known::Seen { id, at });
+        self.0.insert(name.clone(), Sighting::Seen { id, at });
     }
 
     /// See [`Queue::waits_for_proof`](super::Queue::waits_for_proof).
     pub fn waits(&self, name: &Namespace, read: ClusterTime) -> bool {
-        matches!(self.0.get(name), Some(Known::Seen { at, .. }) if *at > read)
+        matches!(self.0.get(name), Some(Sighting::Seen { at, .. }) if *at > read)
     }
 
     /// See [`Queue::proof`](super::Queue::proof).
@@ -96,12 +96,12 @@ impl Knowledge {
         read: ClusterTime,
     ) -> Proof {
         match self.0.get(name) {
-            Some(Known::Proven(of)) if *of == id => Proof::Proven,
-            Some(Known::Seen { id: of, at }) if *of == id => {
+            Some(Sighting::Proven(of)) if *of == id => Proof::Proven,
+            Some(Sighting::Seen { id: of, at }) if *of == id => {
                 if *at > read {
                     return Proof::Waits;
                 }
-                self.0.insert(name.clone(), Known::Proven(id));
+                self.0.insert(name.clone(), Sighting::Proven(id));
                 Proof::Proven
             }
             Some(_) | None => Proof::Unseen,

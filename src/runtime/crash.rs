@@ -6,11 +6,11 @@
 
 /// The steps. The names of what is durable end in `done`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// A position in the stream was taken, and the demand to compare everything is in the queue.
+pub enum CrashPoint {
+    /// A position in the stream was taken, and that everything must be compared is in the queue.
     PositionNoted,
-    /// Atlas is to be marked as ours, and is not yet.
-    ClaimNoted,
+    /// The lease in Atlas is to be taken, and is not yet.
+    LeaseIdNoted,
     /// A part of a collection's first copy is in Atlas.
     PartCopied,
     /// A range of a collection's first copy is noted.
@@ -26,8 +26,8 @@ pub enum Step {
     Written,
     /// Atlas has a schema change, and the queue does not know yet.
     BarrierApplied,
-    SettleBegins,
-    SettleDone,
+    AckBegins,
+    AckDone,
     DeadLetterDone,
     /// The entries that bring evicted documents back are on the disk.
     EvictionNoted,
@@ -35,30 +35,30 @@ pub enum Step {
     Evicted,
 }
 
-impl Step {
-    pub const ALL: [Step; 16] = [
-        Step::PositionNoted,
-        Step::ClaimNoted,
-        Step::PartCopied,
-        Step::RangeNoted,
-        Step::CollectionCopied,
-        Step::CommitBegins,
-        Step::CommitDone,
-        Step::CheckpointDone,
-        Step::Leased,
-        Step::Written,
-        Step::BarrierApplied,
-        Step::SettleBegins,
-        Step::SettleDone,
-        Step::DeadLetterDone,
-        Step::EvictionNoted,
-        Step::Evicted,
+impl CrashPoint {
+    pub const ALL: [CrashPoint; 16] = [
+        CrashPoint::PositionNoted,
+        CrashPoint::LeaseIdNoted,
+        CrashPoint::PartCopied,
+        CrashPoint::RangeNoted,
+        CrashPoint::CollectionCopied,
+        CrashPoint::CommitBegins,
+        CrashPoint::CommitDone,
+        CrashPoint::CheckpointDone,
+        CrashPoint::Leased,
+        CrashPoint::Written,
+        CrashPoint::BarrierApplied,
+        CrashPoint::AckBegins,
+        CrashPoint::AckDone,
+        CrashPoint::DeadLetterDone,
+        CrashPoint::EvictionNoted,
+        CrashPoint::Evicted,
     ];
 }
 
 /// Ends the process here, if a test has asked for it.
 #[cfg(feature = "crash-points")]
-pub fn point(step: Step) {
+pub fn point(step: CrashPoint) {
     use std::sync::{
         LazyLock,
         atomic::{AtomicU32, Ordering},
@@ -79,4 +79,4 @@ pub fn point(step: Step) {
 /// Nothing is left of it without the feature.
 #[cfg(not(feature = "crash-points"))]
 #[inline(always)]
-pub fn point(_: Step) {}
+pub fn point(_: CrashPoint) {}

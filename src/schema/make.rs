@@ -53,13 +53,13 @@ pub fn joined(problems: &[Problem]) -> String {
 
 /// Why a command is not run now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct StepRefusal {
     pub reason: String,
     /// It may be otherwise later, and is the same for every command until then.
     pub may_pass: bool,
 }
 
-impl Refusal {
+impl StepRefusal {
     /// Of this command alone.
     pub fn of(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), may_pass: false }
@@ -67,7 +67,7 @@ impl Refusal {
 }
 
 /// What became of a command. The outer error ends everything.
-pub type Taken<E> = Result<Result<(), Refusal>, E>;
+pub type StepResult<E> = Result<Result<(), StepRefusal>, E>;
 
 /// Which indexes may be built now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,20 +88,23 @@ pub trait Target: Send {
     fn ns(&self) -> &Namespace;
 
     /// Runs a command.
-    fn run(&mut self, command: RawDocumentBuf) -> impl Future<Output = Taken<Self::Stop>> + Send;
+    fn run(
+        &mut self,
+        command: RawDocumentBuf,
+    ) -> impl Future<Output = StepResult<Self::Stop>> + Send;
 
     /// Makes the collection or view.
     fn create(
         &mut self,
         step: &Step,
         options: &RawDocument,
-    ) -> impl Future<Output = Taken<Self::Stop>> + Send;
+    ) -> impl Future<Output = StepResult<Self::Stop>> + Send;
 
     /// Builds indexes.
     fn build(
         &mut self,
         specs: &[RawDocumentBuf],
-    ) -> impl Future<Output = Taken<Self::Stop>> + Send {
+    ) -> impl Future<Output = StepResult<Self::Stop>> + Send {
         let command = build_command(self.ns().coll(), specs, None);
         self.run(command)
     }
@@ -200,7 +203,7 @@ async fn take<T: Target>(
     }
 }
 
-async fn run_all<T: Target>(target: &mut T, step: &Step) -> Taken<T::Stop> {
+async fn run_all<T: Target>(target: &mut T, step: &Step) -> StepResult<T::Stop> {
     if let Step::Create { options } = step {
         return target.create(step, options).await;
     }
@@ -241,7 +244,7 @@ async fn build_each<T: Target>(target: &mut T, builds: &[Build]) -> Result<Vec<P
     }
     let mut refused = Vec::new();
     for (what, spec) in builds {
-        if let Err(Refusal { reason, .. }) = target.build(std::slice::from_ref(spec)).await? {
+        if let Err(StepRefusal { reason, .. }) = target.build(std::slice::from_ref(spec)).await? {
             let is_aborted = reason.contains(BUILD_ABORTED);
             refused.push(Problem::refused(what.as_str(), reason));
             if is_aborted {
@@ -295,17 +298,17 @@ mod tests {
             &self.ns
         }
 
-        async fn run(&mut self, command: RawDocumentBuf) -> Taken<Infallible> {
+        async fn run(&mut self, command: RawDocumentBuf) -> StepResult<Infallible> {
             let text = bson::Document::try_from(command.as_ref()).unwrap().to_string();
             let (name, _) = command.iter().next().unwrap().unwrap();
             let index = |name: &&str| text.contains(&format!("\"{name}\""));
             let indexes: Vec<_> = ["a", "b"].into_iter().filter(index).collect();
             self.run.push(format!("{name} {}", indexes.join("")).trim_end().to_owned());
             let refused = self.refuses.iter().find(|(words, _)| text.contains(words));
-            Ok(refused.map_or(Ok(()), |(_, reason)| Err(Refusal::of(*reason))))
+            Ok(refused.map_or(Ok(()), |(_, reason)| Err(StepRefusal::of(*reason))))
         }
 
-        async fn create(&mut self, _: &Step, _: &RawDocument) -> Taken<Infallible> {
+        async fn create(&mut self, _: &Step, _: &RawDocument) -> StepResult<Infallible> {
             self.run.push("create".to_owned());
             Ok(Ok(()))
         }

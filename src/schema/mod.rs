@@ -18,7 +18,9 @@ pub mod value;
 mod versions;
 pub mod watch;
 
-pub use make::{BUILD_ABORTED, Building, Left, Problem, Refusal, Taken, Target, joined, make};
+pub use make::{
+    BUILD_ABORTED, Building, Left, Problem, StepRefusal, StepResult, Target, joined, make,
+};
 pub use steps::{Description, Kind, Step, build_command, in_the_way, index_names, steps};
 use value::{Value, fields, get, is_on, is_same, projection};
 pub use versions::{Version, not_taken};
@@ -133,25 +135,25 @@ pub fn index_changes(original: &[RawDocumentBuf], copy: &[RawDocumentBuf]) -> Ve
             .map(|spec| (name_bytes(spec).get(4..).unwrap_or_default().to_vec(), essence(spec)))
             .collect()
     };
-    let (wanted, there) = (by_name(original), by_name(copy));
-    let mut changes: Vec<_> = there
+    let (wanted, existing) = (by_name(original), by_name(copy));
+    let mut changes: Vec<_> = existing
         .iter()
         .filter(|(name, _)| !wanted.contains_key(*name))
         .map(|(_, spec)| IndexChange::Drop { spec: spec.clone() })
         .collect();
     for (name, spec) in wanted {
-        let copy = there.get(&name);
+        let copy = existing.get(&name);
         let change = match copy {
             None => Some(IndexChange::Create { spec: spec.clone() }),
             Some(copy) => difference(spec.clone(), copy),
         };
-        let is_anew =
+        let is_recreated =
             matches!(change, Some(IndexChange::Create { .. } | IndexChange::Replace { .. }));
         changes.extend(change);
         let is_prepared = |spec: &RawDocumentBuf| is_on(spec, "prepareUnique");
         if is_prepared(&spec)
             && !is_on(&spec, "unique")
-            && (is_anew || !copy.is_some_and(is_prepared))
+            && (is_recreated || !copy.is_some_and(is_prepared))
         {
             changes.push(IndexChange::Prepare { spec });
         }

@@ -324,8 +324,8 @@ mod tests {
         assert_eq!(step.commands("c").len(), 2);
         assert_eq!(step.build(), None);
         assert_eq!(step.instead("duplicates"), None);
-        let anew = step.instead("Location40415: BSON field is an unknown field").unwrap();
-        assert_eq!(anew.commands("c"), [rawdoc! { "dropIndexes": "c", "index": "a" }]);
-        assert!(anew.build().is_some());
+        let recreated = step.instead("Location40415: BSON field is an unknown field").unwrap();
+        assert_eq!(recreated.commands("c"), [rawdoc! { "dropIndexes": "c", "index": "a" }]);
+        assert!(recreated.build().is_some());
     }
 }

@@ -38,11 +38,11 @@ mod blind;
 #[cfg(test)]
 pub(crate) mod fake;
 mod listing;
-pub mod marks;
 pub mod mongodb;
+pub mod records;
 mod walk;
 
-use marks::Marks;
+use records::LeaseRecords;
 
 pub use self::mongodb::MongoSide;
 pub use blind::Blind;
@@ -183,8 +183,8 @@ pub trait Side: Send + Sync {
         None
     }
 
-    /// Where it keeps marks of ownership. `None`: whose copy it is cannot be told.
-    fn marks(&self) -> Option<&dyn Marks> {
+    /// Where it keeps lease records. `None`: whose copy it is cannot be told.
+    fn records(&self) -> Option<&dyn LeaseRecords> {
         None
     }
 

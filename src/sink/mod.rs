@@ -90,21 +90,21 @@ pub struct Taken {
 
 /// A document that does not find its place: another one holds a unique value of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Contender {
+pub struct ConflictingWrite {
     pub document: RawDocumentBuf,
     pub taken: Taken,
 }
 
 /// A document that stands in another one's way.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Holder {
+pub struct CurrentOwner {
     pub document: RawDocumentBuf,
-    /// The paths of the index, when every document with these values is in it: such a holder lets go
+    /// The paths of the index, when every document with these values is in it: such an owner lets go
     /// only by another value.
     pub paths: Option<Vec<String>>,
 }
 
-impl Holder {
+impl CurrentOwner {
     /// True when `document` has, byte for byte, the values that this one stands in the way with.
     pub fn has_its_values(&self, document: &RawDocument) -> bool {
         self.paths.as_ref().is_some_and(|paths| {
@@ -144,16 +144,16 @@ pub trait SchemaSink: Sink {
         true
     }
 
-    /// For each contender the documents that hold a unique value of it now. The contender's own document
+    /// For each conflicting write the documents that hold a unique value of it now. Its own document
     /// may be among them. Empty when the place is free.
     ///
     /// # Errors
     /// When Atlas could not be asked, or would not answer.
-    fn holders(
+    fn owners(
         &self,
         ns: &Namespace,
-        contenders: &[Contender],
-    ) -> impl Future<Output = Result<Vec<Vec<Holder>>, SinkError>> + Send;
+        conflicting: &[ConflictingWrite],
+    ) -> impl Future<Output = Result<Vec<Vec<CurrentOwner>>, SinkError>> + Send;
 
     /// Changes a collection. Applying a change twice is harmless.
     ///
@@ -220,7 +220,7 @@ impl From<&SinkError> for Fault {
 /// Whether anything may be written to Atlas now: to be asked right before it is sent.
 ///
 /// # Errors
-/// [`SinkError::Unavailable`] while the mark of ownership is not young enough.
+/// [`SinkError::Unavailable`] while the lease is not young enough.
 pub fn may_write(lease: &Lease) -> Result<(), SinkError> {
     if lease.is_held(BootTime::now()) {
         return Ok(());

@@ -2,7 +2,7 @@
 
 use bson::RawDocumentBuf;
 
-use super::{Changed, Contender, Holder, SchemaSink, Sink, SinkError, Write, Written};
+use super::{Changed, ConflictingWrite, CurrentOwner, SchemaSink, Sink, SinkError, Write, Written};
 use crate::{
     model::{event::SchemaChange, namespace::Namespace},
     schema::Description,
@@ -26,12 +26,12 @@ impl<K: Sink> SchemaSink for WithoutSchema<K> {
         false
     }
 
-    async fn holders(
+    async fn owners(
         &self,
         _: &Namespace,
-        contenders: &[Contender],
-    ) -> Result<Vec<Vec<Holder>>, SinkError> {
-        Ok(vec![Vec::new(); contenders.len()])
+        conflicting: &[ConflictingWrite],
+    ) -> Result<Vec<Vec<CurrentOwner>>, SinkError> {
+        Ok(vec![Vec::new(); conflicting.len()])
     }
 
     /// What is renamed is not there under its new name, for all that is known: so it is given once more.

@@ -13,8 +13,8 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::{
     SyncError,
-    ends::{End, Ends},
     range::PatientWalk,
+    sides::{SideName, Sides},
 };
 use crate::{
     gate::Permit,
@@ -52,13 +52,13 @@ pub trait Findings: Sync {
 
 /// One collection on both sides.
 pub struct Comparison<'a> {
-    pub ends: &'a Ends,
+    pub sides: &'a Sides,
     pub ns: &'a Namespace,
     /// Local reads show no older state.
     pub after: ClusterTime,
     /// The local database has no collection of the name. A view may have it, through which others' documents would be
     /// read, or a time series.
-    pub is_only_there: bool,
+    pub is_only_in_target: bool,
     /// Documents in a reply.
     pub page: u32,
     pub stop: &'a Stop,
@@ -79,16 +79,16 @@ impl Comparison<'_> {
         findings: &F,
     ) -> Result<(), SyncError> {
         let route = self.route(range.clone(), part, self.after);
-        let mut walk = PatientWalk::new(self.ends, End::Local, route, self.stop);
+        let mut walk = PatientWalk::new(self.sides, SideName::Local, route, self.stop);
         let mut from = range.from.clone();
         // The last document of a page opens the next part, since its key is the bound between the two.
         let mut carried: Option<(RawDocumentBuf, Permit)> = None;
         loop {
-            let page = if self.is_only_there { None } else { walk.next().await? };
+            let page = if self.is_only_in_target { None } else { walk.next().await? };
             let rest = KeyRange { from: from.clone(), until: range.until.clone() };
             let again = || {
                 let route = self.route(rest.clone(), part, self.after);
-                PatientWalk::new(self.ends, End::Local, route, self.stop)
+                PatientWalk::new(self.sides, SideName::Local, route, self.stop)
             };
             let Some(page) = page else {
                 let permits = [Some(walk.permit()), carried.as_ref().map(|(_, of)| of.clone())];
@@ -100,9 +100,9 @@ impl Comparison<'_> {
                 continue;
             };
             let documents = page.documents()?;
-            self.ends.book(documents.len(), self.stop).await?;
+            self.sides.throttle(documents.len(), self.stop).await?;
             let Some((last, before)) = documents.split_last() else { continue };
-            let bound = self.key_of(End::Local, last)?;
+            let bound = self.key_of(SideName::Local, last)?;
             let opened = carried.replace(((*last).to_owned(), page.permit().clone()));
             let permits = [Some(page.permit().clone()), opened.as_ref().map(|(_, of)| of.clone())];
             let opened = opened.iter().map(|(last, _)| &**last);
@@ -132,24 +132,24 @@ impl Comparison<'_> {
         let hold = || permits.iter().flatten().all(Permit::holds);
         let mut compared =
             Compared { local_documents: documents.len() as u64, ..Compared::default() };
-        let mut here: HashMap<Vec<u8>, (DocumentKey, &RawDocument)> =
+        let mut source: HashMap<Vec<u8>, (DocumentKey, &RawDocument)> =
             HashMap::with_capacity(documents.len());
         for document in documents {
             compared.bytes += document.as_bytes().len() as u64;
-            let key = self.key_of(End::Local, document)?;
-            here.insert(key.canonical(), (key, document));
+            let key = self.key_of(SideName::Local, document)?;
+            source.insert(key.canonical(), (key, document));
         }
         let route = self.route(stretch, part, ClusterTime::default());
-        let mut walk = PatientWalk::new(self.ends, End::Atlas, route, self.stop);
+        let mut walk = PatientWalk::new(self.sides, SideName::Atlas, route, self.stop);
         while let Some(page) = walk.next().await? {
             let copies = page.documents()?;
             compared.atlas_documents += copies.len() as u64;
             for copy in copies {
-                let key = self.key_of(End::Atlas, copy)?;
-                match here.remove(&key.canonical()) {
+                let key = self.key_of(SideName::Atlas, copy)?;
+                match source.remove(&key.canonical()) {
                     None => compared.found.push((Mismatch::Extra, key)),
                     Some((_, document))
-                        if part == Part::Whole && !self.ends.atlas.is_copy(document, copy) =>
+                        if part == Part::Whole && !self.sides.atlas.is_copy(document, copy) =>
                     {
                         compared.found.push((Mismatch::Content, key));
                     }
@@ -163,7 +163,7 @@ impl Comparison<'_> {
                 findings.compared(std::mem::take(&mut compared)).await?;
             }
         }
-        compared.found.extend(here.into_values().map(|(key, _)| (Mismatch::Missing, key)));
+        compared.found.extend(source.into_values().map(|(key, _)| (Mismatch::Missing, key)));
         if !hold() {
             return Ok(false);
         }
@@ -173,10 +173,10 @@ impl Comparison<'_> {
 
     pub(super) fn key_of(
         &self,
-        end: End,
+        end: SideName,
         document: &RawDocument,
     ) -> Result<DocumentKey, SyncError> {
-        DocumentKey::of(document).map_err(|error| self.ends.of(end).malformed(error).into())
+        DocumentKey::of(document).map_err(|error| self.sides.of(end).malformed(error).into())
     }
 
     pub(super) fn route(&self, range: KeyRange, part: Part, after: ClusterTime) -> Route {
@@ -211,13 +211,13 @@ mod tests {
     /// What a comparison of two sides finds, neither of which is a MongoDB: in pages of three.
     async fn compared(local: Arc<FakeSide>, atlas: FakeSide) -> (u64, u64, Vec<(i32, Mismatch)>) {
         let (stop, found) = (Stop::default(), Found::default());
-        let ends = Ends::new(local, Arc::new(atlas), 1, 0);
+        let sides = Sides::new(local, Arc::new(atlas), 1, 0);
         let ns = Namespace::new("shop", "orders");
         let comparison = Comparison {
-            ends: &ends,
+            sides: &sides,
             ns: &ns,
             after: ClusterTime::default(),
-            is_only_there: false,
+            is_only_in_target: false,
             page: 3,
             stop: &stop,
         };

@@ -9,9 +9,10 @@ use tokio::sync::Notify;
 
 use super::{
     Listing, SyncError, atlas_collections,
-    ends::{Ends, ask},
     in_hand::InHand,
-    pause, unmatched,
+    pause,
+    sides::{Sides, ask},
+    unmatched,
 };
 use crate::{
     gate::{reading::Reading, writing::Writing},
@@ -23,7 +24,7 @@ use crate::{
         write_op::WriteOp,
     },
     observe::status::Status,
-    policy::late::LateWrites,
+    policy::in_doubt::InDoubtWrites,
     queue::{Incoming, Queue, Work},
     runtime::{
         clock::now_ms,
@@ -38,31 +39,31 @@ const PAUSE_CHECK: std::time::Duration = std::time::Duration::from_millis(200);
 /// What the tasks share.
 pub struct Context<K> {
     pub queue: Arc<Queue>,
-    pub ends: Ends,
+    pub sides: Sides,
     pub sink: Arc<K>,
     pub status: Arc<Status>,
     pub reading: Arc<Reading>,
     pub writing: Arc<Writing>,
     pub filter: NamespaceFilter,
-    pub late: Arc<Mutex<LateWrites>>,
+    pub in_doubt: Arc<Mutex<InDoubtWrites>>,
     /// What the worker leaves to the task that builds indexes.
     pub watch: Arc<SchemaWatch>,
     /// The full sync that is in hand.
     pub in_hand: Arc<InHand>,
-    /// Woken when something is demanded, asked for or cancelled.
-    pub demanded: Arc<Notify>,
+    /// Woken when a sync becomes mandatory, is asked for or cancelled.
+    pub sync_wanted: Arc<Notify>,
 }
 
 impl<K> Context<K> {
     /// What the local database has of what is replicated, but for what is not ours in Atlas.
-    pub(super) async fn here(&self) -> Result<Listing, SyncError> {
-        let listing = self.ends.local.list(&self.filter).await?;
+    pub(super) async fn source_listing(&self) -> Result<Listing, SyncError> {
+        let listing = self.sides.local.list(&self.filter).await?;
         Ok(self.without_foreign(listing))
     }
 
-    /// As [`here`](Self::here), of Atlas.
-    pub(super) async fn there(&self) -> Result<Listing, SyncError> {
-        let listing = atlas_collections(&*self.ends.atlas, &self.filter).await?;
+    /// As [`source_listing`](Self::source_listing), of Atlas.
+    pub(super) async fn target_listing(&self) -> Result<Listing, SyncError> {
+        let listing = atlas_collections(&*self.sides.atlas, &self.filter).await?;
         Ok(self.without_foreign(listing))
     }
 
@@ -94,8 +95,8 @@ impl<K> Context<K> {
         id: Option<CollectionId>,
         stop: &Stop,
     ) -> Result<Option<Description>, SyncError> {
-        let here = ask!(self.ends, stop, self.ends.local.describe_options(ns));
-        Ok(here.filter(|found| found.id == id))
+        let source = ask!(self.sides, stop, self.sides.local.describe_options(ns));
+        Ok(source.filter(|found| found.id == id))
     }
 
     /// What time it is in the local database.
@@ -104,7 +105,7 @@ impl<K> Context<K> {
         K: Send + Sync,
     {
         self.retrying(stop, "the local time is not known yet", || {
-            Box::pin(async move { Ok(self.ends.local.now().await?) })
+            Box::pin(async move { Ok(self.sides.local.now().await?) })
         })
         .await
     }
@@ -116,7 +117,7 @@ impl<K> Context<K> {
         message: &'static str,
         mut attempt: impl FnMut() -> BoxFuture<'a, Result<T, SyncError>> + Send,
     ) -> Result<T, SyncError> {
-        let mut attempts = self.ends.attempts(stop).without_end(message);
+        let mut attempts = self.sides.attempts(stop).without_end(message);
         loop {
             let result = tokio::select! {
                 () = stop.drain.cancelled() => return Err(SyncError::Stopped),
@@ -136,7 +137,7 @@ impl<K> Context<K> {
     /// Waits while nothing may be written to Atlas: also while the local database is not proven, since all that
     /// a sync writes rests on it.
     pub(super) async fn may_write(&self, stop: &Stop) -> Result<(), SyncError> {
-        while self.writing.rests() || !self.ends.local.permit().holds() {
+        while self.writing.rests() || !self.sides.local.permit().holds() {
             pause(stop, PAUSE_CHECK).await?;
         }
         Ok(())
@@ -183,7 +184,7 @@ impl<K> Context<K> {
         Ok(())
     }
 
-    pub(super) fn late(&self) -> MutexGuard<'_, LateWrites> {
-        self.late.lock()
+    pub(super) fn in_doubt(&self) -> MutexGuard<'_, InDoubtWrites> {
+        self.in_doubt.lock()
     }
 }

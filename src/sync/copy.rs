@@ -7,16 +7,15 @@ use std::time::Duration;
 use bson::RawDocument;
 
 use super::{
-    SyncError,
-    ends::{End, Ends},
-    pause,
+    SyncError, pause,
     range::PatientWalk,
+    sides::{SideName, Sides},
 };
 use crate::{
     model::{checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace},
     policy::backoff::OutageWait,
     runtime::{
-        crash::{self, Step},
+        crash::{self, CrashPoint},
         shutdown::Stop,
     },
     side::{KeyRange, Order, Page, Part, Route},
@@ -35,7 +34,7 @@ pub struct Unit {
 }
 
 /// Who wants to know what becomes of a copy.
-pub trait Ledger: Sync {
+pub trait CopyObserver: Sync {
     /// Waits while nothing may be written.
     fn may_go_on(&self) -> impl Future<Output = Result<(), SyncError>> + Send;
 
@@ -60,9 +59,9 @@ pub trait Ledger: Sync {
 
 /// Copies ranges of collections.
 pub struct Copier<'a, K, L> {
-    pub ends: &'a Ends,
+    pub sides: &'a Sides,
     /// Where from.
-    pub from: End,
+    pub from: SideName,
     pub sink: &'a K,
     pub ledger: &'a L,
     /// What is read shows no older state.
@@ -84,7 +83,7 @@ pub enum ThereAlready {
     Leave,
 }
 
-impl<K: Sink, L: Ledger> Copier<'_, K, L> {
+impl<K: Sink, L: CopyObserver> Copier<'_, K, L> {
     /// Copies one unit. Whatever passes is waited for.
     ///
     /// # Errors
@@ -98,15 +97,15 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
             after: self.after,
             page: unit.page,
         };
-        let _slot = self.ends.slot().await;
-        let mut walk = PatientWalk::new(self.ends, self.from, route, self.stop);
+        let _slot = self.sides.slot().await;
+        let mut walk = PatientWalk::new(self.sides, self.from, route, self.stop);
         let mut page = self.read(&mut walk).await?;
         while let Some(read) = page {
             if self.stop.is_draining() {
                 return Err(SyncError::Stopped);
             }
             let write = async {
-                let _room = self.ends.copying(read.bytes()).await;
+                let _room = self.sides.copying(read.bytes()).await;
                 self.write(&unit.ns, &read).await
             };
             let (next, written) = tokio::join!(self.read(&mut walk), write);
@@ -116,15 +115,15 @@ impl<K: Sink, L: Ledger> Copier<'_, K, L> {
                 walk.go_back_before(&read);
                 page = self.read(&mut walk).await?;
             }
-            crash::point(Step::PartCopied);
+            crash::point(CrashPoint::PartCopied);
         }
         Ok(())
     }
 
     async fn read(&self, walk: &mut PatientWalk<'_>) -> Result<Option<Page>, SyncError> {
         let page = walk.next().await?;
-        if let (End::Local, Some(page)) = (self.from, &page) {
-            self.ends.book(page.count(), self.stop).await?;
+        if let (SideName::Local, Some(page)) = (self.from, &page) {
+            self.sides.throttle(page.count(), self.stop).await?;
         }
         Ok(page)
     }

@@ -18,7 +18,7 @@ use std::{
 
 use bson::RawDocument;
 
-use super::{Collection, Context, Ends, SyncError, pause, schema::describe};
+use super::{Collection, Context, Sides, SyncError, pause, schema::describe};
 use crate::{
     model::namespace::Namespace,
     observe::status::{Counted, Divergence},
@@ -53,14 +53,14 @@ pub(super) struct Counts {
 
 /// What was found out before.
 #[derive(Default)]
-struct Known {
+struct CountsSoFar {
     /// By how much the estimates of Atlas are off, compared with those of the local database.
     drifts: HashMap<Namespace, i64>,
     /// What an exact count has said of a difference of the estimates, and when.
     counted: HashMap<Namespace, Exact>,
 }
 
-/// See [`Known::counted`].
+/// See [`CountsSoFar::counted`].
 struct Exact {
     at: Instant,
     /// By how much the estimates differed.
@@ -70,7 +70,7 @@ struct Exact {
     sync: Option<String>,
 }
 
-impl Known {
+impl CountsSoFar {
     /// Forgets what was counted where the estimates do not differ any more, but not that there was nothing to tell:
     /// where documents expire they differ now and then, and counting costs what it costs.
     fn keep(&mut self, open: &[Collection]) {
@@ -138,7 +138,7 @@ impl<K: SchemaSink> CountCheck<K> {
         if self.every.is_zero() {
             std::future::pending::<()>().await;
         }
-        let mut known = Known::default();
+        let mut known = CountsSoFar::default();
         let mut has_failed = false;
         pause(stop, FIRST.min(self.every)).await?;
         loop {
@@ -168,13 +168,13 @@ impl<K: SchemaSink> CountCheck<K> {
         let Context { status, reading, writing, in_hand, .. } = &*self.cx;
         let is_quiet =
             !status.faults.atlas.is_any() && !status.faults.local.is_any() && !reading.is_stopped();
-        writing.is_marked() && !writing.is_paused() && !in_hand.runs() && is_quiet
+        writing.is_acquired() && !writing.is_paused() && !in_hand.runs() && is_quiet
     }
 
     /// True once everything that was committed before the call is in the queue: what is not read yet could
     /// explain any difference.
     pub(super) async fn has_read_all(&self, stop: &Stop) -> Result<bool, SyncError> {
-        let now = self.cx.ends.local.now().await?;
+        let now = self.cx.sides.local.now().await?;
         for _ in 0..READ_LOOKS {
             if self.cx.reading.position().has_read(now) {
                 return Ok(true);
@@ -187,11 +187,11 @@ impl<K: SchemaSink> CountCheck<K> {
     /// `None` where it cannot be told.
     async fn count_all(
         &self,
-        known: &mut Known,
+        known: &mut CountsSoFar,
         stop: &Stop,
     ) -> Result<Option<Vec<Divergence>>, SyncError> {
-        let permit = self.cx.ends.local.permit();
-        let listing = self.cx.here().await?;
+        let permit = self.cx.sides.local.permit();
+        let listing = self.cx.source_listing().await?;
         let mut open = listing.collections;
         for look in 0..LOOKS {
             if look > 0 {
@@ -232,7 +232,7 @@ impl<K: SchemaSink> CountCheck<K> {
         }
         // Nothing is told of what may be another database, nor remembered.
         if !permit.holds() {
-            *known = Known::default();
+            *known = CountsSoFar::default();
             return Ok(None);
         }
         Ok(Some(found))
@@ -242,10 +242,10 @@ impl<K: SchemaSink> CountCheck<K> {
     async fn confirm(
         &self,
         ns: &Namespace,
-        known: &mut Known,
+        known: &mut CountsSoFar,
         stop: &Stop,
     ) -> Result<Option<Vec<Divergence>>, SyncError> {
-        let described = describe(&*self.cx.ends.local, ns).await?;
+        let described = describe(&*self.cx.sides.local, ns).await?;
         let expiry = described.as_ref().and_then(Expiry::of);
         let sync = self.cx.in_hand.last();
         let dead = self.dead_letters().await?;
@@ -274,7 +274,7 @@ impl<K: SchemaSink> CountCheck<K> {
         &self,
         ns: &Namespace,
         estimated: Counts,
-        known: &mut Known,
+        known: &mut CountsSoFar,
     ) -> Result<Option<Divergence>, SyncError> {
         let [_, local] = estimated.local;
         let exact = self.count_exactly(ns, None).await?;
@@ -310,7 +310,7 @@ impl<K: SchemaSink> CountCheck<K> {
         dead: &BTreeMap<Namespace, u64>,
     ) -> Result<Counts, SyncError> {
         let before = self.cx.queue.pending_of(ns);
-        let Ends { local, atlas, .. } = &self.cx.ends;
+        let Sides { local, atlas, .. } = &self.cx.sides;
         let first = local.estimated_count(ns).await?;
         let atlas = atlas.estimated_count(ns).await?;
         let second = local.estimated_count(ns).await?;
@@ -327,7 +327,7 @@ impl<K: SchemaSink> CountCheck<K> {
     ) -> Result<Option<Counts>, SyncError> {
         let dead = self.dead_letters().await?;
         let before = self.cx.queue.pending_of(ns);
-        let Ends { local, atlas, .. } = &self.cx.ends;
+        let Sides { local, atlas, .. } = &self.cx.sides;
         let first = local.count(ns, filter).await?;
         let atlas = atlas.count(ns, filter).await?;
         let second = local.count(ns, filter).await?;
@@ -380,7 +380,7 @@ mod tests {
             atlas: 1,
             counted: Counted::Staying,
         };
-        let mut known = Known::default();
+        let mut known = CountsSoFar::default();
         for (ns, divergences) in [(of("fine"), vec![]), (of("lost"), vec![lost(of("lost"))])] {
             let counted = Exact { at: Instant::now(), difference: -1, divergences, sync: None };
             known.counted.insert(ns, counted);

@@ -19,9 +19,9 @@ impl DeleteLimit {
         extra > MASS_DELETE_MIN && extra as f64 > all as f64 * self.ratio
     }
 
-    /// True when a collection that has `here` documents may take the place of one of Atlas that has `there`.
-    pub fn may_replace(self, here: u64, there: u64) -> bool {
-        !self.is_mass_delete(there.saturating_sub(here), there)
+    /// True when a collection that has `source` documents may take the place of one of Atlas that has `target`.
+    pub fn may_replace(self, source: u64, target: u64) -> bool {
+        !self.is_mass_delete(target.saturating_sub(source), target)
     }
 }
 
@@ -50,10 +50,10 @@ mod tests {
     #[test]
     fn a_collection_is_replaced_by_one_that_has_almost_as_much() {
         let limit = DeleteLimit::new(0.1);
-        for (here, there, may) in
+        for (source, target, may) in
             [(0, 0, true), (0, 100, true), (0, 101, false), (900, 1_000, true), (899, 1_000, false)]
         {
-            assert_eq!(limit.may_replace(here, there), may, "{here} for {there}");
+            assert_eq!(limit.may_replace(source, target), may, "{source} for {target}");
         }
         assert!(limit.may_replace(5_000, 1_000), "nothing is lost");
     }

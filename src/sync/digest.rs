@@ -11,8 +11,8 @@
 use super::{
     SyncError,
     compare::{Compared, Comparison, Findings},
-    ends::{End, ask},
     range::PatientWalk,
+    sides::{SideName, ask},
 };
 use crate::{
     model::{checkpoint::ClusterTime, document_key::DocumentKey},
@@ -39,9 +39,9 @@ impl Comparison<'_> {
         expected: u64,
         findings: &F,
     ) -> Result<(), SyncError> {
-        let (here, there) = self.digests(range, &[], expected).await?;
+        let (source, target) = self.digests(range, &[], expected).await?;
         let mut open = Vec::new();
-        self.settle(range.clone(), here[0], there[0], &mut open, findings).await?;
+        self.compare_sums(range.clone(), source[0], target[0], &mut open, findings).await?;
         while let Some((range, documents)) = open.pop() {
             let splits = match documents {
                 0..=LEAF_DOCUMENTS => Vec::new(),
@@ -53,32 +53,32 @@ impl Comparison<'_> {
                 self.range(&range, part, findings).await?;
                 continue;
             }
-            let (here, there) = self.digests(&range, &splits, documents).await?;
-            let sums = here.into_iter().zip(there);
-            for (part, (here, there)) in cut(&range, &splits).into_iter().zip(sums) {
-                self.settle(part, here, there, &mut open, findings).await?;
+            let (source, target) = self.digests(&range, &splits, documents).await?;
+            let sums = source.into_iter().zip(target);
+            for (part, (source, target)) in cut(&range, &splits).into_iter().zip(sums) {
+                self.compare_sums(part, source, target, &mut open, findings).await?;
             }
         }
         Ok(())
     }
 
     /// Ends a range whose sums are equal; leaves another one to be opened.
-    async fn settle<F: Findings>(
+    async fn compare_sums<F: Findings>(
         &self,
         range: KeyRange,
-        here: Digest,
-        there: Digest,
+        source: Digest,
+        target: Digest,
         open: &mut Vec<(KeyRange, u64)>,
         findings: &F,
     ) -> Result<(), SyncError> {
-        if here != there {
-            open.push((range, here.documents));
+        if source != target {
+            open.push((range, source.documents));
             return Ok(());
         }
         let compared = Compared {
-            local_documents: here.documents,
-            atlas_documents: there.documents,
-            bytes: here.bytes,
+            local_documents: source.documents,
+            atlas_documents: target.documents,
+            bytes: source.bytes,
             found: Vec::new(),
         };
         findings.compared(compared).await
@@ -99,15 +99,15 @@ impl Comparison<'_> {
             after: self.after,
             page: 10_000,
         };
-        let mut walk = PatientWalk::new(self.ends, End::Local, route, self.stop);
+        let mut walk = PatientWalk::new(self.sides, SideName::Local, route, self.stop);
         let (mut keys, mut n) = (Vec::new(), 0);
         while let Some(page) = walk.next().await? {
             let documents = page.documents()?;
-            self.ends.book(documents.len() / KEYS_PER_READ, self.stop).await?;
+            self.sides.throttle(documents.len() / KEYS_PER_READ, self.stop).await?;
             for document in documents {
                 n += 1;
                 if n % each == 0 {
-                    keys.push(self.key_of(End::Local, document)?);
+                    keys.push(self.key_of(SideName::Local, document)?);
                 }
             }
         }
@@ -123,11 +123,11 @@ impl Comparison<'_> {
         local_documents: u64,
     ) -> Result<(Vec<Digest>, Vec<Digest>), SyncError> {
         loop {
-            self.ends.book(local_documents as usize, self.stop).await?;
-            let permit = self.ends.proven(self.stop).await?;
+            self.sides.throttle(local_documents as usize, self.stop).await?;
+            let permit = self.sides.proven(self.stop).await?;
             let both = tokio::try_join!(
-                self.digests_of(End::Local, range, splits),
-                self.digests_of(End::Atlas, range, splits)
+                self.digests_of(SideName::Local, range, splits),
+                self.digests_of(SideName::Atlas, range, splits)
             )?;
             if permit.holds() {
                 return Ok(both);
@@ -137,13 +137,13 @@ impl Comparison<'_> {
 
     async fn digests_of(
         &self,
-        end: End,
+        end: SideName,
         range: &KeyRange,
         splits: &[DocumentKey],
     ) -> Result<Vec<Digest>, SyncError> {
-        let after = if end == End::Local { self.after } else { ClusterTime::default() };
-        let side = self.ends.of(end);
-        match ask!(self.ends, self.stop, side.digests(self.ns, range, splits, after)) {
+        let after = if end == SideName::Local { self.after } else { ClusterTime::default() };
+        let side = self.sides.of(end);
+        match ask!(self.sides, self.stop, side.digests(self.ns, range, splits, after)) {
             Digests::Sums(sums) => Ok(sums),
             Digests::TooLong => Ok(vec![UNKNOWN; splits.len() + 1]),
             Digests::Unable => Err(SyncError::NoDigest { end }),

@@ -129,10 +129,10 @@ pub async fn look_up(
             return Ok(report);
         }
         let (keys, name) = (std::slice::from_ref(key), key.canonical());
-        let here = local.find(ns, keys).await?.remove(&name);
-        let there = atlas.find(ns, keys).await?.remove(&name);
-        (report.in_local, report.in_atlas) = (Some(here.is_some()), Some(there.is_some()));
-        if is_same(atlas, here.as_deref(), there.as_deref()) {
+        let source = local.find(ns, keys).await?.remove(&name);
+        let target = atlas.find(ns, keys).await?.remove(&name);
+        (report.in_local, report.in_atlas) = (Some(source.is_some()), Some(target.is_some()));
+        if is_same(atlas, source.as_deref(), target.as_deref()) {
             return Ok(report);
         }
     }
@@ -162,10 +162,10 @@ pub async fn look_up(
     Ok(report)
 }
 
-fn is_same(atlas: &dyn Side, here: Option<&RawDocument>, there: Option<&RawDocument>) -> bool {
-    match (here, there) {
+fn is_same(atlas: &dyn Side, source: Option<&RawDocument>, target: Option<&RawDocument>) -> bool {
+    match (source, target) {
         (None, None) => true,
-        (Some(here), Some(there)) => atlas.is_copy(here, there),
+        (Some(source), Some(target)) => atlas.is_copy(source, target),
         (Some(_), None) | (None, Some(_)) => false,
     }
 }

@@ -37,7 +37,7 @@ const MARGIN: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(3600);
 
 /// What several counts say together.
-enum Verdict {
+enum CountVerdict {
     Same,
     Differs(Divergence),
     /// What would explain a difference is not read yet, or counting takes longer than anything stays as it is.
@@ -57,9 +57,9 @@ impl<K: SchemaSink> CountCheck<K> {
         let mut found = Vec::new();
         for counted in [Counted::Staying, Counted::Gone] {
             match self.count_expiring(ns, expiry, counted, estimated, stop).await? {
-                Verdict::Same => {}
-                Verdict::Differs(divergence) => found.push(divergence),
-                Verdict::Unknown => return Ok(None),
+                CountVerdict::Same => {}
+                CountVerdict::Differs(divergence) => found.push(divergence),
+                CountVerdict::Unknown => return Ok(None),
             }
         }
         Ok(Some(found))
@@ -72,12 +72,12 @@ impl<K: SchemaSink> CountCheck<K> {
         counted: Counted,
         estimated: Counts,
         stop: &Stop,
-    ) -> Result<Verdict, SyncError> {
+    ) -> Result<CountVerdict, SyncError> {
         let differs = |local, atlas, counted| {
-            Verdict::Differs(Divergence { ns: ns.to_string(), local, atlas, counted })
+            CountVerdict::Differs(Divergence { ns: ns.to_string(), local, atlas, counted })
         };
         let mut margin = MARGIN;
-        let mut verdict = Verdict::Unknown;
+        let mut verdict = CountVerdict::Unknown;
         for look in 0..LOOKS {
             if look > 0 {
                 pause(stop, LOOK_APART.min(self.every)).await?;
@@ -89,9 +89,9 @@ impl<K: SchemaSink> CountCheck<K> {
                     Some(expiry.staying(latest.saturating_add(ms(margin))))
                 }
             };
-            let Some(filter) = filter else { return Ok(Verdict::Same) };
+            let Some(filter) = filter else { return Ok(CountVerdict::Same) };
             if !self.has_read_all(stop).await? {
-                return Ok(Verdict::Unknown);
+                return Ok(CountVerdict::Unknown);
             }
             let began = Instant::now();
             let exact = self.count_exactly(ns, Some(&filter)).await?;
@@ -100,16 +100,16 @@ impl<K: SchemaSink> CountCheck<K> {
                 // Some of them may have gone meanwhile.
                 Some(_) if took > margin / 2 => {
                     margin = took * 4;
-                    Verdict::Unknown
+                    CountVerdict::Unknown
                 }
-                Some(exact) if exact.are_explained(0) => return Ok(Verdict::Same),
+                Some(exact) if exact.are_explained(0) => return Ok(CountVerdict::Same),
                 Some(Counts { local: [_, local], atlas, .. }) => differs(local, atlas, counted),
                 // Too many for that. What the moments of the servers do not make is all that can be told.
                 None if counted == Counted::Staying && !estimated.are_about_equal() => {
                     let Counts { local: [_, local], atlas, .. } = estimated;
                     return Ok(differs(local, atlas, Counted::Estimated));
                 }
-                None => return Ok(Verdict::Same),
+                None => return Ok(CountVerdict::Same),
             };
         }
         Ok(verdict)
@@ -118,9 +118,9 @@ impl<K: SchemaSink> CountCheck<K> {
     /// The earliest and the latest time, in milliseconds since 1970, that either server or this host takes for now.
     async fn clocks(&self) -> Result<(i64, i64), SyncError> {
         let now = now_ms() as i64;
-        let here = self.cx.ends.local.clock().await?.unwrap_or(now);
-        let there = self.cx.ends.atlas.clock().await?.unwrap_or(now);
-        Ok((now.min(here).min(there), now.max(here).max(there)))
+        let source = self.cx.sides.local.clock().await?.unwrap_or(now);
+        let target = self.cx.sides.atlas.clock().await?.unwrap_or(now);
+        Ok((now.min(source).min(target), now.max(source).max(target)))
     }
 }
 

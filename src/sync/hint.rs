@@ -29,10 +29,10 @@ impl Hint for SyncError {
                  the local database (`replicas` in the database `outrigger`, or as `atlas.state_database` says) \
                  and start again"
             }
-            SyncError::Rival { is_fresh: true, .. } => {
+            SyncError::LeaseHeld { is_fresh: true, .. } => {
                 "stop that agent first (`systemctl stop outrigger` on its host); one agent keeps one copy"
             }
-            SyncError::Rival { is_fresh: false, .. } => {
+            SyncError::LeaseHeld { is_fresh: false, .. } => {
                 "if it will not come back, take over with `outrigger run --adopt`"
             }
             SyncError::NoDigest { .. } => "compare without --digest",

@@ -9,10 +9,10 @@ use crate::model::namespace::Namespace;
 
 /// Owns the question. Empty until a first run begins.
 #[derive(Debug, Default)]
-pub struct InHand(Mutex<Run>);
+pub struct InHand(Mutex<RunInHand>);
 
 #[derive(Debug, Default)]
-struct Run {
+struct RunInHand {
     /// Of the one that runs, or ran last.
     id: Option<String>,
     is_running: bool,
@@ -22,7 +22,8 @@ struct Run {
 
 impl InHand {
     pub(super) fn begins(&self, id: &str) {
-        *self.lock() = Run { id: Some(id.to_owned()), is_running: true, is_done: BTreeMap::new() };
+        *self.lock() =
+            RunInHand { id: Some(id.to_owned()), is_running: true, is_done: BTreeMap::new() };
     }
 
     /// It is about this collection, too.
@@ -55,7 +56,7 @@ impl InHand {
         run.is_running && run.is_done.get(ns).is_some_and(|is_done| !is_done)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Run> {
+    fn lock(&self) -> MutexGuard<'_, RunInHand> {
         self.0.lock()
     }
 }

@@ -11,12 +11,12 @@
 //!   has to be held.
 //!
 //! What is asked for only ever compares, so that it can be cancelled at any moment. After the documents,
-//! options and indexes are compared and mended.
+//! options and indexes are compared, and what differs is applied.
 //!
 //! Before any of it, the [ownership] of the target is settled. Until then nothing is written to Atlas.
 //!
 //! [`Reconciler`] is four tasks side by side, each in a folder or file of its own, with what it remembers: the keeper
-//! of the mark (`ownership`), the full sync (`full`), the keeper of options and indexes (`keeper`), and the count of
+//! of the lease (`ownership`), the full sync (`full`), the keeper of options and indexes (`keeper`), and the count of
 //! both sides (`counts`). They share a [`Context`]. The verification and the restore are runs of their own, without a
 //! queue. All of them read and write the two ends by `range`, `copy`, `compare` and `digest`,
 //! and see of each no more than a [`Side`](crate::side::Side).
@@ -27,10 +27,10 @@ use parking_lot::Mutex;
 
 use crate::{
     model::namespace::{Namespace, NamespaceFilter},
-    policy::horizon::Horizon,
+    policy::read_watermark::ReadWatermark,
     queue::QueueError,
     runtime::shutdown::Stop,
-    side::{Collection, LeftOut, Listing, Side, SideError, marks::AgentMark},
+    side::{Collection, LeftOut, Listing, Side, SideError, records::AgentIdentity},
     sink::{SchemaSink, SinkError},
     source::SourceError,
 };
@@ -42,7 +42,6 @@ mod counts;
 mod deletes;
 mod digest;
 pub mod document;
-mod ends;
 mod expiring;
 mod full;
 mod hint;
@@ -54,17 +53,18 @@ mod range;
 mod restore;
 pub mod same;
 mod schema;
+mod sides;
 pub mod state;
 mod unmatched;
 pub mod unproven;
 mod verify;
 
 pub use context::Context;
-pub use ends::{End, Ends};
 pub use full::{is_all_held_up, refused_deletes, refused_of_the_run};
 pub use ownership::{Remark, review};
 pub use preview::{Action, Planned, preview};
 pub use restore::{Restore, RestoreError};
+pub use sides::{SideName, Sides};
 pub use unmatched::{Unmatched, nothing_of, unmatched};
 pub use verify::{Found, Lag, NamespaceResult, Verification, Verify};
 
@@ -89,11 +89,11 @@ async fn atlas_collections(
     filter: &NamespaceFilter,
 ) -> Result<Listing, SideError> {
     let mut listing = atlas.list(filter).await?;
-    // That the mark of ownership is there is no news.
-    let is_of_the_mark = |ns: &Namespace| ns.db().eq_ignore_ascii_case(filter.state_database());
+    // That the lease is there is no news.
+    let is_of_the_leases = |ns: &Namespace| ns.db().eq_ignore_ascii_case(filter.state_database());
     listing
         .left_out
-        .retain(|LeftOut { ns, .. }| !is_of_the_mark(ns) || filter.kept_apart(ns).is_none());
+        .retain(|LeftOut { ns, .. }| !is_of_the_leases(ns) || filter.kept_apart(ns).is_none());
     Ok(listing)
 }
 
@@ -109,13 +109,13 @@ pub enum SyncError {
     /// There is no other end.
     #[error(transparent)]
     SameDatabase(#[from] same::Same),
-    /// Another source has a mark for names that ours could choose too.
+    /// Another source has a lease on names that ours could choose too.
     #[error("{problem}")]
     Overlap { problem: String },
     /// The local database is a copy of the target, by whatever way.
     #[error("{problem}")]
     Ring { problem: String },
-    /// The target holds data and is not marked as this source's replica.
+    /// The target holds data that no lease of this source covers.
     #[error("{problem}")]
     NotOwned { problem: String },
     /// Another agent keeps the same copy.
@@ -123,10 +123,10 @@ pub enum SyncError {
         "another agent replicates this local database to this Atlas: on host `{host}`, process {pid}, \
          last heartbeat {heartbeat} ago"
     )]
-    Rival { host: String, pid: u32, heartbeat: String, is_fresh: bool },
+    LeaseHeld { host: String, pid: u32, heartbeat: String, is_fresh: bool },
     /// A server that does not know the expression.
-    #[error("{} cannot hash documents (`$toHashedIndexKey`)", match .end { End::Local => "the local database", End::Atlas => "Atlas" })]
-    NoDigest { end: End },
+    #[error("{} cannot hash documents (`$toHashedIndexKey`)", match .end { SideName::Local => "the local database", SideName::Atlas => "Atlas" })]
+    NoDigest { end: SideName },
     /// The local database, which is restored into, takes no documents.
     #[error("the local database does not take documents: {problem}")]
     LocalTarget { problem: String, is_away: bool },
@@ -162,7 +162,7 @@ impl SyncError {
             | SyncError::NotOwned { .. }
             | SyncError::Overlap { .. }
             | SyncError::Ring { .. }
-            | SyncError::Rival { .. }
+            | SyncError::LeaseHeld { .. }
             | SyncError::NoDigest { .. }
             | SyncError::NothingMatches(_)
             | SyncError::LocalTarget { .. }
@@ -207,7 +207,7 @@ impl SyncError {
                 | SyncError::SameDatabase(_)
                 | SyncError::Overlap { .. }
                 | SyncError::Ring { .. }
-                | SyncError::Rival { .. }
+                | SyncError::LeaseHeld { .. }
         )
     }
 }
@@ -224,7 +224,7 @@ impl From<SideError> for SyncError {
 /// What of the configuration, and of what the agent has found out, the tasks go by.
 pub struct Options {
     pub source_id: String,
-    pub agent: AgentMark,
+    pub agent: AgentIdentity,
     /// Take the target over, whoever's it is.
     pub adopt: bool,
     pub max_delete_ratio: f64,
@@ -238,7 +238,7 @@ pub struct Options {
     pub tells_of_schema: bool,
 }
 
-/// Copies or compares when it is demanded or asked for, and looks after what makes both sides one beside that: four
+/// Copies or compares when that is mandatory or asked for, and looks after what makes both sides one beside that: four
 /// tasks, which share their [`Context`] and nothing else.
 pub struct Reconciler<K> {
     ownership: Ownership<K>,
@@ -248,8 +248,12 @@ pub struct Reconciler<K> {
 }
 
 impl<K: SchemaSink> Reconciler<K> {
-    /// `horizon` is raised over what a full sync has written whole.
-    pub fn new(context: Context<K>, options: Options, horizon: Arc<Mutex<Horizon>>) -> Self {
+    /// `watermark` is raised over what a full sync has written whole.
+    pub fn new(
+        context: Context<K>,
+        options: Options,
+        watermark: Arc<Mutex<ReadWatermark>>,
+    ) -> Self {
         let Options { source_id, agent, adopt, tells_of_schema, .. } = options;
         let cx = Arc::new(context);
         let deletes = DeleteLimit::new(options.max_delete_ratio);
@@ -257,7 +261,7 @@ impl<K: SchemaSink> Reconciler<K> {
             ownership: Ownership::new(cx.clone(), source_id, agent, adopt),
             full: FullSync::new(
                 cx.clone(),
-                horizon,
+                watermark,
                 deletes,
                 options.queue_max,
                 options.verify_every,
@@ -267,11 +271,11 @@ impl<K: SchemaSink> Reconciler<K> {
         }
     }
 
-    /// Settles ownership, then serves demands and requests until told to stop.
+    /// Takes the lease, then serves mandatory and on-demand syncs until told to stop.
     ///
     /// # Errors
     /// [`SyncError::SameDatabase`], [`SyncError::NotOwned`], [`SyncError::Overlap`], [`SyncError::Ring`],
-    /// [`SyncError::Rival`], or a failure of the queue.
+    /// [`SyncError::LeaseHeld`], or a failure of the queue.
     pub async fn run(&self, stop: &Stop) -> Result<(), SyncError> {
         let result = tokio::select! {
             result = self.serve(stop) => result,
@@ -291,11 +295,11 @@ impl<K: SchemaSink> Reconciler<K> {
     }
 
     /// Goes on with the heartbeat when the agent stops, for as long as what waits is still written: that may
-    /// take longer than a mark stays young.
+    /// take longer than a lease stays young.
     ///
     /// # Errors
     /// When the queue fails.
-    pub async fn beat_while_draining(&self, stop: &Stop) -> Result<(), SyncError> {
-        self.ownership.beat_while_draining(stop).await
+    pub async fn heartbeat_while_draining(&self, stop: &Stop) -> Result<(), SyncError> {
+        self.ownership.heartbeat_while_draining(stop).await
     }
 }

@@ -47,8 +47,8 @@ const ALLOW: &str =
 struct Known {
     is_view: bool,
     /// `None` where it is not.
-    here: Option<Size>,
-    there: Option<u64>,
+    source: Option<Size>,
+    target: Option<u64>,
     is_theirs: bool,
 }
 
@@ -63,30 +63,30 @@ pub async fn preview(
     source_id: &str,
     max_delete_ratio: f64,
 ) -> Result<Vec<Planned>, SyncError> {
-    let here = local.list(filter).await?;
-    let there = atlas_collections(atlas, filter).await?;
+    let source = local.list(filter).await?;
+    let target = atlas_collections(atlas, filter).await?;
     let theirs: BTreeSet<_> = ownership::not_ours(atlas, filter, source_id).await?;
     let mut names: BTreeMap<Namespace, Known> = BTreeMap::new();
-    for (listing, is_here) in [(&here, true), (&there, false)] {
+    for (listing, is_here) in [(&source, true), (&target, false)] {
         for (of, is_view) in [(&listing.collections, false), (&listing.views, true)] {
             for collection in of {
                 let known = names.entry(collection.ns.clone()).or_default();
                 known.is_view |= is_view;
                 if is_here {
-                    known.here = Some(Size::default());
+                    known.source = Some(Size::default());
                 } else {
-                    known.there = Some(0);
+                    known.target = Some(0);
                 }
             }
         }
     }
     let mut planned = Vec::new();
     for (ns, mut known) in names {
-        if !known.is_view && known.here.is_some() {
-            known.here = Some(local.size(&ns).await?);
+        if !known.is_view && known.source.is_some() {
+            known.source = Some(local.size(&ns).await?);
         }
-        if !known.is_view && known.there.is_some() {
-            known.there = Some(atlas.size(&ns).await?.documents);
+        if !known.is_view && known.target.is_some() {
+            known.target = Some(atlas.size(&ns).await?.documents);
         }
         known.is_theirs = theirs.contains(&ns);
         planned.push(plan(ns, &known, DeleteLimit::new(max_delete_ratio)));
@@ -96,10 +96,10 @@ pub async fn preview(
 }
 
 fn plan(ns: Namespace, known: &Known, limit: DeleteLimit) -> Planned {
-    let (is_here, is_there) = (known.here.is_some(), known.there.is_some());
-    let (here, there) = (known.here.unwrap_or_default(), known.there.unwrap_or(0));
-    let extra = there.saturating_sub(here.documents);
-    let too_many = limit.is_mass_delete(extra, there);
+    let (is_here, is_there) = (known.source.is_some(), known.target.is_some());
+    let (source, target) = (known.source.unwrap_or_default(), known.target.unwrap_or(0));
+    let extra = target.saturating_sub(source.documents);
+    let too_many = limit.is_mass_delete(extra, target);
     let (action, note) = match () {
         () if known.is_theirs => (
             Action::Leave,
@@ -114,7 +114,7 @@ fn plan(ns: Namespace, known: &Known, limit: DeleteLimit) -> Planned {
         () if !is_here && known.is_view => (Action::Delete, Some("a view".to_owned())),
         () if !is_here && too_many => (Action::Leave, Some(ALLOW.to_owned())),
         () if !is_here => (Action::Delete, None),
-        () if there == 0 => (Action::Copy, None),
+        () if target == 0 => (Action::Copy, None),
         () if too_many => {
             (Action::Compare, Some(format!("Atlas has {extra} more, which stay: {ALLOW}")))
         }
@@ -126,9 +126,9 @@ fn plan(ns: Namespace, known: &Known, limit: DeleteLimit) -> Planned {
     Planned {
         ns,
         action,
-        local_documents: here.documents,
-        local_bytes: here.bytes,
-        atlas_documents: there,
+        local_documents: source.documents,
+        local_bytes: source.bytes,
+        atlas_documents: target,
         note,
     }
 }
@@ -139,16 +139,16 @@ mod tests {
 
     #[test]
     fn what_is_planned_follows_from_what_both_sides_have() {
-        let collection = |here: Option<u64>, there: Option<u64>| Known {
-            here: here.map(|documents| Size { documents, bytes: 0 }),
-            there,
+        let collection = |source: Option<u64>, target: Option<u64>| Known {
+            source: source.map(|documents| Size { documents, bytes: 0 }),
+            target,
             ..Known::default()
         };
         let theirs = Known { is_theirs: true, ..collection(Some(1), Some(1)) };
-        let view = |here: bool| Known {
+        let view = |source: bool| Known {
             is_view: true,
-            here: here.then(Size::default),
-            there: Some(0),
+            source: source.then(Size::default),
+            target: Some(0),
             ..Known::default()
         };
         for (known, action, note) in [

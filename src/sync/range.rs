@@ -2,7 +2,7 @@
 
 use super::{
     SyncError,
-    ends::{End, Ends},
+    sides::{SideName, Sides},
 };
 use crate::{
     gate::Permit,
@@ -78,15 +78,15 @@ pub fn every_nth(keys: Vec<DocumentKey>, n: usize) -> Vec<DocumentKey> {
 /// A [`Walk`] that is gone on with for as long as patience lasts.
 pub struct PatientWalk<'a> {
     walk: Box<dyn Walk + 'a>,
-    ends: &'a Ends,
+    sides: &'a Sides,
     ns: Namespace,
     stop: &'a Stop,
 }
 
 impl<'a> PatientWalk<'a> {
-    pub fn new(ends: &'a Ends, end: End, route: Route, stop: &'a Stop) -> Self {
+    pub fn new(sides: &'a Sides, end: SideName, route: Route, stop: &'a Stop) -> Self {
         let ns = route.ns.clone();
-        Self { walk: ends.of(end).walk(route), ends, ns, stop }
+        Self { walk: sides.of(end).walk(route), sides, ns, stop }
     }
 
     /// Of the last page, also of the answer that told of the end.
@@ -104,7 +104,7 @@ impl<'a> PatientWalk<'a> {
     /// # Errors
     /// When the side stays away for longer than patience lasts, or refuses.
     pub async fn next(&mut self) -> Result<Option<Page>, SyncError> {
-        let mut attempts = self.ends.attempts(self.stop).reading(&self.ns);
+        let mut attempts = self.sides.attempts(self.stop).reading(&self.ns);
         loop {
             match self.walk.next().await {
                 Ok(page) => {

@@ -15,10 +15,10 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Collection, LeftOut, Listing, SyncError, atlas_collections,
-    copy::{Copier, Ledger, ThereAlready, Unit},
-    ends::{End, Ends, ask},
+    copy::{Copier, CopyObserver, ThereAlready, Unit},
     range::splits,
-    schema::{indexes_of, mend, sentences, unique_builds},
+    schema::{apply_schema, indexes_of, sentences, unique_builds},
+    sides::{SideName, Sides, ask},
     unmatched,
 };
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
     observe::progress::{Progress, ShareState},
     runtime::{
         clock::now_ms,
-        crash::{self, Step},
+        crash::{self, CrashPoint},
         shutdown::Stop,
     },
     schema::{self, IndexChange, index_changes},
@@ -46,7 +46,7 @@ const ITSELF: &str = "";
 
 /// A restore to be made.
 pub struct Restore<'a, K> {
-    pub ends: &'a Ends,
+    pub sides: &'a Sides,
     /// Into the local database.
     pub sink: &'a K,
     /// What is replicated.
@@ -96,7 +96,7 @@ impl<K: SchemaSink> Restore<'_, K> {
     /// # Errors
     /// [`RestoreError`]. What was copied stays, and the next run goes on from there.
     pub async fn run(&self) -> Result<Restored, RestoreError> {
-        let found = ask!(self.ends, self.stop, atlas_collections(&*self.ends.atlas, self.filter));
+        let found = ask!(self.sides, self.stop, atlas_collections(&*self.sides.atlas, self.filter));
         let patterns = &self.scope.patterns().include;
         if let Some(nothing) = unmatched(patterns, &[&found]).into_iter().next() {
             return Err(SyncError::NothingMatches(nothing).into());
@@ -127,7 +127,7 @@ impl<K: SchemaSink> Restore<'_, K> {
         for LeftOut { ns, reason } in left_out {
             note_problems(outcome, &ns, vec![reason.to_owned()]);
         }
-        let copied = self.ends.each_or(collections, |collection| {
+        let copied = self.sides.each_or(collections, |collection| {
             Box::pin(async move {
                 let plan = notes
                     .get(collection.ns.as_str())
@@ -152,7 +152,7 @@ impl<K: SchemaSink> Restore<'_, K> {
         };
         if self.read_notes().await?.keys().all(is_in_scope) {
             let (notes, at) = (self.notes()?, self.notes_at());
-            ask!(self.ends, self.stop, notes.drop(&at));
+            ask!(self.sides, self.stop, notes.drop(&at));
         }
         Ok(())
     }
@@ -160,11 +160,11 @@ impl<K: SchemaSink> Restore<'_, K> {
     /// True when each collection of Atlas has as many documents here. No more than a guess, for the words of a
     /// refusal.
     async fn is_there(&self, collections: &[Collection]) -> Result<bool, RestoreError> {
-        let Ends { local, atlas, .. } = self.ends;
+        let Sides { local, atlas, .. } = self.sides;
         for Collection { ns, .. } in collections {
-            let there = ask!(self.ends, self.stop, atlas.size(ns));
-            let here = ask!(self.ends, self.stop, local.size(ns));
-            if here.documents != there.documents {
+            let source = ask!(self.sides, self.stop, atlas.size(ns));
+            let target = ask!(self.sides, self.stop, local.size(ns));
+            if target.documents != source.documents {
                 return Ok(false);
             }
         }
@@ -174,7 +174,7 @@ impl<K: SchemaSink> Restore<'_, K> {
     /// Nothing of what would be written may be there.
     async fn check_empty(&self) -> Result<(), RestoreError> {
         let Listing { collections, views, left_out, .. } =
-            ask!(self.ends, self.stop, self.ends.local.list(self.filter));
+            ask!(self.sides, self.stop, self.sides.local.list(self.filter));
         for Collection { ns, .. } in collections {
             if self.scope.matches(&ns) && ns.db() != self.db() {
                 self.check_collection(&ns).await?;
@@ -190,8 +190,8 @@ impl<K: SchemaSink> Restore<'_, K> {
     }
 
     async fn check_collection(&self, ns: &Namespace) -> Result<(), RestoreError> {
-        let local = &self.ends.local;
-        if ask!(self.ends, self.stop, local.is_empty(ns)) {
+        let local = &self.sides.local;
+        if ask!(self.sides, self.stop, local.is_empty(ns)) {
             return Ok(());
         }
         Err(RestoreError::NotEmpty { ns: ns.clone() })
@@ -204,10 +204,10 @@ impl<K: SchemaSink> Restore<'_, K> {
         outcome: &Mutex<Restored>,
     ) -> Result<(), RestoreError> {
         let ns = &collection.ns;
-        let atlas = &self.ends.atlas;
-        let size = ask!(self.ends, self.stop, atlas.size(ns));
+        let atlas = &self.sides.atlas;
+        let size = ask!(self.sides, self.stop, atlas.size(ns));
         self.progress().share(ns).documents = size.documents;
-        let indexes = indexes_of(self.ends, End::Atlas, ns, self.stop).await?;
+        let indexes = indexes_of(self.sides, SideName::Atlas, ns, self.stop).await?;
         let plan = match plan {
             Some(plan) => plan,
             None => self.begin(collection, size, &indexes, outcome).await?,
@@ -222,10 +222,11 @@ impl<K: SchemaSink> Restore<'_, K> {
         let order = if plan.splits.is_empty() { Order::Natural } else { Order::ById };
         let ranges = KeyRange::between(&plan.splits).into_iter().enumerate();
         let open: Vec<_> = ranges.filter(|(n, _)| !plan.done.contains(n)).collect();
-        let notes = Notes { outcome, progress: &self.progress, away_since: Mutex::default() };
+        let notes =
+            RestoreNotes { outcome, progress: &self.progress, away_since: Mutex::default() };
         let copier = Copier {
-            ends: self.ends,
-            from: End::Atlas,
+            sides: self.sides,
+            from: SideName::Atlas,
             sink: self.sink,
             ledger: &notes,
             there_already: ThereAlready::Leave,
@@ -233,7 +234,7 @@ impl<K: SchemaSink> Restore<'_, K> {
             stop: self.stop,
         };
         let (copier, plan) = (&copier, &tokio::sync::Mutex::new(plan));
-        self.ends
+        self.sides
             .each(open, |(n, range)| {
                 let unit = Unit { ns: ns.clone(), range, order, page: size.page() };
                 Box::pin(async move {
@@ -241,20 +242,22 @@ impl<K: SchemaSink> Restore<'_, K> {
                     let mut plan = plan.lock().await;
                     plan.done.insert(n);
                     self.note_plan(&unit.ns, &plan).await?;
-                    crash::point(Step::RangeNoted);
+                    crash::point(CrashPoint::RangeNoted);
                     Ok(())
                 })
             })
             .await?;
         // Those that the documents had to obey are there already. What is there and not in Atlas is somebody's, who
         // came before an interrupted restore went on.
-        let there = indexes_of(self.ends, End::Local, ns, self.stop).await?;
-        let mut missing = index_changes(&indexes, &there);
+        let source = indexes_of(self.sides, SideName::Local, ns, self.stop).await?;
+        let mut missing = index_changes(&indexes, &source);
         missing.retain(|change| {
             !matches!(change, IndexChange::Drop { .. } | IndexChange::Replace { .. })
         });
         let missing = missing.into_iter().map(schema::Step::Index).collect();
-        let left = mend(self.ends, End::Local, ns, (missing, &Permit::free()), self.stop).await?;
+        let left =
+            apply_schema(self.sides, SideName::Local, ns, (missing, &Permit::free()), self.stop)
+                .await?;
         note_problems(outcome, ns, sentences(&left));
         self.progress().share(ns).state = ShareState::Done;
         Ok(())
@@ -273,12 +276,14 @@ impl<K: SchemaSink> Restore<'_, K> {
         self.check_collection(ns).await?;
         self.make(collection, outcome).await?;
         let unique = unique_builds(indexes);
-        let left = mend(self.ends, End::Local, ns, (unique, &Permit::free()), self.stop).await?;
+        let left =
+            apply_schema(self.sides, SideName::Local, ns, (unique, &Permit::free()), self.stop)
+                .await?;
         note_problems(outcome, ns, sentences(&left));
         let splits = if collection.is_capped() {
             Vec::new()
         } else {
-            ask!(self.ends, self.stop, splits(&*self.ends.atlas, ns, size))
+            ask!(self.sides, self.stop, splits(&*self.sides.atlas, ns, size))
         };
         let plan = CopyPlan { splits, ..CopyPlan::default() };
         self.note_plan(ns, &plan).await?;
@@ -293,7 +298,7 @@ impl<K: SchemaSink> Restore<'_, K> {
     ) -> Result<(), RestoreError> {
         let (ns, options) = (&collection.ns, collection.options.clone());
         let change = SchemaChange::Create { ns: ns.clone(), options };
-        let mut attempts = self.ends.attempts(self.stop);
+        let mut attempts = self.sides.attempts(self.stop);
         loop {
             match self.sink.change_schema(&change).await {
                 Ok(Changed::Done | Changed::WasNotThere) => return Ok(()),
@@ -313,7 +318,7 @@ impl<K: SchemaSink> Restore<'_, K> {
 
     async fn read_notes(&self) -> Result<BTreeMap<String, String>, SyncError> {
         let (notes, at) = (self.notes()?, self.notes_at());
-        Ok(ask!(self.ends, self.stop, notes.read(&at)))
+        Ok(ask!(self.sides, self.stop, notes.read(&at)))
     }
 
     async fn note_plan(&self, ns: &Namespace, plan: &CopyPlan) -> Result<(), SyncError> {
@@ -323,7 +328,7 @@ impl<K: SchemaSink> Restore<'_, K> {
 
     async fn note(&self, name: &str, text: &str) -> Result<(), SyncError> {
         let (notes, at) = (self.notes()?, self.notes_at());
-        if ask!(self.ends, self.stop, notes.write(&at, name, text)) {
+        if ask!(self.sides, self.stop, notes.write(&at, name, text)) {
             return Ok(());
         }
         let problem = "the note of the restore was not taken".to_owned();
@@ -332,7 +337,7 @@ impl<K: SchemaSink> Restore<'_, K> {
 
     fn notes(&self) -> Result<&dyn crate::side::Notes, SyncError> {
         let problem = "it is none that anything is restored into".to_owned();
-        self.ends.local.notes().ok_or(SyncError::LocalTarget { problem, is_away: false })
+        self.sides.local.notes().ok_or(SyncError::LocalTarget { problem, is_away: false })
     }
 
     /// Where they are: beside the application's databases.
@@ -371,7 +376,7 @@ fn local_error(error: &SinkError) -> SyncError {
 }
 
 /// What a restore notes of a copy.
-struct Notes<'a> {
+struct RestoreNotes<'a> {
     outcome: &'a Mutex<Restored>,
     progress: &'a Mutex<Progress>,
     away_since: Mutex<Option<Instant>>,
@@ -380,7 +385,7 @@ struct Notes<'a> {
 /// How long the target may be away. Longer than an election; whoever looks on wants to know.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-impl Ledger for Notes<'_> {
+impl CopyObserver for RestoreNotes<'_> {
     async fn may_go_on(&self) -> Result<(), SyncError> {
         Ok(())
     }

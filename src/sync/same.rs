@@ -11,7 +11,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use super::{Ends, SyncError};
+use super::{Sides, SyncError};
 use crate::{
     model::hint::Hint,
     side::{Looks, Side},
@@ -61,15 +61,15 @@ impl Hint for Same {
 }
 
 /// Says so where two sides are one, as far as their looks tell.
-fn compare(here: &Looks, other: &Looks) -> Result<(), Same> {
-    if here.process.is_some() && here.process == other.process {
+fn compare(source: &Looks, other: &Looks) -> Result<(), Same> {
+    if source.process.is_some() && source.process == other.process {
         return Err(Same::Process);
     }
-    if let (Some(id), Some(other)) = (&here.set_id, &other.set_id) {
+    if let (Some(id), Some(other)) = (&source.set_id, &other.set_id) {
         return if id == other { Err(Same::Set { id: id.clone() }) } else { Ok(()) };
     }
-    let set = here.set_name.as_ref().filter(|_| here.set_name == other.set_name);
-    match (set, here.members.intersection(&other.members).next()) {
+    let set = source.set_name.as_ref().filter(|_| source.set_name == other.set_name);
+    match (set, source.members.intersection(&other.members).next()) {
         (Some(set), Some(member)) => Err(Same::Member { set: set.clone(), member: member.clone() }),
         _ => Ok(()),
     }
@@ -79,11 +79,11 @@ fn compare(here: &Looks, other: &Looks) -> Result<(), Same> {
 ///
 /// # Errors
 /// [`SyncError::SameDatabase`]; otherwise what keeps an end from answering.
-pub async fn check(ends: &Ends) -> Result<Option<String>, SyncError> {
-    let here = ends.local.looks().await?;
-    let there = ends.atlas.looks().await?;
-    compare(&here, &there)?;
-    Ok(there.set_id)
+pub async fn check(sides: &Sides) -> Result<Option<String>, SyncError> {
+    let source = sides.local.looks().await?;
+    let target = sides.atlas.looks().await?;
+    compare(&source, &target)?;
+    Ok(target.set_id)
 }
 
 /// As [`check`], before anything is made of a local database that may be the wrong one. Atlas may be away.
@@ -91,9 +91,9 @@ pub async fn check(ends: &Ends) -> Result<Option<String>, SyncError> {
 /// # Errors
 /// [`SyncError::SameDatabase`]; otherwise what keeps the local database from answering.
 pub async fn check_early(local: &dyn Side, atlas: &dyn Side) -> Result<(), SyncError> {
-    let here = local.looks().await?;
+    let source = local.looks().await?;
     match tokio::time::timeout(EARLY, atlas.looks()).await {
-        Ok(Ok(there)) => compare(&here, &there)?,
+        Ok(Ok(target)) => compare(&source, &target)?,
         Ok(Err(error)) => tracing::debug!(%error, "Atlas does not say yet which database it is"),
         Err(_) => tracing::debug!("Atlas has not said yet which database it is"),
     }
@@ -115,35 +115,35 @@ mod tests {
         }
     }
 
-    fn is_same(here: &Looks, there: &Looks) -> bool {
-        compare(here, there).is_err()
+    fn is_same(source: &Looks, target: &Looks) -> bool {
+        compare(source, target).is_err()
     }
 
     #[test]
     fn one_set_is_told_by_its_id_whatever_its_members_are_called() {
-        let here = looks(Some("a"), &["db1:27017"], 1);
-        assert!(is_same(&here, &looks(Some("a"), &["elsewhere:27018"], 2)));
-        assert!(!is_same(&here, &looks(Some("b"), &["elsewhere:27018"], 2)));
+        let source = looks(Some("a"), &["db1:27017"], 1);
+        assert!(is_same(&source, &looks(Some("a"), &["elsewhere:27018"], 2)));
+        assert!(!is_same(&source, &looks(Some("b"), &["elsewhere:27018"], 2)));
     }
 
     #[test]
     fn two_sets_whose_members_have_the_same_names_are_two() {
-        let here = looks(Some("a"), &["localhost:27017"], 1);
-        assert!(!is_same(&here, &looks(Some("b"), &["localhost:27017"], 2)));
+        let source = looks(Some("a"), &["localhost:27017"], 1);
+        assert!(!is_same(&source, &looks(Some("b"), &["localhost:27017"], 2)));
     }
 
     #[test]
     fn without_ids_the_process_and_the_members_tell() {
-        let here = looks(None, &["db1:27017", "DB2:27017"], 1);
-        assert!(is_same(&here, &looks(Some("a"), &["other:27017"], 1)), "the process");
+        let source = looks(None, &["db1:27017", "DB2:27017"], 1);
+        assert!(is_same(&source, &looks(Some("a"), &["other:27017"], 1)), "the process");
         assert!(
-            is_same(&here, &looks(Some("a"), &["db2:27017"], 2)),
+            is_same(&source, &looks(Some("a"), &["db2:27017"], 2)),
             "a member, in other capitals"
         );
-        assert!(!is_same(&here, &looks(None, &["db3:27017"], 2)));
+        assert!(!is_same(&source, &looks(None, &["db3:27017"], 2)));
         let mut other_name = looks(None, &["db1:27017"], 2);
         other_name.set_name = Some("rs1".to_owned());
-        assert!(!is_same(&here, &other_name));
+        assert!(!is_same(&source, &other_name));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Options and indexes of one collection: what differs, and the steps that mend it.
+//! Options and indexes of one collection: what differs, and the steps that make it equal.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::{
     SyncError,
-    ends::{Attempts, End, Ends, ask},
+    sides::{Attempts, SideName, Sides, ask},
 };
 use crate::{
     gate::Permit,
     model::namespace::Namespace,
     runtime::shutdown::Stop,
     schema::{
-        Description, IndexChange, Kind, Problem, Refusal, Step, Taken, Target, index_changes, make,
-        steps,
+        Description, IndexChange, Kind, Problem, Step, StepRefusal, StepResult, Target,
+        index_changes, make, steps,
     },
     side::{Because, SchemaSide, Side, SideError, Unaltered},
     sink::SinkError,
@@ -37,22 +37,22 @@ const ANSWERS_MAX: u32 = 2;
 /// # Errors
 /// When an end stays away for longer than patience lasts, or refuses.
 pub async fn schema_steps(
-    ends: &Ends,
+    sides: &Sides,
     ns: &Namespace,
-    original: End,
+    original: SideName,
     options: (&RawDocumentBuf, &RawDocumentBuf),
     stop: &Stop,
 ) -> Result<Vec<Step>, SyncError> {
     let copy = match original {
-        End::Local => End::Atlas,
-        End::Atlas => End::Local,
+        SideName::Local => SideName::Atlas,
+        SideName::Atlas => SideName::Local,
     };
-    if ends.of(copy).schema().is_none() || ends.of(original).schema().is_none() {
+    if sides.of(copy).schema().is_none() || sides.of(original).schema().is_none() {
         return Ok(Vec::new());
     }
-    let wanted = described(options.0, indexes_of(ends, original, ns, stop).await?);
-    let there = described(options.1, indexes_of(ends, copy, ns, stop).await?);
-    Ok(steps(&wanted, Some(&there)))
+    let wanted = described(options.0, indexes_of(sides, original, ns, stop).await?);
+    let target = described(options.1, indexes_of(sides, copy, ns, stop).await?);
+    Ok(steps(&wanted, Some(&target)))
 }
 
 fn described(options: &RawDocument, indexes: Vec<RawDocumentBuf>) -> Description {
@@ -100,12 +100,12 @@ pub fn unique_builds(indexes: &[RawDocumentBuf]) -> Vec<Step> {
 /// # Errors
 /// When the end stays away for longer than patience lasts, or refuses.
 pub async fn indexes_of(
-    ends: &Ends,
-    end: End,
+    sides: &Sides,
+    end: SideName,
     ns: &Namespace,
     stop: &Stop,
 ) -> Result<Vec<RawDocumentBuf>, SyncError> {
-    Ok(ask!(ends, stop, list_indexes(ends.of(end), ns)))
+    Ok(ask!(sides, stop, list_indexes(sides.of(end), ns)))
 }
 
 /// Makes the steps on the copy, as long as the permit holds under which the original was looked at. What it will not
@@ -113,24 +113,24 @@ pub async fn indexes_of(
 ///
 /// # Errors
 /// When the end stays away for longer than patience lasts, or refuses access; [`SyncError::Outdated`].
-pub async fn mend(
-    ends: &Ends,
-    copy: End,
+pub async fn apply_schema(
+    sides: &Sides,
+    copy: SideName,
     ns: &Namespace,
     (steps, permit): (Vec<Step>, &Permit),
     stop: &Stop,
 ) -> Result<Vec<Problem>, SyncError> {
-    let Some(schema) = ends.of(copy).schema() else { return Ok(Vec::new()) };
-    let attempts = ends.attempts(stop);
-    let mut target = Patient { ends, schema, end: copy, ns, permit, attempts, stop };
+    let Some(schema) = sides.of(copy).schema() else { return Ok(Vec::new()) };
+    let attempts = sides.attempts(stop);
+    let mut target = Patient { sides, schema, end: copy, ns, permit, attempts, stop };
     Ok(make(&mut target, steps).await?.problems)
 }
 
 /// A copy whose answer is waited for.
 struct Patient<'a> {
-    ends: &'a Ends,
+    sides: &'a Sides,
     schema: &'a dyn SchemaSide,
-    end: End,
+    end: SideName,
     ns: &'a Namespace,
     permit: &'a Permit,
     attempts: Attempts<'a>,
@@ -147,22 +147,22 @@ impl Target for Patient<'_> {
     /// What differs, in words that fit the direction.
     fn say(&self, step: &Step) -> String {
         match self.end {
-            End::Atlas => step.to_string(),
-            End::Local => step.to_string().replace(" in Atlas", " in the local database"),
+            SideName::Atlas => step.to_string(),
+            SideName::Local => step.to_string().replace(" in Atlas", " in the local database"),
         }
     }
 
     /// What is compared here is there on both sides.
-    async fn create(&mut self, _: &Step, _: &RawDocument) -> Taken<SyncError> {
-        Ok(Err(Refusal::of("it is gone")))
+    async fn create(&mut self, _: &Step, _: &RawDocument) -> StepResult<SyncError> {
+        Ok(Err(StepRefusal::of("it is gone")))
     }
 
     /// Runs a command until it is done or refused. What fails again and again while the server answers otherwise is a
     /// refusal, whatever it is: a server whose disk is full says that it may pass.
-    async fn run(&mut self, command: RawDocumentBuf) -> Taken<SyncError> {
+    async fn run(&mut self, command: RawDocumentBuf) -> StepResult<SyncError> {
         let mut failures = 0;
         loop {
-            if let Err(error) = self.ends.may_alter(self.end) {
+            if let Err(error) = self.sides.may_alter(self.end) {
                 self.attempts.failed(error).await?;
                 continue;
             }
@@ -197,7 +197,7 @@ impl Target for Patient<'_> {
                 // It is there.
                 self.attempts.succeeded();
                 let reason = advice.unwrap_or(reason);
-                return Ok(Err(Refusal { reason, may_pass: !is_final }));
+                return Ok(Err(StepRefusal { reason, may_pass: !is_final }));
             }
             self.attempts.failed(error).await?;
         }

@@ -73,8 +73,8 @@ pub async fn nothing_of(
     filter: &NamespaceFilter,
 ) -> Option<Unmatched> {
     let both = tokio::join!(local.list(filter), atlas.list(filter));
-    let (Ok(here), Ok(there)) = both else { return None };
-    unmatched(patterns, &[&here, &there]).into_iter().next()
+    let (Ok(source), Ok(target)) = both else { return None };
+    unmatched(patterns, &[&source, &target]).into_iter().next()
 }
 
 fn nearest<'a>(pattern: &str, names: impl Iterator<Item = &'a Namespace>) -> Option<String> {

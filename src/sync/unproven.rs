@@ -69,18 +69,18 @@ pub fn renamed(
     if queue.meta(note::UNPROVEN)?.is_none() {
         return Ok(false);
     }
-    let mut is_in_doubt = false;
+    let mut is_unproven = false;
     queue.update_meta(note::UNPROVEN, |stored| {
         let mut noted = decode(stored)?;
         // With the collection that gave way.
         noted.remove(to);
         if let Some(until) = noted.remove(from) {
-            is_in_doubt = until >= time.0;
+            is_unproven = until >= time.0;
             noted.insert(to.clone(), until);
         }
         Ok(encode(&noted))
     })?;
-    Ok(is_in_doubt)
+    Ok(is_unproven)
 }
 
 #[cfg(test)]
@@ -89,7 +89,7 @@ mod tests {
     use crate::queue::QueueOptions;
 
     #[test]
-    fn a_collection_whose_name_was_believed_is_in_doubt_after_a_rename_before_that_time_and_no_other_is()
+    fn a_collection_whose_name_was_believed_is_unproven_after_a_rename_before_that_time_and_no_other_is()
      {
         let dir = tempfile::tempdir().unwrap();
         let queue = Queue::open(&QueueOptions::new(dir.path())).unwrap();

@@ -20,7 +20,7 @@ use crate::{
 
 /// What a batch of events asks for beyond the queue, and what is known while it is gone through.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Wishes {
+pub(super) struct SideEffects {
     /// Collections that are to be compared: the stream alone cannot tell what Atlas must hold of them.
     pub compare: BTreeSet<Namespace>,
     /// Something changed of options or indexes that no event names.
@@ -36,7 +36,7 @@ pub(super) struct Intake<'a> {
     filter: &'a NamespaceFilter,
     tells_of_schema: bool,
     pub incoming: Vec<Incoming>,
-    pub wishes: Wishes,
+    pub side_effects: SideEffects,
     /// The last collection that was looked at, and whether it is replicated.
     last: Option<(Namespace, bool)>,
 }
@@ -45,7 +45,7 @@ impl<'a> Intake<'a> {
     /// Of a reply of so many events.
     pub fn new(filter: &'a NamespaceFilter, tells_of_schema: bool, events: usize) -> Self {
         let incoming = Vec::with_capacity(events);
-        Self { filter, tells_of_schema, incoming, wishes: Wishes::default(), last: None }
+        Self { filter, tells_of_schema, incoming, side_effects: SideEffects::default(), last: None }
     }
 
     /// As [`NamespaceFilter::matches`], which is slow for something that is asked of each change.
@@ -69,14 +69,14 @@ impl<'a> Intake<'a> {
             }
             Change::Schema(change) => {
                 if let SchemaChange::Rename { from, to, .. } = &change {
-                    self.wishes.renames.push((from.clone(), to.clone(), cluster_time));
+                    self.side_effects.renames.push((from.clone(), to.clone(), cluster_time));
                 }
                 let changes = self.narrow(change, event.collection);
                 self.incoming.extend(changes.into_iter().map(Work::Schema).map(with_times));
             }
             Change::DatabaseDropped { db } => {
                 tracing::info!(db, "a database was dropped");
-                self.wishes.look_at_schema = true;
+                self.side_effects.look_at_schema = true;
             }
             // The server's filter may let more through than ours.
             Change::Ignored { ns: Some(ns), .. } if !self.filter.matches(&ns) => {}
@@ -93,7 +93,7 @@ impl<'a> Intake<'a> {
         change: SchemaChange,
         collection: Option<CollectionId>,
     ) -> Vec<SchemaChange> {
-        let (tells, wishes) = (self.tells_of_schema, &mut self.wishes);
+        let (tells, side_effects) = (self.tells_of_schema, &mut self.side_effects);
         let SchemaChange::Rename { from, to, drop_target } = change else {
             if !self.filter.matches(change.ns()) {
                 return Vec::new();
@@ -105,19 +105,19 @@ impl<'a> Intake<'a> {
                 }
                 // `cloneCollectionAsCapped` fills it without an event (6.0.5), and looks no different.
                 if options.get_bool("capped").unwrap_or(false) {
-                    wishes.compare.insert(ns.clone());
+                    side_effects.compare.insert(ns.clone());
                 }
             }
-            wishes.look_at_schema |= !tells;
+            side_effects.look_at_schema |= !tells;
             return vec![change];
         };
         match (self.filter.matches(&from), self.filter.matches(&to)) {
             (true, true) => {
-                wishes.renamed.extend([from.clone(), to.clone()]);
+                side_effects.renamed.extend([from.clone(), to.clone()]);
                 if is_filled_unseen(&from, tells) {
-                    wishes.compare.insert(to.clone());
+                    side_effects.compare.insert(to.clone());
                 }
-                wishes.look_at_schema |= !tells;
+                side_effects.look_at_schema |= !tells;
                 // What was changed of it under its old name, and not applied there any more, is now.
                 let reconcile = SchemaChange::Reconcile { ns: to.clone(), collection };
                 vec![SchemaChange::Rename { from, to, drop_target }, reconcile]
@@ -125,7 +125,7 @@ impl<'a> Intake<'a> {
             (true, false) => vec![SchemaChange::Drop { ns: from }],
             (false, true) => {
                 // Its documents were never copied and are not in the stream.
-                wishes.compare.insert(to.clone());
+                side_effects.compare.insert(to.clone());
                 vec![SchemaChange::Drop { ns: to }]
             }
             (false, false) => Vec::new(),
@@ -159,11 +159,11 @@ mod tests {
     }
 
     /// What comes of one schema change where only `shop` is replicated.
-    fn of(change: SchemaChange, tells_of_schema: bool) -> (Vec<Work>, Wishes) {
+    fn of(change: SchemaChange, tells_of_schema: bool) -> (Vec<Work>, SideEffects) {
         let filter = NamespaceFilter::new(&["shop.*".to_owned()], &[]).unwrap();
         let mut intake = Intake::new(&filter, tells_of_schema, 1);
         intake.take_in(event(Change::Schema(change)));
-        (intake.incoming.into_iter().map(|incoming| incoming.work).collect(), intake.wishes)
+        (intake.incoming.into_iter().map(|incoming| incoming.work).collect(), intake.side_effects)
     }
 
     fn rename(from: &Namespace, to: &Namespace) -> SchemaChange {
@@ -187,13 +187,13 @@ mod tests {
 
     #[test]
     fn a_rename_among_what_is_replicated_is_one_and_its_options_are_looked_at_under_the_new_name() {
-        let (work, wishes) = of(rename(&shop("a"), &shop("b")), true);
+        let (work, side_effects) = of(rename(&shop("a"), &shop("b")), true);
 
         assert!(matches!(&work[0], Work::Schema(SchemaChange::Rename { .. })));
         let reconcile = SchemaChange::Reconcile { ns: shop("b"), collection: None };
         assert_eq!(work[1..], [Work::Schema(reconcile)]);
-        assert_eq!(wishes.renamed, [shop("a"), shop("b")]);
-        assert!(wishes.compare.is_empty() && !wishes.look_at_schema);
+        assert_eq!(side_effects.renamed, [shop("a"), shop("b")]);
+        assert!(side_effects.compare.is_empty() && !side_effects.look_at_schema);
     }
 
     #[test]
@@ -201,21 +201,21 @@ mod tests {
         let crm = Namespace::new("crm", "a");
 
         let (out, nothing) = of(rename(&shop("a"), &crm), true);
-        let (into, wishes) = of(rename(&crm, &shop("a")), true);
+        let (into, side_effects) = of(rename(&crm, &shop("a")), true);
         let (neither, _) = of(rename(&crm, &Namespace::new("crm", "b")), true);
 
         let dropped = [Work::Schema(SchemaChange::Drop { ns: shop("a") })];
         assert_eq!((&out[..], &into[..], neither.len()), (&dropped[..], &dropped[..], 0));
         assert!(nothing.compare.is_empty());
-        assert_eq!(wishes.compare, BTreeSet::from([shop("a")]));
+        assert_eq!(side_effects.compare, BTreeSet::from([shop("a")]));
     }
 
     #[test]
     fn a_capped_collection_that_is_made_is_compared_and_a_time_series_is_left_out() {
         let create = |options| SchemaChange::Create { ns: shop("a"), options };
 
-        let (work, wishes) = of(create(rawdoc! { "capped": true, "size": 4096 }), true);
-        assert_eq!((work.len(), wishes.compare), (1, BTreeSet::from([shop("a")])));
+        let (work, side_effects) = of(create(rawdoc! { "capped": true, "size": 4096 }), true);
+        assert_eq!((work.len(), side_effects.compare), (1, BTreeSet::from([shop("a")])));
         let (work, _) = of(create(rawdoc! { "timeseries": { "timeField": "t" } }), true);
         assert!(work.is_empty());
     }

@@ -33,7 +33,7 @@ use crate::{
     queue::{Queue, QueueError, free_disk},
     runtime::{
         clock::now_ms,
-        crash::{self, Step},
+        crash::{self, CrashPoint},
         shutdown::{Stop, blocking},
     },
     schema::watch::SchemaWatch,
@@ -129,11 +129,11 @@ impl<S: Source> Tailer<S> {
         blocking(move || {
             let is_first = queue.checkpoint()?.is_none();
             let reason = if is_first { Reason::FirstCopy } else { reason };
-            SyncState::demand(&queue, position, reason)?;
+            SyncState::require(&queue, position, reason)?;
             queue.refresh_pending(ClusterTime(position.0.saturating_sub(1)), now_ms())
         })
         .await?;
-        crash::point(Step::PositionNoted);
+        crash::point(CrashPoint::PositionNoted);
         self.commit(batch).await?;
         self.compare.notify_one();
         Ok(())
@@ -241,7 +241,7 @@ impl<S: Source> Tailer<S> {
         for event in batch.events {
             intake.take_in(event);
         }
-        let Intake { incoming, wishes, .. } = intake;
+        let Intake { incoming, side_effects, .. } = intake;
         let incoming = without_repetition(incoming);
         let checkpoint = Checkpoint {
             token: batch.token,
@@ -251,32 +251,32 @@ impl<S: Source> Tailer<S> {
             source_id: self.identity.source_id.clone(),
             pipeline: self.identity.pipeline.clone(),
         };
-        let look_at_schema = wishes.look_at_schema;
+        let look_at_schema = side_effects.look_at_schema;
         self.reading.begin_reply();
         let queue = self.queue.clone();
         let (committed, compare) = blocking(move || -> Result<_, QueueError> {
             // A rename while collections are being copied or compared may carry documents along that were
             // still to be read under the old name, or put an older copy in the place of a new one.
-            if !wishes.renamed.is_empty() {
-                SyncState::renamed(&queue, &wishes.renamed)?;
+            if !side_effects.renamed.is_empty() {
+                SyncState::renamed(&queue, &side_effects.renamed)?;
             }
             let position = checkpoint.cluster_time;
-            let mut compare = !wishes.compare.is_empty();
+            let mut compare = !side_effects.compare.is_empty();
             if compare {
-                SyncState::demand_of(&queue, position, &wishes.compare, Reason::Replaced)?;
+                SyncState::require_of(&queue, position, &side_effects.compare, Reason::Replaced)?;
             }
             // After the reply has begun, so that whoever believes a name from here on sees it.
-            let mut doubts = BTreeSet::new();
-            for (from, to, time) in &wishes.renames {
+            let mut unproven_names = BTreeSet::new();
+            for (from, to, time) in &side_effects.renames {
                 if unproven::renamed(&queue, (from, to), *time)? {
-                    doubts.extend([from.clone(), to.clone()]);
+                    unproven_names.extend([from.clone(), to.clone()]);
                 }
             }
-            if !doubts.is_empty() {
+            if !unproven_names.is_empty() {
                 compare = true;
-                SyncState::demand_of(&queue, position, &doubts, Reason::Renamed)?;
+                SyncState::require_of(&queue, position, &unproven_names, Reason::Renamed)?;
                 // It may have gone on to another name already.
-                SyncState::renamed(&queue, &wishes.renamed)?;
+                SyncState::renamed(&queue, &side_effects.renamed)?;
             }
             Ok((queue.commit(incoming, Some(&checkpoint))?, compare))
         })

@@ -194,8 +194,8 @@ impl<S: Source> Tailer<S> {
 
     fn show(&self, error: &SourceError) {
         let is_denied = matches!(error, SourceError::Denied { .. });
-        // Why it is in doubt says more than that it is not read meanwhile.
-        if !self.gate.is_in_doubt() {
+        // Why it is suspect says more than that it is not read meanwhile.
+        if !self.gate.is_suspect() {
             self.status.faults.local.fails(Fault { error: one_line(error), is_denied });
         }
     }

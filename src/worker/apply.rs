@@ -9,20 +9,20 @@ use super::{
 use crate::{
     config::UpdateMode,
     model::{namespace::Namespace, write_op::WriteOp},
-    queue::{Entry, QueueError, Settlement, Work},
+    queue::{Ack, Entry, QueueError, Work},
     sink::{SchemaSink, SinkError},
     source::SchemaSource,
 };
 
 impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
-    /// Writes the batch and returns one settlement for each entry.
+    /// Writes the batch and returns one ack for each entry.
     ///
     /// # Errors
     /// When the queue fails.
     pub(super) async fn apply(
         &self,
         entries: Vec<Entry>,
-    ) -> Result<(Vec<Settlement>, Verdict), QueueError> {
+    ) -> Result<(Vec<Ack>, Verdict), QueueError> {
         let leased: Vec<_> = entries.iter().map(|entry| (entry.seq, entry.version)).collect();
         let mut outcomes = Outcomes::of(leased.len());
         let mut by_namespace: Vec<(Namespace, Vec<Entry>)> = Vec::new();
@@ -51,9 +51,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         for (ns, entries) in self.keep_order(by_namespace) {
             let seqs: Vec<u64> = entries.iter().map(|entry| entry.seq).collect();
             match self.apply_namespace(&ns, entries, &mut outcomes).await {
-                Ok(()) => self.writer.way_is_free(&ns),
+                Ok(()) => self.dispatch.way_is_free(&ns),
                 Err(Halt::Sink(SinkError::Held(reason))) => {
-                    self.writer.hold_documents(&ns, &seqs, reason, &mut outcomes);
+                    self.dispatch.hold_documents(&ns, &seqs, reason, &mut outcomes);
                 }
                 Err(halt @ Halt::Local) => halted = Some(verdict_of(halt)?),
                 Err(halt) => {
@@ -66,14 +66,14 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             Some(Verdict::NotAsked) | None if outcomes.answered => Verdict::Answered,
             halted => halted.unwrap_or(Verdict::NotAsked),
         };
-        let settlements = leased
+        let acks = leased
             .into_iter()
             .map(|(seq, version)| {
                 let outcome = outcomes.take(seq);
-                Settlement { seq, version, outcome }
+                Ack { seq, version, outcome }
             })
             .collect();
-        Ok((settlements, verdict))
+        Ok((acks, verdict))
     }
 
     /// What is read from the local database is written after what is not, but for a capped collection,
@@ -149,7 +149,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 WriteOp::Refresh => unread.push(Unread { item, op: WriteOp::Refresh }),
             }
         }
-        let unmatched = self.writer.write_direct(ns, direct, outcomes).await?;
+        let unmatched = self.dispatch.write_direct(ns, direct, outcomes).await?;
         // What a change did not match is read and written whole.
         unread.extend(unmatched.into_iter().map(|item| Unread { item, op: WriteOp::Refresh }));
         if !unread.is_empty() {
@@ -168,7 +168,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         };
         wanted
             && self.sink.takes_changes()
-            && self.horizon.lock().is_exact(&item.key.canonical(), item.first_time)
+            && self.watermark.lock().is_exact(&item.key.canonical(), item.first_time)
     }
 }
 

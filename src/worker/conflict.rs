@@ -6,7 +6,7 @@
 //! of the batch. If the value is still held, both documents are read from the local database, and
 //! [`judge`] says what follows.
 //!
-//! A holder that gives way is deleted in Atlas and written again in its local form. Before it goes a
+//! An owner that gives way is deleted in Atlas and written again in its local form. Before it goes a
 //! `Refresh` of it is in the queue and on the disk, and stays there until all that is done
 //! ([`Queue::reserve`](crate::queue::Queue::reserve)).
 
@@ -16,7 +16,7 @@ use bson::RawDocumentBuf;
 
 use super::{
     Worker,
-    judge::{Judgement, Rival, View, judge, rivals},
+    judge::{ConflictView, Judgement, OtherOwner, judge, other_owners},
     outcomes::{Conflict, Halt, Outcomes, wait},
 };
 use crate::{
@@ -31,15 +31,15 @@ use crate::{
     queue::{Incoming, Outcome, QueueError, Reservation, Work},
     runtime::{
         clock::now_ms,
-        crash::{self, Step},
+        crash::{self, CrashPoint},
         shutdown::blocking,
     },
-    sink::{Contender, Holder, SchemaSink, SinkError, Write, Written},
+    sink::{ConflictingWrite, CurrentOwner, SchemaSink, SinkError, Write, Written},
     source::{Pages, SchemaSource, SourceError},
     sync::state::{Reason, SyncState},
 };
 
-/// How often holders are looked for in one go: a document may be in the way of several.
+/// How often owners are looked for in one go: a document may be in the way of several.
 const ROUNDS: usize = 4;
 
 /// How long to wait for a delete that is under way.
@@ -59,8 +59,8 @@ struct Room {
 }
 
 /// The local database's side of the conflicts.
-struct Local {
-    view: View,
+struct LocalSide {
+    view: ConflictView,
     read_at: ClusterTime,
     /// All events up to this time were in the queue before it was looked at.
     position: Position,
@@ -85,7 +85,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 let writes = room.back.iter();
                 let writes: Vec<_> =
                     writes.map(|(key, document)| Write::Upsert { key, document }).collect();
-                self.writer.send(ns, &writes).await?;
+                self.dispatch.send(ns, &writes).await?;
             }
             drop(room);
             if open.is_empty() {
@@ -95,7 +95,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 self.make_room(ns, open, outcomes).await?
             } else {
                 for conflict in open {
-                    let outcome = self.writer.rejected(
+                    let outcome = self.dispatch.rejected(
                         ns,
                         (conflict.item.id, conflict.item.attempts),
                         conflict.reason,
@@ -123,7 +123,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             .iter()
             .map(|Conflict { item, document, .. }| Write::Upsert { key: &item.key, document })
             .collect();
-        let written = self.writer.send(ns, &writes).await?;
+        let written = self.dispatch.send(ns, &writes).await?;
         let mut still = Vec::new();
         let ended = open.into_iter().zip(written).filter_map(|(mut conflict, written)| {
             if let Written::Conflict { reason, taken } = written {
@@ -137,33 +137,33 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             self.waiting.is_over(conflict.item.seq);
             Some((conflict.item, conflict.document, written))
         });
-        self.writer.end_all(ns, ended, outcomes);
+        self.dispatch.end_all(ns, ended, outcomes);
         Ok(still)
     }
 
-    /// Makes the holders that are outdated give way. What is not to be tried again has its outcome.
+    /// Makes the owners that are outdated give way. What is not to be tried again has its outcome.
     async fn make_room(
         &self,
         ns: &Namespace,
         open: Vec<Conflict>,
         outcomes: &mut Outcomes,
     ) -> Result<Room, Halt> {
-        let contenders: Vec<_> = open
+        let conflicting: Vec<_> = open
             .iter()
-            .map(|conflict| Contender {
+            .map(|conflict| ConflictingWrite {
                 document: conflict.document.clone(),
                 taken: conflict.taken.clone(),
             })
             .collect();
-        let holders = self.sink.holders(ns, &contenders).await?;
-        self.loosen(ns, contenders.iter().zip(&holders)).await?;
-        let rivals: Vec<Vec<Rival>> = open
+        let owners = self.sink.owners(ns, &conflicting).await?;
+        self.loosen(ns, conflicting.iter().zip(&owners)).await?;
+        let other_owners: Vec<Vec<OtherOwner>> = open
             .iter()
-            .zip(holders)
-            .map(|(conflict, found)| rivals(&conflict.item.key, found))
+            .zip(owners)
+            .map(|(conflict, found)| other_owners(&conflict.item.key, found))
             .collect();
         let permit = self.source.permit();
-        let local = match self.look_at_local(ns, &open, &rivals).await? {
+        let local = match self.look_at_local(ns, &open, &other_owners).await? {
             Ok(local) => local,
             Err(error) => {
                 tracing::debug!(%ns, %error, "the local database cannot be read");
@@ -171,9 +171,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             }
         };
         let (mut room, mut leaving) = (Room::default(), Vec::new());
-        for (conflict, rivals) in open.into_iter().zip(rivals) {
+        for (conflict, other_owners) in open.into_iter().zip(other_owners) {
             let item = &conflict.item;
-            match self.judgement(ns, &conflict, rivals, &local) {
+            match self.judgement(ns, &conflict, other_owners, &local) {
                 Judgement::Evict(keys) => {
                     leaving.extend(keys.into_iter().map(|key| (key, item.collection)));
                     room.again.push(conflict);
@@ -212,11 +212,11 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     async fn loosen<'a>(
         &self,
         ns: &Namespace,
-        open: impl Iterator<Item = (&'a Contender, &'a Vec<Holder>)>,
+        open: impl Iterator<Item = (&'a ConflictingWrite, &'a Vec<CurrentOwner>)>,
     ) -> Result<(), Halt> {
         let named = open
-            .filter(|(_, holders)| holders.is_empty())
-            .filter_map(|(contender, _)| contender.taken.index.as_deref());
+            .filter(|(_, owners)| owners.is_empty())
+            .filter_map(|(conflicting, _)| conflicting.taken.index.as_deref());
         for index in named.collect::<BTreeSet<_>>() {
             match self.sink.loosen(ns, index).await {
                 Ok(false) => {}
@@ -238,21 +238,22 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         &self,
         ns: &Namespace,
         conflict: &Conflict,
-        rivals: Vec<Rival>,
-        local: &Local,
+        other_owners: Vec<OtherOwner>,
+        local: &LocalSide,
     ) -> Judgement {
         let item = &conflict.item;
         if self.queue.has_turned(ns, item.seq) {
             // The collection's name is about to mean something else, or does already, so nothing can be
             // looked up; and the barrier must not wait. `evict` asks for a comparison.
-            return Judgement::Evict(rivals.into_iter().map(|rival| rival.key).collect());
+            return Judgement::Evict(other_owners.into_iter().map(|other| other.key).collect());
         }
         if item.collection.is_some() && item.collection != local.collection {
             return Judgement::Outdated; // `hydrate` knows what to do about another collection.
         }
         let read_at = self.waiting.since(item.seq).unwrap_or(local.read_at);
         let is_read_past = read_at == ClusterTime(u64::MAX) || local.position.has_read(read_at);
-        let judgement = judge(&item.key, &conflict.document, &rivals, &local.view, is_read_past);
+        let judgement =
+            judge(&item.key, &conflict.document, &other_owners, &local.view, is_read_past);
         if judgement == Judgement::Wait {
             self.waiting.goes_on(item.seq, read_at);
         } else {
@@ -275,7 +276,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             "the local database has both documents with this value, so its indexes are not Atlas's"
         };
         let reason = format!("{}; {why}", conflict.reason);
-        match self.writer.rejected(
+        match self.dispatch.rejected(
             ns,
             (conflict.item.id, conflict.item.attempts),
             reason,
@@ -297,10 +298,10 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         &self,
         ns: &Namespace,
         open: &[Conflict],
-        rivals: &[Vec<Rival>],
-    ) -> Result<Result<Local, SourceError>, QueueError> {
+        other_owners: &[Vec<OtherOwner>],
+    ) -> Result<Result<LocalSide, SourceError>, QueueError> {
         let held: Vec<DocumentKey> =
-            rivals.iter().flatten().map(|rival| rival.key.clone()).collect();
+            other_owners.iter().flatten().map(|other| other.key.clone()).collect();
         let keys: Vec<&DocumentKey> =
             open.iter().map(|conflict| &conflict.item.key).chain(&held).collect();
         let after = read_after(open.iter(), self.reading.position());
@@ -321,8 +322,8 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             Ok((queued, SyncState::open(&queue)?.is_some()))
         })
         .await?;
-        let view = View { documents, queued };
-        Ok(Ok(Local { view, read_at, position, collection, is_syncing }))
+        let view = ConflictView { documents, queued };
+        Ok(Ok(LocalSide { view, read_at, position, collection, is_syncing }))
     }
 
     async fn read_now(
@@ -346,9 +347,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
 
     /// Documents that are written whole may be younger than deltas that are still to come.
     fn note_read(&self, read: &[(DocumentKey, RawDocumentBuf)], read_at: ClusterTime) {
-        let mut horizon = self.horizon.lock();
+        let mut watermark = self.watermark.lock();
         for (key, _) in read {
-            horizon.read(key.canonical().into(), read_at);
+            watermark.read(key.canonical().into(), read_at);
         }
     }
 
@@ -380,15 +381,15 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             if for_seqs.iter().any(|seq| queue.has_turned(&of, *seq)) {
                 let called = queue.called_now(&of, for_seqs.into_iter());
                 let namespaces = called.into_iter().flatten().chain([of]).collect();
-                SyncState::demand_of(&queue, cluster_time, &namespaces, Reason::Evicted)?;
+                SyncState::require_of(&queue, cluster_time, &namespaces, Reason::Evicted)?;
             }
             queue.flush()
         })
         .await?;
         let deletes: Vec<_> = keys.iter().map(Write::Delete).collect();
         tracing::debug!(%ns, documents = deletes.len(), "holders of unique values give way");
-        crash::point(Step::EvictionNoted);
-        if let Err(error) = self.writer.send(ns, &deletes).await {
+        crash::point(CrashPoint::EvictionNoted);
+        if let Err(error) = self.dispatch.send(ns, &deletes).await {
             // The server may still be at it, for as long as an answer was waited for.
             let patience = self.options.atlas_timeout;
             tokio::spawn(async move {
@@ -397,7 +398,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             });
             return Err(error);
         }
-        crash::point(Step::Evicted);
+        crash::point(CrashPoint::Evicted);
         Ok(reservation)
     }
 }

@@ -140,7 +140,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             // After the read, so that the collection that was read is the one that is compared.
             let read = (read_began, page.as_ref().map(|page| page.read_at));
             let is_collection =
-                match self.set_aside_strangers((ns, name), read, wanted, outcomes).await {
+                match self.set_aside_uuid_mismatches((ns, name), read, wanted, outcomes).await {
                     Ok(is_collection) => is_collection,
                     Err(error) => return Ok(Err(error)),
                 };
@@ -155,12 +155,12 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             }
             let writes = self.writes_of(page, wanted);
             self.status.metrics.local_reads.add(writes.len() as u64);
-            self.writer.write_direct(ns, writes, outcomes).await?;
+            self.dispatch.write_direct(ns, writes, outcomes).await?;
         }
     }
 
     fn writes_of(&self, page: Page, wanted: &mut Wanted) -> Vec<(Item, Draft)> {
-        let mut horizon = self.horizon.lock();
+        let mut watermark = self.watermark.lock();
         let mut writes = Vec::with_capacity(page.documents.len());
         for document in page.documents {
             let Ok(key) = DocumentKey::of(&document) else {
@@ -171,7 +171,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             let Some(unread) = wanted.remove(&name) else {
                 continue;
             };
-            horizon.read(name.into(), page.read_at);
+            watermark.read(name.into(), page.read_at);
             writes.push((Item { key, ..unread.item }, Draft::Upsert(document)));
         }
         writes
@@ -185,7 +185,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     /// follows a gap rests on what has the name now.
     ///
     /// False when no collection has the name.
-    async fn set_aside_strangers(
+    async fn set_aside_uuid_mismatches(
         &self,
         (ns, name): (&Namespace, &Namespace),
         read: (Instant, Option<ClusterTime>),
@@ -214,9 +214,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             .collect();
         let is_orphaned = self
             .collections
-            .stranger_read_at(name, read)
+            .mismatch_read_at(name, read)
             .is_some_and(|read_at| position.has_read(read_at));
-        let (mut waits, mut strangers) = (false, false);
+        let (mut waits, mut uuid_mismatches) = (false, false);
         wanted.retain(|_, Unread { item, .. }| {
             let has_turned = turned.contains(&item.seq);
             let outcome = match item.collection {
@@ -228,7 +228,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                     Outcome::Refresh { due_ms: now_ms(), keep_collection: false }
                 }
                 Some(_) => {
-                    (waits, strangers) = (true, true);
+                    (waits, uuid_mismatches) = (true, true);
                     wait(BARRIER_WAIT_MS)
                 }
                 None => {
@@ -242,7 +242,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         if waits {
             self.reading.want();
         }
-        self.collections.stranger(name, strangers);
+        self.collections.uuid_mismatch(name, uuid_mismatches);
         Ok(current.is_some())
     }
 
@@ -306,7 +306,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 _ => deletes.push((item, Draft::Delete)),
             }
         }
-        self.writer.write_direct(ns, deletes, outcomes).await?;
+        self.dispatch.write_direct(ns, deletes, outcomes).await?;
         Ok(())
     }
 
@@ -332,7 +332,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         }
         let sent: Vec<u64> = changes.iter().map(|(item, _)| item.seq).collect();
         let mut written = Outcomes::default();
-        self.writer.write_direct(ns, changes, &mut written).await?;
+        self.dispatch.write_direct(ns, changes, &mut written).await?;
         for seq in sent {
             if written.is_applied(seq) {
                 outcomes.insert(seq, Outcome::Refresh { due_ms, keep_collection: true });

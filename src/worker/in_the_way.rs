@@ -10,7 +10,7 @@ use bson::RawDocumentBuf;
 
 use super::{
     outcomes::{HELD_WAIT_MS, Halt, Outcomes, wait},
-    write::Writer,
+    write::Dispatch,
 };
 use crate::{
     model::{event::SchemaChange, namespace::Namespace, write_op::Refusal},
@@ -21,7 +21,7 @@ use crate::{
     sync::state::{Reason, SyncState},
 };
 
-impl<S: SchemaSource, K: SchemaSink> Writer<S, K> {
+impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
     /// As [`send_all`](Self::send_all), once more where a view had to make way. [`SinkError::Held`] where something
     /// else is in the way.
     pub(super) async fn send(
@@ -40,10 +40,10 @@ impl<S: SchemaSource, K: SchemaSink> Writer<S, K> {
         };
         let is_odd = |of: &Written| matches!(of, Written::Rejected { refusal: Refusal::Other, .. });
         if written.iter().any(is_odd)
-            && let Some(there) = self.sink.describe(ns).await?
-            && !matches!(there.kind, Kind::Collection | Kind::View)
+            && let Some(target) = self.sink.describe(ns).await?
+            && !matches!(target.kind, Kind::Collection | Kind::View)
         {
-            return Err(SinkError::Held(in_the_way(there.kind).to_owned()).into());
+            return Err(SinkError::Held(in_the_way(target.kind).to_owned()).into());
         }
         Ok(written)
     }
@@ -52,12 +52,12 @@ impl<S: SchemaSource, K: SchemaSink> Writer<S, K> {
     /// when there is no view, or the local database cannot be asked.
     async fn replace_view(&self, ns: &Namespace) -> Result<bool, Halt> {
         let permit = self.source.permit();
-        let there = self.sink.describe(ns).await?;
-        if there.is_none_or(|there| there.kind != Kind::View) {
+        let target = self.sink.describe(ns).await?;
+        if target.is_none_or(|target| target.kind != Kind::View) {
             return Ok(false);
         }
-        let here = match self.source.describe(ns).await {
-            Ok(here) => here.filter(|here| here.kind == Kind::Collection),
+        let source = match self.source.describe(ns).await {
+            Ok(source) => source.filter(|source| source.kind == Kind::Collection),
             Err(error) => {
                 tracing::debug!(%ns, %error, "the local database cannot be read");
                 return Ok(false);
@@ -66,10 +66,10 @@ impl<S: SchemaSource, K: SchemaSink> Writer<S, K> {
         if !permit.holds() {
             return Ok(false);
         }
-        // First the demand: a crash between the two repeats it.
+        // First the note that a sync is mandatory: a crash between the two repeats it.
         self.compare_replaced(ns).await?;
         // Where it is no collection any more, its drop or its rename is still to come.
-        let options = here.map_or_else(RawDocumentBuf::new, |here| here.options);
+        let options = source.map_or_else(RawDocumentBuf::new, |source| source.options);
         let create = SchemaChange::Create { ns: ns.clone(), options };
         self.sink.change_schema(&create).await?;
         self.watch.ask(ns);
@@ -81,11 +81,11 @@ impl<S: SchemaSource, K: SchemaSink> Writer<S, K> {
     pub(super) async fn compare_replaced(&self, ns: &Namespace) -> Result<(), Halt> {
         tracing::info!(%ns, "Atlas has a view where the local database has a collection; it is made, and compared");
         let (queue, only) = (self.queue.clone(), [ns.clone()].into());
-        let demanded = blocking(move || {
+        let required = blocking(move || {
             let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
-            SyncState::demand_of(&queue, position.unwrap_or_default(), &only, Reason::Replaced)
+            SyncState::require_of(&queue, position.unwrap_or_default(), &only, Reason::Replaced)
         });
-        demanded.await.map_err(Halt::from)
+        required.await.map_err(Halt::from)
     }
 
     /// The entries wait, and no others do.

@@ -23,7 +23,7 @@ pub(super) struct Traits {
 
 /// Another collection under a name than the one that entries were queued for.
 #[derive(Clone, Copy, Debug)]
-struct Stranger {
+struct UuidMismatch {
     seen: Instant,
     /// The source's time of a read that began after it was seen.
     read_at: Option<ClusterTime>,
@@ -32,7 +32,7 @@ struct Stranger {
 #[derive(Debug, Default)]
 struct Learned {
     traits: Traits,
-    stranger: Option<Stranger>,
+    uuid_mismatch: Option<UuidMismatch>,
     /// It is there in Atlas: asked for only where the stream does not tell that collections are made.
     is_there: bool,
 }
@@ -65,28 +65,29 @@ impl Collections {
     }
 
     /// Another collection than the one of some entries has the name, or, `false`, none of them sees one any more.
-    pub fn stranger(&self, ns: &Namespace, is_seen: bool) {
+    pub fn uuid_mismatch(&self, ns: &Namespace, is_seen: bool) {
         let mut all = self.0.lock();
         if is_seen {
-            let stranger = &mut all.entry(ns.clone()).or_default().stranger;
-            stranger.get_or_insert_with(|| Stranger { seen: Instant::now(), read_at: None });
+            let uuid_mismatch = &mut all.entry(ns.clone()).or_default().uuid_mismatch;
+            uuid_mismatch
+                .get_or_insert_with(|| UuidMismatch { seen: Instant::now(), read_at: None });
         } else if let Some(learned) = all.get_mut(ns) {
-            learned.stranger = None;
+            learned.uuid_mismatch = None;
         }
     }
 
     /// The time of the first read that began after another collection of this name had been seen.
-    pub fn stranger_read_at(
+    pub fn mismatch_read_at(
         &self,
         ns: &Namespace,
         (read_began, read_at): (Instant, Option<ClusterTime>),
     ) -> Option<ClusterTime> {
         let mut all = self.0.lock();
-        let stranger = all.get_mut(ns)?.stranger.as_mut()?;
-        if stranger.read_at.is_none() && read_began > stranger.seen {
-            stranger.read_at = read_at.filter(|at| at.0 < u64::MAX);
+        let uuid_mismatch = all.get_mut(ns)?.uuid_mismatch.as_mut()?;
+        if uuid_mismatch.read_at.is_none() && read_began > uuid_mismatch.seen {
+            uuid_mismatch.read_at = read_at.filter(|at| at.0 < u64::MAX);
         }
-        stranger.read_at
+        uuid_mismatch.read_at
     }
 }
 
@@ -142,21 +143,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stranger_is_believed_by_a_read_that_began_after_it_was_seen() {
+    fn a_uuid_mismatch_is_believed_by_a_read_that_began_after_it_was_seen() {
         let (collections, ns) = (Collections::default(), Namespace::new("shop", "orders"));
         let before = Instant::now();
-        let read = |began, at| collections.stranger_read_at(&ns, (began, Some(ClusterTime(at))));
+        let read = |began, at| collections.mismatch_read_at(&ns, (began, Some(ClusterTime(at))));
         assert_eq!(read(before, 1), None, "none was seen");
 
-        collections.stranger(&ns, true);
+        collections.uuid_mismatch(&ns, true);
         let after = Instant::now() + Duration::from_secs(1);
 
         assert_eq!(read(before, 2), None);
         assert_eq!(read(after, u64::MAX), None, "a read without a time proves nothing");
         assert_eq!(read(after, 3), Some(ClusterTime(3)));
-        collections.stranger(&ns, true);
+        collections.uuid_mismatch(&ns, true);
         assert_eq!(read(after, 4), Some(ClusterTime(3)), "the first one counts");
-        collections.stranger(&ns, false);
+        collections.uuid_mismatch(&ns, false);
         assert_eq!(read(after, 5), None);
     }
 

@@ -1,23 +1,23 @@
 //! From the queue to Atlas.
 //!
 //! ```text
-//!   breaker.permit(now) ─▶ queue.lease ─▶ apply ─▶ breaker: succeeded / failed ─▶ queue.settle ─┐
+//!   breaker.permit(now) ─▶ queue.lease ─▶ apply ─▶ breaker: succeeded / failed ─▶ queue.ack ────┐
 //!          ▲                                                                                   │
 //!          └───────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The breaker hears of a batch before the queue does: what failed is ready again with its settlement, and another lane
+//! The breaker hears of a batch before the queue does: what failed is ready again with its ack, and another writer
 //! would try it once more.
 //!
-//! Several lanes do this at the same time. A document is never in two of them: the queue leases at
-//! most one entry of a document, and what arrives for it meanwhile waits for the settlement. So the
-//! order of one document's writes is kept without tying a document to a lane, and a slow lane holds
+//! Several writers do this at the same time. A document is never in two of them: the queue leases at
+//! most one entry of a document, and what arrives for it meanwhile waits for the ack. So the
+//! order of one document's writes is kept without tying a document to a writer, and a slow writer holds
 //! up nobody else's documents.
 //!
 //! `apply` takes a batch apart; `schema` makes changes of collections, `hydrate` reads what is to be written as it is now,
 //! `conflict` sees to unique values that change hands, and all three write documents through `write` alone. What is
 //! remembered between batches is in `learned`. Whether an update goes as its difference (`worker.update_mode`) is
-//! decided in `apply`, by the [`Horizon`].
+//! decided in `apply`, by the [`ReadWatermark`].
 
 use std::{
     collections::BTreeSet,
@@ -37,14 +37,14 @@ use crate::{
     observe::status::Status,
     policy::{
         backoff::RetrySchedule,
-        breaker::{Permit, Stage},
-        horizon::Horizon,
-        late::{Due, LateWrites},
+        breaker::{Admission, Stage},
+        in_doubt::{InDoubtWrites, Overdue},
+        read_watermark::ReadWatermark,
     },
-    queue::{Entry, Incoming, NextDue, Outcome, Queue, QueueError, Settlement, Work},
+    queue::{Ack, Entry, Incoming, NextDue, Outcome, Queue, QueueError, Work},
     runtime::{
         clock::now_ms,
-        crash::{self, Step},
+        crash::{self, CrashPoint},
         shutdown::{Stop, blocking},
     },
     schema::watch::SchemaWatch,
@@ -65,12 +65,12 @@ mod schema;
 mod write;
 
 use learned::{Collections, Waiting};
-use schema::Changes;
-use write::Writer;
+use schema::CollectionChanges;
+use write::Dispatch;
 
-/// Lanes that take what is there, however little. Further ones take full batches alone: they are for a line that is long,
-/// and would cut a steady flow into small batches, each of which costs a command and a settlement.
-const EAGER_LANES: usize = 2;
+/// Writers that take what is there, however little. Further ones take full batches alone: they are for a line that is long,
+/// and would cut a steady flow into small batches, each of which costs a command and an ack.
+const EAGER_WRITERS: usize = 2;
 
 /// Most documents of a probe: enough to prove that Atlas answers, small enough to lose little.
 const PROBE_OPS: usize = 10;
@@ -87,7 +87,7 @@ const LEASE_BYTES: usize = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
     pub batch_size: usize,
-    /// Pause between two batches of a lane.
+    /// Pause between two batches of a writer.
     pub interval: Duration,
     pub retries: RetrySchedule,
     pub update_mode: UpdateMode,
@@ -101,13 +101,13 @@ pub struct Shared {
     pub status: Arc<Status>,
     pub reading: Arc<Reading>,
     pub writing: Arc<Writing>,
-    pub horizon: Arc<Mutex<Horizon>>,
-    pub late: Arc<Mutex<LateWrites>>,
+    pub watermark: Arc<Mutex<ReadWatermark>>,
+    pub in_doubt: Arc<Mutex<InDoubtWrites>>,
     /// What is left to the task that builds indexes.
     pub watch: Arc<SchemaWatch>,
 }
 
-/// Drains the queue into the sink. Shared by its lanes.
+/// Drains the queue into the sink. Shared by its writers.
 pub struct Worker<S, K> {
     queue: Arc<Queue>,
     source: Arc<S>,
@@ -116,14 +116,14 @@ pub struct Worker<S, K> {
     reading: Arc<Reading>,
     writing: Arc<Writing>,
     options: WorkerOptions,
-    horizon: Arc<Mutex<Horizon>>,
-    late: Arc<Mutex<LateWrites>>,
+    watermark: Arc<Mutex<ReadWatermark>>,
+    in_doubt: Arc<Mutex<InDoubtWrites>>,
     watch: Arc<SchemaWatch>,
-    writer: Arc<Writer<S, K>>,
-    changes: Changes<S, K>,
+    dispatch: Arc<Dispatch<S, K>>,
+    changes: CollectionChanges<S, K>,
     collections: Arc<Collections>,
     waiting: Arc<Waiting>,
-    /// Lanes that write a batch just now.
+    /// Writers that write a batch just now.
     under_way: AtomicUsize,
 }
 
@@ -175,27 +175,27 @@ fn until(due_ms: Option<u64>) -> Duration {
 impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     /// A worker between the queue and `sink`, which reads documents from `source` when it must.
     pub fn new(source: Arc<S>, sink: Arc<K>, shared: Shared, options: WorkerOptions) -> Self {
-        let Shared { queue, status, reading, writing, horizon, late, watch } = shared;
+        let Shared { queue, status, reading, writing, watermark, in_doubt, watch } = shared;
         let (collections, waiting): (Arc<Collections>, Arc<Waiting>) = Default::default();
-        let writer = Arc::new(Writer {
+        let dispatch = Arc::new(Dispatch {
             queue: queue.clone(),
             source: source.clone(),
             sink: sink.clone(),
             watch: watch.clone(),
             status: status.clone(),
             retries: options.retries.clone(),
-            late: late.clone(),
+            in_doubt: in_doubt.clone(),
             collections: collections.clone(),
         });
-        let changes = Changes {
+        let changes = CollectionChanges {
             queue: queue.clone(),
             source: source.clone(),
             sink: sink.clone(),
             reading: reading.clone(),
-            horizon: horizon.clone(),
-            late: late.clone(),
+            watermark: watermark.clone(),
+            in_doubt: in_doubt.clone(),
             watch: watch.clone(),
-            writer: writer.clone(),
+            dispatch: dispatch.clone(),
             collections: collections.clone(),
             waiting: waiting.clone(),
         };
@@ -207,10 +207,10 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             reading,
             writing,
             options,
-            horizon,
-            late,
+            watermark,
+            in_doubt,
             watch,
-            writer,
+            dispatch,
             changes,
             collections,
             waiting,
@@ -218,7 +218,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         }
     }
 
-    /// Runs one lane until told to stop: on `drain` it ends when nothing is left that could be
+    /// Runs one writer until told to stop: on `drain` it ends when nothing is left that could be
     /// written now, on `leave` after the batch in hand.
     ///
     /// # Errors
@@ -238,10 +238,10 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 self.wait(stop, changed, Duration::from_millis(200)).await;
                 continue;
             }
-            self.refresh_late().await?;
-            // All lanes are woken by each change; those that find nothing go back to sleep at once.
+            self.refresh_in_doubt().await?;
+            // All writers are woken by each change; those that find nothing go back to sleep at once.
             let idle = self.queue.idle_until(now_ms());
-            let is_left_to_others = self.under_way.load(Ordering::Relaxed) >= EAGER_LANES
+            let is_left_to_others = self.under_way.load(Ordering::Relaxed) >= EAGER_WRITERS
                 && self.queue.waiting() < self.options.batch_size as u64;
             if idle.is_some() || is_left_to_others {
                 if stop.is_draining() {
@@ -253,11 +253,11 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             }
             let permit = self.writing.breaker().permit(Instant::now());
             let ops_max = match permit {
-                Permit::Proceed => self.options.batch_size,
-                Permit::Probe => self.options.batch_size.min(PROBE_OPS),
+                Admission::Proceed => self.options.batch_size,
+                Admission::Probe => self.options.batch_size.min(PROBE_OPS),
                 // Atlas is away. The queue keeps what waits: there is nothing to drain for.
-                Permit::Wait(_) if stop.is_draining() => return Ok(()),
-                Permit::Wait(wait) => {
+                Admission::Wait(_) if stop.is_draining() => return Ok(()),
+                Admission::Wait(wait) => {
                     self.wait(stop, std::future::pending(), wait).await;
                     continue;
                 }
@@ -265,7 +265,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             let queue = self.queue.clone();
             let batch = blocking(move || queue.lease(ops_max, LEASE_BYTES, now_ms())).await?;
             if batch.entries.is_empty() {
-                if permit == Permit::Probe {
+                if permit == Admission::Probe {
                     self.writing.breaker().abandoned(Instant::now());
                 }
                 if stop.is_draining() {
@@ -274,7 +274,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 self.wait(stop, changed, until(batch.next_due_ms)).await;
                 continue;
             }
-            crash::point(Step::Leased);
+            crash::point(CrashPoint::Leased);
             self.under_way.fetch_add(1, Ordering::Relaxed);
             let written = self.write(batch.entries, permit).await;
             self.under_way.fetch_sub(1, Ordering::Relaxed);
@@ -294,7 +294,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         }
     }
 
-    async fn write(&self, entries: Vec<Entry>, permit: Permit) -> Result<(), QueueError> {
+    async fn write(&self, entries: Vec<Entry>, permit: Admission) -> Result<(), QueueError> {
         let started = Instant::now();
         // It comes alone.
         let changed = entries.first().and_then(|entry| match &entry.work {
@@ -303,19 +303,18 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         });
         let is_schema = changed.is_some();
         if is_schema {
-            // The change's own entry is on the disk before it is made; its settlement is before anything
-            // behind it is (`Queue::settle`). So a crash repeats it at the most with nothing after it.
+            // The change's own entry is on the disk before it is made; its ack is before anything
+            // behind it is (`Queue::ack`). So a crash repeats it at the most with nothing after it.
             self.flush().await?;
         }
         let tally = Tally::of(&entries);
-        let (settlements, verdict) = self.apply(entries).await?;
-        self.count(&settlements, &tally);
-        crash::point(if is_schema { Step::BarrierApplied } else { Step::Written });
-        // Before what failed is ready again: else another lane would try it once more.
+        let (acks, verdict) = self.apply(entries).await?;
+        self.count(&acks, &tally);
+        crash::point(if is_schema { CrashPoint::BarrierApplied } else { CrashPoint::Written });
+        // Before what failed is ready again: else another writer would try it once more.
         self.learn(&verdict, permit);
         let queue = self.queue.clone();
-        let is_given_up =
-            settlements.iter().any(|end| matches!(end.outcome, Outcome::Rejected { .. }));
+        let is_given_up = acks.iter().any(|end| matches!(end.outcome, Outcome::Rejected { .. }));
         let given_up = changed.filter(|_| is_given_up);
         blocking(move || {
             if let Some(namespaces) = given_up {
@@ -323,9 +322,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 // that makes of the documents.
                 let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
                 let position = position.unwrap_or_default();
-                SyncState::demand_of(&queue, position, &namespaces, Reason::SchemaGivenUp)?;
+                SyncState::require_of(&queue, position, &namespaces, Reason::SchemaGivenUp)?;
             }
-            queue.settle(&settlements)
+            queue.ack(&acks)
         })
         .await?;
         if verdict == Verdict::Answered {
@@ -333,15 +332,15 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             metrics.batches.add(1);
             metrics.batch_micros.add(started.elapsed().as_micros() as u64);
             metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
-            self.late.lock().answered(Instant::now());
+            self.in_doubt.lock().answered(Instant::now());
         }
         Ok(())
     }
 
     /// Queues a `Refresh` of documents whose given-up writes may have been made since.
-    async fn refresh_late(&self) -> Result<(), QueueError> {
-        let due = self.late.lock().due(Instant::now());
-        if due == Due::default() {
+    async fn refresh_in_doubt(&self) -> Result<(), QueueError> {
+        let due = self.in_doubt.lock().due(Instant::now());
+        if due == Overdue::default() {
             return Ok(());
         }
         let cluster_time = self.reading.position().whole();
@@ -363,7 +362,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         let queue = self.queue.clone();
         blocking(move || {
             if !due.namespaces.is_empty() {
-                SyncState::demand_of(&queue, cluster_time, &due.namespaces, Reason::Unanswered)?;
+                SyncState::require_of(&queue, cluster_time, &due.namespaces, Reason::Unanswered)?;
             }
             queue.commit(incoming, None).map(drop)
         })
@@ -375,12 +374,12 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         blocking(move || queue.flush()).await
     }
 
-    /// Counts how the entries ended; `settlements` are in the order of the entries.
-    fn count(&self, settlements: &[Settlement], tally: &Tally) {
+    /// Counts how the entries ended; `acks` are in the order of the entries.
+    fn count(&self, acks: &[Ack], tally: &Tally) {
         let metrics = &self.status.metrics;
         let mut applied = vec![0; tally.groups.len()];
-        for (settlement, group) in settlements.iter().zip(&tally.entries) {
-            match &settlement.outcome {
+        for (ack, group) in acks.iter().zip(&tally.entries) {
+            match &ack.outcome {
                 Outcome::Applied => applied[*group] += 1,
                 Outcome::Retry { .. } => {
                     metrics.writes_failed.add(1);
@@ -410,9 +409,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     }
 
     /// Tells the breaker, and, when it changes, everybody.
-    fn learn(&self, verdict: &Verdict, permit: Permit) {
+    fn learn(&self, verdict: &Verdict, permit: Admission) {
         let now = Instant::now();
-        // Held to the end: what another lane's batch has changed of it must not be told before.
+        // Held to the end: what another writer's batch has changed of it must not be told before.
         let mut breaker = self.writing.breaker();
         match verdict {
             Verdict::Away(error) => {
@@ -439,7 +438,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                     tracing::info!(elapsed_ms, breaker = breaker.name(), "Atlas is back");
                 }
             }
-            Verdict::NotAsked if permit == Permit::Probe => breaker.abandoned(now),
+            Verdict::NotAsked if permit == Admission::Probe => breaker.abandoned(now),
             Verdict::NotAsked => {}
         }
     }

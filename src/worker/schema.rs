@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     learned::{Collections, Waiting},
     outcomes::{HELD_WAIT_MS, Halt, LOCAL_WAIT_MS, Outcomes, wait},
-    write::Writer,
+    write::Dispatch,
 };
 use crate::{
     gate::reading::Reading,
@@ -23,11 +23,11 @@ use crate::{
         namespace::Namespace,
         write_op::Refusal as Refused,
     },
-    policy::{horizon::Horizon, late::LateWrites},
+    policy::{in_doubt::InDoubtWrites, read_watermark::ReadWatermark},
     queue::{Outcome, Queue},
     runtime::shutdown::blocking,
     schema::{
-        Building, Description, Kind, Problem, Refusal, Step, Taken, Target, make, steps,
+        Building, Description, Kind, Problem, Step, StepRefusal, StepResult, Target, make, steps,
         value::{get, is_on},
         watch::SchemaWatch,
     },
@@ -58,21 +58,21 @@ enum Left {
     NotKnownYet,
 }
 
-/// Makes the changes. Writes no document but through the [`Writer`], which is asked to say what Atlas does not take.
-pub(super) struct Changes<S, K> {
+/// Makes the changes. Writes no document but through the [`Dispatch`], which is asked to say what Atlas does not take.
+pub(super) struct CollectionChanges<S, K> {
     pub queue: Arc<Queue>,
     pub source: Arc<S>,
     pub sink: Arc<K>,
     pub reading: Arc<Reading>,
-    pub horizon: Arc<Mutex<Horizon>>,
-    pub late: Arc<Mutex<LateWrites>>,
+    pub watermark: Arc<Mutex<ReadWatermark>>,
+    pub in_doubt: Arc<Mutex<InDoubtWrites>>,
     pub watch: Arc<SchemaWatch>,
-    pub writer: Arc<Writer<S, K>>,
+    pub dispatch: Arc<Dispatch<S, K>>,
     pub collections: Arc<Collections>,
     pub waiting: Arc<Waiting>,
 }
 
-impl<S: SchemaSource, K: SchemaSink> Changes<S, K> {
+impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
     pub(super) async fn apply(
         &self,
         turn: Turn,
@@ -106,7 +106,7 @@ impl<S: SchemaSource, K: SchemaSink> Changes<S, K> {
     ) -> Result<(), Halt> {
         let reconciled = self.reconcile(ns, collection).await;
         if let Err(Halt::Sink(SinkError::Unanswered(_))) = &reconciled {
-            self.late.lock().schema_given_up([ns.clone()].into(), Instant::now());
+            self.in_doubt.lock().schema_given_up([ns.clone()].into(), Instant::now());
         }
         // Documents do not wait for the local database: what is left is seen to when it is back.
         if reconciled? {
@@ -127,8 +127,8 @@ impl<S: SchemaSource, K: SchemaSink> Changes<S, K> {
         change: &SchemaChange,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
-        let there = self.sink.describe(ns).await?;
-        let is_collection = there.is_some_and(|there| there.kind == Kind::Collection);
+        let target = self.sink.describe(ns).await?;
+        let is_collection = target.is_some_and(|target| target.kind == Kind::Collection);
         let outcome = match self.whose_is(ns, turn.seq, is_collection).await {
             Ok(Left::InAtlasAlone) => return self.apply_change(turn, change, outcomes).await,
             Ok(Left::IsHere) => Outcome::Applied,
@@ -152,12 +152,13 @@ impl<S: SchemaSource, K: SchemaSink> Changes<S, K> {
         change: &SchemaChange,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
-        let is_first = self.waiting.rename_sent(turn.seq) && self.horizon.lock().is_new(turn.time);
+        let is_first =
+            self.waiting.rename_sent(turn.seq) && self.watermark.lock().is_new(turn.time);
         let Some(changed) = self.change(turn, change, outcomes).await? else { return Ok(()) };
         if changed == Changed::WasNotThere {
             self.clear_target(to, !is_first).await?;
         }
-        self.late.lock().renamed(from, to);
+        self.in_doubt.lock().renamed(from, to);
         self.waiting.rename_made(turn.seq);
         self.made(turn, change, changed, outcomes);
         Ok(())
@@ -200,16 +201,16 @@ impl<S: SchemaSource, K: SchemaSink> Changes<S, K> {
             }
             // A view keeps no document away. It is listed, and tried again.
             Err(SinkError::Rejected(reason)) if is_view(change) => {
-                self.writer.list(ns, Problem::refused(Step::missing_view(), reason));
+                self.dispatch.list(ns, Problem::refused(Step::missing_view(), reason));
                 self.watch.ask(ns);
                 Outcome::Applied
             }
             Err(SinkError::Rejected(reason)) => {
-                self.writer.rejected(ns, (turn.id, turn.attempts), reason, Refused::Schema)
+                self.dispatch.rejected(ns, (turn.id, turn.attempts), reason, Refused::Schema)
             }
             Err(error) => {
                 let may_still = error.may_still_change(change);
-                self.late.lock().schema_given_up(may_still, Instant::now());
+                self.in_doubt.lock().schema_given_up(may_still, Instant::now());
                 return Err(error.into());
             }
         };
@@ -221,7 +222,7 @@ impl<S: SchemaSource, K: SchemaSink> Changes<S, K> {
         let ns = change.ns();
         let what = Problem::refused(format!("{} of the collection waits", change.name()), reason);
         if self.watch.hold(&change.namespaces()) {
-            self.writer.list(ns, what);
+            self.dispatch.list(ns, what);
             // What is in the way may be what nobody has told to be gone.
             self.watch.ask_everything();
         } else {
@@ -253,7 +254,7 @@ impl<S: SchemaSource, K: SchemaSink> Changes<S, K> {
         let (queue, only) = (self.queue.clone(), BTreeSet::from([to.clone()]));
         blocking(move || {
             let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
-            SyncState::demand_of(&queue, position.unwrap_or_default(), &only, Reason::Renamed)
+            SyncState::require_of(&queue, position.unwrap_or_default(), &only, Reason::Renamed)
         })
         .await
         .map_err(Halt::from)
@@ -283,21 +284,22 @@ impl<S: SchemaSource, K: SchemaSink> Changes<S, K> {
             return Ok(true);
         }
         self.queue.keep_in_order(ns, wanted.is_capped());
-        let there = match self.sink.describe(ns).await {
+        let target = match self.sink.describe(ns).await {
             Err(SinkError::Held(reason)) => {
-                self.writer.list(ns, Problem::plain(reason));
+                self.dispatch.list(ns, Problem::plain(reason));
                 return Ok(false);
             }
-            there => there?,
+            target => target?,
         };
         if !permit.holds() {
             return Ok(false);
         }
-        if wanted.kind == Kind::Collection && there.as_ref().is_some_and(|of| of.kind == Kind::View)
+        if wanted.kind == Kind::Collection
+            && target.as_ref().is_some_and(|of| of.kind == Kind::View)
         {
-            self.writer.compare_replaced(ns).await?;
+            self.dispatch.compare_replaced(ns).await?;
         }
-        let is_done = self.take_steps(ns, &wanted, there.as_ref()).await?;
+        let is_done = self.take_steps(ns, &wanted, target.as_ref()).await?;
         if !is_done {
             self.watch.ask(ns);
         }
@@ -309,15 +311,15 @@ impl<S: SchemaSource, K: SchemaSink> Changes<S, K> {
         &self,
         ns: &Namespace,
         wanted: &Description,
-        there: Option<&Description>,
+        target: Option<&Description>,
     ) -> Result<bool, Halt> {
-        let mut steps = steps(wanted, there);
+        let mut steps = steps(wanted, target);
         // On an empty collection it takes no time to build an index, and unique ones are enforced from the
         // first document on. Elsewhere it may wait for members of the set, or for its turn among others.
         let is_long = |step: &Step| step.build().is_some() || step.scans();
-        let may_build = match there {
+        let may_build = match target {
             _ if !steps.iter().any(is_long) => false,
-            Some(there) if there.kind == Kind::Collection => {
+            Some(target) if target.kind == Kind::Collection => {
                 self.sink.estimated_count(ns).await? == 0
             }
             // It is made first. A view is not counted: that would run it.
@@ -340,8 +342,8 @@ impl<S: SchemaSource, K: SchemaSink> Changes<S, K> {
         if self.source.tells_of_schema() || self.collections.is_there(ns) {
             return Ok(true);
         }
-        let there = self.sink.describe(ns).await?;
-        let is_there = there.is_some_and(|there| there.kind == Kind::Collection);
+        let target = self.sink.describe(ns).await?;
+        let is_there = target.is_some_and(|target| target.kind == Kind::Collection);
         if !is_there && !self.reconcile(ns, None).await? {
             return Ok(false);
         }
@@ -361,7 +363,7 @@ impl<S: SchemaSource, K: SchemaSink> Changes<S, K> {
         let seen_at = self.waiting.since(seq);
         let is_gone = match self.source.describe(ns).await? {
             None => true,
-            Some(here) if here.kind == Kind::Collection => false,
+            Some(source) if source.kind == Kind::Collection => false,
             // A view or a time series has its name now: that is no reason to keep the documents of a collection.
             Some(_) => is_collection_there,
         };
@@ -391,7 +393,7 @@ fn is_view(change: &SchemaChange) -> bool {
 /// A copy of which only what is short is made. What Atlas will not, or this user may not, is left to whoever looks at it
 /// beside the data; an outage is the caller's.
 struct Short<'a, S, K> {
-    changes: &'a Changes<S, K>,
+    changes: &'a CollectionChanges<S, K>,
     ns: &'a Namespace,
     may_build: bool,
 }
@@ -403,22 +405,22 @@ impl<S: SchemaSource, K: SchemaSink> Target for Short<'_, S, K> {
         self.ns
     }
 
-    async fn run(&mut self, command: RawDocumentBuf) -> Taken<SinkError> {
+    async fn run(&mut self, command: RawDocumentBuf) -> StepResult<SinkError> {
         match self.changes.sink.alter(self.ns, command).await {
             Ok(()) => Ok(Ok(())),
             Err(error) => refusal_of(error).map(Err),
         }
     }
 
-    async fn create(&mut self, step: &Step, options: &RawDocument) -> Taken<SinkError> {
+    async fn create(&mut self, step: &Step, options: &RawDocument) -> StepResult<SinkError> {
         let create = SchemaChange::Create { ns: self.ns.clone(), options: options.to_owned() };
         match self.changes.sink.change_schema(&create).await {
             Ok(Changed::Done) => Ok(Ok(())),
-            Ok(_) => Ok(Err(Refusal::of("one of other options has the name"))),
+            Ok(_) => Ok(Err(StepRefusal::of("one of other options has the name"))),
             Err(error) => {
                 let refusal = refusal_of(error)?;
                 let problem = Problem::refused(step.to_string(), refusal.reason.as_str());
-                self.changes.writer.list(self.ns, problem);
+                self.changes.dispatch.list(self.ns, problem);
                 Ok(Err(refusal))
             }
         }
@@ -433,10 +435,10 @@ impl<S: SchemaSource, K: SchemaSink> Target for Short<'_, S, K> {
     }
 }
 
-fn refusal_of(error: SinkError) -> Result<Refusal, SinkError> {
+fn refusal_of(error: SinkError) -> Result<StepRefusal, SinkError> {
     match error {
         SinkError::Rejected(reason) | SinkError::Denied(reason) | SinkError::Held(reason) => {
-            Ok(Refusal::of(reason))
+            Ok(StepRefusal::of(reason))
         }
         error => Err(error),
     }

@@ -28,8 +28,8 @@ use crate::{
     policy::{
         backoff::RetrySchedule,
         breaker::{BreakerPolicy, Stage},
-        horizon::Horizon,
-        late::LateWrites,
+        in_doubt::InDoubtWrites,
+        read_watermark::ReadWatermark,
     },
     queue::{Incoming, Queue, QueueOptions, Work},
     runtime::{clock::now_ms, shutdown::Stop},
@@ -101,7 +101,7 @@ struct Scene {
     reading: Arc<Reading>,
     writing: Arc<Writing>,
     gate: Arc<Gate>,
-    late: Arc<Mutex<LateWrites>>,
+    in_doubt: Arc<Mutex<InDoubtWrites>>,
     worker: Worker<Local, Atlas>,
     _dir: TempDir,
 }
@@ -120,15 +120,15 @@ impl Scene {
         let writing = Arc::new(Writing::new(gate.clone(), breaker));
         let (local, atlas): (Arc<Local>, Arc<Atlas>) = Default::default();
         let (status, reading): (Arc<Status>, Arc<Reading>) = Default::default();
-        let late: Arc<Mutex<LateWrites>> = Arc::default();
+        let in_doubt: Arc<Mutex<InDoubtWrites>> = Arc::default();
         reading.end_reply(ClusterTime(25), ClusterTime(25));
         let shared = Shared {
             queue: queue.clone(),
             status: status.clone(),
             reading: reading.clone(),
             writing: writing.clone(),
-            horizon: Arc::new(Mutex::new(Horizon::new(ClusterTime(FLOOR), 100))),
-            late: late.clone(),
+            watermark: Arc::new(Mutex::new(ReadWatermark::new(ClusterTime(FLOOR), 100))),
+            in_doubt: in_doubt.clone(),
             watch: Arc::new(SchemaWatch::default()),
         };
         let options = WorkerOptions {
@@ -139,7 +139,7 @@ impl Scene {
             atlas_timeout: Duration::from_millis(10),
         };
         let worker = Worker::new(local.clone(), atlas.clone(), shared, options);
-        Self { local, atlas, queue, status, reading, writing, gate, late, worker, _dir: dir }
+        Self { local, atlas, queue, status, reading, writing, gate, in_doubt, worker, _dir: dir }
     }
 
     /// These wait in the queue.
@@ -162,7 +162,7 @@ impl Scene {
         self
     }
 
-    /// One lane writes what can be written now.
+    /// One writer writes what can be written now.
     async fn drained(self) -> Self {
         self.drain().await;
         self
@@ -345,13 +345,13 @@ async fn a_write_without_an_answer_is_written_once_more_after_the_next_answer() 
     // Below the breaker's threshold: the second attempt is answered.
     let (worker, atlas) = (&scene.worker, &scene.atlas);
     let entries = scene.queue.lease(1, usize::MAX, now_ms()).unwrap().entries;
-    worker.write(entries, crate::policy::breaker::Permit::Proceed).await.unwrap();
+    worker.write(entries, crate::policy::breaker::Admission::Proceed).await.unwrap();
     atlas.fails_with(None);
 
     scene.until_nothing_waits().await;
 
     let soon = Instant::now() + Duration::from_secs(11);
-    assert_eq!(scene.late.lock().due(soon).documents, [(orders(), vec![key(1)])]);
+    assert_eq!(scene.in_doubt.lock().due(soon).documents, [(orders(), vec![key(1)])]);
 }
 
 #[tokio::test]

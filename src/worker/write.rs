@@ -17,7 +17,7 @@ use super::{
 use crate::{
     model::{namespace::Namespace, write_op::Refusal},
     observe::status::Status,
-    policy::{backoff::RetrySchedule, late::LateWrites},
+    policy::{backoff::RetrySchedule, in_doubt::InDoubtWrites},
     queue::{Outcome, Queue},
     runtime::clock::now_ms,
     schema::{Problem, watch::SchemaWatch},
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Writes documents of one collection at a time.
-pub(super) struct Writer<S, K> {
+pub(super) struct Dispatch<S, K> {
     pub queue: Arc<Queue>,
     /// Asked for the options of a collection alone that takes the place of something else.
     pub source: Arc<S>,
@@ -34,11 +34,11 @@ pub(super) struct Writer<S, K> {
     pub watch: Arc<SchemaWatch>,
     pub status: Arc<Status>,
     pub retries: RetrySchedule,
-    pub late: Arc<Mutex<LateWrites>>,
+    pub in_doubt: Arc<Mutex<InDoubtWrites>>,
     pub collections: Arc<Collections>,
 }
 
-impl<S: SchemaSource, K: SchemaSink> Writer<S, K> {
+impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
     /// Writes, and once more as upserts what was there already. Returns the changes that did not
     /// match.
     pub async fn write_direct(
@@ -101,7 +101,7 @@ impl<S: SchemaSource, K: SchemaSink> Writer<S, K> {
                 Ok(written)
             }
             Err(error @ SinkError::Unanswered(_)) => {
-                self.late.lock().given_up(
+                self.in_doubt.lock().given_up(
                     ns,
                     writes.iter().filter_map(Write::key).collect(),
                     Instant::now(),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use mongodb::bson::{Document, doc, oid::ObjectId};
-use outrigger::runtime::crash::Step;
+use outrigger::runtime::crash::CrashPoint;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::support::{
@@ -17,12 +17,12 @@ use crate::support::{
 };
 
 /// Steps before anything streams. A collection of more than one part is copied.
-const AT_THE_START: [Step; 5] = [
-    Step::PositionNoted,
-    Step::ClaimNoted,
-    Step::PartCopied,
-    Step::RangeNoted,
-    Step::CollectionCopied,
+const AT_THE_START: [CrashPoint; 5] = [
+    CrashPoint::PositionNoted,
+    CrashPoint::LeaseIdNoted,
+    CrashPoint::PartCopied,
+    CrashPoint::RangeNoted,
+    CrashPoint::CollectionCopied,
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,7 +39,7 @@ async fn a_crash_at_any_step_of_the_start_is_made_good_by_the_next_start() {
     let (mut rng, mut n) = (StdRng::seed_from_u64(seed()), 0);
     for step in AT_THE_START {
         for passes in [1, 2] {
-            if passes == 2 && matches!(step, Step::PositionNoted | Step::ClaimNoted) {
+            if passes == 2 && matches!(step, CrashPoint::PositionNoted | CrashPoint::LeaseIdNoted) {
                 continue; // Passed once in a run.
             }
             for db in atlas.client.list_database_names().await.unwrap() {
@@ -83,7 +83,7 @@ async fn a_crash_at_any_step_of_streaming_is_made_good_by_the_next_start() {
     assert!(agent.stop().success());
     let mut rng = StdRng::seed_from_u64(seed());
 
-    let streaming = Step::ALL.into_iter().filter(|step| !AT_THE_START.contains(step));
+    let streaming = CrashPoint::ALL.into_iter().filter(|step| !AT_THE_START.contains(step));
     for step in streaming {
         for passes in [1, 2] {
             crash(&mut agent, step, passes, async |agent| stage.work(agent, &mut rng).await).await;
@@ -103,7 +103,12 @@ async fn a_crash_at_any_step_of_streaming_is_made_good_by_the_next_start() {
 }
 
 /// Starts the agent so that it ends at `step`, and has `work` done until it has.
-async fn crash(agent: &mut Agent, step: Step, passes: u32, mut work: impl AsyncFnMut(&Agent)) {
+async fn crash(
+    agent: &mut Agent,
+    step: CrashPoint,
+    passes: u32,
+    mut work: impl AsyncFnMut(&Agent),
+) {
     agent.set_env("OUTRIGGER_CRASH_AT", &format!("{step:?}:{passes}"));
     agent.start(&[]);
     let give_up = std::time::Instant::now() + PATIENCE;
@@ -111,7 +116,7 @@ async fn crash(agent: &mut Agent, step: Step, passes: u32, mut work: impl AsyncF
         assert!(std::time::Instant::now() < give_up, "{step:?}:{passes} was not reached");
         work(agent).await;
         // A checkpoint without ops is made when nothing has happened for five seconds.
-        let rest = if step == Step::CheckpointDone { 7_000 } else { 50 };
+        let rest = if step == CrashPoint::CheckpointDone { 7_000 } else { 50 };
         let rested = std::time::Instant::now() + std::time::Duration::from_millis(rest);
         while agent.is_running() && std::time::Instant::now() < rested {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;

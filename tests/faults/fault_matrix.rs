@@ -281,11 +281,11 @@ async fn every_row_of_another_database_at_the_local_address_ends_refused() {
 
     let row = "a line to Atlas that leads to the local database";
     assert!(stage.agent.stop().success());
-    let marks = stage.local.client.database("outrigger").collection::<Document>("replicas");
+    let records = stage.local.client.database("outrigger").collection::<Document>("replicas");
     stage.agent.set_env("MONGODB_ATLAS_URI", &stage.to_local.uri());
     stage.agent.start(&[]);
     assert_eq!(stage.agent.ended(PATIENCE).await.code(), Some(2), "{row}");
-    assert_eq!(marks.count_documents(doc! {}).await.unwrap(), 0, "{row}");
+    assert_eq!(records.count_documents(doc! {}).await.unwrap(), 0, "{row}");
     stage.agent.set_env("MONGODB_ATLAS_URI", &stage.to_atlas.uri());
     stage.agent.start(&[]);
     stage.work().await;

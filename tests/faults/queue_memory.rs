@@ -12,7 +12,7 @@ use outrigger::{
         checkpoint::ClusterTime, delta::Delta, document_key::DocumentKey, event::SchemaChange,
         namespace::Namespace, write_op::WriteOp,
     },
-    queue::{Incoming, Outcome, Queue, QueueOptions, Settlement, Work},
+    queue::{Ack, Incoming, Outcome, Queue, QueueOptions, Work},
 };
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
@@ -90,7 +90,7 @@ fn drain(queue: &Queue) {
         if batch.entries.is_empty() {
             break;
         }
-        let settled: Vec<_> = batch
+        let acked: Vec<_> = batch
             .entries
             .iter()
             .map(|entry| {
@@ -100,10 +100,10 @@ fn drain(queue: &Queue) {
                 } else {
                     Outcome::Applied
                 };
-                Settlement { seq: entry.seq, version: entry.version, outcome }
+                Ack { seq: entry.seq, version: entry.version, outcome }
             })
             .collect();
-        queue.settle(&settled).unwrap();
+        queue.ack(&acked).unwrap();
     }
 }
 
@@ -120,18 +120,18 @@ fn lease_all(queue: &Queue) -> Vec<(u64, u32)> {
 }
 
 /// Small entries are leased, the documents come meanwhile, and half of the leased ones come back.
-fn give_back(queue: &Queue) {
+fn nack(queue: &Queue) {
     let leased = lease_all(queue);
     fill(queue);
-    let settled: Vec<_> = leased
+    let acked: Vec<_> = leased
         .into_iter()
         .map(|(seq, version)| {
             let outcome =
                 if seq % 2 == 0 { Outcome::Unavailable { due_ms: 0 } } else { Outcome::Applied };
-            Settlement { seq, version, outcome }
+            Ack { seq, version, outcome }
         })
         .collect();
-    queue.settle(&settled).unwrap();
+    queue.ack(&acked).unwrap();
 }
 
 fn peak() -> u64 {
@@ -172,7 +172,7 @@ fn large_documents_that_wait_take_no_more_memory_than_the_cache() {
             "update behind a barrier" => update_behind_a_barrier(&queue),
             "drain" => drain(&queue),
             "refresh" => queue.refresh_pending(ClusterTime(2), 2).unwrap(),
-            "give back" => give_back(&queue),
+            "give back" => nack(&queue),
             _ => {}
         }
         println!("peak={} {}", peak(), queue.pending().0);

@@ -174,15 +174,15 @@ async fn an_exported_queue_goes_on_elsewhere_from_where_it_was() {
         "no half of a file"
     );
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    // The last heartbeat reaches Atlas, and its answer is lost: what the file knows of the mark is older.
-    let mark = async || {
-        let marks = atlas.client.database("outrigger").collection::<Document>("replicas");
-        let mark = marks.find_one(doc! {}).await.unwrap().unwrap();
-        mark.get_timestamp("checkpoint").map_or(0, |position| position.time)
+    // The last heartbeat reaches Atlas, and its answer is lost: what the file knows of the lease is older.
+    let record = async || {
+        let records = atlas.client.database("outrigger").collection::<Document>("replicas");
+        let record = records.find_one(doc! {}).await.unwrap().unwrap();
+        record.get_timestamp("checkpoint").map_or(0, |position| position.time)
     };
-    let before = mark().await;
+    let before = record().await;
     line.set(Line::Mute);
-    eventually("the heartbeat", PATIENCE, async || mark().await > before).await;
+    eventually("the heartbeat", PATIENCE, async || record().await > before).await;
     line.set(Line::Cut);
     assert!(first.stop().success());
     let file = first.dir.path().join("backlog.json");
@@ -251,7 +251,7 @@ async fn an_export_of_long_ago_leaves_nothing_old_in_atlas() {
     first.start(&[]);
     orders(&local).update_many(doc! {}, doc! { "$set": { "v": 2 } }).await.unwrap();
     equal(&local, &atlas, PATIENCE).await;
-    // Until the mark carries a later position than the file knows of.
+    // Until the lease carries a later position than the file knows of.
     tokio::time::sleep(std::time::Duration::from_secs(12)).await;
     assert!(first.stop().success());
 

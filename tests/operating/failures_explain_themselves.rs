@@ -77,8 +77,8 @@ async fn a_router_as_the_local_side_exits_3_and_says_why_whatever_is_asked_for()
     let text = String::from_utf8_lossy(&check.stdout);
     assert_eq!(check.status.code(), Some(3), "{text}");
     assert!(text.contains("router (mongos)"), "{text}");
-    let marks = atlas.client.database("outrigger").list_collection_names().await.unwrap();
-    assert_eq!(marks, Vec::<String>::new());
+    let records = atlas.client.database("outrigger").list_collection_names().await.unwrap();
+    assert_eq!(records, Vec::<String>::new());
 
     let router = Router::to(atlas.port).await;
     let check = Agent::new(&local.uri(), &router.uri(), "").cli(&["check"]);

@@ -113,7 +113,7 @@ async fn property_07_metrics_equal_what_happened() {
     orders(&local).insert_many(same).await.unwrap();
     eventually("two dead letters", PATIENCE, async || grown("deadLettered") == 2).await;
 
-    // What a batch did is counted before it has settled, the batch itself afterwards.
+    // What a batch did is counted before its ack, the batch itself afterwards.
     eventually("the end of the batch", PATIENCE, async || {
         let last = scrape(&agent);
         last["outrigger_dead_letters"] == 2.0

@@ -8,7 +8,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_atlas_that_holds_data_without_our_mark_is_refused_unless_adopted() {
+async fn an_atlas_that_holds_data_without_our_lease_is_refused_unless_adopted() {
     let (local, atlas) = pair().await;
     orders(&local).insert_many([doc! { "_id": 1, "v": "local" }, doc! { "_id": 2 }]).await.unwrap();
     orders(&atlas)

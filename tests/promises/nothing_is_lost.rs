@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 /// The application goes on meanwhile; the kills hit whatever the agent is doing: opening the queue,
-/// taking the position, copying, committing, writing, settling.
+/// taking the position, copying, committing, writing, acking.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_kills_at_random_moments_under_load_lose_nothing() {
     let seed = seed();

@@ -15,7 +15,7 @@ use crate::support::{
     unasked::Unasked::Repair,
 };
 
-fn marks(atlas: &Mongod) -> mongodb::Collection<Document> {
+fn records(atlas: &Mongod) -> mongodb::Collection<Document> {
     atlas.client.database("outrigger").collection("replicas")
 }
 
@@ -58,7 +58,7 @@ async fn the_place_of_an_agent_that_died_is_taken_over_when_that_is_said() {
     // "10m" from 597 s to 603 s.
     let long_ago = DateTime::from_millis(DateTime::now().timestamp_millis() - 598_000);
     let stale = doc! { "$set": { "heartbeatAt": long_ago } };
-    marks(&atlas).update_one(doc! {}, stale).await.unwrap();
+    records(&atlas).update_one(doc! {}, stale).await.unwrap();
     let log = second.refused(&[]).await;
     assert!(log.contains("10m ago") && log.contains("run --adopt"), "{log}");
 
@@ -75,22 +75,22 @@ async fn an_agent_whose_place_was_taken_ends() {
     let (local, atlas) = pair().await;
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    let mark = marks(&atlas).find_one(doc! {}).await.unwrap().unwrap();
-    assert!(mark.get_timestamp("checkpoint").is_err(), "only the heartbeat writes it");
+    let record = records(&atlas).find_one(doc! {}).await.unwrap().unwrap();
+    assert!(record.get_timestamp("checkpoint").is_err(), "only the heartbeat writes it");
     eventually("a heartbeat", PATIENCE, async || {
-        let mark = marks(&atlas).find_one(doc! {}).await.unwrap().unwrap();
-        mark.get_timestamp("checkpoint").is_ok()
+        let record = records(&atlas).find_one(doc! {}).await.unwrap().unwrap();
+        record.get_timestamp("checkpoint").is_ok()
     })
     .await;
 
     let other = doc! { "id": "x", "instance": "y", "host": "elsewhere", "pid": 42_i64 };
-    marks(&atlas).update_one(doc! {}, doc! { "$set": { "agent": other } }).await.unwrap();
+    records(&atlas).update_one(doc! {}, doc! { "$set": { "agent": other } }).await.unwrap();
 
     assert_eq!(agent.ended(PATIENCE).await.code(), Some(1));
     assert!(agent.log().contains("host `elsewhere`, process 42"), "{}", agent.log());
 }
 
-/// The agent wrote to another Atlas meanwhile: this one still carries its mark, and has missed all that.
+/// The agent wrote to another Atlas meanwhile: this one still carries its lease, and has missed all that.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_atlas_that_was_not_the_target_for_a_while_is_compared_when_it_is_again() {
     let ((local, first), second) = tokio::join!(pair(), Mongod::start());
@@ -112,22 +112,26 @@ async fn an_atlas_that_was_not_the_target_for_a_while_is_compared_when_it_is_aga
     equal(&local, &first, PATIENCE).await;
 }
 
-/// Atlas was put back to a backup, mark and all.
+/// Atlas was put back to a backup, lease and all.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mark_that_is_older_than_it_was_left_has_everything_compared() {
+async fn a_lease_that_is_older_than_it_was_left_has_everything_compared() {
     let (local, atlas) = pair().await;
     orders(&local).insert_many((0..20).map(|n| doc! { "_id": n })).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.may(&[Repair], "Atlas is put back");
     agent.streaming().await;
     eventually("a heartbeat", PATIENCE, async || {
-        marks(&atlas).find_one(doc! { "checkpoint": { "$exists": true } }).await.unwrap().is_some()
+        records(&atlas)
+            .find_one(doc! { "checkpoint": { "$exists": true } })
+            .await
+            .unwrap()
+            .is_some()
     })
     .await;
 
     orders(&atlas).delete_many(doc! { "_id": { "$lt": 5 } }).await.unwrap();
     let older = mongodb::bson::Timestamp { time: 5, increment: 1 };
-    marks(&atlas).update_one(doc! {}, doc! { "$set": { "checkpoint": older } }).await.unwrap();
+    records(&atlas).update_one(doc! {}, doc! { "$set": { "checkpoint": older } }).await.unwrap();
 
     equal(&local, &atlas, PATIENCE).await;
 }
@@ -150,7 +154,7 @@ async fn an_agent_that_could_not_renew_its_heartbeat_writes_only_when_it_has() {
     // What a lane has begun before the fence ends by itself, long before the heartbeat is stale.
     tokio::time::sleep(Duration::from_secs(8)).await;
     let other = doc! { "id": "x", "instance": "y", "host": "elsewhere", "pid": 42_i64 };
-    marks(&atlas).update_one(doc! {}, doc! { "$set": { "agent": other } }).await.unwrap();
+    records(&atlas).update_one(doc! {}, doc! { "$set": { "agent": other } }).await.unwrap();
 
     line.set(Line::Up);
 
@@ -161,7 +165,7 @@ async fn an_agent_that_could_not_renew_its_heartbeat_writes_only_when_it_has() {
 
 /// Somebody dropped it: nothing is known of what is there.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mark_that_is_gone_is_set_again_and_everything_compared() {
+async fn a_lease_that_is_gone_is_taken_again_and_everything_compared() {
     let (local, atlas) = pair().await;
     orders(&local).insert_many((0..50).map(|n| doc! { "_id": n })).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
@@ -171,7 +175,7 @@ async fn a_mark_that_is_gone_is_set_again_and_everything_compared() {
     atlas.client.database("outrigger").drop().await.unwrap();
 
     equal(&local, &atlas, PATIENCE).await;
-    assert!(marks(&atlas).find_one(doc! {}).await.unwrap().is_some());
+    assert!(records(&atlas).find_one(doc! {}).await.unwrap().is_some());
 }
 
 /// In the middle of a drain, which goes on where it was the moment the process does: what it has taken from its
@@ -221,7 +225,7 @@ async fn is_frozen_and_replaced(line: Line) {
 
     let long_ago = DateTime::from_millis(DateTime::now().timestamp_millis() - 600_000);
     let stale = doc! { "$set": { "heartbeatAt": long_ago } };
-    marks(&atlas).update_one(doc! {}, stale).await.unwrap();
+    records(&atlas).update_one(doc! {}, stale).await.unwrap();
     let mut next = Agent::new(&local.uri(), &atlas.uri(), "");
     next.start(&["--adopt"]);
     next.streaming().await;
@@ -239,7 +243,7 @@ async fn is_frozen_and_replaced(line: Line) {
     assert_eq!(old_there().await, 0, "it has written nothing");
 }
 
-/// What waits at the end may take longer than a mark stays young.
+/// What waits at the end may take longer than a lease stays young.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_drains_keeps_its_place_until_it_is_done() {
     let (local, atlas) = pair().await;
@@ -256,11 +260,11 @@ async fn an_agent_that_drains_keeps_its_place_until_it_is_done() {
     eventually("a heartbeat while it drains", PATIENCE, async || {
         assert!(agent.is_running(), "{}", agent.log());
         let beaten = doc! { "heartbeatAt": { "$gt": later }, "agent": { "$exists": true } };
-        marks(&atlas).find_one(beaten).await.unwrap().is_some()
+        records(&atlas).find_one(beaten).await.unwrap().is_some()
     })
     .await;
     assert!(agent.ended(PATIENCE).await.success());
     assert!(
-        marks(&atlas).find_one(doc! { "agent": { "$exists": false } }).await.unwrap().is_some()
+        records(&atlas).find_one(doc! { "agent": { "$exists": false } }).await.unwrap().is_some()
     );
 }

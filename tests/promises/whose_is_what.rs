@@ -8,7 +8,7 @@ use crate::support::{
     unasked::Unasked::Repair,
 };
 
-fn marks(server: &Mongod) -> mongodb::Collection<Document> {
+fn records(server: &Mongod) -> mongodb::Collection<Document> {
     server.client.database("outrigger").collection("replicas")
 }
 
@@ -28,7 +28,7 @@ async fn id_of(server: &Mongod) -> String {
 }
 
 /// As an agent sets it.
-fn mark_of(source: &str, include: &str) -> Document {
+fn record_of(source: &str, include: &str) -> Document {
     let now = DateTime::now();
     doc! {
         "_id": source, "include": [include], "exclude": [], "claim": "x", "startedAt": now, "heartbeatAt": now,
@@ -64,7 +64,7 @@ async fn a_chain_of_agents_is_fine_and_one_that_would_close_a_ring_is_refused() 
     let second = Agent::started(&b.uri(), &c.uri());
     second.streaming().await;
     equal(&a, &c, PATIENCE).await;
-    // The mark of the first is not the application's, and it is said that it is left out.
+    // The lease of the first is not the application's, and it is said that it is left out.
     let status = String::from_utf8(second.cli(&["status"]).stdout).unwrap();
     assert!(status.contains("left out `outrigger.replicas`: where Outrigger keeps"), "{status}");
     let (_, text) = check(&second);
@@ -75,7 +75,7 @@ async fn a_chain_of_agents_is_fine_and_one_that_would_close_a_ring_is_refused() 
 
     assert!(first.is_running() && second.is_running(), "and these two are not disturbed");
     assert!(
-        marks(&a).find_one(doc! {}).await.unwrap().is_none(),
+        records(&a).find_one(doc! {}).await.unwrap().is_none(),
         "nothing was written to the first"
     );
     first.stop();
@@ -89,15 +89,15 @@ async fn an_agent_whose_local_database_becomes_a_copy_of_its_target_ends() {
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
 
-    marks(&local).insert_one(mark_of("somebody", "crm.*")).await.unwrap();
+    records(&local).insert_one(record_of("somebody", "crm.*")).await.unwrap();
     eventually("the mark says what is upstream", PATIENCE, async || {
-        let mark = marks(&atlas).find_one(doc! { "upstream": "somebody" }).await.unwrap();
-        mark.is_some()
+        let record = records(&atlas).find_one(doc! { "upstream": "somebody" }).await.unwrap();
+        record.is_some()
     })
     .await;
     assert!(agent.is_running(), "a chain");
     let farther = doc! { "$set": { "upstream": [id_of(&atlas).await] } };
-    marks(&local).update_one(doc! {}, farther).await.unwrap();
+    records(&local).update_one(doc! {}, farther).await.unwrap();
 
     assert_eq!(agent.ended(PATIENCE).await.code(), Some(1));
     assert!(agent.log().contains("by way of others, a copy of this Atlas"), "{}", agent.log());
@@ -142,17 +142,17 @@ async fn two_sources_that_could_choose_one_name_do_not_share_an_atlas() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_source_marks_meanwhile_waits_and_nothing_else_does() {
+async fn what_another_source_leases_meanwhile_waits_and_nothing_else_does() {
     let (local, atlas) = pair().await;
     orders(&local).insert_one(doc! { "_id": 0 }).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    marks(&atlas).insert_one(mark_of("other", "shop.late*")).await.unwrap();
+    records(&atlas).insert_one(record_of("other", "shop.late*")).await.unwrap();
     let theirs = DateTime::now();
     eventually("two heartbeats", PATIENCE, async || {
         let since = DateTime::from_millis(theirs.timestamp_millis() + 11_000);
         let own = doc! { "_id": { "$ne": "other" }, "heartbeatAt": { "$gt": since } };
-        marks(&atlas).find_one(own).await.unwrap().is_some()
+        records(&atlas).find_one(own).await.unwrap().is_some()
     })
     .await;
 
@@ -168,12 +168,12 @@ async fn what_another_source_marks_meanwhile_waits_and_nothing_else_does() {
     let status = String::from_utf8(agent.cli(&["status"]).stdout).unwrap();
     assert!(status.contains("left out `shop.later`: another source, `other`"), "{status}");
 
-    marks(&atlas).delete_one(doc! { "_id": "other" }).await.unwrap();
+    records(&atlas).delete_one(doc! { "_id": "other" }).await.unwrap();
     equal(&local, &atlas, PATIENCE).await;
     eventually("the alert's end", PATIENCE, async || !alerts(&agent).contains("not written")).await;
 }
 
-/// The mark is of the patterns of now, and remembers those of before.
+/// The lease is of the patterns of now, and remembers those of before.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_left_out_and_comes_back_is_compared() {
     let (local, atlas) = pair().await;
@@ -242,7 +242,7 @@ async fn somebody_elses_collection_under_a_wider_filter_stops_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_database_for_the_mark_makes_room_for_one_of_the_application() {
+async fn another_database_for_the_lease_makes_room_for_one_of_the_application() {
     let (local, atlas) = pair().await;
     let things = |server: &Mongod| -> mongodb::Collection<Document> {
         server.client.database("Outrigger").collection("things")
@@ -258,7 +258,7 @@ async fn another_database_for_the_mark_makes_room_for_one_of_the_application() {
     let left_out = agent.health().unwrap()["notReplicated"].to_string();
     assert!(left_out.contains("`Outrigger.things`"), "{left_out}");
 
-    // A mark in another database is seen all the same.
+    // A lease in another database is seen all the same.
     let moved = |agent: &Agent| {
         agent.replace_setting("[atlas]\n", "[atlas]\nstate_database = \"outrigger_state\"\n");
     };

@@ -274,16 +274,16 @@ impl Mongod {
         self.commands("insert").await
     }
 
-    /// As [`writes`](Self::writes), without the agent's mark, which it renews every ten seconds.
+    /// As [`writes`](Self::writes), without the agent's lease, which it renews every ten seconds.
     pub async fn document_writes(&self) -> i64 {
         let oplog = self.client.database("local").collection::<Document>("oplog.rs");
-        let of_mark = doc! { "ns": "outrigger.replicas", "op": { "$in": ["i", "u", "d"] } };
+        let of_record = doc! { "ns": "outrigger.replicas", "op": { "$in": ["i", "u", "d"] } };
         loop {
-            let marks = oplog.count_documents(of_mark.clone()).await.unwrap();
+            let records = oplog.count_documents(of_record.clone()).await.unwrap();
             let writes = self.writes().await;
             // Renewed between the two looks.
-            if oplog.count_documents(of_mark.clone()).await.unwrap() == marks {
-                return writes - marks as i64;
+            if oplog.count_documents(of_record.clone()).await.unwrap() == records {
+                return writes - records as i64;
             }
         }
     }

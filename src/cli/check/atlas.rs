@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bson::{Document, rawdoc};
 
-use super::{Lines, check_options, check_skew};
+use super::{Report, check_options, check_skew};
 use crate::{
     agent::connect_atlas,
     config::{Config, Uri},
@@ -14,7 +14,7 @@ use crate::{
     source::is_router,
 };
 
-pub(super) async fn check_atlas(config: &Config, lines: &mut Lines) {
+pub(super) async fn check_atlas(config: &Config, lines: &mut Report) {
     check_options("atlas", config.atlas_uri(), lines);
     let mongo = match connect_atlas(config).await {
         Ok(mongo) => mongo,
@@ -64,7 +64,7 @@ const UNTRIED_ON_SHARDS: &str = "it is a sharded cluster, on which these are not
 const NEEDED: [&str; 6] =
     ["find", "insert", "update", "remove", "createCollection", "dropCollection"];
 
-async fn check_privileges(mongo: &Mongo, lines: &mut Lines) {
+async fn check_privileges(mongo: &Mongo, lines: &mut Report) {
     let command = rawdoc! { "connectionStatus": 1, "showPrivileges": true };
     let reply = match mongo.command("admin", command).await {
         Ok(reply) => reply,

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::{Access, access};
 
-use super::Lines;
+use super::Report;
 use crate::{
     admin::read_token,
     agent::reach,
@@ -18,7 +18,7 @@ use crate::{
     queue::{agent_in, free_disk},
 };
 
-pub(super) fn check_here(config: &Config, lines: &mut Lines) {
+pub(super) fn check_here(config: &Config, lines: &mut Report) {
     let agent = check_queue(config, lines);
     check_disk(config, lines);
     check_token(config, lines);
@@ -39,7 +39,7 @@ fn may_write(path: &Path) -> io::Result<()> {
 }
 
 /// Returns the process of an agent that works with the queue now.
-fn check_queue(config: &Config, lines: &mut Lines) -> Option<u32> {
+fn check_queue(config: &Config, lines: &mut Report) -> Option<u32> {
     let path = config.queue.path.as_path();
     let found = nearest(path);
     let (shown, place) = (path.display(), found.display());
@@ -64,7 +64,7 @@ fn check_queue(config: &Config, lines: &mut Lines) -> Option<u32> {
     agent
 }
 
-fn check_disk(config: &Config, lines: &mut Lines) {
+fn check_disk(config: &Config, lines: &mut Report) {
     let path = &config.queue.path;
     let found = nearest(path);
     match free_disk(&found) {
@@ -88,7 +88,7 @@ fn check_disk(config: &Config, lines: &mut Lines) {
     }
 }
 
-fn check_token(config: &Config, lines: &mut Lines) {
+fn check_token(config: &Config, lines: &mut Report) {
     let path = &config.admin.token_file;
     let fix = "name a file in `admin.token_file` that the agent's user may read, or may make";
     match read_token(path) {
@@ -113,7 +113,7 @@ fn check_token(config: &Config, lines: &mut Lines) {
     }
 }
 
-fn check_port(config: &Config, agent: Option<u32>, lines: &mut Lines) {
+fn check_port(config: &Config, agent: Option<u32>, lines: &mut Report) {
     let listen = config.admin.listen;
     match TcpListener::bind(listen) {
         Ok(_) => lines.ok("here", format!("the address {listen} is free for the admin API")),
@@ -143,7 +143,7 @@ fn check_port(config: &Config, agent: Option<u32>, lines: &mut Lines) {
 }
 
 /// Whether somebody is there; `outrigger alerts test` tells them something.
-fn check_deliveries(config: &Config, lines: &mut Lines) {
+fn check_deliveries(config: &Config, lines: &mut Report) {
     let alerts = &config.alerts;
     for (what, key, url) in [
         ("the web hook", "alerts.webhook", &alerts.webhook),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Lines, check_options, check_skew};
+use super::{Report, check_options, check_skew};
 use crate::{
     agent::connect_local,
     config::{Config, units},
@@ -18,7 +18,7 @@ use crate::{
     sync::{SyncError, unmatched},
 };
 
-pub(super) async fn check_local(config: &Config, lines: &mut Lines) {
+pub(super) async fn check_local(config: &Config, lines: &mut Report) {
     check_options("local", config.local_uri(), lines);
     let mongo = match connect_local(config).await {
         Ok(mongo) => mongo,
@@ -53,7 +53,7 @@ pub(super) async fn check_local(config: &Config, lines: &mut Lines) {
 }
 
 /// Whether the member that is read shows what its set writes.
-async fn check_member(mongo: &Mongo, lines: &mut Lines) {
+async fn check_member(mongo: &Mongo, lines: &mut Report) {
     let Ok(writes) = last_write(mongo).await else { return };
     if writes.delay > Duration::ZERO {
         let delay = units::show_duration(writes.delay);
@@ -78,7 +78,7 @@ async fn check_member(mongo: &Mongo, lines: &mut Lines) {
     }
 }
 
-async fn check_stream(config: &Config, mongo: &Mongo, info: &SourceInfo, lines: &mut Lines) {
+async fn check_stream(config: &Config, mongo: &Mongo, info: &SourceInfo, lines: &mut Report) {
     let Ok(filter) = config.filter() else { return };
     let source = ChangeStreamSource::new(mongo.clone(), filter, info);
     let first = async { source.open(&StartFrom::Now).await?.next().await };
@@ -93,7 +93,7 @@ async fn check_stream(config: &Config, mongo: &Mongo, info: &SourceInfo, lines: 
     }
 }
 
-async fn check_oplog(config: &Config, mongo: &Mongo, info: &SourceInfo, lines: &mut Lines) {
+async fn check_oplog(config: &Config, mongo: &Mongo, info: &SourceInfo, lines: &mut Report) {
     match oplog_start(mongo).await {
         Ok(Some(start)) => {
             let window = Duration::from_secs(
@@ -121,7 +121,7 @@ async fn check_oplog(config: &Config, mongo: &Mongo, info: &SourceInfo, lines: &
     }
 }
 
-async fn check_collections(config: &Config, mongo: &Mongo, lines: &mut Lines) {
+async fn check_collections(config: &Config, mongo: &Mongo, lines: &mut Report) {
     let Ok(filter) = config.filter() else { return };
     match MongoSide::source(mongo).list(&filter).await {
         Ok(listing) => {

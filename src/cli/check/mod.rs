@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::show;
 use crate::{
-    agent::{connect_atlas, connect_local, ends, queue_options, refusal},
+    agent::{connect_atlas, connect_local, queue_options, refusal, sides},
     cli::args::CheckArgs,
     config::{Config, ConfigError, Uri, units},
     mongo::Mongo,
@@ -30,7 +30,7 @@ use local::check_local;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+enum Grade {
     Ok,
     Warning,
     Problem,
@@ -38,37 +38,37 @@ enum Verdict {
 
 /// One line: what was looked at, how it is, and what to do if it is not well.
 #[derive(Debug, Serialize)]
-struct Line {
+struct ReportLine {
     end: &'static str,
-    verdict: Verdict,
+    verdict: Grade,
     text: String,
     fix: Option<String>,
 }
 
 #[derive(Default)]
-struct Lines(Vec<Line>);
+struct Report(Vec<ReportLine>);
 
 /// Clocks that differ by more make lag and times misleading.
 const SKEW_MAX: Duration = Duration::from_secs(5);
 
-impl Lines {
+impl Report {
     fn ok(&mut self, end: &'static str, text: impl Into<String>) {
-        self.0.push(Line { end, verdict: Verdict::Ok, text: text.into(), fix: None });
+        self.0.push(ReportLine { end, verdict: Grade::Ok, text: text.into(), fix: None });
     }
 
     fn warning(&mut self, end: &'static str, text: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Line {
+        self.0.push(ReportLine {
             end,
-            verdict: Verdict::Warning,
+            verdict: Grade::Warning,
             text: text.into(),
             fix: Some(fix.into()),
         });
     }
 
     fn problem(&mut self, end: &'static str, text: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Line {
+        self.0.push(ReportLine {
             end,
-            verdict: Verdict::Problem,
+            verdict: Grade::Problem,
             text: text.into(),
             fix: Some(fix.into()),
         });
@@ -94,7 +94,7 @@ pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
     config.atlas_uri()?;
     connect_local(config).await?;
     connect_atlas(config).await?;
-    let mut lines = Lines::default();
+    let mut lines = Report::default();
     check_local(config, &mut lines).await;
     check_atlas(config, &mut lines).await;
     // Whoever does not answer has been named, and is not waited for again.
@@ -113,7 +113,7 @@ pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
     let lines = blocking(looked).await;
     let plan = if args.plan && lines.are_answered() {
         // Two that are one have no plan.
-        if lines.0.iter().any(|line| line.end == "both" && line.verdict == Verdict::Problem) {
+        if lines.0.iter().any(|line| line.end == "both" && line.verdict == Grade::Problem) {
             None
         } else {
             Some(plan::of(config).await?)
@@ -128,9 +128,9 @@ pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
     } else {
         for line in &lines.0 {
             let verdict = match line.verdict {
-                Verdict::Ok => show::good("ok     "),
-                Verdict::Warning => show::soso("warning"),
-                Verdict::Problem => show::bad("PROBLEM"),
+                Grade::Ok => show::good("ok     "),
+                Grade::Warning => show::soso("warning"),
+                Grade::Problem => show::bad("PROBLEM"),
             };
             show::line(format!("{verdict}  {:<5}  {}", line.end, line.text));
             if let Some(fix) = line.fix.as_deref().filter(|fix| !fix.is_empty()) {
@@ -142,7 +142,7 @@ pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
         plan.print();
     }
     let has_problem =
-        |end: &str| lines.0.iter().any(|line| line.verdict == Verdict::Problem && line.end == end);
+        |end: &str| lines.0.iter().any(|line| line.verdict == Grade::Problem && line.end == end);
     Ok(match () {
         () if has_problem("both") => Code::from(ExitCode::Usage as u8),
         () if has_problem("local") => Code::from(ExitCode::Local as u8),
@@ -153,18 +153,18 @@ pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
 }
 
 /// What of a connection string does nothing.
-fn check_options(end: &'static str, uri: Result<&Uri, ConfigError>, lines: &mut Lines) {
+fn check_options(end: &'static str, uri: Result<&Uri, ConfigError>, lines: &mut Report) {
     for text in uri.map(Uri::ignored).unwrap_or_default() {
         lines.warning(end, text, "nothing to do; take it away if the warning disturbs");
     }
 }
 
 /// The two ends must be two.
-async fn check_both(config: &Config, lines: &mut Lines) {
+async fn check_both(config: &Config, lines: &mut Report) {
     let (Ok(local), Ok(atlas)) = (connect_local(config).await, connect_atlas(config).await) else {
         return;
     };
-    match same::check(&ends(config, &local, &atlas)).await {
+    match same::check(&sides(config, &local, &atlas)).await {
         Ok(_) => lines.ok("both", "they are two different databases"),
         Err(error @ SyncError::SameDatabase(_)) => lines.failure("both", error.into()),
         // Whoever does not answer has been named already.
@@ -173,7 +173,7 @@ async fn check_both(config: &Config, lines: &mut Lines) {
 }
 
 /// What of the local collections this version of Atlas would not take.
-async fn check_schemas(config: &Config, lines: &mut Lines) {
+async fn check_schemas(config: &Config, lines: &mut Report) {
     // Whoever does not answer has been named already.
     let (Ok(filter), Ok(local), Ok(atlas)) =
         (config.filter(), connect_local(config).await, connect_atlas(config).await)
@@ -210,7 +210,7 @@ async fn check_schemas(config: &Config, lines: &mut Lines) {
 }
 
 /// Whether the queue, if there is one and nobody works with it, was filled from this very database.
-async fn check_past(config: &Config, lines: &mut Lines) {
+async fn check_past(config: &Config, lines: &mut Report) {
     let options = queue_options(config);
     if !options.path.join("db").exists() || agent_in(&options.path).is_some() {
         return;
@@ -239,7 +239,7 @@ async fn check_past(config: &Config, lines: &mut Lines) {
 }
 
 /// What `run` will say of whose Atlas it is.
-async fn check_ownership(config: &Config, lines: &mut Lines) {
+async fn check_ownership(config: &Config, lines: &mut Report) {
     // Whoever does not answer has been named already.
     let (Ok(filter), Ok(local), Ok(atlas)) =
         (config.filter(), connect_local(config).await, connect_atlas(config).await)
@@ -254,7 +254,7 @@ async fn check_ownership(config: &Config, lines: &mut Lines) {
             for finding in findings {
                 match finding {
                     Remark::Fine(text) => lines.ok("owner", text),
-                    Remark::Doubt { text, fix } => lines.warning("owner", text, fix),
+                    Remark::Warning { text, fix } => lines.warning("owner", text, fix),
                     Remark::Refusal(error) => lines.failure("owner", error.into()),
                 }
             }
@@ -268,7 +268,7 @@ async fn check_ownership(config: &Config, lines: &mut Lines) {
     }
 }
 
-async fn check_skew(end: &'static str, mongo: &Mongo, lines: &mut Lines) {
+async fn check_skew(end: &'static str, mongo: &Mongo, lines: &mut Report) {
     let Ok(hello) = mongo.hello().await else {
         return;
     };

@@ -20,7 +20,7 @@ pub struct UpdateCommand {
 
 impl UpdateCommand {
     pub(super) fn new(node: &Node<'_>) -> Option<Self> {
-        let mut parts = Parts::default();
+        let mut parts = CommandParts::default();
         parts.collect(node, "")?;
         let mut update = raw::Builder::default();
         if parts.any_set {
@@ -35,7 +35,7 @@ impl UpdateCommand {
 }
 
 #[derive(Default)]
-struct Parts {
+struct CommandParts {
     set: raw::Builder,
     unset: raw::Builder,
     any_set: bool,
@@ -43,7 +43,7 @@ struct Parts {
     absent: Vec<String>,
 }
 
-impl Parts {
+impl CommandParts {
     /// `None` as soon as one part cannot be said exactly.
     fn collect(&mut self, node: &Node<'_>, prefix: &str) -> Option<()> {
         match node {

@@ -19,7 +19,7 @@
 //! { a: true,  l: length after truncation,  u<n>: value,  s<n>: diff }
 //! ```
 //!
-//! Whatever does not fit that form, or does not fit the document it is applied to, is a [`Doubt`].
+//! Whatever does not fit that form, or does not fit the document it is applied to, is [`Inexact`].
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -33,11 +33,11 @@ pub use command::UpdateCommand;
 /// A merge that is not provably exact. The caller's way out is a `Refresh`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Doubt(&'static str);
+pub struct Inexact(&'static str);
 
-impl From<Malformed> for Doubt {
+impl From<Malformed> for Inexact {
     fn from(_: Malformed) -> Self {
-        Doubt("malformed BSON")
+        Inexact("malformed BSON")
     }
 }
 
@@ -49,14 +49,14 @@ impl Delta {
     /// Takes the `diff` of an event's `rawUpdateDescription`.
     ///
     /// # Errors
-    /// [`Doubt`] when the diff holds a section that is not known here.
-    pub fn from_diff(diff: &RawDocument) -> Result<Self, Doubt> {
+    /// [`Inexact`] when the diff holds a section that is not known here.
+    pub fn from_diff(diff: &RawDocument) -> Result<Self, Inexact> {
         Node::parse(diff, 0)?;
         Ok(Self(diff.to_owned()))
     }
 
     /// Rebuilds a delta from [`as_raw`](Self::as_raw)'s bytes. They were checked when it was made; should they be
-    /// no delta all the same, every use of it is a [`Doubt`].
+    /// no delta all the same, every use of it is [`Inexact`].
     pub fn from_checked(diff: RawDocumentBuf) -> Self {
         Self(diff)
     }
@@ -69,24 +69,24 @@ impl Delta {
     /// The document after this delta, given the one `before` it, byte for byte as the server has it.
     ///
     /// # Errors
-    /// [`Doubt`] when the delta cannot have been made from `before`.
-    pub fn apply(&self, before: &RawDocument) -> Result<RawDocumentBuf, Doubt> {
+    /// [`Inexact`] when the delta cannot have been made from `before`.
+    pub fn apply(&self, before: &RawDocument) -> Result<RawDocumentBuf, Inexact> {
         match self.node()? {
             Node::Object(diff) => diff.apply(before),
-            Node::Array(_) => Err(Doubt("a document is no array")),
+            Node::Array(_) => Err(Inexact("a document is no array")),
         }
     }
 
     /// One delta with the effect of this one and `then` the other.
     ///
     /// # Errors
-    /// [`Doubt`] when the second cannot have followed the first, or when the two have become so large that it takes
+    /// [`Inexact`] when the second cannot have followed the first, or when the two have become so large that it takes
     /// less to read the document than to go on merging: a field that came and went stays in a delta, and every further
     /// merge goes through all of it.
-    pub fn then(&self, then: &Delta) -> Result<Delta, Doubt> {
+    pub fn then(&self, then: &Delta) -> Result<Delta, Inexact> {
         let merged = self.node()?.then(then.node()?)?.to_raw();
         if merged.as_bytes().len() > MERGED_MAX {
-            return Err(Doubt("too much for one delta"));
+            return Err(Inexact("too much for one delta"));
         }
         Ok(Delta(merged))
     }
@@ -96,7 +96,7 @@ impl Delta {
         self.node().ok().and_then(|node| UpdateCommand::new(&node))
     }
 
-    fn node(&self) -> Result<Node<'_>, Doubt> {
+    fn node(&self) -> Result<Node<'_>, Inexact> {
         Node::parse(&self.0, 0)
     }
 }
@@ -110,7 +110,7 @@ struct Value<'a> {
 
 impl Value<'_> {
     /// This value with `diff` applied to it.
-    fn changed_by(&self, diff: &Node<'_>) -> Result<Value<'static>, Doubt> {
+    fn changed_by(&self, diff: &Node<'_>) -> Result<Value<'static>, Inexact> {
         let bytes = diff.apply_to_value(self.kind, &self.bytes)?;
         Ok(Value { kind: self.kind, bytes: bytes.into() })
     }
@@ -159,9 +159,9 @@ const MAX_DEPTH: usize = 200;
 const MAX_ARRAY_INDEX: u32 = 16 * 1024 * 1024;
 
 impl<'a> Node<'a> {
-    fn parse(diff: &'a RawDocument, depth: usize) -> Result<Self, Doubt> {
+    fn parse(diff: &'a RawDocument, depth: usize) -> Result<Self, Inexact> {
         if depth > MAX_DEPTH {
-            return Err(Doubt("nested too deeply"));
+            return Err(Inexact("nested too deeply"));
         }
         let first = raw::elements(diff).next().transpose()?;
         match first {
@@ -172,23 +172,23 @@ impl<'a> Node<'a> {
         }
     }
 
-    fn then(self, then: Node<'a>) -> Result<Node<'a>, Doubt> {
+    fn then(self, then: Node<'a>) -> Result<Node<'a>, Inexact> {
         match (self, then) {
             (Node::Object(first), Node::Object(then)) => first.then(then).map(Node::Object),
             (Node::Array(first), Node::Array(then)) => first.then(then).map(Node::Array),
             (Node::Object(_), Node::Array(_)) | (Node::Array(_), Node::Object(_)) => {
-                Err(Doubt("an object's diff follows an array's"))
+                Err(Inexact("an object's diff follows an array's"))
             }
         }
     }
 
-    fn apply_to_value(&self, value_kind: u8, bytes: &[u8]) -> Result<Vec<u8>, Doubt> {
+    fn apply_to_value(&self, value_kind: u8, bytes: &[u8]) -> Result<Vec<u8>, Inexact> {
         match (self, value_kind) {
             (Node::Object(diff), kind::DOCUMENT) => {
                 Ok(diff.apply(raw::nested(bytes)?)?.into_bytes())
             }
             (Node::Array(diff), kind::ARRAY) => Ok(diff.apply(raw::nested(bytes)?)?.into_bytes()),
-            (Node::Object(_) | Node::Array(_), _) => Err(Doubt("the diff is of another type")),
+            (Node::Object(_) | Node::Array(_), _) => Err(Inexact("the diff is of another type")),
         }
     }
 
@@ -229,12 +229,12 @@ impl Positions<'_> {
 }
 
 impl<'a> ObjectDiff<'a> {
-    fn parse(diff: &'a RawDocument, depth: usize) -> Result<Self, Doubt> {
+    fn parse(diff: &'a RawDocument, depth: usize) -> Result<Self, Inexact> {
         let mut fields: Vec<(&'a str, Change<'a>)> = Vec::new();
         for section in raw::elements(diff) {
             let section = section?;
             if section.kind != kind::DOCUMENT {
-                return Err(Doubt("unknown section in a diff"));
+                return Err(Inexact("unknown section in a diff"));
             }
             let body = raw::nested(section.value)?;
             if let Some(field) = section.name.strip_prefix('s') {
@@ -248,14 +248,14 @@ impl<'a> ObjectDiff<'a> {
                     "d" => Change::Delete,
                     "u" => Change::Update(value),
                     "i" => Change::Insert(value),
-                    _ => return Err(Doubt("unknown section in a diff")),
+                    _ => return Err(Inexact("unknown section in a diff")),
                 };
                 fields.push((element.name, change));
             }
         }
         let diff = Self { fields };
         if diff.positions().has_repetition() {
-            return Err(Doubt("a field changes twice in one diff"));
+            return Err(Inexact("a field changes twice in one diff"));
         }
         Ok(diff)
     }
@@ -272,7 +272,7 @@ impl<'a> ObjectDiff<'a> {
         }
     }
 
-    fn apply(&self, before: &RawDocument) -> Result<RawDocumentBuf, Doubt> {
+    fn apply(&self, before: &RawDocument) -> Result<RawDocumentBuf, Inexact> {
         let positions = self.positions();
         let mut met = vec![false; self.fields.len()];
         let mut after = raw::Builder::with_capacity(before.as_bytes().len() + 64);
@@ -283,7 +283,7 @@ impl<'a> ObjectDiff<'a> {
                 continue;
             };
             if std::mem::replace(&mut met[n], true) {
-                return Err(Doubt("the document holds a changed field twice"));
+                return Err(Inexact("the document holds a changed field twice"));
             }
             match &self.fields[n].1 {
                 Change::Delete | Change::Insert(_) => {}
@@ -301,7 +301,7 @@ impl<'a> ObjectDiff<'a> {
                 // removed it.
                 Change::Delete => {}
                 Change::Update(_) | Change::Within(_) if !met => {
-                    return Err(Doubt("the document lacks a changed field"));
+                    return Err(Inexact("the document lacks a changed field"));
                 }
                 Change::Update(_) | Change::Within(_) => {}
             }
@@ -309,7 +309,7 @@ impl<'a> ObjectDiff<'a> {
         Ok(after.finish())
     }
 
-    fn then(self, then: ObjectDiff<'a>) -> Result<ObjectDiff<'a>, Doubt> {
+    fn then(self, then: ObjectDiff<'a>) -> Result<ObjectDiff<'a>, Inexact> {
         use Change::{Delete, Insert, Update, Within};
         let positions = self.positions();
         let mut kept: Vec<Option<(&'a str, Change<'a>)>> =
@@ -324,7 +324,7 @@ impl<'a> ObjectDiff<'a> {
                 (None, change) => (change, None),
                 (Some(Delete), Insert(value)) => (Insert(value), None),
                 (Some(Delete), Delete | Update(_) | Within(_)) => {
-                    return Err(Doubt("a removed field changes"));
+                    return Err(Inexact("a removed field changes"));
                 }
                 (Some(Update(_) | Insert(_) | Within(_)), last @ (Delete | Insert(_))) => {
                     (last, None)
@@ -374,42 +374,42 @@ impl<'a> ObjectDiff<'a> {
 }
 
 impl<'a> ArrayDiff<'a> {
-    fn parse(diff: &'a RawDocument, depth: usize) -> Result<Self, Doubt> {
+    fn parse(diff: &'a RawDocument, depth: usize) -> Result<Self, Inexact> {
         let mut parsed = ArrayDiff::default();
         for element in raw::elements(diff).skip(1) {
             let element = element?;
             if element.name == "l" && element.kind == kind::INT32 {
-                let bytes = element.value.try_into().map_err(|_| Doubt("malformed BSON"))?;
+                let bytes = element.value.try_into().map_err(|_| Inexact("malformed BSON"))?;
                 let len = u32::try_from(i32::from_le_bytes(bytes))
-                    .map_err(|_| Doubt("an array of negative length"))?;
+                    .map_err(|_| Inexact("an array of negative length"))?;
                 parsed.truncate_to = Some(len);
                 continue;
             }
             let (section, index) =
-                element.name.split_at_checked(1).ok_or(Doubt("unknown section in a diff"))?;
+                element.name.split_at_checked(1).ok_or(Inexact("unknown section in a diff"))?;
             let index: u32 =
-                index.parse().map_err(|_| Doubt("an array index that is no number"))?;
+                index.parse().map_err(|_| Inexact("an array index that is no number"))?;
             if index > MAX_ARRAY_INDEX {
-                return Err(Doubt("an array index beyond any document"));
+                return Err(Inexact("an array index beyond any document"));
             }
             let item = match section {
                 "u" => Item::Set(Value { kind: element.kind, bytes: element.value.into() }),
                 "s" if element.kind == kind::DOCUMENT => {
                     Item::Within(Node::parse(raw::nested(element.value)?, depth + 1)?)
                 }
-                _ => return Err(Doubt("unknown section in a diff")),
+                _ => return Err(Inexact("unknown section in a diff")),
             };
             if parsed.items.insert(index, item).is_some() {
-                return Err(Doubt("an item changes twice in one diff"));
+                return Err(Inexact("an item changes twice in one diff"));
             }
         }
         if parsed.truncate_to.is_some_and(|len| len > MAX_ARRAY_INDEX) {
-            return Err(Doubt("an array index beyond any document"));
+            return Err(Inexact("an array index beyond any document"));
         }
         Ok(parsed)
     }
 
-    fn apply(&self, before: &RawDocument) -> Result<RawDocumentBuf, Doubt> {
+    fn apply(&self, before: &RawDocument) -> Result<RawDocumentBuf, Inexact> {
         let mut after = raw::Builder::with_capacity(before.as_bytes().len() + 64);
         let mut len = 0;
         for element in raw::elements(before) {
@@ -421,7 +421,7 @@ impl<'a> ArrayDiff<'a> {
             if element.name != name {
                 // A client may store an array with any names. The diff does not tell which of them survive an
                 // update: only the document itself does.
-                return Err(Doubt("an array whose items are not named 0, 1, 2 and so on"));
+                return Err(Inexact("an array whose items are not named 0, 1, 2 and so on"));
             }
             match self.items.get(&len) {
                 None => after.push(element.kind, &name, element.value),
@@ -437,11 +437,11 @@ impl<'a> ArrayDiff<'a> {
             len += 1;
         }
         if self.truncate_to.is_some_and(|limit| len < limit) {
-            return Err(Doubt("the array is shorter than what is left of it"));
+            return Err(Inexact("the array is shorter than what is left of it"));
         }
         for (&index, item) in self.items.range(len..) {
             let Item::Set(value) = item else {
-                return Err(Doubt("the array lacks a changed item"));
+                return Err(Inexact("the array lacks a changed item"));
             };
             while len < index {
                 after.push(kind::NULL, &len.to_string(), &[]);
@@ -453,7 +453,7 @@ impl<'a> ArrayDiff<'a> {
         Ok(after.finish())
     }
 
-    fn then(self, then: ArrayDiff<'a>) -> Result<ArrayDiff<'a>, Doubt> {
+    fn then(self, then: ArrayDiff<'a>) -> Result<ArrayDiff<'a>, Inexact> {
         let mut merged = self;
         if let Some(len) = then.truncate_to {
             merged.items.retain(|&index, _| index < len);
@@ -462,7 +462,7 @@ impl<'a> ArrayDiff<'a> {
             if padded {
                 // The first delta cut the array shorter and then grew it again; the server fills the gap with nulls that
                 // its diff does not list. Merged, the array would end before them.
-                return Err(Doubt("a truncation ends among padding"));
+                return Err(Inexact("a truncation ends among padding"));
             }
             merged.truncate_to = Some(merged.truncate_to.map_or(len, |first| first.min(len)));
         }

@@ -62,7 +62,7 @@ fn a_truncation_of_what_is_not_held_whole_never_wipes_it() {
 
 /// A client may send an array like that, and the server keeps it.
 #[test]
-fn an_array_whose_items_have_other_names_than_their_places_is_a_doubt_when_it_changes() {
+fn an_array_whose_items_have_other_names_than_their_places_is_inexact_when_it_changes() {
     let named = |name: &str| {
         let mut array = RawDocumentBuf::new();
         array.append(<&bson::raw::CStr>::try_from(name).unwrap(), rawdoc! { "n": 1 });
@@ -100,7 +100,7 @@ fn a_numeric_path_part_is_told_apart_by_the_diff_itself() {
 }
 
 #[test]
-fn what_does_not_fit_is_a_doubt() {
+fn what_does_not_fit_is_inexact() {
     let before = rawdoc! { "_id": 1, "a": 1 };
 
     for diff in [
@@ -188,7 +188,7 @@ fn there_is_no_command_where_the_server_would_read_it_differently() {
 }
 
 #[test]
-fn a_truncation_that_ends_among_padding_is_a_doubt() {
+fn a_truncation_that_ends_among_padding_is_inexact() {
     let cut_and_grown = delta(rawdoc! { "sa": { "a": true, "l": 2, "u5": 1 } });
 
     assert!(cut_and_grown.then(&delta(rawdoc! { "sa": { "a": true, "l": 4 } })).is_err());

@@ -51,7 +51,7 @@ impl Namespace {
         self == other || (self.coll() == EVERY_COLLECTION && self.db() == other.db())
     }
 
-    /// True for what MongoDB keeps for itself, and for Outrigger's own mark. None of it is ever
+    /// True for what MongoDB keeps for itself, and for Outrigger's own lease records. None of it is ever
     /// replicated, whatever the filter says.
     pub fn is_internal(&self) -> bool {
         self.is_the_servers() || self.as_str() == OWNERSHIP_NAMESPACE
@@ -102,10 +102,10 @@ impl Interner {
     }
 }
 
-/// Where the mark of ownership is kept in Atlas, unless `atlas.state_database` names another database.
+/// Where the lease is kept in Atlas, unless `atlas.state_database` names another database.
 pub const OWNERSHIP_NAMESPACE: &str = "outrigger.replicas";
 pub const STATE_DATABASE: &str = "outrigger";
-const MARKS: &str = "replicas";
+const LEASE_RECORDS: &str = "replicas";
 
 /// Where a restore keeps its notes, in the same database of the local server.
 pub const RESTORE_NOTES: &str = "restore";
@@ -239,7 +239,7 @@ fn regex_of_glob(glob: &str) -> Regex {
 }
 
 /// Chooses the namespaces that are replicated: all that some `include` matches and no `exclude`
-/// does, without what is the server's, and what would be in the way of the mark of ownership
+/// does, without what is the server's, and what would be in the way of the lease
 /// ([`kept_apart`](Self::kept_apart)).
 #[derive(Clone, Debug)]
 pub struct NamespaceFilter {
@@ -247,7 +247,7 @@ pub struct NamespaceFilter {
     exclude: Vec<Glob>,
     fingerprint: String,
     patterns: Patterns,
-    /// Where the mark of ownership is kept.
+    /// Where the lease is kept.
     state_database: Arc<str>,
 }
 
@@ -279,7 +279,7 @@ impl NamespaceFilter {
         Ok(Self { include, exclude, fingerprint, patterns, state_database })
     }
 
-    /// The same choice, with the mark of ownership in another database.
+    /// The same choice, with the lease in another database.
     #[must_use]
     pub fn with_state_database(mut self, db: &str) -> Self {
         if *self.state_database != *db {
@@ -290,13 +290,13 @@ impl NamespaceFilter {
         self
     }
 
-    /// The database in Atlas that holds the mark of ownership.
+    /// The database in Atlas that holds the lease.
     pub fn state_database(&self) -> &str {
         &self.state_database
     }
 
-    /// Why a namespace that the patterns choose is kept apart all the same: its name cannot be told; the mark of
-    /// ownership or the notes of a restore have its place, or the database cannot be in Atlas beside the one of the mark (MongoDB takes no two names that
+    /// Why a namespace that the patterns choose is kept apart all the same: its name cannot be told; the lease
+    /// or the notes of a restore have its place, or the database cannot be in Atlas beside the one of the lease (MongoDB takes no two names that
     /// differ in capitals alone).
     pub fn kept_apart(&self, ns: &Namespace) -> Option<&'static str> {
         if ns.as_str().contains(NOT_TEXT) && self.is_chosen(ns) {
@@ -313,7 +313,7 @@ impl NamespaceFilter {
             );
         }
         match ns.coll() {
-            MARKS => Some(
+            LEASE_RECORDS => Some(
                 "where Outrigger keeps its mark of ownership in Atlas; name another database for that, \
                  `atlas.state_database`",
             ),
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_way_of_the_mark_is_left_out_and_another_place_for_the_mark_lets_it_in() {
+    fn what_is_in_the_way_of_the_lease_is_left_out_and_another_place_for_the_lease_lets_it_in() {
         let usual = filter(&[], &["outrigger.skipped"]);
         let moved = usual.clone().with_state_database("state");
         for (name, is_usual, is_moved) in [

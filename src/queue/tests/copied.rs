@@ -28,7 +28,7 @@ fn i1_holds_for_files_that_are_copied_at_any_moment_beside_a_thread_that_commits
             n
         }
     });
-    // Those that are divisible by three, so that what is settled and what waits share blocks.
+    // Those that are divisible by three, so that what is acked and what waits share blocks.
     let settles = std::thread::spawn({
         let (queue, is_done) = (queue.clone(), is_done.clone());
         move || {
@@ -36,8 +36,8 @@ fn i1_holds_for_files_that_are_copied_at_any_moment_beside_a_thread_that_commits
                 let entries = lease(&queue);
                 let applied = |entry: &Entry| ids(std::slice::from_ref(entry))[0] % 3 == 0;
                 let (gone, back): (Vec<_>, Vec<_>) = entries.into_iter().partition(applied);
-                settle(&queue, &gone, &Outcome::Applied);
-                settle(&queue, &back, &Outcome::Unavailable { due_ms: 0 });
+                ack(&queue, &gone, &Outcome::Applied);
+                ack(&queue, &back, &Outcome::Unavailable { due_ms: 0 });
             }
         }
     });

@@ -34,7 +34,7 @@ fn what_is_gone_takes_no_more_room_than_what_lives() {
     }
     let leased = lease(&queue);
     let kept = leased.iter().filter(|entry| entry.seq % 50 != 7).cloned().collect::<Vec<_>>();
-    settle(&queue, &kept, &Outcome::Applied);
+    ack(&queue, &kept, &Outcome::Applied);
 
     let stored: usize = [layout::HOME, layout::MOVED]
         .iter()
@@ -63,7 +63,7 @@ fn a_document_larger_than_a_piece_survives_changes_and_a_restart() {
     let queue = open(&dir);
     let entries = lease(&queue);
     assert_eq!(op(&entries[0]), &WriteOp::Insert(large(2)));
-    settle(&queue, &entries, &Outcome::Applied);
+    ack(&queue, &entries, &Outcome::Applied);
 
     let left =
         queue.store.db().iter().filter(|item| item.as_ref().unwrap().0[0] > layout::DEAD).count();
@@ -133,9 +133,9 @@ fn a_damaged_block_is_an_error_and_no_panic() {
 
     damaged(&|db| drop(db.remove(layout::block_key(home)).unwrap()));
     damaged(&|db| drop(db.remove(layout::block_key(moved)).unwrap()));
-    damaged(&|db| drop(db.remove(layout::mask_key(home)).unwrap()));
-    damaged(&|db| drop(db.insert(layout::mask_key(home), &[0xFF; 8]).unwrap()));
-    damaged(&|db| drop(db.insert(layout::mask_key(moved), &[0xFF; 3]).unwrap()));
+    damaged(&|db| drop(db.remove(layout::tombstones_key(home)).unwrap()));
+    damaged(&|db| drop(db.insert(layout::tombstones_key(home), &[0xFF; 8]).unwrap()));
+    damaged(&|db| drop(db.insert(layout::tombstones_key(moved), &[0xFF; 3]).unwrap()));
     damaged(&|db| drop(db.insert(layout::piece_key(layout::block_key(home), 1), b"more").unwrap()));
     damaged(&|db| drop(db.insert(layout::block_key(home), &[2, 1, 9, 9, 9]).unwrap()));
     let twice = queue.store.db().get(layout::block_key(moved)).unwrap().unwrap();

@@ -19,9 +19,9 @@ enum Action {
     /// collection is dropped.
     Cut(Vec<(i32, u8, i32)>, bool),
     Drop,
-    Lease(usize),
-    /// Settles everything that is leased, each with an outcome of its own.
-    Settle(Vec<u8>),
+    Leased(usize),
+    /// Acks everything that is leased, each with an outcome of its own.
+    Ack(Vec<u8>),
     Restart,
     /// Delivers all that was committed since some earlier point once more, as after a crash.
     Replay(usize),
@@ -35,8 +35,8 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (prop::collection::vec((0..20_i32, any::<u8>(), any::<i32>()), 1..60), any::<bool>())
             .prop_map(|(changes, crash)| Action::Cut(changes, crash)),
         1 => Just(Action::Drop),
-        5 => prop_oneof![1..8_usize, 1..200_usize].prop_map(Action::Lease),
-        5 => prop::collection::vec(any::<u8>(), 8).prop_map(Action::Settle),
+        5 => prop_oneof![1..8_usize, 1..200_usize].prop_map(Action::Leased),
+        5 => prop::collection::vec(any::<u8>(), 8).prop_map(Action::Ack),
         1 => Just(Action::Restart),
         1 => (0..30_usize).prop_map(Action::Replay),
     ]
@@ -84,7 +84,7 @@ impl Run {
                 assert_eq!(self.queue().checkpoint().unwrap() == last, first.len() == 0, "I1");
                 if is_crash {
                     self.leased.clear();
-                    self.open_anew();
+                    self.reopen();
                 }
                 self.queue().commit(incoming, last.as_ref()).unwrap();
                 assert_eq!(self.queue().checkpoint().unwrap(), last);
@@ -94,14 +94,14 @@ impl Run {
                 self.history.push(drop.clone());
                 self.queue().commit(vec![drop], None).unwrap();
             }
-            Action::Lease(n) => {
+            Action::Leased(n) => {
                 let batch = self.queue().lease(n, usize::MAX, self.now_ms).unwrap();
                 self.leased.extend(batch.entries);
             }
-            Action::Settle(outcomes) => self.settle(&outcomes),
+            Action::Ack(outcomes) => self.ack(&outcomes),
             Action::Restart => {
                 let before: Vec<_> = self.queue().entries().map(Result::unwrap).collect();
-                self.open_anew();
+                self.reopen();
                 if std::mem::take(&mut self.leased).is_empty() {
                     let after: Vec<_> = self.queue().entries().map(Result::unwrap).collect();
                     assert_eq!(before, after, "a restart changes nothing");
@@ -115,7 +115,7 @@ impl Run {
         self.check_invariants();
     }
 
-    fn open_anew(&mut self) {
+    fn reopen(&mut self) {
         self.queue = None;
         let mut queue = open(&self.dir);
         queue.store.part_bytes = self.part_bytes;
@@ -150,8 +150,8 @@ impl Run {
         change(id, op)
     }
 
-    fn settle(&mut self, outcomes: &[u8]) {
-        let mut settlements = Vec::new();
+    fn ack(&mut self, outcomes: &[u8]) {
+        let mut acks = Vec::new();
         for (n, entry) in std::mem::take(&mut self.leased).into_iter().enumerate() {
             let outcome = match outcomes[n % outcomes.len()] % 6 {
                 0 => Outcome::Unavailable { due_ms: 0 },
@@ -167,10 +167,10 @@ impl Run {
                     Outcome::Applied
                 }
             };
-            settlements.push(Settlement { seq: entry.seq, version: entry.version, outcome });
+            acks.push(Ack { seq: entry.seq, version: entry.version, outcome });
         }
         self.now_ms += 1;
-        self.queue().settle(&settlements).unwrap();
+        self.queue().ack(&acks).unwrap();
     }
 
     /// What the worker does in `document` mode: an update is a read of the local document.
@@ -225,11 +225,11 @@ impl Run {
             if self.leased.is_empty() {
                 break;
             }
-            self.settle(&[5]);
+            self.ack(&[5]);
         }
         assert_eq!(self.queue().pending(), (0, 0), "everything drains");
         // What is on the disk says so too, and its seal fits.
-        self.open_anew();
+        self.reopen();
         assert_eq!(self.queue().pending(), (0, 0));
     }
 }

@@ -38,9 +38,9 @@ enum Action {
         name: usize,
         id: i32,
     },
-    Lease(usize),
-    /// Settles everything that is leased, each with an outcome of its own.
-    Settle(Vec<u8>),
+    Leased(usize),
+    /// Acks everything that is leased, each with an outcome of its own.
+    Ack(Vec<u8>),
     RetryLetters,
     /// Nothing of the name goes to Atlas, and goes again; of every name where there is none.
     Hold(Option<usize>),
@@ -62,8 +62,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => name().prop_map(Action::Drop),
         6 => (1..12_usize).prop_map(Action::Commit),
         1 => (name(), 0..4_i32).prop_map(|(name, id)| Action::Late { name, id }),
-        6 => (1..8_usize).prop_map(Action::Lease),
-        6 => prop::collection::vec(any::<u8>(), 8).prop_map(Action::Settle),
+        6 => (1..8_usize).prop_map(Action::Leased),
+        6 => prop::collection::vec(any::<u8>(), 8).prop_map(Action::Ack),
         1 => Just(Action::RetryLetters),
         1 => prop::option::of(name()).prop_map(Action::Hold),
         1 => prop::option::of(name()).prop_map(Action::Release),
@@ -134,7 +134,7 @@ impl Run {
                 let late = Incoming { work, cluster_time: self.read_whole, wall_ms: 1 };
                 self.queue().commit(vec![late], None).unwrap();
             }
-            Action::Lease(n) => {
+            Action::Leased(n) => {
                 let batch = self.queue().lease(n, usize::MAX, self.now_ms).unwrap();
                 assert!(batch.entries.is_empty() || !self.holds_all, "everything is held");
                 for entry in &batch.entries {
@@ -149,7 +149,7 @@ impl Run {
             }
             Action::Hold(name) => self.hold(name.map(|name| NAMES[name])),
             Action::Release(name) => self.release(name.map(|name| NAMES[name])),
-            Action::Settle(outcomes) => self.settle(&outcomes),
+            Action::Ack(outcomes) => self.ack(&outcomes),
             Action::RetryLetters => self.retry_letters(),
             Action::Restart => {
                 self.leased.clear();
@@ -272,8 +272,8 @@ impl Run {
         self.read_whole = time;
     }
 
-    fn settle(&mut self, outcomes: &[u8]) {
-        let mut settlements = Vec::new();
+    fn ack(&mut self, outcomes: &[u8]) {
+        let mut acks = Vec::new();
         for (n, entry) in std::mem::take(&mut self.leased).into_iter().enumerate() {
             let is_document = matches!(entry.work, Work::Document { .. });
             let outcome = match outcomes[n % outcomes.len()] % 8 {
@@ -289,10 +289,10 @@ impl Run {
                 }
                 _ => self.write(&entry),
             };
-            settlements.push(Settlement { seq: entry.seq, version: entry.version, outcome });
+            acks.push(Ack { seq: entry.seq, version: entry.version, outcome });
         }
         self.now_ms += 1;
-        self.queue().settle(&settlements).unwrap();
+        self.queue().ack(&acks).unwrap();
     }
 
     /// What the worker does in `document` mode. A schema change is on the disk before it is made.
@@ -309,7 +309,7 @@ impl Run {
             Work::Schema(SchemaChange::Rename { from, .. })
                 if !self.renamed.insert(entry.last_time) =>
             {
-                // A kill took the settlement: it is repeated with nothing after it.
+                // A kill took the ack: it is repeated with nothing after it.
                 let after = self.atlas.get(from.coll()).map_or(0, BTreeMap::len);
                 assert_eq!(
                     after, 0,
@@ -395,7 +395,7 @@ impl Run {
             if self.leased.is_empty() {
                 break;
             }
-            self.settle(&[7]);
+            self.ack(&[7]);
         }
         assert_eq!(self.queue().pending(), (0, 0), "everything drains");
     }

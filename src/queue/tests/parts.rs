@@ -1,4 +1,4 @@
-//! A commit, and a settlement, in parts.
+//! A commit, and an ack, in parts.
 
 use super::*;
 
@@ -116,17 +116,17 @@ fn large_documents_of_the_collection_that_a_barrier_is_of_stay_as_they_are() {
 }
 
 #[test]
-fn what_is_given_back_together_with_large_documents_is_settled_in_parts() {
+fn what_is_nacked_together_with_large_documents_is_acked_in_parts() {
     let (_dir, queue) = of_small_parts();
     queue.commit((0..8).map(|id| insert(id, 1)).collect(), None).unwrap();
     let leased = lease(&queue);
     queue.commit((0..8).map(large).collect(), None).unwrap();
-    let settlements = settlements(&leased, &Outcome::Unavailable { due_ms: 0 });
-    let mut rest = settlements.iter();
+    let acks = acks(&leased, &Outcome::Unavailable { due_ms: 0 });
+    let mut rest = acks.iter();
 
-    queue.settle_part(&mut rest).unwrap();
+    queue.ack_part(&mut rest).unwrap();
     assert_eq!(rest.len(), 6);
-    queue.settle(rest.as_slice()).unwrap();
+    queue.ack(rest.as_slice()).unwrap();
 
     let entries = lease(&queue);
     assert_eq!(ids(&entries), (0..8).collect::<Vec<_>>());
@@ -135,18 +135,18 @@ fn what_is_given_back_together_with_large_documents_is_settled_in_parts() {
 
 /// What they are merged to has some bytes each, and what comes out of the store for it has more than the machine.
 #[test]
-fn large_documents_that_are_merged_to_something_small_are_settled_in_parts() {
+fn large_documents_that_are_merged_to_something_small_are_acked_in_parts() {
     let (_dir, queue) = of_small_parts();
     let refresh = |id| change(id, WriteOp::Refresh);
     queue.commit((0..8).map(refresh).collect(), None).unwrap();
     let leased = lease(&queue);
     queue.commit((0..8).map(large).collect(), None).unwrap();
-    let settlements = settlements(&leased, &Outcome::Unavailable { due_ms: 0 });
-    let mut rest = settlements.iter();
+    let acks = acks(&leased, &Outcome::Unavailable { due_ms: 0 });
+    let mut rest = acks.iter();
 
-    queue.settle_part(&mut rest).unwrap();
+    queue.ack_part(&mut rest).unwrap();
     assert_eq!(rest.len(), 5);
-    queue.settle(rest.as_slice()).unwrap();
+    queue.ack(rest.as_slice()).unwrap();
 
     let entries = lease(&queue);
     assert_eq!(ids(&entries), (0..8).collect::<Vec<_>>());
@@ -225,7 +225,7 @@ fn a_large_dead_letter_is_kept_in_pieces_and_goes_whole() {
     queue.commit(vec![change(1, WriteOp::Replace(doc.clone()))], None).unwrap();
     let reason = "no".to_owned();
     let rejected = Outcome::Rejected { reason, refusal: Refusal::Other, now_ms: 1 };
-    settle(&queue, &lease(&queue), &rejected);
+    ack(&queue, &lease(&queue), &rejected);
     let pieces = |queue: &Queue| queue.store.db().scan_prefix([layout::DEAD]).count();
     assert_eq!(pieces(&queue), 5);
     drop(queue);

@@ -6,7 +6,7 @@ use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 
 use super::{
     Answer, Digests, KeyRange, Listing, Looks, Notes, Route, SchemaSide, Side, SideError, Size,
-    Walk, marks::Marks,
+    Walk, records::LeaseRecords,
 };
 use crate::{
     gate::Permit,
@@ -31,8 +31,8 @@ mod count;
 mod digest;
 mod list;
 mod looks;
-mod marks;
 mod notes;
+mod records;
 mod walk;
 
 /// A MongoDB, and which of the sides it is.
@@ -183,7 +183,7 @@ impl Side for MongoSide {
         Some(self)
     }
 
-    fn marks(&self) -> Option<&dyn Marks> {
+    fn records(&self) -> Option<&dyn LeaseRecords> {
         Some(self)
     }
 }

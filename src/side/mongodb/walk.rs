@@ -81,12 +81,12 @@ impl Stage {
 }
 
 /// A reply as it came.
-struct Found {
+struct RawReply {
     reply: Reply,
     role: Role,
 }
 
-impl Batch for Found {
+impl Batch for RawReply {
     fn documents(&self) -> Result<Vec<&RawDocument>, SideError> {
         documents(&self.reply).map_err(|error| self.role.error(error))
     }
@@ -169,7 +169,7 @@ impl<'a> FindWalk<'a> {
                 self.last = last;
             }
         }
-        let batch = Box::new(Found { reply, role: self.role });
+        let batch = Box::new(RawReply { reply, role: self.role });
         Ok(Page::new(batch, (skip, count - skip), self.permit.clone(), before))
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::RwLock;
 
 use super::{
     classify,
-    command::{BYTES_MAX, Command, Ids, Kind, OPS_MAX, commands, may_be_folded},
+    command::{BYTES_MAX, Command, CommandKind, Ids, OPS_MAX, commands, may_be_folded},
     unique::{UniqueIndex, is_same_key},
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
         Description, index_names,
         value::{self, Value},
     },
-    sink::{Changed, Contender, Holder, SchemaSink, Sink, SinkError, Write, Written},
+    sink::{Changed, ConflictingWrite, CurrentOwner, SchemaSink, Sink, SinkError, Write, Written},
 };
 
 /// Atlas, or any replica set that stands in for it.
@@ -105,12 +105,12 @@ impl AtlasSink {
         let has_collation = if let Some(known) = known {
             known
         } else {
-            let there = self.mongo.describe_options(ns).await;
-            let there = there.map_err(|error| classify::command_error(&error))?;
+            let existing = self.mongo.describe_options(ns).await;
+            let existing = existing.map_err(|error| classify::command_error(&error))?;
             let has = |of: &Description| value::get(&of.options, "collation").is_some();
-            let has_collation = there.as_ref().is_some_and(has);
+            let has_collation = existing.as_ref().is_some_and(has);
             // One that is not there may still be made with any.
-            if there.is_some() {
+            if existing.is_some() {
                 self.collations().insert(ns.clone(), has_collation);
             }
             has_collation
@@ -142,7 +142,7 @@ impl AtlasSink {
         }
         if let Some(obstacle) = classify::in_the_way(&reply) {
             // Where there is no such collection there is nothing to delete.
-            if command.kind == Kind::Delete {
+            if command.kind == CommandKind::Delete {
                 return Ok(bson::doc! { "n": 0 });
             }
             self.make_way(ns, obstacle).await?;
@@ -155,7 +155,7 @@ impl AtlasSink {
     }
 
     /// The document that has exactly this key in the index.
-    async fn holder_of_key(
+    async fn owner_of_key(
         &self,
         ns: &Namespace,
         unique: &UniqueIndex,
@@ -245,7 +245,7 @@ impl Sink for AtlasSink {
         };
         let ids = self.ids(ns, writes).await?;
         for command in commands(writes, ids, ops_max, bytes_max) {
-            let wait = self.limiter().book(Instant::now(), command.places.len(), command.len());
+            let wait = self.limiter().throttle(Instant::now(), command.places.len(), command.len());
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
@@ -261,23 +261,23 @@ impl Sink for AtlasSink {
 }
 
 impl SchemaSink for AtlasSink {
-    async fn holders(
+    async fn owners(
         &self,
         ns: &Namespace,
-        contenders: &[Contender],
-    ) -> Result<Vec<Vec<Holder>>, SinkError> {
+        conflicting: &[ConflictingWrite],
+    ) -> Result<Vec<Vec<CurrentOwner>>, SinkError> {
         let list = rawdoc! { "listIndexes": ns.coll() };
         let indexes: Vec<_> =
             self.find(ns, list).await?.iter().filter_map(|spec| UniqueIndex::of(spec)).collect();
-        let mut all = Vec::with_capacity(contenders.len());
-        for Contender { document, taken } in contenders {
-            let mut holders = Vec::new();
+        let mut all = Vec::with_capacity(conflicting.len());
+        for ConflictingWrite { document, taken } in conflicting {
+            let mut owners = Vec::new();
             let named = |unique: &&UniqueIndex| {
                 taken.index.as_ref().is_none_or(|name| unique.name == *name)
             };
             for unique in indexes.iter().filter(named) {
                 let mut found = match &taken.key {
-                    Some(key) if unique.finds_keys() => self.holder_of_key(ns, unique, key).await?,
+                    Some(key) if unique.finds_keys() => self.owner_of_key(ns, unique, key).await?,
                     Some(_) | None => Vec::new(),
                 };
                 // A text that is no UTF-8 a server tells in hexadecimal digits, which nobody holds (6.0.5).
@@ -285,11 +285,13 @@ impl SchemaSink for AtlasSink {
                     found = self.find(ns, unique.find_by_values(ns.coll(), document)).await?;
                 }
                 let paths = unique.paths_of_all();
-                holders.extend(
-                    found.into_iter().map(|document| Holder { document, paths: paths.clone() }),
+                owners.extend(
+                    found
+                        .into_iter()
+                        .map(|document| CurrentOwner { document, paths: paths.clone() }),
                 );
             }
-            all.push(holders);
+            all.push(owners);
         }
         Ok(all)
     }
@@ -321,8 +323,8 @@ impl SchemaSink for AtlasSink {
                         "`renameCollectionSameDB` on the database `{db}`, `dropCollection` on `{to}`"
                     )
                 } else {
-                    let there = "`insert`, `createIndex` and `dropCollection`";
-                    format!("`find` and `dropCollection` on `{from}`, {there} on `{to}`")
+                    let existing = "`insert`, `createIndex` and `dropCollection`";
+                    format!("`find` and `dropCollection` on `{from}`, {existing} on `{to}`")
                 };
                 let renamed = self.run("admin", command.clone(), &needs).await;
                 if !matches!(renamed, Err(SinkError::Rejected(_))) {
@@ -411,7 +413,7 @@ fn read_reply(
     }
     let index_of = |doc: &Document| doc.get_i32("index").ok().and_then(|n| usize::try_from(n).ok());
     let failed = array(reply, "writeErrors");
-    if command.kind == Kind::Insert {
+    if command.kind == CommandKind::Insert {
         for &n in &command.places {
             outcomes[n] = Written::Applied { created: true };
         }
@@ -425,12 +427,14 @@ fn read_reply(
         let Some(&n) = index_of(error).and_then(|n| command.places.get(n)) else {
             return Err(SinkError::Unavailable("a write error that names no write".to_owned()));
         };
-        outcomes[n] =
-            match (&writes[n], classify::write_error(error, command.kind == Kind::Insert)?) {
-                // Whatever keeps a change from being made, the whole document can still be written.
-                (Write::Change { .. }, _) => Written::Unmatched,
-                (_, written) => written,
-            };
+        outcomes[n] = match (
+            &writes[n],
+            classify::write_error(error, command.kind == CommandKind::Insert)?,
+        ) {
+            // Whatever keeps a change from being made, the whole document can still be written.
+            (Write::Change { .. }, _) => Written::Unmatched,
+            (_, written) => written,
+        };
     }
     mark_unmatched(reply, command, writes, outcomes, failed.len())
 }
@@ -449,7 +453,7 @@ fn mark_unmatched(
         .get_i32("n")
         .map_err(|_| SinkError::Unavailable("an answer without a count".to_owned()))?;
     let expected = command.places.len() - failed;
-    if command.kind == Kind::Update && usize::try_from(matched).unwrap_or(0) < expected {
+    if command.kind == CommandKind::Update && usize::try_from(matched).unwrap_or(0) < expected {
         for &n in &command.places {
             if matches!(writes[n], Write::Change { .. }) {
                 outcomes[n] = Written::Unmatched;

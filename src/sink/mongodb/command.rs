@@ -23,7 +23,7 @@ pub const OPS_MAX: usize = 100_000;
 /// The three write commands. In this order they are sent, so that a delete frees a unique value
 /// before an insert takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum CommandKind {
     Delete,
     Update,
     Insert,
@@ -31,7 +31,7 @@ pub enum Kind {
 
 /// One command, and which of the writes it carries.
 pub struct Command<'a> {
-    pub kind: Kind,
+    pub kind: CommandKind,
     /// The places of its writes among all.
     pub places: Vec<usize>,
     writes: &'a [Write<'a>],
@@ -63,9 +63,9 @@ impl Command<'_> {
         server_time_max: Duration,
     ) -> RawDocumentBuf {
         let (command, statements) = match self.kind {
-            Kind::Delete => ("delete", "deletes"),
-            Kind::Update => ("update", "updates"),
-            Kind::Insert => ("insert", "documents"),
+            CommandKind::Delete => ("delete", "deletes"),
+            CommandKind::Update => ("update", "updates"),
+            CommandKind::Insert => ("insert", "documents"),
         };
         let names = self.places.len() * ITEM_NAME;
         let mut body = Builder::with_capacity(self.bytes + names + collection.len() + ENVELOPE);
@@ -73,7 +73,7 @@ impl Command<'_> {
         body.array(statements, |items| {
             for &place in &self.places {
                 match self.writes[place] {
-                    Write::Insert(document) if self.kind == Kind::Insert => {
+                    Write::Insert(document) if self.kind == CommandKind::Insert => {
                         items.push(kind::DOCUMENT, document.as_bytes());
                     }
                     write => items.document(|statement| fill(statement, write, self.ids)),
@@ -84,7 +84,7 @@ impl Command<'_> {
         let max_time_ms = i64::try_from(server_time_max.as_millis()).unwrap_or(i64::MAX);
         body.push_i64("maxTimeMS", max_time_ms);
         body.document("writeConcern", |concern| concern.push_str("w", "majority"));
-        if bypass_validation && self.kind != Kind::Delete {
+        if bypass_validation && self.kind != CommandKind::Delete {
             body.push_bool("bypassDocumentValidation", true);
         }
         body.finish()
@@ -119,7 +119,9 @@ pub fn commands<'a>(
         places[kind_of(write) as usize].push(place);
     }
     let mut commands: Vec<Command<'_>> = Vec::new();
-    for (kind, places) in [Kind::Delete, Kind::Update, Kind::Insert].into_iter().zip(places) {
+    for (kind, places) in
+        [CommandKind::Delete, CommandKind::Update, CommandKind::Insert].into_iter().zip(places)
+    {
         let mut rest = places.as_slice();
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -138,16 +140,16 @@ pub fn commands<'a>(
     commands
 }
 
-fn kind_of(write: &Write<'_>) -> Kind {
+fn kind_of(write: &Write<'_>) -> CommandKind {
     match write {
-        Write::Delete(_) => Kind::Delete,
-        Write::Insert(document) if !needs_literal(document) => Kind::Insert,
-        Write::Insert(_) | Write::Upsert { .. } | Write::Change { .. } => Kind::Update,
+        Write::Delete(_) => CommandKind::Delete,
+        Write::Insert(document) if !needs_literal(document) => CommandKind::Insert,
+        Write::Insert(_) | Write::Upsert { .. } | Write::Change { .. } => CommandKind::Update,
     }
 }
 
 /// Bytes of a write's statement in a command of this kind, at the most.
-fn len_of(kind: Kind, write: &Write<'_>, ids: Ids) -> usize {
+fn len_of(kind: CommandKind, write: &Write<'_>, ids: Ids) -> usize {
     let len = |document: &RawDocument| document.as_bytes().len();
     let filter = |key: &DocumentKey| match ids {
         Ids::Folded if may_be_folded(key) => 2 * len(key.filter()) + EXACT,
@@ -155,7 +157,7 @@ fn len_of(kind: Kind, write: &Write<'_>, ids: Ids) -> usize {
     };
     match write {
         Write::Delete(key) => filter(key) + STATEMENT,
-        Write::Insert(document) if kind == Kind::Insert => len(document),
+        Write::Insert(document) if kind == CommandKind::Insert => len(document),
         // As a literal: its key once more, which is a part of it.
         Write::Insert(document) => 2 * len(document) + UPSERT,
         Write::Upsert { key, document } => len(key.filter()) + len(document) + UPSERT,
@@ -279,7 +281,11 @@ mod tests {
         let order: Vec<_> = commands.iter().map(|c| (c.kind, c.places.clone())).collect();
         assert_eq!(
             order,
-            [(Kind::Delete, vec![2]), (Kind::Update, vec![1]), (Kind::Insert, vec![0, 3])]
+            [
+                (CommandKind::Delete, vec![2]),
+                (CommandKind::Update, vec![1]),
+                (CommandKind::Insert, vec![0, 3])
+            ]
         );
     }
 
@@ -315,7 +321,7 @@ mod tests {
         assert!(!needs_literal(&rawdoc! { "_id": empty, "o": { "$x": 1 }, "n": { "at": empty } }));
         let writes = [Write::Insert(&stamped)];
         let commands = commands(&writes, Ids::Plain, OPS_MAX, BYTES_MAX);
-        assert_eq!(commands[0].kind, Kind::Update);
+        assert_eq!(commands[0].kind, CommandKind::Update);
         let literal = bson!([{ "$replaceWith": { "$literal": { "_id": 1, "at": empty } } }]);
         let (updates, _) = body_of(&commands[0], "updates");
         assert_eq!(updates, [bson!({ "q": { "_id": 1 }, "u": literal, "upsert": true })]);

@@ -36,20 +36,24 @@ impl AtlasSink {
             let made = match self.create_once(ns, &some).await {
                 Ok(()) if refused.is_none() => Changed::Done,
                 Ok(()) => Changed::Differs,
-                Err(Failure::IsThere) => self.what_is_there(ns, options).await?,
-                Err(Failure::Other(SinkError::Rejected(error))) if !is_view => {
+                Err(CreateFailure::IsThere) => self.what_is_there(ns, options).await?,
+                Err(CreateFailure::Other(SinkError::Rejected(error))) if !is_view => {
                     tracing::warn!(%ns, %error, "Atlas does not take the collection's options");
                     refused = Some(SinkError::Rejected(error));
                     continue;
                 }
-                Err(Failure::Other(error)) => return Err(error),
+                Err(CreateFailure::Other(error)) => return Err(error),
             };
             return Ok(made);
         }
         refused.map_or(Ok(Changed::Done), Err)
     }
 
-    async fn create_once(&self, ns: &Namespace, options: &RawDocument) -> Result<(), Failure> {
+    async fn create_once(
+        &self,
+        ns: &Namespace,
+        options: &RawDocument,
+    ) -> Result<(), CreateFailure> {
         let command = create_command(ns, options, rawdoc! { "w": "majority" });
         let mut has_made_room = false;
         loop {
@@ -58,7 +62,7 @@ impl AtlasSink {
                 Err(error) => error,
             };
             match error.code() {
-                Some(classify::NAMESPACE_EXISTS) => return Err(Failure::IsThere),
+                Some(classify::NAMESPACE_EXISTS) => return Err(CreateFailure::IsThere),
                 Some(classify::OTHER_CAPITALS) if !has_made_room => {
                     self.make_room(ns, &error.to_string()).await?;
                     has_made_room = true;
@@ -76,13 +80,13 @@ impl AtlasSink {
         ns: &Namespace,
         options: &RawDocument,
     ) -> Result<Changed, SinkError> {
-        let there = self.mongo().describe_options(ns).await;
-        let there = there.map_err(|error| classify::command_error(&error))?;
+        let existing = self.mongo().describe_options(ns).await;
+        let existing = existing.map_err(|error| classify::command_error(&error))?;
         let kind = if get(options, "viewOn").is_some() { Kind::View } else { Kind::Collection };
         let options = without(options, &NOT_OPTIONS);
         let wanted = Description { kind, id: None, options, indexes: Vec::new() };
         let mut made = Changed::Done;
-        for step in steps(&wanted, there.as_ref()) {
+        for step in steps(&wanted, existing.as_ref()) {
             match &step {
                 // Nothing can be written to it before a person has made way.
                 Step::InTheWay { .. } if kind == Kind::Collection => {
@@ -90,8 +94,8 @@ impl AtlasSink {
                 }
                 Step::InTheWay { .. } => return Err(SinkError::Rejected(step.to_string())),
                 Step::Create { options } => match self.create_once(ns, options).await {
-                    Ok(()) | Err(Failure::IsThere) => {}
-                    Err(Failure::Other(error)) => return Err(error),
+                    Ok(()) | Err(CreateFailure::IsThere) => {}
+                    Err(CreateFailure::Other(error)) => return Err(error),
                 },
                 Step::DropView => drop(self.drop_view(ns).await?),
                 Step::ModifyView { .. } => {
@@ -109,9 +113,9 @@ impl AtlasSink {
     /// command drops whatever has the name by then.
     pub(super) async fn drop_view(&self, ns: &Namespace) -> Result<bool, SinkError> {
         let _alone = self.changing.write().await;
-        let there = self.mongo().describe_options(ns).await;
-        let there = there.map_err(|error| classify::command_error(&error))?;
-        if !there.is_some_and(|there| there.kind == Kind::View) {
+        let existing = self.mongo().describe_options(ns).await;
+        let existing = existing.map_err(|error| classify::command_error(&error))?;
+        if !existing.is_some_and(|existing| existing.kind == Kind::View) {
             return Ok(false);
         }
         tracing::info!(%ns, "a view in Atlas makes way for a collection, or for another view");
@@ -180,14 +184,14 @@ impl AtlasSink {
 }
 
 /// Why nothing was made.
-enum Failure {
+enum CreateFailure {
     IsThere,
     Other(SinkError),
 }
 
-impl From<SinkError> for Failure {
+impl From<SinkError> for CreateFailure {
     fn from(error: SinkError) -> Self {
-        Failure::Other(error)
+        CreateFailure::Other(error)
     }
 }
 

@@ -108,17 +108,17 @@ pub fn is_same_key(a: &RawDocument, b: &RawDocument) -> bool {
 
 /// An undecoded value.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Value<'a> {
+pub struct KeyValue<'a> {
     kind: u8,
     bytes: &'a [u8],
 }
 
 /// What a missing field counts as in an index.
-const NULL: Value<'static> = Value { kind: kind::NULL, bytes: &[] };
+const NULL: KeyValue<'static> = KeyValue { kind: kind::NULL, bytes: &[] };
 
 /// The values that an index has for `path`: of an array its elements, and the array itself, which the
 /// index has when it is empty. At least one.
-pub fn values_at<'a>(document: &'a RawDocument, path: &str) -> Vec<Value<'a>> {
+pub fn values_at<'a>(document: &'a RawDocument, path: &str) -> Vec<KeyValue<'a>> {
     let mut values = Vec::new();
     collect(document, path, &mut values);
     if values.is_empty() {
@@ -127,7 +127,7 @@ pub fn values_at<'a>(document: &'a RawDocument, path: &str) -> Vec<Value<'a>> {
     values
 }
 
-fn collect<'a>(document: &'a RawDocument, path: &str, values: &mut Vec<Value<'a>>) {
+fn collect<'a>(document: &'a RawDocument, path: &str, values: &mut Vec<KeyValue<'a>>) {
     let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
     let Some(found) = raw::elements(document).flatten().find(|element| element.name == name) else {
         values.push(NULL);
@@ -136,11 +136,11 @@ fn collect<'a>(document: &'a RawDocument, path: &str, values: &mut Vec<Value<'a>
     let nested = || raw::nested(found.value).ok();
     match (rest, found.kind) {
         (None, kind::ARRAY) => {
-            values.push(Value { kind: found.kind, bytes: found.value });
+            values.push(KeyValue { kind: found.kind, bytes: found.value });
             let elements = nested().into_iter().flat_map(raw::elements).flatten();
-            values.extend(elements.map(|item| Value { kind: item.kind, bytes: item.value }));
+            values.extend(elements.map(|item| KeyValue { kind: item.kind, bytes: item.value }));
         }
-        (None, kind) => values.push(Value { kind, bytes: found.value }),
+        (None, kind) => values.push(KeyValue { kind, bytes: found.value }),
         (Some(rest), kind::DOCUMENT) => {
             if let Some(nested) = nested() {
                 collect(nested, rest, values);

@@ -157,9 +157,9 @@ impl Source for ChangeStreamSource {
 
     async fn open(&self, from: &StartFrom) -> Result<ChangeStream, SourceError> {
         let state = match self.open_cursor(from, Contents::Full).await {
-            Ok((cursor, _)) => State::Full(ReadAhead::of(cursor)),
+            Ok((cursor, _)) => StreamState::Full(ReadAhead::of(cursor)),
             Err(error) if error.code() == Some(BSON_OBJECT_TOO_LARGE) => {
-                State::Slim(Box::new(self.open_cursor(from, Contents::Slim).await?.0))
+                StreamState::Slim(Box::new(self.open_cursor(from, Contents::Slim).await?.0))
             }
             Err(error) => return Err(error.into()),
         };
@@ -233,14 +233,14 @@ impl SchemaSource for ChangeStreamSource {
 /// An open change stream.
 pub struct ChangeStream {
     source: ChangeStreamSource,
-    state: State,
+    state: StreamState,
     /// Behind everything that was handed out.
     position: StartFrom,
     /// What the replies of the cursor have proven.
     replies: Replies,
 }
 
-enum State {
+enum StreamState {
     Full(ReadAhead),
     /// At an event that is too large to be shown.
     Slim(Box<BatchCursor>),
@@ -298,26 +298,26 @@ impl EventStream for ChangeStream {
     async fn next(&mut self) -> Result<EventBatch, SourceError> {
         loop {
             let batch = match &mut self.state {
-                State::Full(cursor) => match cursor.next().await {
+                StreamState::Full(cursor) => match cursor.next().await {
                     Err(error) if error.code() == Some(BSON_OBJECT_TOO_LARGE) => {
                         tracing::info!(
                             "an event is too large to be shown; its document is read instead"
                         );
                         let slim = self.source.open_cursor(&self.position, Contents::Slim).await?;
                         (self.state, self.replies) =
-                            (State::Slim(Box::new(slim.0)), Replies::default());
+                            (StreamState::Slim(Box::new(slim.0)), Replies::default());
                         continue;
                     }
                     reply => events_of(reply?, &mut self.replies)?,
                 },
-                State::Slim(cursor) => {
+                StreamState::Slim(cursor) => {
                     let batch = events_of(cursor.next().await?, &mut self.replies)?;
                     if !batch.events.is_empty() {
-                        self.state = State::Past;
+                        self.state = StreamState::Past;
                     }
                     batch
                 }
-                State::Past => {
+                StreamState::Past => {
                     let stream = self.source.open(&self.position).await?;
                     (self.state, self.replies) = (stream.state, stream.replies);
                     continue;

@@ -85,18 +85,18 @@ pub(super) fn say_left<K>(cx: &Context<K>, ns: &Namespace) -> String {
     format!("`{ns}` was not compared: {why}")
 }
 
-/// Demands what was left, where nothing is in its way any more.
-pub(super) async fn demand_left<K>(cx: &Context<K>) -> Result<(), SyncError> {
+/// Requires what was left, where nothing is in its way any more.
+pub(super) async fn require_left<K>(cx: &Context<K>) -> Result<(), SyncError> {
     let (queue, position) = (cx.queue.clone(), cx.reading.position().seen());
-    let demanded = blocking(move || {
+    let required = blocking(move || {
         let mut free = behind::noted(&queue)?;
         free.retain(|ns| !queue.has_barrier(ns));
-        behind::demand(&queue, position, &free, Reason::Renamed)?;
+        behind::require(&queue, position, &free, Reason::Renamed)?;
         Ok::<_, QueueError>(free)
     })
     .await?;
-    if !demanded.is_empty() {
-        cx.demanded.notify_one();
+    if !required.is_empty() {
+        cx.sync_wanted.notify_one();
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     model::namespace::Namespace,
-    observe::progress::Outcome,
-    policy::horizon::Horizon,
+    observe::progress::SyncOutcome,
+    policy::read_watermark::ReadWatermark,
     queue::{Queue, QueueError, note},
     runtime::{clock::now_ms, shutdown::blocking},
     schema::{Problem, joined},
@@ -32,19 +32,19 @@ pub(super) fn note_last(queue: &Queue) -> Result<(), QueueError> {
 /// Notes the end of a run, and says how it was.
 pub(super) async fn finish<K: SchemaSink>(
     run: &Run<'_, K>,
-    horizon: &Mutex<Horizon>,
+    watermark: &Mutex<ReadWatermark>,
     problems: BTreeMap<Namespace, Vec<Problem>>,
-) -> Result<Outcome, SyncError> {
+) -> Result<SyncOutcome, SyncError> {
     let cx = run.cx;
     // What was written whole may be younger than deltas that are still to come.
     let now = cx.local_time(run.stop).await?;
-    horizon.lock().raise(now);
+    watermark.lock().raise(now);
     let failed = run.take_failed();
     if run.plan.is_owed() && !failed.is_empty() {
         // Without them the copy stays wrong, so it is not over.
         cx.status.state().sync_problems.clone_from(&failed);
         pause(run.stop, FAILED_WAIT).await?;
-        return Ok(Outcome::NotDone(failed.join("; ")));
+        return Ok(SyncOutcome::NotDone(failed.join("; ")));
     }
     let state = run.plans.state().await;
     let (is_dry, is_of_all) = (run.is_dry(), run.request.namespaces.is_empty());
@@ -106,14 +106,14 @@ fn still_refused(
 }
 
 /// How a run has ended that came to its end, with what it leaves, a sentence each.
-fn outcome(is_complete: bool, refused: &[String], mut but: Vec<String>) -> Outcome {
+fn outcome(is_complete: bool, refused: &[String], mut but: Vec<String>) -> SyncOutcome {
     if !is_complete {
-        return Outcome::BeginsAnew;
+        return SyncOutcome::BeginsAgain;
     }
     if !refused.is_empty() {
         but.insert(0, format!("a mass delete was refused in {}", refused.join(", ")));
     }
-    if but.is_empty() { Outcome::Done } else { Outcome::DoneBut(but.join("; ")) }
+    if but.is_empty() { SyncOutcome::Done } else { SyncOutcome::DoneBut(but.join("; ")) }
 }
 
 #[cfg(test)]

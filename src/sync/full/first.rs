@@ -16,10 +16,10 @@ use crate::{
     sink::{SchemaSink, SinkError, Write},
     sync::{
         Collection, SyncError,
-        copy::{Copier, Ledger, ThereAlready, Unit},
-        ends::{End, ask},
+        copy::{Copier, CopyObserver, ThereAlready, Unit},
         range::splits,
-        schema::{indexes_of, mend, unique_builds},
+        schema::{apply_schema, indexes_of, unique_builds},
+        sides::{SideName, ask},
         state::CopyPlan,
     },
 };
@@ -50,7 +50,7 @@ pub(super) async fn copy_unless_barrier<K: SchemaSink>(
     let plan = plan_of(run, collection, size).await?;
     skip_done(run, ns, &plan, size);
     copy_ranges(run, collection, &plan, size).await?;
-    crash::point(crash::Step::CollectionCopied);
+    crash::point(crash::CrashPoint::CollectionCopied);
     if collection.is_capped() {
         // What was read is later than the stream.
         run.cx.queue.wait_for_stream(ns, run.cx.local_time(run.stop).await?);
@@ -75,7 +75,7 @@ async fn plan_of<K: SchemaSink>(
     let splits = if collection.is_capped() {
         Vec::new() // In the order of insertion, and so in one piece.
     } else {
-        ask!(run.cx.ends, run.stop, splits(&*run.cx.ends.local, ns, size))
+        ask!(run.cx.sides, run.stop, splits(&*run.cx.sides.local, ns, size))
     };
     let plan = CopyPlan { splits, is_copy: true, ..CopyPlan::default() };
     run.plans.begun(ns, plan.clone()).await?;
@@ -92,10 +92,10 @@ async fn copy_ranges<K: SchemaSink>(
     let ns = &collection.ns;
     // A read of now has everything that was queued before it was held.
     let after = run.after.max(run.cx.reading.position().whole());
-    let notes = Notes { run, id: collection.id };
+    let notes = CopyNotes { run, id: collection.id };
     let copier = Copier {
-        ends: &run.cx.ends,
-        from: End::Local,
+        sides: &run.cx.sides,
+        from: SideName::Local,
         sink: &*run.cx.sink,
         ledger: &notes,
         there_already: if collection.is_capped() {
@@ -115,14 +115,14 @@ async fn copy_ranges<K: SchemaSink>(
         if ranges.len() == 1 && plan.splits.is_empty() { Order::Natural } else { Order::ById };
     let copier = &copier;
     run.cx
-        .ends
+        .sides
         .each(ranges, |(n, range)| {
             let unit = Unit { ns: ns.clone(), range, order, page: size.page() };
             Box::pin(async move {
                 copier.copy(&unit).await?;
                 if !plan.splits.is_empty() {
                     run.plans.range_done(&unit.ns, n).await?;
-                    crash::point(crash::Step::RangeNoted);
+                    crash::point(crash::CrashPoint::RangeNoted);
                 }
                 Ok(())
             })
@@ -177,12 +177,12 @@ async fn create_once<K: SchemaSink>(
     collection: &Collection,
 ) -> Result<(), SyncError> {
     let ns = &collection.ns;
-    let permit = run.cx.ends.proven(run.stop).await?;
+    let permit = run.cx.sides.proven(run.stop).await?;
     // As it was listed, where its drop or its rename is still to come.
-    let here = run.cx.still(ns, collection.id, run.stop).await?;
-    let options = here.map_or_else(|| collection.options.clone(), |here| here.options);
+    let source = run.cx.still(ns, collection.id, run.stop).await?;
+    let options = source.map_or_else(|| collection.options.clone(), |source| source.options);
     let change = SchemaChange::Create { ns: ns.clone(), options };
-    let mut attempts = run.cx.ends.attempts(run.stop);
+    let mut attempts = run.cx.sides.attempts(run.stop);
     loop {
         match run.try_change(&change, &permit).await? {
             Ok(_) => break,
@@ -194,10 +194,11 @@ async fn create_once<K: SchemaSink>(
             Err(error) => attempts.failed(error).await?,
         }
     }
-    let indexes = indexes_of(&run.cx.ends, End::Local, ns, run.stop).await?;
+    let indexes = indexes_of(&run.cx.sides, SideName::Local, ns, run.stop).await?;
     let unique = unique_builds(&indexes);
     if !unique.is_empty() {
-        let left = mend(&run.cx.ends, End::Atlas, ns, (unique, &permit), run.stop).await?;
+        let left =
+            apply_schema(&run.cx.sides, SideName::Atlas, ns, (unique, &permit), run.stop).await?;
         for problem in left {
             tracing::warn!(%ns, error = %problem, "copied without it");
         }
@@ -206,12 +207,12 @@ async fn create_once<K: SchemaSink>(
 }
 
 /// What the agent notes of a copy.
-struct Notes<'a, K> {
+struct CopyNotes<'a, K> {
     run: &'a Run<'a, K>,
     id: Option<CollectionId>,
 }
 
-impl<K: SchemaSink> Ledger for Notes<'_, K> {
+impl<K: SchemaSink> CopyObserver for CopyNotes<'_, K> {
     async fn may_go_on(&self) -> Result<(), SyncError> {
         self.run.cx.may_write(self.run.stop).await
     }
@@ -245,7 +246,7 @@ impl<K: SchemaSink> Ledger for Notes<'_, K> {
     ) -> Result<(), SyncError> {
         if let Some(SinkError::Unanswered(_)) = error {
             let keys = writes.iter().filter_map(Write::key).collect();
-            self.run.cx.late().given_up(ns, keys, Instant::now());
+            self.run.cx.in_doubt().given_up(ns, keys, Instant::now());
         }
         let atlas = &self.run.cx.status.faults.atlas;
         match error {

@@ -16,18 +16,18 @@ use crate::{
 pub(super) async fn make_way<K: SchemaSink>(
     run: &Run<'_, K>,
     mut collections: Vec<Collection>,
-    there: &Listing,
+    target: &Listing,
 ) -> Result<Vec<Collection>, SyncError> {
     if run.is_dry() {
         return Ok(collections);
     }
     // It may hold documents, which are not compared.
-    let others: BTreeSet<_> = there.left_out.iter().map(|left| &left.ns).collect();
+    let others: BTreeSet<_> = target.left_out.iter().map(|left| &left.ns).collect();
     for Collection { ns, .. } in collections.extract_if(.., |of| others.contains(&of.ns)) {
         let what = in_the_way(Kind::TimeSeries).to_owned();
         run.unless_refused::<()>(&ns, Err(SinkError::Held(what).into()))?;
     }
-    let views: BTreeSet<_> = there.views.iter().map(|view| &view.ns).collect();
+    let views: BTreeSet<_> = target.views.iter().map(|view| &view.ns).collect();
     for collection in collections.iter().filter(|collection| views.contains(&collection.ns)) {
         if !run.is_still(collection).await? {
             continue; // The stream tells what has the name now.
@@ -42,15 +42,16 @@ pub(super) async fn make_way<K: SchemaSink>(
 /// Databases of Atlas whose names differ in capitals alone from those of what the run is about.
 pub(super) fn other_capitals<K>(
     run: &Run<'_, K>,
-    here: &Listing,
-    there: &Listing,
+    source: &Listing,
+    target: &Listing,
 ) -> BTreeSet<String> {
     let wanted: BTreeSet<_> =
-        here.names().filter(|ns| run.scope.has(ns)).map(Namespace::db).collect();
+        source.names().filter(|ns| run.scope.has(ns)).map(Namespace::db).collect();
     let is_old = |db: &&String| {
-        wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(db)) && !here.databases.contains(db)
+        wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(db))
+            && !source.databases.contains(db)
     };
-    there.databases.iter().filter(is_old).cloned().collect()
+    target.databases.iter().filter(is_old).cloned().collect()
 }
 
 /// What only Atlas has, in databases of [other capitals](other_capitals), goes as far as it may go unasked; with the
@@ -58,7 +59,7 @@ pub(super) fn other_capitals<K>(
 pub(super) async fn empty_other_capitals<K: SchemaSink>(
     run: &Run<'_, K>,
     old: &BTreeSet<String>,
-    there: Listing,
+    target: Listing,
 ) -> Result<(), SyncError> {
     if run.is_dry() || old.is_empty() {
         return Ok(());
@@ -66,9 +67,9 @@ pub(super) async fn empty_other_capitals<K: SchemaSink>(
     tracing::info!(databases = ?old, "the local database has these in other capitals; what only Atlas has of them goes first");
     // What is asked for is no reason to drop what is not; what is owed cannot be done else.
     let goes = |ns: &&Namespace| old.contains(ns.db()) && (run.plan.is_owed() || run.scope.has(ns));
-    let names: BTreeSet<_> = there.names().filter(goes).cloned().collect();
+    let names: BTreeSet<_> = target.names().filter(goes).cloned().collect();
     compare_rest(run, &Scope::only(names.clone())).await?;
-    let views = there.views.into_iter().map(|view| view.ns).filter(|ns| names.contains(ns));
+    let views = target.views.into_iter().map(|view| view.ns).filter(|ns| names.contains(ns));
     let changes = views.map(|ns| SchemaChange::DropIfGone { ns }).collect();
     queue_and_wait(run, changes, &names).await
 }

@@ -1,4 +1,4 @@
-//! The full sync: what is demanded or asked for, one run after the other.
+//! The full sync: mandatory or on demand, one run after the other.
 //!
 //! A [run] is copied and compared [stage by stage](stages); [`Plan`] says what sets one kind of it apart from
 //! another. How far it is stands in its [notes](plans), so that it goes on where it was.
@@ -11,11 +11,11 @@ use uuid::Uuid;
 use super::{Context, SyncError, deletes::DeleteLimit, pause};
 use crate::{
     observe::{
-        progress::{Outcome, Progress},
+        progress::{Progress, SyncOutcome},
         report::one_line,
         status::Phase,
     },
-    policy::horizon::Horizon,
+    policy::read_watermark::ReadWatermark,
     queue::{QueueError, note},
     runtime::{
         clock::now_ms,
@@ -25,11 +25,11 @@ use crate::{
     sync::state::{Reason, SyncRequest, SyncState},
 };
 
+mod apply_schema;
 mod behind;
 mod finish;
 mod first;
 mod in_the_way;
-mod mend;
 mod plan;
 mod plans;
 mod reconcile;
@@ -48,13 +48,13 @@ pub use verdict::refused_of_the_run;
 use plan::Plan;
 use run::{FAILED_WAIT, Run};
 
-/// How often to look for a demand that nobody announced.
+/// How often to look for a mandatory sync that nobody announced.
 const UNANNOUNCED_EVERY: Duration = Duration::from_secs(2);
 
-/// Copies or compares when it is demanded or asked for.
+/// Copies or compares when that is mandatory or asked for.
 pub(super) struct FullSync<K> {
     cx: Arc<Context<K>>,
-    horizon: Arc<Mutex<Horizon>>,
+    watermark: Arc<Mutex<ReadWatermark>>,
     deletes: DeleteLimit,
     /// Entries that may be ready in the queue before a comparison waits.
     queue_max: u64,
@@ -65,15 +65,15 @@ pub(super) struct FullSync<K> {
 impl<K: SchemaSink> FullSync<K> {
     pub fn new(
         cx: Arc<Context<K>>,
-        horizon: Arc<Mutex<Horizon>>,
+        watermark: Arc<Mutex<ReadWatermark>>,
         deletes: DeleteLimit,
         queue_max: u64,
         every: Duration,
     ) -> Self {
-        Self { cx, horizon, deletes, queue_max, every }
+        Self { cx, watermark, deletes, queue_max, every }
     }
 
-    /// Serves demands and requests until told to stop. To be called once the target is ours.
+    /// Serves mandatory and on-demand syncs until told to stop. To be called once the target is ours.
     ///
     /// # Errors
     /// What waiting does not help against.
@@ -86,7 +86,7 @@ impl<K: SchemaSink> FullSync<K> {
                 continue;
             }
             cx.queue.release_all();
-            behind::demand_left(cx).await?;
+            behind::require_left(cx).await?;
             self.ask_periodically().await?;
             if !stop.is_draining() {
                 self.enter_streaming();
@@ -94,8 +94,8 @@ impl<K: SchemaSink> FullSync<K> {
             tokio::select! {
                 () = stop.drain.cancelled() => return Ok(()),
                 () = stop.leave.cancelled() => return Ok(()),
-                () = cx.demanded.notified() => {}
-                // The worker demands a sync too, when a schema change is given up.
+                () = cx.sync_wanted.notified() => {}
+                // The worker requires a sync too, when a schema change is given up.
                 () = tokio::time::sleep(UNANNOUNCED_EVERY) => {}
             }
         }
@@ -106,7 +106,7 @@ impl<K: SchemaSink> FullSync<K> {
         self.cx.status.enter(if paused { Phase::Paused } else { Phase::Streaming });
     }
 
-    /// One run, from its note in the queue to its end. A request ends at once when its note is gone or
+    /// One run, from its note in the queue to its end. One on demand ends at once when its note is gone or
     /// another's; what is owed goes on to its end, since a copy that is left half-way could only be
     /// compared.
     async fn run_until_ended(&self, state: SyncState, stop: &Stop) -> Result<(), SyncError> {
@@ -121,10 +121,10 @@ impl<K: SchemaSink> FullSync<K> {
         self.begin(&state, plan);
         let run = Run::new(&self.cx, state, (self.deletes, self.queue_max), stop);
         let result = if plan.is_owed() {
-            stages::execute(&run, &self.horizon).await
+            stages::execute(&run, &self.watermark).await
         } else {
             tokio::select! {
-                result = stages::execute(&run, &self.horizon) => result,
+                result = stages::execute(&run, &self.watermark) => result,
                 replaced = self.replaced(id) => replaced,
             }
         };
@@ -143,7 +143,7 @@ impl<K: SchemaSink> FullSync<K> {
         plan: Plan,
         error: SyncError,
         stop: &Stop,
-    ) -> Result<Outcome, SyncError> {
+    ) -> Result<SyncOutcome, SyncError> {
         let reason = match &error {
             SyncError::NoDigest { .. } if !plan.is_owed() => {
                 format!("{error}; ask again without digest")
@@ -154,11 +154,11 @@ impl<K: SchemaSink> FullSync<K> {
         if plan.is_owed() {
             tracing::error!(error = reason, "the full sync cannot go on, and is tried again");
             pause(stop, FAILED_WAIT).await?;
-            return Ok(Outcome::NotDone(reason));
+            return Ok(SyncOutcome::NotDone(reason));
         }
         let queue = self.cx.queue.clone();
         blocking(move || SyncState::cancel(&queue)).await?;
-        Ok(Outcome::Failed(reason))
+        Ok(SyncOutcome::Failed(reason))
     }
 
     fn begin(&self, state: &SyncState, plan: Plan) {
@@ -175,7 +175,7 @@ impl<K: SchemaSink> FullSync<K> {
         status.state().sync = Some(progress);
     }
 
-    fn end(&self, outcome: Outcome) {
+    fn end(&self, outcome: SyncOutcome) {
         self.cx.in_hand.ended();
         let mut state = self.cx.status.state();
         let Some(progress) = &mut state.sync else { return };
@@ -195,16 +195,16 @@ impl<K: SchemaSink> FullSync<K> {
     }
 
     /// Completes when the run is not the one that is noted any more.
-    async fn replaced(&self, id: Uuid) -> Result<Outcome, SyncError> {
+    async fn replaced(&self, id: Uuid) -> Result<SyncOutcome, SyncError> {
         loop {
             let queue = self.cx.queue.clone();
             match blocking(move || SyncState::open(&queue)).await? {
-                None => return Ok(Outcome::Cancelled),
-                Some(state) if state.id != id => return Ok(Outcome::GivenWay),
+                None => return Ok(SyncOutcome::Cancelled),
+                Some(state) if state.id != id => return Ok(SyncOutcome::GivenWay),
                 Some(_) => {}
             }
             tokio::select! {
-                () = self.cx.demanded.notified() => {}
+                () = self.cx.sync_wanted.notified() => {}
                 () = tokio::time::sleep(UNANNOUNCED_EVERY) => {}
             }
         }
@@ -224,7 +224,7 @@ impl<K: SchemaSink> FullSync<K> {
             if now_ms() >= due {
                 let request = SyncRequest::default();
                 // Refused while another runs, which is as good.
-                let _ = SyncState::ask(&queue, position, request, Reason::Periodic)?;
+                let _ = SyncState::request(&queue, position, request, Reason::Periodic)?;
                 // From now on, so that one that is cancelled does not come again at once.
                 finish::note_last(&queue)?;
             }

@@ -12,80 +12,80 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     /// Everything is owed: what Atlas lacks is copied, the rest is compared.
-    Owed,
+    Mandatory,
     /// Owed of collections that were replaced, or whose names have changed hands: what Atlas has under such a name may
     /// be another, or empty with the wrong options. It gives way as a whole where that loses nothing.
-    Anew,
+    MandatoryOfSome,
     /// Asked for, and so only compared: it can be cancelled at any moment.
-    Asked,
+    OnDemand,
 }
 
 impl Plan {
     pub fn of(state: &SyncState) -> Self {
         match (&state.request, state.is_of_some) {
-            (Some(_), _) => Plan::Asked,
-            (None, true) => Plan::Anew,
-            (None, false) => Plan::Owed,
+            (Some(_), _) => Plan::OnDemand,
+            (None, true) => Plan::MandatoryOfSome,
+            (None, false) => Plan::Mandatory,
         }
     }
 
     /// Of names that changed hands while the run was at work: what is owed of them is what is owed of a replaced one.
     pub fn after_a_rename(self) -> Self {
         match self {
-            Plan::Owed | Plan::Anew => Plan::Anew,
-            Plan::Asked => Plan::Asked,
+            Plan::Mandatory | Plan::MandatoryOfSome => Plan::MandatoryOfSome,
+            Plan::OnDemand => Plan::OnDemand,
         }
     }
 
     /// It must come to its end, and may copy: what is queued for a collection is held while it is looked at.
     pub fn is_owed(self) -> bool {
         match self {
-            Plan::Owed | Plan::Anew => true,
-            Plan::Asked => false,
+            Plan::Mandatory | Plan::MandatoryOfSome => true,
+            Plan::OnDemand => false,
         }
     }
 
     /// Nothing is streamed to Atlas until it is known what is to be copied.
     pub fn holds_everything(self) -> bool {
         match self {
-            Plan::Owed => true,
-            Plan::Anew | Plan::Asked => false,
+            Plan::Mandatory => true,
+            Plan::MandatoryOfSome | Plan::OnDemand => false,
         }
     }
 
     /// What Atlas has under a name may give way as a whole.
     pub fn replaces(self) -> bool {
         match self {
-            Plan::Anew => true,
-            Plan::Owed | Plan::Asked => false,
+            Plan::MandatoryOfSome => true,
+            Plan::Mandatory | Plan::OnDemand => false,
         }
     }
 
     /// The entries of a collection go in the order of the stream while it is compared. Those of a capped one always do.
     pub fn keeps_in_order(self, is_capped: bool) -> bool {
         match self {
-            Plan::Anew => true,
-            Plan::Owed | Plan::Asked => is_capped,
+            Plan::MandatoryOfSome => true,
+            Plan::Mandatory | Plan::OnDemand => is_capped,
         }
     }
 
     /// Whether a collection is among those that are copied first; `None` when it depends on whether Atlas has any of it.
     pub fn copies_first(self, has_begun: bool) -> Option<bool> {
         match self {
-            Plan::Asked => Some(false),
-            Plan::Owed | Plan::Anew if has_begun => Some(true),
+            Plan::OnDemand => Some(false),
+            Plan::Mandatory | Plan::MandatoryOfSome if has_begun => Some(true),
             // One that was replaced may be there, empty, with the wrong options: see `reconcile`.
-            Plan::Anew => Some(false),
-            Plan::Owed => None,
+            Plan::MandatoryOfSome => Some(false),
+            Plan::Mandatory => None,
         }
     }
 
     /// As it is shown.
     pub fn activity(self, is_dry: bool) -> Activity {
         match self {
-            Plan::Owed => Activity::Copy,
-            Plan::Asked if is_dry => Activity::DryRun,
-            Plan::Anew | Plan::Asked => Activity::Sync,
+            Plan::Mandatory => Activity::Copy,
+            Plan::OnDemand if is_dry => Activity::DryRun,
+            Plan::MandatoryOfSome | Plan::OnDemand => Activity::Sync,
         }
     }
 }
@@ -145,9 +145,9 @@ mod tests {
     fn what_is_owed_copies_and_what_is_asked_for_only_compares() {
         // owed, holds everything, replaces, keeps in order, copies what has begun, and what has not.
         for (plan, expected) in [
-            (Plan::Owed, (true, true, false, false, Some(true), None)),
-            (Plan::Anew, (true, false, true, true, Some(true), Some(false))),
-            (Plan::Asked, (false, false, false, false, Some(false), Some(false))),
+            (Plan::Mandatory, (true, true, false, false, Some(true), None)),
+            (Plan::MandatoryOfSome, (true, false, true, true, Some(true), Some(false))),
+            (Plan::OnDemand, (false, false, false, false, Some(false), Some(false))),
         ] {
             let found = (
                 plan.is_owed(),

@@ -10,7 +10,7 @@ use crate::{
     runtime::shutdown::blocking,
     sync::{
         SyncError,
-        state::{CopyPlan, Step, SyncState},
+        state::{CollectionStep, CopyPlan, SyncState},
     },
 };
 
@@ -40,7 +40,7 @@ impl Plans {
         self.state.lock().await.clone()
     }
 
-    async fn note(&self, ns: &Namespace, step: Step) -> Result<(), SyncError> {
+    async fn note(&self, ns: &Namespace, step: CollectionStep) -> Result<(), SyncError> {
         let mut state = self.state.lock().await;
         let (queue, id, of, noted) = (self.queue.clone(), state.id, ns.clone(), step.clone());
         blocking(move || SyncState::note(&queue, id, &of, &noted)).await?;
@@ -50,7 +50,7 @@ impl Plans {
 
     /// The collection is done.
     pub async fn finished(&self, ns: &Namespace, is_refused: bool) -> Result<(), SyncError> {
-        self.note(ns, Step::Finished { is_refused }).await
+        self.note(ns, CollectionStep::Finished { is_refused }).await
     }
 
     /// The names that have changed hands since this was asked last.
@@ -73,16 +73,16 @@ impl Plans {
         if !self.state.lock().await.begun.contains_key(ns) {
             return Ok(());
         }
-        self.note(ns, Step::Forgotten).await
+        self.note(ns, CollectionStep::Forgotten).await
     }
 
     /// A copy or a comparison begins.
     pub async fn begun(&self, ns: &Namespace, plan: CopyPlan) -> Result<(), SyncError> {
-        self.note(ns, Step::Begun(plan)).await
+        self.note(ns, CollectionStep::Begun(plan)).await
     }
 
     /// A range is done.
     pub async fn range_done(&self, ns: &Namespace, range: usize) -> Result<(), SyncError> {
-        self.note(ns, Step::RangeDone(range)).await
+        self.note(ns, CollectionStep::RangeDone(range)).await
     }
 }

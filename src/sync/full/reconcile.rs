@@ -11,10 +11,10 @@ use crate::{
     gate::Permit,
     model::{event::SchemaChange, namespace::Namespace},
     observe::progress::ShareState,
-    runtime::crash::{self, Step},
+    runtime::crash::{self, CrashPoint},
     side::Size,
     sink::SchemaSink,
-    sync::{Collection, SyncError, ends::ask, pause},
+    sync::{Collection, SyncError, pause, sides::ask},
 };
 
 /// Copies or compares one collection.
@@ -43,7 +43,7 @@ pub(super) async fn reconcile<K: SchemaSink>(
         if plan.replaces() {
             give_way(run, collection).await?;
         }
-        if is_empty_there(run, ns).await? {
+        if is_target_empty(run, ns).await? {
             run.plans.forget(ns).await?;
             if copy_unless_barrier(run, plan, collection, size).await? {
                 return Ok(());
@@ -56,9 +56,9 @@ pub(super) async fn reconcile<K: SchemaSink>(
         queue.release(ns);
     } else if !run.is_dry() {
         // Else the first write would make it, without its options.
-        let atlas = &run.cx.ends.atlas;
-        let there = ask!(run.cx.ends, run.stop, atlas.describe_options(ns));
-        if there.is_none() && run.is_still(collection).await? {
+        let atlas = &run.cx.sides.atlas;
+        let target = ask!(run.cx.sides, run.stop, atlas.describe_options(ns));
+        if target.is_none() && run.is_still(collection).await? {
             create(run, collection).await?;
         }
     }
@@ -70,7 +70,7 @@ pub(super) async fn reconcile<K: SchemaSink>(
         run.refuse(ns).await?;
     }
     run.set_state(ns, ShareState::Done);
-    crash::point(Step::CollectionCopied);
+    crash::point(CrashPoint::CollectionCopied);
     run.plans.finished(ns, is_refused).await
 }
 
@@ -83,10 +83,10 @@ async fn give_way<K: SchemaSink>(
 ) -> Result<(), SyncError> {
     let (ns, queue) = (&collection.ns, &run.cx.queue);
     while !queue.has_barrier(ns) {
-        let permit = run.cx.ends.proven(run.stop).await?;
-        let is_made_anew = is_empty_there(run, ns).await?
+        let permit = run.cx.sides.proven(run.stop).await?;
+        let is_recreated = is_target_empty(run, ns).await?
             || (collection.is_capped() && may_replace(run, ns).await?);
-        if !is_made_anew {
+        if !is_recreated {
             return Ok(());
         }
         // A batch in flight would make it again, without its options.
@@ -109,7 +109,7 @@ async fn drop_held<K: SchemaSink>(
     permit: &Permit,
 ) -> Result<(), SyncError> {
     let change = SchemaChange::Drop { ns: ns.clone() };
-    let mut attempts = run.cx.ends.attempts(run.stop);
+    let mut attempts = run.cx.sides.attempts(run.stop);
     while let Err(error) = run.try_change(&change, permit).await? {
         attempts.failed(error).await?;
     }
@@ -118,10 +118,10 @@ async fn drop_held<K: SchemaSink>(
 
 /// True when what the local database has of a collection may take the place of what Atlas has.
 async fn may_replace<K: SchemaSink>(run: &Run<'_, K>, ns: &Namespace) -> Result<bool, SyncError> {
-    let ends = &run.cx.ends;
-    let here = ask!(ends, run.stop, ends.local.estimated_count(ns));
-    let there = ask!(ends, run.stop, ends.atlas.estimated_count(ns));
-    Ok(run.deletes.may_replace(here, there))
+    let sides = &run.cx.sides;
+    let source = ask!(sides, run.stop, sides.local.estimated_count(ns));
+    let target = ask!(sides, run.stop, sides.atlas.estimated_count(ns));
+    Ok(run.deletes.may_replace(source, target))
 }
 
 /// How much the local database has of a collection.
@@ -129,15 +129,15 @@ pub(super) async fn size_of<K: SchemaSink>(
     run: &Run<'_, K>,
     ns: &Namespace,
 ) -> Result<Size, SyncError> {
-    let ends = &run.cx.ends;
-    Ok(ask!(ends, run.stop, ends.local.size(ns)))
+    let sides = &run.cx.sides;
+    Ok(ask!(sides, run.stop, sides.local.size(ns)))
 }
 
 /// True when Atlas has no document of it.
-pub(super) async fn is_empty_there<K: SchemaSink>(
+pub(super) async fn is_target_empty<K: SchemaSink>(
     run: &Run<'_, K>,
     ns: &Namespace,
 ) -> Result<bool, SyncError> {
-    let ends = &run.cx.ends;
-    Ok(ask!(ends, run.stop, ends.atlas.is_empty(ns)))
+    let sides = &run.cx.sides;
+    Ok(ask!(sides, run.stop, sides.atlas.is_empty(ns)))
 }

@@ -23,9 +23,9 @@ use crate::{
     sync::{
         SyncError,
         compare::{Compared, Comparison, Findings, Mismatch},
-        ends::ask,
         pause,
         range::splits,
+        sides::ask,
         state::CopyPlan,
     },
 };
@@ -104,10 +104,10 @@ impl<'a, K: SchemaSink> Repair<'a, K> {
     pub async fn run(&self, size: Size, is_clustered: bool) -> Result<bool, SyncError> {
         let Run { cx, after, stop, .. } = self.run;
         let comparison = Comparison {
-            ends: &cx.ends,
+            sides: &cx.sides,
             ns: self.ns,
             after: *after,
-            is_only_there: self.is_another_kind().await?,
+            is_only_in_target: self.is_another_kind().await?,
             page: size.page(),
             stop,
         };
@@ -137,8 +137,8 @@ impl<'a, K: SchemaSink> Repair<'a, K> {
             return Ok(false);
         }
         let Run { cx, stop, .. } = self.run;
-        let here = ask!(cx.ends, stop, cx.ends.local.describe_options(self.ns));
-        Ok(here.is_some_and(|here| here.kind != Kind::Collection))
+        let source = ask!(cx.sides, stop, cx.sides.local.describe_options(self.ns));
+        Ok(source.is_some_and(|source| source.kind != Kind::Collection))
     }
 
     /// How far an earlier run has come, or where this one begins.
@@ -147,7 +147,7 @@ impl<'a, K: SchemaSink> Repair<'a, K> {
         if let Some(plan) = plans.known(self.ns, false).await {
             return Ok(plan);
         }
-        let splits = ask!(cx.ends, stop, splits(&*cx.ends.local, self.ns, size));
+        let splits = ask!(cx.sides, stop, splits(&*cx.sides.local, self.ns, size));
         let plan = CopyPlan { splits, ..CopyPlan::default() };
         if self.is_noted(&plan) {
             plans.begun(self.ns, plan.clone()).await?;
@@ -171,27 +171,28 @@ impl<'a, K: SchemaSink> Repair<'a, K> {
         let ranges = KeyRange::between(&plan.splits);
         let expected = size.documents / ranges.len() as u64;
         let open = ranges.into_iter().enumerate().filter(|(n, _)| !plan.done.contains(n));
-        let ends = &self.run.cx.ends;
-        ends.each(open.collect(), |(n, range)| {
-            Box::pin(async move {
-                let _slot = ends.slot().await;
-                let findings = RangeFindings { repair: self, extra: AtomicU64::new(0) };
-                if self.id.is_none() {
-                    comparison.range(&range, Part::Key, &findings).await?;
-                } else if by_digest {
-                    comparison.digest(&range, expected, &findings).await?;
-                } else {
-                    comparison.range(&range, Part::Whole, &findings).await?;
-                }
-                // What is kept back is in memory alone; another run must find it again.
-                if findings.extra.into_inner() == 0 && self.is_noted(plan) {
-                    self.run.plans.range_done(self.ns, n).await?;
-                }
-                Ok(())
+        let sides = &self.run.cx.sides;
+        sides
+            .each(open.collect(), |(n, range)| {
+                Box::pin(async move {
+                    let _slot = sides.slot().await;
+                    let findings = RangeFindings { repair: self, extra: AtomicU64::new(0) };
+                    if self.id.is_none() {
+                        comparison.range(&range, Part::Key, &findings).await?;
+                    } else if by_digest {
+                        comparison.digest(&range, expected, &findings).await?;
+                    } else {
+                        comparison.range(&range, Part::Whole, &findings).await?;
+                    }
+                    // What is kept back is in memory alone; another run must find it again.
+                    if findings.extra.into_inner() == 0 && self.is_noted(plan) {
+                        self.run.plans.range_done(self.ns, n).await?;
+                    }
+                    Ok(())
+                })
             })
-        })
-        .await
-        .map(drop)
+            .await
+            .map(drop)
     }
 
     /// True when a person has to say first that so much may be deleted, of `done` documents and more.
@@ -226,16 +227,17 @@ impl<'a, K: SchemaSink> Repair<'a, K> {
         comparison: &Comparison<'_>,
         ranges: Vec<KeyRange>,
     ) -> Result<(), SyncError> {
-        let ends = &self.run.cx.ends;
-        ends.each(ranges, |range| {
-            Box::pin(async move {
-                let _slot = ends.slot().await;
-                let findings = RangeFindings { repair: self, extra: AtomicU64::new(0) };
-                comparison.range(&range, Part::Key, &findings).await
+        let sides = &self.run.cx.sides;
+        sides
+            .each(ranges, |range| {
+                Box::pin(async move {
+                    let _slot = sides.slot().await;
+                    let findings = RangeFindings { repair: self, extra: AtomicU64::new(0) };
+                    comparison.range(&range, Part::Key, &findings).await
+                })
             })
-        })
-        .await
-        .map(drop)
+            .await
+            .map(drop)
     }
 
     /// Waits, but not for ever, until what was made of the collection so far is in Atlas.
@@ -293,17 +295,17 @@ impl<'a, K: SchemaSink> Repair<'a, K> {
         if pass == Pass::First {
             self.count(&part);
         }
-        let (mut differing, mut only_there) = (Vec::new(), Vec::new());
+        let (mut differing, mut only_in_target) = (Vec::new(), Vec::new());
         for (kind, key) in part.found {
             match kind {
-                Mismatch::Extra => only_there.push(key),
+                Mismatch::Extra => only_in_target.push(key),
                 Mismatch::Missing | Mismatch::Content => differing.push(key),
             }
         }
         if pass == Pass::Release {
-            return self.queue_refresh(only_there).await;
+            return self.queue_refresh(only_in_target).await;
         }
-        self.extra().keep(part.atlas_documents, only_there);
+        self.extra().keep(part.atlas_documents, only_in_target);
         if self.run.is_dry() { Ok(()) } else { self.queue_refresh(differing).await }
     }
 }

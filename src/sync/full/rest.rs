@@ -10,12 +10,12 @@ pub(super) async fn compare_rest<K: SchemaSink>(
     run: &Run<'_, K>,
     scope: &Scope,
 ) -> Result<(), SyncError> {
-    let there = run.there().await?;
+    let target = run.target_listing().await?;
     // After those of Atlas, so that what is new here is in both.
-    let here = run.here().await?.collections;
-    let here: BTreeSet<_> = here.into_iter().map(|collection| collection.ns).collect();
-    let mut rest: Vec<_> = there.collections.into_iter().map(|collection| collection.ns).collect();
-    rest.retain(|ns| scope.has(ns) && !here.contains(ns));
+    let source = run.source_listing().await?.collections;
+    let source: BTreeSet<_> = source.into_iter().map(|collection| collection.ns).collect();
+    let mut rest: Vec<_> = target.collections.into_iter().map(|collection| collection.ns).collect();
+    rest.retain(|ns| scope.has(ns) && !source.contains(ns));
     if rest.is_empty() {
         return Ok(());
     }

@@ -69,7 +69,7 @@ impl<'a, K> Run<'a, K> {
             queue_max,
             stop,
             failed: Mutex::default(),
-            received_before: cx.ends.atlas.received(),
+            received_before: cx.sides.atlas.received(),
             plans: Plans::new(cx.queue.clone(), state),
         }
     }
@@ -80,7 +80,7 @@ impl<'a, K> Run<'a, K> {
 
     /// Bytes that Atlas has sent for it.
     pub fn received(&self) -> u64 {
-        self.cx.ends.atlas.received().saturating_sub(self.received_before)
+        self.cx.sides.atlas.received().saturating_sub(self.received_before)
     }
 
     /// Changes what is shown of a collection.
@@ -111,23 +111,24 @@ impl<'a, K> Run<'a, K> {
     }
 
     /// All that the local database has of what is replicated.
-    pub async fn here(&self) -> Result<Listing, SyncError>
+    pub async fn source_listing(&self) -> Result<Listing, SyncError>
     where
         K: SchemaSink,
     {
         let message = "the local collections cannot be listed yet";
-        let listing = self.cx.retrying(self.stop, message, || Box::pin(self.cx.here())).await?;
+        let listing =
+            self.cx.retrying(self.stop, message, || Box::pin(self.cx.source_listing())).await?;
         self.cx.note_left_out(&listing);
         Ok(listing)
     }
 
-    /// As [`here`](Self::here), of Atlas.
-    pub async fn there(&self) -> Result<Listing, SyncError>
+    /// As [`source_listing`](Self::source_listing), of Atlas.
+    pub async fn target_listing(&self) -> Result<Listing, SyncError>
     where
         K: SchemaSink,
     {
         let message = "Atlas cannot be compared yet";
-        self.cx.retrying(self.stop, message, || Box::pin(self.cx.there())).await
+        self.cx.retrying(self.stop, message, || Box::pin(self.cx.target_listing())).await
     }
 
     /// Waits until all that was committed until `time` has been read into the queue.
@@ -176,7 +177,7 @@ impl<'a, K> Run<'a, K> {
         }
         let made = self.cx.sink.change_schema(change).await;
         if let Err(error) = &made {
-            self.cx.late().schema_given_up(error.may_still_change(change), Instant::now());
+            self.cx.in_doubt().schema_given_up(error.may_still_change(change), Instant::now());
         }
         Ok(made)
     }

@@ -6,21 +6,21 @@ use std::collections::BTreeSet;
 use parking_lot::Mutex;
 
 use super::{
+    apply_schema::{ToApply, apply_schemas},
     behind::wait_until_written,
     finish::finish,
     first::copy_unless_barrier,
     in_the_way::{empty_other_capitals, make_way, other_capitals},
-    mend::{Mending, mend_schemas},
     plan::Scope,
-    reconcile::{is_empty_there, reconcile, size_of},
+    reconcile::{is_target_empty, reconcile, size_of},
     rest::compare_rest,
     run::{LOOK_AGAIN, Run},
-    views::mend_views,
+    views::apply_views,
 };
 use crate::{
     model::namespace::Namespace,
-    observe::progress::{Outcome, ShareState},
-    policy::horizon::Horizon,
+    observe::progress::{ShareState, SyncOutcome},
+    policy::read_watermark::ReadWatermark,
     side::Size,
     sink::SchemaSink,
     sync::{Collection, SyncError, pause},
@@ -29,16 +29,16 @@ use crate::{
 /// Does what is noted, and returns how it ended.
 pub(super) async fn execute<K: SchemaSink>(
     run: &Run<'_, K>,
-    horizon: &Mutex<Horizon>,
-) -> Result<Outcome, SyncError> {
-    // A demand of some is noted before its barriers are.
+    watermark: &Mutex<ReadWatermark>,
+) -> Result<SyncOutcome, SyncError> {
+    // One that is mandatory for some is noted before its barriers are.
     while run.plan.replaces() && run.cx.reading.position().seen() <= run.after {
         pause(run.stop, LOOK_AGAIN).await?;
     }
-    let (here, there) = (run.here().await?, run.there().await?);
-    let old = other_capitals(run, &here, &there);
-    let collections = here.collections.into_iter().filter(|of| run.scope.has(&of.ns)).collect();
-    let collections = make_way(run, collections, &there).await?;
+    let (source, target) = (run.source_listing().await?, run.target_listing().await?);
+    let old = other_capitals(run, &source, &target);
+    let collections = source.collections.into_iter().filter(|of| run.scope.has(&of.ns)).collect();
+    let collections = make_way(run, collections, &target).await?;
     let (to_copy, to_compare) = sort_out(run, collections).await?;
     // What is not in the list was made after the stream's position was taken: all of its
     // documents are in the stream.
@@ -48,22 +48,22 @@ pub(super) async fn execute<K: SchemaSink>(
         compare = to_compare.len(),
         "copying what Atlas lacks, comparing what it has"
     );
-    empty_other_capitals(run, &old, there).await?;
+    empty_other_capitals(run, &old, target).await?;
     // Only what is to be copied is held, and it is copied first: a comparison waits for the
     // queue to drain, which it never would for what is held.
-    let late = copy_all(run, to_copy).await?;
-    let others: Vec<_> = to_compare.into_iter().chain(late).collect();
+    let in_doubt = copy_all(run, to_copy).await?;
+    let others: Vec<_> = to_compare.into_iter().chain(in_doubt).collect();
     clear(run, &others).await?;
     reconcile_all(run, others).await?;
     compare_rest(run, &run.scope).await?;
     let scope = run.scope.with(after_renames(run).await?);
     wait_until_written(run).await?;
     // As they are called by now.
-    let mut collections = run.here().await?.collections;
+    let mut collections = run.source_listing().await?.collections;
     collections.retain(|collection| scope.has(&collection.ns));
-    let problems = mend_schemas(run, &collections, Mending::Everything).await?;
-    mend_views(run, &scope).await?;
-    finish(run, horizon, problems).await
+    let problems = apply_schemas(run, &collections, ToApply::Everything).await?;
+    apply_views(run, &scope).await?;
+    finish(run, watermark, problems).await
 }
 
 type Sized = (Collection, Size);
@@ -74,18 +74,18 @@ async fn sort_out<K: SchemaSink>(
     collections: Vec<Collection>,
 ) -> Result<(Vec<Sized>, Vec<Sized>), SyncError> {
     let collections = measure_all(run, collections).await?;
-    let (ends, state) = (&run.cx.ends, run.plans.state().await);
+    let (sides, state) = (&run.cx.sides, run.plans.state().await);
     let open: Vec<_> =
         collections.into_iter().filter(|(of, _)| !state.done.contains(&of.ns)).collect();
     let begun = &state.begun;
-    let sorted = ends
+    let sorted = sides
         .each(open, |(collection, size)| {
             Box::pin(async move {
                 let ns = &collection.ns;
                 let has_begun = begun.get(ns).is_some_and(|plan| plan.is_copy);
                 let is_copied = match run.plan.copies_first(has_begun) {
                     Some(is_copied) => is_copied,
-                    None => run.unless_refused(ns, is_empty_there(run, ns).await)?,
+                    None => run.unless_refused(ns, is_target_empty(run, ns).await)?,
                 };
                 Ok((collection, size, is_copied))
             })
@@ -109,7 +109,7 @@ async fn measure_all<K: SchemaSink>(
 ) -> Result<Vec<Sized>, SyncError> {
     let measured = run
         .cx
-        .ends
+        .sides
         .each(collections, |collection| {
             Box::pin(async move {
                 let size = size_of(run, &collection.ns).await;
@@ -136,9 +136,9 @@ async fn copy_all<K: SchemaSink>(
     run: &Run<'_, K>,
     collections: Vec<Sized>,
 ) -> Result<Vec<Sized>, SyncError> {
-    let late = run
+    let in_doubt = run
         .cx
-        .ends
+        .sides
         .each(collections, |(collection, size)| {
             Box::pin(async move {
                 let copy = copy_unless_barrier(run, run.plan, &collection, size).await;
@@ -147,13 +147,13 @@ async fn copy_all<K: SchemaSink>(
             })
         })
         .await?;
-    Ok(late.into_iter().flatten().collect())
+    Ok(in_doubt.into_iter().flatten().collect())
 }
 
 /// Indexes that only Atlas has go before documents come that they may keep out.
 async fn clear<K: SchemaSink>(run: &Run<'_, K>, of: &[Sized]) -> Result<(), SyncError> {
     let collections: Vec<_> = of.iter().map(|(collection, _)| collection.clone()).collect();
-    mend_schemas(run, &collections, Mending::Drops).await.map(drop)
+    apply_schemas(run, &collections, ToApply::Drops).await.map(drop)
 }
 
 async fn reconcile_all<K: SchemaSink>(
@@ -169,7 +169,7 @@ async fn reconcile_each<K: SchemaSink>(
     collections: Vec<Sized>,
 ) -> Result<(), SyncError> {
     run.cx
-        .ends
+        .sides
         .each(collections, |(collection, size)| {
             Box::pin(async move {
                 let done = reconcile(run, plan, &collection, size).await;
@@ -200,16 +200,16 @@ async fn after_renames<K: SchemaSink>(run: &Run<'_, K>) -> Result<BTreeSet<Names
             ?again,
             "names changed hands or collections were replaced meanwhile, and these are compared again"
         );
-        let here = run.here().await?.collections;
+        let source = run.source_listing().await?.collections;
         // One that was copied from a list in which it had this name still has it in Atlas, perhaps.
-        let named: BTreeSet<_> = here.iter().map(|collection| &collection.ns).collect();
-        let are_all_here = again.iter().all(|ns| named.contains(ns));
+        let named: BTreeSet<_> = source.iter().map(|collection| &collection.ns).collect();
+        let are_all_in_source = again.iter().all(|ns| named.contains(ns));
         let scope = Scope::only(again);
-        if !are_all_here {
+        if !are_all_in_source {
             compare_rest(run, &scope).await?;
         }
         let mut renamed = Vec::new();
-        for collection in here.into_iter().filter(|found| scope.has(&found.ns)) {
+        for collection in source.into_iter().filter(|found| scope.has(&found.ns)) {
             let size = size_of(run, &collection.ns).await;
             let size = run.unless_refused(&collection.ns, size)?;
             run.plans.forget(&collection.ns).await?;

@@ -20,16 +20,16 @@ use crate::{
 const VIEWS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Compares the views. What differs is made like the local one by the worker, in its turn.
-pub(super) async fn mend_views<K: SchemaSink>(
+pub(super) async fn apply_views<K: SchemaSink>(
     run: &Run<'_, K>,
     scope: &Scope,
 ) -> Result<(), SyncError> {
     let (message, stop) = ("views cannot be listed yet", run.stop);
-    let there = run.cx.retrying(stop, message, || Box::pin(run.cx.there())).await?;
-    let here = run.cx.retrying(stop, message, || Box::pin(run.cx.here())).await?;
+    let target = run.cx.retrying(stop, message, || Box::pin(run.cx.target_listing())).await?;
+    let source = run.cx.retrying(stop, message, || Box::pin(run.cx.source_listing())).await?;
     let mut changes = Vec::new();
-    for view in here.views.iter().filter(|view| scope.has(&view.ns)) {
-        let mut copies = there.views.iter().chain(&there.collections);
+    for view in source.views.iter().filter(|view| scope.has(&view.ns)) {
+        let mut copies = target.views.iter().chain(&target.collections);
         let copy = copies.find(|copy| copy.ns == view.ns).map(Collection::description);
         let steps = steps(&view.description(), copy.as_ref());
         if !steps.is_empty() {
@@ -37,10 +37,10 @@ pub(super) async fn mend_views<K: SchemaSink>(
             changes.push(SchemaChange::Reconcile { ns: view.ns.clone(), collection: None });
         }
     }
-    for view in there.views.iter().filter(|view| scope.has(&view.ns)) {
-        let is_left_out = here.left_out.iter().any(|left| left.ns == view.ns);
+    for view in target.views.iter().filter(|view| scope.has(&view.ns)) {
+        let is_left_out = source.left_out.iter().any(|left| left.ns == view.ns);
         if !is_left_out
-            && !here.views.iter().chain(&here.collections).any(|found| found.ns == view.ns)
+            && !source.views.iter().chain(&source.collections).any(|found| found.ns == view.ns)
         {
             run.note_schema(&view.ns, &["the view is in Atlas only".to_owned()]);
             changes.push(SchemaChange::DropIfGone { ns: view.ns.clone() });

@@ -73,7 +73,7 @@ pub(super) enum Told {
 }
 
 /// When a collection is looked at next.
-struct Due {
+struct NextLook {
     at: Instant,
     /// How often it was refused.
     refusals: u32,
@@ -83,7 +83,7 @@ struct Due {
     away: u32,
 }
 
-impl Due {
+impl NextLook {
     fn at(now: Instant) -> Self {
         Self { at: now, refusals: 0, is_asked: true, away: 0 }
     }
@@ -93,7 +93,7 @@ impl Due {
 pub(super) struct Table {
     /// How often everything is looked at.
     usual: Duration,
-    due: BTreeMap<Namespace, Due>,
+    due: BTreeMap<Namespace, NextLook>,
     /// Those that are looked at now.
     busy: BTreeSet<Namespace>,
     next_pass: Instant,
@@ -116,7 +116,7 @@ impl Table {
             self.next_pass = self.next_pass.min((now + SOON / 2).max(self.earliest));
         }
         for ns in asked.namespaces {
-            let entry = self.due.entry(ns).or_insert_with(|| Due::at(now));
+            let entry = self.due.entry(ns).or_insert_with(|| NextLook::at(now));
             (entry.at, entry.is_asked) = (now, true);
         }
     }
@@ -140,7 +140,7 @@ impl Table {
                 self.earliest = now + rest;
                 self.next_pass = now + self.usual.max(rest);
                 for ns in open {
-                    self.due.entry(ns).or_insert_with(|| Due::at(now));
+                    self.due.entry(ns).or_insert_with(|| NextLook::at(now));
                 }
             }
             Passed::NotNow => self.next_pass = now + SOON,
@@ -175,7 +175,7 @@ impl Table {
     /// A look that was [taken](Self::take) at `since` has ended.
     pub fn ended(&mut self, ns: &Namespace, looked: Looked, since: Instant, now: Instant) -> Told {
         self.busy.remove(ns);
-        let entry = self.due.entry(ns.clone()).or_insert_with(|| Due::at(now));
+        let entry = self.due.entry(ns.clone()).or_insert_with(|| NextLook::at(now));
         let problems = match looked {
             Looked::Done => {
                 // Unless it was asked for again meanwhile.

@@ -18,15 +18,15 @@ use crate::{
         shutdown::{Stop, blocking},
     },
     schema::{
-        Description, OptionChange, Problem, Refusal, Step, Taken, Target, build_command, make,
-        steps,
+        Description, OptionChange, Problem, Step, StepRefusal, StepResult, Target, build_command,
+        make, steps,
     },
     side::{Because, Unaltered},
     sink::SchemaSink,
     sync::{
         SyncError,
-        ends::End,
         schema::{BUILD_PATIENCE, describe},
+        sides::SideName,
         state::{Reason, SyncState},
     },
 };
@@ -54,15 +54,15 @@ impl<K: SchemaSink> SchemaKeeper<K> {
         if self.cx.queue.kept_apart().has(ns) {
             return Ok(Looked::Done);
         }
-        let permit = self.cx.ends.local.permit();
-        let local = || describe(&*self.cx.ends.local, ns);
+        let permit = self.cx.sides.local.permit();
+        let local = || describe(&*self.cx.sides.local, ns);
         let Some(wanted) = local().await? else {
             return Ok(Looked::Done);
         };
         if !self.stream_has_come(stop).await? {
             return Ok(Looked::Soon);
         }
-        let copy = describe(&*self.cx.ends.atlas, ns).await?;
+        let copy = describe(&*self.cx.sides.atlas, ns).await?;
         // Whatever has changed while the two were looked at is still to come, or has a barrier.
         let is_same = local().await?.is_some_and(|now| now == wanted);
         if !is_same || self.cx.queue.has_barrier(ns) {
@@ -70,7 +70,7 @@ impl<K: SchemaSink> SchemaKeeper<K> {
         }
         let steps = steps(&wanted, copy.as_ref());
         let is_fixed = |step: &Step| matches!(step, Step::Option(OptionChange::Fixed { .. }));
-        if steps.iter().any(is_fixed) && self.make_anew(ns, &permit, &wanted).await? {
+        if steps.iter().any(is_fixed) && self.recreate(ns, &permit, &wanted).await? {
             return Ok(Looked::Soon);
         }
         let is_the_workers = |step: &Step| matches!(step, Step::Create { .. } | Step::DropView);
@@ -105,14 +105,14 @@ impl<K: SchemaSink> SchemaKeeper<K> {
 
     /// What only a new collection can change is changed by a new one, where no more is at stake than a
     /// buffer's documents, or none; once, since Atlas may take the option even then not.
-    async fn make_anew(
+    async fn recreate(
         &self,
         ns: &Namespace,
         permit: &Permit,
         wanted: &Description,
     ) -> Result<bool, SyncError> {
         let is_capped = wanted.is_capped();
-        let is_empty = self.cx.ends.atlas.is_empty(ns).await?;
+        let is_empty = self.cx.sides.atlas.is_empty(ns).await?;
         let may = is_empty || (is_capped && self.may_replace(ns).await?);
         if !may || !permit.holds() {
             return Ok(false);
@@ -123,16 +123,16 @@ impl<K: SchemaSink> SchemaKeeper<K> {
         let (queue, position) = (self.cx.queue.clone(), self.cx.reading.position().seen());
         let only = BTreeSet::from([ns.clone()]);
         let is_first = blocking(move || -> Result<bool, QueueError> {
-            let stored = queue.meta(note::MADE_ANEW)?;
+            let stored = queue.meta(note::RECREATED)?;
             let mut made: BTreeSet<String> =
                 stored.and_then(|stored| serde_json::from_slice(&stored).ok()).unwrap_or_default();
             if !made.insert(mark) {
                 return Ok(false);
             }
-            // First the demand: a crash between the two repeats it.
-            SyncState::demand_of(&queue, position, &only, Reason::Replaced)?;
+            // First the note that a sync is mandatory: a crash between the two repeats it.
+            SyncState::require_of(&queue, position, &only, Reason::Replaced)?;
             let made = serde_json::to_vec(&made).expect("a list of names is JSON");
-            queue.set_meta(note::MADE_ANEW, Some(&made))?;
+            queue.set_meta(note::RECREATED, Some(&made))?;
             Ok(true)
         })
         .await?;
@@ -140,23 +140,23 @@ impl<K: SchemaSink> SchemaKeeper<K> {
             return Ok(false);
         }
         tracing::info!(%ns, "made anew in Atlas, for options that only a new collection can have");
-        self.cx.demanded.notify_one();
+        self.cx.sync_wanted.notify_one();
         Ok(true)
     }
 
     /// True when what the local database has of a collection may take the place of what Atlas has.
     async fn may_replace(&self, ns: &Namespace) -> Result<bool, SyncError> {
-        let (here, there) = tokio::join!(
-            self.cx.ends.local.estimated_count(ns),
-            self.cx.ends.atlas.estimated_count(ns)
+        let (source, target) = tokio::join!(
+            self.cx.sides.local.estimated_count(ns),
+            self.cx.sides.atlas.estimated_count(ns)
         );
-        Ok(self.deletes.may_replace(here?, there?))
+        Ok(self.deletes.may_replace(source?, target?))
     }
 
     async fn watch_progress(&self, ns: &Namespace) -> std::convert::Infallible {
         loop {
             tokio::time::sleep(PROGRESS_EVERY).await;
-            let percent = match self.cx.ends.atlas.schema() {
+            let percent = match self.cx.sides.atlas.schema() {
                 Some(schema) => schema.build_progress(ns).await,
                 None => None,
             };
@@ -189,8 +189,8 @@ impl<K: SchemaSink> Target for Copy<'_, K> {
     }
 
     /// The worker does, in its turn.
-    async fn create(&mut self, step: &Step, _: &RawDocument) -> Taken<Halt> {
-        Ok(Err(Refusal::of(step.to_string())))
+    async fn create(&mut self, step: &Step, _: &RawDocument) -> StepResult<Halt> {
+        Ok(Err(StepRefusal::of(step.to_string())))
     }
 
     /// What is tightened too early is loosened by the first document that does not fit.
@@ -211,7 +211,7 @@ impl<K: SchemaSink> Target for Copy<'_, K> {
         }
     }
 
-    async fn build(&mut self, specs: &[RawDocumentBuf]) -> Taken<Halt> {
+    async fn build(&mut self, specs: &[RawDocumentBuf]) -> StepResult<Halt> {
         let (keeper, ns, stop) = (self.keeper, self.ns, self.stop);
         tokio::select! {
             built = self.build_these(specs) => built,
@@ -221,37 +221,37 @@ impl<K: SchemaSink> Target for Copy<'_, K> {
         }
     }
 
-    async fn run(&mut self, command: RawDocumentBuf) -> Taken<Halt> {
-        let ends = &self.keeper.cx.ends;
-        if let Err(error) = ends.may_alter(End::Atlas) {
+    async fn run(&mut self, command: RawDocumentBuf) -> StepResult<Halt> {
+        let sides = &self.keeper.cx.sides;
+        if let Err(error) = sides.may_alter(SideName::Atlas) {
             return Err(Halt::Away(error.to_string()));
         }
         if !self.permit.holds() {
             return Err(Halt::Away(SyncError::Outdated.to_string()));
         }
         // A target that keeps no options has nothing that differs.
-        let Some(schema) = ends.atlas.schema() else { return Ok(Ok(())) };
+        let Some(schema) = sides.atlas.schema() else { return Ok(Ok(())) };
         match schema.alter(self.ns, command, BUILD_PATIENCE).await {
             Ok(()) => Ok(Ok(())),
             Err(Unaltered { reason, because: Because::InProgress, .. }) => {
-                Ok(Err(Refusal::of(reason)))
+                Ok(Err(StepRefusal::of(reason)))
             }
             Err(Unaltered { reason, because, is_away, .. })
                 if is_away || because == Because::Overtaken =>
             {
                 Err(Halt::Away(reason))
             }
-            Err(Unaltered { reason, .. }) => Ok(Err(Refusal::of(reason))),
+            Err(Unaltered { reason, .. }) => Ok(Err(StepRefusal::of(reason))),
         }
     }
 }
 
 impl<K: SchemaSink> Copy<'_, K> {
-    async fn build_these(&mut self, specs: &[RawDocumentBuf]) -> Taken<Halt> {
+    async fn build_these(&mut self, specs: &[RawDocumentBuf]) -> StepResult<Halt> {
         let coll = self.ns.coll();
         match self.run(build_command(coll, specs, self.id)).await? {
             // Before 6.0 a collection that was replaced just now cannot be told apart.
-            Err(Refusal { reason, .. })
+            Err(StepRefusal { reason, .. })
                 if self.id.is_some() && reason.contains("collectionUUID") =>
             {
                 self.run(build_command(coll, specs, None)).await

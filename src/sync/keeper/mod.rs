@@ -13,7 +13,9 @@ use std::{
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
-use super::{Collection, Context, Listing, SyncError, deletes::DeleteLimit, ends::End, pause};
+use super::{
+    Collection, Context, Listing, SyncError, deletes::DeleteLimit, pause, sides::SideName,
+};
 use crate::{
     gate::Permit,
     model::{event::SchemaChange, namespace::Namespace},
@@ -61,7 +63,7 @@ impl<K: SchemaSink> SchemaKeeper<K> {
     /// # Errors
     /// [`SyncError::Stopped`], or a failure of the queue.
     pub async fn keep(&self, stop: &Stop) -> Result<(), SyncError> {
-        if self.cx.ends.atlas.schema().is_none() {
+        if self.cx.sides.atlas.schema().is_none() {
             std::future::pending::<()>().await;
         }
         let mut looks: FuturesUnordered<Look<'_>> = FuturesUnordered::new();
@@ -139,22 +141,22 @@ impl<K: SchemaSink> SchemaKeeper<K> {
         if !self.may_alter() {
             return Ok(None);
         }
-        let permit = self.cx.ends.local.permit();
-        let here = self.cx.here().await?;
-        let there = self.cx.there().await?;
-        self.cx.note_left_out(&here);
-        let described = self.describe_all(&here, &there).await?;
+        let permit = self.cx.sides.local.permit();
+        let source = self.cx.source_listing().await?;
+        let target = self.cx.target_listing().await?;
+        self.cx.note_left_out(&source);
+        let described = self.describe_all(&source, &target).await?;
         if !self.stream_has_come(stop).await? {
             return Ok(None);
         }
         let mut open = Vec::new();
         let mut changes = Vec::new();
-        for (ns, wanted, there) in described {
+        for (ns, wanted, target) in described {
             if self.cx.queue.has_barrier(&ns) {
                 continue; // What the name means is about to change.
             }
             self.cx.queue.keep_in_order(&ns, wanted.is_capped());
-            let steps = steps(&wanted, there.as_ref());
+            let steps = steps(&wanted, target.as_ref());
             match sort_out(&steps, &self.cx.watch.listed(&ns)) {
                 Sorted::Fine => self.cx.watch.strike(&ns),
                 Sorted::Open => open.push(ns),
@@ -163,53 +165,53 @@ impl<K: SchemaSink> SchemaKeeper<K> {
                 }
             }
         }
-        changes.extend(self.views_that_are_left(&here, &there));
+        changes.extend(self.views_that_are_left(&source, &target));
         self.cx.queue_changes(changes).await?;
-        self.drop_emptied(&here, &there.emptied, &permit).await?;
+        self.drop_emptied(&source, &target.emptied, &permit).await?;
         Ok(Some(open))
     }
 
     /// What each is like locally, and in Atlas.
     async fn describe_all(
         &self,
-        here: &Listing,
-        there: &Listing,
+        source: &Listing,
+        target: &Listing,
     ) -> Result<Vec<Described>, SyncError> {
-        let copies = there.collections.iter().chain(&there.views);
+        let copies = target.collections.iter().chain(&target.views);
         let copies: BTreeMap<_, _> = copies.map(|copy| (&copy.ns, copy)).collect();
         let mut pairs = Vec::new();
-        for (original, is_view) in here
+        for (original, is_view) in source
             .collections
             .iter()
             .map(|of| (of, false))
-            .chain(here.views.iter().map(|of| (of, true)))
+            .chain(source.views.iter().map(|of| (of, true)))
         {
             pairs.push((original, copies.get(&original.ns).copied(), is_view));
         }
         self.cx
-            .ends
+            .sides
             .each(pairs, |(original, copy, is_view)| {
                 Box::pin(async move {
-                    let wanted = self.described(End::Local, original, is_view).await?;
-                    let there = match copy {
-                        Some(copy) => Some(self.described(End::Atlas, copy, is_view).await?),
+                    let wanted = self.described(SideName::Local, original, is_view).await?;
+                    let target = match copy {
+                        Some(copy) => Some(self.described(SideName::Atlas, copy, is_view).await?),
                         None => None,
                     };
-                    Ok((original.ns.clone(), wanted, there))
+                    Ok((original.ns.clone(), wanted, target))
                 })
             })
             .await
     }
 
     /// Those that only Atlas has go.
-    fn views_that_are_left(&self, here: &Listing, there: &Listing) -> Vec<SchemaChange> {
-        let taken: BTreeSet<_> = here.names().collect();
+    fn views_that_are_left(&self, source: &Listing, target: &Listing) -> Vec<SchemaChange> {
+        let taken: BTreeSet<_> = source.names().collect();
         let mut changes = Vec::new();
-        for Collection { ns, .. } in &there.views {
+        for Collection { ns, .. } in &target.views {
             let ns = ns.clone();
             if !taken.contains(&ns) && !self.cx.queue.has_barrier(&ns) {
                 // When it is gone its database may be empty.
-                if !here.databases.iter().any(|db| db == ns.db()) {
+                if !source.databases.iter().any(|db| db == ns.db()) {
                     self.cx.watch.ask_everything();
                 }
                 changes.push(SchemaChange::DropIfGone { ns });
@@ -222,11 +224,11 @@ impl<K: SchemaSink> SchemaKeeper<K> {
     /// On the strength of the listing alone, so only while that is certain.
     async fn drop_emptied(
         &self,
-        here: &Listing,
+        source: &Listing,
         emptied: &[String],
         permit: &Permit,
     ) -> Result<(), SyncError> {
-        for db in emptied.iter().filter(|db| !here.databases.contains(db)) {
+        for db in emptied.iter().filter(|db| !source.databases.contains(db)) {
             let waiting = self.cx.queue.pending_by_namespace();
             let is_free = self.cx.filter.is_whole(db) && waiting.keys().all(|ns| ns.db() != db);
             if is_free && permit.holds() {
@@ -239,7 +241,7 @@ impl<K: SchemaSink> SchemaKeeper<K> {
                     Err(error) => {
                         if let SinkError::DropUnanswered { db, .. } = &error {
                             let all = [Namespace::all_of(db)].into();
-                            self.cx.late().schema_given_up(all, Instant::now());
+                            self.cx.in_doubt().schema_given_up(all, Instant::now());
                         }
                         return Err(error.into());
                     }
@@ -252,13 +254,13 @@ impl<K: SchemaSink> SchemaKeeper<K> {
     /// As a listing told of it, with the indexes as they are now.
     async fn described(
         &self,
-        end: End,
+        end: SideName,
         collection: &Collection,
         is_view: bool,
     ) -> Result<Description, SyncError> {
         let mut description = collection.description();
         if !is_view && description.kind == Kind::Collection {
-            description.indexes = list_indexes(self.cx.ends.of(end), &collection.ns).await?;
+            description.indexes = list_indexes(self.cx.sides.of(end), &collection.ns).await?;
         }
         Ok(description)
     }
@@ -267,13 +269,16 @@ impl<K: SchemaSink> SchemaKeeper<K> {
     fn may_alter(&self) -> bool {
         let writing = &self.cx.writing;
         let is_there = writing.against().breaker != Stage::Open;
-        !writing.rests() && writing.is_marked() && is_there && self.cx.ends.local.permit().holds()
+        !writing.rests()
+            && writing.is_acquired()
+            && is_there
+            && self.cx.sides.local.permit().holds()
     }
 
     /// Waits until everything that was done locally until now has been read into the queue: what a name
     /// meant when it was looked at is certain then, if no barrier waits for it.
     async fn stream_has_come(&self, stop: &Stop) -> Result<bool, SyncError> {
-        let now = self.cx.ends.local.now().await?;
+        let now = self.cx.sides.local.now().await?;
         let give_up = Instant::now() + STREAM_PATIENCE;
         while !self.cx.reading.position().has_read(now) {
             if Instant::now() > give_up {

@@ -1,6 +1,6 @@
-//! How the agent takes its target, and keeps it: what it remembers of the mark that it left, the demand that
+//! How the agent takes its target, and keeps it: what it remembers of the lease that it left, the mandatory sync that
 //! follows from another target, the heartbeat, and what is looked at with each: whether the local database has
-//! become a copy of the target, and whether another source has marked what is ours.
+//! become a copy of the target, and whether another source has a lease on what is ours.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,33 +12,34 @@ use crate::{
     queue::{Queue, QueueError, note},
     runtime::{
         clock::now_ms,
-        crash::{self, Step},
+        crash::{self, CrashPoint},
         shutdown::{Stop, blocking},
     },
-    side::marks::AgentMark,
+    side::records::AgentIdentity,
     sink::SchemaSink,
     sync::state::{Reason, SyncState},
 };
 
-mod claim;
+mod lease_client;
 mod remembered;
 mod review;
 mod upstream;
 
-pub use claim::Claim;
+pub use lease_client::LeaseClient;
 pub(super) use review::not_ours;
 pub use review::{Remark, review};
 
-use claim::{HEARTBEAT, Taken, Taking};
+use lease_client::{Acquired, Acquisition, HEARTBEAT};
 use remembered::Remembered;
 use upstream::Upstream;
 
-/// How long the local database may take to show the marks in it. Without an answer those that were seen last
+/// How long the local database may take to show the lease records in it. Without an answer those that were seen last
 /// count.
 const UPSTREAM_PATIENCE: Duration = Duration::from_secs(3);
 
 fn remembered(queue: &Queue) -> Result<Remembered, QueueError> {
-    let claim = queue.meta(note::CLAIM)?.and_then(|claim| String::from_utf8(claim).ok());
+    let lease_id =
+        queue.meta(note::LEASE_ID)?.and_then(|lease_id| String::from_utf8(lease_id).ok());
     let position = |name| -> Result<ClusterTime, QueueError> {
         let noted = queue.meta(name)?.and_then(|noted| noted.try_into().ok());
         Ok(ClusterTime(noted.map_or(0, u64::from_be_bytes)))
@@ -49,7 +50,7 @@ fn remembered(queue: &Queue) -> Result<Remembered, QueueError> {
     let (lives, own) = (lives.unwrap_or_default(), queue.checkpoint()?);
     let position = own.as_ref().map(|checkpoint| checkpoint.cluster_time).unwrap_or_default();
     let kind = own.map(|checkpoint| checkpoint.kind);
-    Ok(Remembered { claim, checkpoint, sent, moved, lives, position, kind })
+    Ok(Remembered { lease_id, checkpoint, sent, moved, lives, position, kind })
 }
 
 fn note_lives(queue: &Queue, lives: &[String]) -> Result<(), QueueError> {
@@ -58,32 +59,32 @@ fn note_lives(queue: &Queue, lives: &[String]) -> Result<(), QueueError> {
 }
 
 /// A copy that has not begun goes to the new target anyway.
-fn demand_for_new_target(queue: &Queue, is_first: bool) -> Result<(), QueueError> {
+fn require_for_new_target(queue: &Queue, is_first: bool) -> Result<(), QueueError> {
     let open = SyncState::load(queue)?.filter(|state| state.request.is_none());
     let has_not_begun =
         is_first && open.is_some_and(|state| state.done.is_empty() && state.begun.is_empty());
     if !has_not_begun {
         let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
-        SyncState::demand(queue, position.unwrap_or_default(), Reason::NewTarget)?;
+        SyncState::require(queue, position.unwrap_or_default(), Reason::NewTarget)?;
     }
     queue.flush()
 }
 
-/// What stands in the place of a claim where no mark can carry one.
-const UNMARKED: &[u8] = b"no mark";
+/// What stands in the place of a lease id where no lease can carry one.
+const UNLEASED: &[u8] = b"no mark";
 
-/// How often to look whether a mark that is too old may be renewed.
+/// How often to look whether a lease that is too old may be renewed.
 const FENCED_EVERY: Duration = Duration::from_secs(2);
 
 /// Takes the target, and keeps it for as long as the agent runs.
 pub(super) struct Ownership<K> {
     cx: Arc<Context<K>>,
     source_id: String,
-    agent: AgentMark,
+    agent: AgentIdentity,
     /// Take the target over, whoever's it is.
     adopt: bool,
-    /// See [`Taking`].
-    seen_beat: Mutex<Option<i64>>,
+    /// See [`Acquisition`].
+    seen_heartbeat: Mutex<Option<i64>>,
     ring: Mutex<Ring>,
 }
 
@@ -99,11 +100,11 @@ impl<K: SchemaSink> Ownership<K> {
     pub(super) fn new(
         cx: Arc<Context<K>>,
         source_id: String,
-        agent: AgentMark,
+        agent: AgentIdentity,
         adopt: bool,
     ) -> Self {
-        let (seen_beat, ring) = (Mutex::default(), Mutex::default());
-        Self { cx, source_id, agent, adopt, seen_beat, ring }
+        let (seen_heartbeat, ring) = (Mutex::default(), Mutex::default());
+        Self { cx, source_id, agent, adopt, seen_heartbeat, ring }
     }
 
     /// Makes sure that the target is ours, at the start.
@@ -111,35 +112,35 @@ impl<K: SchemaSink> Ownership<K> {
     /// # Errors
     /// When it is not, or the queue fails.
     pub(super) async fn take(&self, stop: &Stop) -> Result<(), SyncError> {
-        if !self.keeps_marks() {
+        if !self.keeps_leases() {
             return self.take_unmarked().await;
         }
         self.take_patiently(true, stop).await
     }
 
-    fn keeps_marks(&self) -> bool {
-        self.cx.ends.atlas.marks().is_some()
+    fn keeps_leases(&self) -> bool {
+        self.cx.sides.atlas.records().is_some()
     }
 
-    /// Of a target without marks nobody can tell whose it is, nor whether it has what an earlier queue was told of. So
+    /// Of a target without lease records nobody can tell whose it is, nor whether it has what an earlier queue was told of. So
     /// each queue gives it everything once.
     async fn take_unmarked(&self) -> Result<(), SyncError> {
         let queue = self.cx.queue.clone();
         blocking(move || {
-            if queue.meta(note::CLAIM)?.as_deref() == Some(UNMARKED) {
+            if queue.meta(note::LEASE_ID)?.as_deref() == Some(UNLEASED) {
                 return Ok(());
             }
-            demand_for_new_target(&queue, true)?;
-            queue.set_meta(note::CLAIM, Some(UNMARKED))
+            require_for_new_target(&queue, true)?;
+            queue.set_meta(note::LEASE_ID, Some(UNLEASED))
         })
         .await?;
-        self.cx.writing.marked();
+        self.cx.writing.acquired();
         Ok(())
     }
 
-    fn claim(&self) -> Claim<'_> {
-        Claim {
-            atlas: &*self.cx.ends.atlas,
+    fn lease_client(&self) -> LeaseClient<'_> {
+        LeaseClient {
+            atlas: &*self.cx.sides.atlas,
             filter: &self.cx.filter,
             source_id: &self.source_id,
             agent: &self.agent,
@@ -155,13 +156,13 @@ impl<K: SchemaSink> Ownership<K> {
             .await
     }
 
-    /// Takes the target, and demands a sync where it is not the one that the queue's position belongs to.
-    /// The demand is on the disk before the mark is set, since the mark is what keeps the next start from
-    /// demanding it.
+    /// Takes the target, and requires a sync where it is not the one that the queue's position belongs to.
+    /// The requirement is on the disk before the lease is taken, since the lease is what keeps the next start from
+    /// requiring it.
     async fn take_target(&self, is_first: bool) -> Result<(), SyncError> {
-        let target = same::check(&self.cx.ends).await?;
+        let target = same::check(&self.cx.sides).await?;
         let db = self.cx.filter.state_database();
-        let seen = upstream::read(&*self.cx.ends.local, &self.source_id, db).await?;
+        let seen = upstream::read(&*self.cx.sides.local, &self.source_id, db).await?;
         if is_first && (target.is_none() || seen.is_none()) {
             tracing::warn!(
                 "the user may not read Atlas's identity, or the marks in the local database; that this local database is not a copy of this Atlas cannot be made sure of"
@@ -171,16 +172,16 @@ impl<K: SchemaSink> Ownership<K> {
         self.ring().clone_from(&Ring { target: target.clone(), upstream: upstream.clone() });
         let queue = self.cx.queue.clone();
         let remembered = blocking(move || remembered(&queue)).await?;
-        let taking = Taking {
+        let acquisition = Acquisition {
             // A target is adopted once, by a person who looks on.
             adopt: self.adopt && is_first,
             is_first,
             upstream: &upstream,
             target: target.as_deref(),
             remembered: &remembered,
-            seen_beat: &self.seen_beat,
+            seen_heartbeat: &self.seen_heartbeat,
         };
-        let demand = async || {
+        let require = async || {
             let (queue, moved) = (self.cx.queue.clone(), remembered.moved);
             blocking(move || {
                 if moved {
@@ -188,66 +189,67 @@ impl<K: SchemaSink> Ownership<K> {
                     let before = position.unwrap_or_default().0.saturating_sub(1);
                     queue.refresh_pending(ClusterTime(before), now_ms())?;
                 }
-                demand_for_new_target(&queue, is_first)
+                require_for_new_target(&queue, is_first)
             })
             .await?;
-            crash::point(Step::ClaimNoted);
+            crash::point(CrashPoint::LeaseIdNoted);
             Ok(())
         };
         let (queue, mut lives) = (self.cx.queue.clone(), remembered.lives.clone());
         let life = self.agent.instance.clone();
         if !lives.contains(&life) {
             lives.push(life.clone());
-            // Before the mark can be set, so that whoever has it finds its name here.
+            // Before the lease can be taken, so that whoever has it finds its name here.
             blocking(move || note_lives(&queue, &lives).and_then(|()| queue.flush())).await?;
         }
-        let taken = self.claim().take(&taking, demand).await;
-        if matches!(taken, Err(SyncError::OlderQueue)) {
+        let acquired = self.lease_client().take(&acquisition, require).await;
+        if matches!(acquired, Err(SyncError::OlderQueue)) {
             let queue = self.cx.queue.clone();
             return Err(blocking(move || queue.give_up_as_outdated()).await.into());
         }
-        let Taken { claim, refused } = taken?;
+        let Acquired { lease_id, refused } = acquired?;
         let queue = self.cx.queue.clone();
         blocking(move || note_lives(&queue, &[life])).await?;
-        let marked = self.cx.queue.kept_apart().marked.clone();
-        self.keep_apart(Foreign { names: refused, marked }).await?;
-        let (queue, is_new) = (self.cx.queue.clone(), remembered.claim.as_ref() != Some(&claim));
+        let leased = self.cx.queue.kept_apart().leased.clone();
+        self.keep_apart(Foreign { names: refused, leased }).await?;
+        let (queue, is_new) =
+            (self.cx.queue.clone(), remembered.lease_id.as_ref() != Some(&lease_id));
         if is_new {
             blocking(move || {
                 queue.set_meta(note::RENEWED, None)?;
                 queue.set_meta(note::RENEWING, None)?;
-                queue.set_meta(note::CLAIM, Some(claim.as_bytes()))?;
+                queue.set_meta(note::LEASE_ID, Some(lease_id.as_bytes()))?;
                 queue.set_meta(note::MOVED, None)
             })
             .await?;
         }
-        // Of two that set their marks at the same moment, one sees the other now, before it writes anything.
+        // Of two that take their leases at the same moment, one sees the other now, before it writes anything.
         self.look_upstream().await?;
         self.look_at_others().await?;
-        self.cx.writing.marked();
+        self.cx.writing.acquired();
         Ok(())
     }
 
-    /// Renews the heartbeat in the mark for as long as the agent runs, and stops the writing when that
+    /// Renews the heartbeat of the lease for as long as the agent runs, and stops the writing when that
     /// fails for too long: another agent may have been told to take over.
     pub(super) async fn keep(&self, stop: &Stop) -> Result<(), SyncError> {
-        if !self.keeps_marks() {
+        if !self.keeps_leases() {
             std::future::pending::<()>().await;
         }
         loop {
             let is_fenced = self.cx.writing.is_fenced();
             tokio::time::sleep(if is_fenced { FENCED_EVERY } else { HEARTBEAT }).await;
-            // Before the claim there is no mark of this instance.
-            if !self.cx.writing.is_marked() {
+            // Before the lease is taken there is no record of this instance.
+            if !self.cx.writing.is_acquired() {
                 continue;
             }
             self.look_upstream().await?;
-            match self.beat().await? {
+            match self.heartbeat().await? {
                 Some(true) => self.look_at_others().await?,
                 Some(false) => {
                     tracing::warn!("the mark of ownership in Atlas is not as it was left");
                     self.take_patiently(false, stop).await?;
-                    self.cx.demanded.notify_one();
+                    self.cx.sync_wanted.notify_one();
                 }
                 None => {}
             }
@@ -255,28 +257,30 @@ impl<K: SchemaSink> Ownership<K> {
     }
 
     /// Goes on with the heartbeat when the agent stops, for as long as what waits is still written: that may
-    /// take longer than a mark stays young.
+    /// take longer than a lease stays young.
     ///
     /// # Errors
     /// When the queue fails.
-    pub(super) async fn beat_while_draining(&self, stop: &Stop) -> Result<(), SyncError> {
+    pub(super) async fn heartbeat_while_draining(&self, stop: &Stop) -> Result<(), SyncError> {
         stop.drain.cancelled().await;
-        while self.keeps_marks() && self.cx.writing.is_marked() && self.beat().await? != Some(false)
+        while self.keeps_leases()
+            && self.cx.writing.is_acquired()
+            && self.heartbeat().await? != Some(false)
         {
             tokio::time::sleep(HEARTBEAT).await;
         }
         Ok(())
     }
 
-    /// Renews the heartbeat once. False when the mark is not as it was left; `None` where Atlas did not answer.
-    async fn beat(&self) -> Result<Option<bool>, SyncError> {
+    /// Renews the heartbeat once. False when the lease is not as it was left; `None` where Atlas did not answer.
+    async fn heartbeat(&self) -> Result<Option<bool>, SyncError> {
         let queue = self.cx.queue.clone();
         let left = blocking(move || remembered(&queue)).await?.checkpoint;
         let position = self.cx.reading.position().seen().max(left);
         let noted = self.cx.queue.clone();
         blocking(move || noted.set_meta(note::RENEWING, Some(&position.0.to_be_bytes()))).await?;
-        let (claim, upstream) = (self.claim(), self.ring().upstream.clone());
-        let renewal = claim.renew(left, position, &upstream);
+        let (lease_client, upstream) = (self.lease_client(), self.ring().upstream.clone());
+        let renewal = lease_client.renew(left, position, &upstream);
         match tokio::time::timeout(HEARTBEAT, renewal).await {
             Ok(Ok(is_as_left)) => {
                 if is_as_left {
@@ -297,7 +301,7 @@ impl<K: SchemaSink> Ownership<K> {
     /// [`SyncError::Ring`]. Nothing is written from then on.
     async fn look_upstream(&self) -> Result<(), SyncError> {
         let db = self.cx.filter.state_database();
-        let reading = upstream::read(&*self.cx.ends.local, &self.source_id, db);
+        let reading = upstream::read(&*self.cx.sides.local, &self.source_id, db);
         match tokio::time::timeout(UPSTREAM_PATIENCE, reading).await {
             Ok(Ok(Some(seen))) => self.ring().upstream = Arc::new(seen),
             Ok(Ok(None)) => {}
@@ -312,12 +316,12 @@ impl<K: SchemaSink> Ownership<K> {
         })
     }
 
-    /// Looks whether another source has marked what is ours. One of today's version does not do that, nor do
+    /// Looks whether another source has a lease on what is ours. One of today's version does not do that, nor do
     /// two that start at the same moment see each other: then neither writes what both choose.
     async fn look_at_others(&self) -> Result<(), SyncError> {
-        let claim = self.claim();
-        let marked = match tokio::time::timeout(HEARTBEAT / 2, claim.others()).await {
-            Ok(Ok(marked)) => marked,
+        let lease_client = self.lease_client();
+        let leased = match tokio::time::timeout(HEARTBEAT / 2, lease_client.others()).await {
+            Ok(Ok(leased)) => leased,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the marks of others cannot be read");
                 return Ok(());
@@ -325,14 +329,14 @@ impl<K: SchemaSink> Ownership<K> {
             Err(_) => return Ok(()),
         };
         let before = self.cx.queue.kept_apart();
-        let foreign = Foreign { names: before.names.clone(), marked };
+        let foreign = Foreign { names: before.names.clone(), leased };
         if !before.is_within(&foreign) {
             // Whoever had it may have written to it.
             let (queue, position) = (self.cx.queue.clone(), self.cx.reading.position().seen());
-            blocking(move || SyncState::demand(&queue, position, Reason::NewTarget)).await?;
-            self.cx.demanded.notify_one();
+            blocking(move || SyncState::require(&queue, position, Reason::NewTarget)).await?;
+            self.cx.sync_wanted.notify_one();
         }
-        if !foreign.marked.is_empty() || !before.is_within(&foreign) {
+        if !foreign.leased.is_empty() || !before.is_within(&foreign) {
             self.keep_apart(foreign).await?;
         }
         Ok(())
@@ -346,11 +350,11 @@ impl<K: SchemaSink> Ownership<K> {
             .iter()
             .map(|ns| (ns.clone(), "Atlas held data of somebody else's in it".to_owned()))
             .collect();
-        if !foreign.marked.is_empty() {
+        if !foreign.leased.is_empty() {
             // What does not answer is asked again with the next heartbeat.
-            let listing = self.cx.ends.local.list(&self.cx.filter).await.unwrap_or_default();
+            let listing = self.cx.sides.local.list(&self.cx.filter).await.unwrap_or_default();
             for collection in listing.collections.into_iter().chain(listing.views) {
-                if let Some(source) = foreign.marked_by(&collection.ns) {
+                if let Some(source) = foreign.leased_by(&collection.ns) {
                     let reason =
                         format!("another source, `{source}`, has marked it as its own in Atlas");
                     named.insert(collection.ns, reason);

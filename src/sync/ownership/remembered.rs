@@ -1,24 +1,24 @@
-//! What the agent remembers of the mark that it left, and whether its queue is older than that mark.
+//! What the agent remembers of the lease that it left, and whether its queue is older than that lease.
 
 use std::time::Duration;
 
 use crate::{
     model::checkpoint::{ClusterTime, PositionKind},
-    side::marks::Mark,
+    side::records::LeaseRecord,
 };
 
-/// What the agent remembers of the mark that it left.
+/// What the agent remembers of the lease that it left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remembered {
-    /// The claim that its queue's position belongs to.
-    pub claim: Option<String>,
-    /// The last position that the mark is known to carry.
+    /// The id of the lease that its queue's position belongs to.
+    pub lease_id: Option<String>,
+    /// The last position that the lease is known to carry.
     pub checkpoint: ClusterTime,
-    /// The last position that was sent to it. Its answer may be lost, and then the mark carries it all the same.
+    /// The last position that was sent to it. Its answer may be lost, and then the lease carries it all the same.
     pub sent: ClusterTime,
-    /// The queue came from another machine, and has not claimed its target yet.
+    /// The queue came from another machine, and has not taken the lease of its target yet.
     pub moved: bool,
-    /// The starts that may have set the mark last.
+    /// The starts that may have taken the lease last.
     pub lives: Vec<String>,
     /// How far the queue has come by its own account.
     pub position: ClusterTime,
@@ -26,19 +26,19 @@ pub struct Remembered {
     pub kind: Option<PositionKind>,
 }
 
-/// By how much a mark may be ahead of a queue that has lost its last half second with its process.
+/// By how much a lease may be ahead of a queue that has lost its last half second with its process.
 const AHEAD_MAX: Duration = Duration::from_secs(60);
 
 impl Remembered {
-    /// True when this queue is an older one than that which has set the mark.
-    pub fn is_behind(&self, mark: &Mark) -> bool {
+    /// True when this queue is an older one than that which has taken the lease.
+    pub fn is_behind(&self, record: &LeaseRecord) -> bool {
         let Remembered { lives, checkpoint, sent, position, .. } = self;
         // Earlier versions tell of no life.
         let is_of_another_life =
-            mark.life.as_ref().is_some_and(|life| !lives.is_empty() && !lives.contains(life));
+            record.life.as_ref().is_some_and(|life| !lives.is_empty() && !lives.contains(life));
         // How far is too far is told in time alone.
         let millis = |position| self.kind.as_ref()?.millis(position);
-        let known = millis(*position.max(sent).max(checkpoint)).zip(millis(mark.checkpoint));
+        let known = millis(*position.max(sent).max(checkpoint)).zip(millis(record.checkpoint));
         let is_far_ahead = *position > ClusterTime::default()
             && known.is_some_and(|(known, ahead)| {
                 ahead > known.saturating_add(AHEAD_MAX.as_millis() as u64)
@@ -55,18 +55,18 @@ mod tests {
     use crate::model::namespace::NamespaceFilter;
 
     #[test]
-    fn a_queue_that_was_put_back_is_behind_the_mark() {
+    fn a_queue_that_was_put_back_is_behind_the_lease() {
         let second = |n: u64| ClusterTime(n << 32);
-        let of = |life: &str, at: u64| Mark {
+        let of = |life: &str, at: u64| LeaseRecord {
             source_id: "a".to_owned(),
             filter: NamespaceFilter::new(&[], &[]).unwrap(),
             copied: Vec::new(),
             refused: BTreeSet::default(),
             upstream: Vec::new(),
-            claim: Some("c".to_owned()),
+            lease_id: Some("c".to_owned()),
             checkpoint: second(at),
             life: Some(life.to_owned()),
-            keeper: None,
+            holder: None,
         };
         let queue = |lives: &[&str], position| Remembered {
             lives: lives.iter().map(|life| (*life).to_owned()).collect(),

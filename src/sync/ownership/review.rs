@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::{
-    claim::{not_owned, overlap_error, overlapping, with_data},
+    lease_client::{not_owned, overlap_error, overlapping, with_data},
     upstream,
 };
 use crate::{
     model::namespace::{Namespace, NamespaceFilter},
     side::{
         Side,
-        marks::{Keeper, Mark},
+        records::{LeaseHolder, LeaseRecord},
     },
     sync::SyncError,
 };
@@ -20,7 +20,7 @@ use crate::{
 pub enum Remark {
     Fine(String),
     /// Does not keep `run` from starting.
-    Doubt {
+    Warning {
         text: String,
         fix: String,
     },
@@ -28,7 +28,7 @@ pub enum Remark {
     Refusal(SyncError),
 }
 
-/// Looks at the marks on both sides, and at what Atlas holds.
+/// Looks at the lease records on both sides, and at what Atlas holds.
 ///
 /// # Errors
 /// When an end does not answer, or refuses to.
@@ -40,16 +40,16 @@ pub async fn review(
 ) -> Result<Vec<Remark>, SyncError> {
     let mut found = Vec::new();
     let db = filter.state_database();
-    let Some(store) = atlas.marks() else { return Ok(found) };
-    let marks = store.read(db).await?;
-    let own = marks.iter().find(|mark| mark.source_id == source_id);
-    for (mark, patterns) in overlapping(source_id, filter, &marks) {
-        found.push(Remark::Refusal(overlap_error(mark, &patterns)));
+    let Some(store) = atlas.records() else { return Ok(found) };
+    let records = store.read(db).await?;
+    let own = records.iter().find(|record| record.source_id == source_id);
+    for (record, patterns) in overlapping(source_id, filter, &records) {
+        found.push(Remark::Refusal(overlap_error(record, &patterns)));
     }
     let target = atlas.looks().await?.set_id;
     let seen = upstream::read(local, source_id, db).await?;
     if target.is_none() {
-        found.push(Remark::Doubt {
+        found.push(Remark::Warning {
             text: "Atlas's identity cannot be read, so two agents that replicate crosswise are noticed only after \
                    a while"
                 .to_owned(),
@@ -61,7 +61,7 @@ pub async fn review(
         Some(upstream) => {
             found.extend(upstream.check(source_id, target.as_deref()).err().map(Remark::Refusal));
         }
-        None => found.push(Remark::Doubt {
+        None => found.push(Remark::Warning {
             text: format!(
                 "`{}` in the local database cannot be read, so two agents that replicate crosswise are \
                  not noticed",
@@ -72,10 +72,10 @@ pub async fn review(
     }
     let held = with_data(atlas, filter).await?;
     let not_ours: BTreeSet<_> =
-        held.iter().filter(|ns| !own.is_some_and(|mark| mark.owns(ns))).collect();
+        held.iter().filter(|ns| !own.is_some_and(|record| record.owns(ns))).collect();
     match (own, not_ours.first()) {
         (None, Some(ns)) => found.push(Remark::Refusal(not_owned(ns, db, &[], store))),
-        (Some(_), Some(_)) => found.extend(not_ours.iter().map(|ns| Remark::Doubt {
+        (Some(_), Some(_)) => found.extend(not_ours.iter().map(|ns| Remark::Warning {
             text: format!(
                 "{ns} will not be written: Atlas holds data in it, and no mark of this source covers it, now or \
                  before"
@@ -89,30 +89,30 @@ pub async fn review(
     Ok(found)
 }
 
-/// What Atlas holds data in, of what `filter` chooses, and no mark of this source covers.
+/// What Atlas holds data in, of what `filter` chooses, and no lease of this source covers.
 pub(in crate::sync) async fn not_ours(
     atlas: &dyn Side,
     filter: &NamespaceFilter,
     source_id: &str,
 ) -> Result<BTreeSet<Namespace>, SyncError> {
-    let Some(store) = atlas.marks() else { return Ok(BTreeSet::new()) };
-    let marks = store.read(filter.state_database()).await?;
-    let own = marks.iter().find(|mark| mark.source_id == source_id);
+    let Some(store) = atlas.records() else { return Ok(BTreeSet::new()) };
+    let records = store.read(filter.state_database()).await?;
+    let own = records.iter().find(|record| record.source_id == source_id);
     let mut held: BTreeSet<_> = with_data(atlas, filter).await?.into_iter().collect();
-    held.retain(|ns| !own.is_some_and(|mark| mark.owns(ns)));
+    held.retain(|ns| !own.is_some_and(|record| record.owns(ns)));
     Ok(held)
 }
 
-fn whose(own: Option<&Mark>, held: usize) -> String {
+fn whose(own: Option<&LeaseRecord>, held: usize) -> String {
     let Some(own) = own else {
         return "Atlas holds nothing in the namespaces that will be replicated".to_owned();
     };
-    let keeper = own.keeper.as_ref().map_or_else(String::new, |keeper| {
-        let Keeper { agent, .. } = keeper;
-        let (host, pid, silence) = (&agent.host, agent.pid, keeper.silence());
+    let holder = own.holder.as_ref().map_or_else(String::new, |holder| {
+        let LeaseHolder { agent, .. } = holder;
+        let (host, pid, silence) = (&agent.host, agent.pid, holder.silence());
         format!(", kept by the agent on host `{host}`, process {pid}, last heartbeat {silence} ago")
     });
     format!(
-        "the {held} collections with data in Atlas are marked as the copy of this source{keeper}"
+        "the {held} collections with data in Atlas are marked as the copy of this source{holder}"
     )
 }

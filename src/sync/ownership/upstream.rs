@@ -1,12 +1,12 @@
 //! Replication goes one way: no database becomes, by way of however many others, a copy of itself.
 //!
 //! An agent from A to B, and one from B to A, each overwrite what the application has just written with what
-//! they have in their queue. So each mark says which sources the local database of its own source is a copy of
-//! (`upstream`): those that have a mark *in the local database*, and what those name in turn. An agent whose
+//! they have in their queue. So each lease says which sources the local database of its own source is a copy of
+//! (`upstream`): those that have a lease *in the local database*, and what those name in turn. An agent whose
 //! target is among these does not start; one that finds it later ends. A chain, A to B to C, is fine.
 //!
 //! The target is known by the same id as a source. Where that may not be read, what is left is that one's own
-//! id comes back in the marks: some agent of the ring notices it then, after a heartbeat or two.
+//! id comes back in the lease records: some agent of the ring notices it then, after a heartbeat or two.
 
 use std::collections::BTreeSet;
 
@@ -20,9 +20,9 @@ use crate::{
 /// What the local database is a copy of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Upstream {
-    /// How the place of the marks is called.
+    /// How the place of the lease records is called.
     place: String,
-    /// Sources that have a mark in the local database.
+    /// Sources that have a lease in the local database.
     direct: BTreeSet<String>,
     /// What those are copies of themselves.
     farther: BTreeSet<String>,
@@ -34,22 +34,22 @@ fn is_exact(id: &str) -> bool {
 }
 
 impl Upstream {
-    /// From the marks in the local database: sources, each with its own `upstream`. A mark of the local
+    /// From the lease records in the local database: sources, each with its own `upstream`. A lease of the local
     /// database itself is a leftover of a restore.
     fn of(
         own: &str,
         place: String,
-        marks: impl IntoIterator<Item = (String, Vec<String>)>,
+        records: impl IntoIterator<Item = (String, Vec<String>)>,
     ) -> Self {
         let mut upstream = Self { place, ..Self::default() };
-        for (source, farther) in marks.into_iter().filter(|(source, _)| source != own) {
+        for (source, farther) in records.into_iter().filter(|(source, _)| source != own) {
             upstream.direct.insert(source);
             upstream.farther.extend(farther);
         }
         upstream
     }
 
-    /// For the mark.
+    /// For the lease.
     pub fn ids(&self) -> Vec<&str> {
         self.direct.union(&self.farther).map(String::as_str).collect()
     }
@@ -80,17 +80,17 @@ impl Upstream {
     }
 }
 
-/// Reads the marks in the local database `db`; `None` where the user may not.
+/// Reads the lease records in the local database `db`; `None` where the user may not.
 ///
 /// # Errors
 /// When the server does not answer.
 pub async fn read(local: &dyn Side, own: &str, db: &str) -> Result<Option<Upstream>, SideError> {
-    // What no marks can be in is a copy of nothing.
-    let Some(store) = local.marks() else { return Ok(Some(Upstream::default())) };
+    // What no lease records can be in is a copy of nothing.
+    let Some(store) = local.records() else { return Ok(Some(Upstream::default())) };
     match store.read(db).await {
-        Ok(marks) => {
-            let marks = marks.into_iter().map(|mark| (mark.source_id, mark.upstream));
-            Ok(Some(Upstream::of(own, store.name(db), marks)))
+        Ok(records) => {
+            let records = records.into_iter().map(|record| (record.source_id, record.upstream));
+            Ok(Some(Upstream::of(own, store.name(db), records)))
         }
         Err(SideError::Source(SourceError::Denied { .. } | SourceError::Failed(_))) => Ok(None),
         Err(error) => Err(error),
@@ -101,14 +101,14 @@ pub async fn read(local: &dyn Side, own: &str, db: &str) -> Result<Option<Upstre
 mod tests {
     use super::*;
 
-    fn upstream(own: &str, marks: &[(&str, &[&str])]) -> Upstream {
+    fn upstream(own: &str, records: &[(&str, &[&str])]) -> Upstream {
         let own_list = |list: &[&str]| list.iter().map(|id| (*id).to_owned()).collect();
-        let marks = marks.iter().map(|(id, farther)| ((*id).to_owned(), own_list(farther)));
-        Upstream::of(own, "outrigger.replicas".to_owned(), marks)
+        let records = records.iter().map(|(id, farther)| ((*id).to_owned(), own_list(farther)));
+        Upstream::of(own, "outrigger.replicas".to_owned(), records)
     }
 
-    fn is_refused(own: &str, target: Option<&str>, marks: &[(&str, &[&str])]) -> bool {
-        upstream(own, marks).check(own, target).is_err()
+    fn is_refused(own: &str, target: Option<&str>, records: &[(&str, &[&str])]) -> bool {
+        upstream(own, records).check(own, target).is_err()
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_of_the_local_database_in_itself_is_a_restore() {
+    fn the_lease_of_the_local_database_in_itself_is_a_restore() {
         assert!(!is_refused("a", Some("b"), &[("a", &["b"])]));
     }
 }

@@ -39,11 +39,11 @@ pub(super) fn renamed(queue: &Queue, namespaces: &[Namespace]) -> Result<(), Que
     change(queue, |noted| noted.extend(namespaces.iter().cloned()))
 }
 
-/// Demands these, and notes them no longer.
+/// Requires these, and notes them no longer.
 ///
 /// # Errors
 /// When the queue cannot be read or written.
-pub fn demand(
+pub fn require(
     queue: &Queue,
     position: ClusterTime,
     namespaces: &BTreeSet<Namespace>,
@@ -52,8 +52,8 @@ pub fn demand(
     if namespaces.is_empty() {
         return Ok(());
     }
-    // First the demand: a crash between the two repeats it.
-    SyncState::demand_of(queue, position, namespaces, reason)?;
+    // First the note that a sync is mandatory: a crash between the two repeats it.
+    SyncState::require_of(queue, position, namespaces, reason)?;
     change(queue, |noted| noted.retain(|ns| !namespaces.contains(ns)))
 }
 

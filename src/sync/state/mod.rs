@@ -1,8 +1,8 @@
 //! What is to be copied or compared, why, and how far that is: kept beside the queue, so that it
 //! survives with the checkpoint that it belongs to.
 //!
-//! Two kinds share the one place. A *demand* is what the agent owes: the first copy, a lost history. It is
-//! never refused and never cancelled; it takes the place of whatever else is noted. A *request* is what a
+//! Two kinds share the one place. A *mandatory* sync is what the agent owes: the first copy, a lost history. It is
+//! never refused and never cancelled; it takes the place of whatever else is noted. One *on demand* is what a
 //! person or the clock asked for: refused while anything runs, and cancelled on request.
 //!
 //! The run itself is one short note; how far it is in each collection is noted beside it, see `notes`.
@@ -25,7 +25,7 @@ pub mod behind;
 mod notes;
 
 use notes::Changes;
-pub use notes::Step;
+pub use notes::CollectionStep;
 
 /// Why everything is copied or compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub enum Reason {
     HistoryLost,
     /// The server could not show what follows the stream's position.
     Unshowable,
-    /// This Atlas carries no mark of ours.
+    /// This Atlas carries no lease of ours.
     NewTarget,
     NamespacesChanged,
     /// A collection came in by a rename, or was renamed while others were copied.
@@ -111,27 +111,27 @@ pub struct CopyPlan {
     pub is_copy: bool,
 }
 
-/// The note of a sync that is demanded or under way.
+/// The note of a sync that is required or under way.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SyncState {
     /// Names this run.
     #[serde(default)]
     pub id: Uuid,
     /// The cluster time that local reads must have reached: the stream's position when the sync was
-    /// demanded. What was committed before it is not in the stream.
+    /// required. What was committed before it is not in the stream.
     pub after: u64,
     #[serde(default)]
     pub reason: Reason,
-    /// When it was demanded, milliseconds since 1970.
+    /// When it was required, milliseconds since 1970.
     #[serde(default)]
     pub since_ms: u64,
-    /// `None` for a demand.
+    /// `None` for a mandatory one.
     #[serde(default)]
     pub request: Option<SyncRequest>,
-    /// It is a demand of some collections.
+    /// It is mandatory for some collections.
     #[serde(default)]
     pub is_of_some: bool,
-    /// Of a demand: the collections that it is about. Empty for all.
+    /// Of a mandatory one: the collections that it is about. Empty for all.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub only: BTreeSet<Namespace>,
     /// Collections that are done.
@@ -217,12 +217,12 @@ impl SyncState {
         Ok(Self::open(queue)?.is_some_and(|state| state.reason == Reason::Unshowable))
     }
 
-    /// Demands that everything be copied or compared, from the beginning, as it is at `position` or
+    /// Requires that everything be copied or compared, from the beginning, as it is at `position` or
     /// later.
     ///
     /// # Errors
     /// When the queue cannot be written.
-    pub fn demand(queue: &Queue, position: ClusterTime, reason: Reason) -> Result<(), QueueError> {
+    pub fn require(queue: &Queue, position: ClusterTime, reason: Reason) -> Result<(), QueueError> {
         queue.update_metas(|| {
             let last = Self::load(queue)?.unwrap_or_default();
             let mut next = Self::begin(position, reason, None);
@@ -239,13 +239,13 @@ impl SyncState {
         })
     }
 
-    /// Demands that these collections, or [whole databases](Namespace::all_of), be copied or compared, as they are at
+    /// Requires that these collections, or [whole databases](Namespace::all_of), be copied or compared, as they are at
     /// `position` or later. What is
-    /// demanded already stays so; a request of everything becomes a demand, and any other one gives way.
+    /// required already stays so; one on demand of everything becomes mandatory, and any other one gives way.
     ///
     /// # Errors
     /// When the queue cannot be written.
-    pub fn demand_of(
+    pub fn require_of(
         queue: &Queue,
         position: ClusterTime,
         namespaces: &BTreeSet<Namespace>,
@@ -283,11 +283,11 @@ impl SyncState {
         })
     }
 
-    /// Notes a request, unless something is open already: that is the inner error then.
+    /// Notes a sync on demand, unless something is open already: that is the inner error then.
     ///
     /// # Errors
     /// When the queue cannot be read or written.
-    pub fn ask(
+    pub fn request(
         queue: &Queue,
         position: ClusterTime,
         request: SyncRequest,
@@ -307,7 +307,7 @@ impl SyncState {
         Ok(open.map_or(Ok(next), Err))
     }
 
-    /// Takes a request back.
+    /// Takes a sync on demand back.
     ///
     /// # Errors
     /// When the queue cannot be read or written.
@@ -345,20 +345,25 @@ impl SyncState {
     ///
     /// # Errors
     /// When the queue cannot be read or written.
-    pub fn note(queue: &Queue, id: Uuid, ns: &Namespace, step: &Step) -> Result<(), QueueError> {
+    pub fn note(
+        queue: &Queue,
+        id: Uuid,
+        ns: &Namespace,
+        step: &CollectionStep,
+    ) -> Result<(), QueueError> {
         queue.update_metas(|| notes::of_step(queue, id, ns, step))
     }
 
     /// What has become of a collection.
-    pub fn step(&mut self, ns: &Namespace, step: Step) {
+    pub fn step(&mut self, ns: &Namespace, step: CollectionStep) {
         match step {
-            Step::Begun(plan) => drop(self.begun.insert(ns.clone(), plan)),
-            Step::RangeDone(range) => {
+            CollectionStep::Begun(plan) => drop(self.begun.insert(ns.clone(), plan)),
+            CollectionStep::RangeDone(range) => {
                 if let Some(plan) = self.begun.get_mut(ns) {
                     plan.done.insert(range);
                 }
             }
-            Step::Finished { is_refused } => {
+            CollectionStep::Finished { is_refused } => {
                 if is_refused {
                     self.refused.insert(ns.clone());
                 } else {
@@ -367,7 +372,7 @@ impl SyncState {
                 self.begun.remove(ns);
                 self.done.insert(ns.clone());
             }
-            Step::Forgotten => drop(self.begun.remove(ns)),
+            CollectionStep::Forgotten => drop(self.begun.remove(ns)),
         }
     }
 
@@ -407,7 +412,7 @@ impl SyncState {
         Ok(again)
     }
 
-    /// Ends the run `id`. False when it must go on: more was demanded meanwhile.
+    /// Ends the run `id`. False when it must go on: more was required meanwhile.
     ///
     /// # Errors
     /// When the queue cannot be read or written.

@@ -5,7 +5,7 @@
 //!
 //! | key after `sync` | what it notes |
 //! | --- | --- |
-//! | `only`, name | a collection that the demand is about |
+//! | `only`, name | a collection that the mandatory sync is about |
 //! | `again`, name | one whose name has changed hands meanwhile |
 //! | `begun`, name | its copy or comparison has begun: the [`CopyPlan`], without the ranges |
 //! | `range`, name, number | a range that is done |
@@ -38,7 +38,7 @@ pub(super) type Changes = BTreeMap<String, Option<Vec<u8>>>;
 
 /// What has become of one collection.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+pub enum CollectionStep {
     /// Its copy or comparison begins.
     Begun(CopyPlan),
     /// The range of this number is done.
@@ -87,24 +87,24 @@ pub(super) fn of_step(
     queue: &Queue,
     id: Uuid,
     ns: &Namespace,
-    step: &Step,
+    step: &CollectionStep,
 ) -> Result<Changes, QueueError> {
     let mut changes = Changes::new();
     match step {
-        Step::RangeDone(range) => put_range(&mut changes, id, ns, *range),
-        Step::Begun(plan) => {
+        CollectionStep::RangeDone(range) => put_range(&mut changes, id, ns, *range),
+        CollectionStep::Begun(plan) => {
             forget_ranges(queue, ns, &mut changes)?;
             changes.insert(key(BEGUN, ns), Some(plan_of(id, plan)));
             for range in &plan.done {
                 put_range(&mut changes, id, ns, *range);
             }
         }
-        Step::Finished { is_refused } => {
+        CollectionStep::Finished { is_refused } => {
             forget_ranges(queue, ns, &mut changes)?;
             changes.insert(key(BEGUN, ns), None);
             changes.insert(key(DONE, ns), Some(value(id, &[u8::from(*is_refused)])));
         }
-        Step::Forgotten => {
+        CollectionStep::Forgotten => {
             forget_ranges(queue, ns, &mut changes)?;
             changes.insert(key(BEGUN, ns), None);
         }
@@ -112,7 +112,7 @@ pub(super) fn of_step(
     Ok(changes)
 }
 
-/// Notes that collections are part of what is demanded.
+/// Notes that collections are part of what is required.
 pub(super) fn put_only<'n>(
     changes: &mut Changes,
     id: Uuid,

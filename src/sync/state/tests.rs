@@ -9,20 +9,20 @@ fn queue() -> (tempfile::TempDir, Queue) {
 
 #[expect(clippy::result_large_err, reason = "of a test")]
 fn ask(queue: &Queue) -> Result<SyncState, SyncState> {
-    SyncState::ask(queue, ClusterTime(10), SyncRequest::default(), Reason::Asked).unwrap()
+    SyncState::request(queue, ClusterTime(10), SyncRequest::default(), Reason::Asked).unwrap()
 }
 
 fn load(queue: &Queue) -> SyncState {
     SyncState::load(queue).unwrap().unwrap()
 }
 
-fn note(queue: &Queue, running: &mut SyncState, ns: &Namespace, step: Step) {
+fn note(queue: &Queue, running: &mut SyncState, ns: &Namespace, step: CollectionStep) {
     SyncState::note(queue, running.id, ns, &step).unwrap();
     running.step(ns, step);
 }
 
 fn finish(queue: &Queue, running: &mut SyncState, ns: &Namespace) {
-    note(queue, running, ns, Step::Finished { is_refused: false });
+    note(queue, running, ns, CollectionStep::Finished { is_refused: false });
 }
 
 fn plan(splits: i32) -> CopyPlan {
@@ -31,13 +31,13 @@ fn plan(splits: i32) -> CopyPlan {
 }
 
 #[test]
-fn a_demand_that_comes_while_a_sync_runs_is_not_lost_with_its_end() {
+fn a_mandatory_sync_that_comes_while_one_runs_is_not_lost_with_its_end() {
     let (_dir, queue) = queue();
     let ns = Namespace::new("shop", "orders");
-    SyncState::demand(&queue, ClusterTime(10), Reason::FirstCopy).unwrap();
+    SyncState::require(&queue, ClusterTime(10), Reason::FirstCopy).unwrap();
     let mut running = SyncState::load(&queue).unwrap().unwrap();
 
-    SyncState::demand(&queue, ClusterTime(20), Reason::HistoryLost).unwrap();
+    SyncState::require(&queue, ClusterTime(20), Reason::HistoryLost).unwrap();
     finish(&queue, &mut running, &ns);
 
     assert!(!SyncState::complete(&queue, running.id).unwrap());
@@ -48,21 +48,21 @@ fn a_demand_that_comes_while_a_sync_runs_is_not_lost_with_its_end() {
 }
 
 #[test]
-fn a_request_is_refused_while_another_is_open_and_gives_way_to_a_demand() {
+fn a_sync_on_demand_is_refused_while_another_is_open_and_gives_way_to_a_mandatory_one() {
     let (_dir, queue) = queue();
     let first = ask(&queue).unwrap();
 
     assert_eq!(ask(&queue).unwrap_err().id, first.id);
     assert!(!SyncState::is_owed(&queue).unwrap());
 
-    SyncState::demand(&queue, ClusterTime(5), Reason::HistoryLost).unwrap();
+    SyncState::require(&queue, ClusterTime(5), Reason::HistoryLost).unwrap();
     assert_ne!(SyncState::load(&queue).unwrap().unwrap().id, first.id);
     assert_eq!(SyncState::load(&queue).unwrap().unwrap().after(), ClusterTime(9));
     assert_eq!(ask(&queue).unwrap_err().reason, Reason::HistoryLost);
 }
 
 #[test]
-fn a_request_can_be_cancelled_and_what_is_owed_cannot() {
+fn a_sync_on_demand_can_be_cancelled_and_a_mandatory_one_cannot() {
     let (_dir, queue) = queue();
     assert_eq!(SyncState::cancel(&queue).unwrap(), Cancelled::NothingRuns);
 
@@ -70,7 +70,7 @@ fn a_request_can_be_cancelled_and_what_is_owed_cannot() {
     assert_eq!(SyncState::cancel(&queue).unwrap(), Cancelled::Done(request));
     assert_eq!(SyncState::load(&queue).unwrap(), None);
 
-    SyncState::demand(&queue, ClusterTime(5), Reason::FirstCopy).unwrap();
+    SyncState::require(&queue, ClusterTime(5), Reason::FirstCopy).unwrap();
     assert!(matches!(SyncState::cancel(&queue).unwrap(), Cancelled::IsOwed(_)));
     assert!(SyncState::is_owed(&queue).unwrap());
 }
@@ -113,15 +113,16 @@ fn notes_of(queue: &Queue) -> BTreeMap<String, Vec<u8>> {
 /// What is written for the copy of so many collections, of so many ranges each: notes, and their bytes.
 fn written(collections: usize, ranges: usize) -> (usize, usize) {
     let (_dir, queue) = queue();
-    SyncState::demand(&queue, ClusterTime(10), Reason::FirstCopy).unwrap();
+    SyncState::require(&queue, ClusterTime(10), Reason::FirstCopy).unwrap();
     let mut running = load(&queue);
     let mut before = notes_of(&queue);
     let (mut notes, mut bytes) = (0, 0);
     let all: Vec<_> =
         (0..collections).map(|n| Namespace::new("shop", &format!("orders{n:04}"))).collect();
-    let begun = all.iter().map(|ns| (ns, Step::Begun(plan(ranges as i32 - 1))));
-    let done = all.iter().flat_map(|ns| (0..ranges).map(move |n| (ns, Step::RangeDone(n))));
-    let finished = all.iter().map(|ns| (ns, Step::Finished { is_refused: false }));
+    let begun = all.iter().map(|ns| (ns, CollectionStep::Begun(plan(ranges as i32 - 1))));
+    let done =
+        all.iter().flat_map(|ns| (0..ranges).map(move |n| (ns, CollectionStep::RangeDone(n))));
+    let finished = all.iter().map(|ns| (ns, CollectionStep::Finished { is_refused: false }));
     for (ns, step) in begun.chain(done).chain(finished) {
         note(&queue, &mut running, ns, step);
         let after = notes_of(&queue);
@@ -153,16 +154,16 @@ fn what_is_noted_of_a_copy_grows_as_its_collections_and_ranges() {
 #[test]
 fn what_becomes_of_a_collection_is_read_again_after_a_restart() {
     let (dir, queue) = queue();
-    SyncState::demand(&queue, ClusterTime(10), Reason::FirstCopy).unwrap();
+    SyncState::require(&queue, ClusterTime(10), Reason::FirstCopy).unwrap();
     let mut running = load(&queue);
     let [a, b, c] = ["a", "b", "c"].map(|name| Namespace::new("shop", name));
     for ns in [&a, &b, &c] {
-        note(&queue, &mut running, ns, Step::Begun(plan(3)));
-        note(&queue, &mut running, ns, Step::RangeDone(2));
+        note(&queue, &mut running, ns, CollectionStep::Begun(plan(3)));
+        note(&queue, &mut running, ns, CollectionStep::RangeDone(2));
     }
-    note(&queue, &mut running, &a, Step::Finished { is_refused: true });
-    note(&queue, &mut running, &b, Step::Forgotten);
-    note(&queue, &mut running, &b, Step::Begun(plan(1)));
+    note(&queue, &mut running, &a, CollectionStep::Finished { is_refused: true });
+    note(&queue, &mut running, &b, CollectionStep::Forgotten);
+    note(&queue, &mut running, &b, CollectionStep::Begun(plan(1)));
     drop(queue);
 
     let queue = Queue::open(&QueueOptions::new(dir.path().join("queue"))).unwrap();
@@ -178,12 +179,12 @@ fn what_a_run_notes_that_was_replaced_is_of_no_other() {
     let (_dir, queue) = queue();
     let ns = Namespace::new("shop", "orders");
     let of_some = [Namespace::new("shop", "some")].into();
-    SyncState::demand_of(&queue, ClusterTime(10), &of_some, Reason::Replaced).unwrap();
+    SyncState::require_of(&queue, ClusterTime(10), &of_some, Reason::Replaced).unwrap();
     let mut running = load(&queue);
     assert!(running.is_of_some);
 
-    SyncState::demand(&queue, ClusterTime(20), Reason::HistoryLost).unwrap();
-    note(&queue, &mut running, &ns, Step::Begun(plan(2)));
+    SyncState::require(&queue, ClusterTime(20), Reason::HistoryLost).unwrap();
+    note(&queue, &mut running, &ns, CollectionStep::Begun(plan(2)));
     finish(&queue, &mut running, &ns);
 
     let next = load(&queue);
@@ -220,9 +221,9 @@ fn a_run_that_an_earlier_build_began_goes_on_in_the_present_form() {
 }
 
 #[test]
-fn a_database_that_is_demanded_has_all_its_collections_looked_at_again() {
+fn a_database_that_is_required_has_all_its_collections_looked_at_again() {
     let (_dir, queue) = queue();
-    SyncState::demand(&queue, ClusterTime(10), Reason::FirstCopy).unwrap();
+    SyncState::require(&queue, ClusterTime(10), Reason::FirstCopy).unwrap();
     let mut running = load(&queue);
     let [a, b, other] = ["shop.a", "shop.b", "shops.a"].map(|ns| ns.parse::<Namespace>().unwrap());
     for ns in [&a, &b, &other] {
@@ -230,14 +231,14 @@ fn a_database_that_is_demanded_has_all_its_collections_looked_at_again() {
     }
     let all = BTreeSet::from([Namespace::all_of("shop")]);
 
-    SyncState::demand_of(&queue, ClusterTime(20), &all, Reason::Unanswered).unwrap();
+    SyncState::require_of(&queue, ClusterTime(20), &all, Reason::Unanswered).unwrap();
 
     assert_eq!(SyncState::take_again(&queue, running.id).unwrap(), all);
     assert_eq!(load(&queue).done, [other].into());
 }
 
 #[test]
-fn what_a_run_has_left_is_owed_by_all_its_names_until_it_is_demanded() {
+fn what_a_run_has_left_is_owed_by_all_its_names_until_it_is_required() {
     let (_dir, queue) = queue();
     let names = |names: &[&str]| -> BTreeSet<Namespace> {
         names.iter().map(|name| Namespace::new("shop", name)).collect()
@@ -251,7 +252,7 @@ fn what_a_run_has_left_is_owed_by_all_its_names_until_it_is_demanded() {
     assert!(SyncState::is_owed(&queue).unwrap());
 
     let free = names(&["b", "c"]);
-    behind::demand(&queue, ClusterTime(10), &free, Reason::Renamed).unwrap();
+    behind::require(&queue, ClusterTime(10), &free, Reason::Renamed).unwrap();
 
     assert_eq!(load(&queue).only, free);
     assert_eq!(behind::noted(&queue).unwrap(), names(&["a"]));

@@ -21,9 +21,9 @@ use serde::Serialize;
 use super::{
     Collection, LeftOut, SyncError, atlas_collections,
     compare::{Compared, Comparison, Findings, Mismatch},
-    ends::{Ends, ask},
     pause,
     range::splits,
+    sides::{Sides, ask},
     unmatched,
 };
 use crate::{
@@ -63,7 +63,7 @@ pub type Lag = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
 
 /// A verification to be made.
 pub struct Verify<'a> {
-    pub ends: &'a Ends,
+    pub sides: &'a Sides,
     /// What is replicated.
     pub filter: &'a NamespaceFilter,
     /// What of it is verified.
@@ -171,34 +171,35 @@ impl Verify<'_> {
     /// # Errors
     /// When an end stays away for longer than patience lasts, or refuses; [`SyncError::NoDigest`].
     pub async fn run(&self) -> Result<Verification, SyncError> {
-        let received = self.ends.atlas.received();
-        let here = ask!(self.ends, self.stop, self.ends.local.list(self.filter));
-        let there = ask!(self.ends, self.stop, atlas_collections(&*self.ends.atlas, self.filter));
+        let received = self.sides.atlas.received();
+        let source = ask!(self.sides, self.stop, self.sides.local.list(self.filter));
+        let target =
+            ask!(self.sides, self.stop, atlas_collections(&*self.sides.atlas, self.filter));
         let patterns = &self.scope.patterns().include;
-        if let Some(nothing) = unmatched(patterns, &[&here, &there]).into_iter().next() {
+        if let Some(nothing) = unmatched(patterns, &[&source, &target]).into_iter().next() {
             return Err(SyncError::NothingMatches(nothing));
         }
         let in_scope = |mut found: Vec<Collection>| {
             found.retain(|collection| self.scope.matches(&collection.ns));
             found
         };
-        let views = self.views(&in_scope(here.views), &in_scope(there.views)).await?;
-        let (left_out, left_out_there) = (here.left_out, there.left_out);
-        let (here, there) = (in_scope(here.collections), in_scope(there.collections));
+        let views = self.views(&in_scope(source.views), &in_scope(target.views)).await?;
+        let (left_out, left_out_in_target) = (source.left_out, target.left_out);
+        let (source, target) = (in_scope(source.collections), in_scope(target.collections));
         let mut pairs: BTreeMap<Namespace, (Option<Collection>, Option<Collection>)> =
             BTreeMap::new();
-        for collection in here {
+        for collection in source {
             let ns = collection.ns.clone();
             pairs.entry(ns).or_default().0 = Some(collection);
         }
-        for collection in there {
+        for collection in target {
             let ns = collection.ns.clone();
             pairs.entry(ns).or_default().1 = Some(collection);
         }
         let sizes = self.measure(pairs.keys().cloned().collect()).await?;
         let work: Vec<_> = pairs.into_iter().zip(sizes).collect();
         let namespaces = self
-            .ends
+            .sides
             .each(work, |((ns, (local, atlas)), size)| {
                 Box::pin(async move { self.collection(ns, local, atlas, size).await })
             })
@@ -209,7 +210,7 @@ impl Verify<'_> {
         namespaces.sort_by(|a, b| a.ns.cmp(&b.ns));
         let mut left_out: Vec<_> = left_out
             .into_iter()
-            .chain(left_out_there)
+            .chain(left_out_in_target)
             .filter(|LeftOut { ns, .. }| self.scope.is_chosen(ns))
             .map(|LeftOut { ns, reason }| format!("{ns}: {reason}"))
             .collect();
@@ -220,7 +221,7 @@ impl Verify<'_> {
             digest: self.digest,
             documents: namespaces.iter().map(|of| of.documents).sum(),
             bytes: namespaces.iter().map(|of| of.bytes).sum(),
-            bytes_from_atlas: self.ends.atlas.received() - received,
+            bytes_from_atlas: self.sides.atlas.received() - received,
             namespaces,
             left_out,
         })
@@ -228,10 +229,10 @@ impl Verify<'_> {
 
     async fn measure(&self, namespaces: Vec<Namespace>) -> Result<Vec<Size>, SyncError> {
         let mut sizes = self
-            .ends
+            .sides
             .each(namespaces, |ns| {
                 Box::pin(async move {
-                    let size = ask!(self.ends, self.stop, self.ends.local.size(&ns));
+                    let size = ask!(self.sides, self.stop, self.sides.local.size(&ns));
                     Ok((ns, size))
                 })
             })
@@ -253,14 +254,14 @@ impl Verify<'_> {
     ) -> Result<NamespaceResult, SyncError> {
         self.progress().share(&ns).state = ShareState::Running;
         let comparison = Comparison {
-            ends: self.ends,
+            sides: self.sides,
             ns: &ns,
             after: ClusterTime::default(),
-            is_only_there: local.is_none(),
+            is_only_in_target: local.is_none(),
             page: size.page(),
             stop: self.stop,
         };
-        let keys = ask!(self.ends, self.stop, splits(&*self.ends.local, &ns, size));
+        let keys = ask!(self.sides, self.stop, splits(&*self.sides.local, &ns, size));
         let ranges = KeyRange::between(&keys);
         let expected = size.documents / ranges.len() as u64;
         let by_digest = self.digest && !local.as_ref().is_some_and(Collection::is_clustered);
@@ -290,17 +291,17 @@ impl Verify<'_> {
         let mut walks = 0;
         loop {
             walks += 1;
-            let notes = Notes {
+            let notes = VerifyNotes {
                 verify: self,
                 ns,
                 result: Mutex::default(),
                 has_overflowed: AtomicBool::new(false),
             };
             let to = &notes;
-            self.ends
+            self.sides
                 .each(ranges.to_vec(), |range| {
                     Box::pin(async move {
-                        let _slot = self.ends.slot().await;
+                        let _slot = self.sides.slot().await;
                         match by_digest {
                             Some(expected) => comparison.digest(&range, expected, to).await,
                             None => comparison.range(&range, Part::Whole, to).await,
@@ -342,14 +343,14 @@ impl Verify<'_> {
                     break;
                 }
                 let keys: Vec<_> = part.iter().map(|suspect| suspect.key.clone()).collect();
-                let here = ask!(self.ends, self.stop, self.ends.local.find(ns, &keys));
-                let there = ask!(self.ends, self.stop, self.ends.atlas.find(ns, &keys));
+                let source = ask!(self.sides, self.stop, self.sides.local.find(ns, &keys));
+                let target = ask!(self.sides, self.stop, self.sides.atlas.find(ns, &keys));
                 for mut suspect in part {
                     let name = suspect.key.canonical();
-                    let (local, copy) = (here.get(&name), there.get(&name));
+                    let (local, copy) = (source.get(&name), target.get(&name));
                     let kind = match (local, copy) {
                         (None, None) => continue,
-                        (Some(local), Some(copy)) if self.ends.atlas.is_copy(local, copy) => {
+                        (Some(local), Some(copy)) if self.sides.atlas.is_copy(local, copy) => {
                             continue;
                         }
                         (Some(_), Some(_)) => Mismatch::Content,
@@ -386,7 +387,7 @@ impl Verify<'_> {
     }
 }
 
-struct Notes<'a> {
+struct VerifyNotes<'a> {
     verify: &'a Verify<'a>,
     ns: &'a Namespace,
     result: Mutex<(NamespaceResult, Vec<Suspect>)>,
@@ -394,7 +395,7 @@ struct Notes<'a> {
     has_overflowed: AtomicBool,
 }
 
-impl Findings for Notes<'_> {
+impl Findings for VerifyNotes<'_> {
     async fn compared(&self, part: Compared) -> Result<(), SyncError> {
         {
             let mut progress = self.verify.progress();

@@ -7,10 +7,9 @@ use crate::{
     model::namespace::Namespace,
     schema::{Description, Kind, steps},
     sync::{
-        Collection, SyncError, atlas_collections,
-        ends::{End, ask},
-        pause,
+        Collection, SyncError, atlas_collections, pause,
         schema::{schema_steps, sentences},
+        sides::{SideName, ask},
     },
 };
 
@@ -25,11 +24,11 @@ impl Verify<'_> {
         }
         let Some(lag) = self.current_lag().await else { return Ok(()) };
         pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
-        let looks = self.ends.each(differ, |ns| {
+        let looks = self.sides.each(differ, |ns| {
             Box::pin(async move {
-                let here = self.as_it_is(End::Local, &ns).await?;
-                let there = self.as_it_is(End::Atlas, &ns).await?;
-                let schema = self.schema(&ns, here.as_ref(), there.as_ref()).await?;
+                let source = self.as_it_is(SideName::Local, &ns).await?;
+                let target = self.as_it_is(SideName::Atlas, &ns).await?;
+                let schema = self.schema(&ns, source.as_ref(), target.as_ref()).await?;
                 Ok((ns.to_string(), schema))
             })
         });
@@ -42,9 +41,13 @@ impl Verify<'_> {
         Ok(())
     }
 
-    async fn as_it_is(&self, end: End, ns: &Namespace) -> Result<Option<Collection>, SyncError> {
-        let side = self.ends.of(end);
-        let found = ask!(self.ends, self.stop, side.describe_options(ns));
+    async fn as_it_is(
+        &self,
+        end: SideName,
+        ns: &Namespace,
+    ) -> Result<Option<Collection>, SyncError> {
+        let side = self.sides.of(end);
+        let found = ask!(self.sides, self.stop, side.describe_options(ns));
         let found = found.filter(|found| found.kind == Kind::Collection);
         Ok(found.map(|Description { options, id, .. }| Collection { ns: ns.clone(), options, id }))
     }
@@ -53,20 +56,21 @@ impl Verify<'_> {
     /// been changed just now.
     pub(super) async fn views(
         &self,
-        here: &[Collection],
-        there: &[Collection],
+        source: &[Collection],
+        target: &[Collection],
     ) -> Result<Vec<NamespaceResult>, SyncError> {
         // A target that keeps no options keeps no views.
-        if self.ends.atlas.schema().is_none() {
+        if self.sides.atlas.schema().is_none() {
             return Ok(Vec::new());
         }
-        let mut found = view_differences(here, there);
+        let mut found = view_differences(source, target);
         if let (false, Some(lag)) = (found.is_empty(), self.current_lag().await) {
             pause(self.stop, (lag + MARGIN).min(LOOK_MAX)).await?;
-            let here = ask!(self.ends, self.stop, self.ends.local.list(self.filter)).views;
-            let there =
-                ask!(self.ends, self.stop, atlas_collections(&*self.ends.atlas, self.filter)).views;
-            let again = view_differences(&here, &there);
+            let source = ask!(self.sides, self.stop, self.sides.local.list(self.filter)).views;
+            let target =
+                ask!(self.sides, self.stop, atlas_collections(&*self.sides.atlas, self.filter))
+                    .views;
+            let again = view_differences(&source, &target);
             found.retain(|view| again.contains(view));
         }
         Ok(found)
@@ -81,7 +85,7 @@ impl Verify<'_> {
         Ok(match (local, atlas) {
             (Some(local), Some(atlas)) => {
                 let options = (&local.options, &atlas.options);
-                sentences(&schema_steps(self.ends, ns, End::Local, options, self.stop).await?)
+                sentences(&schema_steps(self.sides, ns, SideName::Local, options, self.stop).await?)
             }
             (Some(_), None) => vec!["the collection is missing in Atlas".to_owned()],
             (None, Some(_)) => vec!["the collection is in Atlas only".to_owned()],
@@ -91,13 +95,13 @@ impl Verify<'_> {
 }
 
 /// What differs, without those that are equal.
-fn view_differences(here: &[Collection], there: &[Collection]) -> Vec<NamespaceResult> {
+fn view_differences(source: &[Collection], target: &[Collection]) -> Vec<NamespaceResult> {
     let of = |all: &[Collection], ns: &Namespace| {
         all.iter().find(|view| view.ns == *ns).map(Collection::description)
     };
-    let names: BTreeSet<_> = here.iter().chain(there).map(|view| &view.ns).collect();
-    let differ = |ns: &Namespace| match of(here, ns) {
-        Some(local) => sentences(&steps(&local, of(there, ns).as_ref())),
+    let names: BTreeSet<_> = source.iter().chain(target).map(|view| &view.ns).collect();
+    let differ = |ns: &Namespace| match of(source, ns) {
+        Some(local) => sentences(&steps(&local, of(target, ns).as_ref())),
         None => vec!["the view is in Atlas only".to_owned()],
     };
     names

@@ -18,7 +18,9 @@ use crate::{
     },
     mongo::MongoError,
     schema::Description,
-    sink::{Changed, Contender, Holder, SchemaSink, Sink, SinkError, Taken, Write, Written},
+    sink::{
+        Changed, ConflictingWrite, CurrentOwner, SchemaSink, Sink, SinkError, Taken, Write, Written,
+    },
     source::{EventBatch, EventStream, Page, Pages, SchemaSource, Source, SourceError, StartFrom},
 };
 
@@ -27,9 +29,9 @@ pub const HERE: CollectionId = CollectionId([1; 16]);
 
 /// The local database.
 #[derive(Default)]
-pub struct Local(Mutex<Here>);
+pub struct Local(Mutex<LocalState>);
 
-struct Here {
+struct LocalState {
     documents: BTreeMap<Vec<u8>, RawDocumentBuf>,
     is_away: bool,
     id: CollectionId,
@@ -41,7 +43,7 @@ struct Here {
     reads: usize,
 }
 
-impl Default for Here {
+impl Default for LocalState {
     fn default() -> Self {
         let gate = Arc::new(Gate::default());
         gate.proved(gate.begin_proof(), bson::oid::ObjectId::from_bytes([1; 12]));
@@ -70,8 +72,8 @@ impl Local {
 
     /// Another collection has the name from now on, whoever reads at `time`.
     pub fn is_another(&self, id: CollectionId, time: u64) {
-        let mut here = self.0.lock();
-        (here.id, here.time) = (id, ClusterTime(time));
+        let mut state = self.0.lock();
+        (state.id, state.time) = (id, ClusterTime(time));
     }
 
     pub fn is_exchanged_by_the_next_read(&self) {
@@ -87,12 +89,12 @@ impl Local {
         self.0.lock().reads
     }
 
-    fn ask<T>(&self, answer: impl FnOnce(&mut Here) -> T) -> Result<T, SourceError> {
-        let mut here = self.0.lock();
-        if here.is_away {
+    fn ask<T>(&self, answer: impl FnOnce(&mut LocalState) -> T) -> Result<T, SourceError> {
+        let mut state = self.0.lock();
+        if state.is_away {
             return Err(SourceError::Unavailable(MongoError::Unproven.into()));
         }
-        Ok(answer(&mut here))
+        Ok(answer(&mut state))
     }
 }
 
@@ -129,19 +131,19 @@ impl Source for Local {
         keys: &[&DocumentKey],
         _: ClusterTime,
     ) -> Result<OnePage, SourceError> {
-        self.ask(|here| {
-            here.reads += 1;
-            if here.is_exchanged {
-                here.gate.close(&here.gate.permit(), "another process answers");
+        self.ask(|state| {
+            state.reads += 1;
+            if state.is_exchanged {
+                state.gate.close(&state.gate.permit(), "another process answers");
             }
-            let found = keys.iter().filter_map(|key| here.documents.get(&key.canonical()));
+            let found = keys.iter().filter_map(|key| state.documents.get(&key.canonical()));
             let documents = found.cloned().collect();
-            OnePage(Some(Page { documents, read_at: here.time }))
+            OnePage(Some(Page { documents, read_at: state.time }))
         })
     }
 
     async fn time(&self) -> Result<ClusterTime, SourceError> {
-        self.ask(|here| here.time)
+        self.ask(|state| state.time)
     }
 
     fn permit(&self) -> Permit {
@@ -149,7 +151,7 @@ impl Source for Local {
     }
 
     async fn last_entry(&self) -> Result<Option<ClusterTime>, SourceError> {
-        self.ask(|here| Some(here.time))
+        self.ask(|state| Some(state.time))
     }
 }
 
@@ -163,16 +165,16 @@ impl SchemaSource for Local {
     }
 
     async fn collection_id(&self, _: &Namespace) -> Result<Option<CollectionId>, SourceError> {
-        self.ask(|here| Some(here.id))
+        self.ask(|state| Some(state.id))
     }
 }
 
 /// Atlas, whose field `u` is unique.
 #[derive(Default)]
-pub struct Atlas(Mutex<There>);
+pub struct Atlas(Mutex<AtlasState>);
 
 #[derive(Default)]
-struct There {
+struct AtlasState {
     documents: BTreeMap<Vec<u8>, RawDocumentBuf>,
     /// What each write was, in their order.
     written: Vec<&'static str>,
@@ -223,9 +225,9 @@ impl Atlas {
     }
 }
 
-impl There {
+impl AtlasState {
     /// Another document that holds its `u`.
-    fn holder(&self, document: &RawDocument) -> Option<&RawDocumentBuf> {
+    fn owner(&self, document: &RawDocument) -> Option<&RawDocumentBuf> {
         let value = document.get_str("u").ok()?;
         let own = DocumentKey::of(document).unwrap().canonical();
         let holds = |other: &RawDocumentBuf| other.get_str("u").is_ok_and(|held| held == value);
@@ -233,7 +235,7 @@ impl There {
     }
 
     fn put(&mut self, key: Vec<u8>, document: &RawDocument) -> Written {
-        if self.holder(document).is_some() {
+        if self.owner(document).is_some() {
             let taken = Taken { index: Some("u_1".to_owned()), key: None };
             return Written::Conflict { reason: "u is taken".to_owned(), taken };
         }
@@ -265,15 +267,15 @@ impl There {
 
 impl Sink for Atlas {
     async fn write(&self, _: &Namespace, writes: &[Write<'_>]) -> Result<Vec<Written>, SinkError> {
-        let mut there = self.0.lock();
-        if let Some(fault) = &there.fault {
+        let mut state = self.0.lock();
+        if let Some(fault) = &state.fault {
             return Err(fault.clone());
         }
-        let is_odd = |write: &Write<'_>| there.odd.contains(&write.key().unwrap().canonical());
+        let is_odd = |write: &Write<'_>| state.odd.contains(&write.key().unwrap().canonical());
         if writes.iter().any(is_odd) {
             return Err(SinkError::Rejected("what is this".to_owned()));
         }
-        Ok(writes.iter().map(|write| there.write(write)).collect())
+        Ok(writes.iter().map(|write| state.write(write)).collect())
     }
 
     fn takes_changes(&self) -> bool {
@@ -282,24 +284,24 @@ impl Sink for Atlas {
 }
 
 impl SchemaSink for Atlas {
-    async fn holders(
+    async fn owners(
         &self,
         _: &Namespace,
-        contenders: &[Contender],
-    ) -> Result<Vec<Vec<Holder>>, SinkError> {
-        let there = self.0.lock();
-        let of = |contender: &Contender| {
-            let found = there.holder(&contender.document).cloned();
+        conflicting: &[ConflictingWrite],
+    ) -> Result<Vec<Vec<CurrentOwner>>, SinkError> {
+        let state = self.0.lock();
+        let of = |conflicting: &ConflictingWrite| {
+            let found = state.owner(&conflicting.document).cloned();
             let paths = Some(vec!["u".to_owned()]);
-            found.map(|document| Holder { document, paths }).into_iter().collect()
+            found.map(|document| CurrentOwner { document, paths }).into_iter().collect()
         };
-        Ok(contenders.iter().map(of).collect())
+        Ok(conflicting.iter().map(of).collect())
     }
 
     async fn change_schema(&self, change: &SchemaChange) -> Result<Changed, SinkError> {
-        let mut there = self.0.lock();
-        there.changes.push(change.name());
-        there.change.clone().unwrap_or(Ok(Changed::Done))
+        let mut state = self.0.lock();
+        state.changes.push(change.name());
+        state.change.clone().unwrap_or(Ok(Changed::Done))
     }
 
     async fn drop_emptied(&self, _: &str) -> Result<bool, SinkError> {

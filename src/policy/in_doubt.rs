@@ -1,11 +1,11 @@
-//! Writes without an answer, which may still come true. Pure: `now` is passed in.
+//! In-doubt writes: those without an answer, which may still come true. Pure: `now` is passed in.
 //!
 //! A write that was sent on a line that stalled stays in the kernel's buffers after its connection was
 //! given up, and is sent again for some minutes more. When the line comes back it may reach Atlas after
 //! a later write of the same document, and put the older state back. Nothing in the stream would correct
 //! that. So the documents of such a write are refreshed twice: a little after Atlas has answered again,
-//! which is when a late write comes if the line was at fault, and once more when none can come any more.
-//! A late schema change may take whole collections with it, so after one its collections are compared, or its database.
+//! which is when an in-doubt write comes if the line was at fault, and once more when none can come any more.
+//! An in-doubt schema change may take whole collections with it, so after one its collections are compared, or its database.
 //!
 //! A rename in Atlas takes what came late along, so what is remembered of the old name is of both from then on.
 
@@ -25,7 +25,7 @@ const AT_LAST: Duration = Duration::from_secs(300);
 
 /// What may hold an older state by now, and is to be written or compared again.
 #[derive(Debug, Default, PartialEq)]
-pub struct Due {
+pub struct Overdue {
     /// Documents that are to be refreshed.
     pub documents: Vec<(Namespace, Vec<DocumentKey>)>,
     /// Collections that are to be compared, or [whole databases](Namespace::all_of).
@@ -37,12 +37,12 @@ const KEYS_MAX: usize = 100_000;
 
 /// The writes without an answer.
 #[derive(Debug, Default)]
-pub struct LateWrites {
-    waiting: Vec<Late>,
+pub struct InDoubtWrites {
+    waiting: Vec<InDoubt>,
 }
 
 #[derive(Clone, Debug)]
-struct Late {
+struct InDoubt {
     what: What,
     sent: Instant,
     early: Early,
@@ -65,7 +65,7 @@ enum Early {
     Done,
 }
 
-impl LateWrites {
+impl InDoubtWrites {
     /// A write of these documents was given up without an answer.
     pub fn given_up(&mut self, ns: &Namespace, keys: Vec<DocumentKey>, now: Instant) {
         if !keys.is_empty() {
@@ -81,14 +81,14 @@ impl LateWrites {
     }
 
     fn add(&mut self, what: What, now: Instant) {
-        self.waiting.push(Late { what, sent: now, early: Early::Open });
+        self.waiting.push(InDoubt { what, sent: now, early: Early::Open });
     }
 
     /// A collection has another name in Atlas.
     pub fn renamed(&mut self, from: &Namespace, to: &Namespace) {
         let mut more = Vec::new();
-        for late in &mut self.waiting {
-            match &mut late.what {
+        for in_doubt in &mut self.waiting {
+            match &mut in_doubt.what {
                 What::Schema(namespaces) => {
                     if namespaces.iter().any(|ns| ns.covers(from)) {
                         namespaces.insert(to.clone());
@@ -96,15 +96,16 @@ impl LateWrites {
                 }
                 What::Documents(ns, keys) if ns == from => {
                     let what = What::Documents(to.clone(), keys.clone());
-                    more.push(Late { what, ..late.clone() });
+                    more.push(InDoubt { what, ..in_doubt.clone() });
                 }
                 What::Documents(..) => {}
             }
         }
         // Without this, names that are swapped over and over would add a copy with every rename, and the list would grow
         // for as long as they are.
-        more.retain(|late| {
-            let is_known = |known: &Late| known.sent == late.sent && known.what == late.what;
+        more.retain(|in_doubt| {
+            let is_known =
+                |known: &InDoubt| known.sent == in_doubt.sent && known.what == in_doubt.what;
             !self.waiting.iter().any(is_known)
         });
         self.waiting.extend(more);
@@ -112,21 +113,21 @@ impl LateWrites {
 
     /// Atlas has answered a write.
     pub fn answered(&mut self, now: Instant) {
-        for late in &mut self.waiting {
-            if late.early == Early::Open {
-                late.early = Early::At(now + AFTER_ANSWER);
+        for in_doubt in &mut self.waiting {
+            if in_doubt.early == Early::Open {
+                in_doubt.early = Early::At(now + AFTER_ANSWER);
             }
         }
     }
 
     /// What is to be written or compared again now.
-    pub fn due(&mut self, now: Instant) -> Due {
-        let mut due = Due { namespaces: self.overflow(), ..Due::default() };
-        self.waiting.retain_mut(|late| {
-            let is_last = now >= late.sent + AT_LAST;
-            if is_last || matches!(late.early, Early::At(at) if now >= at) {
-                late.early = Early::Done;
-                match &late.what {
+    pub fn due(&mut self, now: Instant) -> Overdue {
+        let mut due = Overdue { namespaces: self.overflow(), ..Overdue::default() };
+        self.waiting.retain_mut(|in_doubt| {
+            let is_last = now >= in_doubt.sent + AT_LAST;
+            if is_last || matches!(in_doubt.early, Early::At(at) if now >= at) {
+                in_doubt.early = Early::Done;
+                match &in_doubt.what {
                     What::Documents(ns, keys) => due.documents.push((ns.clone(), keys.clone())),
                     What::Schema(namespaces) => due.namespaces.extend(namespaces.iter().cloned()),
                 }
@@ -141,8 +142,8 @@ impl LateWrites {
     fn overflow(&mut self) -> BTreeSet<Namespace> {
         let mut keys_len = 0;
         let mut namespaces = BTreeSet::new();
-        for late in &self.waiting {
-            if let What::Documents(ns, keys) = &late.what {
+        for in_doubt in &self.waiting {
+            if let What::Documents(ns, keys) = &in_doubt.what {
                 keys_len += keys.len();
                 namespaces.insert(ns.clone());
             }
@@ -150,7 +151,7 @@ impl LateWrites {
         if keys_len <= KEYS_MAX {
             return BTreeSet::new();
         }
-        self.waiting.retain(|late| matches!(late.what, What::Schema(_)));
+        self.waiting.retain(|in_doubt| matches!(in_doubt.what, What::Schema(_)));
         namespaces
     }
 }
@@ -161,29 +162,29 @@ mod tests {
 
     use super::*;
 
-    fn noted(late: &mut LateWrites, keys: i32, now: Instant) {
+    fn noted(in_doubt: &mut InDoubtWrites, keys: i32, now: Instant) {
         let keys = (0..keys).map(|id| DocumentKey::of(&rawdoc! { "_id": id }).unwrap()).collect();
-        late.given_up(&Namespace::new("shop", "orders"), keys, now);
+        in_doubt.given_up(&Namespace::new("shop", "orders"), keys, now);
     }
 
     #[test]
     fn documents_are_refreshed_after_the_next_answer_and_at_last() {
-        let (mut late, start) = (LateWrites::default(), Instant::now());
-        noted(&mut late, 1, start);
+        let (mut in_doubt, start) = (InDoubtWrites::default(), Instant::now());
+        noted(&mut in_doubt, 1, start);
 
-        let mut documents = |now| late_documents(&mut late, now);
+        let mut documents = |now| due_documents(&mut in_doubt, now);
         assert_eq!(documents(start + AFTER_ANSWER * 2), 0, "no answer yet");
-        late.answered(start + AFTER_ANSWER * 2);
-        late.answered(start + AFTER_ANSWER * 3);
-        let mut documents = |now| late_documents(&mut late, now);
+        in_doubt.answered(start + AFTER_ANSWER * 2);
+        in_doubt.answered(start + AFTER_ANSWER * 3);
+        let mut documents = |now| due_documents(&mut in_doubt, now);
         assert_eq!(documents(start + AFTER_ANSWER * 3), 1);
         assert_eq!(documents(start + AFTER_ANSWER * 4), 0, "once");
         assert_eq!(documents(start + AT_LAST), 1);
         assert_eq!(documents(start + AT_LAST * 2), 0);
     }
 
-    fn late_documents(late: &mut LateWrites, now: Instant) -> usize {
-        late.due(now).documents.len()
+    fn due_documents(in_doubt: &mut InDoubtWrites, now: Instant) -> usize {
+        in_doubt.due(now).documents.len()
     }
 
     fn names<const N: usize>(names: [&str; N]) -> BTreeSet<Namespace> {
@@ -192,29 +193,29 @@ mod tests {
 
     #[test]
     fn a_schema_change_without_an_answer_has_its_collections_compared_and_no_other() {
-        let (mut late, start) = (LateWrites::default(), Instant::now());
-        late.schema_given_up(names(["shop.orders", "shop.old"]), start);
-        late.answered(start);
+        let (mut in_doubt, start) = (InDoubtWrites::default(), Instant::now());
+        in_doubt.schema_given_up(names(["shop.orders", "shop.old"]), start);
+        in_doubt.answered(start);
 
         let both = names(["shop.orders", "shop.old"]);
-        assert_eq!(late.due(start), Due::default());
-        assert_eq!(late.due(start + AFTER_ANSWER).namespaces, both);
-        assert_eq!(late.due(start + AFTER_ANSWER * 2), Due::default());
-        assert_eq!(late.due(start + AT_LAST).namespaces, both);
+        assert_eq!(in_doubt.due(start), Overdue::default());
+        assert_eq!(in_doubt.due(start + AFTER_ANSWER).namespaces, both);
+        assert_eq!(in_doubt.due(start + AFTER_ANSWER * 2), Overdue::default());
+        assert_eq!(in_doubt.due(start + AT_LAST).namespaces, both);
     }
 
     #[test]
     fn what_is_remembered_of_a_name_is_of_the_next_name_as_well() {
-        let (mut late, start) = (LateWrites::default(), Instant::now());
-        noted(&mut late, 2, start);
-        late.schema_given_up(names(["shop.orders"]), start);
-        late.schema_given_up(names(["crm.*"]), start);
+        let (mut in_doubt, start) = (InDoubtWrites::default(), Instant::now());
+        noted(&mut in_doubt, 2, start);
+        in_doubt.schema_given_up(names(["shop.orders"]), start);
+        in_doubt.schema_given_up(names(["crm.*"]), start);
 
-        late.renamed(&"shop.orders".parse().unwrap(), &"shop.next".parse().unwrap());
-        late.renamed(&"shop.next".parse().unwrap(), &"shop.last".parse().unwrap());
-        late.renamed(&"crm.people".parse().unwrap(), &"shop.people".parse().unwrap());
+        in_doubt.renamed(&"shop.orders".parse().unwrap(), &"shop.next".parse().unwrap());
+        in_doubt.renamed(&"shop.next".parse().unwrap(), &"shop.last".parse().unwrap());
+        in_doubt.renamed(&"crm.people".parse().unwrap(), &"shop.people".parse().unwrap());
 
-        let due = late.due(start + AT_LAST);
+        let due = in_doubt.due(start + AT_LAST);
         let expected = names(["shop.orders", "shop.next", "shop.last", "shop.people", "crm.*"]);
         assert_eq!(due.namespaces, expected);
         let documents: BTreeSet<_> = due.documents.iter().map(|(ns, _)| ns.clone()).collect();
@@ -224,28 +225,28 @@ mod tests {
 
     #[test]
     fn names_that_are_swapped_again_and_again_are_remembered_once_each() {
-        let (mut late, start) = (LateWrites::default(), Instant::now());
-        noted(&mut late, 2, start);
+        let (mut in_doubt, start) = (InDoubtWrites::default(), Instant::now());
+        noted(&mut in_doubt, 2, start);
         let names = ["shop.orders", "shop.left", "shop.right"].map(|name| name.parse().unwrap());
 
         for n in 0..60 {
-            late.renamed(&names[n % 3], &names[(n + 1) % 3]);
+            in_doubt.renamed(&names[n % 3], &names[(n + 1) % 3]);
         }
 
-        assert_eq!(late.due(start + AT_LAST).documents.len(), 3);
+        assert_eq!(in_doubt.due(start + AT_LAST).documents.len(), 3);
     }
 
     #[test]
     fn too_many_are_forgotten_in_favour_of_a_comparison_of_their_collections() {
-        let (mut late, start) = (LateWrites::default(), Instant::now());
-        noted(&mut late, 10, start);
-        assert_eq!(late.due(start), Due::default());
+        let (mut in_doubt, start) = (InDoubtWrites::default(), Instant::now());
+        noted(&mut in_doubt, 10, start);
+        assert_eq!(in_doubt.due(start), Overdue::default());
 
         for _ in 0..=KEYS_MAX / 1_000 {
-            noted(&mut late, 1_000, start);
+            noted(&mut in_doubt, 1_000, start);
         }
 
-        assert_eq!(late.due(start).namespaces, names(["shop.orders"]));
-        assert_eq!(late.due(start + AT_LAST), Due::default());
+        assert_eq!(in_doubt.due(start).namespaces, names(["shop.orders"]));
+        assert_eq!(in_doubt.due(start + AT_LAST), Overdue::default());
     }
 }

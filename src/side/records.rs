@@ -1,8 +1,8 @@
-//! The marks of ownership that a target carries: one for each source.
+//! The lease records that a target carries: one for each source.
 //!
-//! A mark says which names of the target are a copy of that source, and which agent keeps it so. What is made of that,
-//! who may take a target and who may not, is decided by whoever takes it; here stands what a mark says, and what a
-//! database must be able to do with marks: [`Marks`]. What keeps an agent from writing that has lost its mark without
+//! A lease says which names of the target are a copy of that source, and which agent keeps it so. What is made of that,
+//! who may take a target and who may not, is decided by whoever takes it; here stands what a lease says, and what a
+//! database must be able to do with lease records: [`LeaseRecords`]. What keeps an agent from writing that has lost its lease without
 //! knowing it, is its [lease](crate::gate::lease), which each renewal begins anew.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -23,7 +23,7 @@ const _: () = assert!(crate::gate::lease::LIMIT.as_secs() < STALE_AFTER.as_secs(
 
 /// One running agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AgentMark {
+pub struct AgentIdentity {
     /// The same after a restart.
     pub id: String,
     /// Another one after each.
@@ -34,21 +34,21 @@ pub struct AgentMark {
     pub pid: u32,
 }
 
-/// A mark as it was read.
-pub struct Mark {
+/// A lease as it was read.
+pub struct LeaseRecord {
     pub source_id: String,
     pub filter: NamespaceFilter,
     pub copied: Vec<NamespaceFilter>,
     pub refused: BTreeSet<Namespace>,
     pub upstream: Vec<String>,
-    pub claim: Option<String>,
+    pub lease_id: Option<String>,
     pub checkpoint: ClusterTime,
     /// The start that has set it last.
     pub life: Option<String>,
-    pub keeper: Option<Keeper>,
+    pub holder: Option<LeaseHolder>,
 }
 
-impl Mark {
+impl LeaseRecord {
     /// True when what Atlas holds there was copied from this source.
     pub fn owns(&self, ns: &Namespace) -> bool {
         let was_copied =
@@ -72,15 +72,15 @@ impl Mark {
     }
 }
 
-/// The agent that a mark names.
-pub struct Keeper {
-    pub agent: AgentMark,
+/// The agent that a lease names.
+pub struct LeaseHolder {
+    pub agent: AgentIdentity,
     /// Its last heartbeat, milliseconds since 1970 by Atlas's clock, and the time since.
-    pub beat: i64,
+    pub heartbeat: i64,
     pub silent_for: Duration,
 }
 
-impl Keeper {
+impl LeaseHolder {
     pub fn is_fresh(&self) -> bool {
         self.silent_for < STALE_AFTER
     }
@@ -91,43 +91,43 @@ impl Keeper {
     }
 }
 
-/// What a mark is to say from now on.
-pub struct NewMark<'a> {
+/// What a lease is to say from now on.
+pub struct NewLeaseRecord<'a> {
     pub source_id: &'a str,
     pub patterns: &'a Patterns,
     pub copied: Vec<Patterns>,
     pub refused: &'a BTreeSet<Namespace>,
     pub upstream: Vec<&'a str>,
-    pub agent: &'a AgentMark,
-    pub claim: &'a str,
+    pub agent: &'a AgentIdentity,
+    pub lease_id: &'a str,
 }
 
-/// Where marks are kept: in `replicas`, or what a database has for that, of a place that the configuration names
+/// Where lease records are kept: in `replicas`, or what a database has for that, of a place that the configuration names
 /// (`atlas.state_database`).
-pub trait Marks: Send + Sync {
-    /// How the marks of a place are called, for a person.
+pub trait LeaseRecords: Send + Sync {
+    /// How the lease records of a place are called, for a person.
     fn name(&self, place: &str) -> String;
 
-    /// True for what holds marks in some place.
-    fn is_of_marks(&self, ns: &Namespace) -> bool;
+    /// True for what holds lease records in some place.
+    fn is_of_records(&self, ns: &Namespace) -> bool;
 
     /// All of them, with their age by that database's own clock.
-    fn read<'a>(&'a self, place: &'a str) -> Answer<'a, Vec<Mark>>;
+    fn read<'a>(&'a self, place: &'a str) -> Answer<'a, Vec<LeaseRecord>>;
 
     /// Those in all other places, as far as they may be read.
-    fn elsewhere<'a>(&'a self, place: &'a str) -> Answer<'a, Vec<(String, Vec<Mark>)>>;
+    fn elsewhere<'a>(&'a self, place: &'a str) -> Answer<'a, Vec<(String, Vec<LeaseRecord>)>>;
 
-    /// Sets a mark and its heartbeat, in one step with the look whether it is still as it was read: kept by the agent
+    /// Sets a lease and its heartbeat, in one step with the look whether it is still as it was read: kept by the agent
     /// `before`, by none, or not there at all (`is_new`). False where it is not.
     fn set<'a>(
         &'a self,
         place: &'a str,
-        mark: NewMark<'a>,
+        record: NewLeaseRecord<'a>,
         before: Option<&'a str>,
         is_new: bool,
     ) -> Answer<'a, bool>;
 
-    /// Renews the heartbeat, in one step with the look whether the mark is as this agent left it: its own, with no
+    /// Renews the heartbeat, in one step with the look whether the lease is as this agent left it: its own, with no
     /// `checkpoint` before `left`. False where it is not.
     fn renew<'a>(
         &'a self,
@@ -139,15 +139,15 @@ pub trait Marks: Send + Sync {
         upstream: Vec<&'a str>,
     ) -> Answer<'a, bool>;
 
-    /// Takes an agent out of its mark, which stays its source's.
-    fn give_back<'a>(
+    /// Takes an agent out of its lease, which stays its source's.
+    fn release<'a>(
         &'a self,
         place: &'a str,
         source_id: &'a str,
         instance: &'a str,
     ) -> Answer<'a, ()>;
 
-    /// Removes the mark of a source.
+    /// Removes the lease of a source.
     fn remove<'a>(&'a self, place: &'a str, source_id: &'a str) -> Answer<'a, ()>;
 
     /// As [`remove`](Self::remove), and the place with it where nothing is left in it.

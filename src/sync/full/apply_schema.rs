@@ -10,42 +10,42 @@ use crate::{
     sink::SchemaSink,
     sync::{
         Collection, SyncError,
-        ends::End,
-        schema::{mend, schema_steps, sentences},
+        schema::{apply_schema, schema_steps, sentences},
+        sides::SideName,
     },
 };
 
-/// Which differences are mended.
+/// Which schema changes are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mending {
+pub(super) enum ToApply {
     /// Indexes that only Atlas has: before the documents, which they may keep out.
     Drops,
     /// All: when the documents are there, since they must fit, and since it is faster.
     Everything,
 }
 
-/// Compares options and indexes, and mends them. Returns what could not be mended, a sentence each.
-pub(super) async fn mend_schemas<K: SchemaSink>(
+/// Compares options and indexes, and applies what differs to the copy. Returns what could not be applied, a sentence each.
+pub(super) async fn apply_schemas<K: SchemaSink>(
     run: &Run<'_, K>,
     collections: &[Collection],
-    what: Mending,
+    what: ToApply,
 ) -> Result<BTreeMap<Namespace, Vec<Problem>>, SyncError> {
-    let copies = run.there().await?;
+    let copies = run.target_listing().await?;
     let copies: BTreeMap<_, _> = copies.collections.iter().map(|copy| (&copy.ns, copy)).collect();
     let copies = &copies;
     let problems = run
         .cx
-        .ends
+        .sides
         .each(collections.iter().collect(), |collection: &Collection| {
             Box::pin(async move {
                 let copy = copies.get(&collection.ns).copied();
-                let mended = loop {
-                    match mend_schema(run, collection, copy, what).await {
+                let applied = loop {
+                    match apply_schema_of(run, collection, copy, what).await {
                         Err(SyncError::Outdated) => {}
-                        mended => break mended,
+                        applied => break applied,
                     }
                 };
-                let problems = run.unless_refused(&collection.ns, mended)?;
+                let problems = run.unless_refused(&collection.ns, applied)?;
                 Ok((collection.ns.clone(), problems))
             })
         })
@@ -53,11 +53,11 @@ pub(super) async fn mend_schemas<K: SchemaSink>(
     Ok(problems.into_iter().filter(|(_, problems)| !problems.is_empty()).collect())
 }
 
-async fn mend_schema<K: SchemaSink>(
+async fn apply_schema_of<K: SchemaSink>(
     run: &Run<'_, K>,
     collection: &Collection,
     copy: Option<&Collection>,
-    what: Mending,
+    what: ToApply,
 ) -> Result<Vec<Problem>, SyncError> {
     let ns = &collection.ns;
     // What the name means is about to change.
@@ -68,10 +68,10 @@ async fn mend_schema<K: SchemaSink>(
         run.note_schema(ns, &["the collection is missing in Atlas".to_owned()]);
         return Ok(Vec::new());
     };
-    let permit = run.cx.ends.proven(run.stop).await?;
+    let permit = run.cx.sides.proven(run.stop).await?;
     let options = (&collection.options, &copy.options);
-    let mut steps = schema_steps(&run.cx.ends, ns, End::Local, options, run.stop).await?;
-    if what == Mending::Drops {
+    let mut steps = schema_steps(&run.cx.sides, ns, SideName::Local, options, run.stop).await?;
+    if what == ToApply::Drops {
         steps.retain(|step| matches!(step, Step::Index(IndexChange::Drop { .. })));
     }
     let sentences = sentences(&steps);
@@ -82,11 +82,11 @@ async fn mend_schema<K: SchemaSink>(
     if run.is_dry() {
         return Ok(Vec::new());
     }
-    let Some(here) = run.cx.still(ns, collection.id, run.stop).await? else {
+    let Some(source) = run.cx.still(ns, collection.id, run.stop).await? else {
         return Ok(Vec::new());
     };
     // Changed since it was listed.
-    if here.options != collection.options {
+    if source.options != collection.options {
         run.cx.watch.ask(ns);
         return Ok(Vec::new());
     }
@@ -105,7 +105,7 @@ async fn mend_schema<K: SchemaSink>(
     if !indexes.is_empty() {
         run.cx.watch.build_begins(ns, indexes, now_ms());
     }
-    let left = mend(&run.cx.ends, End::Atlas, ns, (steps, &permit), run.stop).await;
+    let left = apply_schema(&run.cx.sides, SideName::Atlas, ns, (steps, &permit), run.stop).await;
     run.cx.watch.build_ended(ns);
     let left = left?;
     for problem in &left {

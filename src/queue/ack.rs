@@ -1,53 +1,53 @@
-//! Settling: each leased entry ends as applied, as a dead letter, or pending again.
+//! Acks and nacks: each leased entry ends as applied, as a dead letter, or pending again.
 
 use std::slice;
 
 use super::{
-    Entry, Outcome, QueueError, Settlement, Work, codec,
+    Ack, Entry, Outcome, QueueError, Work, codec,
     edit::Edit,
     index::DocumentName,
     ledger::Ledger,
     reader::Reader,
     rename::{Cleared, clear_letter},
-    schedule::Lease,
-    state::State,
+    schedule::Leased,
+    state::StoreState,
     store::Store,
 };
 use crate::{
     model::{namespace::Namespace, write_op::WriteOp},
     queue::dead_letter::DeadLetter,
-    runtime::crash::{self, Step as Crash},
+    runtime::crash::{self, CrashPoint},
 };
 
-/// The first of the settlements, as many as are one step.
+/// The first of the acks, as many as are one step.
 ///
 /// # Errors
-/// Nothing is settled then.
-pub fn settle_part(
+/// Nothing is acked then.
+pub fn ack_part(
     store: &Store,
-    state: &mut State,
-    settlements: &mut slice::Iter<'_, Settlement>,
+    state: &mut StoreState,
+    acks: &mut slice::Iter<'_, Ack>,
 ) -> Result<(), QueueError> {
     state.refuse_after_failure()?;
     let mut edit = state.edit();
     let mut reader = store.reader();
-    let mut steps = Vec::with_capacity(settlements.len());
-    for settlement in settlements {
-        let lease = state.ledger().schedule.leased(settlement.seq).cloned();
-        let Some(lease) = lease.filter(|lease| lease.version == settlement.version) else {
+    let mut steps = Vec::with_capacity(acks.len());
+    for ack in acks {
+        let lease = state.ledger().schedule.leased(ack.seq).cloned();
+        let Some(lease) = lease.filter(|lease| lease.version == ack.version) else {
             continue;
         };
-        let effect = effect(store, state, settlement, &lease, &mut reader, &mut edit)?;
-        steps.push(Step { seq: settlement.seq, lease, effect });
+        let effect = effect(store, state, ack, &lease, &mut reader, &mut edit)?;
+        steps.push(Acked { seq: ack.seq, lease, effect });
         if edit.weight() >= store.part_bytes {
             break;
         }
     }
-    crash::point(Crash::SettleBegins);
+    crash::point(CrashPoint::AckBegins);
     store.write(state, edit)?;
-    crash::point(Crash::SettleDone);
+    crash::point(CrashPoint::AckDone);
     if steps.iter().any(|step| matches!(step.effect, Effect::Died { letter: Some(_), .. })) {
-        crash::point(Crash::DeadLetterDone);
+        crash::point(CrashPoint::DeadLetterDone);
     }
     if steps.iter().any(|step| step.lease.is_barrier()) {
         // A schema change must not be repeated once what stands behind it has been applied, so
@@ -68,9 +68,9 @@ pub fn settle_part(
 
 fn effect(
     store: &Store,
-    state: &State,
-    Settlement { seq, outcome, .. }: &Settlement,
-    lease: &Lease,
+    state: &StoreState,
+    Ack { seq, outcome, .. }: &Ack,
+    lease: &Leased,
     reader: &mut Reader<'_>,
     edit: &mut Edit,
 ) -> Result<Effect, QueueError> {
@@ -122,7 +122,7 @@ fn effect(
 /// Makes a dead letter of an entry that is taken out.
 fn bury(
     store: &Store,
-    state: &State,
+    state: &StoreState,
     mut entry: Entry,
     (reason, died_ms): (&str, u64),
     reader: &mut Reader<'_>,
@@ -157,7 +157,7 @@ fn bury(
 /// The pending entry that arrived for the document while this one was leased, if no barrier is
 /// between the two, and its encoded size.
 fn successor(
-    state: &State,
+    state: &StoreState,
     reader: &mut Reader<'_>,
     seq: u64,
 ) -> Result<Option<(Entry, usize)>, QueueError> {
@@ -175,10 +175,10 @@ fn widen((mut newer, before): (Entry, usize), edit: &mut Edit) -> i64 {
     edit.change_entry(&newer, before) as i64 - before as i64
 }
 
-/// What a settlement changes in memory, once it is in the store.
-struct Step {
+/// What an ack changes in memory, once it is in the store.
+struct Acked {
     seq: u64,
-    lease: Lease,
+    lease: Leased,
     effect: Effect,
 }
 
@@ -207,9 +207,9 @@ impl Effect {
     }
 }
 
-impl Step {
-    fn take(self, state: &mut State, ledger: &mut Ledger) {
-        let Step { seq, lease, effect } = self;
+impl Acked {
+    fn take(self, state: &mut StoreState, ledger: &mut Ledger) {
+        let Acked { seq, lease, effect } = self;
         let bytes = effect.bytes() - lease.bytes as i64;
         ledger.pending_bytes = ledger.pending_bytes.saturating_add_signed(bytes);
         ledger.schedule.unlease(seq);
@@ -248,7 +248,7 @@ impl Step {
 }
 
 /// A document's entry is gone for good.
-fn remove(seq: u64, lease: &Lease, state: &mut State, ledger: &mut Ledger) {
+fn remove(seq: u64, lease: &Leased, state: &mut StoreState, ledger: &mut Ledger) {
     let document = lease.document.expect("a barrier is passed");
     ledger.pending -= 1;
     state.index.remove(document, seq);

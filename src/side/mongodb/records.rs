@@ -1,4 +1,4 @@
-//! The marks of ownership as they stand in a MongoDB: one document per source in `replicas`, in the database that
+//! The lease records as they stand in a MongoDB: one document per source in `replicas`, in the database that
 //! `atlas.state_database` names.
 //!
 //! | field | what |
@@ -29,7 +29,7 @@ use crate::{
     },
     side::{
         Answer, SideError,
-        marks::{AgentMark, Keeper, Mark, Marks, NewMark},
+        records::{AgentIdentity, LeaseHolder, LeaseRecord, LeaseRecords, NewLeaseRecord},
     },
     sink::SinkError,
 };
@@ -39,8 +39,8 @@ const COLLECTION: &str = "replicas";
 
 const DUPLICATE_KEY: i32 = 11000;
 
-fn agent_doc(agent: &AgentMark) -> Document {
-    let AgentMark { id, instance, host, boot, pid } = agent;
+fn agent_doc(agent: &AgentIdentity) -> Document {
+    let AgentIdentity { id, instance, host, boot, pid } = agent;
     doc! { "id": id, "instance": instance, "host": host, "boot": boot, "pid": i64::from(*pid) }
 }
 
@@ -48,45 +48,46 @@ fn patterns_doc(patterns: &Patterns) -> Document {
     doc! { "include": &patterns.include, "exclude": &patterns.exclude }
 }
 
-impl Marks for MongoSide {
+impl LeaseRecords for MongoSide {
     fn name(&self, place: &str) -> String {
         format!("{place}.{COLLECTION}")
     }
 
-    fn is_of_marks(&self, ns: &Namespace) -> bool {
+    fn is_of_records(&self, ns: &Namespace) -> bool {
         ns.coll() == COLLECTION
     }
 
-    fn read<'a>(&'a self, place: &'a str) -> Answer<'a, Vec<Mark>> {
+    fn read<'a>(&'a self, place: &'a str) -> Answer<'a, Vec<LeaseRecord>> {
         self.ask(read(&self.mongo, place))
     }
 
-    fn elsewhere<'a>(&'a self, place: &'a str) -> Answer<'a, Vec<(String, Vec<Mark>)>> {
+    fn elsewhere<'a>(&'a self, place: &'a str) -> Answer<'a, Vec<(String, Vec<LeaseRecord>)>> {
         self.ask(elsewhere(&self.mongo, place))
     }
 
     fn set<'a>(
         &'a self,
         place: &'a str,
-        mark: NewMark<'a>,
+        record: NewLeaseRecord<'a>,
         before: Option<&'a str>,
         is_new: bool,
     ) -> Answer<'a, bool> {
-        let NewMark { source_id, patterns, copied, refused, upstream, agent, claim } = mark;
-        let same_keeper = match before {
+        let NewLeaseRecord { source_id, patterns, copied, refused, upstream, agent, lease_id } =
+            record;
+        let same_holder = match before {
             Some(instance) => Bson::from(instance),
             None => doc! { "$exists": false }.into(),
         };
         let copied: Vec<_> = copied.iter().map(patterns_doc).collect();
         let refused: Vec<_> = refused.iter().map(Namespace::as_str).collect();
         let update = doc! {
-            "q": { "_id": source_id, "agent.instance": same_keeper },
+            "q": { "_id": source_id, "agent.instance": same_holder },
             "u": {
                 "$set": {
                     "version": env!("CARGO_PKG_VERSION"), "startedAt": DateTime::now(),
                     "include": &patterns.include, "exclude": &patterns.exclude,
                     "copied": copied, "refused": refused, "upstream": upstream,
-                    "agent": agent_doc(agent), "life": &agent.instance, "claim": claim,
+                    "agent": agent_doc(agent), "life": &agent.instance, "claim": lease_id,
                 },
                 "$setOnInsert": { "claimedAt": DateTime::now() },
                 "$currentDate": { "heartbeatAt": true },
@@ -117,7 +118,7 @@ impl Marks for MongoSide {
         Box::pin(async move { Ok(self.update(place, update).await? > 0) })
     }
 
-    fn give_back<'a>(
+    fn release<'a>(
         &'a self,
         place: &'a str,
         source_id: &'a str,
@@ -187,39 +188,39 @@ impl MongoSide {
     }
 }
 
-/// All marks in a database, with their age by that server's clock.
+/// All lease records in a database, with their age by that server's clock.
 ///
 /// # Errors
 /// When the server does not answer, or refuses.
-async fn read(mongo: &Mongo, db: &str) -> Result<Vec<Mark>, MongoError> {
+async fn read(mongo: &Mongo, db: &str) -> Result<Vec<LeaseRecord>, MongoError> {
     let hello = mongo.hello().await?;
     let now = hello.get_datetime("localTime").map_or_else(|_| DateTime::now(), |now| *now);
     // What else may stand there is an application's.
-    let is_mark = rawdoc! { "include": { "$type": "array" }, "startedAt": { "$type": "date" } };
+    let is_record = rawdoc! { "include": { "$type": "array" }, "startedAt": { "$type": "date" } };
     let command = rawdoc! {
-        "find": COLLECTION, "filter": is_mark, "readConcern": { "level": "majority" },
+        "find": COLLECTION, "filter": is_record, "readConcern": { "level": "majority" },
     };
     let mut cursor = mongo.cursor(db, command).await?;
-    let mut marks = Vec::new();
+    let mut records = Vec::new();
     while let Some(reply) = cursor.next().await? {
         for raw in documents(&reply)? {
-            let mark = Document::try_from(raw).ok();
-            marks.extend(mark.as_ref().and_then(|doc| read_mark(doc, db, now)));
+            let record = Document::try_from(raw).ok();
+            records.extend(record.as_ref().and_then(|doc| read_record(doc, db, now)));
         }
     }
-    Ok(marks)
+    Ok(records)
 }
 
-/// Marks in all other databases than `db`.
+/// Lease records in all other databases than `db`.
 ///
 /// # Errors
 /// As [`read`].
-async fn elsewhere(mongo: &Mongo, db: &str) -> Result<Vec<(String, Vec<Mark>)>, MongoError> {
+async fn elsewhere(mongo: &Mongo, db: &str) -> Result<Vec<(String, Vec<LeaseRecord>)>, MongoError> {
     let mut found = Vec::new();
     for other in mongo.list_databases().await?.into_iter().filter(|other| other != db) {
         match read(mongo, &other).await {
-            Ok(marks) if marks.is_empty() => {}
-            Ok(marks) => found.push((other, marks)),
+            Ok(records) if records.is_empty() => {}
+            Ok(records) => found.push((other, records)),
             // A user that may write to some databases alone.
             Err(error) if class_of(&error) == Class::Denied => {}
             Err(error) => return Err(error),
@@ -238,35 +239,35 @@ fn filter_of(doc: &Document, db: &str) -> Option<NamespaceFilter> {
     Some(filter.with_state_database(db))
 }
 
-fn read_mark(doc: &Document, db: &str, now: DateTime) -> Option<Mark> {
+fn read_record(doc: &Document, db: &str, now: DateTime) -> Option<LeaseRecord> {
     let before = doc.get_array("copied").map(Vec::as_slice).unwrap_or_default();
     let before = before.iter().filter_map(Bson::as_document);
-    Some(Mark {
+    Some(LeaseRecord {
         source_id: doc.get_str("_id").ok()?.to_owned(),
         filter: filter_of(doc, db)?,
         copied: before.filter_map(|patterns| filter_of(patterns, db)).collect(),
         refused: texts(doc, "refused").iter().filter_map(|name| name.parse().ok()).collect(),
         upstream: texts(doc, "upstream"),
-        claim: doc.get_str("claim").ok().map(str::to_owned),
+        lease_id: doc.get_str("claim").ok().map(str::to_owned),
         life: doc.get_str("life").ok().map(str::to_owned),
         checkpoint: doc.get_timestamp("checkpoint").map(ClusterTime::from).unwrap_or_default(),
-        keeper: doc.get_document("agent").ok().map(|agent| read_keeper(agent, doc, now)),
+        holder: doc.get_document("agent").ok().map(|agent| read_holder(agent, doc, now)),
     })
 }
 
-fn read_keeper(agent: &Document, mark: &Document, now: DateTime) -> Keeper {
+fn read_holder(agent: &Document, record: &Document, now: DateTime) -> LeaseHolder {
     let text = |name: &str| agent.get_str(name).unwrap_or("unknown").to_owned();
-    let beat = mark.get_datetime("heartbeatAt").map_or(0, |at| at.timestamp_millis());
-    let silent_ms = u64::try_from(now.timestamp_millis() - beat).unwrap_or(0);
-    Keeper {
-        agent: AgentMark {
+    let heartbeat = record.get_datetime("heartbeatAt").map_or(0, |at| at.timestamp_millis());
+    let silent_ms = u64::try_from(now.timestamp_millis() - heartbeat).unwrap_or(0);
+    LeaseHolder {
+        agent: AgentIdentity {
             id: text("id"),
             instance: text("instance"),
             host: text("host"),
             boot: text("boot"),
             pid: agent.get_i64("pid").ok().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
         },
-        beat,
+        heartbeat,
         silent_for: Duration::from_millis(silent_ms),
     }
 }
@@ -275,19 +276,19 @@ fn read_keeper(agent: &Document, mark: &Document, now: DateTime) -> Keeper {
 mod tests {
     use super::*;
 
-    fn mark(doc: &Document) -> Mark {
-        read_mark(doc, "outrigger", DateTime::now()).unwrap()
+    fn record(doc: &Document) -> LeaseRecord {
+        read_record(doc, "outrigger", DateTime::now()).unwrap()
     }
 
     #[test]
-    fn a_mark_remembers_what_its_source_has_copied() {
-        let first = mark(&doc! { "_id": "a", "include": ["shop.*"], "exclude": [] });
+    fn a_lease_remembers_what_its_source_has_copied() {
+        let first = record(&doc! { "_id": "a", "include": ["shop.*"], "exclude": [] });
         let narrower =
             Patterns { include: vec!["shop.*".into()], exclude: vec!["shop.logs".into()] };
 
         let before = first.history(&narrower);
         assert_eq!(before, [Patterns { include: vec!["shop.*".into()], exclude: vec![] }]);
-        let second = mark(&doc! {
+        let second = record(&doc! {
             "_id": "a", "include": ["shop.*"], "exclude": ["shop.logs"], "refused": ["shop.theirs"],
             "copied": [{ "include": ["shop.*"], "exclude": [] }],
         });
@@ -303,10 +304,10 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_earlier_versions_are_read() {
-        let old = mark(&doc! { "_id": "a", "include": [], "exclude": [], "claim": "c" });
+    fn lease_records_of_earlier_versions_are_read() {
+        let old = record(&doc! { "_id": "a", "include": [], "exclude": [], "claim": "c" });
 
         assert!(old.owns(&"any.thing".parse().unwrap()));
-        assert!(old.upstream.is_empty() && old.keeper.is_none());
+        assert!(old.upstream.is_empty() && old.holder.is_none());
     }
 }

@@ -22,14 +22,14 @@ use crate::{
 };
 
 /// What is read from, and how fast and how stubbornly.
-pub struct Ends {
+pub struct Sides {
     pub local: Arc<dyn Side>,
     pub atlas: Arc<dyn Side>,
     /// Of documents that are read from the local database.
     reads: Mutex<Limiter>,
     /// Where an end that is away is shown.
     pub status: Option<Arc<Status>>,
-    /// Of the mark in Atlas, where one is kept.
+    /// Of the lease in Atlas, where one is kept.
     pub lease: Option<Arc<Lease>>,
     /// How long an end may be away before that is an error; `None` for ever.
     pub patience: Option<Duration>,
@@ -47,7 +47,7 @@ const PROOF_CHECK: Duration = Duration::from_millis(100);
 /// More than the largest reply of a server (16 MiB).
 const COPYING_KB: usize = 32 << 10;
 
-impl Ends {
+impl Sides {
     /// With `parallel` ranges at the same time, and so many reads per second from the local database; 0
     /// for no limit.
     pub fn new(
@@ -100,10 +100,10 @@ impl Ends {
     }
 
     /// Waits until so many documents may be read from the local database.
-    pub async fn book(&self, documents: usize, stop: &Stop) -> Result<(), SyncError> {
+    pub async fn throttle(&self, documents: usize, stop: &Stop) -> Result<(), SyncError> {
         let wait = {
             let mut reads = self.reads.lock();
-            reads.book(Instant::now(), documents, 0)
+            reads.throttle(Instant::now(), documents, 0)
         };
         if stop.is_draining() {
             return Err(SyncError::Stopped);
@@ -127,7 +127,7 @@ impl Ends {
     pub fn attempts<'a>(&'a self, stop: &'a Stop) -> Attempts<'a> {
         let wait = OutageWait::new(Duration::from_millis(500), Duration::from_secs(15));
         Attempts {
-            ends: self,
+            sides: self,
             stop,
             wait,
             since: None,
@@ -150,7 +150,7 @@ const OVERTAKEN_MAX: u32 = 5;
 
 /// One thing that is tried until it works, or until it never will.
 pub struct Attempts<'a> {
-    ends: &'a Ends,
+    sides: &'a Sides,
     stop: &'a Stop,
     wait: OutageWait,
     since: Option<Instant>,
@@ -187,7 +187,7 @@ impl<'a> Attempts<'a> {
         let since = *self.since.get_or_insert_with(Instant::now);
         // A person who waits wants to know; the agent goes on until somebody has mended it.
         let is_over = self
-            .ends
+            .sides
             .patience
             .is_some_and(|patience| since.elapsed() > patience || !error.is_unavailable());
         // A server that has understood and will not is asked some times more, and then no more.
@@ -203,7 +203,7 @@ impl<'a> Attempts<'a> {
         } else if !std::mem::replace(&mut self.is_told, true) {
             tracing::warn!(error = %crate::observe::report::one_line(&error), "{}", self.message);
         }
-        if let (Some(status), SyncError::Sink(error)) = (&self.ends.status, &error) {
+        if let (Some(status), SyncError::Sink(error)) = (&self.sides.status, &error) {
             status.faults.atlas.fails(Fault::from(error));
         }
         pause(self.stop, self.wait.next_wait()).await
@@ -230,7 +230,7 @@ impl<'a> Attempts<'a> {
         self.overtaken = 0;
         if self.since.take().is_some() {
             self.wait.reset();
-            if let Some(status) = &self.ends.status {
+            if let Some(status) = &self.sides.status {
                 status.faults.atlas.answers();
             }
         }
@@ -239,35 +239,35 @@ impl<'a> Attempts<'a> {
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum SideName {
     Local,
     Atlas,
 }
 
-impl Ends {
+impl Sides {
     /// To be asked right before something is changed there, other than through the sink.
     ///
     /// # Errors
-    /// When it is Atlas, and the mark of ownership is not young enough.
-    pub fn may_alter(&self, end: End) -> Result<(), SinkError> {
+    /// When it is Atlas, and the lease is not young enough.
+    pub fn may_alter(&self, end: SideName) -> Result<(), SinkError> {
         match (end, &self.lease) {
-            (End::Atlas, Some(lease)) => may_write(lease),
-            (End::Atlas, None) | (End::Local, _) => Ok(()),
+            (SideName::Atlas, Some(lease)) => may_write(lease),
+            (SideName::Atlas, None) | (SideName::Local, _) => Ok(()),
         }
     }
 
-    pub fn of(&self, end: End) -> &dyn Side {
+    pub fn of(&self, end: SideName) -> &dyn Side {
         match end {
-            End::Local => &*self.local,
-            End::Atlas => &*self.atlas,
+            SideName::Local => &*self.local,
+            SideName::Atlas => &*self.atlas,
         }
     }
 }
 
 /// Asks one of the ends until it answers: `ask!(ends, stop, expression)`.
 macro_rules! ask {
-    ($ends:expr, $stop:expr, $exchange:expr) => {{
-        let mut attempts = $ends.attempts($stop);
+    ($sides:expr, $stop:expr, $exchange:expr) => {{
+        let mut attempts = $sides.attempts($stop);
         loop {
             match $exchange.await {
                 Ok(answer) => {

@@ -1,4 +1,4 @@
-//! Which deltas may still be sent as such.
+//! The read watermark: which deltas may still be sent as such.
 //!
 //! A delta is exact on the state that it was made from and on no other: applied to a later state, it
 //! may leave the fields in another order. Atlas may hold a later state of a document in two cases:
@@ -11,14 +11,14 @@ use crate::model::checkpoint::ClusterTime;
 
 /// Remembers, in bounded memory, up to when each document may have been written already.
 #[derive(Debug)]
-pub struct Horizon {
+pub struct ReadWatermark {
     /// Holds for every document.
     floor: ClusterTime,
     read_at: HashMap<Box<[u8]>, ClusterTime>,
     capacity: usize,
 }
 
-impl Horizon {
+impl ReadWatermark {
     /// `floor` is the local database's time when the agent started: what came before may have been
     /// written by an earlier run.
     pub fn new(floor: ClusterTime, capacity: usize) -> Self {
@@ -57,24 +57,24 @@ mod tests {
 
     #[test]
     fn a_delta_older_than_a_read_of_its_document_is_not_exact() {
-        let mut horizon = Horizon::new(ClusterTime(10), 100);
-        horizon.read(Box::from(*b"a"), ClusterTime(20));
+        let mut watermark = ReadWatermark::new(ClusterTime(10), 100);
+        watermark.read(Box::from(*b"a"), ClusterTime(20));
 
-        assert!(!horizon.is_exact(b"a", ClusterTime(20)));
-        assert!(horizon.is_exact(b"a", ClusterTime(21)));
-        assert!(horizon.is_exact(b"b", ClusterTime(11)));
-        assert!(!horizon.is_exact(b"b", ClusterTime(10)), "it may be a replay");
+        assert!(!watermark.is_exact(b"a", ClusterTime(20)));
+        assert!(watermark.is_exact(b"a", ClusterTime(21)));
+        assert!(watermark.is_exact(b"b", ClusterTime(11)));
+        assert!(!watermark.is_exact(b"b", ClusterTime(10)), "it may be a replay");
     }
 
     #[test]
     fn what_is_forgotten_is_assumed_of_all() {
-        let mut horizon = Horizon::new(ClusterTime(0), 2);
+        let mut watermark = ReadWatermark::new(ClusterTime(0), 2);
         for (document, at) in [(b"a", 5), (b"b", 7), (b"c", 1)] {
-            horizon.read(Box::from(*document), ClusterTime(at));
+            watermark.read(Box::from(*document), ClusterTime(at));
         }
 
-        assert!(!horizon.is_exact(b"a", ClusterTime(5)));
-        assert!(!horizon.is_exact(b"d", ClusterTime(7)));
-        assert!(horizon.is_exact(b"d", ClusterTime(8)));
+        assert!(!watermark.is_exact(b"a", ClusterTime(5)));
+        assert!(!watermark.is_exact(b"d", ClusterTime(7)));
+        assert!(watermark.is_exact(b"d", ClusterTime(8)));
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::{
     Handles,
-    far_end::{Refused, get, post},
+    far_end::{NotTaken, get, post},
     monitor::vitals,
 };
 use crate::{
@@ -33,12 +33,12 @@ const WAITING_MAX: usize = 200;
 
 /// Alerts that wait to be sent.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(super) struct AlertDelivery {
     waiting: Mutex<VecDeque<Value>>,
     filled: Notify,
 }
 
-impl Outbox {
+impl AlertDelivery {
     pub fn push(&self, letter: Value) {
         let mut waiting = self.waiting.lock();
         if waiting.len() == WAITING_MAX {
@@ -88,11 +88,11 @@ impl Outbox {
                     }
                 }
                 // The far end refuses this very alert. Kept, it would hold up all those behind it for ever.
-                Err(Refused { is_final: true, error }) => {
+                Err(NotTaken { is_final: true, error }) => {
                     tracing::warn!(%url, error, "the web hook refuses an alert, which is dropped");
                     self.remove(&letter);
                 }
-                Err(Refused { error, .. }) => {
+                Err(NotTaken { error, .. }) => {
                     if !std::mem::replace(&mut has_failed, true) {
                         tracing::warn!(%url, error, "the web hook does not take alerts, trying on");
                     }
@@ -163,7 +163,7 @@ pub(super) async fn heartbeat(handles: Handles, url: HttpUrl, every: Duration) {
                 before = now;
                 has_failed = false;
             }
-            Err(Refused { error, .. }) => {
+            Err(NotTaken { error, .. }) => {
                 if !std::mem::replace(&mut has_failed, true) {
                     tracing::warn!(%url, error, "the heartbeat does not get through");
                 }

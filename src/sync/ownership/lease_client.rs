@@ -2,22 +2,22 @@
 //! write one copy.
 //!
 //! In Atlas, `outrigger.replicas` (see `atlas.state_database`) holds one document per source, its
-//! *mark* ([`marks`](crate::side::marks)): which namespaces of this Atlas are a copy of that source, and which agent keeps it
-//! so. A collection that holds data, and that no mark of ours covers, now or before, is somebody else's.
+//! *lease* ([`records`](crate::side::records)): which namespaces of this Atlas are a copy of that source, and which agent keeps it
+//! so. A collection that holds data, and that no lease of ours covers, now or before, is somebody else's.
 //!
-//! - Where no mark of ours is there at all, one such collection is enough to refuse the target. Where there is
+//! - Where no lease of ours is there at all, one such collection is enough to refuse the target. Where there is
 //!   one, the collection is kept apart, and the others are replicated.
 //! - Sources whose patterns could ever choose one name do not write to one target, whatever is there
 //!   ([`overlap`](crate::policy::overlap)).
 //! - The local database is not, by whatever way, a copy of the target ([`upstream`](super::upstream)).
 //!
-//! The agent renews its *heartbeat* in the mark. Another agent of the same source refuses to start beside
+//! The agent renews its *heartbeat* in the lease record. Another agent of the same source refuses to start beside
 //! it: always while the heartbeat is fresh, and, after an agent that was not stopped in order, until it is
-//! told to take over. A mark that an agent gave back at its end is free. An agent that cannot renew its
+//! told to take over. A lease that an agent released at its end is free. An agent that cannot renew its
 //! heartbeat stops writing before it is stale ([`lease`](crate::gate::lease)). All times are Atlas's own.
 //!
 //! Each time the target turns out to be another one than the queue's position belongs to (another Atlas,
-//! one that was put back to a backup, a mark that is gone), the mark gets a new claim, and everything is
+//! one that was put back to a backup, a lease that is gone), the lease gets a new id, and everything is
 //! compared. And where it is the queue that was put back, with its folder or with the whole host, it is of no use:
 //! what would be read once more from its position renames and drops what Atlas has since.
 
@@ -35,7 +35,7 @@ use crate::{
     policy::overlap::overlap,
     side::{
         Side,
-        marks::{AgentMark, Keeper, Mark, Marks, NewMark},
+        records::{AgentIdentity, LeaseHolder, LeaseRecord, LeaseRecords, NewLeaseRecord},
     },
     sink::SinkError,
     sync::{Listing, SyncError, atlas_collections},
@@ -44,21 +44,21 @@ use crate::{
 /// How often the heartbeat is renewed.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// A source's claim on a target.
-pub struct Claim<'a> {
+/// What works with a source's lease in one target.
+pub struct LeaseClient<'a> {
     pub atlas: &'a dyn Side,
     pub filter: &'a NamespaceFilter,
     pub source_id: &'a str,
-    pub agent: &'a AgentMark,
+    pub agent: &'a AgentIdentity,
     /// Begins anew with each renewal.
     pub lease: &'a Lease,
 }
 
 /// How a target is to be taken.
-pub struct Taking<'a> {
+pub struct Acquisition<'a> {
     /// Take over what is somebody else's.
     pub adopt: bool,
-    /// The agent's first look. Later on, whoever is in the mark in its place has put it aside.
+    /// The agent's first look. Later on, whoever is in the lease in its place has put it aside.
     pub is_first: bool,
     /// What the local database is a copy of.
     pub upstream: &'a Upstream,
@@ -66,132 +66,150 @@ pub struct Taking<'a> {
     pub target: Option<&'a str>,
     pub remembered: &'a Remembered,
     /// The heartbeat that an earlier attempt has seen, of what may be our own last life elsewhere.
-    pub seen_beat: &'a Mutex<Option<i64>>,
+    pub seen_heartbeat: &'a Mutex<Option<i64>>,
 }
 
 /// A target that was taken.
-pub struct Taken {
-    /// The claim that the queue's position belongs to from now on.
-    pub claim: String,
+pub struct Acquired {
+    /// The id of the lease that the queue's position belongs to from now on.
+    pub lease_id: String,
     /// Collections that are not ours, and are kept apart.
     pub refused: BTreeSet<Namespace>,
 }
 
-impl Claim<'_> {
-    /// Takes the target: looks whose it is, lets `before_mark` note what follows from a target that is not
-    /// as the queue's position has it, and sets the mark.
+impl LeaseClient<'_> {
+    /// Takes the target: looks whose it is, lets `before_acquiring` note what follows from a target that is not
+    /// as the queue's position has it, and takes the lease.
     ///
     /// # Errors
     /// [`SyncError::NotOwned`] when it holds somebody else's data and is not to be adopted;
     /// [`SyncError::Overlap`] when it is another source's in part; [`SyncError::Ring`];
-    /// [`SyncError::Rival`] when another agent keeps it; otherwise what keeps Atlas from answering.
+    /// [`SyncError::LeaseHeld`] when another agent keeps it; otherwise what keeps Atlas from answering.
     pub async fn take(
         &self,
-        taking: &Taking<'_>,
-        before_mark: impl AsyncFnOnce() -> Result<(), SyncError>,
-    ) -> Result<Taken, SyncError> {
-        let marks = self.marks().await?;
-        let own = marks.iter().find(|mark| mark.source_id == self.source_id);
-        let keeper = own.and_then(|mark| mark.keeper.as_ref());
-        self.check_rival(keeper, taking)?;
-        taking.upstream.check(self.source_id, taking.target)?;
-        self.check_others(&marks, taking)?;
+        acquisition: &Acquisition<'_>,
+        before_acquiring: impl AsyncFnOnce() -> Result<(), SyncError>,
+    ) -> Result<Acquired, SyncError> {
+        let records = self.records().await?;
+        let own = records.iter().find(|record| record.source_id == self.source_id);
+        let holder = own.and_then(|record| record.holder.as_ref());
+        self.check_holder(holder, acquisition)?;
+        acquisition.upstream.check(self.source_id, acquisition.target)?;
+        self.check_others(&records, acquisition)?;
         let elsewhere =
-            if own.is_none() { self.check_elsewhere(taking).await? } else { Vec::new() };
-        let refused =
-            if taking.adopt { BTreeSet::new() } else { self.not_ours(own, &elsewhere).await? };
-        let Remembered { claim, checkpoint, sent, moved, .. } = taking.remembered;
+            if own.is_none() { self.check_elsewhere(acquisition).await? } else { Vec::new() };
+        let refused = if acquisition.adopt {
+            BTreeSet::new()
+        } else {
+            self.not_ours(own, &elsewhere).await?
+        };
+        let Remembered { lease_id, checkpoint, sent, moved, .. } = acquisition.remembered;
         let moved = *moved;
         // Another target than last time, or this one put back to an older state.
-        let same = own.filter(|mark| mark.claim.is_some() && mark.claim == *claim);
-        let same = same.filter(|mark| mark.checkpoint >= *checkpoint);
-        if !moved && same.is_some_and(|mark| taking.remembered.is_behind(mark)) {
+        let same = own.filter(|record| record.lease_id.is_some() && record.lease_id == *lease_id);
+        let same = same.filter(|record| record.checkpoint >= *checkpoint);
+        if !moved && same.is_some_and(|record| acquisition.remembered.is_behind(record)) {
             return Err(SyncError::OlderQueue);
         }
         // A queue that came from another machine: where that one went on after the export, what came with the
         // file is older than what Atlas has. And should it come back, it must not take Atlas for its own.
-        let same = same.filter(|mark| !moved || mark.checkpoint <= *sent.max(checkpoint));
+        let same = same.filter(|record| !moved || record.checkpoint <= *sent.max(checkpoint));
         // What was kept apart, and is ours now, is as nobody knows.
-        let same = same.filter(|mark| mark.refused.is_subset(&refused));
-        let claim = match same.and_then(|mark| mark.claim.clone()) {
-            Some(claim) if !moved => claim,
+        let same = same.filter(|record| record.refused.is_subset(&refused));
+        let lease_id = match same.and_then(|record| record.lease_id.clone()) {
+            Some(lease_id) if !moved => lease_id,
             Some(_) => uuid::Uuid::new_v4().to_string(),
             None => {
-                before_mark().await?;
+                before_acquiring().await?;
                 uuid::Uuid::new_v4().to_string()
             }
         };
-        if taking.adopt {
-            self.remove_others(&marks).await?;
+        if acquisition.adopt {
+            self.remove_others(&records).await?;
         }
-        self.set(own, &claim, &refused, taking.upstream).await?;
-        if taking.adopt {
+        self.set(own, &lease_id, &refused, acquisition.upstream).await?;
+        if acquisition.adopt {
             self.remove_elsewhere(&elsewhere).await?;
         }
-        Ok(Taken { claim, refused })
+        Ok(Acquired { lease_id, refused })
     }
 
     /// Another agent may keep this very copy.
-    fn check_rival(&self, keeper: Option<&Keeper>, taking: &Taking<'_>) -> Result<(), SyncError> {
-        let Some(keeper) = keeper else { return Ok(()) };
-        let Keeper { agent: other, beat, .. } = keeper;
-        let (is_us, is_fresh) = (other.id == self.agent.id, keeper.is_fresh());
-        if !taking.is_first {
+    fn check_holder(
+        &self,
+        holder: Option<&LeaseHolder>,
+        acquisition: &Acquisition<'_>,
+    ) -> Result<(), SyncError> {
+        let Some(holder) = holder else { return Ok(()) };
+        let LeaseHolder { agent: other, heartbeat, .. } = holder;
+        let (is_us, is_fresh) = (other.id == self.agent.id, holder.is_fresh());
+        if !acquisition.is_first {
             // An older life of ours that is stale is what a backup of Atlas holds.
             return if other.instance == self.agent.instance || (is_us && !is_fresh) {
                 Ok(())
             } else {
-                Err(rival(keeper))
+                Err(lease_held(holder))
             };
         }
         if !is_us {
-            return if taking.adopt && !is_fresh { Ok(()) } else { Err(rival(keeper)) };
+            return if acquisition.adopt && !is_fresh { Ok(()) } else { Err(lease_held(holder)) };
         }
         if !is_fresh {
             return Ok(());
         }
         if !other.boot.is_empty() && other.boot == self.agent.boot {
             // Our last life, which has ended, unless the queue was copied.
-            return if is_another_agent(other.pid) { Err(rival(keeper)) } else { Ok(()) };
+            return if is_another_agent(other.pid) { Err(lease_held(holder)) } else { Ok(()) };
         }
         // A machine that was started again, a container under another name, or a clone: only the last goes
-        // on beating.
-        let mut seen = taking.seen_beat.lock();
-        if seen.replace(*beat).is_some_and(|seen| seen != *beat) {
-            return Err(rival(keeper));
+        // on with its heartbeat.
+        let mut seen = acquisition.seen_heartbeat.lock();
+        if seen.replace(*heartbeat).is_some_and(|seen| seen != *heartbeat) {
+            return Err(lease_held(holder));
         }
         let wait = format!(
             "an agent of the same id kept this copy until {} ago, on host `{}`; whether it still does is \
              known in a minute",
-            keeper.silence(),
+            holder.silence(),
             other.host
         );
         Err(SinkError::Unavailable(wait).into())
     }
 
     /// What we are about to write may be another source's, now or one day.
-    fn check_others(&self, marks: &[Mark], taking: &Taking<'_>) -> Result<(), SyncError> {
-        for (mark, patterns) in overlapping(self.source_id, self.filter, marks) {
-            let is_fresh = mark.keeper.as_ref().is_some_and(Keeper::is_fresh);
-            if !taking.adopt || is_fresh {
-                return Err(overlap_error(mark, &patterns));
+    fn check_others(
+        &self,
+        records: &[LeaseRecord],
+        acquisition: &Acquisition<'_>,
+    ) -> Result<(), SyncError> {
+        for (record, patterns) in overlapping(self.source_id, self.filter, records) {
+            let is_fresh = record.holder.as_ref().is_some_and(LeaseHolder::is_fresh);
+            if !acquisition.adopt || is_fresh {
+                return Err(overlap_error(record, &patterns));
             }
         }
         Ok(())
     }
 
-    /// Without a mark of ours: marks may stand in another database, where another configuration has put them.
+    /// Without a lease of ours: lease records may stand in another database, where another configuration has put them.
     /// Returns where one of our own is.
-    async fn check_elsewhere(&self, taking: &Taking<'_>) -> Result<Vec<String>, SyncError> {
-        let here = self.filter.state_database();
+    async fn check_elsewhere(
+        &self,
+        acquisition: &Acquisition<'_>,
+    ) -> Result<Vec<String>, SyncError> {
+        let home = self.filter.state_database();
         let mut own_in = Vec::new();
-        for (db, marks) in self.store()?.elsewhere(here).await? {
-            let own = marks.iter().find(|mark| mark.source_id == self.source_id);
-            let is_fresh = |mark: &&Mark| mark.keeper.as_ref().is_some_and(Keeper::is_fresh);
-            self.check_rival(own.filter(is_fresh).and_then(|mark| mark.keeper.as_ref()), taking)?;
-            let mut others = overlapping(self.source_id, self.filter, &marks);
-            if let Some((mark, patterns)) = others.find(|(mark, _)| is_fresh(mark)) {
-                return Err(overlap_error(mark, &patterns));
+        for (db, records) in self.store()?.elsewhere(home).await? {
+            let own = records.iter().find(|record| record.source_id == self.source_id);
+            let is_fresh =
+                |record: &&LeaseRecord| record.holder.as_ref().is_some_and(LeaseHolder::is_fresh);
+            self.check_holder(
+                own.filter(is_fresh).and_then(|record| record.holder.as_ref()),
+                acquisition,
+            )?;
+            let mut others = overlapping(self.source_id, self.filter, &records);
+            if let Some((record, patterns)) = others.find(|(record, _)| is_fresh(record)) {
+                return Err(overlap_error(record, &patterns));
             }
             if own.is_some() {
                 own_in.push(db);
@@ -203,14 +221,14 @@ impl Claim<'_> {
     /// What Atlas holds that is not ours.
     async fn not_ours(
         &self,
-        own: Option<&Mark>,
+        own: Option<&LeaseRecord>,
         elsewhere: &[String],
     ) -> Result<BTreeSet<Namespace>, SyncError> {
         let mut held = with_data(self.atlas, self.filter).await?;
         let store = self.store()?;
-        held.retain(|ns| !store.is_of_marks(ns) || !elsewhere.iter().any(|db| db == ns.db()));
+        held.retain(|ns| !store.is_of_records(ns) || !elsewhere.iter().any(|db| db == ns.db()));
         let refused: BTreeSet<_> =
-            held.into_iter().filter(|ns| !own.is_some_and(|mark| mark.owns(ns))).collect();
+            held.into_iter().filter(|ns| !own.is_some_and(|record| record.owns(ns))).collect();
         match refused.first() {
             Some(ns) if own.is_none() => {
                 Err(not_owned(ns, self.filter.state_database(), elsewhere, store))
@@ -219,7 +237,7 @@ impl Claim<'_> {
         }
     }
 
-    /// When adopting, a mark of our own that another configuration has left in another database goes. A name
+    /// When adopting, a lease of our own that another configuration has left in another database goes. A name
     /// that differs from it in capitals alone could not be in Atlas as long as it is there.
     async fn remove_elsewhere(&self, databases: &[String]) -> Result<(), SyncError> {
         for db in databases {
@@ -229,38 +247,38 @@ impl Claim<'_> {
         Ok(())
     }
 
-    /// When adopting, the marks of others on what is ours now go.
-    async fn remove_others(&self, marks: &[Mark]) -> Result<(), SyncError> {
-        for (mark, _) in overlapping(self.source_id, self.filter, marks) {
-            tracing::warn!(source = mark.source_id, "the mark of another source is removed");
-            self.store()?.remove(self.filter.state_database(), &mark.source_id).await?;
+    /// When adopting, the lease records of others on what is ours now go.
+    async fn remove_others(&self, records: &[LeaseRecord]) -> Result<(), SyncError> {
+        for (record, _) in overlapping(self.source_id, self.filter, records) {
+            tracing::warn!(source = record.source_id, "the mark of another source is removed");
+            self.store()?.remove(self.filter.state_database(), &record.source_id).await?;
         }
         Ok(())
     }
 
-    /// Sets the mark, unless another agent has set it since it was looked at.
+    /// Takes the lease, unless another agent has taken it since it was looked at.
     async fn set(
         &self,
-        own: Option<&Mark>,
-        claim: &str,
+        own: Option<&LeaseRecord>,
+        lease_id: &str,
         refused: &BTreeSet<Namespace>,
         upstream: &Upstream,
     ) -> Result<(), SyncError> {
         let patterns = self.filter.patterns();
-        let before = own.and_then(|mark| mark.keeper.as_ref());
-        let before = before.map(|keeper| keeper.agent.instance.as_str());
-        let mark = NewMark {
+        let before = own.and_then(|record| record.holder.as_ref());
+        let before = before.map(|holder| holder.agent.instance.as_str());
+        let record = NewLeaseRecord {
             source_id: self.source_id,
             patterns,
-            copied: own.map(|mark| mark.history(patterns)).unwrap_or_default(),
+            copied: own.map(|record| record.history(patterns)).unwrap_or_default(),
             refused,
             upstream: upstream.ids(),
             agent: self.agent,
-            claim,
+            lease_id,
         };
         let place = self.filter.state_database();
         let sent_at = BootTime::now();
-        if !self.store()?.set(place, mark, before, own.is_none()).await? {
+        if !self.store()?.set(place, record, before, own.is_none()).await? {
             let lost = "another agent has set the mark of ownership at the same time";
             return Err(SinkError::Unavailable(lost.to_owned()).into());
         }
@@ -268,7 +286,7 @@ impl Claim<'_> {
         Ok(())
     }
 
-    /// Renews the heartbeat. False when the mark is not as we left it: another agent's, gone, or older.
+    /// Renews the heartbeat. False when the lease is not as we left it: another agent's, gone, or older.
     ///
     /// # Errors
     /// When Atlas does not take it.
@@ -291,31 +309,31 @@ impl Claim<'_> {
         Ok(is_as_left)
     }
 
-    /// Gives the mark back: the target stays this source's, and any agent of it may take it.
+    /// Releases the lease: the target stays this source's, and any agent of it may take it.
     ///
     /// # Errors
     /// When Atlas does not take it.
-    pub async fn give_back(&self) -> Result<(), SyncError> {
+    pub async fn release(&self) -> Result<(), SyncError> {
         let (place, instance) = (self.filter.state_database(), &self.agent.instance);
-        Ok(self.store()?.give_back(place, self.source_id, instance).await?)
+        Ok(self.store()?.release(place, self.source_id, instance).await?)
     }
 
-    /// Where marks are kept. Of a target that has no such place nobody can tell whose copy it is.
-    fn store(&self) -> Result<&dyn Marks, SyncError> {
+    /// Where lease records are kept. Of a target that has no such place nobody can tell whose copy it is.
+    fn store(&self) -> Result<&dyn LeaseRecords, SyncError> {
         let problem = || "the target keeps no marks of ownership".to_owned();
-        self.atlas.marks().ok_or_else(|| SyncError::NotOwned { problem: problem() })
+        self.atlas.records().ok_or_else(|| SyncError::NotOwned { problem: problem() })
     }
 
-    /// All marks in this Atlas.
-    pub(super) async fn marks(&self) -> Result<Vec<Mark>, SyncError> {
+    /// All lease records in this Atlas.
+    pub(super) async fn records(&self) -> Result<Vec<LeaseRecord>, SyncError> {
         Ok(self.store()?.read(self.filter.state_database()).await?)
     }
 
-    /// What of the target other sources have marked as theirs by now: what their patterns and ours choose.
+    /// What of the target other sources hold leases on by now: what their patterns and ours choose.
     pub(super) async fn others(&self) -> Result<Vec<(String, NamespaceFilter)>, SyncError> {
-        let marks = self.marks().await?;
-        Ok(overlapping(self.source_id, self.filter, &marks)
-            .map(|(mark, _)| (mark.source_id.clone(), mark.filter.clone()))
+        let records = self.records().await?;
+        Ok(overlapping(self.source_id, self.filter, &records)
+            .map(|(record, _)| (record.source_id.clone(), record.filter.clone()))
             .collect())
     }
 }
@@ -336,12 +354,12 @@ pub(super) async fn with_data(
     Ok(found)
 }
 
-/// `elsewhere` says where a mark of ours was found instead of in `db`.
+/// `elsewhere` says where a lease of ours was found instead of in `db`.
 pub(super) fn not_owned(
     ns: &Namespace,
     db: &str,
     elsewhere: &[String],
-    store: &dyn Marks,
+    store: &dyn LeaseRecords,
 ) -> SyncError {
     let note = elsewhere.first().map_or_else(String::new, |other| {
         let place = store.name(other);
@@ -358,44 +376,44 @@ pub(super) fn not_owned(
     }
 }
 
-/// The marks of other sources whose patterns and ours could choose one name, with a pattern of each.
+/// The lease records of other sources whose patterns and ours could choose one name, with a pattern of each.
 pub(super) fn overlapping<'m>(
     source_id: &'m str,
     filter: &'m NamespaceFilter,
-    marks: &'m [Mark],
-) -> impl Iterator<Item = (&'m Mark, (String, String))> {
-    let others = marks.iter().filter(move |mark| mark.source_id != source_id);
-    others.filter_map(|mark| {
-        overlap(filter.patterns(), mark.filter.patterns()).map(|patterns| (mark, patterns))
+    records: &'m [LeaseRecord],
+) -> impl Iterator<Item = (&'m LeaseRecord, (String, String))> {
+    let others = records.iter().filter(move |record| record.source_id != source_id);
+    others.filter_map(|record| {
+        overlap(filter.patterns(), record.filter.patterns()).map(|patterns| (record, patterns))
     })
 }
 
-/// Why a target with such a mark is not for us.
-pub(super) fn overlap_error(mark: &Mark, (ours, theirs): &(String, String)) -> SyncError {
-    let keeper = mark.keeper.as_ref().map_or_else(String::new, |keeper| {
-        let Keeper { agent, .. } = keeper;
+/// Why a target with such a lease is not for us.
+pub(super) fn overlap_error(record: &LeaseRecord, (ours, theirs): &(String, String)) -> SyncError {
+    let holder = record.holder.as_ref().map_or_else(String::new, |holder| {
+        let LeaseHolder { agent, .. } = holder;
         format!(
             ", whose agent runs on host `{}`, process {}, last heartbeat {} ago",
             agent.host,
             agent.pid,
-            keeper.silence()
+            holder.silence()
         )
     });
     SyncError::Overlap {
         problem: format!(
-            "Atlas is marked as the copy of another source (`{}`{keeper}) for namespaces that are to be \
+            "Atlas is marked as the copy of another source (`{}`{holder}) for namespaces that are to be \
              written: its pattern `{theirs}` and ours, `{ours}`, can choose the same collection",
-            mark.source_id
+            record.source_id
         ),
     }
 }
 
-fn rival(keeper: &Keeper) -> SyncError {
-    SyncError::Rival {
-        host: keeper.agent.host.clone(),
-        pid: keeper.agent.pid,
-        heartbeat: keeper.silence(),
-        is_fresh: keeper.is_fresh(),
+fn lease_held(holder: &LeaseHolder) -> SyncError {
+    SyncError::LeaseHeld {
+        host: holder.agent.host.clone(),
+        pid: holder.agent.pid,
+        heartbeat: holder.silence(),
+        is_fresh: holder.is_fresh(),
     }
 }
 
