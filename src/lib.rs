@@ -63,6 +63,45 @@
 //! database is dropped; those of `mongo` let one task look, at renewed files or at each seed, for all.
 //! A panic in the queue poisons its two locks: what it left half done is not worked with. The others let go.
 //!
+//! # Words
+//!
+//! One word for one idea, in the code and in what is said of it. MongoDB's own words stand for data (change event, resume
+//! token, cluster time, namespace, document key), the field's usual words for the rest. Where messages, keys or the
+//! documentation for users call something otherwise, that word is named here as well; it is a promise to them and stays.
+//!
+//! | word | what it stands for |
+//! | --- | --- |
+//! | *local*, *Atlas* | the two databases, wherever they are named to people |
+//! | *source*, *target* | the same by their part: what is read from, and what is to become equal to it. A restore turns them round. The traits are [`Source`](source::Source) and [`Sink`](sink::Sink) |
+//! | *checkpoint* | where reading goes on: a resume token, with the time and whose it is |
+//! | *position* | how far the stream was read, and what that proves ([`policy::position`]) |
+//! | *entry* | what waits in the queue: a write to one document, or a *barrier*, a change of its collection |
+//! | *pending*, *lease*, *ack*, *nack* | an entry waits; a batch of entries is taken by a writer; is done with, since Atlas has it or it is a *dead letter*; is to be tried again, and pending once more |
+//! | *hold*, *release* | what waits for a name, or for all names, does not go; goes again |
+//! | *capped*, *kept in order* | entries that go in the order of the stream, see the queue's `schedule` |
+//! | *tombstones* | which entries of a block of the queue are gone. *Padding keys* part small values from large ones in sled; *compacted* files hold what lives and nothing else |
+//! | *writer* | one of the worker's loops that write batches side by side (`worker.lanes`) |
+//! | *breaker* | whether Atlas answers; its *admission* is the answer to whoever wants to write |
+//! | *throttle* | to wait so that a rate is kept ([`policy::limiter`]) |
+//! | *refresh* | an entry that says nothing but "read the document when it is its turn": the way out where a merge is *inexact* |
+//! | *inexact* | of a delta: what it makes of a document is not provably what the local database made of it ([`model::delta`]) |
+//! | *read watermark* | up to when a document may be in Atlas already; an older delta is not sent ([`policy::read_watermark`]) |
+//! | *in-doubt write* | one without an answer, which may still come true ([`policy::in_doubt`]) |
+//! | *conflicting write*, *current owner* | a document that does not find its place; the one in Atlas that has its unique value. It may be made to give way: *evicted* |
+//! | *UUID mismatch* | the collection that has a name now is not the one that an entry was queued for |
+//! | *gate*, *proof*, *epoch*, *permit* | what the local database says counts only from a proof that it is the right one, with the same past, until the next event that could have put another in its place. A permit holds as long as its epoch ([`gate`]) |
+//! | *anchor* | the youngest entry of the oplog that is known to have been there; without it the past is another |
+//! | *suspect* | of a local database: something says that it is another one, and no proof has cleared it yet |
+//! | *unproven* | of a name: what was written under it was read before a rename that the stream had still to tell of |
+//! | *lease*, *heartbeat*, *release*, *fenced* | the right of one agent to write to Atlas; how it is renewed; given up in order; run out ([`gate::lease`]). Its *lease record* stands in Atlas, and has a *lease id*, drawn anew when the target is not as it was left, and a *lease holder*. To people it is the *mark of ownership* |
+//! | *kept apart* | of a collection that the patterns choose and that is not replicated, with the reason |
+//! | *side effects* | what a batch of events asks for beside what it puts into the queue |
+//! | *full sync* | copies and compares; its *runs* are *mandatory* (the agent owes them, and nobody cancels them) or *on demand* (of a person or the clock) |
+//! | *verify*, *restore* | the comparison that changes nothing; the copy from Atlas into an empty local database |
+//! | *step*, *apply* | one difference of options or indexes, and its removal on the target. The *keeper* does that beside the documents |
+//! | *crash point* | where a test may end the process |
+//! | *alert delivery* | what brings alerts to the web hook. An *outbox* is another thing: a table of a database that changes are read from |
+//!
 //! # In a program of one's own
 //!
 //! ```no_run

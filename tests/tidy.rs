@@ -822,3 +822,24 @@ fn nothing_decides_by_reading_what_is_there_to_be_displayed() {
                 state.divergences = None; state.unshowable.is_some() }";
     assert_eq!(displayed_that_are_read(code), ["phase", "unshowable"].into());
 }
+
+/// Most types of one name: beyond it a name says nothing without its module.
+const TYPES_OF_A_NAME_MAX: usize = 3;
+
+#[test]
+fn a_name_stands_for_few_types() {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in sources().iter().filter(|file| !file.name.contains("/tests")) {
+        for line in file.text.lines() {
+            let words: Vec<_> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            // Types of a trait's are indented, and named by the trait.
+            let is_of_the_file = !line.starts_with([' ', '/', '#']);
+            let at = words.iter().position(|w| ["struct", "enum", "trait", "type"].contains(w));
+            if let Some(name) = at.filter(|_| is_of_the_file).and_then(|at| words.get(at + 1)) {
+                found.entry((*name).to_owned()).or_default().push(file.name.clone());
+            }
+        }
+    }
+    found.retain(|_, files| files.len() > TYPES_OF_A_NAME_MAX);
+    assert!(found.is_empty(), "{found:#?}");
+}
