@@ -200,6 +200,24 @@ pub(super) fn hand_over(folder: &Path) {
 /// open.
 const SEGMENT_BYTES: usize = 2 << 20;
 
+/// A snapshot that a kill has cut off, which sled (0.34.7) would read as a whole one, and call its files damaged. The one
+/// before it, or the log alone, says the same.
+fn remove_begun_snapshots(path: &Path) -> std::io::Result<()> {
+    // sled makes the folder, where it is to be written anew.
+    if !path.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Opens sled in `options.path`.
 pub(super) fn open_sled(options: &QueueOptions) -> Result<sled::Db, QueueError> {
     let path = options.path.display().to_string();
@@ -210,6 +228,7 @@ pub(super) fn open_sled(options: &QueueOptions) -> Result<sled::Db, QueueError> 
         .segment_size(SEGMENT_BYTES)
         .cache_capacity(options.cache_bytes)
         .mode(sled::Mode::HighThroughput);
+    remove_begun_snapshots(&options.path).map_err(unusable)?;
     let mut opened = guarded(|| config.open())?;
     let give_up = Instant::now() + LOCK_PATIENCE;
     while is_locked(&opened) && Instant::now() < give_up {

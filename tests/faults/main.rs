@@ -8,12 +8,15 @@ mod atlas_refuses;
 mod crash_points;
 mod elections;
 mod fault_matrix;
+mod hosts_and_lines;
 mod lost_history;
 mod memory_of_the_unit;
 mod names_behind_a_gap;
+mod power_cut;
 mod queue_memory;
 mod queue_trouble;
 #[cfg(feature = "fuzzing")]
 mod random_input;
+mod servers_change;
 mod soak;
 mod the_stream_goes_on;

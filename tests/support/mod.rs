@@ -8,6 +8,7 @@ pub mod agent;
 pub mod api;
 pub mod book;
 pub mod browser;
+pub mod calls;
 pub mod certificates;
 pub mod ends;
 pub mod equal;
