@@ -20,5 +20,6 @@ mod schema;
 mod seventeen_properties;
 mod the_application_never_notices;
 mod the_copy_converges;
+mod transactions;
 mod unique_values_change_hands;
 mod whose_is_what;

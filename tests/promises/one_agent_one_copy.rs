@@ -7,7 +7,7 @@ use mongodb::bson::{DateTime, Document, doc};
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    equal::{documents_equal, equal},
+    equal::equal,
     eventually,
     mongod::Mongod,
     orders, pair,
@@ -227,11 +227,12 @@ async fn is_frozen_and_replaced(line: Line) {
     let stale = doc! { "$set": { "heartbeatAt": long_ago } };
     records(&atlas).update_one(doc! {}, stale).await.unwrap();
     let mut next = Agent::new(&local.uri(), &atlas.uri(), "");
+    next.may(&[Repair], "whoever takes over compares");
     next.start(&["--adopt"]);
     next.streaming().await;
     let newer = doc! { "$set": { "version": "new" } };
     orders(&local).update_many(doc! {}, newer).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     eventually("the end of the lease", PATIENCE, async || {
         since.elapsed() > outrigger::gate::lease::LIMIT + Duration::from_secs(1)
     })

@@ -34,6 +34,12 @@ pub fn is_running(pid: u32) -> bool {
         .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.starts_with(" Z")))
 }
 
+/// Whether it was told to stop where it is (`SIGSTOP`).
+pub fn is_stopped(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+}
+
 /// How `unshare` gives a mount namespace here: as anybody, or as root; `None` where neither is allowed,
 /// as in some containers.
 pub fn may_mount() -> Option<&'static [&'static str]> {

@@ -13,7 +13,12 @@ use std::{
 use mongodb::Client;
 use serde_json::Value;
 
-use super::{agent::is_running, guarded::Guarded, mongod::Mongod, replica_set::ReplicaSet};
+use super::{
+    agent::{is_running, is_stopped},
+    guarded::Guarded,
+    mongod::Mongod,
+    replica_set::ReplicaSet,
+};
 
 /// One side of a copy, as tests hold it.
 pub trait End {
@@ -133,7 +138,8 @@ impl Run {
 
     /// Why what it has copied need not be final.
     fn unrest(&self) -> Option<String> {
-        if !is_running(self.pid) {
+        // One that is stopped changes nothing, and cannot be asked.
+        if !is_running(self.pid) || is_stopped(self.pid) {
             return None;
         }
         let Some(health) = ask(self.admin_port, "/api/sync/health") else {

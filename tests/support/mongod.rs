@@ -121,6 +121,13 @@ impl Mongod {
         assert!(self.launch().await, "mongod ended at once; its log is above");
     }
 
+    /// Goes on with the same data as another version.
+    pub async fn turn_into(&mut self, version: &str) {
+        self.terminate();
+        self.program = program_of(version);
+        self.resume().await;
+    }
+
     /// False when the process ends before it answers.
     async fn launch(&mut self) -> bool {
         assert!(self.child.is_none(), "it runs already");

@@ -90,6 +90,50 @@ impl ReplicaSet {
         .await;
     }
 
+    /// Another member joins, and the one at this place leaves for good.
+    pub async fn replace(&mut self, n: usize) {
+        while self.primary().await == n {
+            self.step_down().await;
+        }
+        let next = Mongod::start_with(&["--replSet", &self.name]).await;
+        let host = |member: &Mongod| format!("127.0.0.1:{}", member.port);
+        let (new, old) = (host(&next), host(&self.members[n]));
+        self.configure(|members| {
+            let ids = members.iter().map(|member| member.get_i32("_id").unwrap());
+            let id = ids.max().unwrap() + 1;
+            members.push(doc! { "_id": id, "host": &new });
+        })
+        .await;
+        eventually("a secondary", Duration::from_secs(60), async || {
+            let hello = next.client.database("admin").run_command(doc! { "hello": 1 }).await;
+            hello.is_ok_and(|hello| hello.get_bool("secondary").unwrap_or(false))
+        })
+        .await;
+        self.configure(|members| members.retain(|member| member.get_str("host").unwrap() != old))
+            .await;
+        self.members[n] = next;
+    }
+
+    /// Changes the list of the members. One voter at a time may come or go.
+    async fn configure(&self, change: impl Fn(&mut Vec<Document>)) {
+        eventually("another configuration", Duration::from_secs(60), async || {
+            let primary = self.primary().await;
+            let admin = self.members[primary].client.database("admin");
+            let Ok(told) = admin.run_command(doc! { "replSetGetConfig": 1 }).await else {
+                return false;
+            };
+            let mut config = told.get_document("config").unwrap().clone();
+            let members = config.get_array("members").unwrap().iter();
+            let mut members: Vec<_> =
+                members.map(|member| member.as_document().unwrap().clone()).collect();
+            change(&mut members);
+            config.insert("members", members);
+            config.insert("version", config.get_i32("version").unwrap() + 1);
+            admin.run_command(doc! { "replSetReconfig": config }).await.is_ok()
+        })
+        .await;
+    }
+
     /// `kill -9` of the primary; returns its place.
     pub async fn kill_primary(&mut self) -> usize {
         let primary = self.primary().await;

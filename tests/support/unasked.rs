@@ -74,13 +74,10 @@ const NOT_NAMED_YET: &[&str] = &[
     "the_copy_converges",
     "the_tests_themselves",
     "version_matrix",
-    "package",
     "book",
     "pauses",
     "preflight",
-    "lab",
-    "roles",
-    "driver_dumps",
+    "postgres_schema",
 ];
 
 /// What a process is told of, before it ends.

@@ -1,0 +1,197 @@
+//! What an agent's host and its line are like where it is poor: a clock that jumps, a disk that fails, and
+//! a line that breaks all the time.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use mongodb::bson::doc;
+
+use crate::support::{
+    PATIENCE,
+    agent::Agent,
+    equal::equal,
+    eventually, orders, pair,
+    proof::{Need, not_proved},
+    proxy::{Line, Proxy},
+    unasked::Unasked::{NewQueue, Retries},
+};
+
+/// A library that stands between a program and the system. `None` where there is no C compiler.
+fn built(dir: &Path, source: &str) -> Option<PathBuf> {
+    let (from, to) = (dir.join("between.c"), dir.join("between.so"));
+    std::fs::write(&from, source).unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&to).arg(&from).status();
+    if built.is_ok_and(|status| status.success()) {
+        return Some(to);
+    }
+    not_proved(Need::CCompiler);
+    None
+}
+
+/// The time of day is so many seconds off as the file `clock` says.
+const CLOCK: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+static int64_t *off;
+__attribute__((constructor)) static void begin(void) {
+    int fd = open("clock", O_RDONLY);
+    off = fd < 0 ? 0 : mmap(0, 8, PROT_READ, MAP_SHARED, fd, 0);
+}
+int clock_gettime(clockid_t which, struct timespec *at) {
+    int done = syscall(SYS_clock_gettime, which, at);
+    if (done == 0 && which == CLOCK_REALTIME && off && off != MAP_FAILED) at->tv_sec += *off;
+    return done;
+}
+"#;
+
+/// In the middle of a wait for another attempt, of which the time is noted; and while changes flow.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_either_way_holds_nothing_up() {
+    let (local, atlas) = pair().await;
+    let config = "[worker]\nretry_delays = [\"2s\"]\n";
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.may(&[Retries], "Atlas refuses each first attempt");
+    let Some(library) = built(agent.dir.path(), CLOCK) else { return };
+    let clock = agent.dir.path().join("clock");
+    // In place: the program has it mapped.
+    let jump = |seconds: i64| {
+        let mut file = std::fs::File::options();
+        let file = file.write(true).create(true).truncate(false).open(&clock).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &seconds.to_ne_bytes(), 0).unwrap();
+    };
+    jump(0);
+    agent.set_env("LD_PRELOAD", library.to_str().unwrap());
+    agent.start(&[]);
+    agent.streaming().await;
+    orders(&local).insert_one(doc! { "_id": "first" }).await.unwrap();
+    equal(&local, &atlas, PATIENCE).await;
+
+    const HOUR: i64 = 3_600;
+    for (n, off) in [-2 * HOUR, HOUR, 30 * 24 * HOUR, 0].into_iter().enumerate() {
+        let refused =
+            doc! { "failCommands": ["insert"], "namespace": "shop.orders", "errorCode": 121 };
+        atlas.fail(refused, 1).await;
+        let n = i32::try_from(n).unwrap();
+        orders(&local).insert_one(doc! { "_id": n }).await.unwrap();
+        eventually("a wait", PATIENCE, async || {
+            let list = agent.cli_json(&["queue", "list"]).unwrap_or_default();
+            list.as_array().is_some_and(|list| list.iter().any(|entry| entry["retryCount"] == 1))
+        })
+        .await;
+        jump(off);
+        orders(&local).insert_one(doc! { "_id": 100 + n }).await.unwrap();
+        orders(&local)
+            .update_one(doc! { "_id": "first" }, doc! { "$set": { "n": n } })
+            .await
+            .unwrap();
+        equal(&local, &atlas, PATIENCE).await;
+        assert!(agent.cli(&["flush"]).status.success(), "{off}");
+    }
+    assert!(agent.stop().success());
+}
+
+/// Each write to the queue's files fails, and each sync, while there is a file `broken`.
+const BROKEN: &str = r#"
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+static int is_broken(void) { return access("broken", F_OK) == 0 ? (errno = EIO, 1) : 0; }
+ssize_t pwrite64(int fd, const void *bytes, size_t n, off_t at) {
+    return is_broken() ? -1 : syscall(SYS_pwrite64, fd, bytes, n, at);
+}
+ssize_t pwrite(int fd, const void *bytes, size_t n, off_t at) { return pwrite64(fd, bytes, n, at); }
+int fsync(int fd) { return is_broken() ? -1 : syscall(SYS_fsync, fd); }
+int fdatasync(int fd) { return is_broken() ? -1 : syscall(SYS_fdatasync, fd); }
+int sync_file_range(int fd, off_t at, off_t n, unsigned flags) {
+    return is_broken() ? -1 : syscall(SYS_sync_file_range, fd, at, n, flags);
+}
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fails_and_comes_back_loses_nothing() {
+    let (local, atlas) = pair().await;
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    agent.may(&[NewQueue], "its disk fails");
+    let Some(library) = built(agent.dir.path(), BROKEN) else { return };
+    agent.set_env("LD_PRELOAD", library.to_str().unwrap());
+    agent.start(&[]);
+    agent.streaming().await;
+    let broken = agent.dir.path().join("broken");
+    for round in 0..2 {
+        std::fs::write(&broken, "").unwrap();
+        let some =
+            |from: i32| (from..from + 200).map(|id| doc! { "_id": id, "x": "x".repeat(3_000) });
+        orders(&local).insert_many(some(round * 1_000)).await.unwrap();
+        orders(&local).delete_one(doc! { "_id": round * 1_000 - 999 }).await.unwrap();
+        let wanted = usize::try_from(round).unwrap() + 1;
+        eventually("it is told", PATIENCE, async || {
+            agent.log().matches("the queue failed").count() >= wanted
+        })
+        .await;
+        assert!(agent.is_running(), "{}", agent.log());
+        std::fs::remove_file(&broken).unwrap();
+        equal(&local, &atlas, PATIENCE).await;
+    }
+    assert!(agent.stop().success());
+}
+
+/// Nothing of what a broken connection leaves behind stays for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_hundred_faults_no_more_is_open_than_after_ten() {
+    let (local, atlas) = pair().await;
+    let lines = [Proxy::to(local.port).await, Proxy::to(atlas.port).await];
+    let agent = Agent::started(&lines[0].uri(), &lines[1].uri());
+    agent.streaming().await;
+    let kept = |folder: &str| {
+        let folder = format!("/proc/{}/{folder}", agent.id());
+        std::fs::read_dir(folder).unwrap().count()
+    };
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", agent.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
+    };
+    let connections = async |server: &crate::support::mongod::Mongod| {
+        let all = doc! { "$currentOp": { "allUsers": true, "idleConnections": true } };
+        let ours = doc! { "$match": { "appName": "outrigger" } };
+        let count = doc! { "$count": "n" };
+        let admin = server.client.database("admin");
+        let mut found = admin.aggregate([all, ours, count]).await.unwrap();
+        if !found.advance().await.unwrap() {
+            return 0;
+        }
+        found.deserialize_current().unwrap().get_i32("n").unwrap()
+    };
+
+    let mut first = None;
+    for n in 0..100_i32 {
+        let line = &lines[usize::try_from(n).unwrap() % 2];
+        let struck = line.struck();
+        line.set(Line::Cut);
+        orders(&local).insert_one(doc! { "_id": n }).await.unwrap();
+        eventually("a fault that meets something", PATIENCE, async || line.struck() > struck).await;
+        line.set(Line::Up);
+        if n % 10 == 9 {
+            equal(&local, &atlas, PATIENCE).await;
+            let now = [kept("fd"), kept("task"), resident()];
+            println!("after {}: files, threads, MiB {now:?}", n + 1);
+            let then = first.get_or_insert(now);
+            assert!(now[0] <= then[0] + 8, "files: {then:?}, then {now:?}");
+            assert!(now[1] <= then[1] + 8, "threads: {then:?}, then {now:?}");
+            assert!(now[2] <= then[2] + 60, "MiB: {then:?}, then {now:?}");
+        }
+    }
+    for server in [&local, &atlas] {
+        let open = connections(server).await;
+        assert!(open <= 40, "{open} connections are open");
+    }
+}

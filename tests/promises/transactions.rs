@@ -1,0 +1,109 @@
+//! What is done in one transaction arrives as a whole in the end, however large it is and whatever is killed within it.
+
+use mongodb::{
+    ClientSession, Collection,
+    bson::{Document, doc},
+};
+
+use crate::support::{
+    PATIENCE, agent::Agent, equal::equal, eventually, mongod::Mongod, orders, pair,
+    unasked::Unasked::Retries,
+};
+
+async fn begun(local: &Mongod) -> ClientSession {
+    let mut session = local.client.start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    session
+}
+
+/// Larger than a document may be, so that it stands in the oplog as a chain of entries, which are one moment: there is no
+/// position within it that a reader could go on from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_transaction_arrives_whole_though_the_agent_is_killed_within_it() {
+    let (local, atlas) = pair().await;
+    let filler = "x".repeat(2_000);
+    let document = |id: i32| doc! { "_id": id, "v": 0, "filler": &filler };
+    orders(&local).insert_many((0..3_000).map(document)).await.unwrap();
+    let config = "[worker]\nbatch_size = 100\n";
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.start(&[]);
+    agent.streaming().await;
+    equal(&local, &atlas, PATIENCE).await;
+
+    let archive = local.client.database("shop").collection::<Document>("archive");
+    archive.insert_one(doc! { "_id": "before" }).await.unwrap();
+    for round in 1..=2 {
+        let mut session = begun(&local).await;
+        let first = round * 100_000;
+        for part in 0..12 {
+            let from = first + part * 1_000;
+            let some = (from..from + 1_000).map(document);
+            orders(&local).insert_many(some).session(&mut session).await.unwrap();
+        }
+        let all = doc! { "_id": { "$lt": 3_000 } };
+        let change = doc! { "$set": { "v": round }, "$inc": { "n": 1 } };
+        orders(&local).update_many(all, change).session(&mut session).await.unwrap();
+        let gone = doc! { "_id": { "$gte": first, "$lt": first + 500 } };
+        orders(&local).delete_many(gone).session(&mut session).await.unwrap();
+        archive.insert_one(doc! { "_id": round }).session(&mut session).await.unwrap();
+        session.commit_transaction().await.unwrap();
+        // Its last document is far from its first.
+        for part in 1..=3_u64 {
+            let read = agent.health().map_or(0, |health| health["queueSize"].as_u64().unwrap());
+            let copied = orders(&atlas).count_documents(doc! {}).await.unwrap();
+            println!("round {round}, kill {part}: {copied} in Atlas, {read} wait");
+            agent.kill();
+            agent.start(&[]);
+            eventually("some of it", PATIENCE, async || {
+                let now = orders(&atlas).count_documents(doc! {}).await.unwrap();
+                now > copied || now >= 3_000 + 11_500 * u64::try_from(round).unwrap()
+            })
+            .await;
+        }
+        equal(&local, &atlas, PATIENCE).await;
+    }
+}
+
+/// Atlas sees the changes one by one, and each state in between but the last breaks its unique index.
+#[tokio::test(flavor = "multi_thread")]
+async fn unique_values_that_are_exchanged_within_transactions_arrive() {
+    let (local, atlas) = pair().await;
+    let index = doc! { "key": { "u": 1 }, "name": "u", "unique": true };
+    let command = doc! { "createIndexes": "orders", "indexes": [index] };
+    local.client.database("shop").run_command(command).await.unwrap();
+    orders(&local).insert_many((0..12).map(|id| doc! { "_id": id, "u": id })).await.unwrap();
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Retries], "for a moment a value is another document's");
+    agent.streaming().await;
+
+    for round in 1..=15 {
+        let mut session = begun(&local).await;
+        let all = orders(&local);
+        for id in 0..12 {
+            set(&all, id, -1 - id, &mut session).await;
+        }
+        for id in 0..12 {
+            // By deletion and insertion, too.
+            if (id + round) % 4 == 0 {
+                all.delete_one(doc! { "_id": id }).session(&mut session).await.unwrap();
+                let again = doc! { "_id": id, "u": (id + round) % 12, "born": round };
+                all.insert_one(again).session(&mut session).await.unwrap();
+            } else {
+                set(&all, id, (id + round) % 12, &mut session).await;
+            }
+        }
+        if round % 5 == 0 {
+            session.abort_transaction().await.unwrap();
+        } else {
+            session.commit_transaction().await.unwrap();
+        }
+    }
+
+    equal(&local, &atlas, PATIENCE).await;
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+}
+
+async fn set(all: &Collection<Document>, id: i32, u: i32, session: &mut ClientSession) {
+    let change = doc! { "$set": { "u": u } };
+    all.update_one(doc! { "_id": id }, change).session(session).await.unwrap();
+}
