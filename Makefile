@@ -7,8 +7,8 @@ CARGO ?= cargo
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
 	@scripts/mongod > /dev/null
-	@$(CARGO) build --quiet --profile demo --bin outrigger --example demo
-	@OUTRIGGER_BIN="$(CURDIR)/target/demo/outrigger" target/demo/examples/demo
+	@$(CARGO) build --quiet --profile demo --no-default-features --package outrigger --package outrigger-demo --bins
+	@OUTRIGGER_BIN="$(CURDIR)/target/demo/outrigger" target/demo/demo
 
 # Everything that CI runs.
 test: check
@@ -37,7 +37,7 @@ fmt:
 	$(CARGO) fmt --check
 
 clippy:
-	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 
 deny:
 	scripts/deny

@@ -30,6 +30,7 @@ use outrigger::{
 use tempfile::TempDir;
 
 /// As the program's: it counts for sled as much as for the queue.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -9,6 +9,7 @@ use outrigger::{
 };
 use rustix::fs::Mode;
 
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

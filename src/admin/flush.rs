@@ -8,7 +8,7 @@ use axum::{
     extract::{State, rejection::BytesRejection},
     http::StatusCode,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{Api, Problem, body_of};
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct FlushRequest {
+    #[serde(deserialize_with = "whole")]
     timeout_ms: u64,
     /// Wait for index builds too.
     indexes: bool,
@@ -29,6 +30,18 @@ impl Default for FlushRequest {
     fn default() -> Self {
         Self { timeout_ms: 30_000, indexes: false }
     }
+}
+
+/// A whole number in either of JSON's ways: 30000.0 is one to JSON Schema, by which clients are made.
+fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let number = serde_json::Number::deserialize(from)?;
+    let exact = |number: f64| {
+        (number.fract() == 0.0 && (0.0..=TIMEOUT_MAX_MS as f64).contains(&number))
+            .then_some(number as u64)
+    };
+    number.as_u64().or_else(|| number.as_f64().and_then(exact)).ok_or_else(|| {
+        D::Error::custom(format!("{number} is no whole number from 0 to {TIMEOUT_MAX_MS}"))
+    })
 }
 
 /// Longest wait that may be asked for.

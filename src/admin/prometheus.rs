@@ -10,8 +10,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use prometheus::{
-    Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
-    core::Collector, process_collector::ProcessCollector,
+    Counter, Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+    core::Collector,
 };
 
 use super::{Api, Problem};
@@ -20,6 +20,7 @@ use crate::{
     model::checkpoint::ClusterTime,
     observe::{
         health::{Health, Vitals},
+        process::Process,
         status::{Phase, StatusState as Condition},
     },
     policy::breaker::Stage,
@@ -58,7 +59,7 @@ fn text(handles: &Handles) -> Result<Vec<u8>, QueueError> {
         }
         by_name.into_iter()
     });
-    page.add(ProcessCollector::for_self());
+    page.process();
     page.add(handles.status.metrics.batch_seconds.clone());
     let mut text = Vec::new();
     // Writing to memory cannot fail, and every family was checked when it was registered.
@@ -341,6 +342,44 @@ impl Exposition {
             "version",
             std::iter::once((env!("CARGO_PKG_VERSION"), 1.0)),
         );
+    }
+
+    /// Where the system tells nothing of it, nothing is shown.
+    fn process(&self) {
+        let Ok(found) = Process::now() else { return };
+        let help = "User and system CPU time of this process.";
+        if let Ok(counter) = Counter::new("process_cpu_seconds_total", help) {
+            counter.inc_by(found.cpu_seconds);
+            self.add(counter);
+        }
+        for (name, help, value) in [
+            (
+                "process_virtual_memory_bytes",
+                "Virtual memory of this process.",
+                Some(found.virtual_bytes as f64),
+            ),
+            (
+                "process_resident_memory_bytes",
+                "Memory that this process takes.",
+                Some(found.resident_bytes as f64),
+            ),
+            ("process_threads", "Threads of this process.", Some(found.threads as f64)),
+            (
+                "process_start_time_seconds",
+                "When this process started, since 1970.",
+                Some(found.start_seconds),
+            ),
+            ("process_open_fds", "Files and sockets that are open.", Some(found.open_files as f64)),
+            (
+                "process_max_fds",
+                "How many files and sockets may be open.",
+                found.open_files_max.map(|max| max as f64),
+            ),
+        ] {
+            if let Some(value) = value {
+                self.gauge(name, help, value);
+            }
+        }
     }
 
     fn sync(&self, state: &Condition) {

@@ -10,9 +10,12 @@ use crate::{
     observe::report::{ExitCode, Failure},
 };
 
+/// With the commit, and how it was built; see `build.rs`.
+const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTRIGGER_BUILD"), ")");
+
 /// Keeps a second, always usable copy of a local MongoDB in MongoDB Atlas.
 #[derive(Debug, Parser)]
-#[command(version, about, disable_help_subcommand = true)]
+#[command(version, long_version = LONG_VERSION, about, disable_help_subcommand = true)]
 #[command(after_help = "Examples:
   outrigger init                 write a commented config.toml
   outrigger check                see whether both ends are fit

@@ -26,7 +26,10 @@ const TEXTS: &[&str] = &[
     "tlsCAFile",
     "tlsCertificateKeyFile",
 ];
+#[cfg(feature = "zstd")]
 const COMPRESSORS: &[&str] = &["zstd", "zlib", "snappy"];
+#[cfg(not(feature = "zstd"))]
+const COMPRESSORS: &[&str] = &["zlib", "snappy"];
 const MECHANISMS: &[&str] = &["SCRAM-SHA-1", "SCRAM-SHA-256", "MONGODB-X509", "PLAIN"];
 
 const TIMEOUTS: &str = "the timeouts are `local.timeout` and `atlas.timeout`";

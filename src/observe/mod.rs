@@ -4,6 +4,7 @@ pub mod alerts;
 pub mod health;
 pub mod logging;
 pub mod metrics;
+pub mod process;
 pub mod progress;
 pub mod recent;
 pub mod repaired;

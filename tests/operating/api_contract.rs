@@ -305,3 +305,69 @@ async fn on_any_other_address_than_loopback_everything_but_healthz_needs_the_tok
     })
     .await;
 }
+
+/// Clients are made from the document: what it lets through and the agent does not understand reaches a person as an
+/// error of their program, and the other way round nobody finds what could be asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_lets_through_what_the_agent_understands_and_nothing_else() {
+    let (local, atlas) = pair().await;
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let api = Api::of(&agent);
+    let document = document();
+    let known = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let in_path = [
+        (
+            "/api/queue/{id}",
+            vec![known, "0", "", "01890a5d", "x1890a5d-ac96-774b-bcce-b302099a8057"],
+        ),
+        ("/api/dead-letters/{id}", vec![known, "0", "nonsense"]),
+    ];
+    for (path, values) in in_path {
+        let schema = &document["paths"][path]["get"]["parameters"][0]["schema"];
+        for value in values.into_iter().filter(|value| !value.is_empty()) {
+            let (status, answer) = api.with_token("GET", &path.replace("{id}", value));
+            assert_eq!(
+                status != 400,
+                jsonschema::is_valid(schema, &value.into()),
+                "{path} {value}: {answer}"
+            );
+        }
+    }
+    let ns = &document["paths"]["/api/documents/{ns}/{id}"]["get"]["parameters"][0]["schema"];
+    for value in ["shop.orders", "shop.a.b", "shop", "shop.", ".orders"] {
+        let (status, answer) = api.with_token("GET", &format!("/api/documents/{value}/1"));
+        assert_eq!(status != 400, jsonschema::is_valid(ns, &value.into()), "{value}: {answer}");
+    }
+    let limit = &document["paths"]["/api/queue"]["get"]["parameters"][0]["schema"];
+    for value in ["0", "50", "18446744073709551615", "18446744073709551616", "-1"] {
+        let (status, answer) = api.with_token("GET", &format!("/api/queue?limit={value}"));
+        let number: Value = serde_json::from_str(value).unwrap();
+        assert_eq!(status != 400, jsonschema::is_valid(limit, &number), "{value}: {answer}");
+    }
+    let bodies = [
+        ("/api/sync/flush", "{\"timeoutMs\": 10377.0}"),
+        ("/api/sync/flush", "{\"timeoutMs\": 10377.5}"),
+        ("/api/sync/flush", "{\"timeoutMs\": -1}"),
+        ("/api/sync/flush", "{\"timeoutMs\": 3600001}"),
+        ("/api/sync/flush", "{\"timeout\": 5}"),
+        ("/api/dead-letters/retry", "{\"namespaces\": [\"\"]}"),
+        ("/api/dead-letters/retry", "{\"namespaces\": [\"shop.*\", \"*.sessions\"]}"),
+        ("/api/dead-letters/retry", "{\"namespace\": []}"),
+        ("/api/sync/full", "{\"dryRun\": true, \"namespaces\": [\"shop\"]}"),
+        ("/api/sync/full", "{\"dryRun\": true, \"namespaces\": [\"shop.?\"]}"),
+        ("/api/sync/full", "{\"dryRun\": 1}"),
+    ];
+    for (path, body) in bodies {
+        let media = &document["paths"][path]["post"]["requestBody"]["content"]["application/json"];
+        let mut schema = media["schema"].clone();
+        if let Some(name) =
+            schema["$ref"].as_str().map(|of| of.rsplit('/').next().unwrap().to_owned())
+        {
+            schema = document["components"]["schemas"][name].clone();
+        }
+        let (status, answer) = api.with_body("POST", path, body);
+        let value: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(status != 400, jsonschema::is_valid(&schema, &value), "{path} {body}: {answer}");
+    }
+}

@@ -160,3 +160,93 @@ fn the_book_explains_each_phase_and_log_field_and_has_the_roles_to_paste() {
         assert!(book.contains(line), "{line}");
     }
 }
+
+/// Lines for a shell that no test types, each with the reason. The rest is typed by `newcomer`, page by page.
+const NOT_TYPED: &[(&str, &str)] = &[
+    ("make demo", "some minutes of a compiler; its program is built by `make test`"),
+    ("make test", "this is it"),
+    ("cargo install --path .", "a release build, of what is tested here as a debug build"),
+    ("apt install ", "changes the machine; `package` installs into a folder"),
+    ("install -m 600 ", "root's, and opens an editor"),
+    ("editor ", "opens an editor"),
+    ("systemctl ", "there is no systemd"),
+    ("docker ", "there is no engine; `deployment` looks at the file"),
+    ("kubectl ", "there is no cluster; `kubernetes` checks the file"),
+];
+
+/// Pages whose blocks for a shell are typed from the first to the last line.
+const TYPED: [&str; 2] = ["docs/start.md", "docs/restore.md"];
+
+#[test]
+fn every_block_for_a_shell_is_typed_by_a_test_or_named_with_the_reason_why_not() {
+    let typed: BTreeSet<_> = TYPED
+        .iter()
+        .flat_map(|path| page(path).blocks("sh"))
+        .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let mut lines = 0;
+    for from in pages().iter().filter(|page| !TYPED.contains(&page.path.as_str())) {
+        for line in from.blocks("sh").iter().flat_map(|block| block.lines()) {
+            let is_named = NOT_TYPED.iter().any(|(begin, _)| line.starts_with(begin));
+            // The same line with or without its remark.
+            let bare = line.split("  #").next().unwrap().trim_end();
+            let is_typed =
+                typed.iter().any(|of| of.split("  #").next().unwrap().trim_end() == bare);
+            assert!(is_named || is_typed, "{}: nobody types `{line}`", from.path);
+            lines += 1;
+        }
+    }
+    assert!(lines >= 10, "{lines}");
+}
+
+/// The commands of ours in a text: `outrigger dead list\|show ID` is two.
+fn commands(line: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for span in line.split('`').skip(1).step_by(2).filter(|span| span.starts_with("outrigger ")) {
+        let words: Vec<_> =
+            span.split_whitespace().map(|word| word.split("\\|").collect::<Vec<_>>()).collect();
+        let mut all = vec![String::new()];
+        for choices in words {
+            all = all
+                .iter()
+                .flat_map(|begun| choices.iter().map(move |word| format!("{begun} {word}")))
+                .collect();
+        }
+        found.extend(all.into_iter().map(|of| of.trim().to_owned()));
+    }
+    found
+}
+
+#[test]
+fn every_command_that_the_readme_and_the_book_name_is_one() {
+    let mut known = BTreeSet::new();
+    for from in pages() {
+        let shown = from.blocks("").into_iter().chain(from.blocks("sh"));
+        let typed: Vec<_> = shown
+            .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
+            .map(|line| line.trim_start_matches("$ ").to_owned())
+            .filter(|line| line.starts_with("outrigger ") && !line.contains(" && "))
+            .map(|line| line.split("  #").next().unwrap().to_owned())
+            .collect();
+        for command in from.prose().flat_map(commands).chain(typed) {
+            let words = command.replace(['[', ']', '\''], "");
+            let stands_for = [("ID", "1"), ("NS", "shop.orders"), ("D", "5s"), ("SHELL", "bash")];
+            let words: Vec<_> = words
+                .split_whitespace()
+                .skip(1)
+                .map(|word| stands_for.iter().find(|(of, _)| *of == word).map_or(word, |of| of.1))
+                .take_while(|word| !word.starts_with(['|', '>', '…']))
+                .collect();
+            // What the parser does not know it says before it shows its help.
+            let program = std::process::Command::new(env!("CARGO_BIN_EXE_outrigger"))
+                .args(&words)
+                .arg("--help")
+                .output()
+                .unwrap();
+            let error = String::from_utf8_lossy(&program.stderr).into_owned();
+            assert!(program.status.success(), "{}: `{command}`: {error}", from.path);
+            known.insert(words.join(" "));
+        }
+    }
+    assert!(known.len() > 30, "{known:?}");
+}

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    os::unix::{fs::PermissionsExt, net::UnixDatagram},
+    os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::Duration,
@@ -83,59 +83,6 @@ fn the_unit_is_understood_by_systemd_and_hardened() {
     ] {
         assert!(unit.lines().any(|of| of == line), "{line} is missing");
     }
-}
-
-#[test]
-fn the_package_installs_into_an_empty_root() {
-    let package = root().join(script("deb", &["--debug"]));
-    let dir = TempDir::new().unwrap();
-    let scratch = dir.path().join("root");
-    for folder in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "var/log"] {
-        std::fs::create_dir_all(scratch.join(folder)).unwrap();
-    }
-    for file in ["var/lib/dpkg/status", "var/lib/dpkg/available"] {
-        std::fs::write(scratch.join(file), "").unwrap();
-    }
-    let dpkg = |action: &str, what: &std::ffi::OsStr| {
-        let output = Command::new("dpkg")
-            .arg(format!("--root={}", scratch.display()))
-            .args(["--force-not-root", "--force-script-chrootless", "--force-depends"])
-            .arg("--log=/dev/null")
-            .arg(action)
-            .arg(what)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{action}: {}", said(&output));
-    };
-
-    dpkg("--install", package.as_os_str());
-
-    let status = std::fs::read_to_string(scratch.join("var/lib/dpkg/status")).unwrap();
-    assert!(status.contains("Status: install ok installed"), "{status}");
-    let program = scratch.join("usr/bin/outrigger");
-    let version = Command::new(&program).arg("--version").output().unwrap();
-    assert!(said(&version).starts_with("outrigger 0."), "{}", said(&version));
-    for file in [
-        "lib/systemd/system/outrigger.service",
-        "etc/outrigger/config.toml",
-        "usr/share/doc/outrigger/config.toml",
-        "usr/share/bash-completion/completions/outrigger",
-    ] {
-        assert!(scratch.join(file).is_file(), "{file} is missing");
-    }
-    assert!(scratch.join("usr/share/man/man1/outrigger.1.gz").is_file());
-    let mode = std::fs::metadata(&program).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode, 0o755);
-    // The packaged configuration is one, and asks for what is not there yet.
-    let config = scratch.join("etc/outrigger/config.toml");
-    let check = Command::new(&program).arg("--config").arg(&config).arg("check").output().unwrap();
-    assert_eq!(check.status.code(), Some(2));
-    assert!(said(&check).contains("/etc/outrigger/local.uri"), "{}", said(&check));
-
-    dpkg("--remove", "outrigger".as_ref());
-    assert!(!program.exists() && config.exists(), "the configuration stays until it is purged");
-    dpkg("--purge", "outrigger".as_ref());
-    assert!(!config.exists());
 }
 
 /// The names of metrics in a text.

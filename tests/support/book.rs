@@ -1,16 +1,14 @@
 //! The README and the pages of `docs/`, as their readers find them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use super::root;
 
 /// A page, by its address below the repository's root.
 #[derive(Clone, Debug)]
 pub struct Page {
     pub path: String,
     pub text: String,
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// The page at `path`.

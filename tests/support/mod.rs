@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod api;
 pub mod book;
+#[cfg(not(demo))]
 pub mod browser;
 pub mod calls;
 pub mod certificates;
@@ -21,6 +22,7 @@ pub mod odd_work;
 pub mod postgres;
 pub mod proof;
 pub mod proxy;
+#[cfg(not(demo))]
 pub mod receiver;
 pub mod replica_set;
 pub mod router;
@@ -41,6 +43,13 @@ use std::{
 
 /// How long a test waits for what must happen, on a machine that is shared and slow.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The repository.
+pub fn root() -> &'static std::path::Path {
+    let manifest = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    // The demo is a package below it.
+    if cfg!(demo) { manifest.parent().expect("a folder") } else { manifest }
+}
 
 /// A local database and a stand-in for Atlas, each a replica set of one.
 pub async fn pair() -> (mongod::Mongod, mongod::Mongod) {

@@ -13,13 +13,13 @@ use mongodb::{
 };
 use tempfile::TempDir;
 
-use super::{eventually, free_port};
+use super::{eventually, free_port, root};
 
 /// The program, as `scripts/mongod` finds or fetches it.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/mongod");
+        let script = root().join("scripts/mongod");
         let output =
             Command::new(script).stderr(Stdio::inherit()).output().expect("scripts/mongod runs");
         assert!(output.status.success(), "scripts/mongod found no mongod");
@@ -33,7 +33,7 @@ pub fn program_of(version: &str) -> PathBuf {
         assert!(Path::new(version).is_file(), "{version}, of MONGODS, is no program");
         return version.into();
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/mongod");
+    let script = root().join("scripts/mongod");
     let output = Command::new(script).arg(version).stderr(Stdio::inherit()).output();
     let output = output.expect("scripts/mongod runs");
     assert!(output.status.success(), "scripts/mongod found no mongod {version}");

@@ -19,16 +19,22 @@ pub enum Need {
     Root,
     /// A control group of one's own with a limit of memory, which few containers allow.
     ControlGroup,
+    /// Debian's checker of packages.
+    Lintian,
+    /// The checker of GitHub's workflows; `scripts/actionlint` builds it where there is Go.
+    Actionlint,
 }
 
 impl Need {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Chromium,
         Self::CCompiler,
         Self::SystemdAnalyze,
         Self::Mounts,
         Self::Root,
         Self::ControlGroup,
+        Self::Lintian,
+        Self::Actionlint,
     ];
 
     /// As `OUTRIGGER_MAY_LACK` has it.
@@ -40,6 +46,8 @@ impl Need {
             Self::Mounts => "mounts",
             Self::Root => "root",
             Self::ControlGroup => "control-group",
+            Self::Lintian => "lintian",
+            Self::Actionlint => "actionlint",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `make demo`: an order-taking application, its database, a stand-in for Atlas, and the agent between
 //! the two; Atlas goes away for some seconds in the middle.
 //!
-//! Everything is real but the distance: two `mongod`s, the release binary, and a proxy as the line
+//! Everything is real but the distance: two `mongod`s, the program itself, and a proxy as the line
 //! that is cut. Nothing is left behind.
 
 #[path = "../tests/support/mod.rs"]

@@ -1,0 +1,110 @@
+//! What a tag makes: the workflows are understood, and the scripts that they run do what they say, as far as one machine can
+//! tell.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+use crate::support::{
+    proof::{Need, not_proved},
+    root,
+};
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn release_in(folder: &Path, args: &[&str]) -> Output {
+    Command::new(folder.join("scripts/release")).args(args).output().unwrap()
+}
+
+#[test]
+fn the_workflows_are_understood_and_run_what_is_there() {
+    let folder = root().join(".github/workflows");
+    let usage = said(&release_in(root(), &[]));
+    let mut found = 0;
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for (_, rest) in text.split('\n').filter_map(|line| line.split_once("scripts/release ")) {
+            let verb = rest.split_whitespace().next().unwrap();
+            assert!(usage.contains(&format!("scripts/release {verb}")), "{verb}: {usage}");
+            found += 1;
+        }
+        // What was never run is said where it is read.
+        assert!(text.contains("ever run"), "{text}");
+    }
+    assert!(found >= 6, "{found}");
+    let tool = Command::new(root().join("scripts/actionlint")).output().unwrap();
+    if !tool.status.success() {
+        not_proved(Need::Actionlint);
+        return;
+    }
+    let lint = String::from_utf8(tool.stdout).unwrap();
+    let check = Command::new(lint.trim())
+        .args([folder.join("ci.yml"), folder.join("release.yml")])
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{}", said(&check));
+}
+
+#[test]
+fn a_release_is_refused_while_tag_version_and_changelog_say_different_things() {
+    let dir = TempDir::new().unwrap();
+    std::fs::create_dir(dir.path().join("scripts")).unwrap();
+    for name in ["scripts/release", "Cargo.toml"] {
+        std::fs::copy(root().join(name), dir.path().join(name)).unwrap();
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let changes = |text: &str| std::fs::write(dir.path().join("CHANGELOG.md"), text).unwrap();
+    let check = |tag: &str| release_in(dir.path(), &["check", tag]);
+    changes("# Changelog\n\n## Unreleased\n\n- later\n");
+    assert!(said(&check(&format!("v{version}"))).contains("has no part"), "not written yet");
+
+    changes(&format!(
+        "# Changelog\n\n## Unreleased\n\n- later\n\n## {version} - 2026-12-01\n\n### Added\n\n- this\n\n## 0.0.9\n\n- before\n"
+    ));
+    assert!(check(&format!("v{version}")).status.success());
+    assert!(!check("v9.9.9").status.success() && !check(version).status.success());
+    let notes = release_in(dir.path(), &["notes", version]);
+    assert_eq!(said(&notes).trim_end(), "### Added\n\n- this");
+}
+
+#[test]
+fn the_archive_holds_a_program_that_begins_and_what_belongs_to_it() {
+    let made = release_in(root(), &["archive", "--debug"]);
+    assert!(made.status.success(), "{}", said(&made));
+    let archive = root().join(String::from_utf8(made.stdout).unwrap().trim());
+    let dir = TempDir::new().unwrap();
+    let unpacked = Command::new("tar")
+        .args(["--strip-components", "1", "-xzf"])
+        .arg(&archive)
+        .arg("-C")
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert!(unpacked.status.success(), "{}", said(&unpacked));
+
+    for name in [
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+        "config.toml",
+        "outrigger.1",
+        "completions/outrigger.zsh",
+        "docs/start.md",
+        "deploy/outrigger.service",
+        "deploy/kubernetes/outrigger.yaml",
+    ] {
+        assert!(dir.path().join(name).is_file(), "{name} is missing");
+    }
+    let version = Command::new(dir.path().join("outrigger")).arg("--version").output().unwrap();
+    assert!(said(&version).starts_with("outrigger "), "{}", said(&version));
+
+    let sums = release_in(root(), &["sums"]);
+    let name = archive.file_name().unwrap().to_str().unwrap();
+    assert!(said(&sums).contains(name), "{}", said(&sums));
+}
