@@ -14,7 +14,7 @@ use outrigger::{
         write_op::{Refusal, WriteOp},
     },
     queue::{
-        Entry, Incoming, Outcome, Queue, QueueError, QueueOptions, Settlement, Work,
+        Ack, Entry, Incoming, Outcome, Queue, QueueError, QueueOptions, Work,
         transfer::{Whole, read},
     },
     sync::state::{Reason, SyncState},
@@ -86,13 +86,13 @@ fn id_of(entry: &Entry) -> i64 {
     entry.work.document_id().as_i64().unwrap()
 }
 
-fn settle(queue: &Queue, outcome: impl Fn(i64) -> Outcome) {
+fn ack(queue: &Queue, outcome: impl Fn(i64) -> Outcome) {
     let batch = queue.lease(40, usize::MAX, 0).unwrap();
-    let settled = |entry: &Entry| {
+    let acked = |entry: &Entry| {
         let Entry { seq, version, .. } = *entry;
-        Settlement { seq, version, outcome: outcome(id_of(entry)) }
+        Ack { seq, version, outcome: outcome(id_of(entry)) }
     };
-    queue.settle(&batch.entries.iter().map(settled).collect::<Vec<_>>()).unwrap();
+    queue.ack(&batch.entries.iter().map(acked).collect::<Vec<_>>()).unwrap();
 }
 
 /// What the process does whose calls are written down.
@@ -105,7 +105,7 @@ fn does(what: &str, within: &Path) {
                 let ops = std::iter::once(insert(n, n, "some text")).chain(changed).collect();
                 queue.commit(ops, Some(&checkpoint(n))).unwrap();
                 if n % 8 == 0 {
-                    settle(&queue, |id| match id {
+                    ack(&queue, |id| match id {
                         _ if id % 3 == 0 => Outcome::Applied,
                         _ if id % 5 == 0 => Outcome::Rejected {
                             reason: "validation".into(),
@@ -252,13 +252,13 @@ fn filled(documents: i64, filler: usize, stays: impl Fn(i64) -> bool) -> TempDir
         let ops = ids.map(|id| insert(id, id, &some())).collect();
         queue.commit(ops, Some(&checkpoint(first))).unwrap();
         let batch = queue.lease(100, usize::MAX, 0).unwrap();
-        let settled = |entry: &Entry| {
+        let acked = |entry: &Entry| {
             let Entry { seq, version, .. } = *entry;
             let back = Outcome::Retry { due_ms: 1, error: "later".into() };
             let outcome = if stays(id_of(entry)) { back } else { Outcome::Applied };
-            Settlement { seq, version, outcome }
+            Ack { seq, version, outcome }
         };
-        queue.settle(&batch.entries.iter().map(settled).collect::<Vec<_>>()).unwrap();
+        queue.ack(&batch.entries.iter().map(acked).collect::<Vec<_>>()).unwrap();
     }
     queue.flush().unwrap();
     drop(queue);
