@@ -83,12 +83,12 @@ impl Knowledge {
         self.0.insert(name.clone(), Sighting::Seen { id, at });
     }
 
-    /// See [`Queue::waits_for_proof`](super::Queue::waits_for_proof).
+    /// See [`Front::waits_for_proof`](super::Front::waits_for_proof).
     pub fn waits(&self, name: &Namespace, read: ClusterTime) -> bool {
         matches!(self.0.get(name), Some(Sighting::Seen { at, .. }) if *at > read)
     }
 
-    /// See [`Queue::proof`](super::Queue::proof).
+    /// See [`Front::proof`](super::Front::proof).
     pub fn proof(
         &mut self,
         name: &Namespace,

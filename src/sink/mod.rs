@@ -158,7 +158,7 @@ pub trait SchemaSink: Sink {
     /// Changes a collection. Applying a change twice is harmless.
     ///
     /// # Errors
-    /// As [`write`](Self::write); [`SinkError::Rejected`] when Atlas will not do it.
+    /// As [`write`](Sink::write); [`SinkError::Rejected`] when Atlas will not do it.
     fn change_schema(
         &self,
         change: &SchemaChange,
@@ -184,7 +184,7 @@ pub trait SchemaSink: Sink {
     /// What has this name now, with its options and indexes, if anything has.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// As [`write`](Sink::write).
     fn describe(
         &self,
         ns: &Namespace,
@@ -193,7 +193,7 @@ pub trait SchemaSink: Sink {
     /// How many documents a collection holds, as its statistics say.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// As [`write`](Sink::write).
     fn estimated_count(
         &self,
         ns: &Namespace,

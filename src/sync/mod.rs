@@ -19,7 +19,7 @@
 //! of the lease (`ownership`), the full sync (`full`), the keeper of options and indexes (`keeper`), and the count of
 //! both sides (`counts`). They share a [`Context`]. The verification and the restore are runs of their own, without a
 //! queue. All of them read and write the two ends by `range`, `copy`, `compare` and `digest`,
-//! and see of each no more than a [`Side`](crate::side::Side).
+//! and see of each no more than a [`Side`].
 
 use std::{sync::Arc, time::Duration};
 

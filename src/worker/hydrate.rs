@@ -8,7 +8,7 @@
 //!   update it means that its delete follows in the stream, so there is nothing to do.
 //! - *Another collection of the same name.* The one that the change was made in may have been renamed
 //!   away and a new one made in its place. So what is read is what its collection is called by now, as far as the
-//!   stream was read ([`Queue::called_now`](crate::queue::Queue::called_now)), and it is written under the name
+//!   stream was read ([`Front::called_now`](crate::queue::Front::called_now)), and it is written under the name
 //!   that it has in Atlas, where the rename stands behind the entry and is still to come. After each read
 //!   the collection's UUID is compared with the event's, and what differs is not written: the entry
 //!   waits for the rename or the drop that the stream must tell of.
@@ -16,7 +16,7 @@
 //! An entry may not know its collection: one of a 5.0 server, of a write that came late, of a gap in the stream, or of
 //! an import. Then the UUID that is compared is the one that the name had at a time up to which the stream was read
 //! since, with no rename or drop. That is found out once for each name, and forgotten when it changes
-//! hands ([`Queue::proof`](crate::queue::Queue::proof)). Where the stream is not read before entries have gone, since
+//! hands ([`Front::proof`](crate::queue::Front::proof)). Where the stream is not read before entries have gone, since
 //! the queue is full, they are written all the same, and [compared](crate::sync::unproven) should a rename turn up.
 
 use std::{
