@@ -125,7 +125,7 @@ fn does(what: &str, within: &Path) {
         "anew" => drop(Queue::open(&options(within, true)).unwrap()),
         "clear" => {
             let queue = open(within);
-            SyncState::demand(&queue, ClusterTime(1), Reason::Cleared).unwrap();
+            SyncState::require(&queue, ClusterTime(1), Reason::Cleared).unwrap();
             queue.flush().unwrap();
             queue.clear().unwrap();
         }

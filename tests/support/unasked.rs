@@ -77,6 +77,10 @@ const NOT_NAMED_YET: &[&str] = &[
     "book",
     "pauses",
     "preflight",
+    "kubernetes",
+    "newcomer",
+    "package",
+    "release",
     "postgres_schema",
 ];
 
