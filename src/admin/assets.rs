@@ -14,8 +14,11 @@ const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
 /// Name, type, content. uPlot (MIT) is unchanged from its npm package: 1.6.32, sha512
 /// `KIMVnG68zvu5XXUbC4LQEPnhwOxBuLyW1AHtpm6IKTXImkbLgkMy+jabjLgSLMasNuGGzQm/ep3tOkyTxpiQIw==`.
-const ASSETS: [(&str, &str, &str); 5] = [
+const ASSETS: [(&str, &str, &str); 8] = [
     ("app.js", "text/javascript", include_str!("../../assets/dashboard/app.js")),
+    ("tables.js", "text/javascript", include_str!("../../assets/dashboard/tables.js")),
+    ("link.js", "text/javascript", include_str!("../../assets/dashboard/link.js")),
+    ("format.js", "text/javascript", include_str!("../../assets/dashboard/format.js")),
     ("charts.js", "text/javascript", include_str!("../../assets/dashboard/charts.js")),
     ("app.css", "text/css", include_str!("../../assets/dashboard/app.css")),
     ("uplot.js", "text/javascript", include_str!("../../assets/vendor/uPlot.iife.min.js")),

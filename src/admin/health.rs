@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Api, queue::Paused};
 use crate::{
-    agent::{Handles, judged},
+    agent::{Handles, is_gapless, judgement},
     gate::writing::Against,
     model::{checkpoint::ClusterTime, namespace::Namespace},
     mongo::{Mongo, MongoError},
@@ -16,10 +16,15 @@ use crate::{
         health::Health,
         progress::ProgressReport,
         status::{Flow, Phase},
+        trend::Sample,
+        verdict::Verdict,
     },
-    policy::breaker::Stage,
-    policy::majority,
-    queue::QueueStats,
+    policy::{
+        breaker::Stage,
+        majority,
+        outlook::{Outlook, Point, Reached, Room, outlook, recovery_point},
+    },
+    queue::{QueueStats, free_disk},
     runtime::{
         clock::{now_ms, rfc3339},
         shutdown::blocking,
@@ -69,6 +74,53 @@ pub struct HealthReport {
     pub oplog_window_s: Option<u64>,
     /// How long the local server has been looking through its oplog for what comes behind the checkpoint.
     pub local_scan_ms: Option<u64>,
+    /// The cause of it all, what it means, and what to do.
+    pub verdict: Verdict,
+    pub outlook: OutlookReport,
+}
+
+/// How long things last, and when they are over, at the rate of the last minutes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutlookReport {
+    /// Until Atlas is tried again, while it does not answer.
+    pub next_try_ms: Option<u64>,
+    pub queue_full_in_s: Option<u64>,
+    pub disk_low_in_s: Option<u64>,
+    pub caught_up_in_s: Option<u64>,
+    /// Everything that was made before is in Atlas, but for what the dead letters hold. RFC 3339, in whole seconds.
+    pub in_atlas_until: Option<String>,
+}
+
+/// Reads the queue.
+fn outlook_of(handles: &Handles, read_ms: u64, oldest_ms: Option<u64>) -> OutlookReport {
+    let Handles { status, monitor, writing, config, .. } = handles;
+    let limits = &config.queue;
+    let room = Room {
+        max_documents: limits.max_documents,
+        max_bytes: limits.max_bytes,
+        min_free_disk: limits.min_free_disk,
+        free_disk: free_disk(&limits.path),
+    };
+    let of_sample = |sample: &Sample| Point {
+        at_ms: sample.at_ms,
+        documents: sample.pending,
+        bytes: sample.pending_bytes,
+    };
+    let points: Vec<_> = monitor.history().samples().map(of_sample).collect();
+    let Outlook { queue_full_in, disk_low_in, caught_up_in } = outlook(&points, &room);
+    // Each lets go of the status before the next asks for it.
+    let equal_ms = status.state().consistent_as_of.map(ClusterTime::millis);
+    let is_gapless = is_gapless(handles);
+    let reached = Reached { read_ms, oldest_ms, equal_ms, is_gapless };
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs());
+    OutlookReport {
+        next_try_ms: writing.next_try(Instant::now()).map(|wait| wait.as_millis() as u64),
+        queue_full_in_s: seconds(queue_full_in),
+        disk_low_in_s: seconds(disk_low_in),
+        caught_up_in_s: seconds(caught_up_in),
+        in_atlas_until: recovery_point(reached).and_then(rfc3339),
+    }
 }
 
 /// Indexes of one collection that are being built.
@@ -92,7 +144,7 @@ impl IndexBuild {
 /// Puts the report together. Reads the queue, so call it off the async threads.
 pub fn report(handles: &Handles) -> HealthReport {
     let Handles { status, queue, local, monitor, reading, writing, .. } = handles;
-    let (vitals, health, conditions) = judged(handles);
+    let (vitals, health, conditions, verdict) = judgement(handles);
     let raised = monitor.alerts().raised().to_vec();
     let state = status.state().clone();
     let (against, now) = (writing.against(), now_ms());
@@ -100,6 +152,9 @@ pub fn report(handles: &Handles) -> HealthReport {
         problems.into_iter().map(move |problem| format!("`{ns}`: {problem}"))
     });
     let schema_problems = state.sync_problems.iter().cloned().chain(listed).collect();
+    // Asked for before the queue is: what is read in between is not in it, and would pass for written.
+    let read_ms = reading.position().whole().millis();
+    let oldest_ms = queue.oldest_ms().ok().flatten();
     HealthReport {
         status: health,
         sync_lag: format!("{:.1}s", vitals.lag.as_secs_f64()),
@@ -135,13 +190,11 @@ pub fn report(handles: &Handles) -> HealthReport {
             not_ours.chain(state.left_out.iter().cloned()).collect()
         },
         dead_letters: vitals.dead_letters,
-        oldest_pending_ms: queue
-            .oldest_ms()
-            .ok()
-            .flatten()
-            .map(|oldest| now.saturating_sub(oldest)),
+        oldest_pending_ms: oldest_ms.map(|oldest| now.saturating_sub(oldest)),
         oplog_window_s: state.oplog_window_s,
         local_scan_ms: local.at_work_since().map(|since| now.saturating_sub(since)),
+        verdict,
+        outlook: outlook_of(handles, read_ms, oldest_ms),
     }
 }
 

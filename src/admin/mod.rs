@@ -27,9 +27,12 @@ use crate::{
     observe::report::one_line,
 };
 
+mod about;
 pub mod askers;
 mod assets;
+mod collections;
 mod dead_letters;
+mod difference;
 mod documents;
 mod events;
 mod flush;

@@ -52,13 +52,19 @@ fn text(handles: &Handles) -> Result<Vec<u8>, QueueError> {
     page.queue(&stats, handles);
     page.condition(&vitals, health, &state, handles, stats.oldest_ms);
     page.sync(&state);
-    page.gauge_of("outrigger_alerts", "Conditions that hold now, by name.", "name", {
-        let mut by_name = std::collections::BTreeMap::new();
-        for condition in conditions {
-            *by_name.entry(condition.name).or_insert(0.0) += 1.0;
-        }
-        by_name.into_iter()
-    });
+    page.limits(handles);
+    page.gauge_of(
+        "outrigger_alerts",
+        "Alerts that hold now, by name; no series while none of a name does.",
+        "name",
+        {
+            let mut by_name = std::collections::BTreeMap::new();
+            for condition in conditions {
+                *by_name.entry(condition.name).or_insert(0.0) += 1.0;
+            }
+            by_name.into_iter()
+        },
+    );
     page.process();
     page.add(handles.status.metrics.batch_seconds.clone());
     let mut text = Vec::new();
@@ -145,7 +151,7 @@ impl Exposition {
             ),
             (
                 "outrigger_retries_total",
-                "Rejected attempts that are tried again.",
+                "Attempts to write one document that Atlas rejected and that are tried again.",
                 metrics.retries.get(),
             ),
             (
@@ -183,13 +189,13 @@ impl Exposition {
         }
         self.counter_of(
             "outrigger_writes_applied_total",
-            "Changes that reached Atlas through the queue, by what the queue held.",
+            "Changes that reached Atlas through the queue, by the kind of write.",
             "op",
             metrics.writes_by_kind.all(),
         );
         self.counter_of(
             "outrigger_dead_letters_total",
-            "Changes given up since the start, by reason.",
+            "Changes that Atlas would not take, since the start of the agent, by reason.",
             "reason",
             metrics.dead_letters_by_reason.all(),
         );
@@ -199,29 +205,41 @@ impl Exposition {
         let oldest = stats.oldest_ms.map_or(0, |oldest| now_ms().saturating_sub(oldest));
         for (name, help, value) in [
             ("outrigger_queue_documents", "Changes that wait for Atlas.", stats.pending as f64),
-            ("outrigger_queue_bytes", "Their encoded size.", stats.pending_bytes as f64),
+            (
+                "outrigger_queue_bytes",
+                "Encoded size of the changes that wait for Atlas.",
+                stats.pending_bytes as f64,
+            ),
             (
                 "outrigger_queue_leased_documents",
-                "Those of them that are being written.",
+                "Changes that wait for Atlas and are being written at this moment.",
                 stats.leased as f64,
             ),
             (
                 "outrigger_queue_delayed_documents",
-                "Those of them that wait for their next attempt.",
+                "Changes that Atlas rejected and that wait for their next attempt.",
                 stats.delayed as f64,
             ),
-            ("outrigger_queue_oldest_seconds", "Age of the oldest of them.", seconds(oldest)),
-            ("outrigger_queue_disk_bytes", "Size of the queue's files.", stats.disk_bytes as f64),
+            (
+                "outrigger_queue_oldest_seconds",
+                "Age of the oldest change that waits for Atlas; 0 when none does.",
+                seconds(oldest),
+            ),
+            (
+                "outrigger_queue_disk_bytes",
+                "Size of the files of the queue of changes, waiting or not.",
+                stats.disk_bytes as f64,
+            ),
             (
                 "outrigger_dead_letters",
-                "Changes given up and kept for a person, now.",
+                "Changes that Atlas would not take and that are kept for a person, at this moment.",
                 stats.dead_letters as f64,
             ),
         ] {
             self.gauge(name, help, value);
         }
         if let Some(free) = free_disk(&handles.config.queue.path) {
-            let help = "Free space of the disk that the queue is on.";
+            let help = "Free space of the disk that the queue is on, for the agent's user.";
             self.gauge("outrigger_queue_free_disk_bytes", help, free as f64);
         }
     }
@@ -285,7 +303,7 @@ impl Exposition {
             ),
             (
                 "outrigger_paused",
-                "Whether a person has paused the writing to Atlas: 1 while it is.",
+                "1 while a person has paused the writing to Atlas.",
                 f64::from(u8::from(vitals.is_paused)),
             ),
             (
@@ -332,13 +350,13 @@ impl Exposition {
         let of = |phase: Phase| (phase.name(), f64::from(u8::from(phase == state.phase)));
         self.gauge_of(
             "outrigger_phase",
-            "1 for the phase that the agent is in.",
+            "1 for the phase that the agent is in, 0 for the others.",
             "phase",
             PHASES.into_iter().map(of),
         );
         self.gauge_of(
             "outrigger_build_info",
-            "1, with the version as a label.",
+            "Always 1, with the version of the agent as a label.",
             "version",
             std::iter::once((env!("CARGO_PKG_VERSION"), 1.0)),
         );
@@ -382,6 +400,40 @@ impl Exposition {
         }
     }
 
+    /// What is configured, so that a rule needs no figure of its own.
+    fn limits(&self, handles: &Handles) {
+        let (alerts, queue) = (&handles.config.alerts, &handles.config.queue);
+        for (name, help, value) in [
+            (
+                "outrigger_lag_limit_seconds",
+                "How far Atlas may be behind without an alert (alerts.lag).",
+                alerts.lag.as_secs_f64(),
+            ),
+            (
+                "outrigger_queue_limit_documents",
+                "How many changes may wait without an alert (alerts.queue_size).",
+                alerts.queue_size as f64,
+            ),
+            (
+                "outrigger_error_limit_ratio",
+                "Share of writes that Atlas may reject without an alert (alerts.error_rate).",
+                alerts.error_rate,
+            ),
+            (
+                "outrigger_oplog_window_limit_seconds",
+                "How far back the local oplog must reach before the checkpoint, without an alert (alerts.oplog_window).",
+                alerts.oplog_window.as_secs_f64(),
+            ),
+            (
+                "outrigger_queue_free_disk_limit_bytes",
+                "Free space of the queue's disk at which reading stops (queue.min_free_disk).",
+                queue.min_free_disk as f64,
+            ),
+        ] {
+            self.gauge(name, help, value);
+        }
+    }
+
     fn sync(&self, state: &Condition) {
         let running = state.sync.as_ref().filter(|sync| sync.finished_ms.is_none());
         let report = running.map(|sync| sync.report(now_ms())).unwrap_or_default();
@@ -390,17 +442,17 @@ impl Exposition {
             ("outrigger_sync_running", "1 while a copy or a full sync runs.", is_running),
             (
                 "outrigger_sync_documents",
-                "Documents that it has to do, as the server estimates.",
+                "Documents that the copy or full sync that runs has to do, as the server estimates; 0 while none runs.",
                 report.documents as f64,
             ),
             (
                 "outrigger_sync_documents_done",
-                "Those of them that are done.",
+                "Documents that the copy or full sync that runs has done; 0 while none runs.",
                 report.documents_done as f64,
             ),
             (
                 "outrigger_sync_mismatches",
-                "Documents that it found missing, extra or different.",
+                "Documents that the full sync that runs found missing, extra or different in Atlas; 0 while none runs.",
                 (report.missing + report.extra + report.content) as f64,
             ),
         ] {

@@ -31,4 +31,6 @@ pub struct Handles {
     /// Whose options and indexes are to be looked at.
     pub watch: Arc<SchemaWatch>,
     pub monitor: Arc<Monitor>,
+    /// The name of the local replica set.
+    pub local_set: Arc<str>,
 }

@@ -9,7 +9,7 @@
 //!
 //! The files in their order: [`Builder`] and `connect` (from the configuration to what is connected), `patience` (a start
 //! waits for the local database), `parts` (the tasks are put together), `run` (they are started and watched), `stop`
-//! (they end). Beside them `gatekeeper` proves the local database, `vitals`, `monitor` and `alert_delivery` tell how it goes.
+//! (they end). Beside them `gatekeeper` proves the local database, `vitals`, `monitor`, `chronicle` and `alert_delivery` tell how it goes.
 //!
 //! What serves the agent's [`Handles`], the admin API in the program, is given to it by the [`Builder`]: the agent
 //! knows nothing of it.
@@ -42,6 +42,7 @@ use crate::{
 
 mod alert_delivery;
 mod builder;
+mod chronicle;
 mod connect;
 mod far_end;
 mod flush;
@@ -69,7 +70,7 @@ pub use own_sink::{SinkAgent, SinkBuilder};
 pub use connect::{connect_atlas, connect_local, queue_options, sides};
 pub use far_end::reach;
 pub use flush::{FlushError, Flushed, flush};
-pub use monitor::{Monitor, judged, lag, lives};
+pub use monitor::{Monitor, is_gapless, judged, judgement, lag, lives};
 use patience::patiently;
 pub use pause::set_paused;
 pub use trial::{Delivery, try_deliveries};
@@ -217,6 +218,7 @@ impl Agent {
             sync_wanted: self.sync_wanted.clone(),
             watch: self.watch.clone(),
             monitor: self.monitor.clone(),
+            local_set: self.info.set_name.as_str().into(),
         }
     }
 

@@ -1,7 +1,10 @@
 //! How the agent is: health and what speaks against it, put together from the figures as they are now; and what it
 //! remembers of itself, the alerts that are raised and the last hour.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -12,9 +15,12 @@ use crate::{
     observe::{
         alerts::{Notice, RaisedAlerts},
         health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
+        marks::{Facts, Kind},
+        progress::Share,
         runbook::Runbook,
         status::{Phase, Status, Unshowable},
         trend::{History, Sample, Totals},
+        verdict::{Moment, Verdict, verdict},
     },
     policy::breaker::Stage,
     queue::Queue,
@@ -30,6 +36,11 @@ const TOLD_FOR: Duration = Duration::from_secs(60);
 pub struct Monitor {
     alerts: Mutex<RaisedAlerts>,
     history: Mutex<History>,
+    /// The code of the verdict, and since when it is that one.
+    told: Mutex<Option<(&'static str, u64)>>,
+    /// How far was read when more was last known to be missing in Atlas than what waits, by the times of the changes
+    /// that wait. Milliseconds since 1970.
+    gap_ms: AtomicU64,
 }
 
 impl Monitor {
@@ -43,6 +54,25 @@ impl Monitor {
 
     pub fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock()
+    }
+
+    /// Since when the verdict has this code: an outage that outlived the agent began before it.
+    fn since(&self, code: &'static str, now_ms: u64) -> u64 {
+        let noted = {
+            let mut told = self.told.lock();
+            let noted = told.filter(|(before, _)| *before == code).map_or(now_ms, |(_, at)| at);
+            *told = Some((code, noted));
+            noted
+        };
+        let kind = match code {
+            "atlas_away" | "atlas_denied" | "both_away" => Kind::AtlasAway,
+            "local_away" | "local_denied" => Kind::LocalAway,
+            "paused" => Kind::Pause,
+            _ => return noted,
+        };
+        let history = self.history();
+        let open = history.marks().find(|mark| mark.kind == kind && mark.until_ms.is_none());
+        open.map_or(noted, |mark| mark.from_ms.min(noted))
     }
 }
 
@@ -111,10 +141,77 @@ pub fn judged(handles: &Handles) -> (Vitals, Health, Vec<Condition>) {
     (vitals, health, conditions)
 }
 
-/// Brings the alerts up to date; returns what is to be told.
+/// The same with the cause of it.
+pub fn judgement(handles: &Handles) -> (Vitals, Health, Vec<Condition>, Verdict) {
+    let (vitals, health, conditions) = judged(handles);
+    let Handles { status, writing, monitor, .. } = handles;
+    let against = Against { is_fenced: vitals.is_fenced, ..writing.against() };
+    let flow = status.flow(against);
+    let said = |end: &OfAnEnd| end.get().map(|fault| fault.error);
+    let (local_error, atlas_error) = (said(&status.faults.local), said(&status.faults.atlas));
+    let moment = Moment {
+        vitals: &vitals,
+        health,
+        conditions: &conditions,
+        flow,
+        local_error: local_error.as_deref(),
+        atlas_error: atlas_error.as_deref(),
+    };
+    let mut verdict = verdict(&moment);
+    verdict.since_ms = monitor.since(verdict.code, now_ms());
+    (vitals, health, conditions, verdict)
+}
+
+/// True when nothing is missing in Atlas but what waits, and that by the times of its changes: a difference that a
+/// comparison found has been there for longer than its entry. So both sides must have been equal once since.
+pub fn is_gapless(handles: &Handles) -> bool {
+    let gap_ms = handles.monitor.gap_ms.load(Ordering::Relaxed);
+    let equal = handles.status.state().consistent_as_of;
+    !has_gap(handles) && (gap_ms == 0 || equal.is_some_and(|equal| equal.millis() > gap_ms))
+}
+
+fn has_gap(handles: &Handles) -> bool {
+    let finds_differences = handles.status.state().sync.as_ref().is_some_and(|sync| {
+        let found = |share: &Share| share.missing + share.extra + share.content > 0;
+        sync.finished_ms.is_none() && sync.shares.values().any(found)
+    });
+    finds_differences
+        || !handles.writing.leaves_nothing()
+        || !matches!(SyncState::is_owed(&handles.queue), Ok(false))
+}
+
+/// Brings the alerts, and the marks in the charts, up to date; returns what is to be told.
 pub(super) fn update_alerts(handles: &Handles) -> Vec<Notice> {
-    let (_, _, conditions) = judged(handles);
+    if has_gap(handles) {
+        let read_ms = handles.reading.position().whole().millis();
+        handles.monitor.gap_ms.store(read_ms.max(1), Ordering::Relaxed);
+    }
+    let facts = facts(handles);
+    handles.monitor.history().look(&facts, now_ms());
+    let (_, _, conditions, _) = judgement(handles);
     handles.monitor.alerts().update(&conditions, now_ms())
+}
+
+fn facts(handles: &Handles) -> Facts {
+    let Handles { status, writing, .. } = handles;
+    let against = writing.against();
+    let faults = &status.faults;
+    let (is_local_away, has_fault) = (faults.local.is_any(), faults.atlas.is_any());
+    let state = status.state();
+    // An agent that has just started has not asked Atlas yet.
+    let is_known = state.phase != Phase::Starting || has_fault;
+    let is_away = has_fault || against.breaker != Stage::Closed;
+    let schema_writes = status.metrics.writes_by_kind.all().find(|(kind, _)| *kind == "schema");
+    Facts {
+        is_atlas_away: is_known.then_some(is_away),
+        is_local_away,
+        is_paused: against.is_paused,
+        sync: state
+            .sync
+            .as_ref()
+            .map(|sync| (sync.started_ms, sync.finished_ms, sync.reason.clone())),
+        schema_writes: schema_writes.map_or(0, |(_, n)| n),
+    }
 }
 
 /// Adds a sample to the last hour.

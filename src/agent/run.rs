@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use super::{
     Agent, AgentError, Serving,
     alert_delivery::{self, AlertDelivery},
-    from_tailer,
+    chronicle, from_tailer,
     parts::Parts,
     stop::{Exit, result_of},
     vitals,
@@ -39,6 +39,8 @@ impl Agent {
         beside.spawn(vitals::count_ticks(self.status.clone(), self.queue.clone()));
         let refused = self.keep_gate(&mut beside);
         self.remember().await?;
+        let (monitor, config) = (self.monitor.clone(), self.config.clone());
+        blocking(move || chronicle::take_up(&monitor, &config)).await;
         let parts = self.build(&filter)?;
         tokio::pin!(shutdown);
         let is_ready = tokio::select! {
@@ -125,6 +127,7 @@ impl Agent {
         beside.spawn(async move { drop(reconciler.heartbeat_while_draining(&stop).await) });
         beside.spawn(vitals::tick(self.handles(), alert_delivery.clone()));
         beside.spawn(vitals::look_at_oplog(self.handles()));
+        beside.spawn(chronicle::keep_on(self.handles()));
         beside.spawn(vitals::look_at_majority(self.handles()));
         let alerts = &self.config.alerts;
         if let Some(url) = alerts.webhook.clone() {

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Agent, AgentError, alert_delivery::AlertDelivery, vitals};
+use super::{Agent, AgentError, alert_delivery::AlertDelivery, chronicle, vitals};
 use crate::{
     model::namespace::NamespaceFilter,
     observe::status::Phase,
@@ -152,7 +152,10 @@ impl Agent {
         let queue = self.queue.clone();
         let flushed = async move {
             vitals::keep_consistency(&self.status, &self.queue, &mut None).await;
-            blocking(move || queue.flush()).await
+            let (monitor, config) = (self.monitor.clone(), self.config.clone());
+            let flushed = blocking(move || queue.flush()).await;
+            blocking(move || chronicle::keep(&monitor, &config)).await;
+            flushed
         };
         let orderly = async {
             // Neither waits for the other: a slow disk is no reason to keep the lease, nor the reverse.

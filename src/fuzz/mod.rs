@@ -126,6 +126,7 @@ static ADMIN: LazyLock<(tokio::runtime::Runtime, Router)> = LazyLock::new(|| {
         let options = QueueOptions { persist: false, ..QueueOptions::new(path) };
         let handles = Handles {
             monitor: Arc::default(),
+            local_set: "rs0".into(),
             sync_wanted: Arc::default(),
             watch: Arc::default(),
             status: Arc::default(),

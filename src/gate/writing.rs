@@ -14,7 +14,11 @@
 //! The last two are of single collections, and hold up nothing else. What is displayed of all this is read from here,
 //! and decides nothing.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -25,7 +29,7 @@ use crate::{
         pause::Pause,
     },
     model::namespace::Namespace,
-    policy::breaker::{BreakerPolicy, CircuitBreaker, Stage},
+    policy::breaker::{BreakerPolicy, BreakerState, CircuitBreaker, Stage},
 };
 
 /// Owns the question.
@@ -109,6 +113,14 @@ impl Writing {
     /// Whether Atlas answers: asked before a batch and told after it, by the worker alone.
     pub fn breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
         self.breaker.lock()
+    }
+
+    /// How long until Atlas is tried again, while it does not answer.
+    pub fn next_try(&self, now: Instant) -> Option<Duration> {
+        match self.breaker.lock().state() {
+            BreakerState::Open { until, .. } => Some(until.saturating_duration_since(now)),
+            BreakerState::Closed { .. } | BreakerState::HalfOpen { .. } => None,
+        }
     }
 
     /// By a person, or no longer.
@@ -203,8 +215,11 @@ mod tests {
 
         let process = bson::oid::ObjectId::from_bytes([1; 12]);
         assert!(writing.gate.proved(writing.gate.begin_proof(), process) && !writing.rests());
-        writing.breaker().failed(std::time::Instant::now(), 0.0);
+        let now = Instant::now();
+        assert_eq!(writing.next_try(now), None);
+        writing.breaker().failed(now, 0.0);
         assert_eq!(writing.against().breaker, Stage::Open);
+        assert_eq!(writing.next_try(now), Some(Duration::from_secs(1)));
         assert!(!writing.rests());
     }
 

@@ -3,6 +3,7 @@
 pub mod alerts;
 pub mod health;
 pub mod logging;
+pub mod marks;
 pub mod metrics;
 pub mod process;
 pub mod progress;
@@ -12,3 +13,4 @@ pub mod report;
 pub mod runbook;
 pub mod status;
 pub mod trend;
+pub mod verdict;

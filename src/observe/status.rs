@@ -126,6 +126,8 @@ pub struct Figures {
     /// Documents on either side when they were last counted, as the servers estimate.
     pub local_documents: Option<u64>,
     pub atlas_documents: Option<u64>,
+    /// When that was, milliseconds since 1970; 0: not yet.
+    pub counted_ms: u64,
 }
 
 /// A collection that holds another number of documents in Atlas than waiting writes explain.

@@ -9,6 +9,7 @@ pub mod in_doubt;
 pub mod insert_mode;
 pub mod limiter;
 pub mod majority;
+pub mod outlook;
 pub mod overlap;
 pub mod position;
 pub mod read_watermark;

@@ -193,8 +193,11 @@ mod tests {
     use super::*;
     use crate::side::fake::FakeSide;
 
+    /// Documents of both sides, and what differs by `_id`.
+    type Sums = (u64, u64, Vec<(i32, Mismatch)>);
+
     #[derive(Default)]
-    struct Found(Mutex<(u64, u64, Vec<(i32, Mismatch)>)>);
+    struct Found(Mutex<Sums>);
 
     impl Findings for Found {
         async fn compared(&self, part: Compared) -> Result<(), SyncError> {
@@ -209,7 +212,7 @@ mod tests {
     }
 
     /// What a comparison of two sides finds, neither of which is a MongoDB: in pages of three.
-    async fn compared(local: Arc<FakeSide>, atlas: FakeSide) -> (u64, u64, Vec<(i32, Mismatch)>) {
+    async fn compared(local: Arc<FakeSide>, atlas: FakeSide) -> Sums {
         let (stop, found) = (Stop::default(), Found::default());
         let sides = Sides::new(local, Arc::new(atlas), 1, 0);
         let ns = Namespace::new("shop", "orders");

@@ -22,7 +22,10 @@ use super::{Collection, Context, Sides, SyncError, pause, schema::describe};
 use crate::{
     model::namespace::Namespace,
     observe::status::{Counted, Divergence},
-    runtime::shutdown::{Stop, blocking},
+    runtime::{
+        clock::now_ms,
+        shutdown::{Stop, blocking},
+    },
     schema::expiry::Expiry,
     sink::SchemaSink,
 };
@@ -344,10 +347,12 @@ impl<K: SchemaSink> CountCheck<K> {
         if is_all {
             state.namespaces.retain(|ns, _| counted.iter().any(|(of, _)| of == ns));
         }
+        let counted_ms = now_ms();
         for (ns, counts) in counted {
             let figures = state.namespaces.entry(ns.clone()).or_default();
             (figures.local_documents, figures.atlas_documents) =
                 (Some(counts.local[1]), Some(counts.atlas));
+            figures.counted_ms = counted_ms;
         }
     }
 }

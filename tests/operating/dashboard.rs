@@ -1,7 +1,5 @@
 //! The dashboard in a real browser, beside a real agent. Pictures are kept under `target/dashboard/`.
 
-use std::time::Duration;
-
 use mongodb::bson::{Document, doc};
 
 use crate::support::{
@@ -17,6 +15,13 @@ fn url(agent: &Agent) -> String {
     format!("http://127.0.0.1:{}/", agent.admin_port)
 }
 
+/// Pauses, with a reason, as it is asked for.
+async fn pause(browser: &Browser) {
+    browser.click("#pause").await;
+    browser.type_into("#pause-reason", "a test\u{e007}").await;
+    browser.shows("health", "Paused").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_dashboard_shows_what_happens_and_starts_a_sync() {
     let Some(programs) = programs() else { return };
@@ -28,7 +33,8 @@ async fn the_dashboard_shows_what_happens_and_starts_a_sync() {
     let browser = Browser::open(&programs, &url(&agent), &[]).await;
 
     browser.shows("link", "Live").await;
-    browser.shows("health", "Healthy, streaming").await;
+    browser.shows("health", "Replicating").await;
+    browser.shows("since", "Healthy since").await;
     browser.shows("dead-empty", "None").await;
     eventually("the charts", PATIENCE, async || browser.is_visible("#plot-lag canvas").await).await;
 
@@ -64,12 +70,11 @@ async fn the_dashboard_shows_what_happens_and_starts_a_sync() {
     browser.shows("sync-text", "500 documents, no difference").await;
 
     // Asked for once: the next action goes through at once.
-    browser.click("#pause").await;
-    browser.shows("health", "paused").await;
+    pause(&browser).await;
     browser.shows("breaker", "paused").await;
     assert!(!browser.is_visible("#token-dialog").await);
     browser.click("#pause").await;
-    browser.shows("health", "streaming").await;
+    browser.shows("health", "Replicating").await;
     browser.close().await;
 
     // As `outrigger dashboard` prints it: nobody is asked for the token, and it stays nowhere.
@@ -77,10 +82,9 @@ async fn the_dashboard_shows_what_happens_and_starts_a_sync() {
     let browser = Browser::open(&programs, &printed, &[]).await;
     browser.shows("link", "Live").await;
     assert_eq!(browser.js("location.href").await, url(&agent));
+    pause(&browser).await;
     browser.click("#pause").await;
-    browser.shows("health", "paused").await;
-    browser.click("#pause").await;
-    browser.shows("health", "streaming").await;
+    browser.shows("health", "Replicating").await;
     browser.close().await;
 
     let dark = ["--blink-settings=preferredColorScheme=0", "--window-size=500,1400"];
@@ -123,32 +127,33 @@ async fn the_dashboard_shows_trouble_and_retries_a_dead_letter() {
     })
     .await;
     browser.type_into("#token", &format!("{}\u{e007}", Api::of(&agent).token)).await;
-    browser.shows("dead-rows", "unique index on (email)").await;
-    browser.shows("dead-rows", "<img src=x").await;
-    browser.shows("health", "Degraded").await;
+    browser.shows("dead-groups", "unique index on (email)").await;
+    browser.shows("dead-groups", "<img src=x").await;
+    browser.shows("since", "Degraded").await;
+    browser.shows("health", "Atlas would not take some documents").await;
     let drop = doc! { "dropIndexes": "orders", "index": "email" };
     atlas.client.database("shop").run_command(drop).await.unwrap();
-    browser.click("#dead-rows button").await;
+    browser.click("#dead-groups td button").await;
     eventually("no dead letter", PATIENCE, async || browser.is_visible("#dead-empty").await).await;
     let there = orders(&atlas).find_one(doc! { "_id": id }).await.unwrap();
     assert_eq!(there, Some::<Document>(doc! { "_id": id, "email": "zero" }));
-    browser.shows("health", "Healthy").await;
+    browser.shows("since", "Healthy").await;
 
     line.set(Line::Cut);
     orders(&local).insert_many((1..9).map(|id| doc! { "_id": id })).await.unwrap();
-    browser.shows("health", "Unhealthy").await;
+    browser.shows("since", "Unhealthy").await;
+    browser.shows("health", "Atlas is away").await;
     browser.shows("alerts", "8 documents wait in the queue").await;
     browser.shows("breaker", "away").await;
     browser.picture("unhealthy").await;
-    assert!(browser.js("document.title").await.as_str().unwrap().starts_with("Unhealthy"));
+    assert!(browser.js("document.title").await.as_str().unwrap().starts_with("Atlas is away · "));
 
     agent.kill();
-    browser.shows("link", "No connection to the agent").await;
+    browser.shows("link", "No connection").await;
     browser.picture("disconnected").await;
     agent.start(&[]);
     browser.shows("link", "Live").await;
     line.set(Line::Up);
-    browser.shows("health", "Healthy, streaming").await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    browser.shows("health", "Replicating").await;
     browser.close().await;
 }

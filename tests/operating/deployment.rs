@@ -123,6 +123,7 @@ async fn rules_and_board_use_metrics_that_exist() {
     let pages: Vec<_> = rules.lines().filter_map(|of| of.split_once("runbook_url: ")).collect();
     assert_eq!(pages.len(), rules.matches("- alert: ").count());
     for (_, page) in pages {
+        let page = page.trim_matches('"').replace("{{ $labels.name }}", "failed");
         let Some((_, path)) = page.split_once("{{ $labels.instance }}") else {
             assert!(page.starts_with("file:///usr/share/doc/outrigger/docs/"), "{page}");
             continue;
@@ -133,9 +134,43 @@ async fn rules_and_board_use_metrics_that_exist() {
     let path = root().join("deploy/prometheus/outrigger.rules.yml");
     let check = Command::new(promtool).args(["check", "rules"]).arg(path).output().unwrap();
     assert!(check.status.success(), "{}", said(&check));
+    // Each help text can be read alone.
+    for help in page.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
+        let words: Vec<_> = help.split([' ', ',', ';']).collect();
+        let leans = ["them", "Their", "Those", "it", "It"];
+        assert!(!leans.iter().any(|word| words.contains(word)), "{help}");
+    }
     let ids: BTreeSet<_> =
         board["panels"].as_array().unwrap().iter().map(|panel| panel["id"].as_u64()).collect();
     assert_eq!(ids.len(), board["panels"].as_array().unwrap().len(), "each panel has an id");
+}
+
+/// The units in the names of metrics, of which a panel has one: what has two axes is read wrong at night.
+const UNITS: [&str; 4] = ["seconds", "bytes", "documents", "ratio"];
+
+#[test]
+fn one_cause_is_one_alert_and_one_axis_has_one_unit() {
+    let promtool = script("promtool", &[]);
+    let path = root().join("deploy/prometheus/outrigger.rules.test.yml");
+    let tested = Command::new(promtool).args(["test", "rules"]).arg(path).output().unwrap();
+    assert!(tested.status.success(), "{}", said(&tested));
+
+    let board: Value = serde_json::from_str(&read("deploy/grafana/outrigger.json")).unwrap();
+    for panel in board["panels"].as_array().unwrap() {
+        let title = panel["title"].as_str().unwrap();
+        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title}");
+        assert!(panel["description"].as_str().is_some_and(|about| about.len() > 5), "{title}");
+        if panel["type"] != "timeseries" {
+            continue;
+        }
+        let unit = |name: &str| {
+            let name = name.trim_end_matches("_total").trim_end_matches("_done");
+            UNITS.into_iter().find(|unit| name.ends_with(unit))
+        };
+        let used: BTreeSet<_> =
+            metrics_in(&panel["targets"].to_string()).iter().map(|name| unit(name)).collect();
+        assert_eq!(used.len(), 1, "{title}: {used:?}");
+    }
 }
 
 /// There is no engine to build it with; what can be checked is that it names what is there.

@@ -11,6 +11,7 @@ mod book;
 mod cli;
 mod config;
 mod dashboard;
+mod dashboard_at_night;
 mod deployment;
 mod embedding;
 mod every_setting_is_respected;

@@ -91,8 +91,8 @@ impl Agent {
             }
             line.split_once('=').is_none_or(|(name, _)| format!("{section}.{}", name.trim()) != key)
         });
-        let kept: String = kept.map(|line| format!("{line}\n")).collect();
-        std::fs::write(path, kept).unwrap();
+        let kept: Vec<&str> = kept.collect();
+        std::fs::write(path, kept.join("\n") + "\n").unwrap();
     }
 
     /// Longer than an Atlas takes that is told to take its time.

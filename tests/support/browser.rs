@@ -113,6 +113,46 @@ impl Browser {
         self.page.find(Locator::Css(css)).await.unwrap().send_keys(text).await.unwrap();
     }
 
+    /// As wide and high as a screen.
+    pub async fn resize(&self, width: u32, height: u32) {
+        self.page.set_window_size(width, height).await.unwrap();
+    }
+
+    /// Words that stand on two lines, with where, and whether there is something to scroll sideways.
+    pub async fn broken_words(&self) -> (Value, Value) {
+        const SCRIPT: &str = r"(() => {
+            const broken = [];
+            const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+            while (texts.nextNode()) {
+                const { data, parentElement } = texts.currentNode;
+                if (!parentElement.checkVisibility() || parentElement.closest('script')) continue;
+                for (const { 0: word, index } of data.matchAll(/\S+/g)) {
+                    const range = document.createRange();
+                    range.setStart(texts.currentNode, index);
+                    range.setEnd(texts.currentNode, index + word.length);
+                    const boxes = [...range.getClientRects()].filter((box) => box.width > 0);
+                    const lines = new Set(boxes.map((box) => Math.round(box.top)));
+                    if (lines.size > 1) broken.push(`${word} in ${parentElement.id || parentElement.tagName}`);
+                }
+            }
+            const { scrollWidth, clientWidth } = document.documentElement;
+            return [broken, scrollWidth > clientWidth];
+        })()";
+        let found = self.js(SCRIPT).await;
+        (found[0].clone(), found[1].clone())
+    }
+
+    /// Keeps a picture of the page under `target/dashboard/`, and under `docs/` where `OUTRIGGER_PICTURES` is set: those
+    /// that the documentation shows.
+    pub async fn picture_for_docs(&self, name: &str) {
+        self.picture(name).await;
+        if std::env::var_os("OUTRIGGER_PICTURES").is_some() {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+            let taken = root.join(format!("target/dashboard/{name}.png"));
+            std::fs::copy(taken, root.join(format!("docs/{name}.png"))).unwrap();
+        }
+    }
+
     /// Keeps a picture of the page under `target/dashboard/`.
     pub async fn picture(&self, name: &str) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/dashboard");
