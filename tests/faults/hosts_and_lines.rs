@@ -54,6 +54,7 @@ int clock_gettime(clockid_t which, struct timespec *at) {
 /// In the middle of a wait for another attempt, of which the time is noted; and while changes flow.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_jumps_either_way_holds_nothing_up() {
+    const HOUR: i64 = 3_600;
     let (local, atlas) = pair().await;
     let config = "[worker]\nretry_delays = [\"2s\"]\n";
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
@@ -73,7 +74,6 @@ async fn a_clock_that_jumps_either_way_holds_nothing_up() {
     orders(&local).insert_one(doc! { "_id": "first" }).await.unwrap();
     equal(&local, &atlas, PATIENCE).await;
 
-    const HOUR: i64 = 3_600;
     for (n, off) in [-2 * HOUR, HOUR, 30 * 24 * HOUR, 0].into_iter().enumerate() {
         let refused =
             doc! { "failCommands": ["insert"], "namespace": "shop.orders", "errorCode": 121 };

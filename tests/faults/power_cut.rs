@@ -153,7 +153,9 @@ fn whoever_is_cut_off() {
 fn opened(within: &Path) -> Option<Queue> {
     let (sender, receiver) = mpsc::channel();
     let options = options(within, false);
-    std::thread::spawn(move || sender.send(Queue::open(&options)));
+    std::thread::spawn(move || {
+        let _ = sender.send(Queue::open(&options));
+    });
     match receiver.recv_timeout(PATIENCE).expect("opening the queue hangs") {
         Ok(queue) => Some(queue),
         Err(error) if error.is_damage() => {

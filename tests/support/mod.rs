@@ -19,6 +19,7 @@ pub mod mongod;
 pub mod names;
 pub mod odd;
 pub mod odd_work;
+#[cfg(not(demo))]
 pub mod postgres;
 pub mod proof;
 pub mod proxy;
