@@ -167,8 +167,10 @@ fn history(handles: &Handles, asked: &Asked) -> Event {
         let samples = history.samples().copied().collect();
         return event("history", &HistoryEvent { sample_seconds: SAMPLE_SECONDS, samples });
     }
+    // A clock that was set back: the page's own rows are of a time to come.
+    let since = if asked.since > now_ms() { 0 } else { asked.since };
     let rows = |samples: &mut dyn Iterator<Item = &Sample>| -> Vec<Row> {
-        samples.filter(|sample| sample.at_ms > asked.since).map(Sample::row).collect()
+        samples.filter(|sample| sample.at_ms > since).map(Sample::row).collect()
     };
     let (samples, day) = (rows(&mut history.samples()), rows(&mut history.day()));
     let (sample_seconds, day_seconds) = (SAMPLE_SECONDS, DAY_SAMPLE_SECONDS);

@@ -224,7 +224,8 @@ async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response
                 .into_response()
         })
     };
-    if !only_reads(&method) {
+    // A flush waits, and changes nothing: scripts ask for it again and again.
+    if !only_reads(&method) && !waits_itself {
         asker.log(&method, path, &response);
     }
     harden(as_json(response))

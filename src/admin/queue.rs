@@ -111,8 +111,8 @@ pub(super) async fn pause(
                 .hint("write a duration such as `30m` or `2h`, or leave it out"));
         }
     };
-    let reason = request.reason.or_else(|| asker.reason.clone()).filter(|why| !why.is_empty());
-    let reason = reason.map(|reason| told(&reason));
+    let reason = request.reason.or_else(|| asker.reason.clone()).map(|reason| told(&reason));
+    let reason = reason.filter(|why| !why.is_empty());
     let pause = Pause { since_ms, until_ms, reason: reason.clone(), by: Some(asker.name()) };
     agent::set_paused(&api.handles, Some(pause.clone())).await?;
     Ok((Extension(Why(reason)), Json(PauseReport::of(Some(&pause)))))

@@ -16,16 +16,16 @@ use crate::{
         alerts::{Notice, RaisedAlerts},
         health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
         marks::{Facts, Kind},
-        progress::Share,
+        progress::{Activity, Share},
         runbook::Runbook,
-        status::{Phase, Status, Unshowable},
+        status::{Counted, Phase, Status, Unshowable},
         trend::{History, Sample, Totals},
         verdict::{Moment, Verdict, verdict},
     },
     policy::breaker::Stage,
     queue::Queue,
     runtime::clock::now_ms,
-    sync::state::SyncState,
+    sync::state::{Reason, SyncState},
 };
 
 /// How long something that is over at once is told of: longer than it takes to look at the conditions.
@@ -41,6 +41,8 @@ pub struct Monitor {
     /// How far was read when more was last known to be missing in Atlas than what waits, by the times of the changes
     /// that wait. Milliseconds since 1970.
     gap_ms: AtomicU64,
+    /// When the last run ended whose differences are in `gap_ms`: one may begin and end between two looks.
+    run_ms: AtomicU64,
 }
 
 impl Monitor {
@@ -171,18 +173,60 @@ pub fn is_gapless(handles: &Handles) -> bool {
 }
 
 fn has_gap(handles: &Handles) -> bool {
-    let finds_differences = handles.status.state().sync.as_ref().is_some_and(|sync| {
-        let found = |share: &Share| share.missing + share.extra + share.content > 0;
-        sync.finished_ms.is_none() && sync.shares.values().any(found)
-    });
-    finds_differences
+    differs(handles)
         || !handles.writing.leaves_nothing()
         || !matches!(SyncState::is_owed(&handles.queue), Ok(false))
 }
 
+/// True while the two sides are known to differ in more than what waits: a comparison has found something, which
+/// one that only reports leaves as it is, or the documents were counted.
+fn differs(handles: &Handles) -> bool {
+    let state = handles.status.state();
+    let found = |share: &Share| share.missing + share.extra + share.content > 0;
+    let is_found = state.sync.as_ref().is_some_and(|sync| {
+        (sync.finished_ms.is_none() || sync.activity == Activity::DryRun)
+            && sync.shares.values().any(found)
+    });
+    let is_counted = |counted: Counted| matches!(counted, Counted::All | Counted::Staying);
+    is_found || state.divergences.iter().any(|found| is_counted(found.counted))
+}
+
+/// True when a moment of equality that was named says nothing of this Atlas, or was none: the sides differ, or the target
+/// or what is replicated is another one now. A history that was lost since leaves it as it was.
+pub(super) fn disproves_equality(handles: &Handles) -> bool {
+    let is_another = |state: &SyncState| {
+        state.request.is_none()
+            && matches!(state.reason, Reason::NewTarget | Reason::NamespacesChanged)
+    };
+    differs(handles)
+        || SyncState::open(&handles.queue)
+            .map_or(true, |open| open.as_ref().is_some_and(is_another))
+}
+
+/// What waits when the agent starts may be what a comparison has found: its times are those of the comparison then.
+pub(super) fn distrust_what_waits(handles: &Handles) {
+    if handles.queue.pending().0 > 0 {
+        let checkpoint = handles.queue.checkpoint().ok().flatten();
+        let read_ms = checkpoint.map_or(0, |checkpoint| checkpoint.cluster_time.millis());
+        handles.monitor.gap_ms.store(read_ms.max(1), Ordering::Relaxed);
+    }
+}
+
+/// True once for each run that has ended with differences.
+fn has_found_in_between(handles: &Handles) -> bool {
+    let ended = {
+        let state = handles.status.state();
+        let found = |share: &Share| share.missing + share.extra + share.content > 0;
+        let sync = state.sync.as_ref().filter(|sync| sync.shares.values().any(found));
+        sync.and_then(|sync| sync.finished_ms)
+    };
+    let Some(ended) = ended else { return false };
+    handles.monitor.run_ms.swap(ended, Ordering::Relaxed) != ended
+}
+
 /// Brings the alerts, and the marks in the charts, up to date; returns what is to be told.
 pub(super) fn update_alerts(handles: &Handles) -> Vec<Notice> {
-    if has_gap(handles) {
+    if has_found_in_between(handles) || has_gap(handles) {
         let read_ms = handles.reading.position().whole().millis();
         handles.monitor.gap_ms.store(read_ms.max(1), Ordering::Relaxed);
     }

@@ -8,7 +8,7 @@ use std::{
 use super::{
     Handles,
     alert_delivery::{AlertDelivery, letter},
-    monitor::{lag, sample, update_alerts},
+    monitor::{disproves_equality, distrust_what_waits, lag, sample, update_alerts},
     pause::resume_in_time,
 };
 use crate::{
@@ -43,8 +43,12 @@ pub(super) async fn tick(handles: Handles, alert_delivery: Arc<AlertDelivery>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut before = (0, 0, 0);
-    let asked = queue.clone();
-    let mut kept = blocking(move || remembered_consistency(&asked)).await;
+    let asked = handles.clone();
+    let mut kept = blocking(move || {
+        distrust_what_waits(&asked);
+        remembered_consistency(&asked.queue)
+    })
+    .await;
     status.state().consistent_as_of = kept;
     let mut faults = [LastingFault::of("local"), LastingFault::of("atlas")];
     for n in 0_u64.. {
@@ -193,6 +197,10 @@ pub(super) async fn count_ticks(status: Arc<Status>, queue: Arc<Queue>) {
 /// dead letters.
 fn note_consistency(handles: &Handles) {
     let Handles { status, queue, reading, writing, .. } = handles;
+    if disproves_equality(handles) {
+        status.state().consistent_as_of = None;
+        return;
+    }
     let position = reading.position();
     let whole = position.whole();
     let is_complete = writing.leaves_nothing()
@@ -214,7 +222,7 @@ fn remembered_consistency(queue: &Queue) -> Option<ClusterTime> {
     Some(kept.min(checkpoint.cluster_time)).filter(|time| *time > ClusterTime::default())
 }
 
-/// Keeps the moment, where it is another one. It is written behind the checkpoint that it rests on; a queue that
+/// Keeps the moment, where it is another one, or none any more. It is written behind the checkpoint that it rests on; a queue that
 /// fails is told by whoever needs it.
 pub(super) async fn keep_consistency(
     status: &Status,
@@ -222,9 +230,15 @@ pub(super) async fn keep_consistency(
     kept: &mut Option<ClusterTime>,
 ) {
     let now = status.state().consistent_as_of;
-    let Some(time) = now.filter(|_| now != *kept) else { return };
+    if now == *kept {
+        return;
+    }
     let queue = queue.clone();
-    let written = blocking(move || queue.set_meta(note::EQUAL, Some(&time.0.to_be_bytes()))).await;
+    let written = blocking(move || {
+        let time = now.map(|time| time.0.to_be_bytes());
+        queue.set_meta(note::EQUAL, time.as_ref().map(|bytes| &bytes[..]))
+    })
+    .await;
     if written.is_ok() {
         *kept = now;
     }

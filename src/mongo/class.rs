@@ -183,6 +183,12 @@ pub fn is_missing_privilege(error: &MongoError) -> bool {
 /// Codes that tell of the server's condition, and not of what it was asked; beside [`CHANGE_OF_STATE`].
 const OF_THE_SERVER: &[i32] = &[64, 100, 133, 134, 211, 365, 462];
 
+/// True where nobody has answered in time, or a server has ended what it was asked for the time that it took
+/// (`MaxTimeMSExpired`): less may be answered.
+pub fn is_out_of_time(error: &MongoError) -> bool {
+    matches!(error, MongoError::Silent(_)) || error.code() == Some(50)
+}
+
 /// True for a failure that may come of what was asked, so that asking the same again may fail for ever: if
 /// the server answers anything else meanwhile.
 pub fn may_be_of_the_question(error: &MongoError) -> bool {

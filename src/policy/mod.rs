@@ -8,6 +8,7 @@ pub mod impasse;
 pub mod in_doubt;
 pub mod insert_mode;
 pub mod limiter;
+pub mod line;
 pub mod majority;
 pub mod outlook;
 pub mod overlap;

@@ -52,8 +52,12 @@ pub fn outlook(points: &[Point], room: &Room) -> Outlook {
     let highest = recent.max_by_key(|point| point.documents).copied().unwrap_or(now);
     // A dip on the way up is no turn.
     let gone = highest.documents - now.documents;
-    let has_turned = gone * 20 > highest.documents - lowest.documents;
-    if has_turned && highest.at_ms >= lowest.at_ms {
+    let range = highest.documents - lowest.documents;
+    let has_turned = gone.saturating_mul(20) > range;
+    // Once a drain fills all that is looked at, its lowest point is the latest.
+    let is_down = highest.at_ms < lowest.at_ms
+        && (now.documents - lowest.documents).saturating_mul(20) <= range;
+    if is_down || (has_turned && highest.at_ms >= lowest.at_ms) {
         draining(highest, now)
     } else {
         growing(lowest, now, room)
@@ -159,6 +163,16 @@ mod tests {
 
         assert_eq!(found.caught_up_in, Some(Duration::from_secs(35)));
         assert_eq!((found.queue_full_in, found.disk_low_in), (None, None));
+    }
+
+    #[test]
+    fn a_long_drain_is_told_of_to_its_end() {
+        // 100 go each second.
+        for n in [20, 40, 120, 159] {
+            let found = outlook(&points((0..=n).map(|n| 80_000 - n * 500)), &ROOM);
+            let left = (80_000 - n * 500) / 100;
+            assert_eq!(found.caught_up_in, Some(Duration::from_secs(left)), "{n}");
+        }
     }
 
     #[test]

@@ -3,7 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use mongodb::bson::{Document, doc};
+use mongodb::{
+    IndexModel,
+    bson::{Document, doc},
+    options::IndexOptions,
+};
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::support::{
@@ -114,6 +118,8 @@ struct Stage {
     honesty: Honesty,
     order: MayDiffer,
     rng: StdRng,
+    /// Of a field's index that is made with every row, in place of the last one.
+    indexes: u32,
 }
 
 impl Stage {
@@ -127,7 +133,7 @@ impl Stage {
         let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
         let rng = StdRng::seed_from_u64(seed());
         let order = MayDiffer::Nothing;
-        Self { local, atlas, to_local, to_atlas, agent, honesty, order, rng }
+        Self { local, atlas, to_local, to_atlas, agent, honesty, order, rng, indexes: 0 }
     }
 
     /// Changes of every kind: documents, collections that come, go and change their names, and odd schema.
@@ -139,6 +145,16 @@ impl Stage {
         }
         // A field that the random changes leave alone: they may make anything of the others.
         orders(&self.local).update_many(doc! {}, doc! { "$inc": { "touched": 1 } }).await.unwrap();
+        // The random ones leave indexes as they are now and then.
+        let name = |n: u32| format!("touched {n}");
+        if self.indexes > 0 {
+            orders(&self.local).drop_index(name(self.indexes)).await.unwrap();
+        }
+        self.indexes += 1;
+        let named = IndexOptions::builder().name(name(self.indexes)).build();
+        let keys = doc! { "touched": if self.indexes % 2 == 0 { 1 } else { -1 } };
+        let index = IndexModel::builder().keys(keys).options(named).build();
+        orders(&self.local).create_index(index).await.unwrap();
         let shop = self.local.client.database("shop");
         let staging = shop.collection::<Document>("staging");
         staging.insert_many((0..5).map(|n| doc! { "_id": n })).await.unwrap();

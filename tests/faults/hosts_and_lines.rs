@@ -4,9 +4,11 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::support::{
     PATIENCE,
@@ -15,6 +17,8 @@ use crate::support::{
     eventually, orders, pair,
     proof::{Need, not_proved},
     proxy::{Line, Proxy},
+    seed,
+    slow_line::{Shape, SlowLine},
     unasked::Unasked::{NewQueue, Retries},
 };
 
@@ -194,4 +198,28 @@ async fn after_a_hundred_faults_no_more_is_open_than_after_ten() {
         let open = connections(server).await;
         assert!(open <= 40, "{open} connections are open");
     }
+}
+
+/// What waits is far more than the line carries within `atlas.timeout`, and cannot be packed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_of_256_kbit_and_half_a_second_carries_what_it_can_and_no_more_often_than_it_must() {
+    let (local, atlas) = pair().await;
+    let shape = Shape { round_trip: Duration::from_millis(500), bits_per_second: 256_000 };
+    let line = SlowLine::to(atlas.port, shape).await;
+    let agent = Agent::started(&local.uri(), &line.uri());
+    agent.may(&[Retries], "the line carries less in time than what is sent");
+    agent.streaming().await;
+    assert!(agent.cli(&["pause"]).status.success());
+    let mut rng = StdRng::seed_from_u64(seed());
+    let mut some = || (0..8_000).map(|_| rng.random_range(' '..'~')).collect::<String>();
+    let documents: Vec<Document> = (0..60).map(|id| doc! { "_id": id, "x": some() }).collect();
+    orders(&local).insert_many(documents).await.unwrap();
+    agent.queued(60).await;
+    let (before, _) = line.carried();
+    assert!(agent.cli(&["resume"]).status.success());
+
+    equal(&local, &atlas, 2 * PATIENCE).await;
+    let sent = line.carried().0 - before;
+    println!("{sent} bytes for 480,000");
+    assert!(sent < 3 * 480_000, "{sent} bytes for 480,000");
 }

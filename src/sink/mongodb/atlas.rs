@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
@@ -23,10 +23,10 @@ use crate::{
     model::{event::SchemaChange, namespace::Namespace},
     mongo::{
         Mongo, MongoError,
-        class::{Class, class_of},
+        class::{Class, class_of, is_out_of_time},
         documents,
     },
-    policy::limiter::Limiter,
+    policy::{limiter::Limiter, line::Line},
     schema::{
         Description, index_names,
         value::{self, Value},
@@ -42,6 +42,8 @@ pub struct AtlasSink {
     /// is reason to ask again: it may have been granted, or nothing but a moment's denial.
     bypass_validation: AtomicBool,
     limiter: Mutex<Limiter>,
+    /// How much a command may carry, by what the line has shown.
+    line: Mutex<Line>,
     /// Asked before each write; `None` for a target that nobody else writes to.
     lease: Option<Arc<Lease>>,
     /// Which collections have a collation, as far as that was asked for.
@@ -54,8 +56,8 @@ impl AtlasSink {
     /// Writes through `mongo`, within the rates of `limiter` and while `lease` is held.
     pub fn new(mongo: Mongo, limiter: Limiter, lease: Option<Arc<Lease>>) -> Self {
         let (bypass_validation, limiter) = (AtomicBool::new(true), Mutex::new(limiter));
-        let (collations, changing) = (Mutex::default(), RwLock::new(()));
-        Self { mongo, bypass_validation, limiter, lease, collations, changing }
+        let (line, collations, changing) = (Mutex::default(), Mutex::default(), RwLock::new(()));
+        Self { mongo, bypass_validation, limiter, line, lease, collations, changing }
     }
 
     /// Every command that changes anything goes through here. The outer error says that it was not sent.
@@ -122,7 +124,9 @@ impl AtlasSink {
         let bypass = self.bypass_validation.load(Ordering::Relaxed);
         let time_max = self.mongo.server_time_max();
         let body = |bypass| command.body(ns.coll(), bypass, time_max);
+        let sent = Instant::now();
         let mut reply = self.order(ns.db(), body(bypass)).await?;
+        self.learn_line(&reply, command.len(), sent.elapsed());
         // `Unauthorized`, or on Atlas's shared tiers the proxy's own words for it.
         let is_denied = reply.as_ref().is_err_and(|error| class_of(error) == Class::Denied);
         let is_plain = !bypass || is_denied;
@@ -152,6 +156,17 @@ impl AtlasSink {
             }
         }
         reply.map_err(|error| classify::command_error(&error))
+    }
+
+    /// A server that has ended a command for the time that it took has not answered it either.
+    fn learn_line(&self, reply: &Result<Document, MongoError>, bytes: usize, took: Duration) {
+        let timeout = self.mongo.server_time_max();
+        let mut line = self.line.lock();
+        match reply {
+            Err(error) if is_out_of_time(error) => line.unanswered(bytes),
+            Ok(_) => line.answered(bytes, took, timeout, BYTES_MAX),
+            Err(_) => {}
+        }
     }
 
     /// The document that has exactly this key in the index.
@@ -241,7 +256,7 @@ impl Sink for AtlasSink {
         let mut outcomes = vec![Written::Applied { created: false }; writes.len()];
         let (ops_max, bytes_max) = {
             let limiter = self.limiter();
-            (limiter.ops_max(OPS_MAX), limiter.bytes_max(BYTES_MAX))
+            (limiter.ops_max(OPS_MAX), limiter.bytes_max(self.line.lock().bytes_max(BYTES_MAX)))
         };
         let ids = self.ids(ns, writes).await?;
         for command in commands(writes, ids, ops_max, bytes_max) {
