@@ -24,7 +24,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const STEP: &str = "OUTRIGGER_MEMORY_STEP";
 
 /// A quarter of what the shipped unit allows for everything (`MemoryMax=1G`).
-const AT_MOST: u64 = 256 << 20;
+const AT_MOST: u64 = 320 << 20;
 
 /// Documents, and bytes of each. `OUTRIGGER_MEMORY=2000x1000000,100x15000000` for as much as an outage leaves.
 fn sizes() -> Vec<(u32, usize)> {

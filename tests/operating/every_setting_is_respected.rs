@@ -28,7 +28,10 @@ const PROVED_BY: &[(&str, &str)] = &[
     ("atlas.timeout", "property_11_an_end_that_hangs_is_waited_for_as_long_as_configured"),
     ("atlas.max_ops_per_second", "property_11_a_rate_limit_cuts_what_is_sent"),
     ("atlas.max_bytes_per_second", "property_11_a_limit_of_bytes_cuts_what_is_sent"),
-    ("atlas.state_database", "another_database_for_the_mark_makes_room_for_one_of_the_application"),
+    (
+        "atlas.state_database",
+        "another_database_for_the_lease_makes_room_for_one_of_the_application",
+    ),
     ("postgres.uri", "tables_are_printed_made_and_drafted_from_what_is_there"),
     ("postgres.uri_file", "a_connection_string_may_come_from_a_file"),
     ("namespaces.include", "property_11_excluded_collections_and_limits_are_respected"),

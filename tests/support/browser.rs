@@ -118,7 +118,7 @@ impl Browser {
         self.page.set_window_size(width, height).await.unwrap();
     }
 
-    /// Words that stand on two lines, with where, and whether there is something to scroll sideways.
+    /// Words that stand on two lines, with where, and what reaches over the right edge of the page.
     pub async fn broken_words(&self) -> (Value, Value) {
         const SCRIPT: &str = r"(() => {
             const broken = [];
@@ -136,7 +136,10 @@ impl Browser {
                 }
             }
             const { scrollWidth, clientWidth } = document.documentElement;
-            return [broken, scrollWidth > clientWidth];
+            if (scrollWidth <= clientWidth) return [broken, []];
+            const wide = [...document.querySelectorAll('body *')].filter(
+                (element) => element.getBoundingClientRect().right > clientWidth);
+            return [broken, wide.map((element) => element.outerHTML.slice(0, 200))];
         })()";
         let found = self.js(SCRIPT).await;
         (found[0].clone(), found[1].clone())
