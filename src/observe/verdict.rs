@@ -1,7 +1,7 @@
 //! The one line that whoever is on call needs first: what it is, what that means for the data, and what to do. Pure.
 //!
 //! Of all that holds at a moment the *cause* is named, and not what follows from it: while Atlas is away it is also behind,
-//! the queue grows, and at last reading stops. The rows of [`WORDS`] stand in that order, the first that holds is the one,
+//! the queue grows, and at last reading stops. The rows of `WORDS` stand in that order, the first that holds is the one,
 //! and the alerts have the rest.
 
 use serde::Serialize;

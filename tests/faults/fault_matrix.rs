@@ -152,7 +152,7 @@ impl Stage {
         }
         self.indexes += 1;
         let named = IndexOptions::builder().name(name(self.indexes)).build();
-        let keys = doc! { "touched": if self.indexes % 2 == 0 { 1 } else { -1 } };
+        let keys = doc! { "touched": if self.indexes.is_multiple_of(2) { 1 } else { -1 } };
         let index = IndexModel::builder().keys(keys).options(named).build();
         orders(&self.local).create_index(index).await.unwrap();
         let shop = self.local.client.database("shop");

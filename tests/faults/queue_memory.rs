@@ -23,7 +23,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const STEP: &str = "OUTRIGGER_MEMORY_STEP";
 
-/// A quarter of what the shipped unit allows for everything (`MemoryMax=1G`).
+/// Less than a third of what the shipped unit allows for everything (`MemoryMax=1G`); a slow disk leaves more unwritten.
 const AT_MOST: u64 = 320 << 20;
 
 /// Documents, and bytes of each. `OUTRIGGER_MEMORY=2000x1000000,100x15000000` for as much as an outage leaves.
