@@ -118,7 +118,7 @@ async fn an_oplog_that_rolled_over_under_a_running_agent_is_made_good_by_a_compa
     local.initiate().await;
     orders(&local).insert_many((0..100).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
-    agent.may(&[Doubt], "the history is lost");
+    agent.may(&[Doubt, Repair], "the history is lost");
     agent.streaming().await;
     equal(&local, &atlas, PATIENCE).await;
 
@@ -242,7 +242,7 @@ async fn entries_from_before_a_lost_history_do_not_overwrite_what_came_in_the_ga
     let line = Proxy::to(atlas.port).await;
     orders(&local).insert_many((0..20).map(|n| doc! { "_id": n, "v": 1 })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &line.uri());
-    agent.may(&[Doubt], "the history is lost");
+    agent.may(&[Doubt, Repair], "the history is lost");
     agent.streaming().await;
     equal(&local, &atlas, PATIENCE).await;
     line.set(Line::Cut);

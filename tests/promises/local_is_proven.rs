@@ -544,7 +544,7 @@ async fn what_gives_way_to_a_copy_is_looked_at_again_after_a_new_proof() {
     staging.insert_many((0..20).map(|n| person(n, 1, "staging"))).await.unwrap();
     let include = "[namespaces]\ninclude = [\"late.people\"]\n";
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), include);
-    agent.may(&[Doubt], "the local database is another for a while");
+    agent.may(&[Doubt, Repair], "the local database is another for a while");
     agent.waits_long_for_atlas();
     agent.start(&[]);
     agent.streaming().await;
