@@ -18,6 +18,7 @@ use crate::support::{
     proxy::{Line, Proxy},
     receiver::Receiver,
     replica_set::ReplicaSet,
+    unasked::Unasked::Repair,
 };
 
 /// Waits for the first tenth of a second: what is done now stays within one second for a while.
@@ -280,6 +281,34 @@ async fn status_says_that_writes_flow_only_while_they_do_and_remembers_when_both
     agent.queued(1).await;
     assert!(equal(&agent) >= before, "{:?} {before:?}", equal(&agent));
     assert!(!status(&agent).contains("writes flow"));
+}
+
+/// A comparison that only reports leaves what it has found, and the moment that was named before was none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moment_of_equality_is_withdrawn_when_a_comparison_disproves_it() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_many((0..20).map(|id| doc! { "_id": id })).await.unwrap();
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Repair], "a document is taken out of Atlas");
+    agent.streaming().await;
+    let told = |agent: &Agent| {
+        let health = agent.health().unwrap_or_default();
+        let until = health["outlook"]["inAtlasUntil"].as_str().map(str::to_owned);
+        (health["consistentAsOf"].as_str().map(str::to_owned), until)
+    };
+    let is_told = |(equal, until): (Option<String>, Option<String>)| {
+        assert!(equal.is_some() || until.is_none());
+        equal.is_some() && until.is_some()
+    };
+    eventually("equality", PATIENCE, async || is_told(told(&agent))).await;
+
+    orders(&atlas).delete_one(doc! { "_id": 7 }).await.unwrap();
+    agent.cli(&["sync", "--dry-run", "--wait"]);
+    eventually("no equality", PATIENCE, async || told(&agent) == (None, None)).await;
+
+    assert!(agent.cli(&["sync", "--wait"]).status.success());
+    eventually("equality again", PATIENCE, async || is_told(told(&agent))).await;
+    assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 20);
 }
 
 fn text(output: &std::process::Output) -> String {
