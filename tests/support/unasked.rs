@@ -54,6 +54,7 @@ const NOT_NAMED_YET: &[&str] = &[
     "crash_points",
     "dashboard",
     "deployment",
+    "elections",
     "embedding",
     "failures_explain_themselves",
     "fault_matrix",
@@ -70,6 +71,7 @@ const NOT_NAMED_YET: &[&str] = &[
     "restore",
     "schema",
     "security",
+    "servers_change",
     "soak",
     "the_copy_converges",
     "the_tests_themselves",
@@ -191,7 +193,11 @@ pub fn left<'a>(
     let notes = super::from_env::<String>("OUTRIGGER_TEST_NOTES");
     // Outside of any test, such as the demo, nobody has named a reason.
     let is_asked = notes.is_some() || (test.contains("::") && !NOT_NAMED_YET.contains(&file));
-    let counts = |what: Unasked| !may.contains_key(&what) && (is_asked || what == Unasked::Panic);
+    // What is compared for a doubt, or because the queue is new, may be found to differ.
+    let is_compared = [Unasked::Doubt, Unasked::NewQueue].iter().any(|what| may.contains_key(what));
+    let is_named =
+        |what: Unasked| may.contains_key(&what) || (what == Unasked::Repair && is_compared);
+    let counts = |what: Unasked| !is_named(what) && (is_asked || what == Unasked::Panic);
     let found: BTreeSet<_> = found.into_iter().filter(|(what, _)| counts(*what)).collect();
     let found = found.into_iter().map(|(what, told)| format!("{what:?}: {told}"));
     let Some(notes) = notes else { return found.collect() };
