@@ -182,10 +182,9 @@ fn has_gap(handles: &Handles) -> bool {
 /// one that only reports leaves as it is, or the documents were counted.
 fn differs(handles: &Handles) -> bool {
     let state = handles.status.state();
-    let found = |share: &Share| share.missing + share.extra + share.content > 0;
     let is_found = state.sync.as_ref().is_some_and(|sync| {
         (sync.finished_ms.is_none() || sync.activity == Activity::DryRun)
-            && sync.shares.values().any(found)
+            && sync.shares.values().any(Share::differs)
     });
     let is_counted = |counted: Counted| matches!(counted, Counted::All | Counted::Staying);
     is_found || state.divergences.iter().any(|found| is_counted(found.counted))
@@ -216,8 +215,7 @@ pub(super) fn distrust_what_waits(handles: &Handles) {
 fn has_found_in_between(handles: &Handles) -> bool {
     let ended = {
         let state = handles.status.state();
-        let found = |share: &Share| share.missing + share.extra + share.content > 0;
-        let sync = state.sync.as_ref().filter(|sync| sync.shares.values().any(found));
+        let sync = state.sync.as_ref().filter(|sync| sync.shares.values().any(Share::differs));
         sync.and_then(|sync| sync.finished_ms)
     };
     let Some(ended) = ended else { return false };

@@ -16,7 +16,7 @@ use super::{
     identity, open_queue,
     parts::WATERMARK_DOCUMENTS,
     patience::patiently,
-    same_kind,
+    run, same_kind,
     stop::{Exit, result_of, stop_tasks},
 };
 use crate::{
@@ -170,15 +170,8 @@ impl<K: Sink> SinkAgent<K> {
             Ok(false) => return self.close(Exit::Asked, JoinSet::new()).await,
             Err(error) => return self.close(Exit::of(error), JoinSet::new()).await,
         }
-        let mut tasks = JoinSet::new();
-        let stop = self.stop.clone();
-        tasks.spawn(async move { tailer.run(&stop).await.map_err(from_tailer) });
-        let stop = self.stop.clone();
-        tasks.spawn(async move { reconciler.run(&stop).await.map_err(AgentError::from) });
-        for _ in 0..self.config.worker.lanes {
-            let (worker, stop) = (worker.clone(), self.stop.clone());
-            tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
-        }
+        let lanes = self.config.worker.lanes;
+        let mut tasks = run::spawn(tailer, Arc::new(reconciler), worker, lanes, &self.stop);
         let exit = tokio::select! {
             () = &mut shutdown => Exit::Asked,
             error = &mut proving => Exit::of(error),

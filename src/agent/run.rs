@@ -16,9 +16,15 @@ use crate::{
     gate::pause::Pause,
     observe::status::Unshowable,
     queue::{QueueError, note},
-    runtime::{clock::now_ms, shutdown::blocking},
-    sink::AtlasSink,
+    runtime::{
+        clock::now_ms,
+        shutdown::{Stop, blocking},
+    },
+    sink::{AtlasSink, SchemaSink},
+    source::ChangeStreamSource,
     sync::{self, Reconciler, state::SyncState},
+    tailer::Tailer,
+    worker::Worker,
 };
 
 impl Agent {
@@ -53,7 +59,8 @@ impl Agent {
         }
         let alert_delivery = Arc::new(AlertDelivery::default());
         self.spawn_beside(&mut beside, serving, &parts.reconciler, &alert_delivery);
-        let mut tasks = self.spawn(parts);
+        let Parts { tailer, reconciler, worker } = parts;
+        let mut tasks = spawn(tailer, reconciler, worker, self.config.worker.lanes, &self.stop);
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, local = %self.config.local_uri()?, local_version = %self.info.version, atlas = %self.config.atlas_uri()?, "started");
 
@@ -97,21 +104,6 @@ impl Agent {
         Ok(())
     }
 
-    /// The tasks whose end is the agent's.
-    fn spawn(&self, parts: Parts) -> JoinSet<Result<(), AgentError>> {
-        let Parts { tailer, reconciler, worker } = parts;
-        let mut tasks = JoinSet::new();
-        let stop = self.stop.clone();
-        tasks.spawn(async move { tailer.run(&stop).await.map_err(from_tailer) });
-        let stop = self.stop.clone();
-        tasks.spawn(async move { reconciler.run(&stop).await.map_err(AgentError::from) });
-        for _ in 0..self.config.worker.lanes {
-            let (worker, stop) = (worker.clone(), self.stop.clone());
-            tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
-        }
-        tasks
-    }
-
     /// What goes on beside them, and ends with the agent.
     fn spawn_beside(
         &self,
@@ -138,4 +130,24 @@ impl Agent {
             beside.spawn(alert_delivery::heartbeat(self.handles(), url, alerts.heartbeat_every));
         }
     }
+}
+
+/// The tasks whose end is the agent's.
+pub(super) fn spawn<K: SchemaSink>(
+    tailer: Tailer<ChangeStreamSource>,
+    reconciler: Arc<Reconciler<K>>,
+    worker: Arc<Worker<ChangeStreamSource, K>>,
+    writers: usize,
+    stop: &Stop,
+) -> JoinSet<Result<(), AgentError>> {
+    let mut tasks = JoinSet::new();
+    let of_tailer = stop.clone();
+    tasks.spawn(async move { tailer.run(&of_tailer).await.map_err(from_tailer) });
+    let of_reconciler = stop.clone();
+    tasks.spawn(async move { reconciler.run(&of_reconciler).await.map_err(AgentError::from) });
+    for _ in 0..writers {
+        let (worker, stop) = (worker.clone(), stop.clone());
+        tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
+    }
+    tasks
 }

@@ -55,9 +55,14 @@ pub enum ShareState {
 }
 
 impl Share {
+    /// True when a comparison found documents that differ.
+    pub fn differs(&self) -> bool {
+        self.missing + self.extra + self.content > 0
+    }
+
     /// True when a comparison found nothing.
     pub fn is_equal(&self) -> bool {
-        self.missing + self.extra + self.content == 0 && self.schema.is_empty()
+        !self.differs() && self.schema.is_empty()
     }
 }
 
