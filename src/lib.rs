@@ -33,14 +33,14 @@
 //! | notes of the tasks to one another | [`sync/state`](sync::state), [`sync/unproven`](sync::unproven), [`schema/watch`](schema::watch) |
 //! | both sides, looked into | [`side`] |
 //! | seams and store | [`source`], [`sink`], [`queue`] (they never name each other) |
-//! | driver | [`mongo`] |
+//! | driver | [`mongo`], [`postgres`] |
 //! | ground | [`runtime`] |
 //! | what is told | [`observe`] |
 //! | what may be believed, and written | [`gate`] |
 //! | decisions | [`policy`], [`schema`], [`config`] |
 //! | words | [`model`] |
 //!
-//! Only `source`, `sink` and `mongo` know the driver (BSON types excepted), `sync` sees of each end what a
+//! Only `source`, `sink`, `mongo` and `postgres` know a driver (BSON types excepted), `sync` sees of each end what a
 //! [`Side`](side::Side) tells, only `queue` knows
 //! sled and bincode, only `admin` knows the web framework, only `policy/backoff` knows the crate of that name.
 //!
@@ -151,6 +151,7 @@ pub mod model;
 pub mod mongo;
 pub mod observe;
 pub mod policy;
+pub mod postgres;
 pub mod queue;
 pub mod runtime;
 pub mod schema;

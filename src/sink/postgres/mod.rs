@@ -6,16 +6,33 @@
 //!
 //! The files in their order: `names` and `table` (what a collection is called, and what it consists of), `cell`,
 //! `column`, `json` and `moment` (values), `ddl` (the statements that make the tables), `draft` (what could be
-//! declared), `connect`, `tls` and `class` (the server, and what its errors mean).
+//! declared). The server itself is spoken to by [`crate::postgres`].
 
 mod cell;
-mod class;
 mod column;
-pub mod connect;
 pub mod ddl;
 pub mod draft;
 mod json;
 mod moment;
 mod names;
 pub mod table;
-mod tls;
+
+pub use crate::postgres::{class, connect};
+
+use crate::{
+    postgres::{class::Class, connect::Failed},
+    sink::SinkError,
+};
+
+impl From<Failed> for SinkError {
+    fn from(failed: Failed) -> Self {
+        match failed.class {
+            Class::Unavailable | Class::Conflict if failed.may_be_done => {
+                SinkError::Unanswered(failed.problem)
+            }
+            Class::Unavailable | Class::Conflict => SinkError::Unavailable(failed.problem),
+            Class::Denied => SinkError::Denied(failed.problem),
+            Class::Rejected => SinkError::Rejected(failed.problem),
+        }
+    }
+}

@@ -19,8 +19,6 @@ use super::{
     class::{self, Class},
     tls::Tls,
 };
-use crate::sink::SinkError;
-
 /// Names that the server's `pg_stat_activity` has for the agent's connections.
 const APPLICATION: &str = "outrigger";
 
@@ -136,19 +134,6 @@ impl From<&tokio_postgres::Error> for Failed {
 impl From<tokio_postgres::Error> for Failed {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::from(&error)
-    }
-}
-
-impl From<Failed> for SinkError {
-    fn from(failed: Failed) -> Self {
-        match failed.class {
-            Class::Unavailable | Class::Conflict if failed.may_be_done => {
-                SinkError::Unanswered(failed.problem)
-            }
-            Class::Unavailable | Class::Conflict => SinkError::Unavailable(failed.problem),
-            Class::Denied => SinkError::Denied(failed.problem),
-            Class::Rejected => SinkError::Rejected(failed.problem),
-        }
     }
 }
 
