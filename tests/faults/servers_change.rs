@@ -1,8 +1,62 @@
-//! The servers become others under a running agent: with other members.
+//! The servers become others under a running agent: newer, or with other members.
+
+use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 
-use crate::support::{PATIENCE, agent::Agent, equal::equal, orders, replica_set::ReplicaSet};
+use crate::support::{
+    PATIENCE, agent::Agent, equal::equal, mongod::Mongod, orders, replica_set::ReplicaSet,
+    unasked::Unasked::Doubt,
+};
+
+/// A look at options and indexes, which is all that there is of them before 6.0, and some time for it.
+const LOOKED: Duration = Duration::from_secs(90);
+
+/// Collections that come, change, get other names and go; documents all the while.
+async fn work(local: &Mongod, round: i32) {
+    let shop = local.client.database("shop");
+    let named = |what: &str| format!("{what}{round}");
+    let checked = doc! { "create": named("checked"), "validator": { "v": { "$gte": 0 } } };
+    shop.run_command(checked).await.unwrap();
+    for name in [named("checked"), named("leaves"), "orders".to_owned()] {
+        let some = shop.collection::<Document>(&name);
+        let first = round * 1_000;
+        some.insert_many((first..first + 50).map(|id| doc! { "_id": id, "v": 1 })).await.unwrap();
+        some.update_many(doc! {}, doc! { "$inc": { "v": 1 } }).await.unwrap();
+        some.delete_one(doc! { "_id": first }).await.unwrap();
+    }
+    let index = doc! { "key": { format!("v{round}"): 1 }, "name": format!("v{round}") };
+    shop.run_command(doc! { "createIndexes": "orders", "indexes": [index] }).await.unwrap();
+    let other = doc! { "collMod": named("checked"), "validator": { "v": { "$gte": -1 } } };
+    shop.run_command(other).await.unwrap();
+    let from = format!("shop.{}", named("leaves"));
+    local.admin(doc! { "renameCollection": from, "to": format!("shop.{}", named("left")) }).await;
+    if round > 1 {
+        shop.collection::<Document>(&format!("left{}", round - 1)).drop().await.unwrap();
+        let was = format!("v{}", round - 1);
+        shop.run_command(doc! { "dropIndexes": "orders", "index": was }).await.unwrap();
+    }
+}
+
+/// The binary first, then the version of its features: in between it speaks as the old one does, and is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_server_that_is_upgraded_under_a_running_agent_stays_equal() {
+    let (mut local, atlas) = tokio::join!(Mongod::start_of("5.0.4"), Mongod::start_of("6.0.5"));
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Doubt], "5.0 tells of no options and indexes, and a new stream begins elsewhere");
+    agent.streaming().await;
+    work(&local, 1).await;
+    equal(&local, &atlas, LOOKED).await;
+
+    local.turn_into("6.0.5").await;
+    work(&local, 2).await;
+    equal(&local, &atlas, LOOKED).await;
+
+    local.admin(doc! { "setFeatureCompatibilityVersion": "6.0" }).await;
+    work(&local, 3).await;
+    equal(&local, &atlas, LOOKED).await;
+    assert!(agent.is_running());
+}
 
 /// In the end none of those that the connection strings name is left.
 #[tokio::test(flavor = "multi_thread")]
