@@ -191,7 +191,7 @@ impl SyncError {
     }
 
     /// True when a server has understood, and will not.
-    fn is_refusal(&self) -> bool {
+    fn is_rejected(&self) -> bool {
         matches!(
             self,
             SyncError::Source(SourceError::Failed(_))

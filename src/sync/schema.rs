@@ -190,7 +190,7 @@ impl Target for Patient<'_> {
                 _ if is_denied(&error) => FAILURES_MAX,
                 _ => ANSWERS_MAX,
             };
-            let is_final = error.is_refusal() || because == Because::Forbidden;
+            let is_final = error.is_rejected() || because == Because::Forbidden;
             let is_over =
                 failures >= failures_max && (has_answered || self.schema.is_there().await);
             if is_final || is_over {

@@ -191,7 +191,7 @@ impl<'a> Attempts<'a> {
             .patience
             .is_some_and(|patience| since.elapsed() > patience || !error.is_unavailable());
         // A server that has understood and will not is asked some times more, and then no more.
-        self.refusals += u32::from(error.is_refusal());
+        self.refusals += u32::from(error.is_rejected());
         if !error.is_transient() || is_over || self.refusals > self.refusals_max {
             return Err(error);
         }

@@ -248,8 +248,8 @@ async fn check_ownership(config: &Config, lines: &mut Report) {
     };
     let Ok(info) = inspect(&local).await else { return };
     let Ok((source_id, _)) = source_id(&local, &info).await else { return };
-    let (here, there) = (MongoSide::source(&local), MongoSide::target(&atlas));
-    match review(&*here, &*there, &filter, &source_id).await {
+    let (source, target) = (MongoSide::source(&local), MongoSide::target(&atlas));
+    match review(&*source, &*target, &filter, &source_id).await {
         Ok(findings) => {
             for finding in findings {
                 match finding {

@@ -26,8 +26,8 @@ pub(super) async fn of(config: &Config) -> Result<Plan, Failure> {
     let (local, atlas) = (connect_local(config).await?, connect_atlas(config).await?);
     let info = inspect(&local).await?;
     let (source_id, _) = source_id(&local, &info).await?;
-    let (here, there) = (MongoSide::source(&local), MongoSide::target(&atlas));
-    let collections = preview(&*here, &*there, &filter, &source_id, ratio).await?;
+    let (source, target) = (MongoSide::source(&local), MongoSide::target(&atlas));
+    let collections = preview(&*source, &*target, &filter, &source_id, ratio).await?;
     Ok(Plan { collections, queue_is_there: config.queue.path.join("db").exists() })
 }
 

@@ -148,7 +148,7 @@ impl<K: SchemaSink> FullSync<K> {
             SyncError::NoDigest { .. } if !plan.is_owed() => {
                 format!("{error}; ask again without digest")
             }
-            error if error.is_refusal() => one_line(error),
+            error if error.is_rejected() => one_line(error),
             _ => return Err(error),
         };
         if plan.is_owed() {

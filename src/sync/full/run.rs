@@ -147,7 +147,7 @@ impl<'a, K> Run<'a, K> {
         result: Result<T, SyncError>,
     ) -> Result<T, SyncError> {
         match result {
-            Err(error) if error.is_refusal() => {
+            Err(error) if error.is_rejected() => {
                 let error = one_line(&error);
                 tracing::error!(%ns, error, "the collection cannot be copied or compared");
                 self.cx.queue.release(ns);
