@@ -8,6 +8,7 @@ mod deltas_are_exact;
 mod first_copy;
 mod full_sync;
 mod healthy_is_never_false;
+mod into_postgres;
 mod local_is_proven;
 mod local_wins;
 mod nothing_is_lost;

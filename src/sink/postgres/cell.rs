@@ -3,6 +3,7 @@
 /// One value of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell {
+    Null,
     Text(String),
     Int4(i32),
     Int8(i64),
@@ -14,6 +15,22 @@ pub enum Cell {
     Uuid([u8; 16]),
     Bytes(Vec<u8>),
     Json(String),
+}
+
+impl Cell {
+    /// Bytes that it has when it is sent, about.
+    pub fn size(&self) -> usize {
+        match self {
+            Cell::Null => 0,
+            Cell::Text(text) => text.len(),
+            Cell::Json(text) => text.len() + 1,
+            Cell::Bytes(bytes) => bytes.len(),
+            Cell::Int4(_) | Cell::Bool(_) => 4,
+            Cell::Int8(_) | Cell::Float8(_) | Cell::Moment(_) => 8,
+            Cell::Uuid(_) => 16,
+            Cell::Numeric(number) => 8 + 2 * number.groups.len(),
+        }
+    }
 }
 
 /// A decimal number of any length, in PostgreSQL's own digits of base 10,000.

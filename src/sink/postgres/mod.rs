@@ -1,21 +1,35 @@
 //! PostgreSQL as a target: each collection a table, each document a row.
 //!
 //! JSON first, columns declared and never inferred: a table has the document as `jsonb` and what it takes to know that
-//! it is the same document, and beside them columns that a person has declared. What of it is there today are the
-//! tables; rows are not written yet, and a configuration that asks for them is refused.
+//! it is the same document, and beside them columns that a person has declared. No row is ever lost: what `jsonb` cannot
+//! hold is kept beside it, and told.
+//!
+//! `outrigger schema` makes the tables, and [`PostgresSink`] writes the rows, in a program of one's own. The agent itself
+//! does not go by it yet, since it does not compare, count, and own what is there; a configuration that asks for that is
+//! refused.
 //!
 //! The files in their order: `names` and `table` (what a collection is called, and what it consists of), `cell`,
-//! `column`, `json` and `moment` (values), `ddl` (the statements that make the tables), `draft` (what could be
-//! declared). The server itself is spoken to by [`crate::postgres`].
+//! `column`, `json` and `moment` (values), `key` and `row` (a document as its row), `ddl` (the statements that make the
+//! tables), `statement`, `wire` and `batch` (those that write, and one transaction of them), `writer` (the sink), `draft`
+//! (what could be declared). The server itself is spoken to by [`crate::postgres`].
 
+mod batch;
 mod cell;
 mod column;
 pub mod ddl;
 pub mod draft;
 mod json;
+mod key;
 mod moment;
 mod names;
+mod row;
+mod statement;
 pub mod table;
+mod wire;
+mod writer;
+
+pub use row::Exact;
+pub use writer::PostgresSink;
 
 pub use crate::postgres::{class, connect};
 

@@ -1,0 +1,314 @@
+//! One batch of one collection in one transaction.
+//!
+//! ```text
+//! BEGIN │ rows, children, deletes, what is said of them, COMMIT
+//! one round trip, and one more, unless a row is refused
+//! ```
+//!
+//! A statement that the server refuses takes its transaction with it, and says of a thousand rows only that one is
+//! wrong. So the batch is then tried again in halves, each behind a savepoint, down to the row; all others are in the
+//! same transaction, and so is the note of the one that is not.
+
+use futures_util::future::{BoxFuture, FutureExt, try_join_all};
+use tokio_postgres::{Client, types::Type};
+
+use super::{
+    cell::Cell,
+    class::Class,
+    connect::{Failed, Param, Session},
+    row::Row,
+    statement,
+    table::{Child, Table},
+    wire::Column,
+};
+
+/// What becomes of one document.
+#[derive(Debug)]
+pub enum RowWrite {
+    Row(Row),
+    /// By its key, and as people write it.
+    Delete(Cell),
+}
+
+impl RowWrite {
+    fn key(&self) -> &Cell {
+        match self {
+            RowWrite::Row(row) => row.key(),
+            RowWrite::Delete(key) => key,
+        }
+    }
+}
+
+/// How one ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Done { created: bool },
+    Refused { reason: String, state: String },
+}
+
+/// How often a transaction is run again that another one was in the way of.
+const CONFLICTS_MAX: u32 = 5;
+
+/// Writes all of it or nothing, refused rows apart. Each item is of another document.
+///
+/// # Errors
+/// Where the server could not be asked.
+pub async fn write(
+    session: &mut Session,
+    table: &Table,
+    items: &[RowWrite],
+) -> Result<Vec<Outcome>, Failed> {
+    let mut conflicts = 0;
+    loop {
+        let result = match attempt(session, table, items).await {
+            Err(failed) if failed.class == Class::Rejected && !is_of_the_table(&failed) => {
+                bisected(session, table, items).await
+            }
+            result => result,
+        };
+        match result {
+            Err(failed) if failed.class == Class::Conflict && conflicts < CONFLICTS_MAX => {
+                conflicts += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// undefined_table, invalid_schema_name, undefined_column: the table is to be made first, and no row is to blame.
+pub fn is_of_the_table(failed: &Failed) -> bool {
+    failed.is(&["42P01", "3F000", "42703"])
+}
+
+/// The usual case: everything is sent at once, and answered at once.
+async fn attempt(
+    session: &mut Session,
+    table: &Table,
+    items: &[RowWrite],
+) -> Result<Vec<Outcome>, Failed> {
+    begin(session).await?;
+    let statements = Statements::of(table, items);
+    let sent = session
+        .within(async |client| {
+            let commit = async { client.batch_execute("COMMIT").await.map(|()| Vec::new()) };
+            let all = statements.futures(client).chain([commit.boxed()]);
+            try_join_all(all).await
+        })
+        .await;
+    match sent {
+        Ok(answers) => Ok(statements.outcomes(items, &answers)),
+        Err(failed) => {
+            session.roll_back().await;
+            Err(failed)
+        }
+    }
+}
+
+/// Begins the transaction. What is said to be committed is on the server's disk, also where that is set up to say so
+/// before.
+async fn begin(session: &mut Session) -> Result<(), Failed> {
+    let begun = session
+        .within(async |client| {
+            let begin = client.batch_execute("BEGIN");
+            let durable = client.query_typed(statement::DURABLE, &[]);
+            futures_util::future::try_join(begin, durable).await.map(drop)
+        })
+        .await;
+    if begun.is_err() {
+        session.roll_back().await;
+    }
+    begun
+}
+
+/// In halves.
+async fn bisected(
+    session: &mut Session,
+    table: &Table,
+    items: &[RowWrite],
+) -> Result<Vec<Outcome>, Failed> {
+    begin(session).await?;
+    match halves(session, table, items).await {
+        Ok(outcomes) => {
+            note_refused(session, table, items, &outcomes).await?;
+            session.batch("COMMIT").await?;
+            Ok(outcomes)
+        }
+        Err(failed) => {
+            session.roll_back().await;
+            Err(failed)
+        }
+    }
+}
+
+fn halves<'a>(
+    session: &'a mut Session,
+    table: &'a Table,
+    items: &'a [RowWrite],
+) -> BoxFuture<'a, Result<Vec<Outcome>, Failed>> {
+    async move {
+        let statements = Statements::of(table, items);
+        session.batch("SAVEPOINT part").await?;
+        let sent =
+            session.within(async |client| try_join_all(statements.futures(client)).await).await;
+        let failed = match sent {
+            Ok(answers) => {
+                session.batch("RELEASE SAVEPOINT part").await?;
+                return Ok(statements.outcomes(items, &answers));
+            }
+            Err(failed) if failed.class == Class::Rejected && !is_of_the_table(&failed) => failed,
+            Err(failed) => return Err(failed),
+        };
+        session.batch("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part").await?;
+        if items.len() == 1 {
+            let state = failed.state.unwrap_or_default();
+            return Ok(vec![Outcome::Refused { reason: failed.problem, state }]);
+        }
+        let (one, other) = items.split_at(items.len() / 2);
+        let mut outcomes = halves(session, table, one).await?;
+        outcomes.extend(halves(session, table, other).await?);
+        Ok(outcomes)
+    }
+    .boxed()
+}
+
+/// Tells SQL readers what is not there.
+async fn note_refused(
+    session: &mut Session,
+    table: &Table,
+    items: &[RowWrite],
+    outcomes: &[Outcome],
+) -> Result<(), Failed> {
+    let mut noted = Noted::default();
+    for (item, outcome) in items.iter().zip(outcomes) {
+        if let (RowWrite::Row(row), Outcome::Refused { reason, .. }) = (item, outcome) {
+            noted.push(row, "FAILED", "", reason);
+        }
+    }
+    if noted.is_empty() {
+        return Ok(());
+    }
+    let text = statement::note_failures(table);
+    let columns = noted.columns();
+    let params = typed(&columns);
+    session.query(&text, &params).await.map(drop)
+}
+
+/// Rows of `outrigger.failures`, by column.
+#[derive(Default)]
+struct Noted([Vec<Cell>; 5]);
+
+impl Noted {
+    fn push(&mut self, row: &Row, state: &str, path: &str, error: &str) {
+        let text = |text: &str| Cell::Text(text.replace('\0', "\u{FFFD}"));
+        let values =
+            [row.cells[0].clone(), row.cells[1].clone(), text(state), text(path), text(error)];
+        for (column, value) in self.0.iter_mut().zip(values) {
+            column.push(value);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0[0].is_empty()
+    }
+
+    fn columns(&self) -> Vec<(Column<'_>, Type)> {
+        let columns = self.0.iter().map(|column| Column(column.iter().collect()));
+        columns.zip(statement::NOTED).collect()
+    }
+}
+
+fn typed<'a>(columns: &'a [(Column<'a>, Type)]) -> Vec<Param<'a>> {
+    columns.iter().map(|(column, ty)| (column as _, ty.clone())).collect()
+}
+
+/// What is sent for some items, in this order.
+struct Statements<'a> {
+    all: Vec<(String, Vec<(Column<'a>, Type)>)>,
+    /// The first of them says which rows were not there.
+    has_rows: bool,
+    noted: Noted,
+    note: Option<String>,
+}
+
+impl<'a> Statements<'a> {
+    fn of(table: &Table, items: &'a [RowWrite]) -> Self {
+        let rows: Vec<&Row> = items
+            .iter()
+            .filter_map(|item| match item {
+                RowWrite::Row(row) => Some(row),
+                RowWrite::Delete(_) => None,
+            })
+            .collect();
+        let all_keys = || (Column(items.iter().map(RowWrite::key).collect()), Type::BYTEA_ARRAY);
+        let gone: Vec<_> = items
+            .iter()
+            .filter_map(|item| match item {
+                RowWrite::Row(_) => None,
+                RowWrite::Delete(key) => Some(key),
+            })
+            .collect();
+        let mut all = Vec::new();
+        if !rows.is_empty() {
+            let cells: Vec<_> = rows.iter().map(|row| row.cells.as_slice()).collect();
+            let types = table.types().map(|(_, ty)| ty);
+            all.push((statement::upsert(table), statement::columns(types, &cells)));
+        }
+        if !gone.is_empty() {
+            let keys = (Column(gone), Type::BYTEA_ARRAY);
+            all.push((statement::delete(&table.quoted()), vec![keys]));
+        }
+        for (at, child) in table.children.iter().enumerate() {
+            all.push((statement::delete(&child.quoted()), vec![all_keys()]));
+            let elements = statement::child_rows(&rows, at);
+            if !elements.is_empty() {
+                all.push((statement::insert_child(child), of_child(child, &elements)));
+            }
+        }
+        all.push((statement::forget_failures(table), vec![all_keys()]));
+        let mut noted = Noted::default();
+        for row in &rows {
+            for loss in &row.losses {
+                noted.push(row, "INEXACT", &loss.path, loss.what);
+            }
+        }
+        let note = (!noted.is_empty()).then(|| statement::note_failures(table));
+        Self { all, has_rows: !rows.is_empty(), noted, note }
+    }
+
+    /// Each is sent when it is first asked, so that they go out in this order, without a wait in between.
+    fn futures<'s>(
+        &'s self,
+        client: &'s Client,
+    ) -> impl Iterator<Item = BoxFuture<'s, Result<Vec<tokio_postgres::Row>, tokio_postgres::Error>>>
+    {
+        let note = self.note.iter().map(move |text| {
+            async move {
+                let columns = self.noted.columns();
+                client.query_typed(text, &typed(&columns)).await
+            }
+            .boxed()
+        });
+        let all = self.all.iter().map(move |(text, columns)| {
+            async move { client.query_typed(text, &typed(columns)).await }.boxed()
+        });
+        all.chain(note)
+    }
+
+    fn outcomes(&self, items: &[RowWrite], answers: &[Vec<tokio_postgres::Row>]) -> Vec<Outcome> {
+        let first = answers.first().filter(|_| self.has_rows);
+        let mut created = first.into_iter().flatten().map(|row| row.try_get(0).unwrap_or_default());
+        items
+            .iter()
+            .map(|item| Outcome::Done {
+                created: match item {
+                    RowWrite::Row(_) => created.next().unwrap_or_default(),
+                    RowWrite::Delete(_) => false,
+                },
+            })
+            .collect()
+    }
+}
+
+fn of_child<'a>(child: &Child, elements: &[&'a [Cell]]) -> Vec<(Column<'a>, Type)> {
+    statement::columns(child.types().map(|(_, ty)| ty), elements)
+}

@@ -1,0 +1,96 @@
+//! The statements that write rows: their text, which depends on the table alone, and their parameters.
+
+use tokio_postgres::types::Type;
+
+use super::{
+    cell::Cell,
+    names::{OWN_SCHEMA, literal, quoted},
+    row::Row,
+    table::{Child, SYNCED_AT, Table},
+    wire::{self, Column},
+};
+
+/// For this transaction alone, and nothing where the server waits for its disk anyway.
+pub const DURABLE: &str = "SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
+                           WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, true)";
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(quoted).collect::<Vec<_>>().join(", ")
+}
+
+/// `$1::bytea[], $2::text[], …` is what the types say; the text only counts.
+fn parameters(count: usize) -> String {
+    (1..=count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Writes rows whole, whether they are there or not. Says of each, in their order, whether it was not.
+pub fn upsert(table: &Table) -> String {
+    let names: Vec<_> = table.types().map(|(name, _)| name).collect();
+    let changed: Vec<_> = names[1..]
+        .iter()
+        .map(|name| format!("{0} = EXCLUDED.{0}", quoted(name)))
+        .chain([format!("{} = now()", quoted(SYNCED_AT))])
+        .collect();
+    format!(
+        "INSERT INTO {} ({}) SELECT * FROM unnest({}) ON CONFLICT (_id) DO UPDATE SET {} RETURNING xmax = 0",
+        table.quoted(),
+        list(names.iter().copied()),
+        parameters(names.len()),
+        changed.join(", ")
+    )
+}
+
+/// Rows of a child, of documents that have none there.
+pub fn insert_child(child: &Child) -> String {
+    let names: Vec<_> = child.types().map(|(name, _)| name).collect();
+    format!(
+        "INSERT INTO {} ({}) SELECT * FROM unnest({})",
+        child.quoted(),
+        list(names.iter().copied()),
+        parameters(names.len())
+    )
+}
+
+/// Everything of these documents in a table.
+pub fn delete(table: &str) -> String {
+    format!("DELETE FROM {table} WHERE _id = ANY($1)")
+}
+
+/// What was said of these documents before. The usual table says nothing of any.
+pub fn forget_failures(table: &Table) -> String {
+    let failures = format!("{}.failures", quoted(OWN_SCHEMA));
+    let ns = literal(table.ns.as_str());
+    format!(
+        "DELETE FROM {failures} WHERE ns = {ns} AND _id = ANY($1) AND EXISTS (SELECT FROM {failures} WHERE ns = {ns})"
+    )
+}
+
+/// What is to be said of them now: key, id, state, path, problem.
+pub fn note_failures(table: &Table) -> String {
+    format!(
+        "INSERT INTO {}.failures (ns, _id, id, state, path, error) SELECT {}, * FROM unnest($1, $2, $3, $4, $5) \
+         ON CONFLICT (ns, _id, state, path) DO UPDATE SET error = EXCLUDED.error, at = now()",
+        quoted(OWN_SCHEMA),
+        literal(table.ns.as_str())
+    )
+}
+
+/// The types of [`note_failures`].
+pub const NOTED: [Type; 5] =
+    [Type::BYTEA_ARRAY, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::TEXT_ARRAY];
+
+/// The columns of rows, as parameters of [`upsert`] or [`insert_child`].
+pub fn columns<'a>(
+    types: impl Iterator<Item = crate::config::ColumnType>,
+    rows: &[&'a [Cell]],
+) -> Vec<(Column<'a>, Type)> {
+    types
+        .enumerate()
+        .map(|(at, ty)| (Column(rows.iter().map(|row| &row[at]).collect()), wire::array_of(ty)))
+        .collect()
+}
+
+/// The rows of one child, of many documents.
+pub fn child_rows<'a>(rows: &[&'a Row], child: usize) -> Vec<&'a [Cell]> {
+    rows.iter().flat_map(|row| row.children[child].iter().map(Vec::as_slice)).collect()
+}
