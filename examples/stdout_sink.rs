@@ -53,7 +53,7 @@ impl<W: io::Write + Send + 'static> Sink for Lines<W> {
         Ok(outcomes)
     }
 
-    // `takes_changes` is not here, so this sink never sees a `Write::Change`: each update comes as a whole document.
+    // `takes_changes` is not here, so this sink never sees a `Write::Change` or `Write::Merge`: each update comes as a whole document.
 }
 
 fn line(ns: &Namespace, write: &Write<'_>) -> Result<Value, String> {
@@ -64,7 +64,9 @@ fn line(ns: &Namespace, write: &Write<'_>) -> Result<Value, String> {
             json!({ "ns": ns, "op": "write", "_id": id, "document": json_of(document)? })
         }
         Write::Delete(_) => json!({ "ns": ns, "op": "delete", "_id": id }),
-        Write::Change { .. } => unreachable!("of a sink that takes no changes"),
+        Write::Change { .. } | Write::Merge { .. } => {
+            unreachable!("of a sink that takes no changes")
+        }
     })
 }
 

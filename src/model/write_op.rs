@@ -14,6 +14,9 @@ pub enum WriteOp {
     /// The document changed by this much. Never creates a document: a document that is missing in
     /// Atlas is followed in the stream by its delete or by the rename of its collection.
     Update(Delta),
+    /// These fields of the document are so now, whatever else it has; where there is none, it is made of them. A source
+    /// tells so that knows no more of its documents than what was sent.
+    Merge(RawDocumentBuf),
     /// The document is gone.
     Delete,
     /// Read the document from the local database when it is this entry's turn, and write what is
@@ -58,6 +61,7 @@ impl WriteOp {
             WriteOp::Insert(_) => "insert",
             WriteOp::Replace(_) => "replace",
             WriteOp::Update(_) => "update",
+            WriteOp::Merge(_) => "merge",
             WriteOp::Delete => "delete",
             WriteOp::Refresh => "refresh",
         }
@@ -66,7 +70,7 @@ impl WriteOp {
     /// The raw BSON that the op carries: the document, the diff, or nothing.
     pub fn body(&self) -> Option<&bson::RawDocument> {
         match self {
-            WriteOp::Insert(doc) | WriteOp::Replace(doc) => Some(doc),
+            WriteOp::Insert(doc) | WriteOp::Replace(doc) | WriteOp::Merge(doc) => Some(doc),
             WriteOp::Update(delta) => Some(delta.as_raw()),
             WriteOp::Delete | WriteOp::Refresh => None,
         }

@@ -7,6 +7,9 @@
 //! | Delete | **Replace(d)**: born again | Delete (a stale update) | Delete | Refresh |
 //! | Refresh | Refresh | Refresh | Refresh | Refresh |
 //!
+//! A source that tells of fields says Merge(m), and never Update: on a document it sets the fields of m, on another
+//! Merge it adds to them, and behind a Delete it is all that there is, Replace(m). The two together are a Refresh.
+//!
 //! Whenever a merge is not *provably* exact, or of two differences makes a large one, the result is
 //! [`WriteOp::Refresh`]: the document is then read from the local database when its turn comes, which is always
 //! right and costs one read.
@@ -14,30 +17,66 @@
 //! Not here: when two ops may be merged at all. Nothing merges with an op that is leased, nor across
 //! a schema barrier; the [queue](crate::queue) sees to both.
 
-use crate::model::write_op::WriteOp;
+use std::collections::HashMap;
+
+use bson::{RawDocument, RawDocumentBuf};
+
+use crate::model::{raw, write_op::WriteOp};
 
 /// Merges what is `pending` for a document with the op that is `arriving` after it.
 pub fn coalesce(pending: WriteOp, arriving: WriteOp) -> WriteOp {
-    use WriteOp::{Delete, Insert, Refresh, Replace, Update};
+    use WriteOp::{Delete, Insert, Merge, Refresh, Replace, Update};
     match (pending, arriving) {
-        (Refresh, Insert(_) | Replace(_) | Update(_) | Delete | Refresh) => Refresh,
-        (Insert(_) | Replace(_) | Update(_) | Delete, Refresh) => Refresh,
+        (Refresh, Insert(_) | Replace(_) | Update(_) | Merge(_) | Delete | Refresh) => Refresh,
+        (Insert(_) | Replace(_) | Update(_) | Merge(_) | Delete, Refresh) => Refresh,
 
         // Atlas does not have the document yet, so it stays an insert: a quarter of an upsert's cost.
         (Insert(_), Insert(doc) | Replace(doc)) => Insert(doc),
-        (Replace(_) | Update(_), Insert(doc) | Replace(doc)) => Replace(doc),
+        (Replace(_) | Update(_) | Merge(_), Insert(doc) | Replace(doc)) => Replace(doc),
 
         (Insert(doc), Update(delta)) => delta.apply(&doc).map_or(Refresh, Insert),
         (Replace(doc), Update(delta)) => delta.apply(&doc).map_or(Refresh, Replace),
         (Update(first), Update(then)) => first.then(&then).map_or(Refresh, Update),
 
-        (Insert(_) | Replace(_) | Update(_) | Delete, Delete) => Delete,
+        (Insert(doc), Merge(fields)) => overlaid(&doc, &fields).map_or(Refresh, Insert),
+        (Replace(doc), Merge(fields)) => overlaid(&doc, &fields).map_or(Refresh, Replace),
+        (Merge(first), Merge(then)) => overlaid(&first, &then).map_or(Refresh, Merge),
+        (Update(_), Merge(_)) | (Merge(_), Update(_)) => Refresh,
+        // Nothing of its first life is left in it.
+        (Delete, Merge(fields)) => Replace(fields),
+
+        (Insert(_) | Replace(_) | Update(_) | Merge(_) | Delete, Delete) => Delete,
 
         // Born again. A rule "after a delete, ignore what follows" loses the document. It may still
         // be in Atlas from its first life, so this is a replace and not an insert.
         (Delete, Insert(doc) | Replace(doc)) => Replace(doc),
         (Delete, Update(_)) => Delete,
     }
+}
+
+/// A document with these fields set: those that it has in their places, the others behind them. `None` for bytes that are
+/// no document.
+fn overlaid(document: &RawDocument, fields: &RawDocument) -> Option<RawDocumentBuf> {
+    let fields = raw::elements(fields).collect::<Result<Vec<_>, _>>().ok()?;
+    let by_name: HashMap<&str, usize> =
+        fields.iter().enumerate().map(|(at, field)| (field.name, at)).collect();
+    let mut met = vec![false; fields.len()];
+    let mut merged = raw::Builder::with_capacity(document.as_bytes().len() + 64);
+    for element in raw::elements(document) {
+        let element = element.ok()?;
+        let at = by_name.get(element.name).copied().filter(|_| element.name != "_id");
+        let of = at.map_or(&element, |at| &fields[at]);
+        if let Some(at) = by_name.get(element.name) {
+            met[*at] = true;
+        }
+        merged.push(of.kind, of.name, of.value);
+    }
+    for (field, met) in fields.iter().zip(met) {
+        if !met {
+            merged.push(field.kind, field.name, field.value);
+        }
+    }
+    Some(merged.finish())
 }
 
 #[cfg(test)]
@@ -112,6 +151,22 @@ mod tests {
     #[test]
     fn a_stale_update_does_not_revive_a_deleted_document() {
         assert_eq!(coalesce(WriteOp::Delete, set_v(2)), WriteOp::Delete);
+    }
+
+    #[test]
+    fn fields_are_set_on_what_waits_and_are_all_there_is_behind_a_delete() {
+        use WriteOp::{Delete, Insert, Merge, Replace};
+        let fields = || Merge(rawdoc! { "_id": 1, "w": 3, "v": 2 });
+        let both = rawdoc! { "_id": 1, "v": 2, "w": 3 };
+
+        assert_eq!(coalesce(Insert(doc(1)), fields()), Insert(both.clone()));
+        assert_eq!(coalesce(Replace(doc(1)), fields()), Replace(both.clone()));
+        assert_eq!(coalesce(Merge(doc(1)), fields()), Merge(both));
+        let alone = rawdoc! { "_id": 1, "w": 3, "v": 2 };
+        assert_eq!(coalesce(Delete, fields()), Replace(alone));
+        assert_eq!(coalesce(fields(), Delete), Delete);
+        assert_eq!(coalesce(fields(), Insert(doc(1))), Replace(doc(1)));
+        assert_eq!(coalesce(fields(), set_v(1)), WriteOp::Refresh);
     }
 
     #[test]

@@ -169,7 +169,10 @@ fn successor(
 
 /// Turns a delta into a `Refresh`: the state that it was made from is not in Atlas. Returns by how much it is larger.
 fn widen((mut newer, before): (Entry, usize), edit: &mut Edit) -> i64 {
-    let Work::Document { op: op @ WriteOp::Update(_), .. } = &mut newer.work else { return 0 };
+    let Work::Document { op: op @ (WriteOp::Update(_) | WriteOp::Merge(_)), .. } = &mut newer.work
+    else {
+        return 0;
+    };
     *op = WriteOp::Refresh;
     newer.version += 1;
     edit.change_entry(&newer, before) as i64 - before as i64

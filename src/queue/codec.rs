@@ -92,6 +92,7 @@ mod kind {
     pub const UPDATE: u8 = 3;
     pub const DELETE: u8 = 4;
     pub const REFRESH: u8 = 5;
+    pub const MERGE: u8 = 6;
     pub const CREATE: u8 = 16;
     pub const DROP: u8 = 17;
     pub const RENAME: u8 = 18;
@@ -133,7 +134,7 @@ pub fn subject_of(bytes: &[u8], namespaces: &mut Namespaces) -> Result<Subject, 
     let stored = open::<StoredEntry<'_>>(bytes)?;
     let body = stored.body;
     match stored.kind {
-        kind::INSERT | kind::REPLACE | kind::UPDATE => {
+        kind::INSERT | kind::REPLACE | kind::UPDATE | kind::MERGE => {
             RawDocument::from_bytes(body).map_err(damaged)?;
         }
         kind::DELETE | kind::REFRESH => {}
@@ -240,6 +241,7 @@ fn stored(entry: &Entry) -> StoredEntry<'_> {
                 WriteOp::Insert(_) => kind::INSERT,
                 WriteOp::Replace(_) => kind::REPLACE,
                 WriteOp::Update(_) => kind::UPDATE,
+                WriteOp::Merge(_) => kind::MERGE,
                 WriteOp::Delete => kind::DELETE,
                 WriteOp::Refresh => kind::REFRESH,
             };
@@ -295,6 +297,7 @@ fn restored(
         kind::INSERT => op(WriteOp::Insert(document(stored.body)?))?,
         kind::REPLACE => op(WriteOp::Replace(document(stored.body)?))?,
         kind::UPDATE => op(WriteOp::Update(Delta::from_checked(document(stored.body)?)))?,
+        kind::MERGE => op(WriteOp::Merge(document(stored.body)?))?,
         kind::DELETE => op(WriteOp::Delete)?,
         kind::REFRESH => op(WriteOp::Refresh)?,
         kind::CREATE => Work::Schema(SchemaChange::Create { ns, options: document(stored.body)? }),
@@ -379,6 +382,7 @@ mod tests {
             document(WriteOp::Insert(rawdoc! { "_id": { "a": 1.5 }, "x": [1, 2] })),
             document(WriteOp::Replace(rawdoc! { "_id": { "a": 1.5 } })),
             document(WriteOp::Update(delta)),
+            document(WriteOp::Merge(rawdoc! { "_id": 1, "x": 1 })),
             document(WriteOp::Delete),
             document(WriteOp::Refresh),
             Work::Schema(SchemaChange::Create {

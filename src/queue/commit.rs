@@ -236,7 +236,8 @@ impl<'a> Staged<'a> {
             self.push(incoming, None, None, None);
             return Ok(());
         };
-        if let Work::Document { ns, op: op @ WriteOp::Update(_), .. } = &mut incoming.work
+        if let Work::Document { ns, op: op @ (WriteOp::Update(_) | WriteOp::Merge(_)), .. } =
+            &mut incoming.work
             && (state.letters.get(&name).is_some() || self.barriers.have_brought_letters(ns))
         {
             // The state that this delta was made from never reached Atlas.
@@ -257,8 +258,10 @@ impl<'a> Staged<'a> {
                 } else {
                     if self.is_full()
                         && !self.slots[slot].is_new
-                        && let Work::Document { op: op @ WriteOp::Update(_), .. } =
-                            &mut incoming.work
+                        && let Work::Document {
+                            op: op @ (WriteOp::Update(_) | WriteOp::Merge(_)),
+                            ..
+                        } = &mut incoming.work
                     {
                         *op = WriteOp::Refresh;
                     }

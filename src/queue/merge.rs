@@ -21,7 +21,7 @@ impl Entry {
             (true, arriving) => coalesce(pending, arriving),
             (false, WriteOp::Insert(doc) | WriteOp::Replace(doc)) => WriteOp::Replace(doc),
             (false, WriteOp::Delete) => WriteOp::Delete,
-            (false, WriteOp::Update(_) | WriteOp::Refresh) => WriteOp::Refresh,
+            (false, WriteOp::Update(_) | WriteOp::Merge(_) | WriteOp::Refresh) => WriteOp::Refresh,
         };
         // What does not know its collection must not make this entry forget it: its document may have
         // to follow a rename.

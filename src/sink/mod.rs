@@ -38,6 +38,8 @@ pub enum Write<'a> {
     Upsert { key: &'a DocumentKey, document: &'a RawDocument },
     /// Change the document that is there; see [`Written::Unmatched`].
     Change { key: &'a DocumentKey, command: &'a UpdateCommand },
+    /// Set these fields of the document, and make it of them where it is not there. `fields` has the `_id` as well.
+    Merge { key: &'a DocumentKey, fields: &'a RawDocument },
     /// Remove it; that it is not there is fine.
     Delete(&'a DocumentKey),
 }
@@ -47,9 +49,10 @@ impl Write<'_> {
     pub fn key(&self) -> Option<DocumentKey> {
         match *self {
             Write::Insert(document) => DocumentKey::of(document).ok(),
-            Write::Upsert { key, .. } | Write::Change { key, .. } | Write::Delete(key) => {
-                Some(key.clone())
-            }
+            Write::Upsert { key, .. }
+            | Write::Change { key, .. }
+            | Write::Merge { key, .. }
+            | Write::Delete(key) => Some(key.clone()),
         }
     }
 }
@@ -128,7 +131,7 @@ pub trait Sink: Send + Sync + 'static {
         writes: &[Write<'_>],
     ) -> impl Future<Output = Result<Vec<Written>, SinkError>> + Send;
 
-    /// Whether it takes [`Write::Change`]. One that does not is never given any: each update goes as the whole document,
+    /// Whether it takes [`Write::Change`] and [`Write::Merge`]. One that does not is never given any: each update goes as the whole document,
     /// read from the source when it is its turn, and waits for as long as the source is away.
     fn takes_changes(&self) -> bool {
         false

@@ -131,6 +131,10 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                     direct.push((item, Draft::Upsert(document)));
                 }
                 WriteOp::Delete => direct.push((item, Draft::Delete)),
+                WriteOp::Merge(fields) if self.sink.takes_changes() => {
+                    direct.push((item, Draft::Merge(fields)));
+                }
+                WriteOp::Merge(_) => unread.push(Unread { item, op: WriteOp::Refresh }),
                 WriteOp::Update(delta) => {
                     let command = if self.may_send(
                         &item,

@@ -59,6 +59,8 @@ pub(super) enum Draft {
     Insert(RawDocumentBuf),
     Upsert(RawDocumentBuf),
     Change(UpdateCommand),
+    /// Fields with their `_id`.
+    Merge(RawDocumentBuf),
     Delete,
 }
 
@@ -68,6 +70,7 @@ impl Draft {
             Draft::Insert(document) => Write::Insert(document),
             Draft::Upsert(document) => Write::Upsert { key, document },
             Draft::Change(command) => Write::Change { key, command },
+            Draft::Merge(fields) => Write::Merge { key, fields },
             Draft::Delete => Write::Delete(key),
         }
     }
@@ -76,7 +79,7 @@ impl Draft {
     pub fn into_document(self) -> RawDocumentBuf {
         match self {
             Draft::Insert(document) | Draft::Upsert(document) => document,
-            Draft::Change(_) | Draft::Delete => RawDocumentBuf::new(),
+            Draft::Change(_) | Draft::Merge(_) | Draft::Delete => RawDocumentBuf::new(),
         }
     }
 }

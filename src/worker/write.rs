@@ -62,6 +62,12 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
                     again.push((item, Draft::Upsert(document)));
                 }
                 (Written::Unmatched, _) => unmatched.push(item),
+                // Whose document the value is by now can be told of whole documents alone.
+                (Written::Conflict { reason, .. }, Draft::Merge(_)) => {
+                    let refusal = Refusal::Unique;
+                    let written = Written::Rejected { reason, refusal };
+                    return Some((item, RawDocumentBuf::new(), written));
+                }
                 (written, draft) => return Some((item, draft.into_document(), written)),
             }
             None
@@ -133,7 +139,7 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
                     created += usize::from(*written == Written::Applied { created: true });
                     bytes += document.as_bytes().len();
                 }
-                Write::Change { .. } | Write::Delete(_) => {}
+                Write::Change { .. } | Write::Merge { .. } | Write::Delete(_) => {}
             }
         }
         self.collections.learn(ns, |traits| {

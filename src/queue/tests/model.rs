@@ -192,6 +192,7 @@ impl Run {
                 self.atlas.insert(id, doc);
             }
             (WriteOp::Update(_), None) => {}
+            (WriteOp::Merge(_), _) => unreachable!("no such source"),
         }
     }
 

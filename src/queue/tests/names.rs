@@ -328,6 +328,7 @@ impl Run {
         let document = match op {
             WriteOp::Insert(document) | WriteOp::Replace(document) => Some(document.clone()),
             WriteOp::Delete => None,
+            WriteOp::Merge(_) => unreachable!("no such source"),
             WriteOp::Update(_) | WriteOp::Refresh => match self.read(ns, entry.seq, id, collection)
             {
                 Ok(None) if matches!(op, WriteOp::Update(_)) => return Outcome::Applied,

@@ -98,7 +98,7 @@ impl AtlasSink {
     async fn ids(&self, ns: &Namespace, writes: &[Write<'_>]) -> Result<Ids, SinkError> {
         let counts = |write: &Write<'_>| match write {
             Write::Delete(key) | Write::Change { key, .. } => may_be_folded(key),
-            Write::Insert(_) | Write::Upsert { .. } => false,
+            Write::Insert(_) | Write::Upsert { .. } | Write::Merge { .. } => false,
         };
         if !writes.iter().any(counts) {
             return Ok(Ids::Plain);

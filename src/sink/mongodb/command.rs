@@ -99,6 +99,8 @@ const ENVELOPE: usize = 192;
 const STATEMENT: usize = 20;
 const UPSERT: usize = 64;
 const ABSENT: usize = 24;
+/// What a merge has beside what an upsert has.
+const MERGE: usize = 64;
 
 /// Bytes that a filter takes to compare the bytes of an `_id`, without the `_id` itself.
 const EXACT: usize = 128;
@@ -144,7 +146,9 @@ fn kind_of(write: &Write<'_>) -> CommandKind {
     match write {
         Write::Delete(_) => CommandKind::Delete,
         Write::Insert(document) if !needs_literal(document) => CommandKind::Insert,
-        Write::Insert(_) | Write::Upsert { .. } | Write::Change { .. } => CommandKind::Update,
+        Write::Insert(_) | Write::Upsert { .. } | Write::Change { .. } | Write::Merge { .. } => {
+            CommandKind::Update
+        }
     }
 }
 
@@ -161,6 +165,7 @@ fn len_of(kind: CommandKind, write: &Write<'_>, ids: Ids) -> usize {
         // As a literal: its key once more, which is a part of it.
         Write::Insert(document) => 2 * len(document) + UPSERT,
         Write::Upsert { key, document } => len(key.filter()) + len(document) + UPSERT,
+        Write::Merge { key, fields } => len(key.filter()) + len(fields) + UPSERT + MERGE,
         Write::Change { key, command } => {
             let absent: usize = command.absent.iter().map(|path| path.len() + ABSENT).sum();
             filter(key) + len(&command.update) + absent + STATEMENT
@@ -179,6 +184,7 @@ fn fill(statement: &mut Builder, write: Write<'_>, ids: Ids) {
             upsert(statement, &key, document);
         }
         Write::Upsert { key, document } => upsert(statement, key, document),
+        Write::Merge { key, fields } => merge(statement, key, fields),
         Write::Change { key, command } => change(statement, key, command, ids),
     }
 }
@@ -223,6 +229,29 @@ fn upsert(statement: &mut Builder, key: &DocumentKey, document: &RawDocument) {
     } else {
         statement.push(kind::DOCUMENT, "u", document.as_bytes());
     }
+    statement.push_bool("upsert", true);
+}
+
+/// As a pipeline: `$set` reads a dot in a name as a path, and takes no `$` in front of one.
+fn merge(statement: &mut Builder, key: &DocumentKey, fields: &RawDocument) {
+    let mut without_id = Builder::with_capacity(fields.as_bytes().len());
+    for field in raw::elements(fields).flatten().filter(|field| field.name != "_id") {
+        without_id.push(field.kind, field.name, field.value);
+    }
+    let without_id = without_id.finish();
+    statement.push(kind::DOCUMENT, "q", key.filter().as_bytes());
+    statement.array("u", |stages| {
+        stages.document(|stage| {
+            stage.document("$replaceWith", |with| {
+                with.array("$mergeObjects", |objects| {
+                    objects.push(kind::STRING, b"\x07\0\0\0$$ROOT\0");
+                    objects.document(|literal| {
+                        literal.push(kind::DOCUMENT, "$literal", without_id.as_bytes());
+                    });
+                });
+            });
+        });
+    });
     statement.push_bool("upsert", true);
 }
 
@@ -325,6 +354,22 @@ mod tests {
         let literal = bson!([{ "$replaceWith": { "$literal": { "_id": 1, "at": empty } } }]);
         let (updates, _) = body_of(&commands[0], "updates");
         assert_eq!(updates, [bson!({ "q": { "_id": 1 }, "u": literal, "upsert": true })]);
+    }
+
+    #[test]
+    fn a_merge_sets_its_fields_and_makes_what_is_not_there() {
+        let fields = rawdoc! { "_id": 1, "a.b": 1, "$c": 2 };
+        let key = key(1);
+        let writes = [Write::Merge { key: &key, fields: &fields }];
+
+        let commands = commands(&writes, Ids::Plain, OPS_MAX, BYTES_MAX);
+
+        let literal = bson!({ "$literal": { "a.b": 1, "$c": 2 } });
+        let stages = bson!([{ "$replaceWith": { "$mergeObjects": ["$$ROOT", literal] } }]);
+        let (updates, _) = body_of(&commands[0], "updates");
+        assert_eq!(updates, [bson!({ "q": { "_id": 1 }, "u": stages, "upsert": true })]);
+        let body = commands[0].body("orders", false, Duration::MAX);
+        assert!(body.as_bytes().len() <= commands[0].len() + ITEM_NAME + "orders".len() + ENVELOPE);
     }
 
     #[test]

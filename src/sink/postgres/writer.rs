@@ -149,7 +149,7 @@ fn items_of(rows: &Rows, writes: &[Write<'_>]) -> (Vec<RowWrite>, Vec<Option<Wri
                 }
                 Write::Delete(key) => row::key_of(key).map(Cell::Bytes).map(RowWrite::Delete),
                 // Never given: see `takes_changes`.
-                Write::Change { .. } => return Some(Written::Unmatched),
+                Write::Change { .. } | Write::Merge { .. } => return Some(Written::Unmatched),
             };
             match item {
                 Ok(item) => {

@@ -254,6 +254,7 @@ impl AtlasState {
             Write::Change { .. } if !self.documents.contains_key(&key) => {
                 ("change", Written::Unmatched)
             }
+            Write::Merge { fields, .. } => ("merge", self.put(key, fields)),
             Write::Change { .. } => ("change", Written::Applied { created: false }),
             Write::Delete(_) => {
                 self.documents.remove(&key);
