@@ -8,7 +8,7 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     api::Api,
-    equal::documents_equal,
+    equal::equal,
     eventually, pair,
     proxy::{Line, Proxy},
 };
@@ -74,7 +74,7 @@ async fn the_api_tells_the_state_and_guards_what_changes_it() {
     let there = atlas.client.database("shop").collection::<Document>("orders");
     assert_eq!(there.find_one(doc! { "_id": 2 }).await.unwrap(), None, "paused");
     assert_eq!(api.with_token("POST", "/api/sync/resume").0, 200);
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +130,7 @@ async fn a_pause_survives_a_restart_and_files_are_their_owners_only() {
 
     assert!(agent.health().unwrap()["queueSize"].as_u64() > Some(0));
     assert!(agent.cli(&["resume"]).status.success());
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     let mode = |name: &str| {
         std::fs::metadata(agent.dir.path().join(name)).unwrap().permissions().mode() & 0o777
     };

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    equal::documents_equal,
+    equal::equal,
     eventually, orders, pair,
     proxy::{Line, Proxy},
 };
@@ -84,7 +84,7 @@ async fn dead_letters_are_counted_named_by_the_beginning_of_an_id_and_tried_agai
     atlas.client.database("shop").run_command(drop).await.unwrap();
     let all = agent.cli(&["dead", "retry", "--all"]);
     assert!(out(&all).contains("3 documents are queued again"), "{}", out(&all));
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     eventually("no letter", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 0).await;
 }
 
@@ -99,7 +99,7 @@ async fn what_counts_comes_first_what_is_equal_is_a_number_and_programs_get_json
     let mut agent = Agent::new(&local.uri(), &line.uri(), "[alerts]\nqueue_size = 1\n");
     agent.start(&[]);
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     let health = out(&agent.cli(&["status"]));
     assert!(health.starts_with("health   "), "{health}");

@@ -9,9 +9,7 @@ use std::{
 use mongodb::bson::{Document, doc};
 use outrigger::{Agent, admin, config};
 
-use crate::support::{
-    PATIENCE, equal::documents_equal, eventually, free_port, mongod::Mongod, orders, pair,
-};
+use crate::support::{PATIENCE, equal::equal, eventually, free_port, mongod::Mongod, orders, pair};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_in_a_program_of_ones_own_replicates_and_opens_a_port_only_when_told_to() {
@@ -40,7 +38,7 @@ async fn an_agent_in_a_program_of_ones_own_replicates_and_opens_a_port_only_when
         let running = tokio::spawn(agent.run(async { stopped.await.unwrap() }));
         let looking = async {
             orders.insert_one(doc! { "_id": n }).await.unwrap();
-            documents_equal(&local, &atlas, PATIENCE).await;
+            equal(&local, &atlas, PATIENCE).await;
             eventually("an empty queue", PATIENCE, async || handles.queue.pending().0 == 0).await;
             let answers = tokio::net::TcpStream::connect(&listen).await.is_ok();
             assert_eq!(answers, is_served);

@@ -13,7 +13,7 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     api::Api,
-    equal::documents_equal,
+    equal::equal,
     eventually, orders, pair,
     proof::{Need, not_proved},
     proxy::{Line, Proxy},
@@ -52,7 +52,7 @@ async fn a_log_that_nobody_reads_holds_up_nothing_and_tells_what_it_lost() {
 
     overflow(&local, &Api::of(&agent)).await;
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     assert!(agent.health().is_some());
     // Whoever reads it again gets whole lines, is told of the gap, and misses nothing of the end.
     let (got, lines) = std::sync::mpsc::channel::<Value>();
@@ -116,7 +116,7 @@ async fn a_hang_up_is_a_line_in_the_log_and_nothing_else() {
     agent.signal("HUP");
     eventually("another line", PATIENCE, async || told(2)).await;
     orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
 
     assert_eq!(agent.stop().code(), Some(0));
 }
@@ -167,7 +167,7 @@ async fn a_disk_that_is_slow_does_not_hold_up_the_end() {
         agent.streaming().await;
         std::fs::write(agent.dir.path().join("slow"), "").unwrap();
         orders(&local).insert_one(doc! { "by": drain_for }).await.unwrap();
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
 
         agent.signal("TERM");
         if signals == 2 {
@@ -182,7 +182,7 @@ async fn a_disk_that_is_slow_does_not_hold_up_the_end() {
         std::fs::remove_file(agent.dir.path().join("slow")).unwrap();
         orders(&local).insert_one(doc! { "after": drain_for }).await.unwrap();
         agent.start(&["--adopt"]);
-        documents_equal(&local, &atlas, PATIENCE).await;
+        equal(&local, &atlas, PATIENCE).await;
         assert_eq!(agent.stop().code(), Some(0));
     }
 }

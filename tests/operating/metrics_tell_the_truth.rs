@@ -14,7 +14,7 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     api::Api,
-    equal::documents_equal,
+    equal::equal,
     eventually, orders, pair,
     proxy::{Line, Proxy},
     seed,
@@ -93,7 +93,7 @@ async fn property_07_metrics_equal_what_happened() {
     assert!(while_away["outrigger_applied_lag_seconds"] > 0.0);
 
     line.set(Line::Up);
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     eventually("an empty queue", PATIENCE, async || number(&metrics(), "queueSize") == 0).await;
     assert_eq!(grown("successfulSyncs"), touched.len() as u64, "one write for each document");
     assert_eq!((grown("failedSyncs"), grown("deadLettered")), (0, 0));
@@ -144,7 +144,7 @@ async fn the_metrics_are_what_prometheus_expects() {
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
     orders(&local).insert_many((0..100).map(|id| doc! { "_id": id })).await.unwrap();
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     let page = text(&agent);
 
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/promtool");

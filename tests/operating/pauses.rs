@@ -2,9 +2,7 @@
 
 use mongodb::bson::doc;
 
-use crate::support::{
-    PATIENCE, agent::Agent, api::Api, equal::documents_equal, eventually, orders, pair,
-};
+use crate::support::{PATIENCE, agent::Agent, api::Api, equal::equal, eventually, orders, pair};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_says_why_and_by_whom_is_degraded_survives_a_restart_and_ends_by_itself() {
@@ -47,7 +45,7 @@ async fn a_pause_says_why_and_by_whom_is_degraded_survives_a_restart_and_ends_by
     let (_, metrics) = Api::of(&agent).get("/metrics");
     assert!(metrics.as_str().unwrap().contains("\noutrigger_paused 1\n"));
 
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     eventually("no pause", PATIENCE, async || {
         let health = agent.health().unwrap_or_default();
         health["pause"].is_null() && health["phase"] == "streaming"

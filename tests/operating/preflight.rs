@@ -12,8 +12,8 @@ use mongodb::bson::{Bson, Document, doc};
 use serde_json::Value;
 
 use crate::support::{
-    PATIENCE, agent::Agent, equal::documents_equal, free_port, guarded::Guarded, mongod::Mongod,
-    orders, pair, receiver::Receiver, strangers,
+    PATIENCE, agent::Agent, equal::equal, free_port, guarded::Guarded, mongod::Mongod, orders,
+    pair, receiver::Receiver, strangers,
 };
 
 fn said(output: &Output) -> String {
@@ -189,7 +189,7 @@ async fn check_with_a_plan_says_what_would_be_copied_compared_deleted_and_left_a
 
     agent.start(&[]);
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     agent.stop();
     coll(&local.client, "gone").drop().await.unwrap();
     coll(&local.client, "fresh").insert_one(doc! { "_id": 1 }).await.unwrap();

@@ -34,9 +34,6 @@ pub enum MayDiffer {
     Schema,
     /// Documents: somebody writes.
     Documents,
-    /// All but the documents, and empty collections may be missing: the test has changed more than they on purpose, or looks
-    /// while the agent is not at rest.
-    Frame,
 }
 
 /// A collection or view.
@@ -174,7 +171,6 @@ pub fn differences(local: &Everything, atlas: &Everything, may: MayDiffer) -> Ve
     for name in local.keys().chain(atlas.keys()).collect::<BTreeSet<_>>() {
         let (here, there) = match (local.get(name), atlas.get(name)) {
             (Some(here), Some(there)) => (here, there),
-            (Some(here), None) if may == MayDiffer::Frame && here.documents.is_empty() => continue,
             (Some(here), None) => {
                 found.push(format!("{name}: {} missing in Atlas", here.kind));
                 continue;
@@ -189,8 +185,7 @@ pub fn differences(local: &Everything, atlas: &Everything, may: MayDiffer) -> Ve
         if here.kind != there.kind {
             say(&format!("a {} locally, a {} in Atlas", here.kind, there.kind));
         }
-        let is_schema = !matches!(may, MayDiffer::Schema | MayDiffer::Frame);
-        if is_schema && here.options != there.options {
+        if may != MayDiffer::Schema && here.options != there.options {
             let (here, there) = (shown(&here.options), shown(&there.options));
             say(&format!("options {here}\n   but in Atlas {there}"));
         }
@@ -199,7 +194,7 @@ pub fn differences(local: &Everything, atlas: &Everything, may: MayDiffer) -> Ve
             ("document", &here.documents, &there.documents),
         ] {
             let is_left_out = match may {
-                MayDiffer::Schema | MayDiffer::Frame => what == "index",
+                MayDiffer::Schema => what == "index",
                 MayDiffer::Documents => what == "document",
                 MayDiffer::Nothing | MayDiffer::Order => false,
             };
@@ -214,7 +209,7 @@ pub fn differences(local: &Everything, atlas: &Everything, may: MayDiffer) -> Ve
                 say(&format!("{what} only in Atlas: {text}"));
             }
             let is_order = missing.is_empty() && extra.is_empty() && here != there;
-            if is_order && !matches!(may, MayDiffer::Order | MayDiffer::Frame) {
+            if is_order && may != MayDiffer::Order {
                 say("the order of a capped collection differs");
             }
         }
@@ -315,11 +310,6 @@ pub async fn equal_but(may: MayDiffer, local: &impl End, atlas: &impl End, patie
     wait(local, atlas, may, |_| true, patience).await;
 }
 
-/// As [`equal`], of the documents alone.
-pub async fn documents_equal(local: &impl End, atlas: &impl End, patience: Duration) {
-    wait(local, atlas, MayDiffer::Frame, |_| true, patience).await;
-}
-
 /// As [`equal`], of one database: the local server has others, which somebody else copies.
 pub async fn equal_in(db: &str, local: &impl End, atlas: &impl End, patience: Duration) {
     let prefix = format!("{db}.");
@@ -337,8 +327,8 @@ async fn wait(
     let mut agreed = false;
     loop {
         // First, so that what is read is what was there at rest.
-        let is_work = matches!(may, MayDiffer::Documents | MayDiffer::Frame);
-        let mut found = if is_work { Vec::new() } else { unrest(local, atlas).await };
+        let mut found =
+            if may == MayDiffer::Documents { Vec::new() } else { unrest(local, atlas).await };
         match (everything(local).await, everything(atlas).await) {
             (Ok(mut here), Ok(mut there)) => {
                 here.retain(|name, _| counts(name));
