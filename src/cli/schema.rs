@@ -20,6 +20,7 @@ use crate::{
     sink::{
         SinkError,
         postgres::{
+            change::{self, Change},
             connect::{Failed, Postgres, Session},
             ddl,
             draft::Sample,
@@ -43,9 +44,9 @@ pub async fn run(config: &Config, args: SchemaArgs) -> Result<Code, Failure> {
     let local = connect_local(config).await?;
     let filter = config.filter()?;
     let listing = MongoSide::source(&local).list(&filter).await.map_err(SyncError::from)?;
-    let mut statements = ddl::own();
+    let mut tables = Vec::new();
     show::line("-- Outrigger's own schema");
-    statements.iter().for_each(print);
+    ddl::own().iter().for_each(print);
     for view in listing.views.iter().filter(|view| scope.matches(&view.ns)) {
         show::line(format!("\n-- {} is a view, and is not carried", view.ns));
     }
@@ -62,9 +63,8 @@ pub async fn run(config: &Config, args: SchemaArgs) -> Result<Code, Failure> {
                 table.quoted()
             ));
         }
-        let of_table = ddl::of_table(&table);
-        of_table.iter().for_each(print);
-        statements.extend(of_table);
+        ddl::of_table(&table).iter().for_each(print);
+        tables.push(table);
         let sample = sample(&local, ns, args.sample).await.map_err(SourceError::from)?;
         let draft = sample.draft(ns, &config.mapping);
         if !draft.is_empty() {
@@ -86,11 +86,10 @@ pub async fn run(config: &Config, args: SchemaArgs) -> Result<Code, Failure> {
         );
     }
     if let Some(session) = &mut target {
-        for statement in &statements {
-            session.batch(statement).await.map_err(failure)?;
+        for table in &tables {
+            change::apply(session, None, Change::Make(table)).await.map_err(refused)?;
         }
-        ddl::renew_status_view(session).await.map_err(failure)?;
-        eprintln!("made: {} statements", statements.len());
+        eprintln!("made: {} tables", tables.len());
     }
     Ok(Code::SUCCESS)
 }
@@ -107,18 +106,27 @@ async fn connect(config: &Config) -> Result<Session, Failure> {
 }
 
 fn failure(failed: Failed) -> Failure {
-    let hint = match SinkError::from(failed.clone()) {
-        SinkError::Denied(_) => {
-            "it needs a database of its own, and a user who owns it: `CREATE USER …; CREATE DATABASE … OWNER …`"
-        }
-        SinkError::Rejected(_) => {
-            "something else has this name in PostgreSQL; rename it there, or leave the collection out by `namespaces.exclude`"
-        }
-        _ => {
-            "check that PostgreSQL runs, and the address in POSTGRES_URI or `postgres.uri_file`; then try again"
-        }
+    refused(failed.into())
+}
+
+fn refused(error: SinkError) -> Failure {
+    let (problem, hint) = match error {
+        SinkError::Denied(problem) => (
+            problem,
+            "it needs a database of its own, and a user who owns it: `CREATE USER …; CREATE DATABASE … OWNER …`",
+        ),
+        SinkError::Rejected(problem) | SinkError::Held(problem) => (
+            problem,
+            "something else has this name in PostgreSQL; rename it there, or leave the collection out by `namespaces.exclude`",
+        ),
+        SinkError::Unavailable(problem)
+        | SinkError::Unanswered(problem)
+        | SinkError::DropUnanswered { problem, .. } => (
+            problem,
+            "check that PostgreSQL runs, and the address in POSTGRES_URI or `postgres.uri_file`; then try again",
+        ),
     };
-    Failure::new(ExitCode::Atlas, anyhow::anyhow!("PostgreSQL: {}", failed.problem)).hint(hint)
+    Failure::new(ExitCode::Atlas, anyhow::anyhow!("PostgreSQL: {problem}")).hint(hint)
 }
 
 /// Reads some documents by chance.

@@ -10,10 +10,12 @@ use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
 };
 use tokio_postgres::{
-    Config, Row,
+    Config,
     config::{Host, SslMode},
-    types::{ToSql, Type},
+    types::ToSql,
 };
+/// What an answer is made of, and a parameter, for those that do not know the driver.
+pub use tokio_postgres::{Row, types::Type};
 
 use super::{
     class::{self, Class},

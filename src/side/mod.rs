@@ -39,6 +39,7 @@ mod blind;
 pub(crate) mod fake;
 mod listing;
 pub mod mongodb;
+pub mod postgres;
 pub mod records;
 mod walk;
 

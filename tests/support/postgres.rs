@@ -76,9 +76,14 @@ impl Postgres {
         Some(client)
     }
 
+    /// A connection of its own.
+    pub async fn session(&self) -> Client {
+        self.try_connect().await.expect("PostgreSQL answers")
+    }
+
     /// The rows of a query, each with its values as text, in one line.
     pub async fn ask(&self, sql: &str) -> Vec<String> {
-        let client = self.try_connect().await.expect("PostgreSQL answers");
+        let client = self.session().await;
         let messages = client.simple_query(sql).await.unwrap();
         let rows = messages.iter().filter_map(|message| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),

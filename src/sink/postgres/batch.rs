@@ -1,13 +1,15 @@
 //! One batch of one collection in one transaction.
 //!
 //! ```text
-//! BEGIN │ rows, children, deletes, what is said of them, COMMIT
-//! one round trip, and one more, unless a row is refused
+//! BEGIN, fence │ rows, children, deletes, what is said of them, COMMIT
+//!     one round trip   │   one more, unless a row is refused
 //! ```
 //!
 //! A statement that the server refuses takes its transaction with it, and says of a thousand rows only that one is
 //! wrong. So the batch is then tried again in halves, each behind a savepoint, down to the row; all others are in the
 //! same transaction, and so is the note of the one that is not.
+
+use std::collections::HashSet;
 
 use futures_util::future::{BoxFuture, FutureExt, try_join_all};
 use tokio_postgres::{Client, types::Type};
@@ -16,6 +18,7 @@ use super::{
     cell::Cell,
     class::Class,
     connect::{Failed, Param, Session},
+    fence::{self, Fence},
     row::Row,
     statement,
     table::{Child, Table},
@@ -31,6 +34,13 @@ pub enum RowWrite {
 }
 
 impl RowWrite {
+    pub fn row(&self) -> Option<&Row> {
+        match self {
+            RowWrite::Row(row) => Some(row),
+            RowWrite::Delete(_) => None,
+        }
+    }
+
     fn key(&self) -> &Cell {
         match self {
             RowWrite::Row(row) => row.key(),
@@ -52,17 +62,18 @@ const CONFLICTS_MAX: u32 = 5;
 /// Writes all of it or nothing, refused rows apart. Each item is of another document.
 ///
 /// # Errors
-/// Where the server could not be asked.
+/// Where the server could not be asked, or this agent's lease is not the one that counts.
 pub async fn write(
     session: &mut Session,
+    fence: Option<&Fence>,
     table: &Table,
     items: &[RowWrite],
 ) -> Result<Vec<Outcome>, Failed> {
     let mut conflicts = 0;
     loop {
-        let result = match attempt(session, table, items).await {
+        let result = match attempt(session, fence, table, items).await {
             Err(failed) if failed.class == Class::Rejected && !is_of_the_table(&failed) => {
-                bisected(session, table, items).await
+                bisected(session, fence, table, items).await
             }
             result => result,
         };
@@ -83,10 +94,11 @@ pub fn is_of_the_table(failed: &Failed) -> bool {
 /// The usual case: everything is sent at once, and answered at once.
 async fn attempt(
     session: &mut Session,
+    fence: Option<&Fence>,
     table: &Table,
     items: &[RowWrite],
 ) -> Result<Vec<Outcome>, Failed> {
-    begin(session).await?;
+    fence::begin(session, fence).await?;
     let statements = Statements::of(table, items);
     let sent = session
         .within(async |client| {
@@ -104,29 +116,16 @@ async fn attempt(
     }
 }
 
-/// Begins the transaction. What is said to be committed is on the server's disk, also where that is set up to say so
-/// before.
-async fn begin(session: &mut Session) -> Result<(), Failed> {
-    let begun = session
-        .within(async |client| {
-            let begin = client.batch_execute("BEGIN");
-            let durable = client.query_typed(statement::DURABLE, &[]);
-            futures_util::future::try_join(begin, durable).await.map(drop)
-        })
-        .await;
-    if begun.is_err() {
-        session.roll_back().await;
-    }
-    begun
-}
-
 /// In halves.
 async fn bisected(
     session: &mut Session,
+    fence: Option<&Fence>,
     table: &Table,
     items: &[RowWrite],
 ) -> Result<Vec<Outcome>, Failed> {
-    begin(session).await?;
+    fence::begin(session, fence).await?;
+    // Else a rule that is looked at when the transaction ends would refuse all of it, and name no row.
+    session.batch("SET CONSTRAINTS ALL IMMEDIATE").await?;
     match halves(session, table, items).await {
         Ok(outcomes) => {
             note_refused(session, table, items, &outcomes).await?;
@@ -222,7 +221,7 @@ fn typed<'a>(columns: &'a [(Column<'a>, Type)]) -> Vec<Param<'a>> {
 }
 
 /// What is sent for some items, in this order.
-struct Statements<'a> {
+pub(super) struct Statements<'a> {
     all: Vec<(String, Vec<(Column<'a>, Type)>)>,
     /// The first of them says which rows were not there.
     has_rows: bool,
@@ -232,21 +231,13 @@ struct Statements<'a> {
 
 impl<'a> Statements<'a> {
     fn of(table: &Table, items: &'a [RowWrite]) -> Self {
-        let rows: Vec<&Row> = items
-            .iter()
-            .filter_map(|item| match item {
-                RowWrite::Row(row) => Some(row),
-                RowWrite::Delete(_) => None,
-            })
-            .collect();
-        let all_keys = || (Column(items.iter().map(RowWrite::key).collect()), Type::BYTEA_ARRAY);
-        let gone: Vec<_> = items
-            .iter()
-            .filter_map(|item| match item {
-                RowWrite::Row(_) => None,
-                RowWrite::Delete(key) => Some(key),
-            })
-            .collect();
+        let (mut rows, mut gone) = (Vec::new(), Vec::new());
+        for item in items {
+            match item {
+                RowWrite::Row(row) => rows.push(row),
+                RowWrite::Delete(key) => gone.push(key),
+            }
+        }
         let mut all = Vec::new();
         if !rows.is_empty() {
             let cells: Vec<_> = rows.iter().map(|row| row.cells.as_slice()).collect();
@@ -258,25 +249,34 @@ impl<'a> Statements<'a> {
             all.push((statement::delete(&table.quoted()), vec![keys]));
         }
         for (at, child) in table.children.iter().enumerate() {
-            all.push((statement::delete(&child.quoted()), vec![all_keys()]));
+            all.push((statement::delete(&child.quoted()), vec![keys_of(items)]));
             let elements = statement::child_rows(&rows, at);
             if !elements.is_empty() {
                 all.push((statement::insert_child(child), of_child(child, &elements)));
             }
         }
-        all.push((statement::forget_failures(table), vec![all_keys()]));
+        let said = Self::said(table, items);
+        Self { all: all.into_iter().chain(said.all).collect(), has_rows: !rows.is_empty(), ..said }
+    }
+
+    /// What is said of items that are written in another way.
+    pub(super) fn said(table: &Table, items: &'a [RowWrite]) -> Self {
+        let all = vec![(statement::forget_failures(table), vec![keys_of(items)])];
         let mut noted = Noted::default();
-        for row in &rows {
-            for loss in &row.losses {
+        for item in items {
+            let RowWrite::Row(row) = item else { continue };
+            // One line for a path: a statement does not change a row twice.
+            let mut paths = HashSet::new();
+            for loss in row.losses.iter().filter(|loss| paths.insert(&*loss.path)) {
                 noted.push(row, "INEXACT", &loss.path, loss.what);
             }
         }
         let note = (!noted.is_empty()).then(|| statement::note_failures(table));
-        Self { all, has_rows: !rows.is_empty(), noted, note }
+        Self { all, has_rows: false, noted, note }
     }
 
     /// Each is sent when it is first asked, so that they go out in this order, without a wait in between.
-    fn futures<'s>(
+    pub(super) fn futures<'s>(
         &'s self,
         client: &'s Client,
     ) -> impl Iterator<Item = BoxFuture<'s, Result<Vec<tokio_postgres::Row>, tokio_postgres::Error>>>
@@ -307,6 +307,10 @@ impl<'a> Statements<'a> {
             })
             .collect()
     }
+}
+
+fn keys_of(items: &[RowWrite]) -> (Column<'_>, Type) {
+    (Column(items.iter().map(RowWrite::key).collect()), Type::BYTEA_ARRAY)
 }
 
 fn of_child<'a>(child: &Child, elements: &[&'a [Cell]]) -> Vec<(Column<'a>, Type)> {

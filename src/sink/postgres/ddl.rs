@@ -28,6 +28,10 @@ pub fn own() -> Vec<String> {
             "CREATE TABLE IF NOT EXISTS {schema}.tables (ns text PRIMARY KEY, table_schema text NOT NULL, \
              table_name text NOT NULL, UNIQUE (table_schema, table_name))"
         ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {schema}.children (ns text NOT NULL, path text NOT NULL, \
+             table_schema text NOT NULL, table_name text NOT NULL, PRIMARY KEY (table_schema, table_name))"
+        ),
     ]
 }
 
@@ -48,6 +52,14 @@ pub fn of_table(table: &Table) -> Vec<String> {
     statements.extend(added(&name, declared));
     for child in &table.children {
         statements.extend(of_child(child));
+        statements.push(format!(
+            "INSERT INTO {}.children (ns, path, table_schema, table_name) VALUES ({}, {}, {}, {}) ON CONFLICT DO NOTHING",
+            quoted(OWN_SCHEMA),
+            literal(table.ns.as_str()),
+            literal(&child.path),
+            literal(&child.schema),
+            literal(&child.name),
+        ));
     }
     statements.push(format!(
         "INSERT INTO {}.tables (ns, table_schema, table_name) VALUES ({}, {}, {}) ON CONFLICT DO NOTHING",
@@ -132,23 +144,9 @@ fn status_view(tables: &[(String, String)]) -> String {
     )
 }
 
-/// The collection is gone.
-pub fn drop(table: &Table) -> Vec<String> {
-    let children = table.children.iter().map(Child::quoted);
-    children
-        .chain([table.quoted()])
-        .map(|name| format!("DROP TABLE IF EXISTS {name}"))
-        .chain([
-            format!(
-                "DELETE FROM {}.tables WHERE ns = {}",
-                quoted(OWN_SCHEMA),
-                literal(table.ns.as_str())
-            ),
-            format!(
-                "DELETE FROM {}.failures WHERE ns = {}",
-                quoted(OWN_SCHEMA),
-                literal(table.ns.as_str())
-            ),
-        ])
-        .collect()
+/// What is noted of a collection that is gone.
+pub fn forget(ns: &str) -> Vec<String> {
+    let (schema, ns) = (quoted(OWN_SCHEMA), literal(ns));
+    let of = |table: &&str| format!("DELETE FROM {schema}.{table} WHERE ns = {ns}");
+    ["tables", "children", "failures"].iter().map(of).collect()
 }

@@ -10,18 +10,22 @@
 //!
 //! The files in their order: `names` and `table` (what a collection is called, and what it consists of), `cell`,
 //! `column`, `json` and `moment` (values), `key` and `row` (a document as its row), `ddl` (the statements that make the
-//! tables), `statement`, `wire` and `batch` (those that write, and one transaction of them), `writer` (the sink), `draft`
-//! (what could be declared). The server itself is spoken to by [`crate::postgres`].
+//! tables), `fence` (whose transactions count), `statement`, `wire`, `batch` and `copy` (those that write rows, and one
+//! transaction of them), `change` (tables that come, go, and are renamed), `writer` (the sink), `draft` (what could be
+//! declared). The server itself is spoken to by [`crate::postgres`].
 
 mod batch;
 mod cell;
+pub mod change;
 mod column;
+mod copy;
 pub mod ddl;
 pub mod draft;
+pub mod fence;
 mod json;
 mod key;
 mod moment;
-mod names;
+pub mod names;
 mod row;
 mod statement;
 pub mod table;

@@ -10,10 +10,6 @@ use super::{
     wire::{self, Column},
 };
 
-/// For this transaction alone, and nothing where the server waits for its disk anyway.
-pub const DURABLE: &str = "SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
-                           WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, true)";
-
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(quoted).collect::<Vec<_>>().join(", ")
 }
@@ -37,6 +33,24 @@ pub fn upsert(table: &Table) -> String {
         list(names.iter().copied()),
         parameters(names.len()),
         changed.join(", ")
+    )
+}
+
+/// The same rows by `COPY`, into a table that has none of them.
+pub fn copy(table: &Table) -> String {
+    format!(
+        "COPY {} ({}) FROM STDIN (FORMAT binary)",
+        table.quoted(),
+        list(table.types().map(|(name, _)| name))
+    )
+}
+
+/// As [`copy`], of a child.
+pub fn copy_child(child: &Child) -> String {
+    format!(
+        "COPY {} ({}) FROM STDIN (FORMAT binary)",
+        child.quoted(),
+        list(child.types().map(|(name, _)| name))
     )
 }
 

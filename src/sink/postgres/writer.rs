@@ -6,41 +6,64 @@ use std::{
     time::Duration,
 };
 
+use bson::RawDocumentBuf;
 use parking_lot::Mutex;
+use tokio_postgres::types::Type;
 
 use super::{
     batch::{self, Outcome, RowWrite},
     cell::Cell,
+    change::{self, Change},
     connect::{Failed, Postgres, Session},
-    ddl,
+    copy,
+    fence::Fence,
+    names::{OWN_SCHEMA, quoted},
     row::{self, Exact, Rows},
     table::Table,
 };
 use crate::{
     config::{Config, ConfigError, Mapping},
-    model::{namespace::Namespace, write_op::Refusal},
-    sink::{Sink, SinkError, Taken, Write, Written},
+    model::{
+        event::{SchemaChange, is_series},
+        namespace::Namespace,
+        write_op::Refusal,
+    },
+    policy::insert_mode::InsertMode,
+    schema::{Description, Kind, value},
+    sink::{
+        Changed, ConflictingWrite, CurrentOwner, SchemaSink, Sink, SinkError, Taken, Write, Written,
+    },
 };
-
-/// Two that make the same table at once wait for each other: PostgreSQL's own `IF NOT EXISTS` does not.
-const MAKING: &str = "SELECT pg_advisory_xact_lock(7161820493204185)";
 
 /// For an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// PostgreSQL as a [`Sink`], for a program of one's own: see [`Builder::sink`](crate::agent::Builder::sink).
+/// PostgreSQL as a [`Sink`], and with collections of its own as a [`SchemaSink`].
 ///
-/// Each document has its row, whatever is in it, and what a row cannot say is in `outrigger.failures`. As every such
-/// sink it is told nothing of collections as such: a table whose collection is dropped keeps its rows. Nobody asks here
-/// whose copy it is: two agents that write into one database are not told of each other.
+/// Each document has its row, whatever is in it, and what a row cannot say is in `outrigger.failures`. In a program of
+/// one's own ([`Builder::sink`](crate::agent::Builder::sink)) it is told nothing of collections as such: a table whose
+/// collection is dropped keeps its rows. Nobody asks there whose copy it is: two agents that write into one database
+/// are not told of each other.
 pub struct PostgresSink {
     pg: Postgres,
     mapping: Mapping,
     exact: Exact,
+    fence: Option<Fence>,
     /// Tables that are there, as far as is known.
-    made: Mutex<HashMap<Namespace, Arc<Rows>>>,
+    made: Mutex<HashMap<Namespace, Made>>,
     misfits: Mutex<BTreeMap<(Namespace, String), u64>>,
 }
+
+/// A table that is there.
+#[derive(Clone)]
+struct Made {
+    rows: Arc<Rows>,
+    /// Whether inserts are worth a `COPY`, which is for nothing where one of them is there.
+    mode: InsertMode,
+}
+
+/// The rows that a table has, or why it cannot be made until a person makes way for it.
+type Making = Result<Made, String>;
 
 impl PostgresSink {
     /// With the address, and the columns, that the configuration says. Connects nowhere yet.
@@ -51,13 +74,12 @@ impl PostgresSink {
         let uri = config.postgres_uri()?;
         let pg = Postgres::new(uri.expose(), config.worker.lanes, TIMEOUT)
             .map_err(|error| ConfigError::invalid("postgres.uri", error.to_string()))?;
-        Ok(Self {
-            pg,
-            mapping: config.mapping.clone(),
-            exact,
-            made: Mutex::default(),
-            misfits: Mutex::default(),
-        })
+        Ok(Self::of(pg, config.mapping.clone(), exact, None))
+    }
+
+    /// Writes only what `fence` lets through, where there is one.
+    pub fn of(pg: Postgres, mapping: Mapping, exact: Exact, fence: Option<Fence>) -> Self {
+        Self { pg, mapping, exact, fence, made: Mutex::default(), misfits: Mutex::default() }
     }
 
     /// How many values of another type a column was given, which are NULL there, by collection and column. Each time
@@ -82,33 +104,40 @@ impl PostgresSink {
     }
 
     /// The table of a collection, which is made where it is not known to be there.
-    async fn table(&self, session: &mut Session, ns: &Namespace) -> Result<Arc<Rows>, Failed> {
+    async fn table(&self, session: &mut Session, ns: &Namespace) -> Result<Making, SinkError> {
         let known = self.made.lock().get(ns).cloned();
-        if let Some(rows) = known {
-            return Ok(rows);
+        if let Some(made) = known {
+            return Ok(Ok(made));
         }
         let rows = Arc::new(Rows::of(Table::of(ns, &self.mapping), self.exact));
-        session.batch("BEGIN").await?;
-        match made(session, &rows.table).await {
-            Ok(()) => {
-                self.made.lock().insert(ns.clone(), rows.clone());
-                Ok(rows)
-            }
-            Err(failed) => {
-                session.roll_back().await;
-                Err(failed)
-            }
+        match change::apply(session, self.fence.as_ref(), Change::Make(&rows.table)).await {
+            Ok(_) => {}
+            Err(SinkError::Held(reason)) => return Ok(Err(reason)),
+            Err(error) => return Err(error),
         }
+        let made = Made { rows, mode: InsertMode::default() };
+        self.made.lock().insert(ns.clone(), made.clone());
+        Ok(Ok(made))
     }
 
-    async fn written(&self, ns: &Namespace, writes: &[Write<'_>]) -> Result<Vec<Written>, Failed> {
+    async fn written(
+        &self,
+        ns: &Namespace,
+        writes: &[Write<'_>],
+    ) -> Result<Vec<Written>, SinkError> {
         let mut session = self.pg.session().await?;
         let mut is_second_time = false;
         loop {
-            let rows = self.table(&mut session, ns).await?;
-            let (items, mut written) = items_of(&rows, writes);
+            let made = match self.table(&mut session, ns).await? {
+                Ok(made) => made,
+                Err(reason) => {
+                    let refusal = Refusal::Schema;
+                    return Ok(vec![Written::Rejected { reason, refusal }; writes.len()]);
+                }
+            };
+            let (items, mut written) = items_of(&made.rows, writes);
             self.count_misfits(ns, &items);
-            match batch::write(&mut session, &rows.table, &items).await {
+            match self.outcomes(&mut session, ns, &made, &items).await {
                 Ok(outcomes) => {
                     let mut outcomes = outcomes.into_iter();
                     for slot in &mut written {
@@ -123,18 +152,52 @@ impl PostgresSink {
                     is_second_time = true;
                     self.made.lock().remove(ns);
                 }
-                Err(failed) => return Err(failed),
+                Err(failed) => return Err(failed.into()),
             }
         }
     }
-}
 
-async fn made(session: &mut Session, table: &Table) -> Result<(), Failed> {
-    session.batch(MAKING).await?;
-    session.batch(&ddl::own().join(";\n")).await?;
-    session.batch(&ddl::of_table(table).join(";\n")).await?;
-    ddl::renew_status_view(session).await?;
-    session.batch("COMMIT").await
+    /// By `COPY` where all of it is new, as far as can be told.
+    async fn outcomes(
+        &self,
+        session: &mut Session,
+        ns: &Namespace,
+        made: &Made,
+        items: &[RowWrite],
+    ) -> Result<Vec<Outcome>, Failed> {
+        let (fence, table) = (self.fence.as_ref(), &made.rows.table);
+        let rows = items.iter().filter(|item| item.row().is_some()).count();
+        let may_copy = rows >= copy::ROWS_MIN && rows == items.len() && !made.mode.use_upserts();
+        if may_copy && copy::copy(session, fence, table, items).await? {
+            return Ok(vec![Outcome::Done { created: true }; rows]);
+        }
+        let outcomes = batch::write(session, fence, table, items).await?;
+        let is_new = |outcome: &&Outcome| **outcome == Outcome::Done { created: true };
+        let created = outcomes.iter().filter(is_new).count();
+        if let Some(made) = self.made.lock().get_mut(ns) {
+            if may_copy {
+                made.mode.inserted(rows, rows - created);
+            } else if rows > 0 {
+                made.mode.upserted(rows, created);
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn table_of(&self, ns: &Namespace) -> Table {
+        Table::of(ns, &self.mapping)
+    }
+
+    /// The number that a statement finds about a table; `None` where it is not there.
+    async fn number(&self, sql: &str, table: &Table) -> Result<Option<i64>, SinkError> {
+        let mut session = self.pg.session().await?;
+        let name = table.quoted();
+        match session.query(sql, &[(&name, Type::TEXT)]).await {
+            Ok(rows) => Ok(rows.first().and_then(|row| row.try_get(0).ok())),
+            Err(failed) if batch::is_of_the_table(&failed) => Ok(None),
+            Err(failed) => Err(failed.into()),
+        }
+    }
 }
 
 /// What the batch has to do; a write that no row can be made of is refused here already.
@@ -185,6 +248,81 @@ fn as_written(outcome: Outcome) -> Written {
 
 impl Sink for PostgresSink {
     async fn write(&self, ns: &Namespace, writes: &[Write<'_>]) -> Result<Vec<Written>, SinkError> {
-        self.written(ns, writes).await.map_err(SinkError::from)
+        self.written(ns, writes).await
+    }
+}
+
+impl SchemaSink for PostgresSink {
+    /// Validators and indexes of a MongoDB mean nothing here.
+    fn carries_options(&self) -> bool {
+        false
+    }
+
+    /// An index that is unique is a person's own here, and whose value it has is not looked up: what frees the value comes
+    /// in its turn, and until then the write is tried again.
+    async fn owners(
+        &self,
+        _: &Namespace,
+        conflicting: &[ConflictingWrite],
+    ) -> Result<Vec<Vec<CurrentOwner>>, SinkError> {
+        Ok(vec![Vec::new(); conflicting.len()])
+    }
+
+    async fn change_schema(&self, change: &SchemaChange) -> Result<Changed, SinkError> {
+        let mut session = self.pg.session().await?;
+        let fence = self.fence.as_ref();
+        {
+            let mut made = self.made.lock();
+            change.namespaces().iter().for_each(|ns| drop(made.remove(ns)));
+        }
+        match change {
+            SchemaChange::Create { options, .. }
+                if value::get(options, "viewOn").is_some() || is_series(options) =>
+            {
+                Ok(Changed::Done)
+            }
+            SchemaChange::Create { ns, .. } => {
+                change::apply(&mut session, fence, Change::Make(&self.table_of(ns))).await
+            }
+            SchemaChange::Drop { ns } | SchemaChange::DropIfGone { ns } => {
+                change::apply(&mut session, fence, Change::Drop(&self.table_of(ns))).await
+            }
+            SchemaChange::Rename { from, to, .. } => {
+                let (from, to) = (self.table_of(from), self.table_of(to));
+                change::apply(&mut session, fence, Change::Rename { from: &from, to: &to }).await
+            }
+            SchemaChange::Reconcile { .. } => Ok(Changed::Done),
+        }
+    }
+
+    /// A schema stays: who may read it was said to PostgreSQL by a person.
+    async fn drop_emptied(&self, _: &str) -> Result<bool, SinkError> {
+        Ok(false)
+    }
+
+    async fn loosen(&self, _: &Namespace, _: &str) -> Result<bool, SinkError> {
+        Ok(false)
+    }
+
+    async fn describe(&self, ns: &Namespace) -> Result<Option<Description>, SinkError> {
+        let own = quoted(OWN_SCHEMA);
+        let sql = format!(
+            "SELECT count(*) FROM {own}.tables WHERE to_regclass($1) IS NOT NULL \
+             AND to_regclass($1) = to_regclass(format('%I.%I', table_schema, table_name))"
+        );
+        let is_there = self.number(&sql, &self.table_of(ns)).await?.is_some_and(|count| count > 0);
+        let (id, options, indexes) = (None, RawDocumentBuf::new(), Vec::new());
+        let kind = Kind::Collection;
+        Ok(is_there.then_some(Description { kind, id, options, indexes }))
+    }
+
+    async fn estimated_count(&self, ns: &Namespace) -> Result<u64, SinkError> {
+        let sql = "SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = to_regclass($1)";
+        let count = self.number(sql, &self.table_of(ns)).await?.unwrap_or_default();
+        Ok(count.try_into().unwrap_or_default())
+    }
+
+    async fn alter(&self, _: &Namespace, _: RawDocumentBuf) -> Result<(), SinkError> {
+        Ok(())
     }
 }

@@ -1,0 +1,5 @@
+//! PostgreSQL as the target's side.
+
+mod records;
+
+pub use records::PostgresRecords;
