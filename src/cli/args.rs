@@ -120,6 +120,9 @@ pub enum Command {
 
 With `target.kind = \"postgres\"`. This version replicates nothing into PostgreSQL yet.")]
     Schema(SchemaArgs),
+    /// The table of events that the source `outbox` reads.
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
     /// Wait until all that is committed locally now is in Atlas. Exit code 1 when it is not in time.
     #[command(after_help = "Examples:
   outrigger flush                    before the machine is switched off
@@ -230,6 +233,27 @@ pub struct SyncArgs {
     pub why: Why,
     #[command(flatten)]
     pub output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum OutboxCommand {
+    /// Print what makes the table, as SQL, and what an application adds to its transactions.
+    #[command(after_help = "Examples:
+  outrigger outbox init | psql
+  outrigger outbox init --cockroachdb --user reader
+
+With `source.kind = \"outbox\"`. Nothing is connected to.")]
+    Init(OutboxInitArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct OutboxInitArgs {
+    /// For CockroachDB.
+    #[arg(long)]
+    pub cockroachdb: bool,
+    /// Grant this user what the reader needs.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
 }
 
 #[derive(Debug, Args)]

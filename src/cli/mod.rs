@@ -4,7 +4,10 @@ use std::{path::Path, process::ExitCode as Code, time::Duration};
 
 use crate::{
     agent::AgentError,
-    cli::args::{AlertsCommand, Cli, Command, DeadCommand, QueueCommand, SyncArgs, SyncCommand},
+    cli::args::{
+        AlertsCommand, Cli, Command, DeadCommand, OutboxCommand, QueueCommand, SyncArgs,
+        SyncCommand,
+    },
     config::{self, Config, ConfigError, Secrets},
     observe::report::{ExitCode, Failure},
     queue::QueueError,
@@ -24,6 +27,7 @@ mod doc;
 mod flush;
 mod ids;
 mod init;
+mod outbox;
 mod pause;
 mod print;
 mod queue;
@@ -109,6 +113,7 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Restore { ns, output } => runtime.block_on(restore::run(&config, &ns, output)),
         Command::Pause(args) => pause::pause(&config, &args),
         Command::Resume(args) => pause::resume(&config, &args),
+        Command::Outbox(OutboxCommand::Init(args)) => outbox::init(&config, &args),
         Command::Schema(args) => runtime.block_on(schema::run(&config, args)),
         Command::Queue(QueueCommand::Stats(output)) => queue::stats(&config, output),
         Command::Queue(QueueCommand::List(args)) => queue::list(&config, &args),
@@ -153,7 +158,7 @@ fn need_of(command: &Command) -> Need {
             Need::AgentElseEnds
         }
         Command::Queue(_) => Need::Agent,
-        Command::Roles(_) => Need::Names,
+        Command::Roles(_) | Command::Outbox(_) => Need::Names,
         Command::Alerts(_) => Need::Deliveries,
         Command::Init
         | Command::Check(_)

@@ -150,7 +150,7 @@ impl Hint for ConfigError {
 fn example_of(variable: &str) -> &'static str {
     match variable {
         "MONGODB_ATLAS_URI" => "mongodb+srv://USER:PASSWORD@CLUSTER.mongodb.net/",
-        "POSTGRES_URI" => "postgres://USER:PASSWORD@HOST:5432/DATABASE",
+        "POSTGRES_URI" | "OUTBOX_URI" => "postgres://USER:PASSWORD@HOST:5432/DATABASE",
         _ => "mongodb://USER:PASSWORD@127.0.0.1:27017/?replicaSet=rs0&authSource=admin",
     }
 }
@@ -216,7 +216,8 @@ fn shown(before: &str, line: &str) -> String {
         let last = key.rsplit('.').next().unwrap_or(key);
         let takes_secret = ["uri", "url", "webhook"].iter().any(|word| last.contains(word));
         let is_known = KEYS.iter().any(|known| known.name.ends_with(&format!(".{last}")))
-            || super::mapping::KEYS.contains(&last);
+            || super::mapping::KEYS.contains(&last)
+            || super::outbox::KEYS.contains(&last);
         is_known && (!takes_secret || last.ends_with("_file"))
     };
     let trimmed = line.trim();

@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use toml::Value;
 
-use super::{Config, HttpUrl, LogFormat, Origin, PostgresUri, TargetKind, UpdateMode, Uri, units};
+use super::{
+    Config, HttpUrl, LogFormat, Origin, OutboxColumns, PostgresUri, SourceKind, TargetKind,
+    UpdateMode, Uri, units,
+};
 
 /// One key: how it is read from a TOML value, and what is accepted.
 pub struct Key {
@@ -31,6 +34,7 @@ macro_rules! key {
 
 /// All keys, in the order of the reference file.
 pub const KEYS: &[Key] = &[
+    key!("source.kind", "mongodb or outbox", source.kind = source_kind),
     key!(
         "local.uri",
         "a connection string without a password",
@@ -38,6 +42,26 @@ pub const KEYS: &[Key] = &[
     ),
     key!("local.uri_file", "a file name", local.uri_file = |v| path(v).map(Some)),
     key!("local.timeout", "1s to 10m", local.timeout = |v| duration(v, 1, 600)),
+    key!(
+        "outbox.uri",
+        "a connection string without a password",
+        outbox.uri = |v| public_postgres_uri(v, "`outbox.uri`").map(Some)
+    ),
+    key!("outbox.uri_file", "a file name", outbox.uri_file = |v| path(v).map(Some)),
+    key!("outbox.table", "a table, or `schema.table`", outbox.table = table),
+    key!(
+        "outbox.columns",
+        "names of columns, such as { event_type = \"type\" }",
+        outbox.columns = OutboxColumns::read
+    ),
+    key!(
+        "outbox.batch_size",
+        "100 to 5000",
+        outbox.batch_size = |v| integer(v, 100, 5_000).map(|n| n as usize)
+    ),
+    key!("outbox.poll", "100ms to 1m", outbox.poll = |v| duration_ms(v, 100, 60_000)),
+    key!("outbox.listen", "true or false", outbox.listen = boolean),
+    key!("outbox.retention", "1h or more", outbox.retention = |v| duration(v, 3_600, u64::MAX)),
     key!("target.kind", "atlas or postgres", target.kind = target_kind),
     key!(
         "atlas.uri",
@@ -66,7 +90,7 @@ pub const KEYS: &[Key] = &[
     key!(
         "postgres.uri",
         "a connection string without a password",
-        postgres.uri = |v| public_postgres_uri(v).map(Some)
+        postgres.uri = |v| public_postgres_uri(v, "`postgres.uri`").map(Some)
     ),
     key!("postgres.uri_file", "a file name", postgres.uri_file = |v| path(v).map(Some)),
     key!(
@@ -300,6 +324,22 @@ fn level(value: &Value) -> Result<String, String> {
         .map(|_| level.to_owned())
 }
 
+fn source_kind(value: &Value) -> Result<SourceKind, String> {
+    match text(value)? {
+        "mongodb" => Ok(SourceKind::Mongodb),
+        "outbox" => Ok(SourceKind::Outbox),
+        _ => Err("no such source".to_owned()),
+    }
+}
+
+fn table(value: &Value) -> Result<String, String> {
+    let name = text(value)?;
+    if name.split('.').count() > 2 || name.split('.').any(str::is_empty) {
+        return Err("neither a name nor two".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
 fn target_kind(value: &Value) -> Result<TargetKind, String> {
     match text(value)? {
         "atlas" => Ok(TargetKind::Atlas),
@@ -321,12 +361,12 @@ pub const OF_ATLAS: &[(&str, &str)] = &[
     ("worker.update_mode", "a row of PostgreSQL is written whole"),
 ];
 
-fn public_postgres_uri(value: &Value) -> Result<PostgresUri, String> {
+fn public_postgres_uri(value: &Value, key: &'static str) -> Result<PostgresUri, String> {
     let uri = PostgresUri::parse(text(value)?)?;
     if uri.has_credentials() {
         return Err(WITH_CREDENTIALS.to_owned());
     }
-    Ok(uri.from(Origin::Named("`postgres.uri`")))
+    Ok(uri.from(Origin::Named(key)))
 }
 
 const WITH_CREDENTIALS: &str =

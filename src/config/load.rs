@@ -9,8 +9,10 @@ use toml::{Table, Value, de::DeTable};
 
 use super::{
     Config, ConfigError, HttpUrl, Origin, Uri,
+    entries::Mistake,
     error::FilePlace,
     keys::{KEYS, OF_ATLAS},
+    outbox,
     postgres::{self, PostgresUri},
     secret::{self, ReadError},
 };
@@ -80,8 +82,14 @@ fn parse_with(
     let (spans, errors) = DeTable::parse_recoverable(text);
     ConfigError::of_all(all_syntax(path, text, errors))?;
     let table: Table = text.parse().map_err(|error| syntax(path, text, &error))?;
-    let (mapping, mut errors) = postgres::read(spans.get_ref(), path, text);
-    config.mapping = mapping;
+    let mut mistakes = Vec::new();
+    config.mapping = postgres::read(spans.get_ref(), &mut mistakes);
+    config.routes = outbox::read(spans.get_ref(), &mut mistakes);
+    let placed = |(span, error): Mistake| {
+        let start = span.start;
+        (start, error.at(FilePlace::of(path, text, span)))
+    };
+    let mut errors: Vec<_> = mistakes.into_iter().map(placed).collect();
     let flat = flatten(table);
     let goes_to_postgres =
         flat.get("target.kind").and_then(Value::as_str).is_some_and(|kind| kind == "postgres");
@@ -155,7 +163,7 @@ fn flatten(table: Table) -> BTreeMap<String, Value> {
     for (section, value) in table {
         match value {
             // Lists of tables, which are read by themselves.
-            _ if ["column", "child"].contains(&&*section) => {}
+            _ if ["column", "child", "route", "table"].contains(&&*section) => {}
             Value::Table(keys) => {
                 flat.extend(
                     keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)),
@@ -266,21 +274,24 @@ fn read_secrets(
             Err(error) => errors.push(error),
         }
     }
-    let postgres = &mut config.postgres;
-    let read = if let Some(text) = said(env, "POSTGRES_URI") {
-        let uri = PostgresUri::parse(&text).map(|uri| uri.from(Origin::Named("POSTGRES_URI")));
-        Some(uri.map_err(|problem| unfit_uri("POSTGRES_URI", problem)))
-    } else if let (None, Some(path)) = (&postgres.uri, &postgres.uri_file) {
-        let path = in_use(path, env);
-        let of_file = |error| ConfigError::of_file(&path, Some("postgres.uri_file"), error);
-        Some(PostgresUri::read(&path).map_err(of_file))
-    } else {
-        None
-    };
-    match read {
-        Some(Ok(uri)) => postgres.uri = Some(uri),
-        Some(Err(error)) => errors.push(error),
-        None => {}
+    let postgres = (&mut config.postgres.uri, &config.postgres.uri_file);
+    let outbox = (&mut config.outbox.uri, &config.outbox.uri_file);
+    for ((uri, file), variable, key) in
+        [(postgres, "POSTGRES_URI", "postgres.uri_file"), (outbox, "OUTBOX_URI", "outbox.uri_file")]
+    {
+        let read = if let Some(text) = said(env, variable) {
+            let read = PostgresUri::parse(&text).map(|uri| uri.from(Origin::Named(variable)));
+            read.map_err(|problem| unfit_uri(variable, problem))
+        } else if let (None, Some(path)) = (&uri, file) {
+            let path = in_use(path, env);
+            PostgresUri::read(&path).map_err(|error| ConfigError::of_file(&path, Some(key), error))
+        } else {
+            continue;
+        };
+        match read {
+            Ok(read) => *uri = Some(read),
+            Err(error) => errors.push(error),
+        }
     }
     match webhook(config, env) {
         Ok(url) => config.alerts.webhook = url,
@@ -325,6 +336,7 @@ impl Config {
     /// [`ConfigError`], naming the key.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.filter()?;
+        outbox::check(self)?;
         if self.breaker.open_for > self.breaker.open_for_max {
             return Err(ConfigError::invalid(
                 "breaker.open_for",

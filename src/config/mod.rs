@@ -9,10 +9,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::model::namespace::NamespaceFilter;
 
+mod entries;
 mod error;
 mod keys;
 mod load;
 mod mapping;
+mod outbox;
 mod postgres;
 pub mod secret;
 pub mod units;
@@ -22,6 +24,9 @@ mod uri_options;
 pub use error::{ConfigError, FilePlace};
 pub use load::{REFERENCE, Secrets, load, load_with, parse};
 pub use mapping::{ChildRule, ColumnRule, ColumnType, Mapping, NAME_BYTES_MAX, OWN_COLUMNS};
+pub use outbox::{
+    KeyPlace, Outbox, OutboxColumns, RouteOp, RouteRule, Routes, TableRule, ValueRules,
+};
 pub use postgres::PostgresUri;
 pub use uri::{HttpUrl, Origin, Uri};
 pub(crate) use uri::{decoded, encoded};
@@ -29,7 +34,11 @@ pub(crate) use uri::{decoded, encoded};
 /// Everything that can be configured. Field names are the keys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    pub source: Source,
     pub local: Local,
+    pub outbox: Outbox,
+    /// `[[route]]` and `[[table]]`.
+    pub routes: Routes,
     pub target: Target,
     pub atlas: Atlas,
     pub postgres: Postgres,
@@ -44,6 +53,18 @@ pub struct Config {
     pub alerts: Alerts,
     pub shutdown: Shutdown,
     pub log: Log,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    pub kind: SourceKind,
+}
+
+/// What is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    Mongodb,
+    Outbox,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -186,6 +207,9 @@ impl Default for Config {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
+            source: Source { kind: SourceKind::Mongodb },
+            outbox: Outbox::default(),
+            routes: Routes::default(),
             local: Local { uri: None, uri_file: None, timeout: seconds(30) },
             target: Target { kind: TargetKind::Atlas },
             postgres: Postgres::default(),
@@ -257,6 +281,12 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for a pattern that is none.
     pub fn filter(&self) -> Result<NamespaceFilter, ConfigError> {
+        if self.source.kind == SourceKind::Outbox {
+            let led_to = self.routes.collections().into_iter().map(ToString::to_string);
+            return NamespaceFilter::new(&led_to.collect::<Vec<_>>(), &self.namespaces.exclude)
+                .map(|filter| filter.with_state_database(&self.atlas.state_database))
+                .map_err(|error| ConfigError::invalid("source.kind", error.to_string()));
+        }
         let named = self.local.uri.as_ref().and_then(Uri::database);
         let include = match (self.namespaces.include.is_empty(), named) {
             (true, Some(db)) if !crate::model::namespace::is_internal_db(db) => {
@@ -274,6 +304,13 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Missing`] when there is none; [`ConfigError::MissingBoth`] when neither end is named.
     pub fn local_uri(&self) -> Result<&Uri, ConfigError> {
+        if self.source.kind == SourceKind::Outbox {
+            return Err(ConfigError::invalid(
+                "source.kind",
+                "is `outbox`, which this version can be configured for (`outrigger outbox init`) and does not read yet"
+                    .to_owned(),
+            ));
+        }
         self.local.uri.as_ref().ok_or(if self.atlas.uri.is_none() {
             ConfigError::MissingBoth
         } else {
@@ -295,6 +332,24 @@ impl Config {
             what: "PostgreSQL",
             key: "postgres.uri_file",
             variable: "POSTGRES_URI",
+        })
+    }
+
+    /// The connection string of the outbox's database.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`] when there is none, and an invalid one where the source is another.
+    pub fn outbox_uri(&self) -> Result<&PostgresUri, ConfigError> {
+        if self.source.kind != SourceKind::Outbox {
+            return Err(ConfigError::invalid(
+                "source.kind",
+                "is `mongodb`, which has no outbox".to_owned(),
+            ));
+        }
+        self.outbox.uri.as_ref().ok_or(ConfigError::Missing {
+            what: "the outbox",
+            key: "outbox.uri_file",
+            variable: "OUTBOX_URI",
         })
     }
 

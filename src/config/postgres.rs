@@ -1,16 +1,15 @@
 //! PostgreSQL as the target: its address, and what of a document gets a column, or a table, of its own.
 
-use std::{fmt, ops::Range, path::Path};
+use std::{fmt, path::Path};
 
-use toml::{Spanned, de::DeTable, de::DeValue};
+use toml::de::DeTable;
 
 use super::{
-    ConfigError, Origin,
-    error::FilePlace,
+    Origin,
+    entries::{Entry, Mistake, entries, tables},
     mapping::{ChildRule, ColumnRule, ColumnType, Mapping, NAME_BYTES_MAX, OWN_COLUMNS},
     secret::{self, ReadError},
 };
-use crate::model::namespace::Namespace;
 
 /// A PostgreSQL connection string. `Display` and `Debug` show the hosts and the database alone.
 #[derive(Clone, PartialEq, Eq)]
@@ -80,28 +79,20 @@ impl fmt::Debug for PostgresUri {
     }
 }
 
-/// A mistake, and where it stands.
-type Mistake = (Range<usize>, ConfigError);
-
-/// Reads `[[column]]` and `[[child]]` of the whole file. Mistakes come with the place where they begin.
-pub(super) fn read(
-    file: &DeTable<'_>,
-    path: &Path,
-    text: &str,
-) -> (Mapping, Vec<(usize, ConfigError)>) {
-    let mut mistakes = Vec::new();
+/// Reads `[[column]]` and `[[child]]` of the whole file.
+pub(super) fn read(file: &DeTable<'_>, mistakes: &mut Vec<Mistake>) -> Mapping {
     let mut mapping = Mapping::default();
-    for entry in entries(file, "column", &mut mistakes) {
-        let read = column(&entry, true, &mut mistakes);
-        if let (Some(ns), Some(rule)) = (entry.collection(&mut mistakes), read) {
+    for entry in entries(file, "column", mistakes) {
+        let read = column(&entry, true, mistakes);
+        if let (Some(ns), Some(rule)) = (entry.collection(mistakes), read) {
             let names = mapping.columns.iter().filter(|(of, _)| *of == ns).map(|(_, it)| &it.name);
-            entry.check_name(&rule.name, names, OWN_COLUMNS, &mut mistakes);
+            entry.check_name(&rule.name, names, OWN_COLUMNS, mistakes);
             mapping.columns.push((ns, rule));
         }
     }
-    for entry in entries(file, "child", &mut mistakes) {
-        let rule = child(&entry, &mut mistakes);
-        if let (Some(ns), Some(rule)) = (entry.collection(&mut mistakes), rule) {
+    for entry in entries(file, "child", mistakes) {
+        let rule = child(&entry, mistakes);
+        if let (Some(ns), Some(rule)) = (entry.collection(mistakes), rule) {
             let is_taken = mapping
                 .children
                 .iter()
@@ -113,127 +104,7 @@ pub(super) fn read(
             mapping.children.push((ns, rule));
         }
     }
-    let placed = |(span, error): Mistake| {
-        let start = span.start;
-        (start, error.at(FilePlace::of(path, text, span)))
-    };
-    (mapping, mistakes.into_iter().map(placed).collect())
-}
-
-/// One table of an array of them.
-struct Entry<'a, 'b> {
-    section: &'static str,
-    table: &'a DeTable<'b>,
-    span: Range<usize>,
-}
-
-fn entries<'a, 'b>(
-    file: &'a DeTable<'b>,
-    section: &'static str,
-    mistakes: &mut Vec<Mistake>,
-) -> Vec<Entry<'a, 'b>> {
-    let Some(value) = file.get(section) else { return Vec::new() };
-    tables(value, section, mistakes)
-}
-
-fn tables<'a, 'b>(
-    value: &'a Spanned<DeValue<'b>>,
-    section: &'static str,
-    mistakes: &mut Vec<Mistake>,
-) -> Vec<Entry<'a, 'b>> {
-    let items = value.get_ref().as_array().map(|array| array.iter().collect::<Vec<_>>());
-    let Some(items) = items else {
-        let problem = format!("is a list: each entry begins with `[[{section}]]`");
-        mistakes.push((value.span(), ConfigError::invalid(section, problem)));
-        return Vec::new();
-    };
-    let mut entries = Vec::new();
-    for item in items {
-        match item.get_ref().as_table() {
-            Some(table) => entries.push(Entry { section, table, span: item.span() }),
-            None => mistakes
-                .push((item.span(), ConfigError::invalid(section, "is no table".to_owned()))),
-        }
-    }
-    entries
-}
-
-impl Entry<'_, '_> {
-    fn invalid(&self, key: &str, problem: String) -> Mistake {
-        let span = self.table.get(key).map_or_else(|| self.span.clone(), Spanned::span);
-        (span, ConfigError::invalid(self.section, format!("`{key}` {problem}")))
-    }
-
-    fn check_keys(&self, known: &[&'static str], mistakes: &mut Vec<Mistake>) {
-        for key in self.table.keys() {
-            if !known.contains(&key.get_ref().as_ref()) {
-                let nearest = known
-                    .iter()
-                    .copied()
-                    .min_by_key(|known| strsim::damerau_levenshtein(known, key.get_ref()));
-                let error = ConfigError::UnknownKey {
-                    key: format!("{}.{}", self.section, key.get_ref()),
-                    nearest,
-                };
-                mistakes.push((key.span(), error));
-            }
-        }
-    }
-
-    fn text(&self, key: &'static str, mistakes: &mut Vec<Mistake>) -> Option<String> {
-        match self.table.get(key).map(|value| value.get_ref().as_str()) {
-            Some(Some(text)) => Some(text.to_owned()),
-            Some(None) => {
-                mistakes.push(self.invalid(key, "is no text".to_owned()));
-                None
-            }
-            None => {
-                mistakes.push(self.invalid(key, "is missing".to_owned()));
-                None
-            }
-        }
-    }
-
-    fn collection(&self, mistakes: &mut Vec<Mistake>) -> Option<Namespace> {
-        let text = self.text("collection", mistakes)?;
-        match text.parse::<Namespace>() {
-            Ok(ns) if !text.contains(['*', '?']) => Some(ns),
-            Ok(_) => {
-                mistakes.push(
-                    self.invalid("collection", "names one collection, without `*`".to_owned()),
-                );
-                None
-            }
-            Err(error) => {
-                mistakes.push(self.invalid("collection", format!("= {error}")));
-                None
-            }
-        }
-    }
-
-    fn check_name<'n>(
-        &self,
-        name: &str,
-        mut others: impl Iterator<Item = &'n String>,
-        own: &[&str],
-        mistakes: &mut Vec<Mistake>,
-    ) {
-        let key = if self.table.contains_key("name") { "name" } else { "path" };
-        let problem = if own.contains(&name) {
-            format!(
-                "makes a column `{name}`, which every such table has of its own; give it another `name`"
-            )
-        } else if others.any(|other| other == name) {
-            format!("makes a second column `{name}`; give it another `name`")
-        } else if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            format!(
-                "makes the column's name empty, or longer than {NAME_BYTES_MAX} bytes; give it another `name`"
-            )
-        } else {
-            return;
-        };
-        mistakes.push(self.invalid(key, problem));
-    }
+    mapping
 }
 
 fn path_of(

@@ -26,6 +26,7 @@ use crate::{
 pub(crate) mod fake;
 mod hint;
 pub mod mongodb;
+pub mod outbox;
 
 pub use self::mongodb::{
     ChangeStream, ChangeStreamSource, PIPELINE_VERSION, SourceInfo, evidence, inspect, is_router,

@@ -46,14 +46,15 @@ fn the_reference_file_shows_every_key() {
         .fold(String::new(), |text, line| text + line + "\n")
         .replace("uri_file = \"/etc/outrigger/local.uri\"\n", "")
         .replace("uri_file = \"/etc/outrigger/atlas.uri\"\n", "")
-        .replace("uri_file = \"/etc/outrigger/postgres.uri\"\n", "");
+        .replace("uri_file = \"/etc/outrigger/postgres.uri\"\n", "")
+        .replace("uri_file = \"/etc/outrigger/outbox.uri\"\n", "");
 
     let config = load_text(&all, &[]).unwrap();
 
     assert!(config.local.uri.is_some() && config.atlas.uri.is_some());
     assert!(config.alerts.webhook.is_some() && config.alerts.heartbeat_url.is_some());
     let shown = REFERENCE.lines().filter(|line| line.contains(" = ")).count();
-    assert_eq!(shown, 50, "a key is missing in config.toml, or this count is old");
+    assert_eq!(shown, 59, "a key is missing in config.toml, or this count is old");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod guest_of_its_host;
 mod kubernetes;
 mod metrics_tell_the_truth;
 mod newcomer;
+mod outbox_table;
 mod package;
 mod pauses;
 mod postgres_schema;
