@@ -11,17 +11,14 @@
 
 use std::path::Path;
 
-use outrigger::{
-    Agent, config,
-    sink::postgres::{Exact, PostgresSink},
-};
+use outrigger::{Agent, config, sink::postgres::PostgresSink};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let file = Path::new("config.toml");
     let mut config = config::load(file.exists().then_some(file), |name| std::env::var(name).ok())?;
     config.target.kind = config::TargetKind::Postgres;
-    let sink = PostgresSink::new(&config, Exact::Hash)?;
+    let sink = PostgresSink::new(&config)?;
     let agent = Agent::builder(config).sink(sink).prepare().await?;
     let until = async {
         let _ = tokio::signal::ctrl_c().await;

@@ -43,7 +43,8 @@ pub(super) async fn show(
                 .cause(crate::observe::report::one_line(&error))
                 .hint("`outrigger status` tells which end is away")
         })?;
-        report.last_sync = handles.status.recent.when(&ns, &key).and_then(rfc3339);
+        let remembered = handles.status.recent.when(&ns, &key).and_then(rfc3339);
+        report.last_sync = remembered.or(report.last_sync);
         let exists = report.in_local != Some(false) || report.in_atlas != Some(false);
         if exists {
             return Ok(Json(report));

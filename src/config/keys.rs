@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use toml::Value;
 
 use super::{
-    Config, HttpUrl, LogFormat, Origin, OutboxColumns, PostgresUri, SourceKind, TargetKind,
+    Config, Exact, HttpUrl, LogFormat, Origin, OutboxColumns, PostgresUri, SourceKind, TargetKind,
     UpdateMode, Uri, units,
 };
 
@@ -93,6 +93,7 @@ pub const KEYS: &[Key] = &[
         postgres.uri = |v| public_postgres_uri(v, "`postgres.uri`").map(Some)
     ),
     key!("postgres.uri_file", "a file name", postgres.uri_file = |v| path(v).map(Some)),
+    key!("postgres.exact", "hash or raw", postgres.exact = exact),
     key!(
         "namespaces.include",
         "a list of patterns such as `shop.*`",
@@ -345,6 +346,14 @@ fn target_kind(value: &Value) -> Result<TargetKind, String> {
         "atlas" => Ok(TargetKind::Atlas),
         "postgres" => Ok(TargetKind::Postgres),
         _ => Err("no such target".to_owned()),
+    }
+}
+
+fn exact(value: &Value) -> Result<Exact, String> {
+    match text(value)? {
+        "hash" => Ok(Exact::Hash),
+        "raw" => Ok(Exact::Raw),
+        _ => Err("no such form".to_owned()),
     }
 }
 

@@ -91,6 +91,17 @@ pub enum TargetKind {
 pub struct Postgres {
     pub uri: Option<PostgresUri>,
     pub uri_file: Option<PathBuf>,
+    pub exact: Exact,
+}
+
+/// How much of a document PostgreSQL keeps beside its JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exact {
+    /// The hash of its BSON, by which it is known to be the same; the BSON where the JSON does not say all.
+    #[default]
+    Hash,
+    /// The BSON itself.
+    Raw,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -3,11 +3,13 @@
 //! [`Side`] is the seam: what there is, how much of it, and its documents in the order of their keys, by key, or as sums.
 //! The source's side and the target's are asked the same, and neither is asked what kind of database it is. What only
 //! one can answer that keeps options and indexes as a MongoDB does is [`SchemaSide`], and [`Notes`] are for one that may
-//! be restored into. [`MongoSide`] is the one maker; [`Blind`] is there for a target that nobody can look into.
+//! be restored into. [`MongoSide`] and [`PostgresSide`] are its makers; [`Blind`] is there for a target that nobody can
+//! look into.
 //!
 //! - **Both sides have one order.** A comparison walks the source's side page by page, and asks the target's for what is
 //!   between two keys that it has seen there. So between any two keys a target must have what the source has between
-//!   them: a target that keeps keys in an encoding of its own needs one that sorts as the source does.
+//!   them: a target that keeps keys in an encoding of its own needs one that sorts as the source does. Where it has none,
+//!   [it says so](Side::keeps_order_of), and each side is asked for the keys of the other.
 //! - **Documents are lent.** A [`Page`] keeps a reply as it came, and whoever writes what is in it borrows it.
 //! - **A copy may be less than a document**: a target that keeps only a hash of each hands out `{_id, hash}`, and tells
 //!   whether that [is the copy](Side::is_copy) of an original. It cannot be restored from.
@@ -46,6 +48,7 @@ mod walk;
 use records::LeaseRecords;
 
 pub use self::mongodb::MongoSide;
+pub use self::postgres::PostgresSide;
 pub use blind::Blind;
 pub use listing::{Collection, LeftOut, Listing};
 pub use walk::{Batch, KeyRange, Order, Page, Part, Place, Route, Walk};
@@ -160,6 +163,15 @@ pub trait Side: Send + Sync {
         keys: &'a [DocumentKey],
     ) -> Answer<'a, HashMap<Vec<u8>, RawDocumentBuf>>;
 
+    /// When a copy was written, in milliseconds since 1970, where the side keeps that with it.
+    fn written_at<'a>(
+        &'a self,
+        _ns: &'a Namespace,
+        _key: &'a DocumentKey,
+    ) -> Answer<'a, Option<u64>> {
+        Box::pin(ready(Ok(None)))
+    }
+
     /// The sums of the parts into which `splits` cut a range, in a state not older than `after`.
     fn digests<'a>(
         &'a self,
@@ -174,6 +186,17 @@ pub trait Side: Send + Sync {
     /// Whether what this side has handed out is the copy of an original.
     fn is_copy(&self, original: &RawDocument, copy: &RawDocument) -> bool {
         original.as_bytes() == copy.as_bytes()
+    }
+
+    /// Whether what it hands out are the documents. A side that keeps less of them cannot be restored from.
+    fn keeps_documents(&self) -> bool {
+        true
+    }
+
+    /// Whether it walks the documents of a collection with these options in the source's order. What is not is
+    /// compared key by key.
+    fn keeps_order_of(&self, _options: &RawDocument) -> bool {
+        true
     }
 
     /// What was handed out as a document is none.

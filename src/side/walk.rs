@@ -45,7 +45,8 @@ pub enum Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     ById,
-    /// As they lie, which for a capped collection is the order of insertion. The whole collection only.
+    /// As they lie, which for a capped collection is the order of insertion. The whole collection only; a side that knows
+    /// of no such order takes any.
     Natural,
 }
 

@@ -59,6 +59,8 @@ pub struct Comparison<'a> {
     /// The local database has no collection of the name. A view may have it, through which others' documents would be
     /// read, or a time series.
     pub is_only_in_target: bool,
+    /// The two sides walk it in different orders: each is asked for the keys of the other.
+    pub by_key: bool,
     /// Documents in a reply.
     pub page: u32,
     pub stop: &'a Stop,
@@ -78,6 +80,9 @@ impl Comparison<'_> {
         part: Part,
         findings: &F,
     ) -> Result<(), SyncError> {
+        if self.by_key && !self.is_only_in_target {
+            return self.each_key(part, findings).await;
+        }
         let route = self.route(range.clone(), part, self.after);
         let mut walk = PatientWalk::new(self.sides, SideName::Local, route, self.stop);
         let mut from = range.from.clone();
@@ -221,6 +226,7 @@ mod tests {
             ns: &ns,
             after: ClusterTime::default(),
             is_only_in_target: false,
+            by_key: false,
             page: 3,
             stop: &stop,
         };

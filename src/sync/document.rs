@@ -43,7 +43,7 @@ pub struct DocumentReport {
     pub state: DocumentState,
     /// Why it is not in Atlas, or what went wrong at the last attempt.
     pub error: Option<String>,
-    /// When it was last written to Atlas, RFC 3339, as far as a running agent remembers.
+    /// When it was last written to Atlas, RFC 3339, as far as a running agent remembers, or the copy says.
     pub last_sync: Option<String>,
     /// Since when its change waits, or was given up, RFC 3339.
     pub since: Option<String>,
@@ -132,6 +132,8 @@ pub async fn look_up(
         let source = local.find(ns, keys).await?.remove(&name);
         let target = atlas.find(ns, keys).await?.remove(&name);
         (report.in_local, report.in_atlas) = (Some(source.is_some()), Some(target.is_some()));
+        let written = atlas.written_at(ns, key).await?;
+        report.last_sync = written.and_then(rfc3339);
         if is_same(atlas, source.as_deref(), target.as_deref()) {
             return Ok(report);
         }

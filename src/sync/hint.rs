@@ -63,6 +63,10 @@ impl Hint for RestoreError {
             RestoreError::Another { .. } => {
                 "finish that one, or drop the collection `outrigger.restore` and what was restored"
             }
+            RestoreError::NoDocuments => {
+                "with `exact = \"raw\"` under `[postgres]` it keeps them from the next sync on; what is lost now is in a \
+                 backup of the local database"
+            }
             RestoreError::Nothing => {
                 "check the address in MONGODB_ATLAS_URI, `[namespaces]` and the database that MONGODB_LOCAL_URI names"
             }

@@ -18,7 +18,7 @@
 //! [`Reconciler`] is four tasks side by side, each in a folder or file of its own, with what it remembers: the keeper
 //! of the lease (`ownership`), the full sync (`full`), the keeper of options and indexes (`keeper`), and the count of
 //! both sides (`counts`). They share a [`Context`]. The verification and the restore are runs of their own, without a
-//! queue. All of them read and write the two ends by `range`, `copy`, `compare` and `digest`,
+//! queue. All of them read and write the two ends by `range`, `copy`, `compare`, `by_key` and `digest`,
 //! and see of each no more than a [`Side`].
 
 use std::{sync::Arc, time::Duration};
@@ -35,6 +35,7 @@ use crate::{
     source::SourceError,
 };
 
+mod by_key;
 mod compare;
 mod context;
 mod copy;

@@ -74,6 +74,9 @@ pub enum RestoreError {
     /// Another restore was begun there.
     #[error("a restore from `{origin}` was begun into this local database and is not finished")]
     Another { origin: String },
+    /// The target keeps something else of each document: a hash.
+    #[error("the target keeps no whole documents, so nothing can be restored from it")]
+    NoDocuments,
     /// There is nothing to restore.
     #[error("Atlas holds no collection that would be restored")]
     Nothing,
@@ -96,6 +99,9 @@ impl<K: SchemaSink> Restore<'_, K> {
     /// # Errors
     /// [`RestoreError`]. What was copied stays, and the next run goes on from there.
     pub async fn run(&self) -> Result<Restored, RestoreError> {
+        if !self.sides.atlas.keeps_documents() {
+            return Err(RestoreError::NoDocuments);
+        }
         let found = ask!(self.sides, self.stop, atlas_collections(&*self.sides.atlas, self.filter));
         let patterns = &self.scope.patterns().include;
         if let Some(nothing) = unmatched(patterns, &[&found]).into_iter().next() {
@@ -124,6 +130,10 @@ impl<K: SchemaSink> Restore<'_, K> {
         }
         let (notes, done) = (&notes, Mutex::new(Restored::default()));
         let outcome = &done;
+        if self.sides.atlas.schema().is_none() {
+            let problem = "options and indexes of collections: the target keeps none";
+            outcome.lock().problems.push(problem.to_owned());
+        }
         for LeftOut { ns, reason } in left_out {
             note_problems(outcome, &ns, vec![reason.to_owned()]);
         }

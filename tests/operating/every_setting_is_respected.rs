@@ -43,6 +43,7 @@ const PROVED_BY: &[(&str, &str)] = &[
     ),
     ("postgres.uri", "tables_are_printed_made_and_drafted_from_what_is_there"),
     ("postgres.uri_file", "a_connection_string_may_come_from_a_file"),
+    ("postgres.exact", "what_is_kept_raw_is_handed_out_byte_for_byte_and_what_is_not_is_said"),
     ("namespaces.include", "property_11_excluded_collections_and_limits_are_respected"),
     ("namespaces.exclude", "property_11_excluded_collections_and_limits_are_respected"),
     ("queue.path", "property_11_files_are_where_they_are_told_to_be"),

@@ -4,16 +4,13 @@
 use std::{collections::BTreeMap, path::Path};
 
 use mongodb::bson::{Bson, Decimal128, Document, RawDocumentBuf, doc, oid::ObjectId};
-use outrigger::{
-    Agent, Config, config,
-    sink::postgres::{Exact, PostgresSink},
-};
+use outrigger::{Agent, Config, config, sink::postgres::PostgresSink};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
 
 use crate::support::{PATIENCE, eventually, mongod::Mongod, orders, postgres::Postgres, seed};
 
-fn configured(local: &Mongod, target: &Postgres, dir: &Path, declared: &str) -> Config {
+pub(super) fn configured(local: &Mongod, target: &Postgres, dir: &Path, declared: &str) -> Config {
     let text = format!(
         "[local]\nuri = \"{}\"\n[queue]\npath = \"{}\"\n[worker]\nbatch_size = 50\n[target]\nkind = \"postgres\"\n{declared}",
         local.uri(),
@@ -26,7 +23,7 @@ fn configured(local: &Mongod, target: &Postgres, dir: &Path, declared: &str) -> 
 
 /// Replicates for as long as `work` goes on.
 async fn replicating(config: &Config, work: impl Future<Output = ()>) {
-    let sink = PostgresSink::new(config, Exact::Hash).unwrap();
+    let sink = PostgresSink::new(config).unwrap();
     let agent = Agent::builder(config.clone()).sink(sink).prepare().await.unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let work = async {
@@ -60,7 +57,7 @@ async fn in_postgres(target: &Postgres) -> Vec<String> {
 }
 
 /// `_id`s of every type that a server takes, and some that it holds for one with others.
-fn odd_id(random: &mut StdRng) -> Bson {
+pub(super) fn odd_id(random: &mut StdRng) -> Bson {
     let decimal = |text: &str| Bson::Decimal128(text.parse::<Decimal128>().unwrap());
     match random.random_range(0..16) {
         0 => Bson::Int32(random.random_range(-5..5)),
@@ -86,7 +83,7 @@ fn odd_id(random: &mut StdRng) -> Bson {
     }
 }
 
-fn odd_document(random: &mut StdRng, id: Bson) -> Document {
+pub(super) fn odd_document(random: &mut StdRng, id: Bson) -> Document {
     let items: Vec<_> = (0..random.random_range(0..4))
         .map(|n| doc! { "sku": format!("s{n}"), "qty": if n == 2 { Bson::Null } else { Bson::Int32(n) } })
         .collect();
@@ -98,7 +95,7 @@ fn odd_document(random: &mut StdRng, id: Bson) -> Document {
     doc! { "_id": id, "customer": { "name": "Ann" }, "v": v, "items": items, "nul": if random.random_bool(0.1) { "\0" } else { "" } }
 }
 
-const DECLARED: &str = "[[column]]\ncollection = \"shop.orders\"\npath = \"v\"\ntype = \"integer\"\n\
+pub(super) const DECLARED: &str = "[[column]]\ncollection = \"shop.orders\"\npath = \"v\"\ntype = \"integer\"\n\
                         [[column]]\ncollection = \"shop.orders\"\npath = \"customer.name\"\nname = \"customer\"\ntype = \"text\"\n\
                         [[child]]\ncollection = \"shop.orders\"\npath = \"items\"\ntable = \"orders_items\"\n\
                         columns = [{ path = \"sku\", type = \"text\" }, { path = \"qty\", type = \"integer\" }]\n";

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use outrigger::{
-    config::{ChildRule, ColumnRule, ColumnType, Mapping},
+    config::{ChildRule, ColumnRule, ColumnType, Exact, Mapping},
     model::{
         checkpoint::ClusterTime,
         document_key::DocumentKey,
@@ -18,7 +18,7 @@ use outrigger::{
     },
     sink::{
         Changed, SchemaSink, Sink, SinkError, Write, Written,
-        postgres::{Exact, PostgresSink, connect, fence::Fence},
+        postgres::{PostgresSink, connect, fence::Fence},
     },
 };
 

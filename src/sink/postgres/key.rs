@@ -25,7 +25,7 @@ use crate::model::raw::{self, Malformed, kind};
 const DEPTH_MAX: usize = 200;
 
 /// MongoDB's order of types. None is zero, which ends what holds others, before every other value.
-mod tag {
+pub(super) mod tag {
     pub const MIN_KEY: u8 = 10;
     pub const UNDEFINED: u8 = 15;
     pub const NULL: u8 = 20;
@@ -173,22 +173,22 @@ fn escaped(bytes: &[u8], out: &mut Vec<u8>) {
 
 /// Numbers, exactly: every value of the four types has a finite decimal expansion, so its sign, its exponent and
 /// its digits are one form for all of them.
-mod number {
-    const NAN: u8 = 0;
-    const NEGATIVE_INFINITY: u8 = 1;
-    const NEGATIVE: u8 = 2;
-    const ZERO: u8 = 3;
-    const POSITIVE: u8 = 4;
-    const INFINITY: u8 = 5;
+pub(super) mod number {
+    pub(in super::super) const NAN: u8 = 0;
+    pub(in super::super) const NEGATIVE_INFINITY: u8 = 1;
+    pub(in super::super) const NEGATIVE: u8 = 2;
+    pub(in super::super) const ZERO: u8 = 3;
+    pub(in super::super) const POSITIVE: u8 = 4;
+    pub(in super::super) const INFINITY: u8 = 5;
 
     /// More than the exponent of any double or decimal (-6176 to 6144).
-    const BIAS: i32 = 1 << 14;
+    pub(in super::super) const BIAS: i32 = 1 << 14;
 
     pub(super) fn integer(v: i64, out: &mut Vec<u8>) {
         digits(v < 0, v.unsigned_abs().into(), 0, out);
     }
 
-    pub(super) fn double(v: f64, out: &mut Vec<u8>) {
+    pub(in super::super) fn double(v: f64, out: &mut Vec<u8>) {
         if v.is_nan() {
             return out.push(NAN);
         }
@@ -245,7 +245,12 @@ mod number {
     }
 
     /// `±d.ddd · 10^exponent`, without zeros at the end. Two digits to a byte, none of which is zero, then zero.
-    fn finite(is_negative: bool, digits: &[u8], exponent: i32, out: &mut Vec<u8>) {
+    pub(in super::super) fn finite(
+        is_negative: bool,
+        digits: &[u8],
+        exponent: i32,
+        out: &mut Vec<u8>,
+    ) {
         out.push(if is_negative { NEGATIVE } else { POSITIVE });
         let start = out.len();
         out.extend_from_slice(&((exponent + BIAS) as u16).to_be_bytes());

@@ -9,10 +9,11 @@
 //! refused.
 //!
 //! The files in their order: `names` and `table` (what a collection is called, and what it consists of), `cell`,
-//! `column`, `json` and `moment` (values), `key` and `row` (a document as its row), `ddl` (the statements that make the
-//! tables), `fence` (whose transactions count), `statement`, `wire`, `batch` and `copy` (those that write rows, and one
-//! transaction of them), `change` (tables that come, go, and are renamed), `writer` (the sink), `draft` (what could be
-//! declared). The server itself is spoken to by [`crate::postgres`].
+//! `column`, `json` and `moment` (values), `key`, `unkey` and `row` (a document as its row), `ddl` (the statements that
+//! make the tables), `fence` (whose transactions count), `statement`, `wire`, `batch` and `copy` (those that write rows,
+//! and one transaction of them), `change` (tables that come, go, and are renamed), `writer` (the sink), `draft` (what
+//! could be declared), `jsonb`, `print` and `read` (what stands there, told by hashes). The server itself is spoken to by
+//! [`crate::postgres`].
 
 mod batch;
 mod cell;
@@ -23,16 +24,19 @@ pub mod ddl;
 pub mod draft;
 pub mod fence;
 mod json;
+mod jsonb;
 mod key;
 mod moment;
 pub mod names;
-mod row;
+pub mod print;
+pub mod read;
+pub mod row;
 mod statement;
 pub mod table;
+pub mod unkey;
 mod wire;
 mod writer;
 
-pub use row::Exact;
 pub use writer::PostgresSink;
 
 pub use crate::postgres::{class, connect};

@@ -13,7 +13,7 @@ use super::{
     table::{Child, OWN_COLUMNS, Table},
 };
 use crate::{
-    config::ColumnRule,
+    config::{ColumnRule, Exact},
     model::{
         document_key::DocumentKey,
         raw::{self, Field, Malformed, kind},
@@ -23,16 +23,6 @@ use crate::{
 /// A B-tree of PostgreSQL takes no key above 2,704 bytes. A longer one is cut, and has a hash of all of it at its end: it
 /// is still of one document alone, and stands where it did but among those that begin with the same 2,000 bytes.
 const KEY_BYTES_MAX: usize = 2_000;
-
-/// How much of a document is kept beside its JSON.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Exact {
-    /// The hash of its BSON, by which it is known to be the same; the BSON where the JSON does not say all.
-    #[default]
-    Hash,
-    /// The BSON itself.
-    Raw,
-}
 
 /// A document as its table holds it.
 #[derive(Clone, Debug, PartialEq)]
@@ -174,16 +164,60 @@ fn cell_of(column: &ColumnRule, found: Option<Found<'_>>, misfits: &mut Vec<Stri
 /// # Errors
 /// [`Malformed`] where the key holds no value.
 pub fn key_of(key: &DocumentKey) -> Result<Vec<u8>, Malformed> {
-    let field = raw::fields(key.filter())
-        .next()
-        .unwrap_or_else(|| Err(Malformed("a key without a value".into())))?;
-    let mut bytes = key::encode(field.kind, field.value)?;
+    if let Some(stored) = stored_as(key) {
+        return Ok(stored);
+    }
+    let mut bytes = whole_key_of(key)?;
     if bytes.len() > KEY_BYTES_MAX {
         let hash = Sha256::digest(&bytes);
         bytes.truncate(KEY_BYTES_MAX);
         bytes.extend_from_slice(&hash);
     }
     Ok(bytes)
+}
+
+/// As [`key_of`], not cut: the order of these is MongoDB's also among keys that begin alike.
+///
+/// # Errors
+/// [`Malformed`] where the key holds no value.
+pub fn whole_key_of(key: &DocumentKey) -> Result<Vec<u8>, Malformed> {
+    let field = raw::fields(key.filter())
+        .next()
+        .unwrap_or_else(|| Err(Malformed("a key without a value".into())))?;
+    key::encode(field.kind, field.value)
+}
+
+/// Whether a primary key ends in a hash.
+pub fn is_cut(stored: &[u8]) -> bool {
+    stored.len() > KEY_BYTES_MAX
+}
+
+/// Bounds of all keys that begin as this one does, where it is cut.
+pub fn begin_alike(stored: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let first = is_cut(stored).then(|| stored[..KEY_BYTES_MAX].to_vec())?;
+    // Longer than any hash, and not less than one.
+    let last = [&first[..], &[0xFF; 33]].concat();
+    Some((first, last))
+}
+
+/// A key for a row that is none of a document: somebody has made it. No document has it, since no list can be an `_id`.
+/// [`key_of`] leads back to the row, so that it can be told, and deleted, unless it is cut: it may be a document's.
+///
+/// # Errors
+/// Never: what it makes is a key.
+pub fn key_of_stranger(stored: &[u8]) -> Result<DocumentKey, Malformed> {
+    let subtype = bson::spec::BinarySubtype::Generic;
+    let mut list = bson::RawArrayBuf::new();
+    list.push(bson::Binary { subtype, bytes: stored.to_vec() });
+    DocumentKey::of(&bson::rawdoc! { "_id": list })
+}
+
+fn stored_as(key: &DocumentKey) -> Option<Vec<u8>> {
+    let field = raw::fields(key.filter()).next()?.ok()?;
+    let list = (field.kind == kind::ARRAY).then(|| raw::nested(field.value).ok()).flatten()?;
+    let inside = raw::fields(list).next()?.ok()?;
+    let stored = inside.value.get(5..).filter(|_| inside.kind == kind::BINARY)?;
+    (!is_cut(stored)).then(|| stored.to_vec())
 }
 
 /// The `_id` as people write it: the 24 digits of an ObjectId, else canonical Extended JSON.

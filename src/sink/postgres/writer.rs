@@ -18,11 +18,11 @@ use super::{
     copy,
     fence::Fence,
     names::{OWN_SCHEMA, quoted},
-    row::{self, Exact, Rows},
+    row::{self, Rows},
     table::Table,
 };
 use crate::{
-    config::{Config, ConfigError, Mapping},
+    config::{Config, ConfigError, Exact, Mapping},
     model::{
         event::{SchemaChange, is_series},
         namespace::Namespace,
@@ -70,11 +70,11 @@ impl PostgresSink {
     ///
     /// # Errors
     /// [`ConfigError`], where the target is another, or its address is none.
-    pub fn new(config: &Config, exact: Exact) -> Result<Self, ConfigError> {
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
         let uri = config.postgres_uri()?;
         let pg = Postgres::new(uri.expose(), config.worker.lanes, TIMEOUT)
             .map_err(|error| ConfigError::invalid("postgres.uri", error.to_string()))?;
-        Ok(Self::of(pg, config.mapping.clone(), exact, None))
+        Ok(Self::of(pg, config.mapping.clone(), config.postgres.exact, None))
     }
 
     /// Writes only what `fence` lets through, where there is one.

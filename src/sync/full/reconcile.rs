@@ -63,7 +63,7 @@ pub(super) async fn reconcile<K: SchemaSink>(
         }
     }
     run.set_state(ns, ShareState::Running);
-    let repaired = Repair::new(run, ns, collection.id).run(size, collection.is_clustered()).await;
+    let repaired = Repair::new(run, ns, collection.id).run(size, Some(collection)).await;
     queue.keep_in_order(ns, collection.is_capped());
     let is_refused = repaired?;
     if is_refused {

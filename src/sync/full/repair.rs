@@ -18,7 +18,7 @@ use crate::{
     queue::{Incoming, Work},
     runtime::{clock::now_ms, shutdown::blocking},
     schema::Kind,
-    side::{KeyRange, Part, Size},
+    side::{Collection, KeyRange, Part, Size},
     sink::SchemaSink,
     sync::{
         SyncError,
@@ -101,17 +101,23 @@ impl<'a, K: SchemaSink> Repair<'a, K> {
     }
 
     /// Compares the collection and queues what differs. True when a mass delete was refused.
-    pub async fn run(&self, size: Size, is_clustered: bool) -> Result<bool, SyncError> {
+    pub async fn run(
+        &self,
+        size: Size,
+        collection: Option<&Collection>,
+    ) -> Result<bool, SyncError> {
         let Run { cx, after, stop, .. } = self.run;
         let comparison = Comparison {
             sides: &cx.sides,
             ns: self.ns,
             after: *after,
             is_only_in_target: self.is_another_kind().await?,
+            by_key: collection.is_some_and(|of| !cx.sides.atlas.keeps_order_of(&of.options)),
             page: size.page(),
             stop,
         };
-        let plan = self.load(size).await?;
+        let plan = if comparison.by_key { CopyPlan::default() } else { self.load(size).await? };
+        let is_clustered = collection.is_some_and(Collection::is_clustered);
         // A clustered collection has no index to hash a range by.
         let by_digest = self.run.request.digest && !is_clustered;
         self.compare(&comparison, &plan, size, by_digest).await?;

@@ -27,7 +27,7 @@ pub(super) async fn compare_rest<K: SchemaSink>(
         }
         run.set_state(&ns, ShareState::Running);
         run.note_schema(&ns, &["the collection is in Atlas only".to_owned()]);
-        let done = Repair::new(run, &ns, None).run(Size::default(), false).await.map(Some);
+        let done = Repair::new(run, &ns, None).run(Size::default(), None).await.map(Some);
         let Some(is_refused) = run.unless_refused(&ns, done)? else { continue };
         if is_refused {
             run.refuse(&ns).await?;
