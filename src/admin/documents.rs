@@ -10,7 +10,6 @@ use super::{Api, Problem};
 use crate::{
     model::{document_key::DocumentKey, namespace::Namespace},
     runtime::clock::rfc3339,
-    side::MongoSide,
     sync::document::{DocumentReport, look_up, not_replicated},
 };
 
@@ -32,12 +31,11 @@ pub(super) async fn show(
         return Err(if let Some(hint) = hint { problem.hint(hint) } else { problem });
     }
     let handles = &api.handles;
-    let (local, atlas) = (MongoSide::source(&handles.local), MongoSide::target(&handles.atlas));
+    let (local, atlas) = (&*handles.local.side, &*handles.atlas.side);
     let mut found = None;
     // What was typed may mean more than one `_id`; the first that anybody has is meant.
     for key in DocumentKey::meant_by(&id) {
-        let report =
-            look_up(&handles.queue, Some(&handles.reading), &*local, &*atlas, &ns, &key).await;
+        let report = look_up(&handles.queue, Some(&handles.reading), local, atlas, &ns, &key).await;
         let mut report = report.map_err(|error| {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not both sides can be asked")
                 .cause(crate::observe::report::one_line(&error))

@@ -14,7 +14,6 @@ use crate::{
     model::namespace::NamespaceFilter,
     observe::progress::ProgressReport,
     runtime::{clock::now_ms, shutdown::blocking},
-    side::MongoSide,
     sync::{
         Unmatched, is_all_held_up, nothing_of, refused_of_the_run,
         state::{Cancelled, Reason, SyncRequest, SyncState},
@@ -98,8 +97,7 @@ async fn nothing_matches(api: &Api, patterns: &[String]) -> Option<Unmatched> {
     if patterns.is_empty() {
         return None;
     }
-    let (local, atlas) = (MongoSide::source(local), MongoSide::target(atlas));
-    nothing_of(patterns, &*local, &*atlas, &config.filter().ok()?).await
+    nothing_of(patterns, &*local.side, &*atlas.side, &config.filter().ok()?).await
 }
 
 pub(super) async fn cancel(State(api): State<Api>) -> Result<Json<serde_json::Value>, Problem> {

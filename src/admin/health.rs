@@ -10,7 +10,7 @@ use crate::{
     agent::{Handles, is_gapless, judgement},
     gate::writing::Against,
     model::{checkpoint::ClusterTime, namespace::Namespace},
-    mongo::{Mongo, MongoError},
+    mongo::MongoError,
     observe::{
         alerts::Alert,
         health::Health,
@@ -30,6 +30,7 @@ use crate::{
         shutdown::blocking,
     },
     schema::watch::Build,
+    side::Peer,
 };
 
 /// `GET /api/sync/health`.
@@ -193,7 +194,7 @@ pub fn report(handles: &Handles) -> HealthReport {
         dead_letters: vitals.dead_letters,
         oldest_pending_ms: oldest_ms.map(|oldest| now.saturating_sub(oldest)),
         oplog_window_s: state.oplog_window_s,
-        local_scan_ms: local.at_work_since().map(|since| now.saturating_sub(since)),
+        local_scan_ms: local.peer.at_work_since().map(|since| now.saturating_sub(since)),
         verdict,
         outlook: outlook_of(handles, read_ms, oldest_ms),
     }
@@ -280,18 +281,18 @@ pub struct DatabasesReport {
 }
 
 pub(super) async fn databases(State(api): State<Api>) -> Json<DatabasesReport> {
-    let (local, atlas) = tokio::join!(ask(&api.handles.local), ask(&api.handles.atlas));
+    let (local, atlas) = tokio::join!(ask(&*api.handles.local.peer), ask(&*api.handles.atlas.peer));
     Json(DatabasesReport { local, atlas })
 }
 
 /// Longest wait for an end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-async fn ask(mongo: &Mongo) -> DatabaseReport {
+async fn ask(peer: &dyn Peer) -> DatabaseReport {
     let started = Instant::now();
     // An end that hangs must not make the answer hang.
-    let version = tokio::time::timeout(PATIENCE, mongo.version()).await;
-    match version.unwrap_or(Err(MongoError::Silent(PATIENCE))) {
+    let version = tokio::time::timeout(PATIENCE, peer.version()).await;
+    match version.unwrap_or_else(|_| Err(MongoError::Silent(PATIENCE).to_string())) {
         Ok(version) => DatabaseReport {
             state: "connected",
             version: Some(version),
@@ -302,7 +303,7 @@ async fn ask(mongo: &Mongo) -> DatabaseReport {
             state: "disconnected",
             version: None,
             round_trip_ms: None,
-            error: Some(error.to_string()),
+            error: Some(error),
         },
     }
 }

@@ -172,12 +172,12 @@ impl Exposition {
             (
                 "outrigger_atlas_sent_bytes_total",
                 "Bytes of the commands sent to Atlas, before compression.",
-                handles.atlas.sent(),
+                handles.atlas.peer.sent(),
             ),
             (
                 "outrigger_atlas_received_bytes_total",
                 "Bytes of the replies of cursors in Atlas, before compression.",
-                handles.atlas.received(),
+                handles.atlas.peer.received(),
             ),
             (
                 "outrigger_breaker_openings_total",

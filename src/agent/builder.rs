@@ -2,8 +2,11 @@
 
 use std::{future::Future, pin::Pin};
 
-use super::{Agent, AgentError, Handles, SinkBuilder};
-use crate::{config::Config, sink::Sink};
+use super::{Agent, AgentError, Handles};
+use crate::{
+    config::Config,
+    sink::{OwnSink, Sink},
+};
 
 /// Serves until it is dropped.
 pub type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -18,11 +21,12 @@ pub struct Builder {
     pub(super) config: Config,
     pub(super) adopt: bool,
     pub(super) serve: Option<Serve>,
+    pub(super) own: Option<OwnSink>,
 }
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
-        Self { config, adopt: false, serve: None }
+        Self { config, adopt: false, serve: None, own: None }
     }
 
     /// Takes over a target that holds somebody else's data, and a local database that is another than the one
@@ -50,12 +54,16 @@ impl Builder {
     /// than once, and never an older version behind a newer one. It is told nothing of collections as such: what is
     /// renamed comes once more under the new name, and what goes with its collection, or within a gap of the stream, goes
     /// without a word.
+    ///
+    /// Nobody can look into such a target: it carries no lease, is not compared or counted, and each full sync gives it
+    /// everything that there is.
     #[must_use]
-    pub fn sink<K: Sink>(self, sink: K) -> SinkBuilder<K> {
-        SinkBuilder::new(self.config, sink)
+    pub fn sink(mut self, sink: impl Sink) -> Self {
+        self.own = Some(OwnSink::new(sink));
+        self
     }
 
-    /// Connects, checks that the local database can be replicated from, and opens the queue. Atlas
+    /// Connects, checks that the local database can be replicated from, and opens the queue. The target
     /// may be away.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::{
     mongo::{Connect, Mongo, MongoError},
     policy::{backoff::RetrySchedule, breaker::BreakerPolicy, limiter::Limiter},
     queue::QueueOptions,
-    side::MongoSide,
+    side::Side,
     sync::Sides,
     worker::WorkerOptions,
 };
@@ -69,8 +69,12 @@ fn unusable(error: MongoError, key: &'static str) -> AgentError {
 }
 
 /// Says in the log what of the connection strings does nothing.
-pub(super) fn tell_of_options(config: &Config) -> Result<(), ConfigError> {
-    for (end, uri) in [("local", config.local_uri()?), ("atlas", config.atlas_uri()?)] {
+pub(super) fn tell_of_options(config: &Config, is_own_sink: bool) -> Result<(), ConfigError> {
+    let mut uris = vec![("local", config.local_uri()?)];
+    if !is_own_sink {
+        uris.push(("atlas", config.atlas_uri()?));
+    }
+    for (end, uri) in uris {
         for reason in uri.ignored() {
             tracing::warn!(end, reason, "an option of the connection string is left out");
         }
@@ -79,9 +83,8 @@ pub(super) fn tell_of_options(config: &Config) -> Result<(), ConfigError> {
 }
 
 /// Both ends, to be read within the configured bounds.
-pub fn sides(config: &Config, local: &Mongo, atlas: &Mongo) -> Sides {
+pub fn sides(config: &Config, local: Arc<dyn Side>, atlas: Arc<dyn Side>) -> Sides {
     let sync = &config.sync;
-    let (local, atlas) = (MongoSide::source(local), MongoSide::target(atlas));
     Sides::new(local, atlas, sync.parallel, sync.max_docs_per_second)
 }
 

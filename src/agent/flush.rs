@@ -9,7 +9,7 @@ use crate::{
     observe::status::{Phase, StatusState},
     queue::QueueError,
     runtime::shutdown::blocking,
-    source::{SourceError, last_write},
+    source::SourceError,
     sync::state::SyncState,
 };
 
@@ -52,7 +52,7 @@ pub async fn flush(
 ) -> Result<Flushed, FlushError> {
     let give_up = Instant::now() + patience;
     // Also what no majority has yet, and what a delayed member does not show yet.
-    let target = last_write(&handles.local).await?.written;
+    let target = handles.journal.last_write().await?.written;
     // Everything up to the target is read first; only then does the queue's end mean something.
     let mut position = None;
     let mut is_owed = false;
@@ -106,7 +106,7 @@ fn why(handles: &Handles, has_read: bool, is_owed: bool) -> String {
     if !handles.writing.refused_deletes().is_empty() {
         return "a comparison found more to delete in Atlas than it may".to_owned();
     }
-    if handles.local.at_work_since().is_some() {
+    if handles.local.peer.at_work_since().is_some() {
         return "the local server looks through its oplog for what is behind the checkpoint"
             .to_owned();
     }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::Monitor;
+use super::{Monitor, ends::End};
 use crate::{
     config::Config,
     gate::{reading::Reading, writing::Writing},
-    mongo::Mongo,
     observe::status::Status,
     queue::Queue,
     schema::watch::SchemaWatch,
+    source::Journal,
 };
 
 /// The parts of a running agent, shared with it.
@@ -23,8 +23,10 @@ pub struct Handles {
     /// Whether anything may be written to Atlas.
     pub writing: Arc<Writing>,
     pub queue: Arc<Queue>,
-    pub local: Mongo,
-    pub atlas: Mongo,
+    pub local: End,
+    pub atlas: End,
+    /// What the local database tells of its past.
+    pub journal: Arc<dyn Journal>,
     pub config: Arc<Config>,
     /// Wakes the reconciler.
     pub sync_wanted: Arc<Notify>,

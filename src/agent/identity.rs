@@ -9,7 +9,7 @@ use crate::{
     model::namespace::NamespaceFilter,
     queue::{Queue, QueueError, note},
     runtime::{files, shutdown::blocking},
-    side::{MongoSide, records::AgentIdentity},
+    side::records::AgentIdentity,
     sync::ownership::LeaseClient,
 };
 
@@ -23,9 +23,8 @@ impl Agent {
         if !self.writing.is_acquired() {
             return;
         }
-        let atlas = MongoSide::target(&self.atlas);
         let lease_client = LeaseClient {
-            atlas: &*atlas,
+            atlas: &*self.atlas.side,
             filter,
             source_id: &self.source_id,
             agent: &self.identity,

@@ -29,7 +29,7 @@ use crate::{
     queue::{Queue, QueueError, QueueOptions, Rebuilt},
     runtime::shutdown::{Stop, blocking},
     schema::watch::SchemaWatch,
-    side::{MongoSide, records::AgentIdentity},
+    side::{MongoSide, Side, records::AgentIdentity},
     source::{
         ChangeStreamSource, PIPELINE_VERSION, Source, SourceError, SourceInfo, inspect, source_id,
     },
@@ -44,6 +44,7 @@ mod alert_delivery;
 mod builder;
 mod chronicle;
 mod connect;
+mod ends;
 mod far_end;
 mod flush;
 mod gatekeeper;
@@ -51,7 +52,6 @@ mod handles;
 mod hint;
 mod identity;
 mod monitor;
-mod own_sink;
 mod parts;
 mod patience;
 mod pause;
@@ -65,9 +65,9 @@ pub use builder::{Builder, Serving};
 use gatekeeper::Gatekeeper;
 pub use gatekeeper::refusal;
 pub use handles::Handles;
-pub use own_sink::{SinkAgent, SinkBuilder};
 
 pub use connect::{connect_atlas, connect_local, queue_options, sides};
+pub use ends::{End, TargetEnd};
 pub use far_end::reach;
 pub use flush::{FlushError, Flushed, flush};
 pub use monitor::{Monitor, is_gapless, judged, judgement, lag, lives};
@@ -116,7 +116,9 @@ pub struct Agent {
     local: Mongo,
     /// What `local` says counts only while it is open.
     gate: Arc<Gate>,
-    atlas: Mongo,
+    target: TargetEnd,
+    /// Of `target`, as everybody sees it who does not write.
+    atlas: End,
     info: SourceInfo,
     source_id: String,
     adopt: bool,
@@ -135,14 +137,19 @@ impl Agent {
     }
 
     async fn prepare(builder: Builder) -> Result<Self, AgentError> {
-        let Builder { config, adopt, serve } = builder;
+        let Builder { config, adopt, serve, own } = builder;
         config.validate()?;
-        connect::tell_of_options(&config)?;
+        let is_own = own.is_some();
+        connect::tell_of_options(&config, is_own)?;
         let gate = Arc::new(Gate::default());
         let local = connect::connect_local_by(&config, Some(gate.clone())).await?;
-        let atlas = connect_atlas(&config).await?;
+        let target = match own {
+            Some(sink) => TargetEnd::Own(Some(sink)),
+            None => TargetEnd::connect(&config).await?,
+        };
+        let atlas = target.end();
         let (info, (source_id, is_exact)) =
-            patiently(config.local.timeout, || Box::pin(first_look(&local, &atlas))).await?;
+            patiently(config.local.timeout, || Box::pin(first_look(&local, &*atlas.side))).await?;
         if !is_exact {
             tracing::warn!(
                 "the user may not read the replica set's id; another database of the same set name could not be told apart"
@@ -159,6 +166,7 @@ impl Agent {
             config,
             local,
             gate,
+            target,
             atlas,
             info,
             source_id,
@@ -201,8 +209,14 @@ impl Agent {
         }
     }
 
+    /// As everybody sees it who does not read the stream.
+    fn local_end(&self) -> End {
+        End::source(&self.local)
+    }
+
     fn pipeline(&self) -> Result<String, ConfigError> {
-        Ok(format!("{PIPELINE_VERSION}-{}", self.config.filter()?.fingerprint()))
+        let (filter, suffix) = (self.config.filter()?, self.target.suffix());
+        Ok(format!("{PIPELINE_VERSION}-{}{suffix}", filter.fingerprint()))
     }
 
     /// What the agent is looked at and asked by, while it runs.
@@ -212,8 +226,9 @@ impl Agent {
             reading: self.reading.clone(),
             writing: self.writing.clone(),
             queue: self.queue.clone(),
-            local: self.local.clone(),
+            local: self.local_end(),
             atlas: self.atlas.clone(),
+            journal: Arc::new(self.local.clone()),
             config: Arc::new(self.config.clone()),
             sync_wanted: self.sync_wanted.clone(),
             watch: self.watch.clone(),
@@ -257,13 +272,12 @@ fn same_kind(queue: &Queue) -> Result<(), AgentError> {
 /// has read nothing begins.
 async fn first_look(
     local: &Mongo,
-    atlas: &Mongo,
+    target: &dyn Side,
 ) -> Result<(SourceInfo, (String, bool)), AgentError> {
     let first_look = local.for_a_proof();
     let info = inspect(&first_look).await?;
     let id = source_id(&first_look, &info).await?;
-    let (here, there) = (MongoSide::source(&first_look), MongoSide::target(atlas));
-    sync::same::check_early(&*here, &*there).await?;
+    sync::same::check_early(&*MongoSide::source(&first_look), target).await?;
     Ok((info, id))
 }
 

@@ -98,11 +98,11 @@ pub fn vitals(handles: &Handles) -> Vitals {
         error_rate,
         // A server that is asked and answers that it works on the question (a long look through its oplog) is not
         // silent, however long its answer takes; `lag` shows how long that is.
-        local_silence: match local.at_work_since() {
+        local_silence: match local.peer.at_work_since() {
             Some(_) => Duration::ZERO,
             None => since(status.metrics.local_heard_ms.get(), now),
         },
-        atlas_silence: since(atlas.heard_ms(), now),
+        atlas_silence: since(atlas.peer.heard_ms(), now),
         uncommitted: state.majority.uncommitted(),
         local_delay: state.majority.delay(),
         is_paused: against.is_paused,
@@ -286,8 +286,8 @@ pub fn lives(handles: &Handles) -> bool {
     let local = known(status.faults.local.is_any() || handles.reading.is_stopped());
     let atlas = known(status.faults.atlas.is_any() || breaker != Stage::Closed || is_fenced);
     is_alive(
-        (since(status.metrics.local_heard_ms.get().max(local_end.heard_ms()), now), local),
-        (since(atlas_end.heard_ms(), now), atlas),
+        (since(status.metrics.local_heard_ms.get().max(local_end.peer.heard_ms()), now), local),
+        (since(atlas_end.peer.heard_ms(), now), atlas),
         patience,
     )
 }

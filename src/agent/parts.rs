@@ -1,6 +1,6 @@
 //! The tasks, put together: who reads, who compares, who writes, and what they share.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -8,7 +8,7 @@ use super::{Agent, AgentError, connect};
 use crate::{
     model::namespace::NamespaceFilter,
     policy::{in_doubt::InDoubtWrites, read_watermark::ReadWatermark},
-    sink::AtlasSink,
+    sink::AnySink,
     source::{ChangeStreamSource, SchemaSource},
     sync::{self, Reconciler},
     tailer::{IMPASSE_PATIENCE, Identity, QueueLimits, Tailer},
@@ -16,24 +16,20 @@ use crate::{
 };
 
 /// Documents whose reads are remembered one by one; see [`ReadWatermark`].
-pub(super) const WATERMARK_DOCUMENTS: usize = 100_000;
+const WATERMARK_DOCUMENTS: usize = 100_000;
 
 /// What an agent is made of. Nothing of it runs yet.
 pub(super) struct Parts {
     pub tailer: Tailer<ChangeStreamSource>,
-    pub reconciler: Arc<Reconciler<AtlasSink>>,
-    pub worker: Arc<Worker<ChangeStreamSource, AtlasSink>>,
+    pub reconciler: Arc<Reconciler<AnySink>>,
+    pub worker: Arc<Worker<ChangeStreamSource, AnySink>>,
 }
 
 impl Agent {
-    pub(super) fn build(&self, filter: &NamespaceFilter) -> Result<Parts, AgentError> {
+    pub(super) fn build(&mut self, filter: &NamespaceFilter) -> Result<Parts, AgentError> {
         let source = ChangeStreamSource::new(self.local.clone(), filter.clone(), &self.info);
         let source = Arc::new(source);
-        let sink = Arc::new(AtlasSink::new(
-            self.atlas.clone(),
-            connect::limiter(&self.config),
-            Some(self.writing.lease().clone()),
-        ));
+        let sink = Arc::new(self.target.sink(&self.config, self.writing.lease()));
         let watermark =
             Arc::new(Mutex::new(ReadWatermark::new(self.info.now, WATERMARK_DOCUMENTS)));
         let in_doubt = Arc::new(Mutex::new(InDoubtWrites::default()));
@@ -84,11 +80,12 @@ impl Agent {
 
     fn context(
         &self,
-        sink: Arc<AtlasSink>,
+        sink: Arc<AnySink>,
         filter: &NamespaceFilter,
         in_doubt: Arc<Mutex<InDoubtWrites>>,
-    ) -> sync::Context<AtlasSink> {
-        let mut sides = connect::sides(&self.config, &self.local, &self.atlas);
+    ) -> sync::Context<AnySink> {
+        let mut sides =
+            connect::sides(&self.config, self.local_end().side, self.atlas.side.clone());
         sides.status = Some(self.status.clone());
         sides.lease = Some(self.writing.lease().clone());
         sync::Context {
@@ -108,14 +105,16 @@ impl Agent {
 
     fn sync_options(&self, tells_of_schema: bool) -> sync::Options {
         let config = &self.config;
+        let of_comparison =
+            |every| if self.target.can_be_looked_into() { every } else { Duration::ZERO };
         sync::Options {
             source_id: self.source_id.clone(),
             agent: self.identity.clone(),
             adopt: self.adopt,
             max_delete_ratio: config.sync.max_delete_ratio,
             queue_max: config.queue.max_documents / 2,
-            verify_every: config.sync.verify_every,
-            count_check_every: config.sync.count_check_every,
+            verify_every: of_comparison(config.sync.verify_every),
+            count_check_every: of_comparison(config.sync.count_check_every),
             tells_of_schema,
         }
     }

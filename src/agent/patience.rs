@@ -15,7 +15,7 @@ use crate::{
     observe::report::one_line,
     policy::backoff::OutageWait,
     runtime::shutdown::blocking,
-    side::{MongoSide, SideError},
+    side::SideError,
     source::{Source, SourceError, inspect},
     sync::SyncError,
     tailer::Tailer,
@@ -86,11 +86,10 @@ impl Agent {
     /// The queue does not know which collections are capped; from now on the stream tells. An agent that was
     /// killed may have written to Atlas what this one has yet to read again.
     async fn keep_capped_in_order(&self, filter: &NamespaceFilter) -> Result<(), AgentError> {
-        let listing =
-            MongoSide::source(&self.local).list(filter).await.map_err(|error| match error {
-                SideError::Source(error) => AgentError::Local(error),
-                SideError::Target(error) => SyncError::from(error).into(),
-            })?;
+        let listing = self.local_end().side.list(filter).await.map_err(|error| match error {
+            SideError::Source(error) => AgentError::Local(error),
+            SideError::Target(error) => SyncError::from(error).into(),
+        })?;
         let now = inspect(&self.local).await?.now;
         for collection in listing.collections.iter().filter(|found| found.is_capped()) {
             self.queue.keep_in_order(&collection.ns, true);

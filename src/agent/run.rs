@@ -20,7 +20,7 @@ use crate::{
         clock::now_ms,
         shutdown::{Stop, blocking},
     },
-    sink::{AtlasSink, SchemaSink},
+    sink::AnySink,
     source::ChangeStreamSource,
     sync::{self, Reconciler, state::SyncState},
     tailer::Tailer,
@@ -62,7 +62,7 @@ impl Agent {
         let Parts { tailer, reconciler, worker } = parts;
         let mut tasks = spawn(tailer, reconciler, worker, self.config.worker.lanes, &self.stop);
         let version = env!("CARGO_PKG_VERSION");
-        tracing::info!(version, local = %self.config.local_uri()?, local_version = %self.info.version, atlas = %self.config.atlas_uri()?, "started");
+        tracing::info!(version, local = %self.config.local_uri()?, local_version = %self.info.version, atlas = %self.target.shown(&self.config)?, "started");
 
         let exit = tokio::select! {
             () = &mut shutdown => Exit::Asked,
@@ -100,7 +100,7 @@ impl Agent {
             was_passed_over.then_some(Unshowable::PassedOver { at_ms: 0 });
         // Heard of at its inspection; from now on its silence counts.
         self.status.metrics.local_heard_ms.set(now_ms());
-        self.atlas.silent_from_now();
+        self.atlas.peer.silent_from_now();
         Ok(())
     }
 
@@ -109,7 +109,7 @@ impl Agent {
         &self,
         beside: &mut JoinSet<()>,
         serving: Option<Serving>,
-        reconciler: &Arc<Reconciler<AtlasSink>>,
+        reconciler: &Arc<Reconciler<AnySink>>,
         alert_delivery: &Arc<AlertDelivery>,
     ) {
         if let Some(serving) = serving {
@@ -133,10 +133,10 @@ impl Agent {
 }
 
 /// The tasks whose end is the agent's.
-pub(super) fn spawn<K: SchemaSink>(
+fn spawn(
     tailer: Tailer<ChangeStreamSource>,
-    reconciler: Arc<Reconciler<K>>,
-    worker: Arc<Worker<ChangeStreamSource, K>>,
+    reconciler: Arc<Reconciler<AnySink>>,
+    worker: Arc<Worker<ChangeStreamSource, AnySink>>,
     writers: usize,
     stop: &Stop,
 ) -> JoinSet<Result<(), AgentError>> {

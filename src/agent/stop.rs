@@ -59,7 +59,7 @@ impl Exit {
 }
 
 /// Stops reading, lets the worker drain, and at `until`, or when `leave` is cancelled from outside, leaves.
-pub(super) async fn stop_tasks(
+async fn stop_tasks(
     stop: &Stop,
     mut tasks: JoinSet<Result<(), AgentError>>,
     until: Instant,
@@ -160,7 +160,7 @@ impl Agent {
         let orderly = async {
             // Neither waits for the other: a slow disk is no reason to keep the lease, nor the reverse.
             let (flushed, ()) = tokio::join!(flushed, self.release(filter));
-            tokio::join!(self.local.close(), self.atlas.close());
+            tokio::join!(self.local.close(), self.atlas.peer.close());
             flushed
         };
         let until = until.max(Instant::now() + END_WITHIN);

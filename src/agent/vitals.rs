@@ -17,7 +17,6 @@ use crate::{
     observe::{alerts::Notice, status::Status},
     queue::{Queue, note},
     runtime::shutdown::blocking,
-    source::{last_write, oplog_start},
     sync::state::SyncState,
 };
 
@@ -109,14 +108,14 @@ pub(super) async fn tick(handles: Handles, alert_delivery: Arc<AlertDelivery>) {
 
 /// Keeps up to date how far the oplog reaches back. A local database that hangs holds up nothing else.
 pub(super) async fn look_at_oplog(handles: Handles) {
-    let Handles { status, local, reading, .. } = handles;
+    let Handles { status, journal, reading, .. } = handles;
     loop {
         let position = reading.position();
         if position.is_unknown() {
             tokio::time::sleep(TICK).await;
             continue;
         }
-        if let Ok(Some(start)) = oplog_start(&local).await {
+        if let Ok(Some(start)) = journal.begin().await {
             let window =
                 u64::from(position.seen().seconds()).saturating_sub(u64::from(start.seconds()));
             status.state().oplog_window_s = Some(window);
@@ -127,9 +126,9 @@ pub(super) async fn look_at_oplog(handles: Handles) {
 
 /// Keeps up to date what the local server has written and no majority has.
 pub(super) async fn look_at_majority(handles: Handles) {
-    let Handles { status, local, .. } = handles;
+    let Handles { status, journal, .. } = handles;
     loop {
-        if let Ok(writes) = last_write(&local).await {
+        if let Ok(writes) = journal.last_write().await {
             status.state().majority.look(writes, Instant::now());
         }
         tokio::time::sleep(MAJORITY_EVERY).await;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{access::Access, show};
 use crate::{
-    agent::{connect_atlas, connect_local},
+    agent::{TargetEnd, connect_local},
     cli::args::DocArgs,
     config::{Config, encoded},
     model::document_key::DocumentKey,
@@ -32,7 +32,7 @@ pub async fn run(config: &Config, args: &DocArgs) -> Result<Code, Failure> {
                 return Err(if let Some(hint) = hint { failure.hint(hint) } else { failure });
             }
             let local = MongoSide::source(&connect_local(config).await?);
-            let atlas = MongoSide::target(&connect_atlas(config).await?);
+            let atlas = TargetEnd::connect(config).await?.end().side;
             let mut found = None;
             for key in DocumentKey::meant_by(&args.id) {
                 let report = look_up(&queue, None, &*local, &*atlas, &args.ns, &key).await?;

@@ -11,7 +11,7 @@ use super::{
     verify::{begin, greet, print, stop_on_signal, with_bars},
 };
 use crate::{
-    agent::{connect_atlas, connect_local, sides},
+    agent::{TargetEnd, connect_local, sides},
     config::{Config, units},
     model::hint::Hint,
     observe::{
@@ -20,6 +20,7 @@ use crate::{
     },
     policy::limiter::Limiter,
     runtime::clock::now_ms,
+    side::MongoSide,
     sink::AtlasSink,
     sync::{Restore, RestoreError, SyncError, Verify},
 };
@@ -44,8 +45,8 @@ pub async fn run(config: &Config, patterns: &[String], output: Output) -> Result
         return Err(Failure::new(ExitCode::Problem, error)
             .hint("stop it first: it would replicate what is being restored"));
     }
-    let (local, atlas) = (connect_local(config).await?, connect_atlas(config).await?);
-    let mut sides = sides(config, &local, &atlas);
+    let (local, target) = (connect_local(config).await?, TargetEnd::connect(config).await?);
+    let mut sides = sides(config, MongoSide::source(&local), target.end().side);
     greet(&sides).await?;
     sides.patience = Some(PATIENCE);
     let filter = config.filter()?;
@@ -56,7 +57,7 @@ pub async fn run(config: &Config, patterns: &[String], output: Output) -> Result
         sink: &sink,
         filter: &filter,
         scope: &scope,
-        origin: config.atlas_uri()?.to_string(),
+        origin: target.shown(config)?,
         progress: begin(Activity::Restore),
         stop: &stop,
     };

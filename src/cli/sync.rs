@@ -156,9 +156,8 @@ async fn run_here(
         let Handles { atlas, config, .. } = &handles;
         // The agent's own connections are proven while it runs, which it does not yet.
         let local = MongoSide::source(&connect_local(config).await?);
-        let atlas = MongoSide::target(atlas);
         if let Some(nothing) =
-            nothing_of(&request.namespaces, &*local, &*atlas, &config.filter()?).await
+            nothing_of(&request.namespaces, &*local, &*atlas.side, &config.filter()?).await
         {
             return Err(SyncError::NothingMatches(nothing).into());
         }

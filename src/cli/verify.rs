@@ -11,7 +11,7 @@ use super::{
     show, signals,
 };
 use crate::{
-    agent::{connect_atlas, connect_local, sides},
+    agent::{TargetEnd, connect_local, sides},
     cli::args::{Output, VerifyArgs},
     config::{Config, units},
     observe::{
@@ -19,6 +19,7 @@ use crate::{
         report::{ExitCode, Failure},
     },
     runtime::{clock::now_ms, shutdown::Stop},
+    side::MongoSide,
     sync::{Found, Lag, NamespaceResult, Sides, SyncError, Verification, Verify, same},
 };
 
@@ -38,7 +39,8 @@ pub async fn compare(
 ) -> Result<Code, Failure> {
     let scope = check_patterns(patterns)?.with_state_database(&config.atlas.state_database);
     crate::observe::logging::start("error", config.log.format);
-    let mut sides = sides(config, &connect_local(config).await?, &connect_atlas(config).await?);
+    let local = MongoSide::source(&connect_local(config).await?);
+    let mut sides = sides(config, local, TargetEnd::connect(config).await?.end().side);
     greet(&sides).await?;
     sides.patience = Some(PATIENCE);
     let for_lag = config.clone();

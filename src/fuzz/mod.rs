@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 use crate::{
     admin,
-    agent::Handles,
+    agent::{End, Handles},
     config::{self, Config},
     model::{delta::Delta, event::ChangeEvent},
     mongo::{Connect, Mongo},
@@ -133,8 +133,9 @@ static ADMIN: LazyLock<(tokio::runtime::Runtime, Router)> = LazyLock::new(|| {
             reading: Arc::default(),
             writing: Arc::default(),
             queue: Arc::new(Queue::open(&options).expect("a new queue")),
-            local: mongo.clone(),
-            atlas: mongo,
+            local: End::source(&mongo),
+            atlas: End::target(&mongo),
+            journal: Arc::new(mongo),
             config: Arc::new(Config::default()),
         };
         admin::router_of(handles, "token")

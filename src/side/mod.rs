@@ -41,6 +41,7 @@ mod blind;
 pub(crate) mod fake;
 mod listing;
 pub mod mongodb;
+mod peer;
 pub mod postgres;
 pub mod records;
 mod walk;
@@ -51,6 +52,7 @@ pub use self::mongodb::MongoSide;
 pub use self::postgres::PostgresSide;
 pub use blind::Blind;
 pub use listing::{Collection, LeftOut, Listing};
+pub use peer::{NoPeer, Peer};
 pub use walk::{Batch, KeyRange, Order, Page, Part, Place, Route, Walk};
 
 /// An answer that is on its way.

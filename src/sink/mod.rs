@@ -20,12 +20,14 @@ use crate::{
     schema::Description,
 };
 
+mod any;
 pub mod hint;
 pub mod mongodb;
 mod plain;
 pub mod postgres;
 
 pub use self::mongodb::{AtlasSink, classify};
+pub use any::{AnySink, OwnSink};
 pub use plain::WithoutSchema;
 
 /// One write to one document. It borrows what it writes: the worker keeps the entry, a copy the reply that the

@@ -25,8 +25,11 @@ use crate::{
 #[cfg(test)]
 pub(crate) mod fake;
 mod hint;
+mod journal;
 pub mod mongodb;
 pub mod outbox;
+
+pub use journal::Journal;
 
 pub use self::mongodb::{
     ChangeStream, ChangeStreamSource, PIPELINE_VERSION, SourceInfo, evidence, inspect, is_router,

@@ -164,7 +164,7 @@ async fn check_both(config: &Config, lines: &mut Report) {
     let (Ok(local), Ok(atlas)) = (connect_local(config).await, connect_atlas(config).await) else {
         return;
     };
-    match same::check(&sides(config, &local, &atlas)).await {
+    match same::check(&sides(config, MongoSide::source(&local), MongoSide::target(&atlas))).await {
         Ok(_) => lines.ok("both", "they are two different databases"),
         Err(error @ SyncError::SameDatabase(_)) => lines.failure("both", error.into()),
         // Whoever does not answer has been named already.

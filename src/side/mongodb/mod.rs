@@ -32,6 +32,7 @@ mod digest;
 mod list;
 mod looks;
 mod notes;
+mod peer;
 mod records;
 mod walk;
 

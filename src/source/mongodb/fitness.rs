@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use bson::{Document, Timestamp, rawdoc};
+use futures_util::{FutureExt, future::BoxFuture};
 
 use crate::{
     gate::past::{Evidence, Oplog, by_name},
     model::checkpoint::ClusterTime,
     mongo::{Mongo, STANDALONE_HINT, documents},
     policy::majority::Writes,
-    source::SourceError,
+    source::{Journal, SourceError},
 };
 
 /// What Outrigger needs to know about the local server.
@@ -151,6 +152,16 @@ pub async fn oplog_start(mongo: &Mongo) -> Result<Option<ClusterTime>, SourceErr
 pub async fn last_write(mongo: &Mongo) -> Result<Writes, SourceError> {
     let hello = mongo.hello().await?;
     Ok(writes_of(&hello))
+}
+
+impl Journal for Mongo {
+    fn last_write(&self) -> BoxFuture<'_, Result<Writes, SourceError>> {
+        last_write(self).boxed()
+    }
+
+    fn begin(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
+        oplog_start(self).boxed()
+    }
 }
 
 /// A time of `hello.lastWrite`: `opTime`, or `majorityOpTime`.
