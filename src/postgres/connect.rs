@@ -4,7 +4,14 @@
 //! outlives its transaction, no prepared statement that is used again, no lock that a session holds. Statements are
 //! sent whole with the types of their parameters, as the unnamed one.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
@@ -21,6 +28,7 @@ use super::{
     class::{self, Class},
     tls::Tls,
 };
+use crate::runtime::clock::now_ms;
 /// Names that the server's `pg_stat_activity` has for the agent's connections.
 const APPLICATION: &str = "outrigger";
 
@@ -38,6 +46,8 @@ pub struct Postgres {
     pool: Pool,
     /// For an answer.
     timeout: Duration,
+    /// When it answered last, in milliseconds since 1970.
+    heard: Arc<AtomicU64>,
 }
 
 impl Postgres {
@@ -71,7 +81,7 @@ impl Postgres {
             })
             .build()
             .map_err(|error| BadUri(error.to_string()))?;
-        Ok(Self { pool, timeout })
+        Ok(Self { pool, timeout, heard: Arc::default() })
     }
 
     /// A connection that nobody else uses meanwhile.
@@ -80,7 +90,29 @@ impl Postgres {
     /// [`Failed`].
     pub async fn session(&self) -> Result<Session, Failed> {
         let client = self.pool.get().await.map_err(Failed::of_pool)?;
-        Ok(Session { client: Some(client), timeout: self.timeout, is_clean: true })
+        let (timeout, heard) = (self.timeout, self.heard.clone());
+        Ok(Session { client: Some(client), timeout, heard, is_clean: true })
+    }
+
+    /// When it answered last, in milliseconds since 1970; 0: never.
+    pub fn heard_ms(&self) -> u64 {
+        self.heard.load(Relaxed)
+    }
+
+    /// Its version, such as `15.8`.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub async fn version(&self) -> Result<String, Failed> {
+        let rows = self.session().await?.query("SHOW server_version", &[]).await?;
+        let version: Option<String> = rows.first().and_then(|row| row.try_get(0).ok());
+        // Distributions put a name behind it.
+        Ok(version.and_then(|of| of.split(' ').next().map(str::to_owned)).unwrap_or_default())
+    }
+
+    /// Closes the connections that are not in use, and makes no other.
+    pub fn close(&self) {
+        self.pool.close();
     }
 }
 
@@ -147,6 +179,7 @@ pub type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 pub struct Session {
     client: Option<Object>,
     timeout: Duration,
+    heard: Arc<AtomicU64>,
     is_clean: bool,
 }
 
@@ -174,6 +207,10 @@ impl Session {
         match tokio::time::timeout(timeout, exchange(client)).await {
             Ok(result) => {
                 self.is_clean = true;
+                // A refusal is an answer, too; without a SQLSTATE it is of the connection.
+                if result.as_ref().err().is_none_or(|error| error.code().is_some()) {
+                    self.heard.store(now_ms(), Relaxed);
+                }
                 result.map_err(Failed::from)
             }
             Err(_) => Err(Failed::late(timeout)),
