@@ -1,5 +1,7 @@
 //! What of a document gets a column, or a table, of its own in PostgreSQL: `[[column]]` and `[[child]]`.
 
+use sha2::{Digest, Sha256};
+
 use crate::model::namespace::Namespace;
 
 /// The keys of `[[column]]` and `[[child]]`, which may be shown with their values.
@@ -75,4 +77,14 @@ pub struct ChildRule {
 pub struct Mapping {
     pub columns: Vec<(Namespace, ColumnRule)>,
     pub children: Vec<(Namespace, ChildRule)>,
+}
+
+impl Mapping {
+    /// Changes exactly when something else may have been declared (sha-256, shortened): rows that were made before are
+    /// then to be compared.
+    pub fn fingerprint(&self) -> String {
+        let declared = format!("{:?}{:?}", self.columns, self.children);
+        let digest = Sha256::digest(declared.as_bytes());
+        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }

@@ -37,6 +37,7 @@ impl PostgresUri {
         if location.matches('@').count() > 1 || options.contains('@') {
             return Err("in a user name or password, write `@` as %40 and `?` as %3F".to_owned());
         }
+        check_hosts(location)?;
         Ok(Self { text: text.to_owned(), origin: Origin::Unknown })
     }
 
@@ -77,6 +78,29 @@ impl fmt::Debug for PostgresUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
+}
+
+/// What stands where hosts do is shown to people. Half of a password that has lost its `@` looks like a host with a port.
+fn check_hosts(location: &str) -> Result<(), String> {
+    let place = location.rsplit('@').next().unwrap_or_default();
+    let hosts = place.split('/').next().unwrap_or_default();
+    let is_host = |host: &str| {
+        let port = match host.rsplit_once(']') {
+            Some((_, rest)) => rest.strip_prefix(':').or(rest.is_empty().then_some("")),
+            None => host.split_once(':').map_or(Some(""), |(_, port)| Some(port)),
+        };
+        // A folder of a socket is written with %2F.
+        let is_plain = !host.replace("%2F", "").replace("%2f", "").contains('%');
+        is_plain && port.is_some_and(|port| port.is_empty() || port.parse::<u16>().is_ok())
+    };
+    // A password with a slash in it, `u:pa/ss@h`, ends where the database begins.
+    if hosts.split(',').all(is_host) && !location.split('/').skip(1).any(|part| part.contains('@'))
+    {
+        return Ok(());
+    }
+    Err("between `//` and the next `/` stands no list of hosts: a port is a number, `@` is before the host, and a `/`, \
+         `@` or `:` in a user name or password is written as %2F, %40 or %3A"
+        .to_owned())
 }
 
 /// Reads `[[column]]` and `[[child]]` of the whole file.
@@ -185,10 +209,27 @@ mod tests {
 
         assert_eq!(format!("{uri} {uri:?}"), "postgres://h:5432/shop postgres://h:5432/shop");
         assert!(uri.has_credentials());
-        for text in
-            ["postgres://ann:s3?cret@h/shop", "postgres://ann:s3@cret@h", "mysql://h/s3cret"]
-        {
+        for text in [
+            "postgres://ann:s3?cret@h/shop",
+            "postgres://ann:s3@cret@h",
+            "mysql://h/s3cret",
+            "postgres://ann:s3cret%40h/shop",
+            "postgres://ann:s3cret",
+            "postgres://ann:s3/cret@h/shop",
+            "postgres://h:s3,h/shop",
+        ] {
             assert!(!PostgresUri::parse(text).unwrap_err().contains("s3"), "{text}");
+        }
+        for text in [
+            "postgres://h",
+            "postgres://a,b:5433/shop",
+            "postgres://u:p@[::1]:5432/s",
+            "postgres://[::1]/s",
+            "postgres://%2Fvar%2Frun/shop",
+            "postgres:///shop?host=/run/postgresql",
+            "postgres://u:p%40%2F@h:5432/s",
+        ] {
+            assert!(PostgresUri::parse(text).is_ok(), "{text}");
         }
     }
 }

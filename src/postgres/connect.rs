@@ -35,6 +35,27 @@ const APPLICATION: &str = "outrigger";
 /// Waits for what should take moments: a connection that is made, or is given back.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// Those of a connection string that the driver knows, but for TLS.
+const OPTIONS: &[&str] = &[
+    "application_name",
+    "channel_binding",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "load_balance_hosts",
+    "options",
+    "password",
+    "port",
+    "target_session_attrs",
+    "tcp_user_timeout",
+    "user",
+];
+
 /// A connection string that cannot be used, and why. Never the string itself.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -267,7 +288,14 @@ fn parse(uri: &str) -> Result<(Config, Option<PathBuf>), BadUri> {
             }
             ("sslrootcert", "system") => {}
             ("sslrootcert", path) => ca_file = Some(PathBuf::from(path.replace("%2F", "/"))),
-            _ => kept.push(option),
+            (name, _) if OPTIONS.contains(&name) => kept.push(option),
+            // Not repeated: behind a `?` that stands in a password it is half of that.
+            _ => {
+                let known = OPTIONS.join(", ");
+                return Err(BadUri(format!(
+                    "it has an option that is none; there are `sslmode`, `sslrootcert`, {known}"
+                )));
+            }
         }
     }
     let mut config: Config = format!("{base}?{}", kept.join("&"))
@@ -302,6 +330,8 @@ mod tests {
         }
         let error = parse("postgres://u:secret@h/db?sslmode=maybe").unwrap_err().to_string();
         assert!(error.contains("sslmode") && !error.contains("secret"), "{error}");
+        let error = parse("postgres://u:pa?secret%40h/db").unwrap_err().to_string();
+        assert!(error.contains("option") && !error.contains("secret"), "{error}");
         let (_, file) = parse("postgres://h/db?sslrootcert=/etc/ca.pem").unwrap();
         assert_eq!(file, Some("/etc/ca.pem".into()));
     }

@@ -103,6 +103,26 @@ async fn within(session: &mut Session, change: Change<'_>) -> Result<Changed, Un
     }
 }
 
+/// Why what is declared cannot be made as it is: a table that is another's has the name.
+///
+/// # Errors
+/// Where the server could not be asked.
+pub async fn in_the_way(
+    session: &mut Session,
+    tables: &[Table],
+) -> Result<Option<String>, SinkError> {
+    for table in tables {
+        match require_ours(session, table).await {
+            Ok(()) => {}
+            Err(Undone::InTheWay(reason)) => return Ok(Some(reason)),
+            // Nothing of Outrigger is there yet.
+            Err(Undone::Failed(failed)) if failed.is(&["42P01", "3F000"]) => return Ok(None),
+            Err(Undone::Failed(failed)) => return Err(failed.into()),
+        }
+    }
+    Ok(None)
+}
+
 /// Whether all of it is there, and noted.
 async fn is_made(session: &mut Session, table: &Table) -> Result<bool, Failed> {
     let own = quoted(OWN_SCHEMA);

@@ -1,9 +1,9 @@
 //! The sink: what the worker writes, into tables that are made when the first of it comes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bson::RawDocumentBuf;
@@ -28,7 +28,7 @@ use crate::{
         namespace::Namespace,
         write_op::Refusal,
     },
-    policy::insert_mode::InsertMode,
+    policy::{insert_mode::InsertMode, limiter::Limiter},
     schema::{Description, Kind, value},
     sink::{
         Changed, ConflictingWrite, CurrentOwner, SchemaSink, Sink, SinkError, Taken, Write, Written,
@@ -49,6 +49,7 @@ pub struct PostgresSink {
     mapping: Mapping,
     exact: Exact,
     fence: Option<Fence>,
+    limiter: Mutex<Limiter>,
     /// Tables that are there, as far as is known.
     made: Mutex<HashMap<Namespace, Made>>,
     misfits: Mutex<BTreeMap<(Namespace, String), u64>>,
@@ -79,7 +80,26 @@ impl PostgresSink {
 
     /// Writes only what `fence` lets through, where there is one.
     pub fn of(pg: Postgres, mapping: Mapping, exact: Exact, fence: Option<Fence>) -> Self {
-        Self { pg, mapping, exact, fence, made: Mutex::default(), misfits: Mutex::default() }
+        let (limiter, made, misfits) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { pg, mapping, exact, fence, limiter, made, misfits }
+    }
+
+    /// Within the rates of `limiter`.
+    #[must_use]
+    pub fn limited(self, limiter: Limiter) -> Self {
+        Self { limiter: Mutex::new(limiter), ..self }
+    }
+
+    /// Whether what is declared can be made: why not, where a table that is another's has a name that it needs.
+    ///
+    /// # Errors
+    /// Where PostgreSQL could not be asked.
+    pub async fn in_the_way(&self) -> Result<Option<String>, SinkError> {
+        let columns = self.mapping.columns.iter().map(|(ns, _)| ns);
+        let children = self.mapping.children.iter().map(|(ns, _)| ns);
+        let declared: BTreeSet<_> = columns.chain(children).collect();
+        let tables: Vec<_> = declared.into_iter().map(|ns| self.table_of(ns)).collect();
+        change::in_the_way(&mut self.pg.session().await?, &tables).await
     }
 
     /// How many values of another type a column was given, which are NULL there, by collection and column. Each time
@@ -248,7 +268,42 @@ fn as_written(outcome: Outcome) -> Written {
 
 impl Sink for PostgresSink {
     async fn write(&self, ns: &Namespace, writes: &[Write<'_>]) -> Result<Vec<Written>, SinkError> {
-        self.written(ns, writes).await
+        let (ops_max, bytes_max) = {
+            let limiter = self.limiter.lock();
+            (limiter.ops_max(usize::MAX), limiter.bytes_max(usize::MAX))
+        };
+        let mut written = Vec::with_capacity(writes.len());
+        let mut rest = writes;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(part(rest, ops_max, bytes_max));
+            let bytes = now.iter().map(size).sum();
+            let wait = self.limiter.lock().throttle(Instant::now(), now.len(), bytes);
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            written.extend(self.written(ns, now).await?);
+            rest = later;
+        }
+        Ok(written)
+    }
+}
+
+/// How many of the first go at once within a rate: one at least.
+fn part(writes: &[Write<'_>], ops_max: usize, bytes_max: usize) -> usize {
+    let mut bytes: usize = 0;
+    let fits = writes.iter().take_while(|write| {
+        bytes = bytes.saturating_add(size(write));
+        bytes <= bytes_max
+    });
+    fits.count().clamp(1, ops_max)
+}
+
+fn size(write: &Write<'_>) -> usize {
+    match *write {
+        Write::Insert(document)
+        | Write::Upsert { document, .. }
+        | Write::Merge { fields: document, .. } => document.as_bytes().len(),
+        Write::Change { .. } | Write::Delete(_) => 100,
     }
 }
 
