@@ -107,7 +107,7 @@ impl Uri {
         }
         uri.ignored = sorted.ignored;
         if uri.option("directConnection") == Some("true") {
-            if text.starts_with("mongodb+srv://") {
+            if uri.is_srv() {
                 return Err("`directConnection=true` does not go with `mongodb+srv://`".to_owned());
             }
             if uri.hosts().count() > 1 {
@@ -183,6 +183,11 @@ impl Uri {
         place(self) == place(other)
     }
 
+    /// True when a name service tells its servers.
+    pub fn is_srv(&self) -> bool {
+        self.text.starts_with("mongodb+srv://")
+    }
+
     /// True when it holds a password, or anything else before an `@`.
     pub fn has_credentials(&self) -> bool {
         self.parts().has_credentials
@@ -197,7 +202,7 @@ impl Uri {
     pub fn uses_tls(&self) -> bool {
         let says =
             |value: &str| self.option("tls") == Some(value) || self.option("ssl") == Some(value);
-        says("true") || (self.text.starts_with("mongodb+srv://") && !says("false"))
+        says("true") || (self.is_srv() && !says("false"))
     }
 
     /// The words that must not appear in any output: user name and password, as they are written.

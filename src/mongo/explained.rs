@@ -13,6 +13,7 @@ use mongodb::error::{Error, ErrorKind};
 use super::{
     ClientSlot, Mongo, MongoError, cause,
     class::{self, Class},
+    records,
     renewal::Place,
     seeds::{self, Found},
 };
@@ -112,6 +113,9 @@ impl Mongo {
             return failed;
         }
         self.renew(slot, true).await;
+        if is_choice {
+            records::follow(self, slot);
+        }
         let found = if is_choice { Some(self.asked(slot).await) } else { None };
         MongoError::Explained(Arc::new(Explained { error, found, place: slot.place.clone() }))
     }

@@ -31,6 +31,7 @@ mod describe;
 mod explained;
 mod guard;
 mod lenient;
+mod records;
 mod renewal;
 mod seeds;
 mod trusting;

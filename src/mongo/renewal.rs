@@ -19,7 +19,7 @@ use std::{
 use parking_lot::{Mutex as StdMutex, MutexGuard};
 use sha2::{Digest, Sha256};
 
-use super::{ClientSlot, Mongo, MongoError};
+use super::{ClientSlot, Mongo, MongoError, records::LastAsked};
 use crate::{
     config::{Origin, Uri, secret::ReadError},
     runtime::trust,
@@ -43,6 +43,7 @@ pub(super) struct Renewal {
     state: StdMutex<RenewalState>,
     /// One look at a time.
     looking: tokio::sync::Mutex<()>,
+    pub(super) records: LastAsked,
 }
 
 #[derive(Debug, Default)]
@@ -188,19 +189,12 @@ impl Mongo {
         }
         match self.tried(&uri).await {
             Ok(new) => {
-                let mut client = self.client.lock().await;
-                if client.as_ref().is_some_and(|present| present.number != slot.number) {
-                    return;
+                if self.replace(slot, new, uri).await {
+                    tracing::info!(
+                        end = self.connect.end,
+                        "what the connection is made of was renewed; new connections use it"
+                    );
                 }
-                *client = Some(new);
-                drop(client);
-                let mut state = self.renewal.state();
-                (state.failed, state.told) = (None, None);
-                state.in_use = Some(uri);
-                tracing::info!(
-                    end = self.connect.end,
-                    "what the connection is made of was renewed; new connections use it"
-                );
             }
             Err(error) => {
                 self.renewal.state().failed = Some((print, Instant::now()));
@@ -209,7 +203,22 @@ impl Mongo {
         }
     }
 
-    async fn tried(&self, uri: &Uri) -> Result<ClientSlot, MongoError> {
+    /// Puts a client that was made of `uri` in the place of `slot`; false where somebody else has done so before.
+    pub(super) async fn replace(&self, slot: &ClientSlot, new: ClientSlot, uri: Uri) -> bool {
+        let mut client = self.client.lock().await;
+        if client.as_ref().is_some_and(|present| present.number != slot.number) {
+            return false;
+        }
+        *client = Some(new);
+        drop(client);
+        let mut state = self.renewal.state();
+        (state.failed, state.told) = (None, None);
+        state.in_use = Some(uri);
+        true
+    }
+
+    /// A new client that was answered.
+    pub(super) async fn tried(&self, uri: &Uri) -> Result<ClientSlot, MongoError> {
         let timeout = self.connect.timeout;
         let trial = async {
             let new = self.make_client(uri).await?;
@@ -249,9 +258,8 @@ impl Place {
         };
         let files = FILES.into_iter().filter_map(|option| Some((option, uri.file(option)?)));
         // The records of `mongodb+srv://` say where.
-        let says_where = uri.option("authSource").is_some()
-            || !uri.has_credentials()
-            || uri.expose().starts_with("mongodb+srv://");
+        let says_where =
+            uri.option("authSource").is_some() || !uri.has_credentials() || uri.is_srv();
         let database = uri.database().filter(|db| !says_where && *db != "admin");
         let looked_for_in = database.map(str::to_owned);
         Arc::new(Self { origin, looked_for_in, files: files.collect() })

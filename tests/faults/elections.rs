@@ -19,8 +19,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    PATIENCE, agent::Agent, equal::equal, eventually, honesty::Honesty, mongod::Mongod,
-    replica_set::ReplicaSet, seed, workload,
+    PATIENCE, agent::Agent, certificates::Certificates, equal::equal, eventually, honesty::Honesty,
+    mongod::Mongod, replica_set::ReplicaSet, seed, workload,
 };
 
 /// Changes documents until it is ended; an error of the server's is an unknown outcome and no more.
@@ -105,6 +105,37 @@ async fn elections_of_atlas_lose_nothing_and_make_no_dead_letter() {
     assert!(changes > 200, "{changes} changes prove little");
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
     assert!(agent.stop().success());
+}
+
+/// As most have it: each new primary is met with TLS and a password, on both sides at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn elections_with_tls_and_passwords_lose_nothing() {
+    let certificates = Certificates::new();
+    let reader = vec![
+        "readAnyDatabase".into(),
+        "clusterMonitor".into(),
+        doc! { "role": "read", "db": "local" }.into(),
+    ];
+    let writer = vec!["readWriteAnyDatabase".into(), "dbAdminAnyDatabase".into()];
+    let (local, mut atlas) = tokio::join!(
+        ReplicaSet::start_tls(reader, &certificates),
+        ReplicaSet::start_tls(writer, &certificates)
+    );
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let load = Load::begin(&local.client, seed());
+
+    tokio::join!(local.step_down(), atlas.step_down());
+    let killed = atlas.kill_primary().await;
+    atlas.primary().await;
+    load.end().await;
+    equal(&local, &atlas, PATIENCE).await;
+    atlas.members[killed].resume().await;
+
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+    assert!(agent.stop().success());
+    assert!(!agent.log().contains("everything will be compared"), "{}", agent.log());
+    assert!(!agent.log().contains("s3cret"));
 }
 
 /// The first copy goes on where it was when either primary changes under it.

@@ -1,11 +1,19 @@
-//! The servers become others under a running agent: newer, or with other members.
+//! The servers become others under a running agent: newer, with other members, or under another address.
 
 use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 
 use crate::support::{
-    PATIENCE, agent::Agent, equal::equal, mongod::Mongod, orders, replica_set::ReplicaSet,
+    PATIENCE,
+    agent::Agent,
+    certificates::Certificates,
+    equal::equal,
+    guarded::Guarded,
+    mongod::Mongod,
+    name_service::{Cluster, NameService},
+    orders,
+    replica_set::ReplicaSet,
     unasked::Unasked::Doubt,
 };
 
@@ -75,4 +83,51 @@ async fn members_that_leave_and_others_that_join_are_followed_on_both_sides() {
 
     assert!(agent.cli(&["flush"]).status.success());
     assert_eq!(orders(&atlas.members[0]).count_documents(doc! {}).await.unwrap(), 150);
+}
+
+/// As a cluster that was moved, or restored onto other machines. No member that the driver knows is left, and only the
+/// records say where they are now.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_a_name_service_tells_are_found_again_when_all_of_them_have_moved() {
+    let Some(names) = NameService::start().await else { return };
+    let certificates = Certificates::new();
+    let roles = vec!["readWriteAnyDatabase".into(), "dbAdminAnyDatabase".into()];
+    let (mut local, mut atlas) =
+        tokio::join!(Mongod::start(), Guarded::start_tls(roles, &certificates));
+    let tell = |local: &Mongod, atlas: &Guarded| {
+        let ports = vec![local.port];
+        names.tells("local", Cluster { service: "shops", ports, options: "replicaSet=rs" });
+        let options = "authSource=admin&replicaSet=rs";
+        let ports = vec![atlas.server.port];
+        names.tells("atlas", Cluster { service: "mongodb", ports, options });
+    };
+    tell(&local, &atlas);
+    // TLS is what `mongodb+srv` means unless it is switched off; where the user is, the records say.
+    let own = "mongodb+srv://local.outrigger.test/?tls=false&srvServiceName=shops";
+    let authority = certificates.options().replace("&tls=true&", "");
+    let theirs = format!("mongodb+srv://outrigger:s3cret@atlas.outrigger.test/shop?{authority}");
+    let mut agent = Agent::new(own, &theirs, "");
+    agent.wrapper = Some(names.wrapper(agent.dir.path()));
+    let check = agent.cli(&["check"]);
+    let told = String::from_utf8(check.stdout).unwrap();
+    assert!(check.status.success() && told.contains("the connection is encrypted"), "{told}");
+    agent.start(&[]);
+    agent.streaming().await;
+    orders(&local).insert_one(doc! { "_id": 0 }).await.unwrap();
+    equal(&local, &atlas, PATIENCE).await;
+
+    for round in 1..3 {
+        if round == 1 {
+            atlas.move_elsewhere().await;
+        } else {
+            local.start_elsewhere().await;
+            local.initiate_again(&local.client).await;
+        }
+        orders(&local).insert_one(doc! { "_id": round }).await.unwrap();
+        tell(&local, &atlas);
+        equal(&local, &atlas, PATIENCE).await;
+        assert!(agent.cli(&["flush"]).status.success());
+    }
+    assert!(agent.stop().success());
+    assert!(!agent.log().contains("s3cret"));
 }

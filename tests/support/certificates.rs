@@ -31,7 +31,8 @@ impl Certificates {
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
 
-        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        // The last as a name service tells it (tests/support/name_service.rs).
+        let names = ["127.0.0.1", "localhost", "server.outrigger.test"].map(str::to_owned).to_vec();
         let mut server = CertificateParams::new(names).unwrap();
         server.distinguished_name.push(DnType::CommonName, "atlas");
         server.extended_key_usages =

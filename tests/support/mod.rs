@@ -16,6 +16,7 @@ pub mod equal;
 pub mod guarded;
 pub mod honesty;
 pub mod mongod;
+pub mod name_service;
 pub mod names;
 pub mod odd;
 pub mod odd_work;

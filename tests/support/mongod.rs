@@ -82,9 +82,6 @@ impl Mongod {
     async fn start_program(program: PathBuf, args: &[&str], options: &str) -> Self {
         for _ in 0..3 {
             let port = free_port();
-            let client = Client::with_uri_str(format!(
-                "mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=30000{options}"
-            ));
             let mut server = Self {
                 port,
                 dir: TempDir::new().unwrap(),
@@ -92,7 +89,7 @@ impl Mongod {
                 program: program.clone(),
                 options: options.to_owned(),
                 child: None,
-                client: client.await.unwrap(),
+                client: client_of(port, options).await,
             };
             if server.launch().await {
                 return server;
@@ -126,6 +123,26 @@ impl Mongod {
         self.terminate();
         self.program = program_of(version);
         self.resume().await;
+    }
+
+    /// Goes on with the same data at another port, of which its set knows nothing yet.
+    pub async fn start_elsewhere(&mut self) {
+        self.terminate();
+        self.port = free_port();
+        self.client = client_of(self.port, &self.options).await;
+        self.resume().await;
+    }
+
+    /// Has it be a set of one at its present place, whatever it was before. `client` may do that.
+    pub async fn initiate_again(&self, client: &Client) {
+        let admin = client.database("admin");
+        let found = admin.run_command(doc! { "replSetGetConfig": 1 }).await.unwrap();
+        let mut config = found.get_document("config").unwrap().clone();
+        let member = doc! { "_id": 0, "host": format!("127.0.0.1:{}", self.port) };
+        config.insert("members", [member]);
+        config.insert("version", config.get_i32("version").unwrap() + 1);
+        admin.run_command(doc! { "replSetReconfig": config, "force": true }).await.unwrap();
+        self.wait_for_primary().await;
     }
 
     /// False when the process ends before it answers.
@@ -306,6 +323,12 @@ impl Mongod {
         };
         count("insert") + count("update") + count("delete")
     }
+}
+
+async fn client_of(port: u16, options: &str) -> Client {
+    let uri = "directConnection=true&serverSelectionTimeoutMS=30000";
+    let uri = format!("mongodb://127.0.0.1:{port}/?{uri}{options}");
+    Client::with_uri_str(uri).await.unwrap()
 }
 
 impl Drop for Mongod {

@@ -8,26 +8,40 @@ use std::{
 use futures_util::future::join_all;
 use mongodb::{
     Client,
-    bson::{Document, doc},
+    bson::{Bson, Document, doc},
 };
 
-use super::{eventually, mongod::Mongod};
+use super::{
+    certificates::Certificates,
+    eventually,
+    guarded::{self, Guard},
+    mongod::Mongod,
+};
 
 /// Three members. An election takes about two seconds.
 pub struct ReplicaSet {
     /// No other set has it: to a driver, and to servers, a set is what goes by its name.
     name: String,
     pub members: Vec<Mongod>,
-    /// Follows the primary.
+    /// Follows the primary, and may do everything.
     pub client: Client,
+    guard: Option<Guard>,
 }
 
 impl ReplicaSet {
     pub async fn start() -> Self {
+        Self::start_with(None, vec![]).await
+    }
+
+    /// With access control, for a user `outrigger` with these roles, and nobody may come without TLS.
+    pub async fn start_tls(roles: Vec<Bson>, certificates: &Certificates) -> Self {
+        Self::start_with(Some(Guard::with_tls(certificates)), roles).await
+    }
+
+    async fn start_with(guard: Option<Guard>, roles: Vec<Bson>) -> Self {
         static SETS: AtomicU32 = AtomicU32::new(0);
         let name = format!("rs{}", SETS.fetch_add(1, Ordering::Relaxed));
-        let args = ["--replSet", &name];
-        let members = join_all((0..3).map(|_| Mongod::start_with(&args))).await;
+        let members = join_all((0..3).map(|_| member(&name, guard.as_ref()))).await;
         let list: Vec<Document> = (0..)
             .zip(&members)
             .map(|(id, member)| doc! { "_id": id, "host": format!("127.0.0.1:{}", member.port) })
@@ -35,9 +49,14 @@ impl ReplicaSet {
         let settings = doc! { "electionTimeoutMillis": 2_000, "heartbeatIntervalMillis": 500 };
         let config = doc! { "_id": &name, "members": list, "settings": settings };
         members[0].admin(doc! { "replSetInitiate": config }).await;
-        let client = Client::with_uri_str(uri(&name, &members)).await.unwrap();
-        let set = Self { name, members, client };
-        set.primary().await;
+        let anybody = uri(&name, &members, "", "");
+        let client = Client::with_uri_str(anybody).await.unwrap();
+        let mut set = Self { name, members, client, guard };
+        let primary = set.primary().await;
+        if let Some(guard) = &set.guard {
+            guard.let_in(&set.members[primary], roles).await;
+            set.client = Client::with_uri_str(set.uri_of("root")).await.unwrap();
+        }
         eventually("two secondaries", Duration::from_secs(60), async || {
             let admin = set.client.database("admin");
             admin.run_command(doc! { "replSetGetStatus": 1 }).await.is_ok_and(|status| {
@@ -82,7 +101,7 @@ impl ReplicaSet {
         let command =
             doc! { "replSetStepDown": 30, "secondaryCatchUpPeriodSecs": 10, "force": true };
         // The server may close the connection instead of an answer.
-        let _ = self.members[primary].client.database("admin").run_command(command).await;
+        let _ = self.client.database("admin").run_command(command).await;
         let others: Vec<usize> = (0..3).filter(|n| *n != primary).collect();
         eventually("another primary", Duration::from_secs(60), async || {
             others.contains(&self.primary().await)
@@ -95,7 +114,7 @@ impl ReplicaSet {
         while self.primary().await == n {
             self.step_down().await;
         }
-        let next = Mongod::start_with(&["--replSet", &self.name]).await;
+        let next = member(&self.name, self.guard.as_ref()).await;
         let host = |member: &Mongod| format!("127.0.0.1:{}", member.port);
         let (new, old) = (host(&next), host(&self.members[n]));
         self.configure(|members| {
@@ -141,12 +160,30 @@ impl ReplicaSet {
         primary
     }
 
+    /// The connection string of `outrigger`, where there is access control.
     pub fn uri(&self) -> String {
-        uri(&self.name, &self.members)
+        self.uri_of("outrigger")
+    }
+
+    fn uri_of(&self, user: &str) -> String {
+        match &self.guard {
+            None => uri(&self.name, &self.members, "", ""),
+            Some(guard) => {
+                let who = format!("{user}:{}@", guarded::PASSWORD);
+                uri(&self.name, &self.members, &who, guard.options())
+            }
+        }
     }
 }
 
-fn uri(name: &str, members: &[Mongod]) -> String {
+async fn member(set: &str, guard: Option<&Guard>) -> Mongod {
+    match guard {
+        None => Mongod::start_with(&["--replSet", set]).await,
+        Some(guard) => guard.member(set).await,
+    }
+}
+
+fn uri(name: &str, members: &[Mongod], who: &str, options: &str) -> String {
     let hosts: Vec<_> = members.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
-    format!("mongodb://{}/?replicaSet={name}", hosts.join(","))
+    format!("mongodb://{who}{}/?replicaSet={name}{options}", hosts.join(","))
 }
