@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use crate::{agent::Handles, config::Uri};
+use crate::{
+    agent::Handles,
+    config::{TargetKind, Uri},
+};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -11,7 +14,7 @@ pub(super) struct About {
     /// The name of the local replica set, and a host of it.
     local_set: String,
     local: String,
-    /// Atlas's cluster.
+    /// Atlas's cluster, or the address of PostgreSQL.
     atlas: String,
     /// Empty: all of them.
     databases: Vec<String>,
@@ -32,7 +35,12 @@ impl About {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             local_set: handles.local_set.to_string(),
             local: cluster(&config.local.uri),
-            atlas: cluster(&config.atlas.uri),
+            atlas: match config.target.kind {
+                TargetKind::Atlas => cluster(&config.atlas.uri),
+                TargetKind::Postgres => {
+                    config.postgres.uri.as_ref().map(ToString::to_string).unwrap_or_default()
+                }
+            },
             databases: databases(&include.unwrap_or_default()),
             token_file: token_file.display().to_string(),
         }

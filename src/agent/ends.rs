@@ -7,11 +7,15 @@ use std::sync::Arc;
 
 use super::{AgentError, connect};
 use crate::{
-    config::{Config, ConfigError, TargetKind},
+    config::{Config, ConfigError, Exact, Mapping, TargetKind},
     gate::lease::Lease,
     mongo::Mongo,
-    side::{Blind, MongoSide, NoPeer, Peer, Side},
-    sink::{AnySink, AtlasSink, OwnSink, WithoutSchema},
+    postgres::connect::Postgres,
+    side::{Blind, MongoSide, NoPeer, Peer, PostgresSide, Side, postgres::PostgresRecords},
+    sink::{
+        AnySink, AtlasSink, OwnSink, WithoutSchema,
+        postgres::{PostgresSink, fence::Fence},
+    },
 };
 
 /// One end, for all who look at it.
@@ -36,8 +40,41 @@ impl End {
 /// What an agent replicates into.
 pub enum TargetEnd {
     Atlas(Mongo),
+    Postgres(PostgresEnd),
     /// A sink of the program that the agent runs in. Its own until the tasks begin, which take it.
     Own(Option<OwnSink>),
+}
+
+/// A PostgreSQL, and what its rows are made by.
+pub struct PostgresEnd {
+    pg: Postgres,
+    mapping: Mapping,
+    exact: Exact,
+    /// What this agent holds there: noted by whoever takes the lease, asked for by each transaction that writes.
+    fence: Fence,
+}
+
+impl PostgresEnd {
+    fn new(config: &Config) -> Result<Self, ConfigError> {
+        // Those who write, those who compare, and the lease.
+        let connections = config.worker.lanes + config.sync.parallel + 2;
+        let uri = config.postgres_uri()?;
+        let pg = Postgres::new(uri.expose(), connections, config.atlas.timeout)
+            .map_err(|error| ConfigError::invalid("postgres.uri", error.to_string()))?;
+        let (mapping, exact) = (config.mapping.clone(), config.postgres.exact);
+        Ok(Self { pg, mapping, exact, fence: Fence::default() })
+    }
+
+    fn end(&self) -> End {
+        let records = PostgresRecords::new(self.pg.clone(), self.fence.clone());
+        let side = PostgresSide::new(self.pg.clone(), self.mapping.clone(), self.exact);
+        End { peer: Arc::new(self.pg.clone()), side: Arc::new(side.with_records(records)) }
+    }
+
+    fn sink(&self) -> PostgresSink {
+        let fence = Some(self.fence.clone());
+        PostgresSink::of(self.pg.clone(), self.mapping.clone(), self.exact, fence)
+    }
 }
 
 impl TargetEnd {
@@ -47,16 +84,15 @@ impl TargetEnd {
     /// When there is no usable connection string.
     pub async fn connect(config: &Config) -> Result<Self, AgentError> {
         match config.target.kind {
-            // PostgreSQL is refused there.
-            TargetKind::Atlas | TargetKind::Postgres => {
-                Ok(TargetEnd::Atlas(connect::connect_atlas(config).await?))
-            }
+            TargetKind::Atlas => Ok(TargetEnd::Atlas(connect::connect_atlas(config).await?)),
+            TargetKind::Postgres => Ok(TargetEnd::Postgres(PostgresEnd::new(config)?)),
         }
     }
 
     pub fn end(&self) -> End {
         match self {
             TargetEnd::Atlas(mongo) => End::target(mongo),
+            TargetEnd::Postgres(postgres) => postgres.end(),
             TargetEnd::Own(_) => End { peer: Arc::new(NoPeer), side: Arc::new(Blind) },
         }
     }
@@ -68,6 +104,7 @@ impl TargetEnd {
                 let limiter = connect::limiter(config);
                 AnySink::Atlas(AtlasSink::new(mongo.clone(), limiter, Some(lease.clone())))
             }
+            TargetEnd::Postgres(postgres) => AnySink::Postgres(postgres.sink()),
             TargetEnd::Own(sink) => {
                 let sink = sink.take().expect("the tasks of an agent are built once");
                 AnySink::Own(WithoutSchema(sink))
@@ -78,7 +115,7 @@ impl TargetEnd {
     /// Whether what is there can be asked for at all, and so compared.
     pub(super) fn can_be_looked_into(&self) -> bool {
         match self {
-            TargetEnd::Atlas(_) => true,
+            TargetEnd::Atlas(_) | TargetEnd::Postgres(_) => true,
             TargetEnd::Own(_) => false,
         }
     }
@@ -87,6 +124,7 @@ impl TargetEnd {
     pub(super) fn suffix(&self) -> &'static str {
         match self {
             TargetEnd::Atlas(_) => "",
+            TargetEnd::Postgres(_) => "-postgres",
             TargetEnd::Own(_) => "-sink",
         }
     }
@@ -98,6 +136,7 @@ impl TargetEnd {
     pub fn shown(&self, config: &Config) -> Result<String, ConfigError> {
         Ok(match self {
             TargetEnd::Atlas(_) => config.atlas_uri()?.to_string(),
+            TargetEnd::Postgres(_) => config.postgres_uri()?.to_string(),
             TargetEnd::Own(_) => "a sink of the program's own".to_owned(),
         })
     }

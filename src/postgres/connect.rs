@@ -120,6 +120,11 @@ impl Postgres {
         self.heard.load(Relaxed)
     }
 
+    /// Silence counts from now on, not from the last answer.
+    pub fn silent_from_now(&self) {
+        self.heard.store(now_ms(), Relaxed);
+    }
+
     /// Its version, such as `15.8`.
     ///
     /// # Errors

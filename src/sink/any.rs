@@ -5,7 +5,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{
     AtlasSink, Changed, ConflictingWrite, CurrentOwner, SchemaSink, Sink, SinkError, WithoutSchema,
-    Write, Written,
+    Write, Written, postgres::PostgresSink,
 };
 use crate::{
     model::{event::SchemaChange, namespace::Namespace},
@@ -15,6 +15,7 @@ use crate::{
 /// Each hands on what it is asked; none adds anything.
 pub enum AnySink {
     Atlas(AtlasSink),
+    Postgres(PostgresSink),
     Own(WithoutSchema<OwnSink>),
 }
 
@@ -67,6 +68,7 @@ macro_rules! of_each {
     ($any:ident, $sink:ident => $call:expr) => {
         match $any {
             AnySink::Atlas($sink) => $call,
+            AnySink::Postgres($sink) => $call,
             AnySink::Own($sink) => $call,
         }
     };

@@ -41,6 +41,7 @@ use crate::{
     },
 };
 
+mod peer;
 mod records;
 mod walk;
 
