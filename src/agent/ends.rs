@@ -10,6 +10,7 @@ use crate::{
     config::{Config, ConfigError, Exact, Mapping, TargetKind},
     gate::lease::Lease,
     mongo::Mongo,
+    policy::limiter::Limiter,
     postgres::connect::Postgres,
     side::{Blind, MongoSide, NoPeer, Peer, PostgresSide, Side, postgres::PostgresRecords},
     sink::{
@@ -71,9 +72,9 @@ impl PostgresEnd {
         End { peer: Arc::new(self.pg.clone()), side: Arc::new(side.with_records(records)) }
     }
 
-    fn sink(&self) -> PostgresSink {
+    fn sink(&self, limiter: Limiter) -> PostgresSink {
         let fence = Some(self.fence.clone());
-        PostgresSink::of(self.pg.clone(), self.mapping.clone(), self.exact, fence)
+        PostgresSink::of(self.pg.clone(), self.mapping.clone(), self.exact, fence).limited(limiter)
     }
 }
 
@@ -104,7 +105,9 @@ impl TargetEnd {
                 let limiter = connect::limiter(config);
                 AnySink::Atlas(AtlasSink::new(mongo.clone(), limiter, Some(lease.clone())))
             }
-            TargetEnd::Postgres(postgres) => AnySink::Postgres(postgres.sink()),
+            TargetEnd::Postgres(postgres) => {
+                AnySink::Postgres(postgres.sink(connect::limiter(config)))
+            }
             TargetEnd::Own(sink) => {
                 let sink = sink.take().expect("the tasks of an agent are built once");
                 AnySink::Own(WithoutSchema(sink))
