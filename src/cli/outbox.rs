@@ -33,7 +33,7 @@ pub fn init(config: &Config, args: &OutboxInitArgs) -> Result<Code, Failure> {
         match &args.user {
             Some(user) => print(&format!("GRANT SELECT ON {name} TO {}", quoted(user))),
             None => {
-                show::line(format!("\n-- {name} is read for the first copy, `sync` and `verify`."))
+                show::line(format!("\n-- {name} is read for the first copy, `sync` and `verify`."));
             }
         }
     }

@@ -55,6 +55,9 @@ pub enum Change {
     Schema(SchemaChange),
     /// `dropDatabase`, which comes behind the drops of its collections. Its views go without a word.
     DatabaseDropped { db: String },
+    /// What a source was told and that makes no sense, under a name by which it knows it again, and why. It becomes a dead
+    /// letter, and what follows flows on.
+    Refused { ns: Namespace, key: DocumentKey, reason: String },
     /// Nothing that is replicated, such as an index build's progress. `kind` is the server's word.
     Ignored { ns: Option<Namespace>, kind: String },
 }

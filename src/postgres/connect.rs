@@ -17,7 +17,7 @@ use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
 };
 use tokio_postgres::{
-    Config,
+    Client, Config, Connection, Socket,
     config::{Host, SslMode},
     types::ToSql,
 };
@@ -65,6 +65,8 @@ pub struct BadUri(String);
 #[derive(Clone)]
 pub struct Postgres {
     pool: Pool,
+    config: Config,
+    tls: Tls,
     /// For an answer.
     timeout: Duration,
     /// When it answered last, in milliseconds since 1970.
@@ -91,7 +93,8 @@ impl Postgres {
         let tls = Tls::new(pem.as_deref())
             .map_err(|problem| BadUri(format!("`sslrootcert`: {problem}")))?;
         let recycling_method = RecyclingMethod::Fast;
-        let manager = Manager::from_config(config, tls, ManagerConfig { recycling_method });
+        let manager =
+            Manager::from_config(config.clone(), tls.clone(), ManagerConfig { recycling_method });
         let pool = Pool::builder(manager)
             .max_size(connections)
             .runtime(Runtime::Tokio1)
@@ -102,7 +105,17 @@ impl Postgres {
             })
             .build()
             .map_err(|error| BadUri(error.to_string()))?;
-        Ok(Self { pool, timeout, heard: Arc::default() })
+        Ok(Self { pool, config, tls, timeout, heard: Arc::default() })
+    }
+
+    /// A connection beside those that are kept, which whoever asks drives.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub(super) async fn alone(
+        &self,
+    ) -> Result<(Client, Connection<Socket, super::tls::Stream<Socket>>), Failed> {
+        Ok(self.config.connect(self.tls.clone()).await?)
     }
 
     /// A connection that nobody else uses meanwhile.

@@ -3,4 +3,5 @@
 
 pub mod class;
 pub mod connect;
+pub mod listen;
 mod tls;

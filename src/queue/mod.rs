@@ -100,6 +100,7 @@ mod metas;
 pub mod note;
 mod open;
 mod reader;
+mod refuse;
 mod rename;
 mod reserve;
 mod schedule;
@@ -117,6 +118,7 @@ pub use entry::{Ack, Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, 
 pub use files::{QueueOptions, agent_in};
 pub use ledger::{Front, NextDue};
 pub use open::Rebuilt;
+pub use refuse::Refused;
 pub use reserve::Reservation;
 pub use turns::Proof;
 

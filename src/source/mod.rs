@@ -17,6 +17,7 @@ use crate::{
         document_key::DocumentKey,
         event::{ChangeEvent, CollectionId},
         namespace::Namespace,
+        write_op::WriteOp,
     },
     mongo::MongoError,
     schema::Description,
@@ -91,6 +92,17 @@ pub trait Source: Send + Sync + 'static {
         keys: &[&DocumentKey],
         after: ClusterTime,
     ) -> impl Future<Output = Result<Self::Pages, SourceError>> + Send;
+
+    /// Of a source that keeps what was said of its documents, and cannot show the documents themselves: what brings each
+    /// of these up to date, whatever was written before; `None` for one that nothing is kept of. `None` for all where
+    /// documents are [read](Self::read).
+    fn renew(
+        &self,
+        _ns: &Namespace,
+        _keys: &[&DocumentKey],
+    ) -> impl Future<Output = Result<Option<Vec<Option<WriteOp>>>, SourceError>> + Send {
+        std::future::ready(Ok(None))
+    }
 
     /// The time of the last operation that the server has made: not older than anything that was read
     /// before.

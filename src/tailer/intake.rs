@@ -15,7 +15,7 @@ use crate::{
         event::{Change, ChangeEvent, CollectionId, SchemaChange, is_series},
         namespace::{Namespace, NamespaceFilter},
     },
-    queue::{Incoming, Work},
+    queue::{Incoming, Refused, Work},
 };
 
 /// What a batch of events asks for beyond the queue, and what is known while it is gone through.
@@ -36,6 +36,7 @@ pub(super) struct Intake<'a> {
     filter: &'a NamespaceFilter,
     tells_of_schema: bool,
     pub incoming: Vec<Incoming>,
+    pub refused: Vec<Refused>,
     pub side_effects: SideEffects,
     /// The last collection that was looked at, and whether it is replicated.
     last: Option<(Namespace, bool)>,
@@ -45,7 +46,8 @@ impl<'a> Intake<'a> {
     /// Of a reply of so many events.
     pub fn new(filter: &'a NamespaceFilter, tells_of_schema: bool, events: usize) -> Self {
         let incoming = Vec::with_capacity(events);
-        Self { filter, tells_of_schema, incoming, side_effects: SideEffects::default(), last: None }
+        let (refused, side_effects) = (Vec::new(), SideEffects::default());
+        Self { filter, tells_of_schema, incoming, refused, side_effects, last: None }
     }
 
     /// As [`NamespaceFilter::matches`], which is slow for something that is asked of each change.
@@ -77,6 +79,10 @@ impl<'a> Intake<'a> {
             Change::DatabaseDropped { db } => {
                 tracing::info!(db, "a database was dropped");
                 self.side_effects.look_at_schema = true;
+            }
+            Change::Refused { ns, key, reason } => {
+                tracing::error!(%ns, error = %reason, "what was read makes no sense, kept as a dead letter");
+                self.refused.push(Refused { ns, key, reason, cluster_time, wall_ms });
             }
             // The server's filter may let more through than ours.
             Change::Ignored { ns: Some(ns), .. } if !self.filter.matches(&ns) => {}

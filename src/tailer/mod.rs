@@ -241,7 +241,7 @@ impl<S: Source> Tailer<S> {
         for event in batch.events {
             intake.take_in(event);
         }
-        let Intake { incoming, side_effects, .. } = intake;
+        let Intake { incoming, refused, side_effects, .. } = intake;
         let incoming = without_repetition(incoming);
         let checkpoint = Checkpoint {
             token: batch.token,
@@ -278,6 +278,7 @@ impl<S: Source> Tailer<S> {
                 // It may have gone on to another name already.
                 SyncState::renamed(&queue, &side_effects.renamed)?;
             }
+            queue.refuse(refused, now_ms())?;
             Ok((queue.commit(incoming, Some(&checkpoint))?, compare))
         })
         .await?;

@@ -62,6 +62,25 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     ) -> Result<(), Halt> {
         for (name, unread) in self.by_present_name(ns, unread, outcomes) {
             let after = unread.iter().map(|unread| unread.item.last_time).max().unwrap_or_default();
+            let keys: Vec<&DocumentKey> = unread.iter().map(|unread| &unread.item.key).collect();
+            let renewed = match self.source.renew(&name, &keys).await {
+                Ok(renewed) => renewed.map(Ok),
+                Err(error) => Some(Err(error)),
+            };
+            let unread = match renewed {
+                Some(Ok(ops)) => {
+                    self.write_renewed(ns, unread.into_iter().zip(ops), outcomes).await?;
+                    continue;
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%ns, %error, "what is kept of the documents cannot be read");
+                    for Unread { item, .. } in unread {
+                        outcomes.insert(item.seq, wait(LOCAL_WAIT_MS));
+                    }
+                    return Err(Halt::Local);
+                }
+                None => unread,
+            };
             let mut wanted: Wanted =
                 unread.into_iter().map(|unread| (unread.item.key.canonical(), unread)).collect();
             match self.read_pages((ns, &name), after, &mut wanted, outcomes).await {
@@ -74,6 +93,32 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 Err(halt) => return Err(halt),
             }
         }
+        Ok(())
+    }
+
+    /// Of a source that [renews](crate::source::Source::renew) documents.
+    async fn write_renewed(
+        &self,
+        ns: &Namespace,
+        renewed: impl Iterator<Item = (Unread, Option<WriteOp>)>,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Halt> {
+        let mut writes = Vec::new();
+        for (Unread { item, .. }, op) in renewed {
+            let draft = match op {
+                Some(WriteOp::Insert(document) | WriteOp::Replace(document)) => {
+                    Draft::Upsert(document)
+                }
+                Some(WriteOp::Merge(fields)) if self.sink.takes_changes() => Draft::Merge(fields),
+                Some(WriteOp::Delete) => Draft::Delete,
+                Some(WriteOp::Merge(_) | WriteOp::Update(_) | WriteOp::Refresh) | None => {
+                    outcomes.insert(item.seq, Outcome::Applied);
+                    continue;
+                }
+            };
+            writes.push((item, draft));
+        }
+        self.dispatch.write_direct(ns, writes, outcomes).await?;
         Ok(())
     }
 

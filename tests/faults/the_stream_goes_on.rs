@@ -75,6 +75,7 @@ fn seen(event: ChangeEvent, filter: &NamespaceFilter) -> Option<String> {
             filter.matches(change.ns()).then(|| format!("{} {}", change.name(), change.ns()))
         }
         Change::DatabaseDropped { db } => Some(format!("drop of {db}")),
+        Change::Refused { .. } => unreachable!("a MongoDB refuses nothing"),
         Change::Ignored { ns: Some(ns), .. } if !filter.matches(&ns) => None,
         Change::Ignored { ns, kind } => Some(format!("{kind} {ns:?}")),
     }

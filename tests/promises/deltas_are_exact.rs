@@ -77,7 +77,10 @@ async fn read_ops(
             match event.change {
                 Change::Document { op: WriteOp::Insert(_), .. } => {}
                 Change::Document { op, .. } => ops.push(op),
-                Change::Schema(_) | Change::DatabaseDropped { .. } | Change::Ignored { .. } => {}
+                Change::Schema(_)
+                | Change::DatabaseDropped { .. }
+                | Change::Refused { .. }
+                | Change::Ignored { .. } => {}
             }
         }
     }

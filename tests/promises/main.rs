@@ -15,6 +15,7 @@ mod nothing_is_lost;
 mod odd_schema;
 mod one_agent_one_copy;
 mod one_collection_alone;
+mod outbox;
 mod postgres_is_compared;
 mod postgres_tables;
 mod renames;

@@ -70,6 +70,11 @@ impl Postgres {
         format!("postgres://outrigger:outrigger@127.0.0.1:{}/postgres?sslmode=disable", self.port)
     }
 
+    /// A connection of one's own.
+    pub async fn client(&self) -> Client {
+        self.try_connect().await.expect("PostgreSQL answers")
+    }
+
     async fn try_connect(&self) -> Option<Client> {
         let (client, connection) = tokio_postgres::connect(&self.uri(), NoTls).await.ok()?;
         tokio::spawn(connection);

@@ -39,8 +39,8 @@ pub const CHANNEL: &str = "outrigger_outbox";
 pub fn payload_text(column: &str, path: &str) -> String {
     let mut parts: Vec<_> = path.split('.').map(literal).collect();
     let last = parts.pop().unwrap_or_default();
-    let within: String = parts.iter().map(|part| format!("->{part}")).collect();
-    format!("{}{within}->>{last}", quoted(column))
+    parts.insert(0, quoted(column));
+    format!("{}->>{last}", parts.join("->"))
 }
 
 /// Names of everything, for the statements below.
