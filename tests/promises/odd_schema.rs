@@ -318,6 +318,33 @@ async fn a_database_that_comes_again_in_other_capitals_takes_the_place_of_the_ol
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
 }
 
+/// The view goes by a look at everything, of which there are few where one takes long.
+#[tokio::test]
+async fn a_database_in_other_capitals_does_not_wait_for_as_long_as_looks_at_everything_rest() {
+    let (local, atlas) = pair().await;
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let db = |name: &str| local.client.database(name);
+    for name in ["other", "shop"] {
+        db(name).collection("orders").insert_one(doc! { "_id": "before" }).await.unwrap();
+        let view = doc! { "create": "seen", "viewOn": "orders", "pipeline": [] };
+        db(name).run_command(view).await.unwrap();
+    }
+    equal(&local, &atlas).await;
+
+    let slow =
+        doc! { "failCommands": ["listIndexes"], "blockConnection": true, "blockTimeMS": 4_000 };
+    atlas.fail(slow, 1).await;
+    db("other").drop().await.unwrap();
+    equal(&local, &atlas).await;
+    assert_eq!(atlas.end_failing().await, 1, "a look took long");
+    db("shop").drop().await.unwrap();
+    db("SHOP").collection("orders").insert_one(doc! { "_id": "after" }).await.unwrap();
+
+    equal(&local, &atlas).await;
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+}
+
 #[tokio::test]
 async fn a_delete_of_an_id_that_a_collation_takes_for_another_leaves_the_other_one_alone() {
     let (local, atlas) = pair().await;

@@ -7,6 +7,9 @@
 //! | something passes that is in the way, or Atlas is away | soon |
 //! | Atlas was away so often that it is no outage | as where something is refused |
 //! | something is refused | ever later; at once where one was asked for meanwhile |
+//!
+//! Everything is looked at from time to time, and when that is asked for. While a change is held it is looked at again, ever
+//! more rarely: what is in the way may go by what such a look finds, and one look may come too early to see the last of it go.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +23,10 @@ use crate::{
 
 /// A look at everything takes at most this share of the time.
 const SHARE_MAX: u32 = 20;
+
+/// Where a change waits for what such a look may find, it takes at most a third of the time, and rests so often doubled.
+const HELD_SHARE_MAX: u32 = 2;
+const HELD_DOUBLED_MAX: u32 = 9;
 
 /// Waits before what was refused is tried again: the first one, doubled each time, and the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
@@ -100,17 +107,29 @@ pub(super) struct Table {
     /// No look at everything before that, however often it is asked for.
     earliest: Instant,
     is_pass_asked: bool,
+    /// When it is looked at again for a change that is held, and how often it was in vain.
+    next_for_held: Instant,
+    held_for: Option<u32>,
 }
 
 impl Table {
     /// Everything is due.
     pub fn new(usual: Duration, now: Instant) -> Self {
         let (due, busy) = (BTreeMap::new(), BTreeSet::new());
-        Self { usual, due, busy, next_pass: now, earliest: now, is_pass_asked: true }
+        Self {
+            usual,
+            due,
+            busy,
+            next_pass: now,
+            earliest: now,
+            is_pass_asked: true,
+            next_for_held: now,
+            held_for: None,
+        }
     }
 
-    /// A look at these was asked for.
-    pub fn ask(&mut self, asked: Asked, now: Instant) {
+    /// A look at these was asked for; `is_held` while a change of any collection cannot be made yet.
+    pub fn ask(&mut self, asked: Asked, is_held: bool, now: Instant) {
         if asked.everything {
             self.is_pass_asked = true;
             self.next_pass = self.next_pass.min((now + SOON / 2).max(self.earliest));
@@ -118,6 +137,10 @@ impl Table {
         for ns in asked.namespaces {
             let entry = self.due.entry(ns).or_insert_with(|| NextLook::at(now));
             (entry.at, entry.is_asked) = (now, true);
+        }
+        self.held_for = is_held.then(|| self.held_for.unwrap_or_default());
+        if is_held {
+            self.next_pass = self.next_pass.min(self.next_for_held);
         }
     }
 
@@ -142,10 +165,16 @@ impl Table {
                 for ns in open {
                     self.due.entry(ns).or_insert_with(|| NextLook::at(now));
                 }
+                let doubled = self.held_for.unwrap_or_default().min(HELD_DOUBLED_MAX);
+                self.held_for = self.held_for.map(|looks| looks.saturating_add(1));
+                self.next_for_held =
+                    now + (SOON * (1 << doubled)).max((now - began) * HELD_SHARE_MAX);
+                return;
             }
             Passed::NotNow => self.next_pass = now + SOON,
             Passed::Failed => self.next_pass = now + SOON * 5,
         }
+        self.next_for_held = self.next_pass;
     }
 
     /// Takes those that are due, as many as may be looked at, each with whether it was asked for.
@@ -278,11 +307,11 @@ mod tests {
         ];
         for (looked, is_asked, told, open, next) in rows {
             let mut table = table(now);
-            table.ask(asked(&["a"], false), now);
+            table.ask(asked(&["a"], false), false, now);
             assert_eq!(table.take(now), [(ns("a"), true)]);
             assert!(table.take(now).is_empty(), "it is looked at already");
             if is_asked {
-                table.ask(asked(&["a"], false), later);
+                table.ask(asked(&["a"], false), false, later);
             }
 
             let name = format!("{looked:?}, asked: {is_asked}");
@@ -305,7 +334,7 @@ mod tests {
     fn what_is_refused_is_tried_ever_more_rarely_and_an_outage_that_lasts_is_a_refusal() {
         let mut now = Instant::now();
         let mut table = table(now);
-        table.ask(asked(&["a"], false), now);
+        table.ask(asked(&["a"], false), false, now);
         let mut waits = Vec::new();
         for _ in 0..12 {
             table.take(now);
@@ -332,7 +361,7 @@ mod tests {
     fn only_so_many_are_looked_at_at_a_time() {
         let now = Instant::now();
         let mut table = table(now);
-        table.ask(asked(&["a", "b", "c"], false), now);
+        table.ask(asked(&["a", "b", "c"], false), false, now);
 
         assert_eq!(table.take(now).len(), LOOKS_MAX);
         table.ended(&ns("a"), Looked::Done, now, now);
@@ -349,7 +378,7 @@ mod tests {
         table.passed(Passed::Open(vec![ns("a")]), now, end);
         assert_eq!((table.open(), table.take(end)), (1, vec![(ns("a"), true)]));
 
-        table.ask(asked(&[], true), end);
+        table.ask(asked(&[], true), false, end);
         assert!(!table.is_pass_due(end + 59 * SECOND), "at most a twentieth of the time");
         assert!(table.is_pass_due(end + 60 * SECOND));
 
@@ -364,6 +393,44 @@ mod tests {
         table.passed(Passed::Owed { is_of_some: false }, at, at);
         assert!(!table.is_pass_due(at + SOON));
         assert_eq!(table.open(), 1);
+    }
+
+    #[test]
+    fn while_a_change_is_held_everything_is_looked_at_again_ever_more_rarely() {
+        let mut now = Instant::now();
+        let mut table = table(now);
+        // A look took long, as on a machine that has much to do.
+        table.passed(Passed::Open(Vec::new()), now, now + 3 * SECOND);
+        now += 3 * SECOND;
+        table.ask(asked(&[], true), false, now);
+        assert_eq!(table.wake(now), now + 60 * SECOND, "a twentieth of the time");
+
+        table.ask(asked(&[], false), true, now);
+        assert_eq!(table.wake(now), now + 6 * SECOND, "a third of it while a change is held");
+        let mut waits = Vec::new();
+        for _ in 0..4 {
+            now = table.wake(now);
+            assert!(table.is_pass_due(now));
+            table.passed(Passed::Open(Vec::new()), now, now);
+            table.ask(asked(&[], false), true, now);
+            waits.push(table.wake(now) - now);
+        }
+        assert_eq!(waits, [SECOND, 2 * SECOND, 4 * SECOND, 8 * SECOND], "nobody has to ask again");
+        assert_eq!(table.open(), 0, "nor does anybody wait for it");
+
+        // What is not the time for it is not asked for at once again.
+        now = table.wake(now);
+        table.passed(Passed::NotNow, now, now);
+        table.ask(asked(&[], false), true, now);
+        assert_eq!(table.wake(now), now + SOON);
+
+        table.passed(Passed::Open(Vec::new()), now, now);
+        table.ask(asked(&[], false), false, now);
+        assert_eq!(table.wake(now), now + USUAL, "it is made");
+        table.ask(asked(&[], false), true, now);
+        table.passed(Passed::Open(Vec::new()), now, now);
+        table.ask(asked(&[], false), true, now);
+        assert_eq!(table.wake(now), now + SECOND, "another one begins anew");
     }
 
     #[test]

@@ -70,7 +70,8 @@ impl<K: SchemaSink> SchemaKeeper<K> {
         let usual = if self.tells_of_schema { LOOK_EVERY } else { LOOK_OFTEN };
         let mut table = Table::new(usual, Instant::now());
         loop {
-            table.ask(self.cx.watch.take(), Instant::now());
+            let is_held = !self.cx.watch.all_held().is_empty();
+            table.ask(self.cx.watch.take(), is_held, Instant::now());
             let began = Instant::now();
             if table.is_pass_due(began) {
                 let passed = self.pass(stop).await?;
