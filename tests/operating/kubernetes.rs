@@ -29,7 +29,7 @@ fn the_manifest_is_valid_and_the_checker_would_say_so_if_it_were_not() {
     let path = dir.path().join("bad.yaml");
     let text = read("deploy/kubernetes/outrigger.yaml");
     for (right, wrong) in
-        [("replicas: 1", "replica: 1"), ("failureThreshold: 60", "failureThreshold: \"60\"")]
+        [("replicas: 1", "replica: 1"), ("failureThreshold: 3\n", "failureThreshold: \"3\"\n")]
     {
         assert!(text.contains(right));
         std::fs::write(&path, text.replace(right, wrong)).unwrap();
@@ -75,4 +75,8 @@ fn the_manifest_and_the_program_mean_the_same() {
     let grace: u64 = grace.lines().next().unwrap().parse().unwrap();
     assert!(grace > config.shutdown.drain_for.as_secs());
     assert_eq!(text.matches("httpGet: {path: /healthz, port: admin}").count(), 2);
+    // A start waits for the local database and opens a queue of any size: that is no reason to end it.
+    let (_, startup) = text.split_once("startupProbe:").unwrap();
+    let (_, tries) = startup.split_once("failureThreshold: ").unwrap();
+    assert_eq!(tries.lines().next().unwrap().parse(), Ok(i32::MAX));
 }

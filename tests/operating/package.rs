@@ -141,11 +141,22 @@ fn the_package_installs_into_an_empty_root_and_asks_at_its_purge_what_becomes_of
             scratch.answers(answer);
         }
         scratch.dpkg("--purge", "outrigger");
+        // dpkg's own doing, whatever the answer was, so that the question says it.
         assert!(!config.exists());
         let there = [secret, token, queue].map(|file| scratch.path(file).exists());
         assert_eq!(there, left, "{answer:?}");
         assert_eq!(scratch.path("asked").exists(), answer.is_some());
     }
+}
+
+#[test]
+fn what_is_asked_at_the_purge_is_what_is_done() {
+    let text = std::fs::read_to_string(root().join("deploy/debian/templates")).unwrap();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(!text.contains("nothing is deleted"), "dpkg deletes config.toml: {text}");
+    assert!(text.contains("config.toml is deleted whichever is chosen"), "{text}");
+    let pages = std::fs::read_to_string(root().join("docs/install.md")).unwrap();
+    assert!(pages.contains("When it is purged, `/etc/outrigger/config.toml` goes"));
 }
 
 #[test]
