@@ -173,6 +173,51 @@ fn one_cause_is_one_alert_and_one_axis_has_one_unit() {
     }
 }
 
+#[test]
+fn the_board_is_one_that_grafana_and_prometheus_understand() {
+    let validated = |files: &[&Path]| {
+        Command::new(root().join("scripts/grafana-validate")).args(files).output().unwrap()
+    };
+    let good = validated(&[]);
+    assert!(good.status.success(), "{}", said(&good));
+    // The checker would say so if it were not.
+    let dir = TempDir::new().unwrap();
+    let bad = dir.path().join("bad.json");
+    let text = read("deploy/grafana/outrigger.json");
+    for (right, wrong) in [
+        ("\"colorMode\"", "\"colourMode\""),
+        ("\"type\": \"timeseries\"", "\"type\": \"timelines\""),
+        ("\"mode\": \"absolute\"", "\"mode\": \"absolut\""),
+        ("\"editable\": true", "\"editable\": \"true\""),
+    ] {
+        assert!(text.contains(right), "{right}");
+        std::fs::write(&bad, text.replace(right, wrong)).unwrap();
+        let found = validated(&[&bad]);
+        assert!(!found.status.success(), "{wrong}: {}", said(&found));
+    }
+
+    // Each of its questions, as a rule, so that Prometheus's own parser reads it.
+    let board: Value = serde_json::from_str(&text).unwrap();
+    let panels = board["panels"].as_array().unwrap().iter();
+    let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
+    let annotations = board["annotations"]["list"].as_array().unwrap().iter();
+    let asked = targets.chain(annotations).filter_map(|of| of["expr"].as_str());
+    let rules: Vec<_> = asked
+        .enumerate()
+        .map(|(n, expr)| {
+            let expr = expr.replace("$__rate_interval", "5m").replace("$instance", ".*");
+            serde_json::json!({ "record": format!("board:{n}"), "expr": expr })
+        })
+        .collect();
+    assert!(rules.len() > 15, "{}", rules.len());
+    let file = dir.path().join("board.yml");
+    let groups = serde_json::json!({ "groups": [{ "name": "board", "rules": rules }] });
+    std::fs::write(&file, groups.to_string()).unwrap();
+    let promtool = script("promtool", &[]);
+    let check = Command::new(promtool).args(["check", "rules"]).arg(file).output().unwrap();
+    assert!(check.status.success(), "{}", said(&check));
+}
+
 /// There is no engine to build it with; what can be checked is that it names what is there.
 #[test]
 fn the_dockerfile_names_what_is_there_and_does_not_run_as_root() {
