@@ -89,6 +89,127 @@ fn the_script_that_runs_them_understands_its_numbers_or_ends() {
     }
 }
 
+/// What runs at night only is not seen to be gone by day.
+#[test]
+fn what_runs_at_night_runs_the_shipped_program_at_its_own_times() {
+    let root = crate::support::root();
+    let told = Command::new("make").args(["-n", "nightly"]).current_dir(root).output().unwrap();
+    let lines = said(&told);
+    assert!(told.status.success(), "{lines}");
+    for part in [
+        "build --locked --release",
+        "--test faults soak::",
+        "--test faults fault_matrix::",
+        "scripts/settings",
+        "memory_of_the_unit::",
+        "version_matrix::",
+    ] {
+        assert!(lines.contains(part), "{part}: {lines}");
+    }
+    let makefile = std::fs::read_to_string(root.join("Makefile")).unwrap();
+    assert!(makefile.contains("export OUTRIGGER_BIN := $(CURDIR)/target/release/outrigger"));
+    assert!(makefile.contains("export OUTRIGGER_TEST_UNSCALED := yes"));
+    let weekly = std::fs::read_to_string(root.join(".github/workflows/ci.yml")).unwrap();
+    assert!(weekly.contains("make nightly "));
+}
+
+/// On somebody's own machine, `make test` leaves the system as it is.
+#[test]
+fn nothing_is_installed_into_the_system_unasked() {
+    let dir = TempDir::new().unwrap();
+    let told = dir.path().join("told");
+    for name in ["apt-get", "sudo", "id"] {
+        let path = dir.path().join(name);
+        // Rights would be there.
+        let text = format!("#!/bin/sh\necho 0\necho \"$0 $*\" >> {}\n", told.display());
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    for name in ["bash", "dirname", "mkdir", "flock"] {
+        let path = format!("/usr/bin/{name}");
+        std::os::unix::fs::symlink(path, dir.path().join(name)).unwrap();
+    }
+
+    let run = script("chromium").env("PATH", dir.path()).output().unwrap();
+
+    assert_eq!(run.status.code(), Some(1), "{}", said(&run));
+    assert!(said(&run).contains("OUTRIGGER_MAY_INSTALL"), "{}", said(&run));
+    assert!(!told.exists(), "{}", std::fs::read_to_string(&told).unwrap());
+    // Whoever else installs something says where, and is asked to.
+    for entry in std::fs::read_dir(crate::support::root().join("scripts")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let installs = text.lines().any(|line| {
+            let line = line.trim_start();
+            line.contains("apt-get install") && !line.contains("hint:") && !line.starts_with('#')
+        });
+        let asks = text.contains("OUTRIGGER_MAY_INSTALL") || text.contains("in_root apt-get");
+        assert!(!installs || asks, "{}", path.display());
+    }
+}
+
+/// Of a long output CI shows the beginning and the end.
+#[test]
+fn the_script_that_runs_them_ends_with_each_failure_and_its_reason() {
+    let dir = TempDir::new().unwrap();
+    let program = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path.display().to_string()
+    };
+    let tests = program(
+        "tests",
+        "cat <<'END'\n\
+         test good ... ok\n\
+         test bad::one ... FAILED\n\
+         test bad::two ... FAILED\n\
+         \nfailures:\n\n\
+         ---- bad::one stdout ----\n\
+         OUTRIGGER_SEED=1\n\
+         \nthread 'bad::one' (7) panicked at tests/faults/bad.rs:1:2:\n\
+         a reason\nmore of it\n\
+         thread 'other' panicked at tests/faults/bad.rs:9:9:\nafterwards\n\n\
+         ---- bad::two stdout ----\n\
+         Error: no panic\n\n\
+         \nfailures:\n    bad::one\n    bad::two\n\n\
+         test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+         END\nexit 101\n",
+    );
+    let died = program("died", "echo 'test bad::three ... '\nkill -9 $$\n");
+    let built = |name: &str, executable: &str| {
+        format!(
+            r#"{{"reason":"compiler-artifact","profile":{{"test":true}},"executable":"{executable}","target":{{"name":"{name}","kind":["lib"]}}}}"#
+        )
+    };
+    let doc = "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0s";
+    let cargo = program(
+        "cargo",
+        &format!(
+            "case \"$*\" in\n*--no-run*) cat <<'END'\n{}\n{}\nEND\n;;\n*) echo '{doc}';;\nesac\n",
+            built("faults", &tests),
+            built("died", &died),
+        ),
+    );
+
+    let output = script("test").env("CARGO", cargo).output().unwrap();
+
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let end: Vec<_> = text.lines().rev().take(5).collect();
+    assert!(end[1].ends_with(" s"), "{text}");
+    assert_eq!(
+        [end[4], end[3], end[2], end[0]],
+        [
+            "FAILED bad::one: tests/faults/bad.rs:1:2: a reason",
+            "FAILED bad::two: Error: no panic",
+            "died ended with -9",
+            "2 passed, 3 failed, 0 skipped",
+        ],
+        "{text}"
+    );
+}
+
 /// A cargo-deny that answers as it is told to: what the fetch of the advisories ends with, and what they say.
 fn deny(fetch: &str, advisories: &str, ci: &[(&str, &str)]) -> Output {
     let dir = TempDir::new().unwrap();
