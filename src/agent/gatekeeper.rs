@@ -20,13 +20,13 @@ use crate::{
         faults::Fault,
         past::{Finding, Known, judge},
     },
-    model::checkpoint::Checkpoint,
+    model::checkpoint::{Checkpoint, PositionKind},
     mongo::{Mongo, MongoError},
     observe::{report::one_line, status::Status},
     policy::backoff::OutageWait,
     queue::{Queue, QueueError},
     runtime::shutdown::blocking,
-    source::{ChangeStreamSource, Source, SourceError, evidence},
+    source::{SourceError, evidence},
 };
 
 /// How long a missing past must be missed before the local database counts as another one: longer than
@@ -197,7 +197,7 @@ pub async fn refusal(
     local: &Mongo,
     checkpoint: &Checkpoint,
 ) -> Result<Option<AgentError>, SourceError> {
-    if let Err(error) = checkpoint.is_of(&<ChangeStreamSource as Source>::POSITIONS) {
+    if let Err(error) = checkpoint.is_of(&PositionKind::CLUSTER_TIME) {
         return Ok(Some(AgentError::OtherSource { problem: error.to_string() }));
     }
     let known = Known {

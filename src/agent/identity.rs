@@ -26,7 +26,7 @@ impl Agent {
         let lease_client = LeaseClient {
             atlas: &*self.atlas.side,
             filter,
-            source_id: &self.source_id,
+            source_id: self.source.id(),
             agent: &self.identity,
             lease: self.writing.lease(),
         };

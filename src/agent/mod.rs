@@ -24,17 +24,15 @@ use tokio::sync::Notify;
 use crate::{
     config::{Config, ConfigError},
     gate::{Gate, reading::Reading, writing::Writing},
-    mongo::Mongo,
+    model::checkpoint::PositionKind,
     observe::status::Status,
     queue::{Queue, QueueError, QueueOptions, Rebuilt},
     runtime::shutdown::{Stop, blocking},
     schema::watch::SchemaWatch,
-    side::{MongoSide, Side, records::AgentIdentity},
-    source::{
-        ChangeStreamSource, PIPELINE_VERSION, Source, SourceError, SourceInfo, inspect, source_id,
-    },
+    side::records::AgentIdentity,
+    source::{PIPELINE_VERSION, SourceError},
     sync::{
-        self, SyncError,
+        SyncError,
         state::{Reason, SyncState},
     },
     tailer::TailerError,
@@ -56,6 +54,7 @@ mod parts;
 mod patience;
 mod pause;
 mod run;
+mod source_end;
 mod stop;
 mod trial;
 mod vitals;
@@ -71,8 +70,8 @@ pub use ends::{End, TargetEnd};
 pub use far_end::reach;
 pub use flush::{FlushError, Flushed, flush};
 pub use monitor::{Monitor, is_gapless, judged, judgement, lag, lives};
-use patience::patiently;
 pub use pause::set_paused;
+use source_end::SourceEnd;
 pub use trial::{Delivery, try_deliveries};
 
 /// Why the agent does not start, or ended.
@@ -113,14 +112,14 @@ pub struct Agent {
     reading: Arc<Reading>,
     writing: Arc<Writing>,
     queue: Arc<Queue>,
-    local: Mongo,
-    /// What `local` says counts only while it is open.
+    source: SourceEnd,
+    /// Of `source`, as everybody sees it who does not read the stream.
+    local: End,
+    /// What `source` says counts only while it is open, of a kind that has one.
     gate: Arc<Gate>,
     target: TargetEnd,
     /// Of `target`, as everybody sees it who does not write.
     atlas: End,
-    info: SourceInfo,
-    source_id: String,
     adopt: bool,
     identity: AgentIdentity,
     sync_wanted: Arc<Notify>,
@@ -142,19 +141,12 @@ impl Agent {
         let is_own = own.is_some();
         connect::tell_of_options(&config, is_own)?;
         let gate = Arc::new(Gate::default());
-        let local = connect::connect_local_by(&config, Some(gate.clone())).await?;
         let target = match own {
             Some(sink) => TargetEnd::Own(Some(sink)),
             None => TargetEnd::connect(&config).await?,
         };
         let atlas = target.end();
-        let (info, (source_id, is_exact)) =
-            patiently(config.local.timeout, || Box::pin(first_look(&local, &*atlas.side))).await?;
-        if !is_exact {
-            tracing::warn!(
-                "the user may not read the replica set's id; another database of the same set name could not be told apart"
-            );
-        }
+        let source = SourceEnd::connect(&config, &gate, &*atlas.side).await?;
         let queue = open_queue(&config).await?;
         let identity = identity::identify(&queue, &config.queue.path).await?;
         let agent = Self {
@@ -164,12 +156,11 @@ impl Agent {
             queue,
             monitor: Arc::new(Monitor::new(&config)),
             config,
-            local,
+            local: source.end(),
+            source,
             gate,
             target,
             atlas,
-            info,
-            source_id,
             adopt,
             identity,
             sync_wanted: Arc::default(),
@@ -178,13 +169,15 @@ impl Agent {
             serve,
         };
         agent.check_kind()?;
-        agent.gatekeeper().open().await?;
+        if let Some(gatekeeper) = agent.gatekeeper() {
+            gatekeeper.open().await?;
+        }
         agent.check_filter()?;
         Ok(agent)
     }
 
     fn check_kind(&self) -> Result<(), AgentError> {
-        same_kind(&self.queue)
+        same_kind(&self.queue, &self.source.positions())
     }
 
     /// The checkpoint must be of this filter.
@@ -194,24 +187,13 @@ impl Agent {
         };
         if checkpoint.pipeline != self.pipeline()? {
             tracing::info!("the namespaces have changed; everything will be compared");
-            SyncState::require(&self.queue, self.info.now, Reason::NamespacesChanged)?;
+            SyncState::require(&self.queue, self.source.now(), Reason::NamespacesChanged)?;
         }
         Ok(())
     }
 
-    fn gatekeeper(&self) -> Gatekeeper {
-        Gatekeeper {
-            local: self.local.clone(),
-            gate: self.gate.clone(),
-            queue: self.queue.clone(),
-            status: self.status.clone(),
-            source_id: self.source_id.clone(),
-        }
-    }
-
-    /// As everybody sees it who does not read the stream.
-    fn local_end(&self) -> End {
-        End::source(&self.local)
+    fn gatekeeper(&self) -> Option<Gatekeeper> {
+        self.source.gatekeeper(&self.queue, &self.status)
     }
 
     fn pipeline(&self) -> Result<String, ConfigError> {
@@ -226,14 +208,14 @@ impl Agent {
             reading: self.reading.clone(),
             writing: self.writing.clone(),
             queue: self.queue.clone(),
-            local: self.local_end(),
+            local: self.local.clone(),
             atlas: self.atlas.clone(),
-            journal: Arc::new(self.local.clone()),
+            journal: self.source.journal(),
             config: Arc::new(self.config.clone()),
             sync_wanted: self.sync_wanted.clone(),
             watch: self.watch.clone(),
             monitor: self.monitor.clone(),
-            local_set: self.info.set_name.as_str().into(),
+            local_set: self.source.name().into(),
         }
     }
 
@@ -255,30 +237,13 @@ async fn open_queue(config: &Config) -> Result<Arc<Queue>, AgentError> {
 }
 
 /// The checkpoint must be of this kind of source, before it is asked what it proves of this one.
-fn same_kind(queue: &Queue) -> Result<(), AgentError> {
+fn same_kind(queue: &Queue, positions: &PositionKind) -> Result<(), AgentError> {
     let Some(checkpoint) = queue.checkpoint()? else {
         return Ok(());
     };
     checkpoint
-        .is_of(&<ChangeStreamSource as Source>::POSITIONS)
+        .is_of(positions)
         .map_err(|error| AgentError::OtherSource { problem: error.to_string() })
-}
-
-/// What stands in the local database's own answers about it, and about both ends: whether they are one.
-///
-/// Whoever answers here is proven afterwards, before anything else that it says is believed. All of it comes from
-/// one process: with an election in between it is begun anew. One that comes behind it changes nothing,
-/// since the set's id is what the proof asks for, and what else is taken from here is where an agent that
-/// has read nothing begins.
-async fn first_look(
-    local: &Mongo,
-    target: &dyn Side,
-) -> Result<(SourceInfo, (String, bool)), AgentError> {
-    let first_look = local.for_a_proof();
-    let info = inspect(&first_look).await?;
-    let id = source_id(&first_look, &info).await?;
-    sync::same::check_early(&*MongoSide::source(&first_look), target).await?;
-    Ok((info, id))
 }
 
 fn from_tailer(error: TailerError) -> AgentError {

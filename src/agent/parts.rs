@@ -9,7 +9,7 @@ use crate::{
     model::namespace::NamespaceFilter,
     policy::{in_doubt::InDoubtWrites, read_watermark::ReadWatermark},
     sink::AnySink,
-    source::{ChangeStreamSource, SchemaSource},
+    source::{AnySource, SchemaSource},
     sync::{self, Reconciler},
     tailer::{IMPASSE_PATIENCE, Identity, QueueLimits, Tailer},
     worker::{Shared, Worker},
@@ -20,18 +20,17 @@ const WATERMARK_DOCUMENTS: usize = 100_000;
 
 /// What an agent is made of. Nothing of it runs yet.
 pub(super) struct Parts {
-    pub tailer: Tailer<ChangeStreamSource>,
+    pub tailer: Tailer<AnySource>,
     pub reconciler: Arc<Reconciler<AnySink>>,
-    pub worker: Arc<Worker<ChangeStreamSource, AnySink>>,
+    pub worker: Arc<Worker<AnySource, AnySink>>,
 }
 
 impl Agent {
     pub(super) fn build(&mut self, filter: &NamespaceFilter) -> Result<Parts, AgentError> {
-        let source = ChangeStreamSource::new(self.local.clone(), filter.clone(), &self.info);
-        let source = Arc::new(source);
+        let source = Arc::new(self.source.source(filter));
         let sink = Arc::new(self.target.sink(&self.config, self.writing.lease()));
         let watermark =
-            Arc::new(Mutex::new(ReadWatermark::new(self.info.now, WATERMARK_DOCUMENTS)));
+            Arc::new(Mutex::new(ReadWatermark::new(self.source.now(), WATERMARK_DOCUMENTS)));
         let in_doubt = Arc::new(Mutex::new(InDoubtWrites::default()));
         let tells_of_schema = source.tells_of_schema();
         let tailer = self.tailer(source.clone(), filter)?;
@@ -53,9 +52,9 @@ impl Agent {
 
     fn tailer(
         &self,
-        source: Arc<ChangeStreamSource>,
+        source: Arc<AnySource>,
         filter: &NamespaceFilter,
-    ) -> Result<Tailer<ChangeStreamSource>, AgentError> {
+    ) -> Result<Tailer<AnySource>, AgentError> {
         let queue = &self.config.queue;
         Ok(Tailer {
             queue: self.queue.clone(),
@@ -69,7 +68,10 @@ impl Agent {
                 max_documents: queue.max_documents,
                 min_free_disk: queue.min_free_disk,
             },
-            identity: Identity { source_id: self.source_id.clone(), pipeline: self.pipeline()? },
+            identity: Identity {
+                source_id: self.source.id().to_owned(),
+                pipeline: self.pipeline()?,
+            },
             disk: queue.path.clone(),
             compare: self.sync_wanted.clone(),
             gate: self.gate.clone(),
@@ -85,7 +87,7 @@ impl Agent {
         in_doubt: Arc<Mutex<InDoubtWrites>>,
     ) -> sync::Context<AnySink> {
         let mut sides =
-            connect::sides(&self.config, self.local_end().side, self.atlas.side.clone());
+            connect::sides(&self.config, self.local.side.clone(), self.atlas.side.clone());
         sides.status = Some(self.status.clone());
         sides.lease = Some(self.writing.lease().clone());
         sync::Context {
@@ -108,7 +110,7 @@ impl Agent {
         let of_comparison =
             |every| if self.target.can_be_looked_into() { every } else { Duration::ZERO };
         sync::Options {
-            source_id: self.source_id.clone(),
+            source_id: self.source.id().to_owned(),
             agent: self.identity.clone(),
             adopt: self.adopt,
             max_delete_ratio: config.sync.max_delete_ratio,

@@ -16,7 +16,7 @@ use crate::{
     policy::backoff::OutageWait,
     runtime::shutdown::blocking,
     side::SideError,
-    source::{Source, SourceError, inspect},
+    source::{Source, SourceError},
     sync::SyncError,
     tailer::Tailer,
 };
@@ -86,11 +86,11 @@ impl Agent {
     /// The queue does not know which collections are capped; from now on the stream tells. An agent that was
     /// killed may have written to Atlas what this one has yet to read again.
     async fn keep_capped_in_order(&self, filter: &NamespaceFilter) -> Result<(), AgentError> {
-        let listing = self.local_end().side.list(filter).await.map_err(|error| match error {
+        let listing = self.local.side.list(filter).await.map_err(|error| match error {
             SideError::Source(error) => AgentError::Local(error),
             SideError::Target(error) => SyncError::from(error).into(),
         })?;
-        let now = inspect(&self.local).await?.now;
+        let now = self.source.position().await?;
         for collection in listing.collections.iter().filter(|found| found.is_capped()) {
             self.queue.keep_in_order(&collection.ns, true);
             self.queue.wait_for_stream(&collection.ns, now);

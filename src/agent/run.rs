@@ -21,7 +21,7 @@ use crate::{
         shutdown::{Stop, blocking},
     },
     sink::AnySink,
-    source::ChangeStreamSource,
+    source::AnySource,
     sync::{self, Reconciler, state::SyncState},
     tailer::Tailer,
     worker::Worker,
@@ -62,7 +62,7 @@ impl Agent {
         let Parts { tailer, reconciler, worker } = parts;
         let mut tasks = spawn(tailer, reconciler, worker, self.config.worker.lanes, &self.stop);
         let version = env!("CARGO_PKG_VERSION");
-        tracing::info!(version, local = %self.config.local_uri()?, local_version = %self.info.version, atlas = %self.target.shown(&self.config)?, "started");
+        tracing::info!(version, local = %self.source.shown(&self.config)?, local_version = %self.source.version(), atlas = %self.target.shown(&self.config)?, "started");
 
         let exit = tokio::select! {
             () = &mut shutdown => Exit::Asked,
@@ -78,8 +78,12 @@ impl Agent {
         let gatekeeper = self.gatekeeper();
         let (refuse, refused) = oneshot::channel();
         beside.spawn(async move {
+            let error = match gatekeeper {
+                Some(gatekeeper) => gatekeeper.run().await,
+                None => std::future::pending().await,
+            };
             // Fails only when the agent has ended meanwhile, and then nobody needs to know.
-            let _ = refuse.send(gatekeeper.run().await);
+            let _ = refuse.send(error);
         });
         refused
     }
@@ -134,9 +138,9 @@ impl Agent {
 
 /// The tasks whose end is the agent's.
 fn spawn(
-    tailer: Tailer<ChangeStreamSource>,
+    tailer: Tailer<AnySource>,
     reconciler: Arc<Reconciler<AnySink>>,
-    worker: Arc<Worker<ChangeStreamSource, AnySink>>,
+    worker: Arc<Worker<AnySource, AnySink>>,
     writers: usize,
     stop: &Stop,
 ) -> JoinSet<Result<(), AgentError>> {

@@ -160,7 +160,7 @@ impl Agent {
         let orderly = async {
             // Neither waits for the other: a slow disk is no reason to keep the lease, nor the reverse.
             let (flushed, ()) = tokio::join!(flushed, self.release(filter));
-            tokio::join!(self.local.close(), self.atlas.peer.close());
+            tokio::join!(self.local.peer.close(), self.atlas.peer.close());
             flushed
         };
         let until = until.max(Instant::now() + END_WITHIN);

@@ -60,7 +60,9 @@ impl Source for FakeSource {
     type Stream = FakeStream;
     type Pages = FakePages;
 
-    const POSITIONS: PositionKind = PositionKind::named("number of a batch");
+    fn positions(&self) -> PositionKind {
+        PositionKind::named("number of a batch")
+    }
 
     async fn open(&self, _: &StartFrom) -> Result<FakeStream, SourceError> {
         let batches = std::mem::take(&mut *self.batches.lock());

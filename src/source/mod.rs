@@ -23,6 +23,7 @@ use crate::{
     schema::Description,
 };
 
+mod any;
 #[cfg(test)]
 pub(crate) mod fake;
 mod hint;
@@ -30,6 +31,7 @@ mod journal;
 pub mod mongodb;
 pub mod outbox;
 
+pub use any::AnySource;
 pub use journal::Journal;
 
 pub use self::mongodb::{
@@ -76,7 +78,7 @@ pub trait Source: Send + Sync + 'static {
     type Pages: Pages;
 
     /// What its positions count: a queue that holds those of another kind is refused.
-    const POSITIONS: PositionKind;
+    fn positions(&self) -> PositionKind;
 
     /// Opens the change stream.
     fn open(

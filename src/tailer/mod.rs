@@ -163,7 +163,7 @@ impl<S: Source> Tailer<S> {
         let queue = self.queue.clone();
         let checkpoint = blocking(move || queue.checkpoint()).await?;
         if let Some(checkpoint) = &checkpoint {
-            checkpoint.is_of(&S::POSITIONS)?;
+            checkpoint.is_of(&self.source.positions())?;
         }
         let committed = checkpoint.as_ref().map(|checkpoint| checkpoint.token.clone());
         let from = checkpoint.map_or(StartFrom::Now, |checkpoint| {
@@ -245,7 +245,7 @@ impl<S: Source> Tailer<S> {
         let incoming = without_repetition(incoming);
         let checkpoint = Checkpoint {
             token: batch.token,
-            kind: S::POSITIONS,
+            kind: self.source.positions(),
             anchor,
             cluster_time: batch.cluster_time,
             source_id: self.identity.source_id.clone(),

@@ -153,7 +153,9 @@ impl Source for ChangeStreamSource {
     type Stream = ChangeStream;
     type Pages = FindPages;
 
-    const POSITIONS: PositionKind = PositionKind::CLUSTER_TIME;
+    fn positions(&self) -> PositionKind {
+        PositionKind::CLUSTER_TIME
+    }
 
     async fn open(&self, from: &StartFrom) -> Result<ChangeStream, SourceError> {
         let state = match self.open_cursor(from, Contents::Full).await {

@@ -119,7 +119,9 @@ impl Source for Local {
     type Stream = Silence;
     type Pages = OnePage;
 
-    const POSITIONS: PositionKind = PositionKind::CLUSTER_TIME;
+    fn positions(&self) -> PositionKind {
+        PositionKind::CLUSTER_TIME
+    }
 
     async fn open(&self, _: &StartFrom) -> Result<Silence, SourceError> {
         Ok(Silence)

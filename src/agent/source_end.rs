@@ -1,0 +1,159 @@
+//! What an agent reads from, and all that is asked of it beside its stream.
+//!
+//! A new kind of source is a variant of [`SourceEnd`], and one of [`AnySource`] with its stream and its pages.
+
+use std::sync::Arc;
+
+use super::{AgentError, End, connect, gatekeeper::Gatekeeper, patience::patiently};
+use crate::{
+    config::{Config, ConfigError},
+    gate::Gate,
+    model::{
+        checkpoint::{ClusterTime, PositionKind},
+        namespace::NamespaceFilter,
+    },
+    mongo::Mongo,
+    observe::status::Status,
+    queue::Queue,
+    side::{MongoSide, Side},
+    source::{AnySource, ChangeStreamSource, Journal, SourceError, SourceInfo, inspect, source_id},
+    sync,
+};
+
+/// A source that was looked at once, when the agent was prepared.
+pub(super) enum SourceEnd {
+    Mongo(MongoEnd),
+}
+
+/// A MongoDB, whose answers count only while `gate` is open.
+pub(super) struct MongoEnd {
+    local: Mongo,
+    gate: Arc<Gate>,
+    info: SourceInfo,
+    /// The replica set's id.
+    id: String,
+}
+
+impl SourceEnd {
+    /// The source that the configuration names, once it has said what it is.
+    ///
+    /// # Errors
+    /// What the person who starts the agent must mend first.
+    pub async fn connect(
+        config: &Config,
+        gate: &Arc<Gate>,
+        target: &dyn Side,
+    ) -> Result<Self, AgentError> {
+        let local = connect::connect_local_by(config, Some(gate.clone())).await?;
+        let (info, (id, is_exact)) =
+            patiently(config.local.timeout, || Box::pin(first_look(&local, target))).await?;
+        if !is_exact {
+            tracing::warn!(
+                "the user may not read the replica set's id; another database of the same set name could not be told apart"
+            );
+        }
+        Ok(SourceEnd::Mongo(MongoEnd { local, gate: gate.clone(), info, id }))
+    }
+
+    /// What its positions count.
+    pub fn positions(&self) -> PositionKind {
+        match self {
+            SourceEnd::Mongo(_) => PositionKind::CLUSTER_TIME,
+        }
+    }
+
+    /// Which database it is: the same at another address, and another one at the same address.
+    pub fn id(&self) -> &str {
+        match self {
+            SourceEnd::Mongo(of) => &of.id,
+        }
+    }
+
+    /// The position that it had when it was looked at.
+    pub fn now(&self) -> ClusterTime {
+        match self {
+            SourceEnd::Mongo(of) => of.info.now,
+        }
+    }
+
+    /// The position that it has now.
+    pub async fn position(&self) -> Result<ClusterTime, SourceError> {
+        match self {
+            SourceEnd::Mongo(of) => Ok(inspect(&of.local).await?.now),
+        }
+    }
+
+    pub fn version(&self) -> &str {
+        match self {
+            SourceEnd::Mongo(of) => &of.info.version,
+        }
+    }
+
+    /// What people call it: a MongoDB's replica set.
+    pub fn name(&self) -> &str {
+        match self {
+            SourceEnd::Mongo(of) => &of.info.set_name,
+        }
+    }
+
+    /// Its address, without its secrets.
+    pub fn shown(&self, config: &Config) -> Result<String, ConfigError> {
+        Ok(match self {
+            SourceEnd::Mongo(_) => config.local_uri()?.to_string(),
+        })
+    }
+
+    pub fn end(&self) -> End {
+        match self {
+            SourceEnd::Mongo(of) => End::source(&of.local),
+        }
+    }
+
+    pub fn journal(&self) -> Arc<dyn Journal> {
+        match self {
+            SourceEnd::Mongo(of) => Arc::new(of.local.clone()),
+        }
+    }
+
+    /// What reads its stream.
+    pub fn source(&self, filter: &NamespaceFilter) -> AnySource {
+        match self {
+            SourceEnd::Mongo(of) => AnySource::Mongo(ChangeStreamSource::new(
+                of.local.clone(),
+                filter.clone(),
+                &of.info,
+            )),
+        }
+    }
+
+    /// Who proves, for as long as the agent runs, that this is still the database that it was started for. `None` for
+    /// one that nothing can be put in the place of unseen.
+    pub fn gatekeeper(&self, queue: &Arc<Queue>, status: &Arc<Status>) -> Option<Gatekeeper> {
+        match self {
+            SourceEnd::Mongo(of) => Some(Gatekeeper {
+                local: of.local.clone(),
+                gate: of.gate.clone(),
+                queue: queue.clone(),
+                status: status.clone(),
+                source_id: of.id.clone(),
+            }),
+        }
+    }
+}
+
+/// What stands in the local database's own answers about it, and about both ends: whether they are one.
+///
+/// Whoever answers here is proven afterwards, before anything else that it says is believed. All of it comes from
+/// one process: with an election in between it is begun anew. One that comes behind it changes nothing,
+/// since the set's id is what the proof asks for, and what else is taken from here is where an agent that
+/// has read nothing begins.
+async fn first_look(
+    local: &Mongo,
+    target: &dyn Side,
+) -> Result<(SourceInfo, (String, bool)), AgentError> {
+    let first_look = local.for_a_proof();
+    let info = inspect(&first_look).await?;
+    let id = source_id(&first_look, &info).await?;
+    sync::same::check_early(&*MongoSide::source(&first_look), target).await?;
+    Ok((info, id))
+}

@@ -1,0 +1,120 @@
+//! The sources that an agent may have, as one: which it is was decided when the configuration was read.
+
+use super::{
+    ChangeStream, ChangeStreamSource, EventBatch, EventStream, Page, Pages, SchemaSource, Source,
+    SourceError, StartFrom,
+};
+use crate::{
+    gate::Permit,
+    model::{
+        checkpoint::{ClusterTime, PositionKind, ResumeToken},
+        document_key::DocumentKey,
+        event::CollectionId,
+        namespace::Namespace,
+    },
+    schema::Description,
+};
+
+/// Each hands on what it is asked; none adds anything.
+pub enum AnySource {
+    Mongo(ChangeStreamSource),
+}
+
+/// An open stream of one of them.
+pub enum AnyStream {
+    Mongo(ChangeStream),
+}
+
+/// Documents of one of them.
+pub enum AnyPages {
+    Mongo(<ChangeStreamSource as Source>::Pages),
+}
+
+/// The same call, of whichever source it is.
+macro_rules! of_each {
+    ($any:ident, $source:ident => $call:expr) => {
+        match $any {
+            AnySource::Mongo($source) => $call,
+        }
+    };
+}
+
+impl Source for AnySource {
+    type Stream = AnyStream;
+    type Pages = AnyPages;
+
+    fn positions(&self) -> PositionKind {
+        of_each!(self, source => source.positions())
+    }
+
+    async fn open(&self, from: &StartFrom) -> Result<AnyStream, SourceError> {
+        Ok(match self {
+            AnySource::Mongo(source) => AnyStream::Mongo(source.open(from).await?),
+        })
+    }
+
+    async fn read(
+        &self,
+        ns: &Namespace,
+        keys: &[&DocumentKey],
+        after: ClusterTime,
+    ) -> Result<AnyPages, SourceError> {
+        Ok(match self {
+            AnySource::Mongo(source) => AnyPages::Mongo(source.read(ns, keys, after).await?),
+        })
+    }
+
+    async fn time(&self) -> Result<ClusterTime, SourceError> {
+        of_each!(self, source => source.time().await)
+    }
+
+    fn permit(&self) -> Permit {
+        of_each!(self, source => Source::permit(source))
+    }
+
+    async fn last_entry(&self) -> Result<Option<ClusterTime>, SourceError> {
+        of_each!(self, source => source.last_entry().await)
+    }
+}
+
+impl SchemaSource for AnySource {
+    async fn describe(&self, ns: &Namespace) -> Result<Option<Description>, SourceError> {
+        of_each!(self, source => source.describe(ns).await)
+    }
+
+    fn tells_of_schema(&self) -> bool {
+        of_each!(self, source => source.tells_of_schema())
+    }
+
+    async fn collection_id(&self, ns: &Namespace) -> Result<Option<CollectionId>, SourceError> {
+        of_each!(self, source => source.collection_id(ns).await)
+    }
+}
+
+impl EventStream for AnyStream {
+    async fn next(&mut self) -> Result<EventBatch, SourceError> {
+        match self {
+            AnyStream::Mongo(stream) => stream.next().await,
+        }
+    }
+
+    fn keeps_unconfirmed(&self) -> bool {
+        match self {
+            AnyStream::Mongo(stream) => stream.keeps_unconfirmed(),
+        }
+    }
+
+    async fn confirm(&mut self, position: &ResumeToken) -> Result<(), SourceError> {
+        match self {
+            AnyStream::Mongo(stream) => stream.confirm(position).await,
+        }
+    }
+}
+
+impl Pages for AnyPages {
+    async fn next(&mut self) -> Result<Option<Page>, SourceError> {
+        match self {
+            AnyPages::Mongo(pages) => pages.next().await,
+        }
+    }
+}
