@@ -11,6 +11,7 @@ use crate::{
         document_key::DocumentKey,
         event::CollectionId,
         namespace::Namespace,
+        write_op::WriteOp,
     },
     schema::Description,
 };
@@ -62,6 +63,14 @@ impl Source for AnySource {
         Ok(match self {
             AnySource::Mongo(source) => AnyPages::Mongo(source.read(ns, keys, after).await?),
         })
+    }
+
+    async fn renew(
+        &self,
+        ns: &Namespace,
+        keys: &[&DocumentKey],
+    ) -> Result<Option<Vec<Option<WriteOp>>>, SourceError> {
+        of_each!(self, source => source.renew(ns, keys).await)
     }
 
     async fn time(&self) -> Result<ClusterTime, SourceError> {

@@ -292,7 +292,9 @@ impl Source for OutboxSource {
     type Stream = OutboxStream;
     type Pages = OutboxPages;
 
-    const POSITIONS: PositionKind = PositionKind::named("rows of an outbox");
+    fn positions(&self) -> PositionKind {
+        PositionKind::named("rows of an outbox")
+    }
 
     async fn open(&self, from: &StartFrom) -> Result<OutboxStream, SourceError> {
         match from {
