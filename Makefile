@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-matrix memory check fmt clippy deny doc build deb bench bench-queue bench-copy bench-smoke soak fuzz mutants clean
+.PHONY: demo test test-matrix memory many check fmt clippy deny doc build deb bench bench-queue bench-copy bench-smoke soak fuzz mutants clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
@@ -30,6 +30,13 @@ memory:
 	$(CARGO) build --locked --profile demo --bin outrigger
 	OUTRIGGER_BIN="$(CURDIR)/target/demo/outrigger" OUTRIGGER_MEMORY=2000x1000000,100x15000000 \
 	  OUTRIGGER_MEMORY_LIMIT=1073741824 $(CARGO) test --locked --test faults memory_of_the_unit:: -- --nocapture
+
+# 10,000 collections with three indexes each, and 5 million deletes over a slow line; about an hour, and 10 GB of disk.
+many:
+	scripts/mongod > /dev/null
+	$(CARGO) build --locked --profile demo --bin outrigger
+	OUTRIGGER_BIN="$(CURDIR)/target/demo/outrigger" OUTRIGGER_COLLECTIONS=$(or $(COLLECTIONS),10000) \
+	  OUTRIGGER_DELETES=$(or $(DELETES),5000000) $(CARGO) test --locked --test faults many:: -- --nocapture --test-threads 1
 
 check: fmt clippy deny doc
 

@@ -101,14 +101,33 @@ async fn a_clock_that_jumps_either_way_holds_nothing_up() {
     assert!(agent.stop().success());
 }
 
-/// Each write to the queue's files fails, and each sync, while there is a file `broken`.
+/// Each write to a file fails, and each sync, while there is a file `broken`, with the error that it names. Where the error
+/// is that all has become read-only, nothing can be opened for writing either.
 const BROKEN: &str = r#"
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
-static int is_broken(void) { return access("broken", F_OK) == 0 ? (errno = EIO, 1) : 0; }
+static int is_broken(void) {
+    char text[8] = "";
+    int fd = syscall(SYS_openat, AT_FDCWD, "broken", O_RDONLY, 0);
+    if (fd < 0) return 0;
+    ssize_t n = syscall(SYS_read, fd, text, 7);
+    syscall(SYS_close, fd);
+    return n > 0 ? (errno = atoi(text), 1) : 0;
+}
+int open64(const char *path, int flags, ...) {
+    va_list rest;
+    va_start(rest, flags);
+    int mode = va_arg(rest, int);
+    va_end(rest);
+    if ((flags & (O_WRONLY | O_RDWR | O_CREAT)) && is_broken() && errno == EROFS) return -1;
+    return syscall(SYS_openat, AT_FDCWD, path, flags | O_LARGEFILE, mode);
+}
 ssize_t pwrite64(int fd, const void *bytes, size_t n, off_t at) {
     return is_broken() ? -1 : syscall(SYS_pwrite64, fd, bytes, n, at);
 }
@@ -120,8 +139,11 @@ int sync_file_range(int fd, off_t at, off_t n, unsigned flags) {
 }
 "#;
 
+/// Once it fails, and once the system has made it read-only.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fails_and_comes_back_loses_nothing() {
+    const EIO: &str = "5";
+    const EROFS: &str = "30";
     let (local, atlas) = pair().await;
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
     agent.may(&[NewQueue], "its disk fails");
@@ -130,21 +152,56 @@ async fn a_disk_that_fails_and_comes_back_loses_nothing() {
     agent.start(&[]);
     agent.streaming().await;
     let broken = agent.dir.path().join("broken");
-    for round in 0..2 {
-        std::fs::write(&broken, "").unwrap();
+    for (round, error) in [EIO, EROFS].into_iter().enumerate() {
+        // Whole at once.
+        std::fs::write(broken.with_extension("new"), error).unwrap();
+        std::fs::rename(broken.with_extension("new"), &broken).unwrap();
+        let first = i32::try_from(round).unwrap() * 1_000;
         let some =
             |from: i32| (from..from + 200).map(|id| doc! { "_id": id, "x": "x".repeat(3_000) });
-        orders(&local).insert_many(some(round * 1_000)).await.unwrap();
-        orders(&local).delete_one(doc! { "_id": round * 1_000 - 999 }).await.unwrap();
-        let wanted = usize::try_from(round).unwrap() + 1;
+        orders(&local).insert_many(some(first)).await.unwrap();
+        orders(&local).delete_one(doc! { "_id": first - 999 }).await.unwrap();
         eventually("it is told", PATIENCE, async || {
-            agent.log().matches("the queue failed").count() >= wanted
+            agent.log().matches("the queue failed").count() > round
         })
         .await;
         assert!(agent.is_running(), "{}", agent.log());
         std::fs::remove_file(&broken).unwrap();
         equal(&local, &atlas, PATIENCE).await;
     }
+    assert!(agent.stop().success());
+}
+
+/// Neither line is reset, so that every wait is as long as it is by default: 30 s for an answer, and between the tries up
+/// to a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_both_sides_is_found_out_and_gone_through_with_every_wait_as_by_default() {
+    let (local, atlas) = pair().await;
+    let lines = [Proxy::to(local.port).await, Proxy::to(atlas.port).await];
+    let mut agent = Agent::new(&lines[0].uri(), &lines[1].uri(), "");
+    agent.waits_as_by_default();
+    agent.start(&[]);
+    agent.streaming().await;
+    orders(&local).insert_many((0..50).map(|id| doc! { "_id": id })).await.unwrap();
+    equal(&local, &atlas, PATIENCE).await;
+    // What waits while Atlas is away.
+    lines[1].set(Line::Silent);
+    orders(&local).update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await.unwrap();
+    agent.queued(1).await;
+    lines[0].set(Line::Silent);
+    orders(&local).delete_one(doc! { "_id": 1 }).await.unwrap();
+
+    eventually("both are told", 2 * PATIENCE, async || {
+        agent.health().is_some_and(|health| {
+            !health["localError"].is_null() && !health["atlasError"].is_null()
+        })
+    })
+    .await;
+    assert_ne!(agent.health().unwrap()["status"], "healthy");
+    lines.iter().for_each(|line| line.set(Line::Up));
+    orders(&local).insert_one(doc! { "_id": 100 }).await.unwrap();
+    equal(&local, &atlas, 3 * PATIENCE).await;
+    assert!(agent.cli(&["flush"]).status.success());
     assert!(agent.stop().success());
 }
 

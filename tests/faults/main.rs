@@ -10,6 +10,7 @@ mod elections;
 mod fault_matrix;
 mod hosts_and_lines;
 mod lost_history;
+mod many;
 mod memory_of_the_unit;
 mod names_behind_a_gap;
 mod power_cut;

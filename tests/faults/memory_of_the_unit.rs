@@ -17,9 +17,12 @@ use mongodb::{
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 
 use crate::support::{
-    agent::Agent,
+    PATIENCE,
+    agent::{Agent, is_running, may_mount, signal},
+    equal::equal,
     eventually,
     mongod::Mongod,
+    orders, pair,
     proof::{Need, not_proved},
 };
 
@@ -167,4 +170,68 @@ async fn large_documents_wait_are_changed_and_go_in_the_memory_of_the_unit() {
     .await;
     tell("drained", &agent);
     assert_equal(&local.client, &atlas.client).await;
+}
+
+/// Ends a process of which nobody else is the parent.
+struct Ends(u32);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if is_running(self.0) {
+            signal(self.0, "KILL");
+        }
+    }
+}
+
+/// As containers have it: the first process there, of a user that has neither a name nor a home, in little memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_container_it_is_process_one_of_a_user_without_a_name_in_256_mib() {
+    const NOBODY: u32 = 12_345;
+    const MIB: u64 = 256;
+    if !rustix::process::geteuid().is_root() {
+        return not_proved(Need::Root);
+    }
+    if may_mount() != Some(&["--mount"]) {
+        return not_proved(Need::Mounts);
+    }
+    let (local, mut atlas) = pair().await;
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    std::os::unix::fs::chown(agent.dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    // Where the program is need not be a place that everybody may look into.
+    agent.wrapper = Some(format!(
+        "touch program && mount --bind \"$0\" program && \
+         exec unshare --pid --fork --mount-proc setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \
+         env -u HOME -u USER ./program \"$@\""
+    ));
+    agent.start(&[]);
+    agent.streaming().await;
+    let children = format!("/proc/{0}/task/{0}/children", agent.id());
+    let first = Ends(fs::read_to_string(children).unwrap().trim().parse().unwrap());
+    // Where there is none, the most that it took is looked at.
+    let group = Group::of(MIB << 20);
+    if let Some(group) = &group {
+        group.take(first.0);
+    }
+    atlas.kill();
+    let files = local.client.database("shop").collection("files");
+    for id in 0..60 {
+        files.insert_one(doc! { "_id": id, "content": "x".repeat(1_000_000) }).await.unwrap();
+    }
+    orders(&local).insert_many((0..2_000).map(|id| doc! { "_id": id })).await.unwrap();
+    agent.queued(2_060).await;
+    atlas.resume().await;
+    equal(&local, &atlas, PATIENCE).await;
+    assert!(agent.cli(&["status"]).status.success());
+
+    let status = fs::read_to_string(format!("/proc/{}/status", first.0)).unwrap();
+    let line = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((line("NSpid:")[1].as_str(), line("Uid:")[1].as_str()), ("1", "12345"));
+    let peak = line("VmHWM:")[0].parse::<u64>().unwrap() >> 10;
+    println!("{peak} MiB at the most");
+    assert!(peak < MIB, "{peak} MiB");
+    signal(first.0, "TERM");
+    assert!(agent.ended(PATIENCE).await.success(), "{}", agent.log());
 }

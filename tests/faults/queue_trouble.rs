@@ -132,6 +132,45 @@ async fn a_disk_that_is_full_ends_nothing_and_loses_nothing() {
     assert!(agent.stop().success());
 }
 
+/// Somebody else has taken them all with small files; there is room enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_further_file_ends_nothing_and_loses_nothing() {
+    if !has_small_disks() {
+        return;
+    }
+    let (local, atlas) = pair().await;
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "");
+    agent.may(&[NewQueue], "its disk takes no file");
+    let disk = "mount -t tmpfs -o size=2g,nr_inodes=100 tmpfs queue";
+    agent.wrapper = Some(format!("mkdir -p queue && {disk}"));
+    agent.start(&[]);
+    agent.streaming().await;
+    let filler = inside(&agent).join("filler");
+    std::fs::create_dir(&filler).unwrap();
+    let mut taken = 0;
+    while std::fs::write(filler.join(taken.to_string()), "").is_ok() {
+        taken += 1;
+    }
+    assert!(taken > 10, "{taken} files");
+
+    // Small ones, and one that the queue's store keeps in a file of its own.
+    fill(&local, 0, 1_000).await;
+    orders(&local).insert_one(doc! { "_id": "large", "x": "x".repeat(15_000_000) }).await.unwrap();
+    orders(&local).delete_many(doc! { "_id": { "$lt": 500 } }).await.unwrap();
+    let is_read = async || {
+        let there = orders(&atlas).count_documents(doc! { "_id": "large" }).await.unwrap() == 1;
+        let log = agent.log();
+        there || log.contains("the queue failed") || log.contains("reading has stopped")
+    };
+    eventually("the large one is read, or the queue says why not", PATIENCE, is_read).await;
+    assert!(agent.is_running(), "{}", agent.log());
+    std::fs::remove_dir_all(&filler).unwrap();
+
+    equal(&local, &atlas, 2 * PATIENCE).await;
+    assert!(!agent.log().contains("panicked"), "{}", agent.log());
+    assert!(agent.stop().success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_of_another_process_and_one_that_is_read_only_are_left_alone_and_told() {
     let (local, atlas) = pair().await;

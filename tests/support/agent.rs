@@ -40,10 +40,10 @@ pub fn is_stopped(pid: u32) -> bool {
         .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
 }
 
-/// How `unshare` gives a mount namespace here: as anybody, or as root; `None` where neither is allowed,
+/// How `unshare` gives a mount namespace here: as root, or as anybody; `None` where neither is allowed,
 /// as in some containers.
 pub fn may_mount() -> Option<&'static [&'static str]> {
-    const WAYS: [&[&str]; 2] = [&["--user", "--map-root-user", "--mount"], &["--mount"]];
+    const WAYS: [&[&str]; 2] = [&["--mount"], &["--user", "--map-root-user", "--mount"]];
     WAYS.into_iter().find(|way| {
         let mut command = Command::new("unshare");
         command.args(*way).args(["mount", "-t", "tmpfs", "tmpfs", "/mnt"]);
@@ -123,6 +123,14 @@ impl Agent {
             unasked: Vec::new(),
             may: Mutex::default(),
         }
+    }
+
+    /// Takes the shortened waits out of its configuration, so that those count that it has by default.
+    pub fn waits_as_by_default(&self) {
+        self.replace_setting("allow_insecure = true\ntimeout = \"5s\"", "allow_insecure = true");
+        let shortened =
+            "[local]\ntimeout = \"5s\"\n[breaker]\nopen_for = \"200ms\"\nopen_for_max = \"1s\"\n";
+        self.replace_setting(shortened, "");
     }
 
     /// An agent that is started at once.
