@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-matrix memory many check fmt clippy deny doc build deb bench bench-queue bench-copy bench-smoke soak fuzz mutants clean
+.PHONY: demo test test-matrix memory many check fmt clippy deny doc fuzz-check build deb bench bench-queue bench-copy bench-smoke soak nightly fuzz mutants clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
@@ -14,7 +14,7 @@ demo:
 test: check
 	scripts/mongod > /dev/null
 	scripts/postgres > /dev/null
-	$(CARGO) build --locked --all-targets --all-features
+	$(CARGO) build --locked --workspace --all-targets --all-features
 	scripts/test
 
 # Every pair of MongoDB 5.0.4, 6.0.5 and 6.0.27 as local database and as target; about five minutes. Of others with
@@ -27,18 +27,18 @@ test-matrix:
 # changed, and go, through two kills. Needs root, 20 GB of disk and some minutes.
 memory:
 	scripts/mongod > /dev/null
-	$(CARGO) build --locked --profile demo --bin outrigger
-	OUTRIGGER_BIN="$(CURDIR)/target/demo/outrigger" OUTRIGGER_MEMORY=2000x1000000,100x15000000 \
+	$(CARGO) build --locked --release --bin outrigger
+	OUTRIGGER_BIN="$(CURDIR)/target/release/outrigger" OUTRIGGER_MEMORY=2000x1000000,100x15000000 \
 	  OUTRIGGER_MEMORY_LIMIT=1073741824 $(CARGO) test --locked --test faults memory_of_the_unit:: -- --nocapture
 
 # 10,000 collections with three indexes each, and 5 million deletes over a slow line; about an hour, and 10 GB of disk.
 many:
 	scripts/mongod > /dev/null
-	$(CARGO) build --locked --profile demo --bin outrigger
-	OUTRIGGER_BIN="$(CURDIR)/target/demo/outrigger" OUTRIGGER_COLLECTIONS=$(or $(COLLECTIONS),10000) \
+	$(CARGO) build --locked --release --bin outrigger
+	OUTRIGGER_BIN="$(CURDIR)/target/release/outrigger" OUTRIGGER_COLLECTIONS=$(or $(COLLECTIONS),10000) \
 	  OUTRIGGER_DELETES=$(or $(DELETES),5000000) $(CARGO) test --locked --test faults many:: -- --nocapture --test-threads 1
 
-check: fmt clippy deny doc
+check: fmt clippy deny doc fuzz-check
 
 fmt:
 	$(CARGO) fmt --check
@@ -51,6 +51,13 @@ deny:
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+# That the fuzz targets still fit what they fuzz, with the compiler that all else is built with. Nothing is linked, so the
+# fuzzer itself need not be built.
+fuzz-check:
+	@$(CARGO) metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml > /dev/null || { \
+	  echo "hint: cp Cargo.lock fuzz/ && $(CARGO) metadata --format-version 1 --manifest-path fuzz/Cargo.toml > /dev/null"; exit 1; }
+	CUSTOM_LIBFUZZER_PATH=/nowhere/libfuzzer.a $(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir target
 
 # The Debian package, into target/debian/.
 deb:
@@ -83,6 +90,25 @@ bench-smoke:
 soak:
 	scripts/mongod > /dev/null
 	OUTRIGGER_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test faults soak:: -- --nocapture
+
+# What takes too long for every change: the program as it is shipped, with its allocator and at its own timeouts and waits
+# (tests have them shortened), under random faults and under every row of the fault matrix; each setting's own test against a
+# program that ignores the setting; the memory; every pair of servers. Some hours; NIGHTLY="soak" for a part.
+nightly: $(addprefix nightly-,$(or $(NIGHTLY),soak faults settings)) $(if $(NIGHTLY),,memory many test-matrix)
+
+nightly-soak nightly-faults: export OUTRIGGER_BIN := $(CURDIR)/target/release/outrigger
+nightly-soak nightly-faults: export OUTRIGGER_TEST_UNSCALED := yes
+nightly-soak: build
+	scripts/mongod > /dev/null
+	OUTRIGGER_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --all-features --test faults soak:: -- --nocapture
+
+nightly-faults: build
+	scripts/mongod > /dev/null
+	$(CARGO) test --locked --all-features --test faults fault_matrix:: -- --nocapture --test-threads 2
+
+nightly-settings:
+	scripts/mongod > /dev/null
+	scripts/settings
 
 # Needs `cargo install cargo-fuzz` and a nightly compiler; FUZZ_SECONDS for each target.
 fuzz:

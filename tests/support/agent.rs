@@ -112,7 +112,7 @@ impl Agent {
         std::fs::write(dir.path().join("config.toml"), text).unwrap();
         let env = [("MONGODB_LOCAL_URI", local), ("MONGODB_ATLAS_URI", atlas)];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        Self {
+        let agent = Self {
             dir,
             admin_port,
             env,
@@ -122,7 +122,12 @@ impl Agent {
             letters_are_meant: Arc::default(),
             unasked: Vec::new(),
             may: Mutex::default(),
+        };
+        if std::env::var_os("OUTRIGGER_TEST_UNSCALED").is_some() {
+            // `make nightly`.
+            agent.waits_as_by_default();
         }
+        agent
     }
 
     /// Takes the shortened waits out of its configuration, so that those count that it has by default.
