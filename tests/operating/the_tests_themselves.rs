@@ -89,6 +89,26 @@ fn the_script_that_runs_them_understands_its_numbers_or_ends() {
     }
 }
 
+/// A third file at once only where two leave the cores idle, and never against what is asked for.
+#[test]
+fn the_script_that_runs_them_runs_more_at_once_only_while_the_cores_are_idle() {
+    let decides = |jobs: Option<&str>, running: u32, idle: f64| {
+        let load = format!(
+            "from importlib.machinery import SourceFileLoader as S; m = S('t', {:?}).load_module(); print(m.is_room({running}, {idle}))",
+            crate::support::root().join("scripts/test").display().to_string()
+        );
+        let mut python = Command::new("python3");
+        python.args(["-B", "-W", "ignore", "-c", &load]).env_remove("TEST_JOBS");
+        if let Some(jobs) = jobs {
+            python.env("TEST_JOBS", jobs);
+        }
+        said(&python.output().unwrap()).trim() == "True"
+    };
+    assert!(decides(None, 1, 0.0), "two at once however busy");
+    assert!(decides(None, 2, 0.5) && !decides(None, 2, 0.3) && !decides(None, 3, 1.0));
+    assert!(!decides(Some("2"), 2, 1.0) && decides(Some("4"), 3, 0.0));
+}
+
 /// What runs at night only is not seen to be gone by day.
 #[test]
 fn what_runs_at_night_runs_the_shipped_program_at_its_own_times() {
@@ -198,6 +218,7 @@ fn the_script_that_runs_them_ends_with_each_failure_and_its_reason() {
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let end: Vec<_> = text.lines().rev().take(5).collect();
     assert!(end[1].ends_with(" s"), "{text}");
+    assert!(text.contains("---- faults: 0 s, 0 s of the cores\n"), "{text}");
     assert_eq!(
         [end[4], end[3], end[2], end[0]],
         [
