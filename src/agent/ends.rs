@@ -72,6 +72,17 @@ impl PostgresEnd {
         End { peer: Arc::new(self.pg.clone()), side: Arc::new(side.with_records(records)) }
     }
 
+    /// Its line.
+    pub fn line(&self) -> Postgres {
+        self.pg.clone()
+    }
+
+    /// The rows as the documents that they are, where those are kept.
+    fn documents(&self) -> Arc<dyn Side> {
+        let (pg, mapping) = (self.pg.clone(), self.mapping.clone());
+        Arc::new(PostgresSide::documents(pg, mapping, self.exact))
+    }
+
     fn sink(&self, limiter: Limiter) -> PostgresSink {
         let fence = Some(self.fence.clone());
         PostgresSink::of(self.pg.clone(), self.mapping.clone(), self.exact, fence).limited(limiter)
@@ -95,6 +106,14 @@ impl TargetEnd {
             TargetEnd::Atlas(mongo) => End::target(mongo),
             TargetEnd::Postgres(postgres) => postgres.end(),
             TargetEnd::Own(_) => End { peer: Arc::new(NoPeer), side: Arc::new(Blind) },
+        }
+    }
+
+    /// As a restore reads it: whole documents, as far as it has them.
+    pub fn documents(&self) -> Arc<dyn Side> {
+        match self {
+            TargetEnd::Postgres(postgres) => postgres.documents(),
+            TargetEnd::Atlas(_) | TargetEnd::Own(_) => self.end().side,
         }
     }
 
@@ -123,12 +142,15 @@ impl TargetEnd {
         }
     }
 
-    /// Of the pipeline's name: a queue that goes from one kind of target to another has everything required.
-    pub(super) fn suffix(&self) -> &'static str {
+    /// Of the pipeline's name: a queue that goes from one kind of target to another has everything required, and so
+    /// has one whose rows are to be others than they were.
+    pub(super) fn suffix(&self) -> String {
         match self {
-            TargetEnd::Atlas(_) => "",
-            TargetEnd::Postgres(_) => "-postgres",
-            TargetEnd::Own(_) => "-sink",
+            TargetEnd::Atlas(_) => String::new(),
+            TargetEnd::Postgres(PostgresEnd { mapping, exact, .. }) => {
+                format!("-postgres-{}-{exact:?}", mapping.fingerprint())
+            }
+            TargetEnd::Own(_) => "-sink".to_owned(),
         }
     }
 

@@ -118,7 +118,7 @@ pub enum Command {
   outrigger schema --ns shop.orders > orders.sql
   outrigger schema --apply
 
-With `target.kind = \"postgres\"`. This version replicates nothing into PostgreSQL yet.")]
+With `target.kind = \"postgres\"`.")]
     Schema(SchemaArgs),
     /// The table of events that the source `outbox` reads.
     #[command(subcommand)]

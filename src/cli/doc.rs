@@ -8,7 +8,7 @@ use super::{access::Access, show};
 use crate::{
     agent::{TargetEnd, connect_local},
     cli::args::DocArgs,
-    config::{Config, encoded},
+    config::{Config, TargetKind, encoded},
     model::document_key::DocumentKey,
     observe::report::{ExitCode, Failure},
     side::MongoSide,
@@ -51,12 +51,12 @@ pub async fn run(config: &Config, args: &DocArgs) -> Result<Code, Failure> {
     if args.output.json {
         show::json(&report);
     } else {
-        print(&report);
+        print(&report, config.target.kind);
     }
     Ok(if report["state"] == "FAILED" { Code::FAILURE } else { Code::SUCCESS })
 }
 
-fn print(report: &Value) {
+fn print(report: &Value, target: TargetKind) {
     let text = |key: &str| report[key].as_str();
     let state = text("state").unwrap_or("unknown");
     show::line(format!(
@@ -88,5 +88,9 @@ fn print(report: &Value) {
         None => "was not asked",
     };
     show::line(format!("local      {}", side("inLocal")));
-    show::line(format!("atlas      {}", side("inAtlas")));
+    let target = match target {
+        TargetKind::Atlas => "atlas",
+        TargetKind::Postgres => "postgres",
+    };
+    show::line(format!("{target:<10} {}", side("inAtlas")));
 }

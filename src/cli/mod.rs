@@ -9,7 +9,10 @@ use crate::{
         SyncCommand,
     },
     config::{self, Config, ConfigError, Secrets},
-    observe::report::{ExitCode, Failure},
+    observe::{
+        report::{ExitCode, Failure},
+        words,
+    },
     queue::QueueError,
     runtime::shutdown::Stop,
     source::SourceError,
@@ -76,6 +79,7 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
             if runs { config } else { load(file, Secrets::Read)? }
         }
     };
+    words::target_is(config.target.kind);
     if let Some(format) = cli.log_format {
         config.log.format = format;
     }

@@ -46,7 +46,7 @@ pub async fn run(config: &Config, patterns: &[String], output: Output) -> Result
             .hint("stop it first: it would replicate what is being restored"));
     }
     let (local, target) = (connect_local(config).await?, TargetEnd::connect(config).await?);
-    let mut sides = sides(config, MongoSide::source(&local), target.end().side);
+    let mut sides = sides(config, MongoSide::source(&local), target.documents());
     greet(&sides).await?;
     sides.patience = Some(PATIENCE);
     let filter = config.filter()?;

@@ -10,11 +10,16 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::args::Output;
+use crate::observe::words;
 
 /// Prints a line to stdout. A reader that has gone, as `head` does, is no error. Colours are left out where
 /// stdout is no terminal, or `NO_COLOR` is set.
 pub fn line(text: impl AsRef<str>) {
-    let written = writeln!(anstream::stdout(), "{}", text.as_ref());
+    put(&words::told(text.as_ref()));
+}
+
+fn put(text: &str) {
+    let written = writeln!(anstream::stdout(), "{text}");
     if written.is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
         READER_GONE.store(true, Ordering::Relaxed);
     }
@@ -49,7 +54,7 @@ pub fn bad(text: &str) -> String {
 
 /// Prints a value as indented JSON.
 pub fn json(value: &impl Serialize) {
-    line(serde_json::to_string_pretty(value).unwrap_or_default());
+    put(&serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
 /// A number in a JSON answer, 0 where it is missing.

@@ -214,7 +214,11 @@ pub fn print(found: &Verification, unequal: &str) {
     for left_out in &found.left_out {
         show::line(format!("not replicated: {left_out}"));
     }
-    let how = if found.digest { "by digest" } else { "byte for byte" };
+    let how = match (found.digest, found.by_hash) {
+        (true, _) => "by digest",
+        (false, true) => "row by row, by hash",
+        (false, false) => "byte for byte",
+    };
     show::line(format!(
         "{} documents, {} compared {how}; Atlas sent {}",
         found.documents,

@@ -85,6 +85,6 @@ impl Mapping {
     pub fn fingerprint(&self) -> String {
         let declared = format!("{:?}{:?}", self.columns, self.children);
         let digest = Sha256::digest(declared.as_bytes());
-        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)).to_string()
     }
 }

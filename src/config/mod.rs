@@ -386,9 +386,7 @@ impl Config {
         if self.target.kind == TargetKind::Postgres {
             return Err(ConfigError::invalid(
                 "target.kind",
-                "is `postgres`, for which this version makes the tables alone (`outrigger schema`): it does not \
-                 replicate into PostgreSQL yet"
-                    .to_owned(),
+                "is `postgres`: there is no Atlas to be asked".to_owned(),
             ));
         }
         let uri = self.atlas.uri.as_ref().ok_or(ConfigError::Missing {

@@ -14,3 +14,4 @@ pub mod runbook;
 pub mod status;
 pub mod trend;
 pub mod verdict;
+pub mod words;

@@ -138,6 +138,22 @@ impl Agent {
         self.replace_setting(shortened, "");
     }
 
+    /// Prepares one that replicates into PostgreSQL.
+    pub fn into_postgres(local: &str, target: &str, config: &str) -> Self {
+        let agent = Self::new(local, "", "");
+        agent.replace_setting(
+            "[atlas]\nallow_insecure = true\n",
+            "[target]\nkind = \"postgres\"\n[atlas]\n",
+        );
+        let path = agent.dir.path().join("config.toml");
+        let text = std::fs::read_to_string(&path).unwrap() + config;
+        std::fs::write(&path, text).unwrap();
+        let mut agent = agent;
+        agent.env.retain(|(name, _)| name != "MONGODB_ATLAS_URI");
+        agent.set_env("POSTGRES_URI", target);
+        agent
+    }
+
     /// An agent that is started at once.
     pub fn started(local: &str, atlas: &str) -> Self {
         let mut agent = Self::new(local, atlas, "");

@@ -1,7 +1,6 @@
 //! A real PostgreSQL.
 
 use std::{
-    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -44,7 +43,7 @@ impl Postgres {
     }
 
     fn launch(&self) -> Child {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/postgres");
+        let script = super::root().join("scripts/postgres");
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         Command::new(script)
             .arg("run")
@@ -67,7 +66,12 @@ impl Postgres {
 
     /// As Outrigger is given it.
     pub fn uri(&self) -> String {
-        format!("postgres://outrigger:outrigger@127.0.0.1:{}/postgres?sslmode=disable", self.port)
+        Self::uri_at(self.port)
+    }
+
+    /// By another port, which leads there.
+    pub fn uri_at(port: u16) -> String {
+        format!("postgres://outrigger:outrigger@127.0.0.1:{port}/postgres?sslmode=disable")
     }
 
     /// A connection of one's own.

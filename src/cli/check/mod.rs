@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::show;
 use crate::{
-    agent::{connect_atlas, connect_local, queue_options, refusal, sides},
+    agent::{TargetEnd, connect_atlas, connect_local, queue_options, refusal, sides},
     cli::args::CheckArgs,
-    config::{Config, ConfigError, Uri, units},
+    config::{Config, ConfigError, TargetKind, Uri, units},
     mongo::Mongo,
     observe::report::{ExitCode, Failure, one_line},
     queue::{Queue, QueueError, agent_in},
@@ -24,6 +24,7 @@ mod atlas;
 mod here;
 mod local;
 mod plan;
+mod postgres;
 
 use atlas::check_atlas;
 use local::check_local;
@@ -76,9 +77,14 @@ impl Report {
 
     /// True when both ends have told their version, which is the first that is asked.
     fn are_answered(&self) -> bool {
-        ["local", "atlas"].into_iter().all(|end| {
-            self.0.iter().any(|line| line.end == end && line.text.starts_with("MongoDB "))
-        })
+        let has_told = |is_of: fn(&str) -> bool| {
+            let is_version =
+                |text: &str| ["MongoDB ", "PostgreSQL "].iter().any(|name| text.starts_with(name));
+            self.0
+                .iter()
+                .any(|line| is_of(line.end) && line.verdict == Grade::Ok && is_version(&line.text))
+        };
+        has_told(|end| end == "local") && has_told(|end| matches!(end, "atlas" | "postgres"))
     }
 
     fn failure(&mut self, end: &'static str, failure: Failure) {
@@ -91,16 +97,21 @@ impl Report {
 pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
     // A configuration that cannot be used is an error of its own, with exit code 2.
     config.local_uri()?;
-    config.atlas_uri()?;
     connect_local(config).await?;
-    connect_atlas(config).await?;
+    TargetEnd::connect(config).await?;
     let mut lines = Report::default();
     check_local(config, &mut lines).await;
-    check_atlas(config, &mut lines).await;
+    match config.target.kind {
+        TargetKind::Atlas => check_atlas(config, &mut lines).await,
+        TargetKind::Postgres => postgres::check_postgres(config, &mut lines).await,
+    }
     // Whoever does not answer has been named, and is not waited for again.
     if lines.are_answered() {
         check_both(config, &mut lines).await;
-        check_schemas(config, &mut lines).await;
+        // Options and indexes are not carried into PostgreSQL.
+        if config.target.kind == TargetKind::Atlas {
+            check_schemas(config, &mut lines).await;
+        }
         check_ownership(config, &mut lines).await;
         check_past(config, &mut lines).await;
     }
@@ -146,7 +157,7 @@ pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
     Ok(match () {
         () if has_problem("both") => Code::from(ExitCode::Usage as u8),
         () if has_problem("local") => Code::from(ExitCode::Local as u8),
-        () if has_problem("atlas") => Code::from(ExitCode::Atlas as u8),
+        () if has_problem("atlas") || has_problem("postgres") => Code::from(ExitCode::Atlas as u8),
         () if has_problem("here") || has_problem("owner") => Code::from(ExitCode::Problem as u8),
         () => Code::SUCCESS,
     })
@@ -161,10 +172,11 @@ fn check_options(end: &'static str, uri: Result<&Uri, ConfigError>, lines: &mut 
 
 /// The two ends must be two.
 async fn check_both(config: &Config, lines: &mut Report) {
-    let (Ok(local), Ok(atlas)) = (connect_local(config).await, connect_atlas(config).await) else {
+    let (Ok(local), Ok(target)) = (connect_local(config).await, TargetEnd::connect(config).await)
+    else {
         return;
     };
-    match same::check(&sides(config, MongoSide::source(&local), MongoSide::target(&atlas))).await {
+    match same::check(&sides(config, MongoSide::source(&local), target.end().side)).await {
         Ok(_) => lines.ok("both", "they are two different databases"),
         Err(error @ SyncError::SameDatabase(_)) => lines.failure("both", error.into()),
         // Whoever does not answer has been named already.
@@ -242,13 +254,13 @@ async fn check_past(config: &Config, lines: &mut Report) {
 async fn check_ownership(config: &Config, lines: &mut Report) {
     // Whoever does not answer has been named already.
     let (Ok(filter), Ok(local), Ok(atlas)) =
-        (config.filter(), connect_local(config).await, connect_atlas(config).await)
+        (config.filter(), connect_local(config).await, TargetEnd::connect(config).await)
     else {
         return;
     };
     let Ok(info) = inspect(&local).await else { return };
     let Ok((source_id, _)) = source_id(&local, &info).await else { return };
-    let (source, target) = (MongoSide::source(&local), MongoSide::target(&atlas));
+    let (source, target) = (MongoSide::source(&local), atlas.end().side);
     match review(&*source, &*target, &filter, &source_id).await {
         Ok(findings) => {
             for finding in findings {

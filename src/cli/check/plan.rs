@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    agent::{connect_atlas, connect_local},
+    agent::{TargetEnd, connect_local},
     cli::show,
     config::{Config, units},
     observe::report::Failure,
@@ -23,10 +23,10 @@ pub(super) struct Plan {
 
 pub(super) async fn of(config: &Config) -> Result<Plan, Failure> {
     let (filter, ratio) = (config.filter()?, config.sync.max_delete_ratio);
-    let (local, atlas) = (connect_local(config).await?, connect_atlas(config).await?);
+    let (local, target) = (connect_local(config).await?, TargetEnd::connect(config).await?);
     let info = inspect(&local).await?;
     let (source_id, _) = source_id(&local, &info).await?;
-    let (source, target) = (MongoSide::source(&local), MongoSide::target(&atlas));
+    let (source, target) = (MongoSide::source(&local), target.end().side);
     let collections = preview(&*source, &*target, &filter, &source_id, ratio).await?;
     Ok(Plan { collections, queue_is_there: config.queue.path.join("db").exists() })
 }

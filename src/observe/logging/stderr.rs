@@ -18,6 +18,8 @@ use std::{
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::observe::words;
+
 /// Most bytes that wait: a burst at `trace` of some ten thousand lines.
 const ROOM: usize = 4 << 20;
 
@@ -87,6 +89,9 @@ impl Stderr {
 
     /// Takes whole lines, or drops them; never waits.
     pub fn push(&self, lines: &[u8]) {
+        let text = String::from_utf8_lossy(lines);
+        let lines = words::told(&text);
+        let lines = lines.as_bytes();
         let mut buffer = self.0.buffer();
         let has_room = buffer.waiting.len() + buffer.in_hand + lines.len() <= ROOM;
         buffer.is_full |= !has_room;

@@ -17,7 +17,7 @@ use futures_util::future::ready;
 use parking_lot::Mutex;
 
 use super::{
-    Answer, Collection, Listing, Route, Side, SideError, Size, Walk, records::LeaseRecords,
+    Answer, Collection, Listing, Looks, Route, Side, SideError, Size, Walk, records::LeaseRecords,
 };
 use crate::{
     config::{Exact, Mapping},
@@ -150,6 +150,13 @@ impl Side for PostgresSide {
     /// Asked of a source alone.
     fn now(&self) -> Answer<'_, ClusterTime> {
         Box::pin(ready(Ok(ClusterTime::default())))
+    }
+
+    fn looks(&self) -> Answer<'_, Looks> {
+        Box::pin(async move {
+            let set_id = self.reader.identity().await.map_err(failed)?;
+            Ok(Looks { set_id, ..Looks::default() })
+        })
     }
 
     fn list<'a>(&'a self, filter: &'a NamespaceFilter) -> Answer<'a, Listing> {

@@ -4,9 +4,8 @@
 //! it is the same document, and beside them columns that a person has declared. No row is ever lost: what `jsonb` cannot
 //! hold is kept beside it, and told.
 //!
-//! `outrigger schema` makes the tables, and [`PostgresSink`] writes the rows, in a program of one's own. The agent itself
-//! does not go by it yet, since it does not compare, count, and own what is there; a configuration that asks for that is
-//! refused.
+//! `outrigger schema` makes the tables before, and [`PostgresSink`] when the first document comes. What is there is looked
+//! into by [`PostgresSide`](crate::side::PostgresSide).
 //!
 //! The files in their order: `names` and `table` (what a collection is called, and what it consists of), `cell`,
 //! `column`, `json` and `moment` (values), `key`, `unkey` and `row` (a document as its row), `ddl` (the statements that

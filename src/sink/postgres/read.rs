@@ -6,6 +6,7 @@
 use tokio_postgres::{Row as Answered, types::Type};
 
 use super::{
+    class::Class,
     connect::{Failed, Param, Postgres},
     names::{OWN_SCHEMA, quoted},
     print,
@@ -231,6 +232,19 @@ impl TableReader {
         let name = table.quoted();
         let rows = self.ask("SELECT to_regclass($1) IS NOT NULL", &[(&name, Type::TEXT)]).await?;
         Ok(rows.first().is_some_and(|row| row.try_get(0).unwrap_or_default()))
+    }
+
+    /// Which database of which cluster it is, the same through whatever name or pooler; `None` where that may not be
+    /// read.
+    ///
+    /// # Errors
+    /// As [`Session::query`](crate::postgres::connect::Session::query), but for a privilege that is missing.
+    pub async fn identity(&self) -> Result<Option<String>, Failed> {
+        let sql = "SELECT format('postgres:%s:%s', system_identifier, current_database()) FROM pg_control_system()";
+        match self.ask(sql, &[]).await {
+            Err(failed) if failed.class == Class::Denied && failed.is(&["42501"]) => Ok(None),
+            rows => Ok(rows?.first().and_then(|row| row.try_get(0).ok())),
+        }
     }
 
     /// The collections that have a table.

@@ -128,6 +128,9 @@ impl NamespaceResult {
 pub struct Verification {
     pub equal: bool,
     pub digest: bool,
+    /// The target has sent hashes of what stands there, and no documents.
+    #[serde(skip)]
+    pub by_hash: bool,
     pub documents: u64,
     pub bytes: u64,
     /// Bytes of what Atlas sent for it.
@@ -219,6 +222,7 @@ impl Verify<'_> {
         Ok(Verification {
             equal: namespaces.iter().all(NamespaceResult::is_equal),
             digest: self.digest,
+            by_hash: !self.sides.atlas.keeps_documents(),
             documents: namespaces.iter().map(|of| of.documents).sum(),
             bytes: namespaces.iter().map(|of| of.bytes).sum(),
             bytes_from_atlas: self.sides.atlas.received() - received,

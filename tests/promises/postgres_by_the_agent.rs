@@ -1,0 +1,160 @@
+//! The program replicates into PostgreSQL, and is asked about it: compared, repaired, and restored from.
+
+use mongodb::bson::{Bson, doc};
+use rand::{SeedableRng, rngs::StdRng};
+use serde_json::Value;
+
+use super::into_postgres::{DECLARED, odd_document, odd_id};
+use crate::support::{
+    PATIENCE,
+    agent::Agent,
+    equal::{MayDiffer, differences, everything},
+    eventually,
+    mongod::Mongod,
+    odd, orders,
+    postgres::Postgres,
+    seed,
+    unasked::Unasked,
+};
+
+fn told(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Missing, extra, different, as `verify` finds them.
+fn verified(agent: &Agent) -> [u64; 3] {
+    let report = agent.cli_json(&["verify"]).expect("it compares");
+    let of = |kind: &str| -> u64 {
+        let namespaces = report["namespaces"].as_array().unwrap();
+        namespaces.iter().map(|ns| ns[kind]["count"].as_u64().unwrap()).sum()
+    };
+    let found = ["missing", "extra", "different"].map(of);
+    assert_eq!(report["equal"], found == [0; 3], "{report}");
+    found
+}
+
+fn document(agent: &Agent, id: &str) -> Value {
+    agent.cli_json(&["doc", "shop.orders", id]).expect("it looks the document up")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_repairs_what_verify_finds_in_postgres_and_deletes_no_more_than_it_may() {
+    let (local, target) = tokio::join!(Mongod::start(), Postgres::start());
+    let mut random = StdRng::seed_from_u64(seed());
+    for id in 0..300 {
+        orders(&local).insert_one(odd_document(&mut random, Bson::Int32(id))).await.unwrap();
+    }
+    let mut agent = Agent::into_postgres(&local.uri(), &target.uri(), DECLARED);
+    agent.may(&[Unasked::Repair], "somebody changes rows by hand");
+    agent.start(&[]);
+    agent.streaming().await;
+    assert_eq!(verified(&agent), [0; 3]);
+
+    let row = |id: i32| format!("WHERE id = '{{\"$numberInt\":\"{id}\"}}'");
+    target.ask(&format!("UPDATE shop.orders SET doc = '{{}}' {}", row(1))).await;
+    target.ask(&format!("UPDATE shop.orders SET customer = 'x' {}", row(2))).await;
+    let child = "INSERT INTO shop.orders_items SELECT _id, 99 FROM shop.orders";
+    target.ask(&format!("{child} {}", row(3))).await;
+    target.ask(&format!("DELETE FROM shop.orders {}", row(4))).await;
+    let strangers = "INSERT INTO shop.orders (_id, id, doc, hash, shape) \
+                     SELECT convert_to('x' || n, 'UTF8'), 'x', '{}', '', 0 FROM generate_series(1, ";
+    target.ask(&format!("{strangers}1) n")).await;
+    assert_eq!(verified(&agent), [1, 1, 3]);
+    assert_eq!(document(&agent, "1")["state"], "FAILED");
+
+    let dry = agent.cli(&["sync", "--dry-run", "--wait"]);
+    assert_eq!(dry.status.code(), Some(1), "{}", told(&dry));
+    assert_eq!(verified(&agent), [1, 1, 3], "nothing was written");
+
+    let repaired = agent.cli(&["sync", "--wait"]);
+    assert!(repaired.status.success(), "{}", told(&repaired));
+    eventually("it is repaired", PATIENCE, async || verified(&agent) == [0; 3]).await;
+    let found = document(&agent, "1");
+    assert_eq!((&found["state"], &found["inAtlas"]), (&"SYNCED".into(), &true.into()));
+    assert!(found["lastSync"].is_string(), "{found}");
+
+    target.ask(&format!("{strangers}200) n")).await;
+    let refused = agent.cli(&["sync", "--wait"]);
+    assert!(!refused.status.success(), "{}", told(&refused));
+    assert_eq!(target.ask("SELECT count(*) FROM shop.orders WHERE id = 'x'").await, ["200"]);
+    let allowed = agent.cli(&["sync", "--wait", "--allow-mass-delete"]);
+    assert!(allowed.status.success(), "{}", told(&allowed));
+    eventually("it is repaired", PATIENCE, async || verified(&agent) == [0; 3]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_postgres_refuses_is_failed_to_whoever_asks_until_it_is_written() {
+    let (local, target) = tokio::join!(Mongod::start(), Postgres::start());
+    orders(&local).insert_many((0..20).map(|id| doc! { "_id": id, "v": id })).await.unwrap();
+    let retries = "[worker]\nmax_retries = 1\nretry_delays = [\"50ms\"]\n";
+    let mut agent =
+        Agent::into_postgres(&local.uri(), &target.uri(), &format!("{retries}{DECLARED}"));
+    agent.means_dead_letters(true);
+    agent.may(&[Unasked::Retries], "a constraint of somebody's own is in the way");
+    agent.start(&[]);
+    agent.streaming().await;
+    target.ask("ALTER TABLE shop.orders ADD CONSTRAINT small CHECK (v < 100)").await;
+
+    orders(&local).update_one(doc! { "_id": 7 }, doc! { "$set": { "v": 700 } }).await.unwrap();
+    eventually("it is given up", PATIENCE, async || document(&agent, "7")["state"] == "FAILED")
+        .await;
+    let found = document(&agent, "7");
+    assert!(found["error"].as_str().unwrap().contains("small"), "{found}");
+    assert!(found["since"].is_string(), "{found}");
+    let status = "SELECT mongo_id, state, error LIKE '%small%' FROM outrigger.sync_status WHERE state <> 'SYNCED'";
+    assert_eq!(target.ask(status).await, ["{\"$numberInt\":\"7\"}|FAILED|t"]);
+    assert_eq!(verified(&agent), [0, 0, 1]);
+
+    target.ask("ALTER TABLE shop.orders DROP CONSTRAINT small").await;
+    let again = agent.cli(&["dead", "retry", "--all"]);
+    assert!(again.status.success(), "{}", told(&again));
+    eventually("it is written", PATIENCE, async || document(&agent, "7")["state"] == "SYNCED")
+        .await;
+    assert_eq!(target.ask(status).await, Vec::<String>::new());
+    assert_eq!(target.ask("SELECT count(*) FROM outrigger.sync_status").await, ["20"]);
+    assert_eq!(verified(&agent), [0; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_raw_is_restored_byte_for_byte_and_a_hash_is_no_document() {
+    let (local, target, empty) = tokio::join!(Mongod::start(), Postgres::start(), Mongod::start());
+    let mut random = StdRng::seed_from_u64(seed());
+    for _ in 0..200 {
+        let id = odd_id(&mut random);
+        let _ = orders(&local).insert_one(odd_document(&mut random, id)).await;
+    }
+    let twice = odd::joined(&odd::raw(&doc! { "_id": "twice" }), &odd::twice("name"));
+    let insert = mongodb::bson::rawdoc! { "insert": "orders", "documents": [twice] };
+    odd::run(&local, "shop", &insert);
+    let hash = "[postgres]\nexact = \"hash\"\n";
+    let mut agent = Agent::into_postgres(&local.uri(), &target.uri(), &format!("{hash}{DECLARED}"));
+    agent.start(&[]);
+    agent.streaming().await;
+    assert!(agent.stop().success());
+
+    agent.set_env("MONGODB_LOCAL_URI", &empty.uri());
+    let refused = agent.cli(&["restore"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", told(&refused));
+    assert!(told(&refused).contains("exact = \"raw\""), "{}", told(&refused));
+    agent.set_env("MONGODB_LOCAL_URI", &local.uri());
+
+    // Rows that were made by a hash are made again.
+    agent.may(&[Unasked::Repair], "what is kept of each document is to be more");
+    agent.replace_setting("exact = \"hash\"", "exact = \"raw\"");
+    agent.start(&[]);
+    agent.streaming().await;
+    let all = orders(&local).count_documents(doc! {}).await.unwrap();
+    let raw = async || target.ask("SELECT count(raw) FROM shop.orders").await;
+    assert!(agent.cli(&["sync", "--wait"]).status.success());
+    eventually("each document is kept", PATIENCE, async || raw().await == [all.to_string()]).await;
+    assert_eq!(verified(&agent), [0; 3]);
+    assert!(agent.stop().success());
+
+    agent.set_env("MONGODB_LOCAL_URI", &empty.uri());
+    let restored = agent.cli(&["restore"]);
+    assert!(restored.status.success(), "{}", told(&restored));
+    assert!(told(&restored).contains("the target keeps none"), "{}", told(&restored));
+    let (was, is) = (everything(&local).await.unwrap(), everything(&empty).await.unwrap());
+    let found = differences(&was, &is, MayDiffer::Nothing);
+    assert!(found.is_empty(), "{found:#?}");
+}
