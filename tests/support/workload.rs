@@ -74,7 +74,10 @@ fn rare(rng: &mut StdRng) -> Bson {
         17 => Bson::DateTime(mongodb::bson::DateTime::from_millis(-1)),
         18 => Bson::String("a\0b".to_owned()),
         // Of two, three and four bytes each.
-        19 => Bson::String("ü€𝄞".repeat(rng.random_range(1..400))),
+        19 => {
+            let longest = if rng.random_bool(0.1) { 8_000 } else { 400 };
+            Bson::String("ü€𝄞".repeat(rng.random_range(1..longest)))
+        }
         _ => (0..40).fold(Bson::Int32(1), |inner, n| {
             if n % 3 == 0 { Bson::Array(vec![inner]) } else { Bson::Document(doc! { "d": inner }) }
         }),
@@ -143,7 +146,7 @@ fn path(rng: &mut StdRng) -> String {
 pub fn update(rng: &mut StdRng) -> Bson {
     let operator =
         |name: &str, path: String, value: Bson| Bson::Document(doc! { name: { path: value } });
-    match rng.random_range(0..32) {
+    match rng.random_range(0..40) {
         20 => operator("$min", path(rng), value(rng, 1)),
         21 => operator("$max", path(rng), value(rng, 1)),
         22 => operator("$mul", path(rng), Bson::Double(1.5)),
@@ -168,6 +171,33 @@ pub fn update(rng: &mut StdRng) -> Bson {
         // With the filter that `statement` gives to all that name it.
         30 => operator("$set", "arr.$[e]".into(), value(rng, 1)),
         31 => operator("$unset", "arr.$[e]".into(), Bson::Int32(1)),
+        32 => operator("$inc", "arr.$[e]".into(), Bson::Int64(1 << 40)),
+        33 => operator("$set", "arr.$[f].a".into(), value(rng, 1)),
+        // The first that the condition meets which `statement` gives to all that name it.
+        34 => operator("$set", "arr.$".into(), value(rng, 1)),
+        35 => {
+            let sorted = doc! {
+                "$each": [value(rng, 1), value(rng, 1)], "$position": 1, "$sort": { "a": 1 },
+                "$slice": rng.random_range(1..6),
+            };
+            operator("$push", "arr".into(), Bson::Document(sorted))
+        }
+        36 => {
+            let bits = *["and", "or"].choose(rng).unwrap();
+            operator("$bit", path(rng), Bson::Document(doc! { bits: 6_i64 }))
+        }
+        37 => {
+            let of_a_kind = doc! { "$type": "timestamp" };
+            operator("$currentDate", path(rng), Bson::Document(of_a_kind))
+        }
+        38 => {
+            let step: Decimal128 = "0.10".parse().unwrap();
+            operator("$inc", path(rng), Bson::Decimal128(step))
+        }
+        39 => {
+            let of_document = doc! { "a": { "$exists": true } };
+            operator("$pull", "arr".into(), Bson::Document(of_document))
+        }
         0..4 => operator("$set", path(rng), value(rng, 2)),
         4 => Bson::Document(
             doc! { "$set": { path(rng): value(rng, 1), path(rng): value(rng, 1), "z": 1, "y": 2 } },
@@ -217,10 +247,17 @@ pub fn update(rng: &mut StdRng) -> Bson {
 /// A whole update statement for what `q` finds.
 pub fn statement(q: Document, rng: &mut StdRng) -> Document {
     let u = update(rng);
-    let is_filtered = format!("{u:?}").contains("$[e]");
+    let named = format!("{u:?}");
     let mut statement = doc! { "q": q, "u": u };
-    if is_filtered {
+    if named.contains("$[e]") {
         statement.insert("arrayFilters", [doc! { "e": { "$gte": rng.random_range(-5..5) } }]);
+    } else if named.contains("$[f]") {
+        statement.insert("arrayFilters", [doc! { "f.a": { "$exists": rng.random::<bool>() } }]);
+    } else if named.contains("arr.$\"") {
+        let found = doc! { "$gte": rng.random_range(-5..5) };
+        statement.get_document_mut("q").expect("it was put there").insert("arr", found);
+    } else {
+        statement.insert("upsert", rng.random_bool(0.2));
     }
     statement
 }
