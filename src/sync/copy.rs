@@ -223,3 +223,207 @@ fn leftovers(
     }
     Ok((again, refused))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{BTreeMap, BTreeSet, VecDeque},
+        sync::{
+            Arc,
+            atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        },
+    };
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::{model::write_op::Refusal, side::fake::FakeSide};
+
+    /// How a command ends that is no plain success.
+    enum Reply {
+        Away,
+        /// It is done, and nobody hears of it.
+        Lost,
+        Refused,
+    }
+
+    #[derive(Default)]
+    struct Target {
+        documents: Mutex<BTreeMap<i32, i32>>,
+        /// Of the next commands.
+        replies: Mutex<VecDeque<Reply>>,
+        refuses: BTreeSet<i32>,
+    }
+
+    impl Sink for Target {
+        async fn write(
+            &self,
+            _: &Namespace,
+            writes: &[Write<'_>],
+        ) -> Result<Vec<Written>, SinkError> {
+            let reply = self.replies.lock().pop_front();
+            match reply {
+                Some(Reply::Away) => return Err(SinkError::Unavailable("away".to_owned())),
+                Some(Reply::Refused) => return Err(SinkError::Rejected("no".to_owned())),
+                Some(Reply::Lost) | None => {}
+            }
+            let mut all = self.documents.lock();
+            let written = writes.iter().map(|write| {
+                let (document, is_over) = match write {
+                    Write::Insert(document) => (*document, false),
+                    Write::Upsert { document, .. } => (*document, true),
+                    _ => panic!("a copy writes whole documents"),
+                };
+                let of = |name| document.get_i32(name).unwrap();
+                let id = of("_id");
+                if self.refuses.contains(&id) {
+                    let (reason, refusal) = ("too large".to_owned(), Refusal::TooLarge);
+                    return Written::Rejected { reason, refusal };
+                }
+                if all.contains_key(&id) && !is_over {
+                    return Written::AlreadyThere;
+                }
+                Written::Applied { created: all.insert(id, of("v")).is_none() }
+            });
+            let written = written.collect();
+            match reply {
+                Some(_) => Err(SinkError::Unanswered("lost".to_owned())),
+                None => Ok(written),
+            }
+        }
+    }
+
+    #[derive(Default)]
+    struct Noted {
+        copied: AtomicU64,
+        unanswered: AtomicUsize,
+        refused: Mutex<Vec<(i32, String)>>,
+    }
+
+    impl CopyObserver for Noted {
+        async fn may_go_on(&self) -> Result<(), SyncError> {
+            Ok(())
+        }
+
+        fn copied(&self, _: &Namespace, documents: u64, _: u64) {
+            self.copied.fetch_add(documents, Relaxed);
+        }
+
+        async fn refused(
+            &self,
+            _: &Namespace,
+            documents: Vec<(DocumentKey, String)>,
+        ) -> Result<(), SyncError> {
+            let of =
+                |(key, why): (DocumentKey, String)| (key.filter().get_i32("_id").unwrap(), why);
+            self.refused.lock().extend(documents.into_iter().map(of));
+            Ok(())
+        }
+
+        fn answered(
+            &self,
+            _: &Namespace,
+            _: &[Write<'_>],
+            error: Option<&SinkError>,
+        ) -> Result<(), SyncError> {
+            self.unanswered.fetch_add(usize::from(error.is_some()), Relaxed);
+            Ok(())
+        }
+    }
+
+    /// Copies ten documents, `v` of which is 1, in pages of three.
+    async fn copy(
+        target: &Target,
+        there_already: ThereAlready,
+        stop: &Stop,
+    ) -> (Result<(), SyncError>, Noted) {
+        let local = FakeSide::of((0..10).map(|id| (id, 1)));
+        let sides = Sides::new(Arc::new(local), Arc::new(FakeSide::default()), 1, 0);
+        let noted = Noted::default();
+        let copier = Copier {
+            sides: &sides,
+            from: SideName::Local,
+            sink: target,
+            ledger: &noted,
+            after: ClusterTime::default(),
+            there_already,
+            stop,
+        };
+        let unit = Unit {
+            ns: Namespace::new("shop", "orders"),
+            range: KeyRange::default(),
+            order: Order::ById,
+            page: 3,
+        };
+        (copier.copy(&unit).await, noted)
+    }
+
+    fn ten() -> BTreeMap<i32, i32> {
+        (0..10).map(|id| (id, 1)).collect()
+    }
+
+    #[tokio::test]
+    async fn outages_and_lost_answers_cost_no_document_and_none_is_counted_twice() {
+        let replies = [Reply::Away, Reply::Lost].into();
+        let target = Target { replies: Mutex::new(replies), ..Target::default() };
+
+        let (ended, noted) = copy(&target, ThereAlready::WriteOver, &Stop::default()).await;
+
+        ended.unwrap();
+        assert_eq!(*target.documents.lock(), ten());
+        assert_eq!((noted.copied.into_inner(), noted.unanswered.into_inner()), (10, 2));
+        assert!(noted.refused.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_there_already_is_written_over_or_left_as_the_copy_says() {
+        for (there_already, v) in [
+            (ThereAlready::WriteOver, 1),
+            (ThereAlready::WriteOverInOrder, 1),
+            (ThereAlready::Leave, 99),
+        ] {
+            let target = Target { documents: Mutex::new([(4, 99)].into()), ..Target::default() };
+
+            let (ended, noted) = copy(&target, there_already, &Stop::default()).await;
+
+            ended.unwrap();
+            let expected: BTreeMap<_, _> = ten().into_iter().chain([(4, v)]).collect();
+            assert_eq!(*target.documents.lock(), expected, "{there_already:?}");
+            assert_eq!(noted.copied.into_inner(), 10, "{there_already:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_target_refuses_is_named_and_keeps_nothing_else_away() {
+        let target = Target { refuses: [5].into(), ..Target::default() };
+        let (ended, noted) = copy(&target, ThereAlready::WriteOver, &Stop::default()).await;
+        ended.unwrap();
+        assert_eq!(target.documents.lock().len(), 9);
+        assert_eq!(noted.refused.into_inner(), [(5, "too large".to_owned())]);
+
+        // The command as such: all of its documents, and of no other.
+        let replies = Mutex::new([Reply::Refused].into());
+        let target = Target { replies, ..Target::default() };
+        let (ended, noted) = copy(&target, ThereAlready::WriteOver, &Stop::default()).await;
+        ended.unwrap();
+        assert_eq!(noted.refused.into_inner(), [0, 1, 2].map(|id| (id, "no".to_owned())));
+        assert_eq!(target.documents.lock().len(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_is_told_to_stop_in_an_outage_stops() {
+        let replies = (0..1_000).map(|_| Reply::Away).collect();
+        let target = Target { replies: Mutex::new(replies), ..Target::default() };
+        let stop = Stop::default();
+        let told = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            stop.drain.cancel();
+        };
+
+        let ((ended, noted), ()) =
+            tokio::join!(copy(&target, ThereAlready::WriteOver, &stop), told);
+
+        assert!(matches!(ended, Err(SyncError::Stopped)), "{ended:?}");
+        assert_eq!(noted.copied.into_inner(), 0);
+    }
+}
