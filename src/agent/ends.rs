@@ -154,6 +154,22 @@ impl TargetEnd {
         }
     }
 
+    /// Whether what is declared for it can be made there. It may be away, and then its writer finds it out.
+    ///
+    /// # Errors
+    /// What a person has to change first.
+    pub(super) async fn check_declared(&self) -> Result<(), ConfigError> {
+        let TargetEnd::Postgres(postgres) = self else { return Ok(()) };
+        match postgres.sink(Limiter::default()).in_the_way().await {
+            Ok(None) => Ok(()),
+            Ok(Some(reason)) => Err(ConfigError::invalid("child", reason)),
+            Err(error) => {
+                tracing::debug!(%error, "what is declared cannot be looked at yet");
+                Ok(())
+            }
+        }
+    }
+
     /// Its address, without its secrets.
     ///
     /// # Errors

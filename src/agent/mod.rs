@@ -145,6 +145,7 @@ impl Agent {
             Some(sink) => TargetEnd::Own(Some(sink)),
             None => TargetEnd::connect(&config).await?,
         };
+        target.check_declared().await?;
         let atlas = target.end();
         let source = SourceEnd::connect(&config, &gate, &*atlas.side).await?;
         let queue = open_queue(&config).await?;

@@ -80,7 +80,11 @@ impl<K> Context<K> {
         let named = listing.left_out.iter().map(|left| format!("`{}`: {}", left.ns, left.reason));
         let patterns = &self.filter.patterns().include;
         let nothing = unmatched(patterns, &[listing]).into_iter().map(|of| of.as_include());
-        let named: Vec<_> = named.chain(nothing).collect();
+        // A target of another kind has tables, say, and what a person makes of them.
+        let not_carried = (self.sides.atlas.schema().is_none()).then(|| {
+            "validators, options, indexes and views: this target keeps none of MongoDB's".to_owned()
+        });
+        let named: Vec<_> = named.chain(nothing).chain(not_carried).collect();
         let before = std::mem::replace(&mut self.status.state().left_out, named.clone());
         for left in named.iter().filter(|left| !before.contains(left)) {
             tracing::warn!(left, "not replicated");

@@ -158,3 +158,20 @@ fn a_target_that_is_away_is_named_without_its_password_and_tables_are_postgres_a
     assert_eq!(code, 2);
     assert!(told.contains("`target.kind`: is `atlas`"), "{told}");
 }
+
+#[test]
+fn what_cannot_be_connected_with_is_refused_without_being_repeated() {
+    let dir = TempDir::new().unwrap();
+    let local = ("MONGODB_LOCAL_URI", "mongodb://127.0.0.1:1/?replicaSet=rs");
+    let into = "[target]\nkind = \"postgres\"\n";
+    let (code, _, told) = outrigger(dir.path(), into, &[local], &["run"]);
+    assert_eq!(code, 2, "{told}");
+    assert!(told.contains("POSTGRES_URI"), "{told}");
+    for uri in ["postgres://ann:s3cret%40h/shop", "postgres://ann:s3cret", "postgres://h/s?s3cret"]
+    {
+        let env = [local, ("POSTGRES_URI", uri)];
+        let (code, out, told) = outrigger(dir.path(), into, &env, &["run"]);
+        assert_eq!(code, 2, "{uri}: {told}");
+        assert!(!told.contains("s3cret") && !out.contains("s3cret"), "{uri}: {told}");
+    }
+}

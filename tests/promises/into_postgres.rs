@@ -8,7 +8,10 @@ use outrigger::{Agent, Config, config, sink::postgres::PostgresSink};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
 
-use crate::support::{PATIENCE, eventually, mongod::Mongod, orders, postgres::Postgres, seed};
+use crate::support::{
+    PATIENCE, agent::Agent as Program, eventually, mongod::Mongod, orders, postgres::Postgres,
+    seed, unasked::Unasked,
+};
 
 pub(super) fn configured(local: &Mongod, target: &Postgres, dir: &Path, declared: &str) -> Config {
     let text = format!(
@@ -218,4 +221,52 @@ async fn a_row_that_postgres_refuses_is_told_and_keeps_none_of_the_others_away()
         .await;
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_declared_later_is_filled_and_what_cannot_be_made_is_said_at_the_start() {
+    let (local, target) = tokio::join!(Mongod::start(), Postgres::start());
+    let mut agent = Program::into_postgres(&local.uri(), &target.uri(), "");
+    let items = [doc! { "sku": "a" }, doc! { "sku": "b" }];
+    orders(&local).insert_one(doc! { "_id": 1, "v": 7, "items": items.to_vec() }).await.unwrap();
+    local.client.database("shop").collection("lines").insert_one(doc! { "_id": 1 }).await.unwrap();
+    agent.start(&[]);
+    agent.streaming().await;
+    assert_eq!(target.ask("SELECT count(*) FROM shop.orders").await, ["1"]);
+    assert_eq!(target.ask("SELECT count(*) FROM shop.lines").await, ["1"]);
+    let status = agent.cli(&["status", "--json"]);
+    let status = String::from_utf8_lossy(&status.stdout);
+    assert!(status.contains("this target keeps none of MongoDB's"), "{status}");
+    assert!(agent.stop().success());
+
+    // The name of an array's table is that of a collection which has it already.
+    let file = agent.dir.path().join("config.toml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    let declared = |table: &str| DECLARED.replace("orders_items", table);
+    std::fs::write(&file, format!("{before}\n{}", declared("lines"))).unwrap();
+    agent.start(&[]);
+    assert_eq!(agent.ended(PATIENCE).await.code(), Some(2), "{}", agent.log());
+    assert!(agent.log().contains("is that of the collection shop.lines"), "{}", agent.log());
+
+    std::fs::write(&file, format!("{before}\n{}", declared("orders_items"))).unwrap();
+    agent.may(&[Unasked::Repair], "rows that were there are made anew with their columns");
+    agent.start(&[]);
+    eventually(
+        "rows that were there have the columns that are declared now",
+        PATIENCE,
+        async || {
+            target.try_ask("SELECT v FROM shop.orders").await.is_ok_and(|rows| rows == ["7"])
+                && target
+                    .ask("SELECT string_agg(sku, ' ' ORDER BY position) FROM shop.orders_items")
+                    .await
+                    == ["a b"]
+        },
+    )
+    .await;
+    // A mark that is given back leaves the copy its source's.
+    assert!(agent.stop().success());
+    assert_eq!(
+        target.ask("SELECT count(*) FROM outrigger.replicas WHERE holder IS NULL").await,
+        ["1"]
+    );
 }

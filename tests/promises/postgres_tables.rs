@@ -129,7 +129,7 @@ async fn a_stale_agent_writes_nothing_and_whoever_takes_over_waits_for_what_it_h
     // A heartbeat passes the batches in flight, and holds only for a mark that is as it was left.
     let times = |n: u64| (ClusterTime((n - 1) << 32), ClusterTime(n << 32));
     let (left, at) = times(1 << 31);
-    let stranded = target.session().await;
+    let stranded = target.client().await;
     let share = "BEGIN; SELECT 1 FROM outrigger.replicas WHERE lease_id = 'one' FOR KEY SHARE";
     stranded.batch_execute(share).await.unwrap();
     assert!(
@@ -261,6 +261,12 @@ async fn a_table_that_outrigger_did_not_make_is_left_alone() {
     target.ask("DROP TABLE shop.orders_items CASCADE").await;
     let written = write(&sink, &orders, &[raw(&doc! { "_id": 1, "items": [1] })]).await;
     assert_eq!(written, [Written::Applied { created: true }]);
+    assert_eq!(target.ask("SELECT count(*) FROM outrigger.sync_status").await, ["1"]);
+    // Its own it knows, also where somebody has dropped what it has noted of them.
+    target.ask("DROP SCHEMA outrigger CASCADE").await;
+    let anew = self::sink(&target, &mapping());
+    let written = write(&anew, &orders, &[raw(&doc! { "_id": 1, "items": [1, 2] })]).await;
+    assert_eq!(written, [Written::Applied { created: false }]);
     assert_eq!(target.ask("SELECT count(*) FROM outrigger.sync_status").await, ["1"]);
 }
 

@@ -28,6 +28,8 @@ pub mod proxy;
 pub mod receiver;
 pub mod replica_set;
 pub mod router;
+#[cfg(not(demo))]
+pub mod rows;
 pub mod schemas;
 pub mod slow_line;
 pub mod strangers;

@@ -79,30 +79,33 @@ impl Postgres {
         self.try_connect().await.expect("PostgreSQL answers")
     }
 
-    async fn try_connect(&self) -> Option<Client> {
+    /// `None` where nobody answers, or no connection is left.
+    pub async fn try_connect(&self) -> Option<Client> {
         let (client, connection) = tokio_postgres::connect(&self.uri(), NoTls).await.ok()?;
         tokio::spawn(connection);
         Some(client)
     }
 
-    /// A connection of its own.
-    pub async fn session(&self) -> Client {
-        self.try_connect().await.expect("PostgreSQL answers")
-    }
-
     /// The rows of a query, each with its values as text, in one line.
     pub async fn ask(&self, sql: &str) -> Vec<String> {
-        let client = self.session().await;
-        let messages = client.simple_query(sql).await.unwrap();
+        self.try_ask(sql).await.unwrap()
+    }
+
+    /// # Errors
+    /// What the server says, of a table that is gone by now, say.
+    pub async fn try_ask(&self, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+        let messages = self.client().await.simple_query(sql).await?;
         let rows = messages.iter().filter_map(|message| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
         });
-        rows.map(|row| {
-            let values: Vec<_> = (0..row.len()).map(|at| row.get(at).unwrap_or("NULL")).collect();
-            values.join("|")
-        })
-        .collect()
+        Ok(rows
+            .map(|row| {
+                let values: Vec<_> =
+                    (0..row.len()).map(|at| row.get(at).unwrap_or("NULL")).collect();
+                values.join("|")
+            })
+            .collect())
     }
 }
 

@@ -84,6 +84,7 @@ const NOT_NAMED_YET: &[&str] = &[
     "package",
     "release",
     "postgres_schema",
+    "postgres_target",
 ];
 
 /// What a process is told of, before it ends.

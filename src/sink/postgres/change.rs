@@ -11,7 +11,7 @@ use super::{
     ddl::{self, STATUS_VIEW},
     fence::{self, Fence},
     names::{OWN_SCHEMA, literal, marked, quoted},
-    table::Table,
+    table::{CHILD_COLUMNS, OWN_COLUMNS, SYNCED_AT, Table},
 };
 use crate::sink::{Changed, SinkError};
 
@@ -87,7 +87,7 @@ async fn within(session: &mut Session, change: Change<'_>) -> Result<Changed, Un
     session.batch(&ddl::own().join(";\n")).await?;
     match change {
         Change::Make(table) => {
-            require_ours(session, table).await?;
+            require_ours(session, table, true).await?;
             // A statement that adds nothing would wait for whoever reads the table all the same.
             if !is_made(session, table).await? {
                 session.batch(&ddl::of_table(table).join(";\n")).await?;
@@ -112,7 +112,7 @@ pub async fn in_the_way(
     tables: &[Table],
 ) -> Result<Option<String>, SinkError> {
     for table in tables {
-        match require_ours(session, table).await {
+        match require_ours(session, table, false).await {
             Ok(()) => {}
             Err(Undone::InTheWay(reason)) => return Ok(Some(reason)),
             // Nothing of Outrigger is there yet.
@@ -147,19 +147,31 @@ async fn is_made(session: &mut Session, table: &Table) -> Result<bool, Failed> {
 }
 
 /// A table that is there is this collection's, or one of its children's, as Outrigger has noted it.
-async fn require_ours(session: &mut Session, table: &Table) -> Result<(), Undone> {
+async fn require_ours(
+    session: &mut Session,
+    table: &Table,
+    is_to_be_made: bool,
+) -> Result<(), Undone> {
     let own = quoted(OWN_SCHEMA);
     let sql = format!(
         "SELECT t.ns, c.ns, c.path, \
-         EXISTS (SELECT FROM pg_class k JOIN pg_namespace n ON n.oid = k.relnamespace WHERE n.nspname = $1 AND k.relname = $2) \
+         EXISTS (SELECT FROM pg_class k JOIN pg_namespace n ON n.oid = k.relnamespace WHERE n.nspname = $1 AND k.relname = $2), \
+         (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass(format('%I.%I', $1, $2)) AND attname = ANY($3)) \
+         = cardinality($3) \
          FROM (SELECT 1) q \
          LEFT JOIN {own}.tables t ON t.table_schema = $1 AND t.table_name = $2 \
          LEFT JOIN {own}.children c ON c.table_schema = $1 AND c.table_name = $2"
     );
+    let own_columns: Vec<_> =
+        OWN_COLUMNS.iter().map(|(name, ..)| *name).chain([SYNCED_AT]).collect();
+    let child_columns: Vec<_> = CHILD_COLUMNS.iter().map(|(name, _)| *name).collect();
     let whole = std::iter::once((&table.schema, &table.name, None));
     let children = table.children.iter().map(|of| (&of.schema, &of.name, Some(of.path.as_str())));
     for (schema, name, path) in whole.chain(children) {
-        let rows = session.query(&sql, &[(schema, Type::TEXT), (name, Type::TEXT)]).await?;
+        let columns = if path.is_none() { &own_columns } else { &child_columns };
+        let params: [Param<'_>; 3] =
+            [(schema, Type::TEXT), (name, Type::TEXT), (columns, Type::TEXT_ARRAY)];
+        let rows = session.query(&sql, &params).await?;
         let Some(row) = rows.first() else { continue };
         let text = |at| row.try_get::<_, Option<String>>(at).ok().flatten();
         let is_there: bool = row.try_get(3).unwrap_or_default();
@@ -168,12 +180,15 @@ async fn require_ours(session: &mut Session, table: &Table) -> Result<(), Undone
             None => text(0) == ns,
             Some(path) => text(1) == ns && text(2).as_deref() == Some(path),
         };
-        if is_ours {
+        // Where Outrigger's own schema was dropped, its tables are known by their columns.
+        let is_known =
+            || row.try_get(4).unwrap_or_default() && text(0).is_none() && text(1).is_none();
+        if is_ours || is_known() {
             continue;
         }
         if !is_there {
             // What is noted of a table that somebody has dropped by hand must not stand for the one that takes its name.
-            for noted in ["tables", "children"] {
+            for noted in ["tables", "children"].iter().filter(|_| is_to_be_made) {
                 let sql = format!(
                     "DELETE FROM {own}.{noted} WHERE table_schema = $1 AND table_name = $2"
                 );
@@ -226,7 +241,7 @@ async fn rename(session: &mut Session, from: &Table, to: &Table) -> Result<Chang
         return Ok(Changed::WasNotThere);
     }
     drop_table(session, to).await?;
-    require_ours(session, to).await?;
+    require_ours(session, to, true).await?;
     session.batch(&moved(from, to).join(";\n")).await?;
     if from.columns == to.columns && from.children.is_empty() && to.children.is_empty() {
         ddl::renew_status_view(session).await?;
