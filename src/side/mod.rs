@@ -41,6 +41,7 @@ mod blind;
 pub(crate) mod fake;
 mod listing;
 pub mod mongodb;
+mod outbox;
 mod peer;
 pub mod postgres;
 pub mod records;
@@ -49,6 +50,7 @@ mod walk;
 use records::LeaseRecords;
 
 pub use self::mongodb::MongoSide;
+pub use self::outbox::OutboxSide;
 pub use self::postgres::PostgresSide;
 pub use blind::Blind;
 pub use listing::{Collection, LeftOut, Listing};

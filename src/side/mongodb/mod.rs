@@ -40,6 +40,8 @@ mod walk;
 pub struct MongoSide {
     mongo: Mongo,
     role: Role,
+    /// Of a source whose documents have their fields in no order of their own.
+    in_any_order: bool,
 }
 
 /// Which of the sides, and so in whose words its errors are.
@@ -71,12 +73,17 @@ impl Role {
 impl MongoSide {
     /// The database that changes come from.
     pub fn source(mongo: &Mongo) -> Arc<dyn Side> {
-        Arc::new(Self { mongo: mongo.clone(), role: Role::Source })
+        Arc::new(Self { mongo: mongo.clone(), role: Role::Source, in_any_order: false })
     }
 
     /// The database that they go to.
     pub fn target(mongo: &Mongo) -> Arc<dyn Side> {
-        Arc::new(Self { mongo: mongo.clone(), role: Role::Target })
+        Arc::new(Self { mongo: mongo.clone(), role: Role::Target, in_any_order: false })
+    }
+
+    /// The database that they go to, of a source that knows no order of fields: JSON's documents have none.
+    pub fn target_in_any_order(mongo: &Mongo) -> Arc<dyn Side> {
+        Arc::new(Self { mongo: mongo.clone(), role: Role::Target, in_any_order: true })
     }
 
     /// An exchange, with its failure in the words of the side.
@@ -89,6 +96,11 @@ impl MongoSide {
 }
 
 impl Side for MongoSide {
+    fn is_copy(&self, original: &RawDocument, copy: &RawDocument) -> bool {
+        original.as_bytes() == copy.as_bytes()
+            || (self.in_any_order && same_in_any_order(original, copy))
+    }
+
     fn permit(&self) -> Permit {
         self.mongo.permit()
     }
@@ -247,5 +259,41 @@ impl MongoSide {
             }
         }
         Ok(found)
+    }
+}
+
+/// The same fields with the same values, in whatever order, within documents as well.
+fn same_in_any_order(one: &RawDocument, other: &RawDocument) -> bool {
+    let sorted = |document: &RawDocument| {
+        bson::Document::try_from(document).ok().map(|document| sorted(document.into()))
+    };
+    matches!((sorted(one), sorted(other)), (Some(one), Some(other)) if one == other)
+}
+
+fn sorted(value: bson::Bson) -> bson::Bson {
+    match value {
+        bson::Bson::Document(document) => {
+            let mut fields: Vec<_> =
+                document.into_iter().map(|(name, value)| (name, sorted(value))).collect();
+            fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+            bson::Bson::Document(fields.into_iter().collect())
+        }
+        bson::Bson::Array(items) => bson::Bson::Array(items.into_iter().map(sorted).collect()),
+        value => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_the_same_in_any_order_and_items_in_their_own() {
+        let one = rawdoc! { "_id": 1, "a": { "x": 1, "y": 2 }, "b": [{ "p": 1, "q": 2 }] };
+        let other = rawdoc! { "_id": 1, "b": [{ "q": 2, "p": 1 }], "a": { "y": 2, "x": 1 } };
+
+        assert!(same_in_any_order(&one, &other));
+        assert!(!same_in_any_order(&rawdoc! { "a": [1, 2] }, &rawdoc! { "a": [2, 1] }));
+        assert!(!same_in_any_order(&rawdoc! { "a": 1 }, &rawdoc! { "a": 1_i64 }));
     }
 }

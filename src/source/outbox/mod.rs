@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The files in their order: `json` (values), `route` (what a row asks for), `table` (what makes the table), `shape` (what
-//! it is found to be like, and the statements), `lease` (one reads), `stream`, `upkeep`.
+//! it is found to be like, and the statements), `lease` (one reads), `stream`, `upkeep`; `tables` (those that are compared).
 //!
 //! # What is proven by what
 //!
@@ -25,6 +25,7 @@ pub mod route;
 mod shape;
 mod stream;
 pub mod table;
+mod tables;
 mod upkeep;
 
 use std::{
@@ -39,12 +40,16 @@ use std::{
 use bson::RawDocumentBuf;
 use tokio_postgres::types::Type;
 
-pub use self::stream::{COLLECTION, OutboxStream};
 use self::{
     lease::Held,
     route::{Routed, Routes},
     shape::{NotSeen, Shape, Unfit},
     stream::Position,
+    tables::NotRead,
+};
+pub use self::{
+    stream::{COLLECTION, OutboxStream},
+    tables::{Stretch, Tables},
 };
 use super::{Cause, Page, Pages, SchemaSource, Source, SourceError, StartFrom};
 use crate::{
@@ -84,10 +89,12 @@ struct Inner {
     config: Outbox,
     routes: Routes,
     collections: Vec<Namespace>,
+    tables: Tables,
     /// Of the rows themselves, for what makes no sense.
     own: Namespace,
-    /// What the stream has come to.
+    /// What the stream has come to, and up to where its rows are marked.
     number: AtomicU64,
+    marked: AtomicU64,
 }
 
 impl Inner {
@@ -138,8 +145,80 @@ impl OutboxSource {
             routes: Routes::new(config.routes.routes.clone()),
             collections: config.routes.collections().into_iter().cloned().collect(),
             own: Namespace::new(OWN_DATABASE, bare),
+            tables: Tables::new(
+                config.routes.tables.clone(),
+                config.routes.routes.clone(),
+                config.outbox.clone(),
+            ),
             number: AtomicU64::new(0),
+            marked: AtomicU64::new(0),
         })))
+    }
+
+    /// Its database.
+    pub fn postgres(&self) -> &Postgres {
+        &self.0.db
+    }
+
+    /// The tables whose rows are documents.
+    pub fn tables(&self) -> &Tables {
+        &self.0.tables
+    }
+
+    /// The documents of a stretch of a table; none of a collection that has none.
+    ///
+    /// # Errors
+    /// When the database cannot be asked, or a row is none.
+    pub async fn walk(
+        &self,
+        ns: &Namespace,
+        stretch: Stretch<'_>,
+    ) -> Result<Vec<RawDocumentBuf>, SourceError> {
+        let Some(rule) = self.0.tables.of(ns) else { return Ok(Vec::new()) };
+        self.0.tables.walk(&self.0.db, rule, stretch).await.map_err(not_read)
+    }
+
+    /// As [`walk`](Self::walk), by key.
+    ///
+    /// # Errors
+    /// As of [`walk`](Self::walk).
+    pub async fn find(
+        &self,
+        ns: &Namespace,
+        keys: impl Iterator<Item = &DocumentKey> + Send,
+    ) -> Result<Vec<RawDocumentBuf>, SourceError> {
+        let Some(rule) = self.0.tables.of(ns) else { return Ok(Vec::new()) };
+        self.0.tables.find(&self.0.db, rule, keys).await.map_err(not_read)
+    }
+
+    /// Keys of a table by chance, in order.
+    ///
+    /// # Errors
+    /// As of [`walk`](Self::walk).
+    pub async fn sample(&self, ns: &Namespace, keys: u64) -> Result<Vec<DocumentKey>, SourceError> {
+        let Some(rule) = self.0.tables.of(ns) else { return Ok(Vec::new()) };
+        self.0.tables.sample(&self.0.db, rule, keys).await.map_err(not_read)
+    }
+
+    /// How many rows a table has.
+    ///
+    /// # Errors
+    /// As of [`walk`](Self::walk).
+    pub async fn count(&self, ns: &Namespace) -> Result<u64, SourceError> {
+        let Some(rule) = self.0.tables.of(ns) else { return Ok(0) };
+        self.0.tables.count(&self.0.db, rule).await.map_err(not_read)
+    }
+
+    /// The position at which all rows have been read that are committed now.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn all_read_at(&self) -> Result<ClusterTime, SourceError> {
+        let marked = self.0.marked.load(Ordering::Relaxed);
+        let (waiting, _) = self.waiting().await?;
+        let number = self.0.number.load(Ordering::Relaxed);
+        // What is handed out and not marked waits as well: its numbers are given already.
+        Ok(ClusterTime(if marked == 0 { number + waiting } else { number.max(marked + waiting) }))
     }
 
     /// What tells this outbox from another one, as far as a checkpoint is concerned.
@@ -275,6 +354,13 @@ impl OutboxSource {
     }
 }
 
+fn not_read(error: NotRead) -> SourceError {
+    match error {
+        NotRead::Failed(failed) => away(failed),
+        NotRead::NoDocument(problem) => SourceError::Failed(Cause::Other(problem)),
+    }
+}
+
 fn lost(why: &str) -> SourceError {
     SourceError::HistoryLost(Cause::Other(why.to_owned()))
 }
@@ -318,6 +404,11 @@ impl Source for OutboxSource {
         keys: &[&DocumentKey],
         _: ClusterTime,
     ) -> Result<OutboxPages, SourceError> {
+        let read_at = ClusterTime(self.0.number.load(Ordering::Relaxed));
+        if self.0.tables.of(ns).is_some() {
+            let documents = self.find(ns, keys.iter().copied()).await?;
+            return Ok(OutboxPages(Some(Page { documents, read_at })));
+        }
         let mut documents: Vec<RawDocumentBuf> = Vec::new();
         for op in self.folded(ns, keys).await? {
             match op {
@@ -332,7 +423,6 @@ impl Source for OutboxSource {
                 }
             }
         }
-        let read_at = ClusterTime(self.0.number.load(Ordering::Relaxed));
         Ok(OutboxPages(Some(Page { documents, read_at })))
     }
 
@@ -344,6 +434,9 @@ impl Source for OutboxSource {
         if *ns == self.0.own {
             self.read_again(keys).await?;
             return Ok(Some(vec![None; keys.len()]));
+        }
+        if self.0.tables.of(ns).is_some() {
+            return Ok(None);
         }
         self.folded(ns, keys).await.map(Some)
     }

@@ -363,7 +363,7 @@ impl Shape {
     }
 }
 
-fn is_whole(ty: &str) -> bool {
+pub(super) fn is_whole(ty: &str) -> bool {
     ["bigint", "integer", "smallint"].contains(&ty)
 }
 

@@ -257,7 +257,8 @@ impl EventStream for OutboxStream {
             if !is_held {
                 return Err(fenced());
             }
-            self.open.remove(0);
+            let marked = self.open.remove(0);
+            self.source.marked.store(marked.number, std::sync::atomic::Ordering::Relaxed);
         }
         Ok(())
     }
