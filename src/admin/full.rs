@@ -97,7 +97,7 @@ async fn nothing_matches(api: &Api, patterns: &[String]) -> Option<Unmatched> {
     if patterns.is_empty() {
         return None;
     }
-    nothing_of(patterns, &*local.side, &*atlas.side, &config.filter().ok()?).await
+    nothing_of(patterns, &*local.side, &*atlas.side, &config.compared().ok()?).await
 }
 
 pub(super) async fn cancel(State(api): State<Api>) -> Result<Json<serde_json::Value>, Problem> {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::AgentError;
 use crate::{
-    config::{Config, ConfigError, TargetKind},
+    config::{Config, ConfigError, SourceKind, TargetKind},
     gate::Gate,
     mongo::{Connect, Mongo, MongoError},
     policy::{backoff::RetrySchedule, breaker::BreakerPolicy, limiter::Limiter},
@@ -70,7 +70,10 @@ fn unusable(error: MongoError, key: &'static str) -> AgentError {
 
 /// Says in the log what of the connection strings does nothing.
 pub(super) fn tell_of_options(config: &Config, is_own_sink: bool) -> Result<(), ConfigError> {
-    let mut uris = vec![("local", config.local_uri()?)];
+    let mut uris = Vec::new();
+    if config.source.kind == SourceKind::Mongodb {
+        uris.push(("local", config.local_uri()?));
+    }
     if !is_own_sink && config.target.kind == TargetKind::Atlas {
         uris.push(("atlas", config.atlas_uri()?));
     }

@@ -7,16 +7,19 @@ use std::sync::Arc;
 
 use super::{AgentError, connect};
 use crate::{
-    config::{Config, ConfigError, Exact, Mapping, TargetKind},
+    config::{Config, ConfigError, Exact, Mapping, SourceKind, TargetKind},
     gate::lease::Lease,
     mongo::Mongo,
     policy::limiter::Limiter,
     postgres::connect::Postgres,
-    side::{Blind, MongoSide, NoPeer, Peer, PostgresSide, Side, postgres::PostgresRecords},
+    side::{
+        Blind, MongoSide, NoPeer, OutboxSide, Peer, PostgresSide, Side, postgres::PostgresRecords,
+    },
     sink::{
         AnySink, AtlasSink, OwnSink, WithoutSchema,
         postgres::{PostgresSink, fence::Fence},
     },
+    source::outbox::OutboxSource,
 };
 
 /// One end, for all who look at it.
@@ -32,15 +35,28 @@ impl End {
         Self { peer: Arc::new(mongo.clone()), side: MongoSide::source(mongo) }
     }
 
+    /// A table of events, and those beside it.
+    pub fn outbox(source: &OutboxSource) -> Self {
+        let (peer, side) = (Arc::new(source.postgres().clone()), OutboxSide::new(source.clone()));
+        Self { peer, side: Arc::new(side) }
+    }
+
     /// A MongoDB that is written to.
     pub fn target(mongo: &Mongo) -> Self {
         Self { peer: Arc::new(mongo.clone()), side: MongoSide::target(mongo) }
     }
 }
 
+/// Whether the source's documents have their fields in an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldOrder {
+    InOrder,
+    InAnyOrder,
+}
+
 /// What an agent replicates into.
 pub enum TargetEnd {
-    Atlas(Mongo),
+    Atlas(Mongo, FieldOrder),
     Postgres(PostgresEnd),
     /// A sink of the program that the agent runs in. Its own until the tasks begin, which take it.
     Own(Option<OwnSink>),
@@ -96,14 +112,24 @@ impl TargetEnd {
     /// When there is no usable connection string.
     pub async fn connect(config: &Config) -> Result<Self, AgentError> {
         match config.target.kind {
-            TargetKind::Atlas => Ok(TargetEnd::Atlas(connect::connect_atlas(config).await?)),
+            TargetKind::Atlas => {
+                let fields = match config.source.kind {
+                    SourceKind::Mongodb => FieldOrder::InOrder,
+                    SourceKind::Outbox => FieldOrder::InAnyOrder,
+                };
+                Ok(TargetEnd::Atlas(connect::connect_atlas(config).await?, fields))
+            }
             TargetKind::Postgres => Ok(TargetEnd::Postgres(PostgresEnd::new(config)?)),
         }
     }
 
     pub fn end(&self) -> End {
         match self {
-            TargetEnd::Atlas(mongo) => End::target(mongo),
+            TargetEnd::Atlas(mongo, FieldOrder::InOrder) => End::target(mongo),
+            TargetEnd::Atlas(mongo, FieldOrder::InAnyOrder) => {
+                let side = MongoSide::target_in_any_order(mongo);
+                End { peer: Arc::new(mongo.clone()), side }
+            }
             TargetEnd::Postgres(postgres) => postgres.end(),
             TargetEnd::Own(_) => End { peer: Arc::new(NoPeer), side: Arc::new(Blind) },
         }
@@ -113,14 +139,14 @@ impl TargetEnd {
     pub fn documents(&self) -> Arc<dyn Side> {
         match self {
             TargetEnd::Postgres(postgres) => postgres.documents(),
-            TargetEnd::Atlas(_) | TargetEnd::Own(_) => self.end().side,
+            TargetEnd::Atlas(..) | TargetEnd::Own(_) => self.end().side,
         }
     }
 
     /// What writes to it, while `lease` is held.
     pub(super) fn sink(&mut self, config: &Config, lease: &Arc<Lease>) -> AnySink {
         match self {
-            TargetEnd::Atlas(mongo) => {
+            TargetEnd::Atlas(mongo, _) => {
                 let limiter = connect::limiter(config);
                 AnySink::Atlas(AtlasSink::new(mongo.clone(), limiter, Some(lease.clone())))
             }
@@ -137,7 +163,7 @@ impl TargetEnd {
     /// Whether what is there can be asked for at all, and so compared.
     pub(super) fn can_be_looked_into(&self) -> bool {
         match self {
-            TargetEnd::Atlas(_) | TargetEnd::Postgres(_) => true,
+            TargetEnd::Atlas(..) | TargetEnd::Postgres(_) => true,
             TargetEnd::Own(_) => false,
         }
     }
@@ -146,7 +172,7 @@ impl TargetEnd {
     /// has one whose rows are to be others than they were.
     pub(super) fn suffix(&self) -> String {
         match self {
-            TargetEnd::Atlas(_) => String::new(),
+            TargetEnd::Atlas(..) => String::new(),
             TargetEnd::Postgres(PostgresEnd { mapping, exact, .. }) => {
                 format!("-postgres-{}-{exact:?}", mapping.fingerprint())
             }
@@ -176,7 +202,7 @@ impl TargetEnd {
     /// When the configuration has none.
     pub fn shown(&self, config: &Config) -> Result<String, ConfigError> {
         Ok(match self {
-            TargetEnd::Atlas(_) => config.atlas_uri()?.to_string(),
+            TargetEnd::Atlas(..) => config.atlas_uri()?.to_string(),
             TargetEnd::Postgres(_) => config.postgres_uri()?.to_string(),
             TargetEnd::Own(_) => "a sink of the program's own".to_owned(),
         })

@@ -72,6 +72,7 @@ pub use flush::{FlushError, Flushed, flush};
 pub use monitor::{Monitor, is_gapless, judged, judgement, lag, lives};
 pub use pause::set_paused;
 use source_end::SourceEnd;
+pub use source_end::source_side;
 pub use trial::{Delivery, try_deliveries};
 
 /// Why the agent does not start, or ended.
@@ -178,7 +179,17 @@ impl Agent {
     }
 
     fn check_kind(&self) -> Result<(), AgentError> {
-        same_kind(&self.queue, &self.source.positions())
+        same_kind(&self.queue, &self.source.positions())?;
+        // A source that nobody proves again and again says by its id alone that it is the one that the queue is of.
+        let checkpoint = self.queue.checkpoint()?.filter(|_| self.gatekeeper().is_none());
+        match checkpoint {
+            Some(checkpoint) if checkpoint.source_id != self.source.id() && !self.adopt => {
+                let problem =
+                    "the queue was filled from another outbox than the one that is configured now";
+                Err(AgentError::OtherSource { problem: problem.to_owned() })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The checkpoint must be of this filter.

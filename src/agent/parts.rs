@@ -34,7 +34,8 @@ impl Agent {
         let in_doubt = Arc::new(Mutex::new(InDoubtWrites::default()));
         let tells_of_schema = source.tells_of_schema();
         let tailer = self.tailer(source.clone(), filter)?;
-        let context = self.context(sink.clone(), filter, in_doubt.clone());
+        let compared = self.config.compared()?;
+        let context = self.context(sink.clone(), &compared, in_doubt.clone());
         let options = self.sync_options(tells_of_schema);
         let reconciler = Arc::new(Reconciler::new(context, options, watermark.clone()));
         let shared = Shared {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{AgentError, End, connect, gatekeeper::Gatekeeper, patience::patiently};
 use crate::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, SourceKind},
     gate::Gate,
     model::{
         checkpoint::{ClusterTime, PositionKind},
@@ -16,13 +16,26 @@ use crate::{
     observe::status::Status,
     queue::Queue,
     side::{MongoSide, Side},
-    source::{AnySource, ChangeStreamSource, Journal, SourceError, SourceInfo, inspect, source_id},
+    source::{
+        AnySource, ChangeStreamSource, Journal, Source, SourceError, SourceInfo, inspect,
+        outbox::{self, OutboxSource},
+        source_id,
+    },
     sync,
 };
 
 /// A source that was looked at once, when the agent was prepared.
 pub(super) enum SourceEnd {
     Mongo(MongoEnd),
+    Outbox(OutboxEnd),
+}
+
+/// A table of events. Nothing can be put in its place unseen: its lease says who has read it, and how far.
+pub(super) struct OutboxEnd {
+    source: OutboxSource,
+    id: String,
+    version: String,
+    name: String,
 }
 
 /// A MongoDB, whose answers count only while `gate` is open.
@@ -44,6 +57,9 @@ impl SourceEnd {
         gate: &Arc<Gate>,
         target: &dyn Side,
     ) -> Result<Self, AgentError> {
+        if config.source.kind == SourceKind::Outbox {
+            return Ok(SourceEnd::Outbox(OutboxEnd::connect(config).await?));
+        }
         let local = connect::connect_local_by(config, Some(gate.clone())).await?;
         let (info, (id, is_exact)) =
             patiently(config.local.timeout, || Box::pin(first_look(&local, target))).await?;
@@ -59,6 +75,7 @@ impl SourceEnd {
     pub fn positions(&self) -> PositionKind {
         match self {
             SourceEnd::Mongo(_) => PositionKind::CLUSTER_TIME,
+            SourceEnd::Outbox(_) => outbox::POSITIONS,
         }
     }
 
@@ -66,6 +83,7 @@ impl SourceEnd {
     pub fn id(&self) -> &str {
         match self {
             SourceEnd::Mongo(of) => &of.id,
+            SourceEnd::Outbox(of) => &of.id,
         }
     }
 
@@ -73,6 +91,7 @@ impl SourceEnd {
     pub fn now(&self) -> ClusterTime {
         match self {
             SourceEnd::Mongo(of) => of.info.now,
+            SourceEnd::Outbox(of) => of.source.come_to(),
         }
     }
 
@@ -80,12 +99,14 @@ impl SourceEnd {
     pub async fn position(&self) -> Result<ClusterTime, SourceError> {
         match self {
             SourceEnd::Mongo(of) => Ok(inspect(&of.local).await?.now),
+            SourceEnd::Outbox(of) => of.source.time().await,
         }
     }
 
     pub fn version(&self) -> &str {
         match self {
             SourceEnd::Mongo(of) => &of.info.version,
+            SourceEnd::Outbox(of) => &of.version,
         }
     }
 
@@ -93,6 +114,7 @@ impl SourceEnd {
     pub fn name(&self) -> &str {
         match self {
             SourceEnd::Mongo(of) => &of.info.set_name,
+            SourceEnd::Outbox(of) => &of.name,
         }
     }
 
@@ -100,18 +122,21 @@ impl SourceEnd {
     pub fn shown(&self, config: &Config) -> Result<String, ConfigError> {
         Ok(match self {
             SourceEnd::Mongo(_) => config.local_uri()?.to_string(),
+            SourceEnd::Outbox(_) => config.outbox_uri()?.to_string(),
         })
     }
 
     pub fn end(&self) -> End {
         match self {
             SourceEnd::Mongo(of) => End::source(&of.local),
+            SourceEnd::Outbox(of) => End::outbox(&of.source),
         }
     }
 
     pub fn journal(&self) -> Arc<dyn Journal> {
         match self {
             SourceEnd::Mongo(of) => Arc::new(of.local.clone()),
+            SourceEnd::Outbox(of) => Arc::new(of.source.clone()),
         }
     }
 
@@ -123,6 +148,7 @@ impl SourceEnd {
                 filter.clone(),
                 &of.info,
             )),
+            SourceEnd::Outbox(of) => AnySource::Outbox(of.source.clone()),
         }
     }
 
@@ -137,8 +163,30 @@ impl SourceEnd {
                 status: status.clone(),
                 source_id: of.id.clone(),
             }),
+            SourceEnd::Outbox(_) => None,
         }
     }
+}
+
+impl OutboxEnd {
+    async fn connect(config: &Config) -> Result<Self, AgentError> {
+        let source = OutboxSource::new(config)?;
+        let look = || async { Ok::<_, AgentError>(source.identify().await?) };
+        let id = patiently(config.local.timeout, || Box::pin(look())).await?;
+        let version = source.postgres().version().await.unwrap_or_default();
+        Ok(Self { source, id, version, name: config.outbox.table.clone() })
+    }
+}
+
+/// The side of the source that the configuration names, for who compares without an agent.
+///
+/// # Errors
+/// When there is no usable connection string.
+pub async fn source_side(config: &Config) -> Result<Arc<dyn Side>, AgentError> {
+    Ok(match config.source.kind {
+        SourceKind::Mongodb => MongoSide::source(&connect::connect_local(config).await?),
+        SourceKind::Outbox => End::outbox(&OutboxSource::new(config)?).side,
+    })
 }
 
 /// What stands in the local database's own answers about it, and about both ends: whether they are one.

@@ -6,12 +6,11 @@ use serde_json::{Value, json};
 
 use super::{access::Access, show};
 use crate::{
-    agent::{TargetEnd, connect_local},
+    agent::{TargetEnd, source_side},
     cli::args::DocArgs,
     config::{Config, TargetKind, encoded},
     model::document_key::DocumentKey,
     observe::report::{ExitCode, Failure},
-    side::MongoSide,
     sync::document::{look_up, not_replicated},
 };
 
@@ -31,7 +30,7 @@ pub async fn run(config: &Config, args: &DocArgs) -> Result<Code, Failure> {
                 let failure = Failure::new(ExitCode::Problem, anyhow::anyhow!(reason));
                 return Err(if let Some(hint) = hint { failure.hint(hint) } else { failure });
             }
-            let local = MongoSide::source(&connect_local(config).await?);
+            let local = source_side(config).await?;
             let atlas = TargetEnd::connect(config).await?.end().side;
             let mut found = None;
             for key in DocumentKey::meant_by(&args.id) {

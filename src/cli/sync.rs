@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     admin,
-    agent::{Agent, Handles, connect_local, queue_options},
+    agent::{Agent, Handles, queue_options, source_side},
     cli::args::{Output, SyncArgs},
     config::{Config, units},
     observe::{
@@ -25,7 +25,6 @@ use crate::{
     },
     queue::Queue,
     runtime::{clock::now_ms, shutdown::blocking},
-    side::MongoSide,
     sync::{
         SyncError, is_all_held_up, nothing_of, refused_of_the_run,
         state::{Cancelled, Reason, SyncRequest, SyncState},
@@ -155,9 +154,9 @@ async fn run_here(
     if !request.namespaces.is_empty() {
         let Handles { atlas, config, .. } = &handles;
         // The agent's own connections are proven while it runs, which it does not yet.
-        let local = MongoSide::source(&connect_local(config).await?);
+        let local = source_side(config).await?;
         if let Some(nothing) =
-            nothing_of(&request.namespaces, &*local, &*atlas.side, &config.filter()?).await
+            nothing_of(&request.namespaces, &*local, &*atlas.side, &config.compared()?).await
         {
             return Err(SyncError::NothingMatches(nothing).into());
         }

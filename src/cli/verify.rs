@@ -11,7 +11,7 @@ use super::{
     show, signals,
 };
 use crate::{
-    agent::{TargetEnd, connect_local, sides},
+    agent::{TargetEnd, sides, source_side},
     cli::args::{Output, VerifyArgs},
     config::{Config, units},
     observe::{
@@ -19,7 +19,6 @@ use crate::{
         report::{ExitCode, Failure},
     },
     runtime::{clock::now_ms, shutdown::Stop},
-    side::MongoSide,
     sync::{Found, Lag, NamespaceResult, Sides, SyncError, Verification, Verify, same},
 };
 
@@ -37,16 +36,17 @@ pub async fn compare(
     digest: bool,
     output: Output,
 ) -> Result<Code, Failure> {
+    let filter = config.comparable()?;
     let scope = check_patterns(patterns)?.with_state_database(&config.atlas.state_database);
     crate::observe::logging::start("error", config.log.format);
-    let local = MongoSide::source(&connect_local(config).await?);
+    let local = source_side(config).await?;
     let mut sides = sides(config, local, TargetEnd::connect(config).await?.end().side);
     greet(&sides).await?;
     sides.patience = Some(PATIENCE);
     let for_lag = config.clone();
     let verify = Verify {
         sides: &sides,
-        filter: &config.filter()?,
+        filter: &filter,
         scope: &scope,
         digest,
         lag: lag_of_agent(for_lag),

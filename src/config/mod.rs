@@ -310,6 +310,41 @@ impl Config {
             .map_err(|error| ConfigError::invalid("namespaces.include", error.to_string()))
     }
 
+    /// What is copied and compared: all that is replicated; of an outbox the collections of `[[table]]`.
+    ///
+    /// # Errors
+    /// As of [`filter`](Self::filter).
+    pub fn compared(&self) -> Result<NamespaceFilter, ConfigError> {
+        if self.source.kind == SourceKind::Mongodb {
+            return self.filter();
+        }
+        let mut tables: Vec<_> =
+            self.routes.tables.iter().map(|table| table.collection.to_string()).collect();
+        // Without any name all would be meant.
+        if tables.is_empty() {
+            tables.push(format!("outbox.{}", self.outbox.table));
+        }
+        NamespaceFilter::new(&tables, &self.namespaces.exclude)
+            .map(|filter| filter.with_state_database(&self.atlas.state_database))
+            .map_err(|error| ConfigError::invalid("source.kind", error.to_string()))
+    }
+
+    /// As [`compared`](Self::compared), for who asks for a comparison.
+    ///
+    /// # Errors
+    /// Where there is nothing to compare with.
+    pub fn comparable(&self) -> Result<NamespaceFilter, ConfigError> {
+        if self.source.kind == SourceKind::Outbox && self.routes.tables.is_empty() {
+            return Err(ConfigError::invalid(
+                "source.kind",
+                "is `outbox`, whose rows are no documents: a `[[table]]` with `name`, `key` and `collection` says \
+                 which table a collection is compared with"
+                    .to_owned(),
+            ));
+        }
+        self.compared()
+    }
+
     /// The connection string of the local database.
     ///
     /// # Errors
@@ -318,7 +353,7 @@ impl Config {
         if self.source.kind == SourceKind::Outbox {
             return Err(ConfigError::invalid(
                 "source.kind",
-                "is `outbox`, which this version can be configured for (`outrigger outbox init`) and does not read yet"
+                "is `outbox`; this is for a MongoDB that is read from, which has oplog, users and collections of its own"
                     .to_owned(),
             ));
         }

@@ -11,18 +11,8 @@ use super::{
 use crate::model::namespace::Namespace;
 
 /// The keys of `[[route]]` and `[[table]]`, which may be shown with their values.
-pub const KEYS: &[&str] = &[
-    "event",
-    "collection",
-    "key",
-    "op",
-    "payload",
-    "indexes",
-    "dates",
-    "decimals",
-    "name",
-    "columns",
-];
+pub const KEYS: &[&str] =
+    &["event", "collection", "key", "op", "payload", "dates", "decimals", "name", "columns"];
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outbox {
@@ -124,9 +114,6 @@ pub struct RouteRule {
     /// Where in the payload the document is, with dots; empty where it is the payload.
     pub payload: String,
     pub values: ValueRules,
-    /// Indexes that the collection gets at the start: each a list of fields, a `-` in front of one that descends, and
-    /// `unique` behind them.
-    pub indexes: Vec<String>,
 }
 
 /// Where the `_id` stands.
@@ -216,7 +203,7 @@ pub(super) fn read(file: &DeTable<'_>, mistakes: &mut Vec<Mistake>) -> Routes {
 
 fn route(entry: &Entry<'_, '_>, mistakes: &mut Vec<Mistake>) -> Option<RouteRule> {
     entry.check_keys(
-        &["event", "collection", "key", "op", "payload", "indexes", "dates", "decimals"],
+        &["event", "collection", "key", "op", "payload", "dates", "decimals"],
         mistakes,
     );
     let event = entry.text("event", mistakes);
@@ -252,7 +239,6 @@ fn route(entry: &Entry<'_, '_>, mistakes: &mut Vec<Mistake>) -> Option<RouteRule
         op: op?,
         payload,
         values: values(entry, mistakes),
-        indexes: entry.texts("indexes", mistakes),
     })
 }
 

@@ -3,6 +3,7 @@
 use super::{
     ChangeStream, ChangeStreamSource, EventBatch, EventStream, Page, Pages, SchemaSource, Source,
     SourceError, StartFrom,
+    outbox::{OutboxPages, OutboxSource, OutboxStream},
 };
 use crate::{
     gate::Permit,
@@ -19,16 +20,19 @@ use crate::{
 /// Each hands on what it is asked; none adds anything.
 pub enum AnySource {
     Mongo(ChangeStreamSource),
+    Outbox(OutboxSource),
 }
 
 /// An open stream of one of them.
 pub enum AnyStream {
     Mongo(ChangeStream),
+    Outbox(Box<OutboxStream>),
 }
 
 /// Documents of one of them.
 pub enum AnyPages {
     Mongo(<ChangeStreamSource as Source>::Pages),
+    Outbox(OutboxPages),
 }
 
 /// The same call, of whichever source it is.
@@ -36,6 +40,7 @@ macro_rules! of_each {
     ($any:ident, $source:ident => $call:expr) => {
         match $any {
             AnySource::Mongo($source) => $call,
+            AnySource::Outbox($source) => $call,
         }
     };
 }
@@ -51,6 +56,7 @@ impl Source for AnySource {
     async fn open(&self, from: &StartFrom) -> Result<AnyStream, SourceError> {
         Ok(match self {
             AnySource::Mongo(source) => AnyStream::Mongo(source.open(from).await?),
+            AnySource::Outbox(source) => AnyStream::Outbox(Box::new(source.open(from).await?)),
         })
     }
 
@@ -62,6 +68,7 @@ impl Source for AnySource {
     ) -> Result<AnyPages, SourceError> {
         Ok(match self {
             AnySource::Mongo(source) => AnyPages::Mongo(source.read(ns, keys, after).await?),
+            AnySource::Outbox(source) => AnyPages::Outbox(source.read(ns, keys, after).await?),
         })
     }
 
@@ -104,18 +111,21 @@ impl EventStream for AnyStream {
     async fn next(&mut self) -> Result<EventBatch, SourceError> {
         match self {
             AnyStream::Mongo(stream) => stream.next().await,
+            AnyStream::Outbox(stream) => stream.next().await,
         }
     }
 
     fn keeps_unconfirmed(&self) -> bool {
         match self {
             AnyStream::Mongo(stream) => stream.keeps_unconfirmed(),
+            AnyStream::Outbox(stream) => stream.keeps_unconfirmed(),
         }
     }
 
     async fn confirm(&mut self, position: &ResumeToken) -> Result<(), SourceError> {
         match self {
             AnyStream::Mongo(stream) => stream.confirm(position).await,
+            AnyStream::Outbox(stream) => stream.confirm(position).await,
         }
     }
 }
@@ -124,6 +134,7 @@ impl Pages for AnyPages {
     async fn next(&mut self) -> Result<Option<Page>, SourceError> {
         match self {
             AnyPages::Mongo(pages) => pages.next().await,
+            AnyPages::Outbox(pages) => pages.next().await,
         }
     }
 }

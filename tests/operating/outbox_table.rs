@@ -84,7 +84,7 @@ fn what_does_not_go_with_an_outbox_is_refused() {
         ("op = \"upsert\"", "none of insert, replace, merge and delete"),
         ("op = \"merge\"\nevnt = 1", "did you mean `event`?"),
         ("op = \"merge\"\ndates = [\"a..b\"]", "an empty part"),
-        ("op = \"merge\"\nindexes = 1", "is no list of texts"),
+        ("op = \"merge\"\ndates = 1", "is no list of texts"),
     ] {
         let route =
             format!("[[route]]\nevent = \"a\"\ncollection = \"app.a\"\nkey = \"id\"\n{line}\n");
@@ -96,5 +96,5 @@ fn what_does_not_go_with_an_outbox_is_refused() {
     let odd = format!("{outbox}[outbox]\ncolumns = {{ payload = \"\" }}");
     assert!(refused(&odd).contains("cannot be left out"));
     let (code, _, told) = outrigger(&outbox, &["run"]);
-    assert!(code == 2 && told.contains("does not read yet"), "{told}");
+    assert!(code == 2 && told.contains("no connection string"), "{told}");
 }

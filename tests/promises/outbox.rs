@@ -174,7 +174,7 @@ impl Reader {
             reading,
             filter: config.filter().unwrap(),
             limits: QueueLimits { max_bytes: 1 << 30, max_documents: 1_000_000, min_free_disk: 0 },
-            identity: Identity { source_id: source.id(), pipeline: "1".to_owned() },
+            identity: Identity { source_id: "outbox".to_owned(), pipeline: "1".to_owned() },
             disk: path.to_owned(),
             compare: Arc::default(),
             gate: Arc::new(Gate::default()),
@@ -210,13 +210,13 @@ impl Reader {
 }
 
 /// A transaction of the application: the entity and its row, after the entity's lock; perhaps long, perhaps in vain.
-async fn transaction(client: &mut Client, n: u64) {
+async fn transaction(client: &mut Client, n: u64) -> Result<(), tokio_postgres::Error> {
     let ids: Vec<String> =
         (0..fastrand::usize(1..3)).map(|_| fastrand::u8(0..12).to_string()).collect();
     let mut ids = ids;
     ids.sort();
     ids.dedup();
-    let transaction = client.transaction().await.unwrap();
+    let transaction = client.transaction().await?;
     for id in &ids {
         let kind = fastrand::u8(0..10);
         let (event, payload, change) = match kind {
@@ -239,21 +239,17 @@ async fn transaction(client: &mut Client, n: u64) {
             "INSERT INTO todos (id, doc) VALUES ('{id}', {}) ON CONFLICT (id) DO UPDATE SET doc = {change}",
             payload.as_ref().map_or("NULL".to_owned(), |payload| format!("'{payload}'::jsonb"))
         );
-        transaction.batch_execute(&sql).await.unwrap();
+        transaction.batch_execute(&sql).await?;
         let payload = payload.map_or("NULL".to_owned(), |payload| format!("'{payload}'"));
         let sql = format!(
             "INSERT INTO outbox (event_type, entity_id, payload) VALUES ('{event}', '{id}', {payload})"
         );
-        transaction.batch_execute(&sql).await.unwrap();
+        transaction.batch_execute(&sql).await?;
         if fastrand::u8(0..8) == 0 {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(1..60))).await;
         }
     }
-    if fastrand::u8(0..6) == 0 {
-        transaction.rollback().await.unwrap();
-    } else {
-        transaction.commit().await.unwrap();
-    }
+    if fastrand::u8(0..6) == 0 { transaction.rollback().await } else { transaction.commit().await }
 }
 
 async fn work(world: &World, writers: u64, transactions: u64) -> JoinSet<()> {
@@ -262,7 +258,7 @@ async fn work(world: &World, writers: u64, transactions: u64) -> JoinSet<()> {
         let mut client = world.postgres.client().await;
         writing.spawn(async move {
             for n in 0..transactions {
-                transaction(&mut client, writer * transactions + n).await;
+                transaction(&mut client, writer * transactions + n).await.unwrap();
             }
         });
     }
@@ -400,4 +396,154 @@ async fn processed_rows_go_after_their_time_in_their_order() {
     })
     .await;
     reader.stop().await;
+}
+
+/// The program, as it is run.
+struct Program {
+    child: std::process::Child,
+}
+
+impl Program {
+    fn command(world: &World, args: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        command
+            .arg("--config")
+            .arg(world.dir.path().join("config.toml"))
+            .args(args)
+            .current_dir(world.dir.path())
+            .env("OUTBOX_URI", world.postgres.uri());
+        command
+    }
+
+    fn start(world: &World) -> Self {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(world.dir.path().join("log"))
+            .unwrap();
+        let child = Self::command(world, &["run"]).stderr(log).spawn().unwrap();
+        Self { child }
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn configure(world: &World, more: &str) {
+    let port = crate::support::free_port();
+    let text = format!(
+        "{}{more}\n[admin]\nlisten = \"127.0.0.1:{port}\"\n[breaker]\nopen_for_max = \"1s\"\n",
+        world.text("")
+    );
+    std::fs::write(world.dir.path().join("config.toml"), text).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_of_the_agent_and_of_both_databases_lose_nothing_and_put_nothing_in_another_order() {
+    let mut world = World::start().await;
+    configure(&world, "");
+    let mut program = Program::start(&world);
+    let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut writing = JoinSet::new();
+    for writer in 0..4_u64 {
+        let (is_over, uri) = (is_over.clone(), world.postgres.uri());
+        writing.spawn(async move {
+            let mut n = writer << 32;
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let connected = tokio_postgres::connect(&uri, tokio_postgres::NoTls).await;
+                let Ok((mut client, connection)) = connected else {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                tokio::spawn(connection);
+                // What a commit without an answer has come to is in the model as well.
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed)
+                    && transaction(&mut client, n).await.is_ok()
+                {
+                    n += 1;
+                }
+            }
+        });
+    }
+    let processed = "SELECT count(*) FROM outbox WHERE processed_at IS NOT NULL";
+    let count =
+        async |world: &World| world.postgres.ask(processed).await[0].parse::<u64>().unwrap();
+    for round in 0..5 {
+        let before = count(&world).await;
+        eventually("it reads", PATIENCE, async || count(&world).await > before + 20).await;
+        match round {
+            1 => {
+                world.postgres.kill();
+                world.postgres.resume().await;
+            }
+            3 => {
+                world.mongod.kill();
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                world.mongod.resume().await;
+            }
+            _ => {
+                program.kill();
+                program = Program::start(&world);
+            }
+        }
+    }
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    while writing.join_next().await.is_some() {}
+
+    world.equal().await;
+    program.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_copied_at_first_and_compared_and_mended_when_somebody_asks() {
+    let world = World::start().await;
+    let ask = async |sql: &str| world.postgres.ask(sql).await;
+    ask("CREATE TABLE items (id int PRIMARY KEY, title text, price numeric, at timestamptz)").await;
+    ask("INSERT INTO items SELECT n, 'item ' || n, n / 4.0, '2026-01-31T10:00:00.5Z' FROM generate_series(1, 3000) n").await;
+    configure(
+        &world,
+        "[[table]]\nname = \"items\"\nkey = \"id\"\ncollection = \"app.items\"\ndates = [\"at\"]\ndecimals = [\"price\"]\n",
+    );
+    let mut program = Program::start(&world);
+    let items = world.mongod.client.database("app").collection::<Document>("items");
+    eventually("all are copied", PATIENCE, async || {
+        items.count_documents(doc! {}).await.unwrap() == 3_000
+    })
+    .await;
+    let one = items.find_one(doc! { "_id": 7 }).await.unwrap().unwrap();
+    assert_eq!(one.get("price"), Some(&Bson::Decimal128("1.7500000000000000".parse().unwrap())));
+    assert_eq!(one.get_datetime("at").unwrap().timestamp_millis() % 1_000, 500);
+    let run = |args: &[&str]| {
+        let output = Program::command(&world, args).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap(), text(&output.stdout) + &text(&output.stderr))
+    };
+    eventually("the sides are equal", PATIENCE, async || run(&["verify"]).0 == 0).await;
+
+    // The order of fields is none of theirs.
+    items.delete_one(doc! { "_id": 5 }).await.unwrap();
+    items.update_one(doc! { "_id": 6 }, doc! { "$set": { "title": "other" } }).await.unwrap();
+    items.insert_one(doc! { "_id": 9_000, "title": "nobody's" }).await.unwrap();
+    let first = items.find_one(doc! { "_id": 8 }).await.unwrap().unwrap();
+    let mut turned = doc! { "_id": 8 };
+    turned.extend(
+        first.into_iter().filter(|(name, _)| name != "_id").collect::<Vec<_>>().into_iter().rev(),
+    );
+    items.replace_one(doc! { "_id": 8 }, turned).await.unwrap();
+    let (code, told) = run(&["verify", "--json"]);
+    assert_eq!(code, 1, "{told}");
+    let (code, told) = run(&["sync", "--wait"]);
+    assert_eq!(code, 0, "{told}");
+
+    assert_eq!(run(&["verify"]).0, 0);
+    assert!(items.find_one(doc! { "_id": 9_000 }).await.unwrap().is_none());
+    program.kill();
 }

@@ -25,7 +25,7 @@ const PRIVILEGES: [(&str, &str, &str); 2] = [
 pub(super) async fn check_postgres(config: &Config, lines: &mut Report) {
     let pg = match TargetEnd::connect(config).await {
         Ok(TargetEnd::Postgres(end)) => end.line(),
-        Ok(TargetEnd::Atlas(_) | TargetEnd::Own(_)) => return,
+        Ok(TargetEnd::Atlas(..) | TargetEnd::Own(_)) => return,
         Err(error) => return lines.failure(NAME, error.into()),
     };
     let version = match pg.version().await {

@@ -84,6 +84,20 @@ pub async fn take(
     Ok(rows.first().map(|row| row.get(0)))
 }
 
+/// What this outbox is known by: a row of its own, drawn once.
+pub async fn identify(session: &mut Session, shape: &Shape) -> Result<String, Failed> {
+    let (lease, drawn) = (shape.lease(), uuid::Uuid::new_v4().to_string());
+    let name = format!("{} is", shape.name());
+    let sql = format!(
+        "INSERT INTO {lease} (outbox, reader, position, term, expires_at) VALUES ($1, $2, 0, 0, now()) \
+         ON CONFLICT (outbox) DO NOTHING"
+    );
+    session.query(&sql, &[(&name, Type::TEXT), (&drawn, Type::TEXT)]).await?;
+    let sql = format!("SELECT reader FROM {lease} WHERE outbox = $1");
+    let rows = session.query(&sql, &[(&name, Type::TEXT)]).await?;
+    Ok(rows.first().map_or(drawn, |row| row.get(0)))
+}
+
 /// A lease that is held, and renewed until this is dropped. Rows that have had their time are deleted beside it.
 pub struct Held {
     pub term: i64,

@@ -38,6 +38,7 @@ use std::{
 };
 
 use bson::RawDocumentBuf;
+use futures_util::future::BoxFuture;
 use tokio_postgres::types::Type;
 
 use self::{
@@ -51,7 +52,7 @@ pub use self::{
     stream::{COLLECTION, OutboxStream},
     tables::{Stretch, Tables},
 };
-use super::{Cause, Page, Pages, SchemaSource, Source, SourceError, StartFrom};
+use super::{Cause, Journal, Page, Pages, SchemaSource, Source, SourceError, StartFrom};
 use crate::{
     config::{Config, ConfigError, Outbox},
     model::{
@@ -61,7 +62,7 @@ use crate::{
         namespace::Namespace,
         write_op::WriteOp,
     },
-    policy::coalesce::coalesce,
+    policy::{coalesce::coalesce, majority::Writes},
     postgres::{
         class::Class,
         connect::{Failed, Postgres},
@@ -73,6 +74,9 @@ use crate::{
 
 /// Connections: one reads, one marks, one renews the lease and deletes, one looks documents up.
 const CONNECTIONS: usize = 4;
+
+/// What the positions count.
+pub const POSITIONS: PositionKind = PositionKind::named("rows of an outbox");
 
 /// For an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -160,6 +164,11 @@ impl OutboxSource {
         &self.0.db
     }
 
+    /// What the stream has come to.
+    pub fn come_to(&self) -> ClusterTime {
+        ClusterTime(self.0.number.load(Ordering::Relaxed))
+    }
+
     /// The tables whose rows are documents.
     pub fn tables(&self) -> &Tables {
         &self.0.tables
@@ -221,9 +230,17 @@ impl OutboxSource {
         Ok(ClusterTime(if marked == 0 { number + waiting } else { number.max(marked + waiting) }))
     }
 
-    /// What tells this outbox from another one, as far as a checkpoint is concerned.
-    pub fn id(&self) -> String {
-        format!("outbox {}", self.0.config.table)
+    /// What tells this outbox from another one, wherever its database has moved: drawn by whoever looks first.
+    ///
+    /// # Errors
+    /// When the database cannot be asked, or the table is not fit.
+    pub async fn identify(&self) -> Result<String, SourceError> {
+        let shape = self.0.shape().await?;
+        if let Some(warning) = shape.warning() {
+            tracing::warn!(error = %warning, "the order of the outbox's rows is not certain");
+        }
+        let mut session = self.0.db.session().await.map_err(away)?;
+        lease::identify(&mut session, &shape).await.map_err(away)
     }
 
     /// How many rows wait, and how old the oldest is in milliseconds since 1970.
@@ -283,9 +300,6 @@ impl OutboxSource {
 
     async fn start(&self, wanted: Position, is_new: bool) -> Result<OutboxStream, SourceError> {
         let shape = Arc::new(self.0.shape().await?);
-        if let Some(warning) = shape.warning().filter(|_| is_new) {
-            tracing::warn!(error = %warning, "the order of the outbox's rows is not certain");
-        }
         let mut session = self.0.db.session().await.map_err(away)?;
         let seen = lease::look(&mut session, &shape).await.map_err(away)?;
         let mut position = wanted;
@@ -379,7 +393,7 @@ impl Source for OutboxSource {
     type Pages = OutboxPages;
 
     fn positions(&self) -> PositionKind {
-        PositionKind::named("rows of an outbox")
+        POSITIONS
     }
 
     async fn open(&self, from: &StartFrom) -> Result<OutboxStream, SourceError> {
@@ -445,6 +459,19 @@ impl Source for OutboxSource {
         let mut session = self.0.db.session().await.map_err(away)?;
         session.query("SELECT 1", &[]).await.map_err(away)?;
         Ok(ClusterTime(self.0.number.load(Ordering::Relaxed)))
+    }
+}
+
+impl Journal for OutboxSource {
+    fn last_write(&self) -> BoxFuture<'_, Result<Writes, SourceError>> {
+        Box::pin(async {
+            let at = self.all_read_at().await?;
+            Ok(Writes { written: at, committed: at, delay: Duration::ZERO })
+        })
+    }
+
+    fn begin(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 }
 

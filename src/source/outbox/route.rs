@@ -191,7 +191,6 @@ mod tests {
             op,
             payload: String::new(),
             values: ValueRules::default(),
-            indexes: vec![],
         }
     }
 
