@@ -130,6 +130,18 @@
 //!
 //! The positions of a source are numbers that only it understands; a queue holds those of [one kind](model::checkpoint::PositionKind).
 //!
+//! An agent asks two more, while it runs:
+//!
+//! | who | tells |
+//! | --- | --- |
+//! | [`Peer`](side::Peer), of either end | its version, whether it answers, how much went over the line |
+//! | [`Journal`](source::Journal), of a source | what was written last, so that all before it can be waited for, and how far back it can be read |
+//!
+//! All six in place, a new kind is put in at the wiring's edge and nowhere else: a word of `target.kind` or `source.kind` with its
+//! address in [`config`]; a variant of [`TargetEnd`](agent::TargetEnd) and of [`AnySink`](sink::AnySink), or of the agent's `SourceEnd`
+//! and of [`AnySource`](source::AnySource) with its stream and pages; a file in `cli/check`, which is the one command that asks what
+//! only that kind knows; and a test in `tests/operating/every_kind.rs`, which wants of it all that an agent has.
+//!
 //! The agent leaves the process alone: a queue that failed is an error that [`Agent::run`] returns, and to begin
 //! the process anew is what the program does ([`cli`]).
 //!

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     agent::Handles,
-    config::{TargetKind, Uri},
+    config::{SourceKind, TargetKind, Uri},
 };
 
 #[derive(Debug, Serialize)]
@@ -34,7 +34,12 @@ impl About {
         Self {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             local_set: handles.local_set.to_string(),
-            local: cluster(&config.local.uri),
+            local: match config.source.kind {
+                SourceKind::Mongodb => cluster(&config.local.uri),
+                SourceKind::Outbox => {
+                    config.outbox.uri.as_ref().map(ToString::to_string).unwrap_or_default()
+                }
+            },
             atlas: match config.target.kind {
                 TargetKind::Atlas => cluster(&config.atlas.uri),
                 TargetKind::Postgres => {

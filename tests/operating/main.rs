@@ -14,6 +14,7 @@ mod dashboard;
 mod dashboard_at_night;
 mod deployment;
 mod embedding;
+mod every_kind;
 mod every_setting_is_respected;
 mod failures_explain_themselves;
 mod guest_of_its_host;

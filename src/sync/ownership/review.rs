@@ -9,7 +9,7 @@ use super::{
 use crate::{
     model::namespace::{Namespace, NamespaceFilter},
     side::{
-        Side,
+        Looks, Side,
         records::{LeaseHolder, LeaseRecord},
     },
     sync::SyncError,
@@ -46,9 +46,12 @@ pub async fn review(
     for (record, patterns) in overlapping(source_id, filter, &records) {
         found.push(Remark::Refusal(overlap_error(record, &patterns)));
     }
-    let target = atlas.looks().await?.set_id;
+    let looks = atlas.looks().await?;
+    // One that tells nothing of itself is no MongoDB, and nobody replicates from it.
+    let may_be_a_source = looks != Looks::default();
+    let target = looks.set_id;
     let seen = upstream::read(local, source_id, db).await?;
-    if target.is_none() {
+    if target.is_none() && may_be_a_source {
         found.push(Remark::Warning {
             text: "Atlas's identity cannot be read, so two agents that replicate crosswise are noticed only after \
                    a while"
