@@ -172,7 +172,9 @@ impl Marks {
     fn add(&mut self, mark: Mark) {
         self.kept.push_back(mark);
         while self.kept.len() > MARKS {
-            self.kept.pop_front();
+            // What lasts is what a person looks for, however much has come and gone since. It is one of each kind.
+            let oldest = self.kept.iter().position(|mark| mark.until_ms.is_some()).unwrap_or(0);
+            self.kept.remove(oldest);
         }
     }
 
@@ -262,5 +264,19 @@ mod tests {
 
         marks.look(&of(false), 1_000_000 + KEPT_MS + 1);
         assert_eq!(marks.kept().len(), 0);
+    }
+
+    #[test]
+    fn an_outage_that_goes_on_is_not_pushed_out_by_what_came_after_it() {
+        let mut marks = Marks::default();
+        let of = |is_paused| Facts { is_atlas_away: Some(true), is_paused, ..Facts::default() };
+        for n in 0..1_000 {
+            marks.look(&of(n % 2 == 1), n * 1_000);
+        }
+
+        assert_eq!(marks.kept().len(), MARKS);
+        assert_eq!(shown(&marks)[0], (Kind::AtlasAway, 0, None));
+        marks.look(&Facts { is_atlas_away: Some(false), ..Facts::default() }, 1_000_000);
+        assert_eq!(shown(&marks)[0], (Kind::AtlasAway, 0, Some(1_000_000)));
     }
 }
