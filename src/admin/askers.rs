@@ -37,10 +37,25 @@ pub(super) struct Asker {
 #[derive(Clone, Debug)]
 pub(super) struct Why(pub Option<String>);
 
-/// One line of plain signs, of a bounded length.
-pub(super) fn told(text: &str) -> String {
-    let plain = text.chars().map(|sign| if sign.is_control() { ' ' } else { sign });
+/// One line of plain signs, of a bounded length. Whatever a person types is kept, shown and logged in this form.
+pub fn told(text: &str) -> String {
+    let plain = text.chars().filter(|sign| !is_unseen(*sign));
+    let plain = plain.map(|sign| if is_break(sign) { ' ' } else { sign });
     plain.take(TOLD_MAX).collect::<String>().trim().to_owned()
+}
+
+/// What ends a line, or does something to a terminal.
+fn is_break(sign: char) -> bool {
+    sign.is_control() || matches!(sign, '\u{2028}' | '\u{2029}')
+}
+
+/// Signs that show nothing and change how what follows is read: turned round (U+202E), or as something that it is not.
+/// Joiners stay, without which some scripts cannot be written.
+const fn is_unseen(sign: char) -> bool {
+    matches!(sign,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}'
+        | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 impl Asker {
@@ -103,5 +118,6 @@ mod tests {
         assert_eq!(asker.reason.as_deref(), Some("wärmer"));
         assert_eq!(Asker::of(&HeaderMap::new(), Some(&peer)).name(), "the token from 127.0.0.1");
         assert_eq!(told(&"x".repeat(999)).len(), TOLD_MAX);
+        assert_eq!(told("\u{1b}[2Jgone\u{202e}txt\u{2066}\u{2029}on"), "[2Jgonetxt on");
     }
 }

@@ -9,6 +9,7 @@ use super::{
     show,
 };
 use crate::{
+    admin::askers::told,
     cli::args::{PauseArgs, ResumeArgs},
     config::{Config, units},
     gate::pause::Pause,
@@ -33,7 +34,8 @@ pub fn pause(config: &Config, args: &PauseArgs) -> Result<Code, Failure> {
         Access::Queue(queue) => {
             let since_ms = now_ms();
             let until_ms = args.lasts.map(|lasts| since_ms + lasts.as_millis() as u64);
-            let (reason, by) = (args.why.reason.clone(), Some(user()));
+            let reason = args.why.reason.as_deref().map(told).filter(|why| !why.is_empty());
+            let by = Some(told(&user()));
             let pause = Pause { since_ms, until_ms, reason, by };
             keep(&queue, Some(&pause))?;
             let (since, until) = (rfc3339(since_ms), until_ms.and_then(rfc3339));

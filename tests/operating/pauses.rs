@@ -105,3 +105,22 @@ async fn what_is_asked_of_the_agent_is_in_its_log_with_who_and_why() {
     );
     assert!(!agent.log().contains(&api.token));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reason_is_a_line_of_plain_signs_whether_an_agent_takes_it_or_none_runs() {
+    let (local, atlas) = pair().await;
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let asked = ["pause", "--reason", "\u{202e}up\u{1b}[2J\nside\u{2066} down"];
+    let kept = |agent: &Agent| agent.health().unwrap()["pause"]["reason"].clone();
+
+    assert!(agent.cli(&asked).status.success());
+    assert_eq!(kept(&agent), "up [2J side down");
+    assert!(agent.cli(&["resume"]).status.success());
+    agent.stop();
+    assert!(agent.cli(&asked).status.success());
+    agent.start(&[]);
+    eventually("the agent", PATIENCE, async || agent.health().is_some()).await;
+    assert_eq!(kept(&agent), "up [2J side down");
+    assert!(!agent.log().contains(['\u{202e}', '\u{1b}']), "{}", agent.log());
+}
