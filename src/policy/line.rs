@@ -15,6 +15,8 @@ const LEAST: usize = 8 << 10;
 pub struct Line {
     /// Most bytes of a command; `None` while none has stayed without an answer.
     most: Option<usize>,
+    /// The document by itself that stayed without an answer last, by its bytes, and how many times in a row one did.
+    alone: Option<(usize, u32)>,
 }
 
 impl Line {
@@ -29,6 +31,20 @@ impl Line {
         self.most = Some(self.most.map_or(half, |most| most.min(half)));
     }
 
+    /// A document by itself was in a command of so many bytes that had no answer in time: nothing smaller can be sent.
+    /// When that has happened so often that it may never arrive, returns what a person is to be told.
+    pub fn unanswered_alone(&mut self, bytes: usize, timeout: Duration) -> Option<String> {
+        let times = self.alone.map_or(1, |(_, times)| times.saturating_add(1));
+        self.alone = Some((bytes, times));
+        let kb_per_second = bytes as f64 / timeout.as_secs_f64() / 1_000.0;
+        (times > 1 && bytes > LEAST).then(|| {
+            format!(
+                "a document of {} kB waits, which a line of less than {kb_per_second:.0} kB/s does not carry within `atlas.timeout`: raise it",
+                bytes / 1_000
+            )
+        })
+    }
+
     /// A command of so many bytes was answered after `took`, for which `timeout` would have been waited.
     pub fn answered(
         &mut self,
@@ -37,6 +53,7 @@ impl Line {
         timeout: Duration,
         without_limit: usize,
     ) {
+        self.alone = self.alone.filter(|(alone, _)| *alone > bytes);
         let Some(most) = self.most else { return };
         // Twice as much takes no more than twice as long. What is far below the measure shows nothing of it.
         if took < timeout / 4 && bytes >= most / 2 {
@@ -106,5 +123,17 @@ mod tests {
         assert_eq!(line.bytes_max(ALL), 1 << 19);
         line.answered(1 << 19, TIMEOUT / 2, TIMEOUT, ALL);
         assert_eq!(line.bytes_max(ALL), 1 << 19, "nor is what was slow a reason to send more");
+    }
+
+    #[test]
+    fn a_document_that_cannot_be_made_smaller_is_told_of_when_it_has_failed_again() {
+        let mut line = Line::default();
+        let tells = |line: &mut Line, bytes| line.unanswered_alone(bytes, TIMEOUT).is_some();
+        assert!(!tells(&mut line, 1 << 20), "once is what an outage does");
+        line.answered(1_000, TIMEOUT / 9, TIMEOUT, ALL);
+        assert!(tells(&mut line, 1 << 20));
+        line.answered(1 << 20, TIMEOUT / 2, TIMEOUT, ALL);
+        assert!(!tells(&mut line, 1 << 20), "it has arrived meanwhile");
+        assert!(!tells(&mut line, 1_000), "as small as that, it is not the line's width");
     }
 }

@@ -276,3 +276,31 @@ async fn a_line_that_carries_less_within_the_timeout_than_what_waits_carries_all
 
     equal(&local, &atlas, 2 * PATIENCE).await;
 }
+
+/// It cannot be sent in parts. Who is told nothing of it looks for a fault of the line, which answers all else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_the_line_never_carries_in_time_is_told_of_with_the_setting_that_helps() {
+    let (local, atlas) = pair().await;
+    let shape = Shape { round_trip: Duration::from_millis(50), bits_per_second: 256_000 };
+    let line = SlowLine::to(atlas.port, shape).await;
+    let mut agent = Agent::new(&local.uri(), &line.uri(), "");
+    agent.replace_setting("timeout = \"5s\"\n[local]", "timeout = \"2s\"\n[local]");
+    agent.may(&[Retries], "the line carries less in time than one document");
+    agent.start(&[]);
+    agent.streaming().await;
+    let mut rng = StdRng::seed_from_u64(seed());
+    let some = (0..160_000).map(|_| rng.random_range(' '..'~')).collect::<String>();
+    orders(&local).insert_one(doc! { "_id": 1, "x": some }).await.unwrap();
+
+    eventually("the advice", PATIENCE, async || {
+        agent.health().is_some_and(|health| {
+            let cause = health["verdict"]["cause"].as_str().unwrap_or_default();
+            cause.contains("a document of 160 kB waits") && cause.contains("`atlas.timeout`")
+        })
+    })
+    .await;
+    agent.stop();
+    agent.replace_setting("timeout = \"2s\"\n[local]", "timeout = \"15s\"\n[local]");
+    agent.start(&[]);
+    equal(&local, &atlas, PATIENCE).await;
+}

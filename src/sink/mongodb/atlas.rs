@@ -126,7 +126,7 @@ impl AtlasSink {
         let body = |bypass| command.body(ns.coll(), bypass, time_max);
         let sent = Instant::now();
         let mut reply = self.order(ns.db(), body(bypass)).await?;
-        self.learn_line(&reply, command.len(), sent.elapsed());
+        let too_slow = self.learn_line(&reply, command, sent.elapsed());
         // `Unauthorized`, or on Atlas's shared tiers the proxy's own words for it.
         let is_denied = reply.as_ref().is_err_and(|error| class_of(error) == Class::Denied);
         let is_plain = !bypass || is_denied;
@@ -155,18 +155,30 @@ impl AtlasSink {
                 return Err(SinkError::Held(error));
             }
         }
-        reply.map_err(|error| classify::command_error(&error))
+        reply.map_err(|error| classify::told_with(classify::command_error(&error), too_slow))
     }
 
-    /// A server that has ended a command for the time that it took has not answered it either.
-    fn learn_line(&self, reply: &Result<Document, MongoError>, bytes: usize, took: Duration) {
-        let timeout = self.mongo.server_time_max();
+    /// A server that has ended a command for the time that it took has not answered it either. Returns what a person is
+    /// to be told of a document that may never arrive so.
+    fn learn_line(
+        &self,
+        reply: &Result<Document, MongoError>,
+        command: &Command<'_>,
+        took: Duration,
+    ) -> Option<String> {
+        let (timeout, bytes) = (self.mongo.server_time_max(), command.len());
         let mut line = self.line.lock();
         match reply {
-            Err(error) if is_out_of_time(error) => line.unanswered(bytes),
+            Err(error) if is_out_of_time(error) => {
+                line.unanswered(bytes);
+                if command.places.len() == 1 {
+                    return line.unanswered_alone(bytes, timeout);
+                }
+            }
             Ok(_) => line.answered(bytes, took, timeout, BYTES_MAX),
             Err(_) => {}
         }
+        None
     }
 
     /// The document that has exactly this key in the index.

@@ -57,6 +57,16 @@ pub fn command_error(error: &MongoError) -> SinkError {
     }
 }
 
+/// With more to be told of a command that stayed without an answer.
+pub fn told_with(error: SinkError, advice: Option<String>) -> SinkError {
+    match (error, advice) {
+        (SinkError::Unanswered(text), Some(advice)) => {
+            SinkError::Unanswered(format!("{text}; {advice}"))
+        }
+        (error, _) => error,
+    }
+}
+
 /// As [`command_error`], for a change of a collection: that this user may not make it is no reason for others to
 /// wait. `needs` names the privilege.
 pub fn schema_error(error: &MongoError, needs: &str) -> SinkError {
