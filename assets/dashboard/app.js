@@ -110,7 +110,8 @@ function figures({ health, totals, atlasSilenceMs, localSilenceMs, breakerOpenin
   text("oldest", health.oldestPendingMs == null ? "nothing waits" : `${waits}, the oldest for ${span(health.oldestPendingMs)}`);
   text("breaker", health.breaker === "half-open" ? "being tried" : FLOWS[health.flow] ?? "away");
   text("atlas-note", `answered ${span(atlasSilenceMs)} ago${breakerOpenings ? `; ${many(breakerOpenings, "outage", "outages")} since the start` : ""}`);
-  text("local", health.localError ? "away" : "read");
+  const isStopped = health.raised.some(({ name }) => name === "reading_stopped");
+  text("local", health.localError ? "away" : isStopped ? "not read" : "read");
   text("local-note", `answered ${span(localSilenceMs)} ago${health.oplogWindowS == null ? "; its oplog has dropped nothing yet, or may not be read" : ""}`);
   text("dead", health.deadLetters === 0 ? "none" : count(health.deadLetters));
   text("errors", `${health.errorRate} of recent writes failed`);

@@ -10,6 +10,8 @@ const Charts = (() => {
   // What a young agent's chart spans at the least.
   const LEAST_MS = 60_000;
   const HEIGHT = 150;
+  // Closer than some samples there is nothing to see.
+  const CLOSEST_S = 20;
 
   // Rows as the agent sends them: time, lag, waiting, bytes, and tenths of the rates.
   const SERIES = {
@@ -133,13 +135,49 @@ const Charts = (() => {
     refresh();
   }
 
+  /** Arrows point, + and − look closer or from further off at what is pointed at, Escape shows all. */
+  function byKey(event, name) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const { plot } = plots.find((of) => of.name === name);
+    const whole = span_();
+    const [from, to] = zoom ?? whole;
+    const wide = to - from;
+    let at = plot.cursor.left >= 0 ? plot.posToVal(plot.cursor.left, "x") : to;
+    const [steps, times] = [{ ArrowLeft: -1, ArrowRight: 1 }[event.key], { "+": 0.5, "=": 0.5, "-": 2 }[event.key]];
+    if (steps) {
+      at = Math.min(Math.max(at + (steps * wide) / 40, whole[0]), whole[1]);
+      const over = Math.max(0, at - to) - Math.max(0, from - at);
+      if (zoom) zoom = [from + over, to + over];
+    } else if (times) {
+      const next = Math.max(CLOSEST_S, wide * times);
+      const begin = Math.min(Math.max(at - next / 2, whole[0]), whole[1] - next);
+      // As good as all of it is all of it.
+      zoom = next < 0.9 * (whole[1] - whole[0]) ? [begin, begin + next] : null;
+    } else if (event.key === "Escape") {
+      zoom = null;
+    } else {
+      return;
+    }
+    event.preventDefault();
+    refresh();
+    // Drawn first: a place on the chart is one of the range that it then has.
+    setTimeout(() => {
+      const [begin, end] = zoom ?? span_();
+      for (const of of plots) of.plot.setCursor({ left: ((at - begin) / (end - begin)) * of.plot.over.clientWidth, top: 10 });
+    });
+  }
+
   function draw() {
     for (const { plot } of plots) plot.destroy();
     const shown = rows();
     plots = Object.entries(SERIES).map(([name, lines]) => {
       const place = $(`plot-${name}`);
       place.dataset.title = place.parentElement.querySelector("figcaption").textContent;
-      place.setAttribute("role", "img");
+      // It takes keys of its own, which a reader of screens passes on to nothing else.
+      place.setAttribute("role", "application");
+      place.setAttribute("aria-roledescription", "chart");
+      place.tabIndex = 0;
+      place.onkeydown = (event) => byKey(event, name);
       const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 1 }, ticks: { stroke: color("--line") } };
       const options = {
         width: place.clientWidth,

@@ -85,10 +85,14 @@ $("token-cancel").addEventListener("click", () => $("token-dialog").close());
 
 // --- the stream of events ---------------------------------------------------------------------
 
+/** What the agent tells: objects with nothing but what is in them, so that a collection may be called `__proto__`. */
+const parsed = (json) => JSON.parse(json, (_, value) => (
+  value !== null && typeof value === "object" && !Array.isArray(value) ? Object.setPrototypeOf(value, null) : value));
+
 /** RFC 7396: what is `null` is gone. */
 function patched(target, patch) {
   if (patch === null || typeof patch !== "object" || Array.isArray(patch)) return patch;
-  const made = target !== null && typeof target === "object" && !Array.isArray(target) ? target : {};
+  const made = target !== null && typeof target === "object" && !Array.isArray(target) ? target : Object.create(null);
   for (const [name, value] of Object.entries(patch)) {
     if (value === null) delete made[name];
     else made[name] = patched(made[name], value);
@@ -125,7 +129,7 @@ const Link = (() => {
       else if (line.startsWith("data:")) data.push(line.slice(5).trimStart());
     }
     if (data.length === 0) return;
-    const value = JSON.parse(data.join("\n"));
+    const value = parsed(data.join("\n"));
     if (name === "history") Charts.load(value);
     if (name === "status") state = value;
     if (name === "change") state = patched(state, value);

@@ -199,36 +199,11 @@ fn every_block_for_a_shell_is_typed_by_a_test_or_named_with_the_reason_why_not()
     assert!(lines >= 10, "{lines}");
 }
 
-/// The commands of ours in a text: `outrigger dead list\|show ID` is two.
-fn commands(line: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for span in line.split('`').skip(1).step_by(2).filter(|span| span.starts_with("outrigger ")) {
-        let words: Vec<_> =
-            span.split_whitespace().map(|word| word.split("\\|").collect::<Vec<_>>()).collect();
-        let mut all = vec![String::new()];
-        for choices in words {
-            all = all
-                .iter()
-                .flat_map(|begun| choices.iter().map(move |word| format!("{begun} {word}")))
-                .collect();
-        }
-        found.extend(all.into_iter().map(|of| of.trim().to_owned()));
-    }
-    found
-}
-
 #[test]
 fn every_command_that_the_readme_and_the_book_name_is_one() {
     let mut known = BTreeSet::new();
     for from in pages() {
-        let shown = from.blocks("").into_iter().chain(from.blocks("sh"));
-        let typed: Vec<_> = shown
-            .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
-            .map(|line| line.trim_start_matches("$ ").to_owned())
-            .filter(|line| line.starts_with("outrigger ") && !line.contains(" && "))
-            .map(|line| line.split("  #").next().unwrap().to_owned())
-            .collect();
-        for command in from.prose().flat_map(commands).chain(typed) {
+        for command in from.commands() {
             let words = command.replace(['[', ']', '\''], "");
             let stands_for = [("ID", "1"), ("NS", "shop.orders"), ("D", "5s"), ("SHELL", "bash")];
             let words: Vec<_> = words

@@ -70,6 +70,7 @@ async fn in_an_outage_the_first_lines_name_the_cause_what_it_means_what_to_do_an
     browser.shows("recovery", "everything until").await;
     browser.shows("ns-rows", "just now").await;
     fits(&browser, "healthy").await;
+    browser.is_accessible("healthy").await;
 
     line.set(Line::Cut);
     let cut_at = DateTime::now();
@@ -95,9 +96,11 @@ async fn in_an_outage_the_first_lines_name_the_cause_what_it_means_what_to_do_an
     let cause = browser.text("cause").await;
     assert!(!browser.text("alerts").await.contains(&cause), "{cause}");
     fits(&browser, "an outage").await;
+    browser.is_accessible("an outage").await;
     browser.click("#runbook").await;
     browser.shows("runbook-page", "Look at Atlas's status page").await;
     fits(&browser, "the runbook").await;
+    browser.is_accessible("the runbook").await;
     browser.click("#runbook-close").await;
     browser.picture_for_docs("dashboard-outage").await;
     browser.resize(390, 844).await;
@@ -125,6 +128,7 @@ async fn in_an_outage_the_first_lines_name_the_cause_what_it_means_what_to_do_an
     let title = browser.js("document.title").await;
     assert_eq!(title, format!("The agent does not answer · {host} · Outrigger"));
     fits(&browser, "an agent that is gone").await;
+    browser.is_accessible("an agent that is gone").await;
 
     // The outage goes on where it began, though the agent is another one.
     agent.start(&[]);
@@ -191,6 +195,24 @@ async fn the_charts_outlive_a_restart_are_zoomed_and_pointed_at_together_and_tel
         assert!(seconds(&zoomed) < seconds(&whole) / 2.0, "{zoomed} of {whole}");
     }
     browser.click("#zoom-out").await;
+    assert!(!browser.is_visible("#zoom-out").await);
+    // By keyboard alone the same.
+    browser.type_into("#plot-lag", "\u{e012}\u{e012}").await;
+    for name in ["legend-lag", "legend-rate", "legend-queue"] {
+        browser.shows(name, "at ").await;
+    }
+    browser.type_into("#plot-lag", "+").await;
+    eventually("the zoom", PATIENCE, async || browser.is_visible("#zoom-out").await).await;
+    let seconds = |of: &Value, n: usize| of[n][1].as_f64().unwrap() - of[n][0].as_f64().unwrap();
+    eventually("all of them", PATIENCE, async || {
+        let near = browser.js(range).await;
+        (0..3).all(|n| seconds(&near, n) < seconds(&whole, n) * 0.7)
+    })
+    .await;
+    browser.shows("legend-rate", "at ").await;
+    browser.type_into("#plot-queue", "-").await;
+    eventually("further off", PATIENCE, async || !browser.is_visible("#zoom-out").await).await;
+    browser.type_into("#plot-queue", "+\u{e00c}").await;
     assert!(!browser.is_visible("#zoom-out").await);
     browser.click("#range-day").await;
     browser.shows("charts-title", "The last 24 hours").await;
@@ -264,10 +286,12 @@ async fn dead_letters_stand_together_by_reason_and_go_again_all_at_once() {
     browser.click("#dead-groups > section > .actions button").await;
     eventually("all of them", PATIENCE, async || browser.js(rows).await == 9).await;
     fits(&browser, "dead letters").await;
+    browser.is_accessible("dead letters").await;
     let pressed = "document.getElementById('dead-retry').textContent";
     assert_eq!(browser.js(pressed).await, "Retry all 9");
     browser.resize(390, 844).await;
     browser.picture("dead-letters-phone").await;
+    browser.is_accessible("dead letters on a phone").await;
 
     for field in ["email", "phone"] {
         let drop = doc! { "dropIndexes": "orders", "index": field };
@@ -297,9 +321,11 @@ async fn pausing_asks_for_a_reason_and_whoever_lacks_the_token_is_told_where_it_
     browser.type_into("#pause-reason", "\u{e007}").await;
     assert!(browser.is_visible("#pause-dialog").await);
     assert_eq!(agent.health().unwrap()["paused"], false);
+    browser.is_accessible("the question for a reason").await;
     browser.type_into("#pause-reason", "the line is mended\u{e007}").await;
 
     eventually("the token", PATIENCE, async || browser.is_visible("#token-dialog").await).await;
+    browser.is_accessible("the question for the token").await;
     let path = agent.dir.path().join("outrigger.token").canonicalize().unwrap();
     let named = std::path::PathBuf::from(browser.text("token-path").await);
     assert_eq!(named.canonicalize().unwrap(), path);

@@ -196,6 +196,21 @@ async fn a_newcomer_gets_from_an_empty_folder_to_a_verified_copy_and_back_by_wha
 
     let copy = atlas.root.database("shop").collection::<Document>("orders");
     assert_eq!(copy.count_documents(doc! {}).await.unwrap(), 500);
+    // Where everything is, for whoever looks for it later.
+    let log = std::fs::read_to_string(newcomer.dir.path().join("log")).unwrap();
+    let told = log
+        .lines()
+        .find(|line| line.contains("where things are"))
+        .unwrap_or_else(|| panic!("{log}"));
+    let here = newcomer.dir.path().canonicalize().unwrap();
+    for name in ["config.toml", "queue", "outrigger.token"] {
+        assert!(told.contains(here.join(name).to_str().unwrap()), "{name}: {told}");
+    }
+    assert!(
+        told.contains("dashboard=http://127.0.0.1:")
+            || told.contains("dashboard=\"http://127.0.0.1:"),
+        "{told}"
+    );
     let agent = newcomer.agent.as_mut().unwrap();
     signal(agent.id(), "TERM");
     assert!(agent.wait().unwrap().success());

@@ -71,6 +71,17 @@ impl Page {
         found
     }
 
+    /// The commands of ours, in the text and in its blocks: `outrigger dead list\|show ID` is two.
+    pub fn commands(&self) -> Vec<String> {
+        let shown = self.blocks("").into_iter().chain(self.blocks("sh"));
+        let typed = shown
+            .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
+            .map(|line| line.trim_start_matches("$ ").to_owned())
+            .filter(|line| line.starts_with("outrigger ") && !line.contains(" && "))
+            .map(|line| line.split("  #").next().unwrap().trim_end().to_owned());
+        self.prose().flat_map(named).chain(typed).collect()
+    }
+
     /// The addresses of the links and pictures, as they are written.
     pub fn links(&self) -> Vec<String> {
         let prose: String = self.prose().flat_map(|line| [line, "\n"]).collect();
@@ -98,4 +109,22 @@ impl Page {
             })
             .collect()
     }
+}
+
+/// The commands of ours that a line names between backquotes.
+fn named(line: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for span in line.split('`').skip(1).step_by(2).filter(|span| span.starts_with("outrigger ")) {
+        let words: Vec<_> =
+            span.split_whitespace().map(|word| word.split("\\|").collect::<Vec<_>>()).collect();
+        let mut all = vec![String::new()];
+        for choices in words {
+            all = all
+                .iter()
+                .flat_map(|begun| choices.iter().map(move |word| format!("{begun} {word}")))
+                .collect();
+        }
+        found.extend(all.into_iter().map(|of| of.trim().to_owned()));
+    }
+    found
 }

@@ -145,6 +145,27 @@ impl Browser {
         (found[0].clone(), found[1].clone())
     }
 
+    /// What axe-core finds on the page as it is, by all of its rules: nothing, or it says so.
+    pub async fn is_accessible(&self, what: &str) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/axe");
+        let found =
+            Command::new(script).stderr(Stdio::inherit()).output().expect("the script runs");
+        if !found.status.success() {
+            return not_proved(Need::Axe);
+        }
+        if self.js("typeof axe").await == "undefined" {
+            let path = String::from_utf8(found.stdout).unwrap();
+            let program = std::fs::read_to_string(path.trim()).unwrap();
+            self.page.execute(&program, vec![]).await.unwrap();
+        }
+        const ASK: &str = "const done = arguments[arguments.length - 1];
+            axe.run(document, { resultTypes: ['violations'] }).then((found) => done(found.violations.map(
+                (one) => [one.id, one.help, ...one.nodes.map((node) => node.html.slice(0, 200) + node.failureSummary)])),
+                (error) => done([String(error)]));";
+        let found = self.page.execute_async(ASK, vec![]).await.unwrap();
+        assert_eq!(found, json!([]), "{what}: {found:#}");
+    }
+
     /// Keeps a picture of the page under `target/dashboard/`, and under `docs/` where `OUTRIGGER_PICTURES` is set: those
     /// that the documentation shows.
     pub async fn picture_for_docs(&self, name: &str) {

@@ -21,12 +21,14 @@ pub enum Need {
     ControlGroup,
     /// Debian's checker of packages.
     Lintian,
+    /// What finds in a page what somebody who sees or moves badly cannot use; `scripts/axe` fetches it where there is npm.
+    Axe,
     /// The checker of GitHub's workflows; `scripts/actionlint` builds it where there is Go.
     Actionlint,
 }
 
 impl Need {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Chromium,
         Self::CCompiler,
         Self::SystemdAnalyze,
@@ -34,6 +36,7 @@ impl Need {
         Self::Root,
         Self::ControlGroup,
         Self::Lintian,
+        Self::Axe,
         Self::Actionlint,
     ];
 
@@ -47,6 +50,7 @@ impl Need {
             Self::Root => "root",
             Self::ControlGroup => "control-group",
             Self::Lintian => "lintian",
+            Self::Axe => "axe",
             Self::Actionlint => "actionlint",
         }
     }
