@@ -12,7 +12,7 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     book::pages,
-    equal::documents_equal,
+    equal::equal,
     eventually, orders, pair,
     receiver::Receiver,
     unasked::Unasked::{Doubt, Repair, Retries},
@@ -160,7 +160,7 @@ async fn every_command_that_the_book_names_does_what_it_is_asked_for() {
     agent.may(&[Repair, Doubt, Retries], "letters are tried again and thrown away");
     agent.start(&[]);
     agent.streaming().await;
-    documents_equal(&local, &atlas, PATIENCE).await;
+    equal(&local, &atlas, PATIENCE).await;
     let all = of_the_book();
     let mut desk = Desk { agent, done: BTreeSet::new() };
 

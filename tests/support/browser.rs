@@ -147,6 +147,10 @@ impl Browser {
 
     /// What axe-core finds on the page as it is, by all of its rules: nothing, or it says so.
     pub async fn is_accessible(&self, what: &str) {
+        const ASK: &str = "const done = arguments[arguments.length - 1];
+            axe.run(document, { resultTypes: ['violations'] }).then((found) => done(found.violations.map(
+                (one) => [one.id, one.help, ...one.nodes.map((node) => node.html.slice(0, 200) + node.failureSummary)])),
+                (error) => done([String(error)]));";
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/axe");
         let found =
             Command::new(script).stderr(Stdio::inherit()).output().expect("the script runs");
@@ -158,10 +162,6 @@ impl Browser {
             let program = std::fs::read_to_string(path.trim()).unwrap();
             self.page.execute(&program, vec![]).await.unwrap();
         }
-        const ASK: &str = "const done = arguments[arguments.length - 1];
-            axe.run(document, { resultTypes: ['violations'] }).then((found) => done(found.violations.map(
-                (one) => [one.id, one.help, ...one.nodes.map((node) => node.html.slice(0, 200) + node.failureSummary)])),
-                (error) => done([String(error)]));";
         let found = self.page.execute_async(ASK, vec![]).await.unwrap();
         assert_eq!(found, json!([]), "{what}: {found:#}");
     }
