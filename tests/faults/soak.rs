@@ -14,13 +14,18 @@ use mongodb::{
     Client, Collection,
     bson::{Document, doc},
 };
-use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{
+    Rng, SeedableRng,
+    rngs::StdRng,
+    seq::{IndexedRandom, SliceRandom},
+};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    equal::{MayDiffer, equal_but, equal_by_hand},
+    equal::{MayDiffer, equal, equal_but, equal_by_hand},
     eventually, from_env,
     honesty::Honesty,
     mongod::Mongod,
@@ -49,7 +54,7 @@ enum Fault {
     LocalWiped,
 }
 
-/// By weight: what is milder comes more often.
+/// A deck, by weight: what is milder comes more often. Each run begins with one of each kind.
 const FAULTS: &[Fault] = &[
     Fault::AgentKilled,
     Fault::AgentKilled,
@@ -78,6 +83,40 @@ const LONG_FAULTS: &[Fault] = &[Fault::LocalPutBack, Fault::LocalWiped];
 const LOSE_HISTORY: [Fault; 4] =
     [Fault::HistoryLost, Fault::QueueGone, Fault::LocalPutBack, Fault::LocalWiped];
 
+/// What comes next, dealt from a shuffled deck, so that every kind comes.
+struct Deck {
+    cards: Vec<Fault>,
+    is_long: bool,
+}
+
+impl Deck {
+    fn new(is_long: bool, rng: &mut StdRng) -> Self {
+        let kinds = FAULTS.iter().chain(LONG_FAULTS.iter().filter(|_| is_long));
+        let mut cards: Vec<Fault> =
+            kinds.copied().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+        cards.shuffle(rng);
+        Self { cards, is_long }
+    }
+
+    fn deal(&mut self, rng: &mut StdRng) -> Fault {
+        if self.cards.is_empty() {
+            self.cards = FAULTS.to_vec();
+            self.cards.extend(LONG_FAULTS.iter().filter(|_| self.is_long));
+            self.cards.shuffle(rng);
+        }
+        self.cards.pop().expect("it was filled")
+    }
+}
+
+/// What the application has done: of it, what the servers took.
+#[derive(Default)]
+struct Done {
+    operations: AtomicU64,
+    refused: AtomicU64,
+    /// Held by whoever needs an application that rests.
+    turn: Mutex<()>,
+}
+
 struct Stage {
     local: Mongod,
     atlas: Mongod,
@@ -100,12 +139,12 @@ async fn random_work_under_random_faults_ends_equal() {
     for server in [&local, &atlas] {
         unique_seats(server).await;
     }
-    let stop = CancellationToken::new();
+    let (stop, done) = (CancellationToken::new(), Arc::<Done>::default());
     let work = tokio::spawn(work(
         local.client.clone(),
         local.port,
         StdRng::seed_from_u64(seed),
-        stop.clone(),
+        (stop.clone(), done.clone()),
     ));
     let config = "[worker]\nbatch_size = 100\nretry_delays = [\"500ms\"]\nmax_retries = 200\n[sync]\nmax_delete_ratio = 1.0\n";
     let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), config);
@@ -115,10 +154,15 @@ async fn random_work_under_random_faults_ends_equal() {
     let rng = StdRng::seed_from_u64(seed + 1);
     let mut stage = Stage { local, atlas, to_local, to_atlas, agent, honesty, rng, writes_sent: 0 };
     let mut faults: BTreeMap<Fault, u32> = BTreeMap::new();
+    let mut deck = Deck::new(seconds.is_some_and(|seconds| seconds >= 300), &mut stage.rng);
+    let began = Instant::now();
     while Instant::now() < until {
-        let is_long = seconds.is_some_and(|seconds| seconds >= 300) && stage.rng.random_bool(0.05);
-        let faults_of_now = if is_long { LONG_FAULTS } else { FAULTS };
-        let fault = *faults_of_now.choose(&mut stage.rng).unwrap();
+        let fault = deck.deal(&mut stage.rng);
+        // Behind these everything is compared, which would mend what replication has missed before.
+        if LOSE_HISTORY.contains(&fault) {
+            let _rests = done.turn.lock().await;
+            stage.is_equal(faults.keys().any(|fault| LOSE_HISTORY.contains(fault))).await;
+        }
         *faults.entry(fault).or_default() += 1;
         stage.inflict(fault).await;
         let calm = stage.rng.random_range(200..2_500);
@@ -127,7 +171,9 @@ async fn random_work_under_random_faults_ends_equal() {
     let looks = stage.honesty.take().expect("it watches").end().await;
     assert!(looks > 0, "the agent was never asked");
     stop.cancel();
-    let operations = work.await.unwrap();
+    work.await.unwrap();
+    let [operations, refused] =
+        [&done.operations, &done.refused].map(|count| count.load(Ordering::Relaxed));
 
     let Stage { local, atlas, agent, .. } = &stage;
     // Where a history was lost, what only a new collection can change stays, until a person takes it away.
@@ -142,11 +188,14 @@ async fn random_work_under_random_faults_ends_equal() {
     .await;
     equal_but(MayDiffer::Order, local, atlas, PATIENCE).await;
     let sent = stage.writes_sent + stage.atlas.writes().await;
-    println!("operations {operations}");
+    println!("operations {operations}, {refused} had an error");
     println!("faults     {faults:?}");
     println!("writes sent {sent}");
     println!("equal      yes, byte for byte");
     assert_eq!(stage.agent.health().unwrap()["deadLetters"], 0);
+    // Servers are away for a part of the time; what the rest is must be work.
+    assert!(operations > 100, "{operations} in {:?}", began.elapsed());
+    assert!(operations > refused, "{refused} errors, {operations} operations");
     assert!(!stage.agent.log().contains("panicked"));
 }
 
@@ -158,6 +207,17 @@ async fn unique_seats(server: &Mongod) {
 }
 
 impl Stage {
+    /// While the application rests; `is_lost` once a history was.
+    async fn is_equal(&self, is_lost: bool) {
+        self.local.end_failing().await;
+        self.atlas.end_failing().await;
+        if is_lost {
+            equal_by_hand(&self.local, &self.atlas, &self.agent, 2 * PATIENCE).await;
+        } else {
+            equal(&self.local, &self.atlas, 2 * PATIENCE).await;
+        }
+    }
+
     fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         *of.choose(&mut self.rng).unwrap()
     }
@@ -305,13 +365,18 @@ impl Stage {
 
 /// What the application does: documents of every kind, unique values that change hands, collections that
 /// come, go and take one another's names, odd schema. Errors of a server that is away are its business.
-async fn work(client: Client, port: u16, mut rng: StdRng, stop: CancellationToken) -> u64 {
+async fn work(
+    client: Client,
+    port: u16,
+    mut rng: StdRng,
+    (stop, of_all): (CancellationToken, Arc<Done>),
+) {
     let names = client.database("names");
     let collections = workload::collections(&client);
     let shop = client.database("shop");
     let seats = shop.collection::<Document>("seats");
-    let operations = Arc::new(AtomicU64::new(0));
     while !stop.is_cancelled() {
+        let _turn = of_all.turn.lock().await;
         let done = match rng.random_range(0..200) {
             0 => rename(&client, &mut rng).await,
             1 => shop.collection::<Document>("brief").drop().await,
@@ -321,10 +386,10 @@ async fn work(client: Client, port: u16, mut rng: StdRng, stop: CancellationToke
             50..55 => odd_work::step(port, &mut rng).await.map_err(Into::into),
             _ => workload::change(&collections[rng.random_range(0..3)], &mut rng).await.map(|_| ()),
         };
-        operations.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);
+        let count = if done.is_ok() { &of_all.operations } else { &of_all.refused };
+        count.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    operations.load(Ordering::Relaxed)
 }
 
 async fn rename(client: &Client, rng: &mut StdRng) -> mongodb::error::Result<()> {
