@@ -97,7 +97,7 @@ fn agent(bed: &Bed, target: &Postgres) -> Agent {
     let config = std::fs::read_to_string(&file).unwrap();
     let config =
         config.replace("[atlas]\nallow_insecure = true\n", "[target]\nkind = \"postgres\"\n");
-    let mut new = Agent::into_postgres(&local, &target.uri(), "");
+    let new = Agent::into_postgres(&local, &target.uri(), "");
     let config = config.replace(&agent.admin_port.to_string(), &new.admin_port.to_string());
     std::fs::write(new.dir.path().join("config.toml"), config + &columns).unwrap();
     new

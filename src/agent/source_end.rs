@@ -26,7 +26,7 @@ use crate::{
 
 /// A source that was looked at once, when the agent was prepared.
 pub(super) enum SourceEnd {
-    Mongo(MongoEnd),
+    Mongo(Box<MongoEnd>),
     Outbox(OutboxEnd),
 }
 
@@ -68,7 +68,7 @@ impl SourceEnd {
                 "the user may not read the replica set's id; another database of the same set name could not be told apart"
             );
         }
-        Ok(SourceEnd::Mongo(MongoEnd { local, gate: gate.clone(), info, id }))
+        Ok(SourceEnd::Mongo(Box::new(MongoEnd { local, gate: gate.clone(), info, id })))
     }
 
     /// What its positions count.

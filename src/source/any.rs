@@ -18,18 +18,30 @@ use crate::{
 };
 
 /// Each hands on what it is asked; none adds anything.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are few of them, and the large one is the usual one"
+)]
 pub enum AnySource {
     Mongo(ChangeStreamSource),
     Outbox(OutboxSource),
 }
 
 /// An open stream of one of them.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are few of them, and the large one is the usual one"
+)]
 pub enum AnyStream {
     Mongo(ChangeStream),
     Outbox(Box<OutboxStream>),
 }
 
 /// Documents of one of them.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are few of them, and the large one is the usual one"
+)]
 pub enum AnyPages {
     Mongo(<ChangeStreamSource as Source>::Pages),
     Outbox(OutboxPages),

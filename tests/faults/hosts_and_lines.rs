@@ -198,7 +198,9 @@ async fn an_outage_of_both_sides_is_found_out_and_gone_through_with_every_wait_a
     })
     .await;
     assert_ne!(agent.health().unwrap()["status"], "healthy");
-    lines.iter().for_each(|line| line.set(Line::Up));
+    for line in &lines {
+        line.set(Line::Up);
+    }
     orders(&local).insert_one(doc! { "_id": 100 }).await.unwrap();
     equal(&local, &atlas, 3 * PATIENCE).await;
     assert!(agent.cli(&["flush"]).status.success());

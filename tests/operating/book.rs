@@ -175,7 +175,7 @@ const NOT_TYPED: &[(&str, &str)] = &[
 ];
 
 /// Pages whose blocks for a shell are typed from the first to the last line.
-const TYPED: [&str; 2] = ["docs/start.md", "docs/restore.md"];
+const TYPED: [&str; 3] = ["docs/start.md", "docs/restore.md", "docs/migrate.md"];
 
 #[test]
 fn every_block_for_a_shell_is_typed_by_a_test_or_named_with_the_reason_why_not() {

@@ -11,7 +11,7 @@ use mongodb::bson::doc;
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    book::pages,
+    book::{Page, pages},
     equal::equal,
     eventually, orders, pair,
     receiver::Receiver,
@@ -70,7 +70,7 @@ fn choices(command: &str) -> Vec<String> {
 fn of_the_book() -> BTreeSet<String> {
     pages()
         .iter()
-        .flat_map(|page| page.commands())
+        .flat_map(Page::commands)
         .flat_map(|command| choices(command.strip_prefix("outrigger").unwrap_or_default()))
         .map(|words| {
             let words = words.replace('\'', "");
@@ -94,7 +94,7 @@ impl Desk {
                 continue;
             }
             let mut given: Vec<String> =
-                words.split_whitespace().map(|word| self.stands_for(word, id)).collect();
+                words.split_whitespace().map(|word| stands_for(word, id)).collect();
             // The table of commands names some without what they are about.
             let needs_id = ["dead show", "dead retry", "dead discard", "queue show"];
             if needs_id.contains(&words.as_str()) {
@@ -131,19 +131,20 @@ impl Desk {
         }
         self.agent.cli(given)
     }
+}
 
-    fn stands_for(&self, word: &str, id: &str) -> String {
-        match word {
-            "NS" => "shop.orders",
-            "ID" => id,
-            "D" => "30s",
-            "FILE" => "a-file",
-            "TEXT" => "maintenance",
-            "SHELL" => "bash",
-            _ => word,
-        }
-        .to_owned()
+/// What is typed in the place of a word in capitals.
+fn stands_for(word: &str, id: &str) -> String {
+    match word {
+        "NS" => "shop.orders",
+        "ID" => id,
+        "D" => "30s",
+        "FILE" => "a-file",
+        "TEXT" => "maintenance",
+        "SHELL" => "bash",
+        _ => word,
     }
+    .to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,7 @@ mod failures_explain_themselves;
 mod guest_of_its_host;
 mod kubernetes;
 mod metrics_tell_the_truth;
+mod migration;
 mod newcomer;
 mod outbox_table;
 mod package;

@@ -19,7 +19,9 @@ use crate::support::{
     equal::{MayDiffer, equal, equal_but},
     eventually,
     mongod::Mongod,
-    orders, pair, seed,
+    orders, pair,
+    proxy::{Line, Proxy},
+    seed,
     unasked::Unasked::Repair,
     workload,
 };
@@ -266,23 +268,27 @@ async fn collections_that_change_while_they_are_copied_are_told_of_as_what_they_
     for name in names {
         fill(name, 0..2_500).await;
     }
-    let mut agent = Agent::new(&local.uri(), &atlas.uri(), SLOW);
+    let to_atlas = Proxy::to(atlas.port).await;
+    let mut agent =
+        Agent::new(&local.uri(), &to_atlas.uri(), "[sync]\nmax_docs_per_second = 1000\n");
+    agent.waits_long_for_atlas();
     agent.may(&[Repair], "it changes while it is copied");
     agent.start(&[]);
     for name in names {
         let there = atlas.client.database("shop").collection::<Document>(name);
         let has_begun = async || there.estimated_document_count().await.unwrap() > 0;
         eventually("a part of each copy", PATIENCE, has_begun).await;
-        if name == "turned" {
-            fill(name, 2_500..4_950).await;
-        }
     }
+    // None of the copies comes to its end before its collection has changed, however long that takes.
+    to_atlas.set(Line::Silent);
+    fill("turned", 2_500..4_950).await;
 
     db.collection::<Document>("dropped").drop().await.unwrap();
     let rename = doc! { "renameCollection": "shop.renamed", "to": "shop.archive" };
     local.admin(rename).await;
     db.collection::<Document>("viewed").drop().await.unwrap();
     db.create_collection("viewed").view_on("archive".to_owned()).pipeline([]).await.unwrap();
+    to_atlas.set(Line::Up);
     agent.streaming().await;
     equal(&local, &atlas, PATIENCE).await;
 

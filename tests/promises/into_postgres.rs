@@ -9,8 +9,14 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
 
 use crate::support::{
-    PATIENCE, agent::Agent as Program, eventually, mongod::Mongod, orders, postgres::Postgres,
-    seed, unasked::Unasked,
+    PATIENCE,
+    agent::Agent as Program,
+    eventually,
+    mongod::Mongod,
+    orders,
+    postgres::{Postgres, hex},
+    seed,
+    unasked::Unasked,
 };
 
 pub(super) fn configured(local: &Mongod, target: &Postgres, dir: &Path, declared: &str) -> Config {
@@ -27,18 +33,15 @@ pub(super) fn configured(local: &Mongod, target: &Postgres, dir: &Path, declared
 /// Replicates for as long as `work` goes on.
 async fn replicating(config: &Config, work: impl Future<Output = ()>) {
     let sink = PostgresSink::new(config).unwrap();
-    let agent = Agent::builder(config.clone()).sink(sink).prepare().await.unwrap();
+    let preparing = Agent::builder(config.clone()).sink(sink).prepare();
+    let agent = Box::pin(preparing).await.unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let work = async {
         work.await;
         stop.send(()).unwrap();
     };
-    let (ended, ()) = tokio::join!(agent.run(async { stopped.await.unwrap() }), work);
+    let (ended, ()) = tokio::join!(Box::pin(agent.run(async { stopped.await.unwrap() })), work);
     ended.unwrap();
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The documents in the order of their `_id`s, each by its hash.

@@ -114,3 +114,8 @@ impl Drop for Postgres {
         self.kill();
     }
 }
+
+/// As PostgreSQL's `encode(…, 'hex')` has it.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}

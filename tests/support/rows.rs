@@ -9,7 +9,10 @@ use mongodb::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{eventually, postgres::Postgres};
+use super::{
+    eventually,
+    postgres::{Postgres, hex},
+};
 
 /// The collections for which something is declared: those of [`workload`](super::workload).
 const DECLARED_FOR: [&str; 3] = ["shop.orders", "shop.customers", "crm.people"];
@@ -96,7 +99,7 @@ pub async fn model(local: &Client) -> mongodb::error::Result<Tables> {
             while found.advance().await? {
                 let raw = found.current();
                 let hash = Sha256::digest(raw.as_bytes());
-                let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+                let hash = hex(&hash);
                 let is_declared = DECLARED_FOR.contains(&&*ns);
                 let document = Document::try_from(raw).unwrap_or_default();
                 rows.push((hash, if is_declared { row(&document) } else { Value::Null }));
