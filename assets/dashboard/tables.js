@@ -104,10 +104,15 @@ const Letters = (() => {
     const why = make("p", { className: "reason", textContent: `${kind}: ${reason}` });
     const next = make("p", { className: "note" });
     const more = button("Show all", `Show all of ${collection}`, () => { open.add(key); draw(); });
-    const retry = button("Retry these", `Retry those of ${collection}: ${reason}`, () => retryGroup(key));
+    const retry = button("Retry these", `Retry these of ${collection}: ${reason}`, () => retryGroup(key));
     const group = make("section", { className: "group" }, title, why, next, table, make("p", { className: "actions" }, more, retry));
     title.id = `group-${asked}-${$("dead-groups").children.length}`;
     group.setAttribute("aria-labelledby", title.id);
+    // What they are called is what they show, which changes; what they are about stands above them.
+    for (const it of [more, retry]) {
+      it.removeAttribute("aria-label");
+      it.setAttribute("aria-describedby", title.id);
+    }
     return group;
   }
 

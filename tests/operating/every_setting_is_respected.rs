@@ -17,10 +17,10 @@ use crate::support::{
 
 /// Every key, and the tests that it is respected in.
 const PROVED_BY: &[(&str, &str)] = &[
+    ("source.kind", "what_does_not_go_with_an_outbox_is_refused"),
     ("local.uri", "bad_configuration_and_usage_exit_2"),
     ("local.uri_file", "a_connection_string_may_come_from_a_file"),
     ("local.timeout", "property_11_an_end_that_hangs_is_waited_for_as_long_as_configured"),
-    ("source.kind", "what_does_not_go_with_an_outbox_is_refused"),
     ("outbox.uri", "a_table_is_made_by_what_is_printed_and_has_what_is_read"),
     ("outbox.uri_file", "a_connection_string_may_come_from_a_file"),
     ("outbox.table", "a_table_is_made_by_what_is_printed_and_has_what_is_read"),
@@ -101,7 +101,7 @@ fn property_11_every_key_has_a_test() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else {
+            } else if path.extension().is_some_and(|it| it == "rs") {
                 tests += &std::fs::read_to_string(path).unwrap();
             }
         }
