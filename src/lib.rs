@@ -101,6 +101,8 @@
 //! | *step*, *apply* | one difference of options or indexes, and its removal on the target. The *keeper* does that beside the documents |
 //! | *crash point* | where a test may end the process |
 //! | *alert delivery* | what brings alerts to the web hook. An *outbox* is another thing: a table of a database that changes are read from |
+//! | *merge*, *renew* | of an outbox: fields that are set on whatever there is; a document is made once more of all that its rows say |
+//! | *fence* | of PostgreSQL: each transaction asks for this agent's lease before it writes |
 //!
 //! # In a program of one's own
 //!
@@ -119,7 +121,8 @@
 //!
 //! # A target, or a source, of one's own
 //!
-//! Four seams, each a trait with a MongoDB as its maker, and none of them names a driver:
+//! Four seams, each a trait with a MongoDB as its maker and, but for streams of MongoDB's kind, a PostgreSQL as another; none of them names a
+//! driver:
 //!
 //! | who | must | and may |
 //! | --- | --- | --- |

@@ -215,9 +215,9 @@ fn i4_an_op_leaves_only_as_applied_or_as_a_dead_letter() {
 fn i6_a_queue_of_an_unknown_format_is_moved_aside_and_not_deleted() {
     let (dir, queue) = fresh();
     queue.commit(vec![insert(1, 1)], None).unwrap();
-    queue.set_meta("format", Some(&[99])).unwrap();
     drop(queue);
     let options = QueueOptions::new(dir.path().join("queue"));
+    earlier::set_format(&options, 99);
     assert!(matches!(
         Queue::open(&options),
         Err(QueueError::Damaged(CodecError::UnknownLayout(99)))

@@ -91,12 +91,17 @@ fn a_queue_of_an_earlier_build_opens_and_drains_whole() {
     assert!(queue.entries().next().is_none() && queue.letters().count() == 1);
 }
 
+/// As if another build had written the queue. Past the seal, which is not of the format's number alone.
+pub(super) fn set_format(options: &QueueOptions, format: u8) {
+    let db = files::open_sled(options).unwrap();
+    db.insert(layout::FORMAT, &[format]).unwrap();
+    db.flush().unwrap();
+}
+
 /// A queue of a later build that was moved aside: the program that has written it finds everything there.
 pub(super) fn has_all_of_it(moved_to: std::path::PathBuf) {
     let options = QueueOptions::new(moved_to);
-    let aside = files::open_sled(&options).unwrap();
-    aside.insert(layout::FORMAT, &[codec::LAYOUT_VERSION]).unwrap();
-    drop(aside);
+    set_format(&options, codec::LAYOUT_VERSION);
     let queue = Queue::open(&options).unwrap();
     assert_eq!(ids(&queue.entries().map(Result::unwrap).collect::<Vec<_>>()), [1]);
 }
