@@ -54,8 +54,9 @@ fn class_of_state(state: &SqlState) -> Class {
         "28" | "3D" => Class::Denied,
         // transaction_rollback: serialization, deadlock.
         "40" => Class::Conflict,
-        // internal_error, data_corrupted: nothing that a document is to blame for.
-        "XX" => Class::Unavailable,
+        // data_corrupted, index_corrupted: nothing that a document is to blame for.
+        "XX" if state.code() != "XX000" => Class::Unavailable,
+        // internal_error is also what an extension or a trigger in C says of a value that it does not like.
         _ => Class::Rejected,
     }
 }

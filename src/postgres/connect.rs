@@ -179,7 +179,13 @@ impl Failed {
         }
     }
 
-    fn late(after: Duration) -> Self {
+    /// Of a statement that takes longer than an answer is waited for.
+    pub fn is_late(&self) -> bool {
+        // query_canceled, by a limit of the server's.
+        self.is(&["57014"]) || (self.state.is_none() && self.may_be_done)
+    }
+
+    pub(super) fn late(after: Duration) -> Self {
         Self {
             class: Class::Unavailable,
             may_be_done: true,
@@ -197,11 +203,17 @@ impl From<&tokio_postgres::Error> for Failed {
     fn from(error: &tokio_postgres::Error) -> Self {
         Self {
             class: class::class_of(error),
-            may_be_done: error.code().is_none(),
+            may_be_done: error.code().is_none_or(|state| is_of_the_line(state.code())),
             problem: class::told(error),
             state: error.code().map(|state| state.code().to_owned()),
         }
     }
+}
+
+/// What is said of a connection, by a pooler in the server's place or by a server that ends it, and not of the statement:
+/// a COMMIT that was under way may still be made.
+fn is_of_the_line(state: &str) -> bool {
+    state.starts_with("08") || matches!(state, "57P01" | "57P02" | "57P05")
 }
 
 impl From<tokio_postgres::Error> for Failed {
@@ -223,6 +235,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// How long an answer is waited for.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     fn client(&self) -> Result<&Object, Failed> {
         self.client.as_ref().ok_or_else(|| Failed {
             class: Class::Unavailable,

@@ -164,7 +164,7 @@ impl Operation {
             return Err(format!("`{}` is never replicated", self.collection));
         }
         match self.kind.as_str() {
-            "insert" | "replace" | "update" | "delete" | "refresh" => {
+            "insert" | "replace" | "update" | "merge" | "delete" | "refresh" => {
                 self.entry(0)?;
                 let (ns, key) = (self.collection.clone(), self.document()?);
                 let work = Work::refresh(ns, key);

@@ -33,8 +33,11 @@ use super::{
 };
 use crate::{
     model::{
-        checkpoint::ClusterTime, document_key::DocumentKey, event::CollectionId,
-        namespace::Namespace, write_op::WriteOp,
+        checkpoint::ClusterTime,
+        document_key::DocumentKey,
+        event::CollectionId,
+        namespace::Namespace,
+        write_op::{Refusal, WriteOp},
     },
     mongo::MongoError,
     queue::{Outcome, Proof},
@@ -111,8 +114,17 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 }
                 Some(WriteOp::Merge(fields)) if self.sink.takes_changes() => Draft::Merge(fields),
                 Some(WriteOp::Delete) => Draft::Delete,
-                Some(WriteOp::Merge(_) | WriteOp::Update(_) | WriteOp::Refresh) | None => {
+                // The source sees to it itself, and it comes again.
+                Some(WriteOp::Refresh) => {
                     outcomes.insert(item.seq, Outcome::Applied);
+                    continue;
+                }
+                // To let it go would lose without a word what was only in the queue.
+                Some(WriteOp::Merge(_) | WriteOp::Update(_)) | None => {
+                    let reason = "nothing that the source keeps says what it is: it is older than what is kept".to_owned();
+                    let of = (item.id, item.attempts);
+                    let rejected = self.dispatch.rejected(ns, of, reason, Refusal::Other);
+                    outcomes.insert(item.seq, rejected);
                     continue;
                 }
             };

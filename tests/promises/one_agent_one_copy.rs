@@ -96,6 +96,7 @@ async fn an_atlas_that_was_not_the_target_for_a_while_is_compared_when_it_is_aga
     let ((local, first), second) = tokio::join!(pair(), Mongod::start());
     orders(&local).insert_many((0..20).map(|n| doc! { "_id": n })).await.unwrap();
     let mut agent = Agent::started(&local.uri(), &first.uri());
+    agent.may(&[Repair], "the first one does not have what the second one got meanwhile");
     agent.streaming().await;
     assert!(agent.stop().success());
 

@@ -221,7 +221,11 @@ impl Side for PostgresSide {
             if filter.is_some() {
                 return Ok(None);
             }
-            self.reader.count(&self.rows(ns).table).await.map(Some).map_err(failed)
+            match self.reader.count(&self.rows(ns).table).await {
+                Ok(count) => Ok(Some(count)),
+                Err(error) if error.is_late() => Ok(None),
+                Err(error) => Err(failed(error)),
+            }
         })
     }
 

@@ -83,6 +83,13 @@ fn failed(failed: Failed) -> SideError {
     SinkError::from(failed).into()
 }
 
+/// A record that is left out would let two agents write the same tables.
+fn unreadable(row: &Row) -> SideError {
+    let source: String = row.try_get(0).unwrap_or_default();
+    let problem = format!("the mark of ownership of `{source}` in {} cannot be read", table());
+    SinkError::Rejected(problem).into()
+}
+
 fn table() -> String {
     format!("{}.{TABLE}", quoted(OWN_SCHEMA))
 }
@@ -106,7 +113,7 @@ impl LeaseRecords for PostgresRecords {
                 table()
             );
             let rows = self.ask(&sql, &[]).await?;
-            Ok(rows.iter().filter_map(|row| read_record(row, place)).collect())
+            rows.iter().map(|row| read_record(row, place).ok_or_else(|| unreadable(row))).collect()
         })
     }
 

@@ -128,7 +128,10 @@ async fn bisected(
     session.batch("SET CONSTRAINTS ALL IMMEDIATE").await?;
     match halves(session, table, items).await {
         Ok(outcomes) => {
-            note_refused(session, table, items, &outcomes).await?;
+            if let Err(failed) = note_refused(session, table, items, &outcomes).await {
+                session.roll_back().await;
+                return Err(failed);
+            }
             session.batch("COMMIT").await?;
             Ok(outcomes)
         }

@@ -37,6 +37,8 @@ enum Undone {
     Failed(Failed),
     /// A person has to make way for it.
     InTheWay(String),
+    /// Somebody reads or writes the table for long, which passes.
+    InUse,
 }
 
 impl From<Failed> for Undone {
@@ -48,9 +50,7 @@ impl From<Failed> for Undone {
             ));
         }
         if failed.is(&[IN_USE]) {
-            return Undone::InTheWay(
-                "another transaction has been using the table for long".to_owned(),
-            );
+            return Undone::InUse;
         }
         Undone::Failed(failed)
     }
@@ -66,6 +66,7 @@ pub async fn apply(
     change: Change<'_>,
 ) -> Result<Changed, SinkError> {
     fence::begin(session, fence).await?;
+    let is_made = matches!(change, Change::Make(_));
     let done = match within(session, change).await {
         Ok(changed) => session.batch("COMMIT").await.map(|()| changed).map_err(Undone::from),
         Err(undone) => Err(undone),
@@ -77,6 +78,15 @@ pub async fn apply(
             Err(match undone {
                 Undone::Failed(failed) => failed.into(),
                 Undone::InTheWay(reason) => SinkError::Held(reason),
+                Undone::InUse => {
+                    let problem = "another transaction has been using the table for long";
+                    // No document is to blame for it, so none that waits for its table is given up.
+                    if is_made {
+                        SinkError::Unavailable(problem.to_owned())
+                    } else {
+                        SinkError::Held(problem.to_owned())
+                    }
+                }
             })
         }
     }
@@ -118,6 +128,8 @@ pub async fn in_the_way(
             // Nothing of Outrigger is there yet.
             Err(Undone::Failed(failed)) if failed.is(&["42P01", "3F000"]) => return Ok(None),
             Err(Undone::Failed(failed)) => return Err(failed.into()),
+            // It is looked at, and not waited for.
+            Err(Undone::InUse) => {}
         }
     }
     Ok(None)
@@ -162,9 +174,7 @@ async fn require_ours(
          LEFT JOIN {own}.tables t ON t.table_schema = $1 AND t.table_name = $2 \
          LEFT JOIN {own}.children c ON c.table_schema = $1 AND c.table_name = $2"
     );
-    let own_columns: Vec<_> =
-        OWN_COLUMNS.iter().map(|(name, ..)| *name).chain([SYNCED_AT]).collect();
-    let child_columns: Vec<_> = CHILD_COLUMNS.iter().map(|(name, _)| *name).collect();
+    let (own_columns, child_columns) = columns_of_each();
     let whole = std::iter::once((&table.schema, &table.name, None));
     let children = table.children.iter().map(|of| (&of.schema, &of.name, Some(of.path.as_str())));
     for (schema, name, path) in whole.chain(children) {
@@ -183,7 +193,9 @@ async fn require_ours(
         // Where Outrigger's own schema was dropped, its tables are known by their columns.
         let is_known =
             || row.try_get(4).unwrap_or_default() && text(0).is_none() && text(1).is_none();
-        if is_ours || is_known() {
+        // Another table may have taken the name of one that somebody has dropped or renamed by hand.
+        let has_its_columns = !is_there || row.try_get(4).unwrap_or_default();
+        if (is_ours && has_its_columns) || is_known() {
             continue;
         }
         if !is_there {
@@ -210,17 +222,29 @@ async fn require_ours(
     Ok(())
 }
 
+/// The columns that each table of documents has, and each of an array's items.
+fn columns_of_each() -> (Vec<&'static str>, Vec<&'static str>) {
+    let own = OWN_COLUMNS.iter().map(|(name, ..)| *name).chain([SYNCED_AT]).collect();
+    (own, CHILD_COLUMNS.iter().map(|(name, _)| *name).collect())
+}
+
 /// The view first, which is of all tables, and would keep each of them.
 async fn drop_table(session: &mut Session, table: &Table) -> Result<(), Undone> {
     // Those that it has by what is declared, and had by what was declared before.
     let own = quoted(OWN_SCHEMA);
+    // One that has not their columns is somebody's, who has taken the name.
     let sql = format!(
         "SELECT format('%I.%I', table_schema, table_name) FROM \
-         (SELECT ns, table_schema, table_name FROM {own}.children UNION ALL \
-         SELECT ns, table_schema, table_name FROM {own}.tables) a WHERE ns = $1"
+         (SELECT ns, table_schema, table_name, $3 AS columns FROM {own}.children UNION ALL \
+         SELECT ns, table_schema, table_name, $2 AS columns FROM {own}.tables) a WHERE ns = $1 AND \
+         (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass(format('%I.%I', table_schema, table_name)) \
+         AND attname = ANY(columns) AND NOT attisdropped) = cardinality(columns)"
     );
     let ns = table.ns.as_str();
-    let rows = session.query(&sql, &[(&ns, Type::TEXT)]).await?;
+    let (own_columns, child_columns) = columns_of_each();
+    let params: [Param<'_>; 3] =
+        [(&ns, Type::TEXT), (&own_columns, Type::TEXT_ARRAY), (&child_columns, Type::TEXT_ARRAY)];
+    let rows = session.query(&sql, &params).await?;
     session.batch(&ddl::forget(ns).join(";\n")).await?;
     ddl::renew_status_view(session).await?;
     for row in rows {
@@ -240,6 +264,7 @@ async fn rename(session: &mut Session, from: &Table, to: &Table) -> Result<Chang
     if !there.first().is_some_and(|row| row.try_get(0).unwrap_or_default()) {
         return Ok(Changed::WasNotThere);
     }
+    require_ours(session, from, false).await?;
     drop_table(session, to).await?;
     require_ours(session, to, true).await?;
     session.batch(&moved(from, to).join(";\n")).await?;

@@ -9,7 +9,7 @@
 //! passes it: with `FOR SHARE` a few writers side by side could keep the row locked for ever, and the agent would lose
 //! its lease for all its work.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio_postgres::types::Type;
@@ -57,12 +57,16 @@ impl Fence {
 }
 
 /// For this transaction alone, so that it is all the same behind a pooler: what is said to be committed is on the server's
-/// disk, also where that is set up to say so before; and nobody waits for a transaction that is left open.
-fn settings() -> String {
+/// disk, also where that is set up to say so before; and nobody waits for a transaction that is left open, nor does the
+/// server go on with a statement that nobody waits for any more: one that waits for a lock would do so for ever, and each
+/// attempt would leave another.
+fn settings(timeout: Duration) -> String {
+    let timeout = timeout.as_millis();
     format!(
         "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local' \
          ELSE current_setting('synchronous_commit') END, true), \
-         set_config('idle_in_transaction_session_timeout', '{IDLE_MAX}', true)"
+         set_config('idle_in_transaction_session_timeout', '{IDLE_MAX}', true), \
+         set_config('statement_timeout', '{timeout}', true)"
     )
 }
 
@@ -72,7 +76,8 @@ fn settings() -> String {
 /// Where the server could not be asked, or this agent's lease is not the one that counts: nothing has begun then.
 pub async fn begin(session: &mut Session, fence: Option<&Fence>) -> Result<(), Failed> {
     let Some(fence) = fence else {
-        let begun = send(session, &format!("SELECT {}", settings()), &[]).await.map(drop);
+        let text = format!("SELECT {}", settings(session.timeout()));
+        let begun = send(session, &text, &[]).await.map(drop);
         return ended_if_failed(session, begun).await;
     };
     let Some(Held { source, lease_id, holder }) = fence.held() else {
@@ -80,7 +85,7 @@ pub async fn begin(session: &mut Session, fence: Option<&Fence>) -> Result<(), F
     };
     let text = format!(
         "SELECT {} FROM {}.replicas WHERE source = $1 AND lease_id = $2 AND holder = $3 FOR KEY SHARE",
-        settings(),
+        settings(session.timeout()),
         quoted(OWN_SCHEMA)
     );
     let params: [Param<'_>; 3] =

@@ -50,8 +50,13 @@ pub fn quoted(name: &str) -> String {
 
 /// A text as SQL has it.
 pub fn literal(text: &str) -> String {
-    // A backslash means nothing in it while `standard_conforming_strings` is on, which it is since 9.1.
-    format!("'{}'", text.replace('\'', "''"))
+    let text = text.replace('\'', "''");
+    // What a backslash means otherwise depends on `standard_conforming_strings`, which a role may have its own way.
+    if text.contains('\\') {
+        format!("E'{}'", text.replace('\\', "\\\\"))
+    } else {
+        format!("'{text}'")
+    }
 }
 
 #[cfg(test)]

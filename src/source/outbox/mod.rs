@@ -29,7 +29,7 @@ mod tables;
 mod upkeep;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -288,14 +288,18 @@ impl OutboxSource {
         Ok(folded)
     }
 
-    /// Has rows come again that made no sense before, each with all that is newer of its entity.
-    async fn read_again(&self, keys: &[&DocumentKey]) -> Result<(), SourceError> {
+    /// Has rows come again that made no sense before, each with all that is newer of its entity. What is asked for and is
+    /// not there any more is `None`.
+    async fn read_again(&self, keys: &[&DocumentKey]) -> Result<Vec<Option<WriteOp>>, SourceError> {
         let shape = self.0.shape().await?;
-        let ids: Vec<String> =
-            keys.iter().filter_map(|key| Some(key.value().ok()?.as_str()?.to_owned())).collect();
+        let id_of = |key: &DocumentKey| Some(key.value().ok()?.as_str()?.to_owned());
+        let ids: Vec<String> = keys.iter().filter_map(|key| id_of(key)).collect();
         let mut session = self.0.db.session().await.map_err(away)?;
-        session.query(&shape.again(), &[(&ids, Type::TEXT_ARRAY)]).await.map_err(away)?;
-        Ok(())
+        let rows =
+            session.query(&shape.again(), &[(&ids, Type::TEXT_ARRAY)]).await.map_err(away)?;
+        let come: HashSet<String> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
+        let comes = |key: &&DocumentKey| id_of(key).is_some_and(|id| come.contains(&id));
+        Ok(keys.iter().map(|key| comes(key).then_some(WriteOp::Refresh)).collect())
     }
 
     async fn start(&self, wanted: Position, is_new: bool) -> Result<OutboxStream, SourceError> {
@@ -339,8 +343,9 @@ impl OutboxSource {
             )));
         };
         drop(session);
-        let listener = if self.0.config.listen { self.listen().await } else { None };
+        // Renewed from here on, whatever takes long.
         let lease = Held::new(self.0.db.clone(), shape.clone(), term, self.0.config.retention);
+        let listener = if self.0.config.listen { self.listen().await } else { None };
         self.0.reached(position.number);
         let open = Position { renewing: None, ..position.clone() };
         position.rows.clear();
@@ -446,8 +451,7 @@ impl Source for OutboxSource {
         keys: &[&DocumentKey],
     ) -> Result<Option<Vec<Option<WriteOp>>>, SourceError> {
         if *ns == self.0.own {
-            self.read_again(keys).await?;
-            return Ok(Some(vec![None; keys.len()]));
+            return self.read_again(keys).await.map(Some);
         }
         if self.0.tables.of(ns).is_some() {
             return Ok(None);

@@ -17,6 +17,8 @@ pub struct OutboxRow {
     pub order: Vec<String>,
     pub event: String,
     pub payload: Option<String>,
+    /// It was handed out before, and made no sense then: what is newer may have been written since.
+    pub comes_again: bool,
     /// When it was written, milliseconds since 1970.
     pub wall_ms: u64,
     /// The columns that keys are in: name, value, and whether it is a whole number.

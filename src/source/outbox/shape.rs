@@ -174,6 +174,10 @@ impl Shape {
             Some(at) => format!("(extract(epoch from t.{at}) * 1000)::bigint"),
             None => "NULL::bigint".to_owned(),
         });
+        columns.push(match self.has("retry_count") {
+            Some(count) => format!("coalesce(t.{count}, 0) > 0"),
+            None => "false".to_owned(),
+        });
         columns.extend(self.key_columns.iter().map(|name| format!("t.{}::text", quoted(name))));
         format!("SELECT {} FROM {} t", columns.join(", "), self.table)
     }
@@ -185,12 +189,13 @@ impl Shape {
         let order: Vec<String> = (0..ordered).map(|at| text(at).unwrap_or_default()).collect();
         let keys = self.key_columns.iter().enumerate().map(|(at, name)| {
             let ty = self.found.iter().find(|(of, _, _)| of == name).map(|(_, ty, _)| ty.as_str());
-            (name.clone(), text(ordered + 3 + at), ty.is_some_and(is_whole))
+            (name.clone(), text(ordered + 4 + at), ty.is_some_and(is_whole))
         });
         OutboxRow {
             id: order.last().cloned().unwrap_or_default(),
             event: text(ordered).unwrap_or_default(),
             payload: text(ordered + 1),
+            comes_again: of.get(ordered + 3),
             wall_ms: of
                 .get::<_, Option<i64>>(ordered + 2)
                 .and_then(|ms| u64::try_from(ms).ok())
@@ -242,20 +247,26 @@ impl Shape {
     pub fn mark(&self) -> String {
         let (table, processed) = (&self.table, self.of_row("processed_at"));
         let (id, ty) = self.id();
-        let error = self.has("last_error").map(|name| format!(", {name} = r.error"));
-        let count = self.has("retry_count").map(|name| format!(", {name} = t.{name} + 1"));
+        // In one statement for both: CockroachDB takes no two that change one table.
+        let error =
+            self.has("last_error").map(|name| format!(", {name} = coalesce(r.error, t.{name})"));
+        let count = self.has("retry_count").map(|name| {
+            format!(
+                ", {name} = CASE WHEN r.error IS NULL THEN t.{name} ELSE coalesce(t.{name}, 0) + 1 END"
+            )
+        });
         let noted = [error, count].into_iter().flatten().collect::<String>();
         format!(
             "WITH held AS (UPDATE {} SET position = $4::bigint WHERE outbox = {} AND term = $5::bigint RETURNING 1), \
-             marked AS (UPDATE {table} t SET {processed} = now() WHERE t.{id} = {} AND t.{processed} IS NULL \
-             AND EXISTS (SELECT 1 FROM held) RETURNING 1), \
-             refused AS (UPDATE {table} t SET {processed} = now(){noted} \
-             FROM unnest($2::text[], $3::text[]) AS r(id, error) \
-             WHERE t.{id} = r.id::{ty} AND t.{processed} IS NULL AND EXISTS (SELECT 1 FROM held) RETURNING 1) \
-             SELECT (SELECT count(*) FROM held), (SELECT count(*) FROM marked), (SELECT count(*) FROM refused)",
+             done AS (SELECT m.id, NULL::text AS error FROM unnest($1::text[]) AS m(id) UNION ALL \
+             SELECT e.id, e.error FROM unnest($2::text[], $3::text[]) AS e(id, error)), \
+             marked AS (UPDATE {table} t SET {processed} = now(){noted} FROM done r \
+             WHERE t.{id} = r.id::{ty} AND t.{processed} IS NULL AND EXISTS (SELECT 1 FROM held) \
+             RETURNING r.error IS NOT NULL AS is_refused) \
+             SELECT (SELECT count(*) FROM held), (SELECT count(*) FROM marked WHERE NOT is_refused), \
+             (SELECT count(*) FROM marked WHERE is_refused)",
             self.lease,
             literal(&self.name),
-            self.ids(1),
         )
     }
 
@@ -280,7 +291,7 @@ impl Shape {
             String::new()
         };
         format!(
-            "UPDATE {table} t SET {processed} = NULL{} WHERE t.{processed} IS NOT NULL AND (t.{id} = {}{newer})",
+            "UPDATE {table} t SET {processed} = NULL{} WHERE t.{processed} IS NOT NULL AND (t.{id} = {}{newer}) RETURNING t.{id}::text",
             error.unwrap_or_default(),
             self.ids(1),
         )

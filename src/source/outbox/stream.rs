@@ -169,6 +169,8 @@ impl OutboxStream {
             let change = match self.source.routes.route(&row) {
                 Ok(Routed { ns, key, op }) => {
                     self.position.rows.push(row.id);
+                    // Newer ones may have been written already: the document is what all of its rows make of it.
+                    let op = if row.comes_again { WriteOp::Refresh } else { op };
                     Change::Document { ns, key, op }
                 }
                 Err(reason) => {
