@@ -179,6 +179,10 @@ fn the_board_is_one_that_grafana_and_prometheus_understand() {
         Command::new(root().join("scripts/grafana-validate")).args(files).output().unwrap()
     };
     let good = validated(&[]);
+    if good.status.code() == Some(69) {
+        not_proved(Need::Grafana);
+        return;
+    }
     assert!(good.status.success(), "{}", said(&good));
     // The checker would say so if it were not.
     let dir = TempDir::new().unwrap();

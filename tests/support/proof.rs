@@ -23,12 +23,14 @@ pub enum Need {
     Lintian,
     /// What finds in a page what somebody who sees or moves badly cannot use; `scripts/axe` fetches it where there is npm.
     Axe,
+    /// Grafana's own models of a board, from PyPI.
+    Grafana,
     /// The checker of GitHub's workflows; `scripts/actionlint` builds it where there is Go.
     Actionlint,
 }
 
 impl Need {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Chromium,
         Self::CCompiler,
         Self::SystemdAnalyze,
@@ -37,6 +39,7 @@ impl Need {
         Self::ControlGroup,
         Self::Lintian,
         Self::Axe,
+        Self::Grafana,
         Self::Actionlint,
     ];
 
@@ -51,6 +54,7 @@ impl Need {
             Self::ControlGroup => "control-group",
             Self::Lintian => "lintian",
             Self::Axe => "axe",
+            Self::Grafana => "grafana",
             Self::Actionlint => "actionlint",
         }
     }
