@@ -161,6 +161,8 @@ pub struct Failed {
     pub class: Class,
     /// True when it may have been done: it was sent, and what came of it is not known.
     pub may_be_done: bool,
+    /// There was no answer in time.
+    is_late: bool,
     pub problem: String,
     /// The SQLSTATE, where the server had one.
     pub state: Option<String>,
@@ -173,22 +175,29 @@ impl Failed {
             error => Self {
                 class: Class::Unavailable,
                 may_be_done: false,
+                is_late: false,
                 problem: error.to_string(),
                 state: None,
             },
         }
     }
 
+    /// What was not asked at all.
+    pub fn unasked(problem: String) -> Self {
+        Self { class: Class::Unavailable, may_be_done: false, is_late: false, problem, state: None }
+    }
+
     /// Of a statement that takes longer than an answer is waited for.
     pub fn is_late(&self) -> bool {
         // query_canceled, by a limit of the server's.
-        self.is(&["57014"]) || (self.state.is_none() && self.may_be_done)
+        self.is_late || self.is(&["57014"])
     }
 
     pub(super) fn late(after: Duration) -> Self {
         Self {
             class: Class::Unavailable,
             may_be_done: true,
+            is_late: true,
             problem: format!("no answer within {after:?}"),
             state: None,
         }
@@ -204,6 +213,7 @@ impl From<&tokio_postgres::Error> for Failed {
         Self {
             class: class::class_of(error),
             may_be_done: error.code().is_none_or(|state| is_of_the_line(state.code())),
+            is_late: false,
             problem: class::told(error),
             state: error.code().map(|state| state.code().to_owned()),
         }
@@ -235,6 +245,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// Is not used again by anybody.
+    pub fn abandon(&mut self) {
+        self.is_clean = false;
+    }
+
     /// How long an answer is waited for.
     pub fn timeout(&self) -> Duration {
         self.timeout
@@ -244,6 +259,7 @@ impl Session {
         self.client.as_ref().ok_or_else(|| Failed {
             class: Class::Unavailable,
             may_be_done: false,
+            is_late: false,
             problem: "the connection was closed".to_owned(),
             state: None,
         })

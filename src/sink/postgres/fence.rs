@@ -15,7 +15,6 @@ use parking_lot::Mutex;
 use tokio_postgres::types::Type;
 
 use super::{
-    class::Class,
     connect::{Failed, Param, Session},
     names::{OWN_SCHEMA, quoted},
 };
@@ -125,6 +124,5 @@ async fn ended_if_failed(session: &mut Session, begun: Result<(), Failed>) -> Re
 }
 
 fn fenced(problem: &str) -> Failed {
-    let problem = problem.to_owned();
-    Failed { class: Class::Unavailable, may_be_done: false, problem, state: None }
+    Failed::unasked(problem.to_owned())
 }

@@ -171,6 +171,8 @@ impl PostgresSink {
                 Err(failed) if batch::is_of_the_table(&failed) && !is_second_time => {
                     is_second_time = true;
                     self.made.lock().remove(ns);
+                    session.abandon();
+                    session = self.pg.session().await?;
                 }
                 Err(failed) => return Err(failed.into()),
             }
@@ -188,8 +190,18 @@ impl PostgresSink {
         let (fence, table) = (self.fence.as_ref(), &made.rows.table);
         let rows = items.iter().filter(|item| item.row().is_some()).count();
         let may_copy = rows >= copy::ROWS_MIN && rows == items.len() && !made.mode.use_upserts();
-        if may_copy && copy::copy(session, fence, table, items).await? {
-            return Ok(vec![Outcome::Done { created: true }; rows]);
+        if may_copy {
+            match copy::copy(session, fence, table, items).await {
+                Ok(true) => return Ok(vec![Outcome::Done { created: true }; rows]),
+                Ok(false) => {}
+                // The driver tells of a COPY that the server has refused at its begin as of a connection that was closed.
+                // On another one it is found out what is the matter; the same rows may be written twice.
+                Err(failed) if failed.state.is_none() && !failed.is_late() => {
+                    session.abandon();
+                    *session = self.pg.session().await?;
+                }
+                Err(failed) => return Err(failed),
+            }
         }
         let outcomes = batch::write(session, fence, table, items).await?;
         let is_new = |outcome: &&Outcome| **outcome == Outcome::Done { created: true };
