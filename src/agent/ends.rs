@@ -1,7 +1,7 @@
 //! The two ends of an agent: which databases they are is decided here, once, from the configuration.
 //!
-//! Everything else takes an [`End`], or the seams of `source` and `sink`, and asks nobody of what kind it is. A new kind of target is a
-//! variant of [`TargetEnd`] and one of [`AnySink`](crate::sink::AnySink), with its [`Side`] and its [`Peer`].
+//! Everything else takes an [`End`], or the seams of `source` and `sink`, and asks nobody of what kind it is. A new kind of
+//! target is a variant of [`TargetEnd`] and one of [`AnySink`], with its [`Side`] and its [`Peer`].
 
 use std::sync::Arc;
 

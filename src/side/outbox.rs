@@ -26,7 +26,7 @@ use crate::{
 /// Bytes of a document, where nobody has counted them: for an estimate of how long a copy takes.
 const DOCUMENT: u64 = 500;
 
-/// See the [module](self).
+/// What an outbox's tables hold, as a side.
 pub struct OutboxSide(OutboxSource);
 
 impl OutboxSide {

@@ -1,6 +1,6 @@
 //! PostgreSQL as the target's side.
 //!
-//! Of a row `{_id, of, print}` is handed out: of which collection it is, and the [print](crate::sink::postgres::print)
+//! Of a row `{_id, of, print}` is handed out: of which collection it is, and the [`mod@print`]
 //! that PostgreSQL has taken of what stands there. Whether that is the copy of a document is told by the print of the row
 //! that it should be. Only where a restore reads them, [`documents`](PostgresSide::documents), the rows are the documents.
 

@@ -7,7 +7,7 @@
 //! | `holder`, `heartbeat` | the start of an agent that keeps the copy, and when it last said so by PostgreSQL's own clock |
 //! | `mark` | the rest, as in a MongoDB: patterns, collections that are not its own, who the agent is |
 //!
-//! Each batch of writes holds a share of its source's row ([`fence`](crate::sink::postgres::fence)). So whoever takes a
+//! Each batch of writes holds a share of its source's row ([`fence`]). So whoever takes a
 //! lease waits for the batches of whoever has it, which then find out.
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The first copy, by `COPY` in its binary form, into a table that has none of the rows.
 //!
 //! It is twice as quick as an upsert of the same rows, and all or nothing: where the server refuses one of them nothing
-//! is there, and they go through [`batch`](super::batch), which finds the row.
+//! is there, and they go through [`batch`], which finds the row.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{

@@ -3,7 +3,7 @@
 //! In `outrigger.replicas` stands who keeps the copy of a source. Each transaction begins with a lock on that row, found
 //! by this very agent's lease id and start: where it is another's by now there is no such row, and nothing is written. Who
 //! takes the copy over locks the row for itself alone, and so waits for every transaction that has begun before. An
-//! agent that was frozen with one open keeps nobody out: the server ends it after [`IDLE_MAX`].
+//! agent that was frozen with one open keeps nobody out: the server ends it after half a minute.
 //!
 //! The lock is the weakest that keeps a new holder out (`FOR KEY SHARE`). A heartbeat, which changes no more than a time,
 //! passes it: with `FOR SHARE` a few writers side by side could keep the row locked for ever, and the agent would lose

@@ -1,6 +1,6 @@
 //! What stands in the tables: rows in the order of their keys, by key, and how many.
 //!
-//! Of a row its `_id`, what a person reads of it, and its [print](super::print) are told. No document crosses the line,
+//! Of a row its `_id`, what a person reads of it, and its [`mod@print`] are told. No document crosses the line,
 //! but for a restore.
 
 use tokio_postgres::{Row as Answered, types::Type};

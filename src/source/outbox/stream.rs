@@ -90,7 +90,7 @@ impl Position {
     }
 }
 
-/// See the [module](self).
+/// The rows of an outbox, as a stream of changes.
 pub struct OutboxStream {
     pub(super) source: Arc<Inner>,
     pub(super) shape: Arc<Shape>,
