@@ -16,15 +16,9 @@ use crate::{
     gate::pause::Pause,
     observe::status::Unshowable,
     queue::{QueueError, note},
-    runtime::{
-        clock::now_ms,
-        shutdown::{Stop, blocking},
-    },
+    runtime::{clock::now_ms, shutdown::blocking},
     sink::AnySink,
-    source::AnySource,
     sync::{self, Reconciler, state::SyncState},
-    tailer::Tailer,
-    worker::Worker,
 };
 
 impl Agent {
@@ -59,8 +53,7 @@ impl Agent {
         }
         let alert_delivery = Arc::new(AlertDelivery::default());
         self.spawn_beside(&mut beside, serving, &parts.reconciler, &alert_delivery);
-        let Parts { tailer, reconciler, worker } = parts;
-        let mut tasks = spawn(tailer, reconciler, worker, self.config.worker.lanes, &self.stop);
+        let mut tasks = self.spawn(parts);
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, local = %self.source.shown(&self.config)?, local_version = %self.source.version(), atlas = %self.target.shown(&self.config)?, "started");
 
@@ -108,6 +101,21 @@ impl Agent {
         Ok(())
     }
 
+    /// The tasks whose end is the agent's.
+    fn spawn(&self, parts: Parts) -> JoinSet<Result<(), AgentError>> {
+        let Parts { tailer, reconciler, worker } = parts;
+        let mut tasks = JoinSet::new();
+        let stop = self.stop.clone();
+        tasks.spawn(async move { tailer.run(&stop).await.map_err(from_tailer) });
+        let stop = self.stop.clone();
+        tasks.spawn(async move { reconciler.run(&stop).await.map_err(AgentError::from) });
+        for _ in 0..self.config.worker.lanes {
+            let (worker, stop) = (worker.clone(), self.stop.clone());
+            tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
+        }
+        tasks
+    }
+
     /// What goes on beside them, and ends with the agent.
     fn spawn_beside(
         &self,
@@ -134,24 +142,4 @@ impl Agent {
             beside.spawn(alert_delivery::heartbeat(self.handles(), url, alerts.heartbeat_every));
         }
     }
-}
-
-/// The tasks whose end is the agent's.
-fn spawn(
-    tailer: Tailer<AnySource>,
-    reconciler: Arc<Reconciler<AnySink>>,
-    worker: Arc<Worker<AnySource, AnySink>>,
-    writers: usize,
-    stop: &Stop,
-) -> JoinSet<Result<(), AgentError>> {
-    let mut tasks = JoinSet::new();
-    let of_tailer = stop.clone();
-    tasks.spawn(async move { tailer.run(&of_tailer).await.map_err(from_tailer) });
-    let of_reconciler = stop.clone();
-    tasks.spawn(async move { reconciler.run(&of_reconciler).await.map_err(AgentError::from) });
-    for _ in 0..writers {
-        let (worker, stop) = (worker.clone(), stop.clone());
-        tasks.spawn(async move { worker.run(&stop).await.map_err(AgentError::from) });
-    }
-    tasks
 }

@@ -17,23 +17,13 @@ fn earlier() -> TempDir {
 /// What an entry is, in a word, with its collection and the `_id`.
 fn told(entry: &Entry) -> String {
     let (what, id) = match &entry.work {
-        Work::Document { op, key, .. } => {
-            let what = match op {
-                WriteOp::Insert(_) => "insert",
-                WriteOp::Replace(_) => "replace",
-                WriteOp::Update(_) => "update",
-                WriteOp::Merge(_) => "merge",
-                WriteOp::Delete => "delete",
-                WriteOp::Refresh => "refresh",
-            };
-            (
-                what,
-                format!(
-                    " {:?}",
-                    bson::Bson::try_from(key.filter().get("_id").unwrap().unwrap()).unwrap()
-                ),
-            )
-        }
+        Work::Document { op, key, .. } => (
+            op.name(),
+            format!(
+                " {:?}",
+                bson::Bson::try_from(key.filter().get("_id").unwrap().unwrap()).unwrap()
+            ),
+        ),
         Work::Schema(SchemaChange::Create { .. }) => ("create", String::new()),
         Work::Schema(SchemaChange::Drop { .. }) => ("drop", String::new()),
         Work::Schema(SchemaChange::DropIfGone { .. }) => ("drop if gone", String::new()),

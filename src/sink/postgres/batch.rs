@@ -124,22 +124,20 @@ async fn bisected(
     items: &[RowWrite],
 ) -> Result<Vec<Outcome>, Failed> {
     fence::begin(session, fence).await?;
-    // Else a rule that is looked at when the transaction ends would refuse all of it, and name no row.
-    session.batch("SET CONSTRAINTS ALL IMMEDIATE").await?;
-    match halves(session, table, items).await {
-        Ok(outcomes) => {
-            if let Err(failed) = note_refused(session, table, items, &outcomes).await {
-                session.roll_back().await;
-                return Err(failed);
-            }
-            session.batch("COMMIT").await?;
-            Ok(outcomes)
-        }
-        Err(failed) => {
-            session.roll_back().await;
-            Err(failed)
-        }
+    let done = async {
+        // Else a rule that is looked at when the transaction ends would refuse all of it, and name no row.
+        session.batch("SET CONSTRAINTS ALL IMMEDIATE").await?;
+        let outcomes = halves(session, table, items).await?;
+        note_refused(session, table, items, &outcomes).await?;
+        session.batch("COMMIT").await?;
+        Ok(outcomes)
     }
+    .await;
+    // Wherever it failed: what is left open would be met by whoever has the connection next.
+    if done.is_err() {
+        session.roll_back().await;
+    }
+    done
 }
 
 fn halves<'a>(
