@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use mongodb::{
-    IndexModel,
+    Collection, IndexModel,
     bson::{Document, doc},
     options::IndexOptions,
 };
@@ -132,6 +132,7 @@ impl Stage {
         let (local, atlas) = pair().await;
         let (to_local, to_atlas) = (Proxy::to(local.port).await, Proxy::to(atlas.port).await);
         orders(&local).insert_many((0..50).map(|n| doc! { "_id": n })).await.unwrap();
+        kept(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
         let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), config);
         agent.start(&[]);
         agent.streaming().await;
@@ -181,6 +182,15 @@ impl Stage {
         }
     }
 
+    /// Somebody changes a document of Atlas, and a person has it compared: it is read by its key locally, which nothing
+    /// else that happens here is sure to need.
+    async fn has_one_read_by_key(&self) {
+        let change = doc! { "$set": { "by hand": true } };
+        let changed = kept(&self.atlas).update_one(doc! { "_id": 1 }, change).await.unwrap();
+        assert_eq!(changed.modified_count, 1, "the last one was repaired");
+        assert!(self.agent.cli(&["sync", "--ns", "shop.kept"]).status.success());
+    }
+
     async fn equal(&self) {
         match self.order {
             MayDiffer::Nothing => equal(&self.local, &self.atlas, PATIENCE).await,
@@ -213,6 +223,11 @@ impl Stage {
     }
 }
 
+/// What nobody changes locally.
+fn kept(server: &Mongod) -> Collection<Document> {
+    server.client.database("shop").collection("kept")
+}
+
 /// Each row on one stage; `at` is the server that fails.
 async fn run(rows: Vec<Row>, config: &str, at: fn(&Stage) -> &Mongod) {
     let mut stage = Stage::set(config).await;
@@ -226,6 +241,9 @@ async fn run(rows: Vec<Row>, config: &str, at: fn(&Stage) -> &Mongod) {
         // After such a word the driver waits for the server's next one, up to ten seconds.
         let is_shutdown = matches!(data.get_i32("errorCode"), Ok(91 | 11600));
         at(&stage).fail(data, if is_shutdown { 1 } else { 3 }).await;
+        if commands == ["find"] {
+            stage.has_one_read_by_key().await;
+        }
         stage.work().await;
         stage.is_well(row).await;
         assert!(at(&stage).end_failing().await > before, "{row}: nothing has failed");
