@@ -2,7 +2,7 @@
 
 use mongodb::{
     ClientSession, Collection,
-    bson::{Document, doc},
+    bson::{Document, Timestamp, doc},
 };
 
 use crate::support::{
@@ -101,6 +101,68 @@ async fn unique_values_that_are_exchanged_within_transactions_arrive() {
 
     equal(&local, &atlas, PATIENCE).await;
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+}
+
+/// Only a cluster of several shards prepares what it commits; here the server's test commands do. What was done stands in the
+/// oplog where it was prepared, and counts from where it is committed, which the stream and its position may be far behind:
+/// at the commit the server goes back for it (server source: `document_source_change_stream_unwind_transaction.cpp`).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_transaction_arrives_when_it_is_committed_however_far_was_read_meanwhile() {
+    let (local, atlas) = pair().await;
+    let all = orders(&local);
+    all.insert_many((0..10).map(|id| doc! { "_id": id, "v": 0 })).await.unwrap();
+    let prepared = async |round: i32| {
+        let mut session = begun(&local).await;
+        all.insert_one(doc! { "_id": 100 * round }).session(&mut session).await.unwrap();
+        set_v(&all, round, &mut session).await;
+        all.delete_one(doc! { "_id": 9 - round }).session(&mut session).await.unwrap();
+        let prepare = doc! { "prepareTransaction": 1 };
+        let admin = local.client.database("admin");
+        let reply = admin.run_command(prepare).session(&mut session).await.unwrap();
+        (session, reply.get_timestamp("prepareTimestamp").unwrap())
+    };
+    let commit = async |(mut session, time): (ClientSession, Timestamp)| {
+        let commit = doc! { "commitTransaction": 1, "commitTimestamp": time };
+        let admin = local.client.database("admin");
+        admin.run_command(commit).session(&mut session).await.unwrap();
+    };
+
+    // A read that must show all of that time waits for it, so the first copy does.
+    let open = prepared(1).await;
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    eventually("the first copy", PATIENCE, async || {
+        agent.health().is_some_and(|health| health["phase"] == "copying")
+    })
+    .await;
+    commit(open).await;
+    agent.streaming().await;
+    equal(&local, &atlas, PATIENCE).await;
+
+    for (round, is_committed) in [(2, true), (3, false)] {
+        let (mut session, time) = prepared(round).await;
+        all.insert_one(doc! { "_id": format!("past {round}") }).await.unwrap();
+        eventually("what came later", PATIENCE, async || {
+            let later = doc! { "_id": format!("past {round}") };
+            orders(&atlas).find_one(later).await.unwrap().is_some()
+        })
+        .await;
+        let before = orders(&atlas).find_one(doc! { "_id": round }).await.unwrap().unwrap();
+        assert_eq!(before.get_i32("v").unwrap(), 0);
+        assert!(agent.stop().success());
+        agent.start(&[]);
+        agent.streaming().await;
+        if is_committed {
+            commit((session, time)).await;
+        } else {
+            session.abort_transaction().await.unwrap();
+        }
+        equal(&local, &atlas, PATIENCE).await;
+    }
+}
+
+async fn set_v(all: &Collection<Document>, id: i32, session: &mut ClientSession) {
+    let change = doc! { "$set": { "v": id } };
+    all.update_one(doc! { "_id": id }, change).session(session).await.unwrap();
 }
 
 async fn set(all: &Collection<Document>, id: i32, u: i32, session: &mut ClientSession) {
