@@ -18,6 +18,7 @@ use crate::support::{
     eventually, orders, pair,
     proxy::{Line, Proxy},
     seed,
+    unasked::Unasked::{DeadLetters, Retries},
 };
 
 /// The samples of `/metrics`, by name with labels.
@@ -46,6 +47,7 @@ async fn property_07_metrics_equal_what_happened() {
     let config =
         "[worker]\nmax_retries = 2\nretry_delays = [\"50ms\"]\nupdate_mode = \"document\"\n";
     let mut agent = Agent::new(&local.uri(), &line.uri(), config);
+    agent.may(&[DeadLetters, Retries], "Atlas has an index of its own, which refuses some");
     agent.start(&[]);
     agent.streaming().await;
     let api = Api::of(&agent);

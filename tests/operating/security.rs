@@ -17,6 +17,7 @@ use crate::support::{
     guarded::{Guarded, PASSWORD},
     proof::{Need, not_proved},
     receiver::Receiver,
+    unasked::Unasked::DeadLetters,
 };
 
 /// The JSON that follows `mark` in `deploy/roles.js`, up to where its brackets close.
@@ -203,6 +204,7 @@ async fn nothing_that_is_printed_or_answered_shows_a_secret() {
         port = hook.port
     );
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config);
+    agent.may(&[DeadLetters], "what Atlas refuses is shown everywhere");
     let said = std::cell::RefCell::new(String::new());
     let add = |text: &str| said.borrow_mut().push_str(text);
     let note = |output: std::process::Output| {

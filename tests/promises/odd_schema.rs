@@ -16,6 +16,7 @@ use crate::support::{
     mongod::Mongod,
     odd::{self, array_of, create_index, joined, twice},
     odd_work, pair, seed,
+    unasked::Unasked::{Doubt, Repair, Retries},
 };
 
 async fn equal(local: &Mongod, atlas: &Mongod) {
@@ -404,6 +405,7 @@ async fn documents_that_an_index_forbids_from_now_on_arrive_before_it_does() {
     db.run_command(index).await.unwrap();
     let agent = Agent::new(&local.uri(), &atlas.uri(), "[sync]\nmax_docs_per_second = 5000\n");
     let mut agent = agent;
+    agent.may(&[Repair], "documents are taken away in Atlas");
     agent.start(&[]);
     eventually("a copy that has begun", PATIENCE, async || {
         orders(&atlas).estimated_document_count().await.unwrap() > 0
@@ -425,6 +427,7 @@ async fn odd_schema_that_changes_at_random_ends_equal() {
     let mut rng = StdRng::seed_from_u64(seed());
     let (local, atlas) = pair().await;
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Doubt, Retries], "anything may come, and the agent is killed between");
     agent.streaming().await;
 
     for round in 0..16 {

@@ -17,7 +17,9 @@ use crate::support::{
     mongod::Mongod,
     names, odd, odd_work, pair,
     proxy::{Line, Proxy},
-    seed, workload,
+    seed,
+    unasked::Unasked::{Doubt, Retries},
+    workload,
 };
 
 /// Documents of every kind; to ten of them a step with names, and one with odd schema.
@@ -45,6 +47,7 @@ async fn random_workload_with_restarts(update_mode: &str) {
         "[worker]\nupdate_mode = \"{update_mode}\"\nbatch_size = 20\nretry_delays = [\"200ms\"]"
     );
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config);
+    agent.may(&[Doubt, Retries], "Atlas is killed, maybe while it makes a collection");
     agent.start(&[]);
     for round in 0..8 {
         work(&local, &mut rng, 120).await;
