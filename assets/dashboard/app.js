@@ -46,14 +46,19 @@ function verdict({ status, verdict: told, alerts, paused, pause }, about, now) {
   document.body.dataset.health = status;
   document.title = `${told.state} · ${about.host} · Outrigger`;
   text("health", told.state);
-  const since = told.sinceMs ? ` since ${moment(told.sinceMs)}, for ${span(Math.max(1000, now - told.sinceMs))}` : "";
+  // It is the state that is so old; how bad it is may have come later.
+  const since = told.sinceMs ? `; like this since ${moment(told.sinceMs)}, for ${span(Math.max(1000, now - told.sinceMs))}` : "";
   text("since", `${HEALTHS[status]}${since}`);
   const who = pause?.by ? ` (${pause.by})` : "";
   const why = told.cause ?? (pause?.reason ? `“${pause.reason}”${who}` : null);
   const until = pause?.until ? ` It ends by itself at ${moment(pause.until)}.` : "";
+  // Of what is paused beside a fault, the end is no end of the fault.
+  const isBeside = paused && told.cause != null;
+  const reason = pause?.reason ? `: “${pause.reason}”${who}` : who;
+  const beside = isBeside ? ` Writing is paused as well${reason}.${until.replace("It ends", "The pause ends")}` : until;
   $("cause").hidden = !why;
   marked($("cause"), why ?? "");
-  text("sentence", `${told.means}${until}`);
+  text("sentence", `${told.means}${beside}`);
   const isNothing = told.act === "Nothing.";
   $("act").hidden = isNothing;
   marked($("act-words"), told.act);
@@ -83,7 +88,8 @@ function showLost(heardAt, lostAt) {
 
 function lines(list, items) {
   list.hidden = items.length === 0;
-  patchList(list, [...new Set(items)], (item) => make("li", { textContent: item }), () => {});
+  const item = (words) => { const made = make("li"); marked(made, words); return made; };
+  patchList(list, [...new Set(items)], item, () => {});
 }
 
 function fact(id, words) {
@@ -91,14 +97,16 @@ function fact(id, words) {
   text(id, words ?? "");
 }
 
-function runway({ outlook, oplogWindowS, deadLetters, flow, queueSize }, now) {
+function runway({ outlook, oplogWindowS, deadLetters, flow, raised }, now) {
   const { inAtlasUntil, nextTryMs, caughtUpInS, queueFullInS, diskLowInS } = outlook;
   const butFor = deadLetters ? `, but for ${many(deadLetters, "dead letter", "dead letters")}` : "";
   fact("recovery", inAtlasUntil ? `everything until ${moment(inAtlasUntil)}${butFor}` : "not yet everything of one moment");
   fact("next-try", nextTryMs == null ? null : nextTryMs < 1000 ? "now" : `in ${span(nextTryMs)}`);
   fact("caught-up", flow === "flowing" && caughtUpInS != null ? `in ${lasting(Math.max(1, caughtUpInS))} at this rate` : null);
-  fact("queue-lasts", queueFullInS == null ? null : `${lasting(queueFullInS)} at this rate`);
-  fact("disk-lasts", diskLowInS == null ? null : `${lasting(diskLowInS)} at this rate`);
+  // What is at its limit lasts no longer at any rate.
+  const isFull = raised.some(({ name }) => name === "reading_stopped");
+  fact("queue-lasts", isFull ? "no longer: it is at its limit" : queueFullInS == null ? null : `${lasting(queueFullInS)} at this rate`);
+  fact("disk-lasts", isFull || diskLowInS == null ? null : `${lasting(diskLowInS)} at this rate`);
   fact("oplog-lasts", oplogWindowS == null ? null : lasting(oplogWindowS));
 }
 

@@ -190,7 +190,7 @@ const Charts = (() => {
           y: { range: (_, __, max) => [0, Math.max(1, (max ?? 0) * 1.15)] },
         },
         axes: [
-          { ...axis, space: 60, size: 28, values: (_, ticks) => ticks.map((s) => minute(s * 1000)) },
+          { ...axis, space: 60, size: 28, values: (_, ticks, __, ___, step) => ticks.map((s) => (step < 60 ? moment : minute)(s * 1000)) },
           { ...axis, size: 48, values: (_, ticks) => ticks.map(short) },
         ],
         series: [{}, ...lines.map((line) => ({

@@ -67,6 +67,8 @@ const Letters = (() => {
   let letters = [];
   const open = new Set();
 
+  // The end is enough for `outrigger dead show`, and tells apart; the beginning is a time, which many have in common.
+  const short_ = (id) => id.slice(-8);
   const nameOf = (letter) => `${letter.collection} ${JSON.stringify(letter.documentId)}`;
   const groupOf = (letter) => JSON.stringify([letter.collection, letter.type, letter.reason]);
 
@@ -76,8 +78,7 @@ const Letters = (() => {
     const [id, ours, died, actions] = row.children;
     actions.className = "do";
     text(id, JSON.stringify(letter.documentId));
-    // The beginning is enough for `outrigger dead show`.
-    text(ours, letter.id.slice(0, 8));
+    text(ours, short_(letter.id));
     ours.title = letter.id;
     text(died, moment(letter.diedMs));
     actions.append(make("p", { className: "actions" },
@@ -100,7 +101,7 @@ const Letters = (() => {
     tbody.setAttribute("role", "rowgroup");
     const table = make("table", { className: "cards" }, thead, tbody);
     table.setAttribute("role", "table");
-    const title = make("h3", {}, make("span", { className: "number" }), " ", ...breakable(collection));
+    const title = make("h3", {}, make("span", { className: "number" }), " of ", ...breakable(collection));
     const why = make("p", { className: "reason", textContent: `${kind}: ${reason}` });
     const next = make("p", { className: "note" });
     const more = button("Show all", `Show all of ${collection}`, () => { open.add(key); draw(); });
@@ -121,7 +122,7 @@ const Letters = (() => {
     const visible = open.has(key) ? of : of.slice(0, OF_A_GROUP);
     const [title, , next, table, actions] = group.children;
     text(title.firstChild, many(of.length, "document", "documents"));
-    marked(next, `Next: mend the cause in Atlas, then retry. \`outrigger dead show ${of[0].id.slice(0, 8)}\` shows what was to be written.`);
+    marked(next, `Next: mend the cause in Atlas, then retry. \`outrigger dead show ${short_(of[0].id)}\` shows what was to be written.`);
     const by = new Map(visible.map((letter) => [letter.id, letter]));
     patchList(table.tBodies[0], [...by.keys()], (id) => createLetter(by.get(id)), () => {});
     const [more, retry] = actions.children;

@@ -1,13 +1,17 @@
 //! Which agent this is: the same after a restart, and after the loss of its queue. And how it leaves its place.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use uuid::Uuid;
 
 use super::Agent;
 use crate::{
     model::namespace::NamespaceFilter,
-    queue::{Queue, QueueError, note},
+    queue::{Queue, QueueError, QueueOptions, note},
     runtime::{files, shutdown::blocking},
     side::records::AgentIdentity,
     sync::ownership::LeaseClient,
@@ -36,14 +40,37 @@ impl Agent {
     }
 }
 
+/// Where the id stands beside the queue.
+fn beside(queue: &Path) -> PathBuf {
+    let mut path = queue.as_os_str().to_owned();
+    path.push(".id");
+    path.into()
+}
+
+fn read(bytes: Vec<u8>) -> Option<Uuid> {
+    String::from_utf8(bytes).ok()?.trim().parse().ok()
+}
+
+/// The id of the agent that is to work with a queue which nobody works with now; `None` where it is still to be drawn.
+///
+/// # Errors
+/// When the queue fails.
+pub fn known_id(options: &QueueOptions) -> Result<Option<String>, QueueError> {
+    let in_file = std::fs::read(beside(&options.path)).ok().and_then(read);
+    let noted = if options.path.join("db").exists() {
+        Queue::open(options)?.meta(note::AGENT)?.and_then(read)
+    } else {
+        None
+    };
+    Ok(noted.or(in_file).map(|id| id.to_string()))
+}
+
 /// Reads this agent's id, or draws one. It stands in the queue, and in a file beside it for the case that the
 /// queue is moved aside.
 pub(super) async fn identify(queue: &Arc<Queue>, path: &Path) -> Result<AgentIdentity, QueueError> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".id");
+    let beside = beside(path);
     let queue = queue.clone();
     let id = blocking(move || -> Result<String, QueueError> {
-        let read = |bytes: Vec<u8>| String::from_utf8(bytes).ok()?.trim().parse::<Uuid>().ok();
         let noted = queue.meta(note::AGENT)?.and_then(read);
         let in_file = std::fs::read(&beside).ok().and_then(read);
         let id = noted.or(in_file).unwrap_or_else(Uuid::new_v4).to_string();
@@ -52,7 +79,7 @@ pub(super) async fn identify(queue: &Arc<Queue>, path: &Path) -> Result<AgentIde
         }
         // Where only the queue's own folder may be written, the id goes with the queue.
         if in_file.is_none()
-            && let Err(error) = files::replace(Path::new(&beside), format!("{id}\n").as_bytes())
+            && let Err(error) = files::replace(&beside, format!("{id}\n").as_bytes())
         {
             tracing::debug!(%error, "the agent's id is in its queue only");
         }

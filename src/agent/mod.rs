@@ -64,6 +64,7 @@ pub use builder::{Builder, Serving};
 use gatekeeper::Gatekeeper;
 pub use gatekeeper::refusal;
 pub use handles::Handles;
+pub use identity::known_id;
 
 pub use connect::{connect_atlas, connect_local, queue_options, sides};
 pub use ends::{End, TargetEnd};

@@ -428,7 +428,7 @@ pub enum DeadCommand {
 
 #[derive(Debug, Args)]
 pub struct DiscardArgs {
-    /// As listed by `dead list`, or its beginning.
+    /// As listed by `dead list`, or its beginning, or its end.
     pub id: String,
     #[command(flatten)]
     pub why: Why,
@@ -438,7 +438,7 @@ pub struct DiscardArgs {
 
 #[derive(Debug, Args)]
 pub struct RetryArgs {
-    /// As listed by `dead list`, or its beginning.
+    /// As listed by `dead list`, or its beginning, or its end.
     #[arg(required_unless_present_any = ["all", "ns"], conflicts_with_all = ["all", "ns"])]
     pub id: Option<String>,
     /// All that there are.
@@ -471,7 +471,7 @@ pub struct ListArgs {
 
 #[derive(Debug, Args)]
 pub struct ItemArgs {
-    /// As listed, or its beginning.
+    /// As listed, or its beginning, or its end.
     pub id: String,
     #[command(flatten)]
     pub output: Output,

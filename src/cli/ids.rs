@@ -1,4 +1,4 @@
-//! An id as a person types it: all of it, or as much of its beginning as no other one has.
+//! An id as a person types it: all of it, or as much of its beginning, or of its end, as no other one has.
 
 use uuid::Uuid;
 
@@ -27,10 +27,10 @@ impl Of {
     fn hint(self) -> &'static str {
         match self {
             Of::Queue => {
-                "`outrigger queue list` shows what there is; the beginning of an id is enough"
+                "`outrigger queue list` shows what there is; the beginning or the end of an id is enough"
             }
             Of::Dead => {
-                "`outrigger dead list` shows what there is; the beginning of an id is enough"
+                "`outrigger dead list` shows what there is; the beginning or the end of an id is enough"
             }
         }
     }
@@ -58,18 +58,25 @@ pub fn resolve(config: &Config, of: Of, text: &str) -> Result<(Access, Uuid), Fa
             let some: Vec<_> = several.iter().take(3).map(ToString::to_string).collect();
             Err(failure(
                 ExitCode::Usage,
-                format!("{} ids begin with `{text}`: {}, …", several.len(), some.join(", ")),
+                format!(
+                    "{} ids begin with `{text}`, or end with it: {}, …",
+                    several.len(),
+                    some.join(", ")
+                ),
             ))
         }
     }
 }
 
-fn chosen(ids: &[Uuid], start: &str) -> Vec<Uuid> {
-    let start = start.to_ascii_lowercase();
-    let has = |id: &&Uuid| {
-        id.to_string().starts_with(&start) || id.simple().to_string().starts_with(&start)
+/// Those that begin so; where none does, those that end so: they begin with a time, which ids of one moment have in common.
+fn chosen(ids: &[Uuid], part: &str) -> Vec<Uuid> {
+    let part = part.to_ascii_lowercase();
+    let with = |has: fn(&str, &str) -> bool| -> Vec<Uuid> {
+        let is = |id: &&Uuid| has(&id.to_string(), &part) || has(&id.simple().to_string(), &part);
+        ids.iter().filter(is).copied().collect()
     };
-    ids.iter().filter(has).copied().collect()
+    let begin = with(|id, part| id.starts_with(part));
+    if begin.is_empty() { with(|id, part| id.ends_with(part)) } else { begin }
 }
 
 fn all(access: &Access, of: Of) -> Result<Vec<Uuid>, Failure> {
@@ -111,7 +118,11 @@ mod tests {
             ("019AA5C2", 2),
             ("019aa5c200007", 2),
             ("019aa5c2-0000", 2),
-            ("02", 0),
+            ("000000000002", 1),
+            ("-800000000000000000", 0),
+            ("02", 1),
+            ("0", 3),
+            ("f2", 0),
         ] {
             assert_eq!(chosen(&ids, start).len(), n, "{start}");
         }

@@ -43,6 +43,7 @@ mod signals;
 mod status;
 mod sync;
 mod systemd;
+mod table;
 mod transfer;
 mod verify;
 
@@ -57,7 +58,7 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
     // These need no configuration.
     match cli.command {
         Command::Init => return init::run(cli.config.as_deref()),
-        Command::Completions { shell } => return Ok(print::completions(shell)),
+        Command::Completions { shell } => return print::completions(shell),
         Command::Man => return print::man(),
         _ => {}
     }
@@ -133,7 +134,7 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
     crate::observe::logging::leave();
     // A blocking task may still wait for a web hook that never answers; dropping the runtime would wait for it.
     runtime.shutdown_timeout(EXIT_WITHIN);
-    done
+    done.and_then(|code| show::all_written().map(|()| code))
 }
 
 /// What a command works with: who may not read the connection strings can ask the agent all the same.

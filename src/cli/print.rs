@@ -5,25 +5,25 @@ use std::{io::Write, process::ExitCode as Code};
 use clap::CommandFactory;
 use clap_complete::Shell;
 
+use super::show;
 use crate::{
     cli::args::Cli,
     observe::report::{ExitCode, Failure},
 };
 
 /// Prints the completions for a shell.
-pub fn completions(shell: Shell) -> Code {
+pub fn completions(shell: Shell) -> Result<Code, Failure> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "outrigger", &mut text);
-    // A reader that has gone is no error.
-    let _ = std::io::stdout().write_all(&text);
-    Code::SUCCESS
+    show::whole(&text)?;
+    Ok(Code::SUCCESS)
 }
 
 /// Prints the man page, all commands in one.
 pub fn man() -> Result<Code, Failure> {
     let mut text = Vec::new();
     page(&mut text).map_err(|error| Failure::new(ExitCode::Problem, error))?;
-    let _ = std::io::stdout().write_all(&text);
+    show::whole(&text)?;
     Ok(Code::SUCCESS)
 }
 

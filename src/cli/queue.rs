@@ -14,7 +14,7 @@ use crate::{
     config::{Config, units},
     observe::report::Failure,
     queue::{EntrySummary, body_json},
-    runtime::clock::now_ms,
+    runtime::clock::{now_ms, rfc3339},
 };
 
 pub fn stats(config: &Config, output: Output) -> Result<Code, Failure> {
@@ -26,18 +26,16 @@ pub fn stats(config: &Config, output: Output) -> Result<Code, Failure> {
         show::json(&stats);
     } else {
         let size = |key: &str| units::show_bytes(show::number(&stats[key]));
-        show::line(format!(
-            "pending       {} documents, {}",
-            stats["pending"],
-            size("pendingBytes")
-        ));
-        show::line(format!("in flight     {}", stats["leased"]));
-        show::line(format!("waiting for a retry  {}", stats["delayed"]));
-        show::line(format!("dead letters  {}", stats["deadLetters"]));
+        let pending = show::many(show::number(&stats["pending"]), "document");
+        let row = |name: &str, value: String| show::line(format!("{name:<19}  {value}"));
+        row("pending", format!("{pending}, {}", size("pendingBytes")));
+        row("in flight", stats["leased"].to_string());
+        row("waiting for a retry", stats["delayed"].to_string());
+        row("dead letters", stats["deadLetters"].to_string());
         if let Some(oldest) = stats["oldestMs"].as_u64() {
-            show::line(format!("oldest        {}", age(oldest)));
+            row("oldest", age(oldest));
         }
-        show::line(format!("on disk       {}", size("diskBytes")));
+        row("on disk", size("diskBytes"));
     }
     Ok(Code::SUCCESS)
 }
@@ -111,6 +109,11 @@ pub fn item(entry: &Value, output: Output) {
         match value {
             Value::Null => {}
             Value::String(text) => show::line(format!("{key:<12} {text}")),
+            // For programs it is a number of milliseconds.
+            Value::Number(ms) if key.ends_with("Ms") => {
+                let (name, ms) = (key.trim_end_matches("Ms"), ms.as_u64().unwrap_or_default());
+                show::line(format!("{name:<12} {} ({})", rfc3339(ms).unwrap_or_default(), age(ms)));
+            }
             Value::Object(_) => {
                 show::line(format!("{key}:"));
                 show::json(value);

@@ -64,8 +64,8 @@ pub async fn run(config: &Config, patterns: &[String], output: Output) -> Result
     let restored = with_bars(&restore.progress, &stop, restore.run()).await?;
     let report = restore.progress.lock().report(now_ms());
     let text = format!(
-        "restored {} documents, {} in {}",
-        restored.documents,
+        "restored {}, {} in {}",
+        show::many(restored.documents, "document"),
         units::show_bytes(report.bytes_done),
         units::show_duration(Duration::from_millis(now_ms().saturating_sub(report.started_ms))),
     );

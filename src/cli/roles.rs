@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{args::check_patterns, show};
 use crate::{
     cli::args::RolesArgs,
-    config::{Config, encoded},
+    config::{Config, Uri, encoded},
     model::namespace::NamespaceFilter,
     observe::report::{ExitCode, Failure},
 };
@@ -45,7 +45,7 @@ pub fn run(config: &Config, args: &RolesArgs) -> Result<Code, Failure> {
     } else if args.mongosh {
         show::line(roles.for_mongosh().trim_end());
     } else {
-        show::line(roles.for_people().trim_end());
+        show::line(roles.for_people(&Next::of(config, args)).trim_end());
     }
     Ok(Code::SUCCESS)
 }
@@ -65,6 +65,47 @@ fn encode() -> Result<Code, Failure> {
     })?;
     show::line(encoded(password.trim_end_matches(['\r', '\n'])));
     Ok(Code::SUCCESS)
+}
+
+/// What is to be typed once both users are there: the strings that are in use, as far as they are, with whom they are for.
+struct Next {
+    local: String,
+    atlas: String,
+    /// Patterns that were asked for, and that the configuration does not have.
+    include: Vec<String>,
+}
+
+impl Next {
+    fn of(config: &Config, args: &RolesArgs) -> Self {
+        let example = "127.0.0.1:27017/?replicaSet=rs0&authSource=admin";
+        let local = config.local.uri.as_ref().map(filled);
+        let atlas = config.atlas.uri.as_ref().map(filled);
+        let is_configured = config.namespaces.include == args.ns;
+        Self {
+            local: local.unwrap_or_else(|| format!("mongodb://{USER}:PASSWORD@{example}")),
+            atlas: atlas
+                .unwrap_or_else(|| format!("mongodb+srv://{USER}:PASSWORD@CLUSTER.mongodb.net/")),
+            include: if is_configured { Vec::new() } else { args.ns.clone() },
+        }
+    }
+}
+
+/// Of what a string holds nothing but where it leads, and how.
+fn filled(uri: &Uri) -> String {
+    const PLAIN: [&str; 6] =
+        ["replicaSet", "directConnection", "tls", "ssl", "tlsCAFile", "loadBalanced"];
+    let shown = uri.to_string();
+    let (scheme, place) = shown.split_once("://").unwrap_or(("mongodb", &shown));
+    let (hosts, database) = place.split_once('/').unwrap_or((place, ""));
+    let of = |name: &&str| Some(format!("{name}={}", uri.option(name)?));
+    let mut options: Vec<String> = PLAIN.iter().filter_map(of).collect();
+    // Atlas's own records say so by themselves.
+    if !uri.is_srv() {
+        options.push("authSource=admin".to_owned());
+    }
+    let options = options.join("&");
+    let mark = if options.is_empty() { "" } else { "?" };
+    format!("{scheme}://{USER}:PASSWORD@{hosts}/{database}{mark}{options}")
 }
 
 /// What the user in Atlas gets, on which database.
@@ -150,7 +191,7 @@ impl Roles {
         )
     }
 
-    fn for_people(&self) -> String {
+    fn for_people(&self, next: &Next) -> String {
         let mut text = format!(
             "On the local database, in mongosh (reads only; it asks for a password):\n\n{}\n\
              In Atlas, for {}. By its command line (`atlas auth login` first):\n\n\
@@ -169,10 +210,20 @@ impl Roles {
             "Network Access, Add IP Address: the one by which this machine reaches the internet\n\n\
              The connection strings; what is no letter or digit of a password must be escaped (percent-encoded), which\n\
              `printf %s \"$PASSWORD\" | outrigger roles --encode` does:\n\n\
-             export MONGODB_LOCAL_URI='mongodb://{USER}:PASSWORD@127.0.0.1:27017/?replicaSet=rs0&authSource=admin'\n\
-             export MONGODB_ATLAS_URI='mongodb+srv://{USER}:PASSWORD@CLUSTER.mongodb.net/'\n\n\
-             Then `outrigger check` says whether all of it is there.\n"
+             export MONGODB_LOCAL_URI='{}'\n\
+             export MONGODB_ATLAS_URI='{}'\n\n",
+            next.local, next.atlas,
         );
+        if !next.include.is_empty() {
+            let _ = write!(
+                text,
+                "In the configuration, so that these and no others are replicated:\n\n\
+                 [namespaces]\n\
+                 include = {:?}\n\n",
+                next.include
+            );
+        }
+        text.push_str("Then `outrigger check` says whether all of it is there.\n");
         text
     }
 
@@ -205,6 +256,32 @@ mod tests {
         let file = include_str!("../../deploy/roles.js");
 
         assert_eq!(of(&["shop.*"]).for_mongosh(), file);
+    }
+
+    #[test]
+    fn the_strings_lead_where_those_in_use_do_and_hold_nothing_of_them_that_is_secret() {
+        for (text, filled_in) in [
+            (
+                "mongodb://ann:s3cret@db:37017/shop?replicaSet=rs7&tls=true&tlsCAFile=%2Fca.pem&appName=s3cret",
+                "mongodb://outrigger:PASSWORD@db:37017/shop?replicaSet=rs7&tls=true&tlsCAFile=%2Fca.pem&authSource=admin",
+            ),
+            ("mongodb+srv://ann:s3cret@c.example", "mongodb+srv://outrigger:PASSWORD@c.example/"),
+        ] {
+            assert_eq!(filled(&Uri::parse(text).unwrap()), filled_in);
+        }
+        let mut config = Config::default();
+        let args = |ns: &[&str]| RolesArgs {
+            ns: ns.iter().map(|&pattern| pattern.to_owned()).collect(),
+            mongosh: false,
+            encode: false,
+            output: crate::cli::args::Output { json: false },
+        };
+        let asked = args(&["shop.*"]);
+        let printed = of(&["shop.*"]).for_people(&Next::of(&config, &asked));
+        assert!(printed.contains("[namespaces]\ninclude = [\"shop.*\"]\n"), "{printed}");
+        config.namespaces.include.clone_from(&asked.ns);
+        let printed = of(&["shop.*"]).for_people(&Next::of(&config, &asked));
+        assert!(!printed.contains("[namespaces]"), "{printed}");
     }
 
     #[test]

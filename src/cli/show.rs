@@ -1,28 +1,68 @@
 //! Printing: JSON for programs, aligned lines for people.
+//!
+//! What is printed holds names that anybody may have made who can write to a database. A terminal takes some signs for
+//! orders (to colour, to move, to call its window otherwise), so that none of them gets there but the colours from here.
 
 use std::{
-    io::{IsTerminal, Write},
-    sync::atomic::{AtomicBool, Ordering},
+    borrow::Cow,
+    io::{self, ErrorKind, IsTerminal, Write},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::args::Output;
-use crate::observe::words;
+use super::{args::Output, table::laid_out};
+use crate::observe::{
+    report::{ExitCode, Failure, legible},
+    words,
+};
 
 /// Prints a line to stdout. A reader that has gone, as `head` does, is no error. Colours are left out where
 /// stdout is no terminal, or `NO_COLOR` is set.
 pub fn line(text: impl AsRef<str>) {
-    put(&words::told(text.as_ref()));
+    put(&legible(&words::told(text.as_ref()), &COLOURS));
 }
 
 fn put(text: &str) {
-    let written = writeln!(anstream::stdout(), "{text}");
-    if written.is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
-        READER_GONE.store(true, Ordering::Relaxed);
+    note(writeln!(anstream::stdout(), "{text}"));
+}
+
+/// A failure is told at the end, by [`all_written`]: what else there is to print may find room.
+fn note(written: io::Result<()>) {
+    match written {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            READER_GONE.store(true, Ordering::Relaxed);
+        }
+        Err(error) => drop(NOT_WRITTEN.set(error)),
     }
+}
+
+/// Prints all of a file.
+///
+/// # Errors
+/// As [`all_written`].
+pub fn whole(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    note(stdout.write_all(bytes).and_then(|()| stdout.flush()));
+    all_written()
+}
+
+/// A disk that is full, say, under the file that a report was to go to.
+static NOT_WRITTEN: OnceLock<io::Error> = OnceLock::new();
+
+/// Whether all that was printed got to where stdout leads.
+///
+/// # Errors
+/// Where it did not: whoever reads that file must not take a part for the whole.
+pub fn all_written() -> Result<(), Failure> {
+    let Some(error) = NOT_WRITTEN.get() else { return Ok(()) };
+    let error = anyhow::anyhow!("{error}").context("the answer cannot be written to stdout");
+    Err(Failure::new(ExitCode::Problem, error).hint("make room where it goes, and ask again"))
 }
 
 static READER_GONE: AtomicBool = AtomicBool::new(false);
@@ -37,24 +77,47 @@ pub fn is_read() -> bool {
     !READER_GONE.load(Ordering::Relaxed)
 }
 
+const GOOD: &str = "\x1b[32m";
+const SOSO: &str = "\x1b[33m";
+const BAD: &str = "\x1b[31m";
+const PLAIN: &str = "\x1b[0m";
+const COLOURS: [&str; 4] = [GOOD, SOSO, BAD, PLAIN];
+
 /// Words in colour; it only repeats what they say.
 pub fn good(text: &str) -> String {
-    format!("\x1b[32m{text}\x1b[0m")
+    format!("{GOOD}{text}{PLAIN}")
 }
 
 /// As [`good`], for what a person should look at.
 pub fn soso(text: &str) -> String {
-    format!("\x1b[33m{text}\x1b[0m")
+    format!("{SOSO}{text}{PLAIN}")
 }
 
 /// As [`good`], for what is wrong.
 pub fn bad(text: &str) -> String {
-    format!("\x1b[31m{text}\x1b[0m")
+    format!("{BAD}{text}{PLAIN}")
 }
 
 /// Prints a value as indented JSON.
 pub fn json(value: &impl Serialize) {
-    put(&serde_json::to_string_pretty(value).unwrap_or_default());
+    put(&escaped(&serde_json::to_string_pretty(value).unwrap_or_default()));
+}
+
+/// The same on one line, where one follows the other.
+pub fn json_line(value: &Value) {
+    put(&escaped(&value.to_string()));
+}
+
+/// JSON escapes the old control characters by itself, and leaves the newer ones (U+007F to U+009F) as they are.
+fn escaped(json: &str) -> Cow<'_, str> {
+    let is_order = |c: char| c.is_control() && !c.is_ascii_whitespace();
+    if !json.contains(is_order) {
+        return json.into();
+    }
+    let as_text = |c: char| {
+        if is_order(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() }
+    };
+    json.chars().map(as_text).collect::<String>().into()
 }
 
 /// A number in a JSON answer, 0 where it is missing.
@@ -67,8 +130,12 @@ pub fn result(output: Output, value: &impl Serialize, text: impl AsRef<str>) {
     if output.json { json(value) } else { line(text) }
 }
 
-/// Prints rows under a header. On a terminal they fit its width: names are cut in the middle, where they differ
-/// least, and the last column is wrapped.
+/// A number of things: `1 document`, `2 documents`.
+pub fn many(n: u64, one: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
+}
+
+/// Prints rows under a header. On a terminal they fit its width.
 pub fn table(header: &[&str], rows: &[Vec<String>]) {
     for text in laid_out(header, rows, width()) {
         line(text);
@@ -85,83 +152,29 @@ fn width() -> Option<usize> {
     (size.ws_col > 0).then(|| usize::from(size.ws_col))
 }
 
-/// Columns whose cells may be cut.
-const NAMES: [&str; 2] = ["COLLECTION", "DOCUMENT"];
-
-/// Least signs of a name, and of the last column, however narrow the terminal is.
-const NAME_MIN: usize = 12;
-const LAST_MIN: usize = 20;
-
-fn laid_out(header: &[&str], rows: &[Vec<String>], width: Option<usize>) -> Vec<String> {
-    const GAP: usize = 2;
-    let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(header.iter().copied());
-    let limit = width.map_or(usize::MAX, |width| {
-        let widest = |column: usize| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.max().unwrap_or(0).max(header[column].len()) + GAP
-        };
-        let last = header.len().saturating_sub(1);
-        let names = header.iter().filter(|name| NAMES.contains(name)).count().max(1);
-        let taken: usize =
-            (0..header.len())
-                .filter(|column| !NAMES.contains(&header[*column]))
-                .map(|column| {
-                    if column == last { widest(column).min(LAST_MIN + GAP) } else { widest(column) }
-                })
-                .sum();
-        (width.saturating_sub(taken) / names).saturating_sub(GAP).max(NAME_MIN)
-    });
-    for row in rows {
-        table.add_row(row.iter().zip(header).map(|(cell, name)| {
-            if NAMES.contains(name) { cut(cell, limit) } else { cell.clone() }
-        }));
-    }
-    if let Some(width) = width {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
-        for column in table.column_iter_mut().rev().skip(1) {
-            column.set_constraint(ColumnConstraint::ContentWidth);
-        }
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, GAP as u16));
-    }
-    table.lines().map(|line| line.trim_end().to_owned()).collect()
-}
-
-/// At most so many signs, without the middle.
-fn cut(text: &str, most: usize) -> String {
-    let signs: Vec<char> = text.chars().collect();
-    if signs.len() <= most {
-        return text.to_owned();
-    }
-    let (head, tail) = (most / 2, most - most / 2 - 1);
-    signs[..head].iter().chain(&['…']).chain(&signs[signs.len() - tail..]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_table_fits_the_terminal_and_names_are_cut_in_the_middle() {
-        let header = ["ID", "COLLECTION", "DOCUMENT", "REASON"];
-        let row = |n: u32| {
-            let name = format!("shop.orders_of_the_year_before_last_in_the_north_{n}");
-            let reason = "the unique index on (email) holds this value already";
-            vec!["019aa5c2".to_owned(), name, n.to_string(), reason.to_owned()]
-        };
+    fn a_terminal_gets_no_orders_but_our_own_colours() {
+        let name = "shop.\x1b]0;title\x07\x1b[2J\u{9b}1mx";
 
-        let narrow = laid_out(&header, &[row(1), row(2)], Some(80));
-        let wide = laid_out(&header, &[row(1), row(2)], None);
+        let told = legible(&format!("{} {name}\n", good("ok")), &COLOURS).into_owned();
 
-        assert!(narrow.iter().all(|line| line.chars().count() <= 80), "{narrow:#?}");
-        let text = narrow.join("\n");
-        assert!(text.contains("shop.") && text.contains('…') && text.contains("north_2"), "{text}");
-        assert!(text.contains("019aa5c2  "), "{text}");
-        assert_eq!(wide.len(), 3, "{wide:#?}");
-        assert!(wide[1].contains(&row(1)[1]) && wide[1].ends_with("already"), "{wide:#?}");
-        assert!(wide[0].starts_with("ID        COLLECTION"), "{wide:#?}");
+        let shown = "shop.\\u{1b}]0;title\\u{7}\\u{1b}[2J\\u{9b}1mx";
+        assert_eq!(told, format!("\x1b[32mok\x1b[0m {shown}\n"));
+    }
+
+    #[test]
+    fn json_stays_json_and_has_no_order_for_a_terminal() {
+        let name = "a\u{9b}\x7f\x1bä";
+        let text = serde_json::to_string_pretty(&serde_json::json!({ "name": name })).unwrap();
+
+        let told = escaped(&text);
+
+        assert!(!told.contains(|c: char| c.is_control() && c != '\n'), "{told:?}");
+        let read: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(read["name"], name);
     }
 }

@@ -53,14 +53,12 @@ fn watch(config: &Config, output: Output) -> Result<Code, Failure> {
             show::clear();
         }
         match &health {
-            Ok(health) if output.json => show::line(health.to_string()),
+            Ok(health) if output.json => show::json_line(health),
             Ok(health) if health["phase"] == "not running" => show::line("phase    not running"),
             Ok(health) => print(health),
             Err(failure) if output.json => {
-                show::line(
-                    json!({ "status": "unhealthy", "error": failure.error.to_string() })
-                        .to_string(),
-                );
+                let error = failure.error.to_string();
+                show::json_line(&json!({ "status": "unhealthy", "error": error }));
             }
             Err(failure) => show::line(failure.render()),
         }
@@ -198,7 +196,7 @@ fn dead(letters: u64) {
 }
 
 fn documents(n: u64) -> String {
-    if n == 1 { "1 document".to_owned() } else { format!("{n} documents") }
+    show::many(n, "document")
 }
 
 fn ago(ms: u64) -> String {

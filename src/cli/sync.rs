@@ -283,9 +283,9 @@ fn print(sync: &ProgressReport, refused: u64) {
     differences(sync);
     let took = sync.finished_ms.unwrap_or_else(now_ms).saturating_sub(sync.started_ms);
     show::line(format!(
-        "{} documents in {} collections, {}; Atlas sent {}",
-        sync.documents_done,
-        sync.collections,
+        "{} in {}, {}; Atlas sent {}",
+        show::many(sync.documents_done, "document"),
+        show::many(sync.collections, "collection"),
         units::show_duration(Duration::from_millis(took)),
         units::show_bytes(sync.bytes_from_atlas),
     ));

@@ -206,8 +206,9 @@ pub fn print(found: &Verification, unequal: &str) {
         }
         if of.changing > 0 {
             show::line(format!(
-                "{}: {} documents changed too often to be judged",
-                of.ns, of.changing
+                "{}: {} changed too often to be judged",
+                of.ns,
+                show::many(of.changing, "document")
             ));
         }
     }
@@ -220,8 +221,8 @@ pub fn print(found: &Verification, unequal: &str) {
         (false, false) => "byte for byte",
     };
     show::line(format!(
-        "{} documents, {} compared {how}; Atlas sent {}",
-        found.documents,
+        "{}, {} compared {how}; Atlas sent {}",
+        show::many(found.documents, "document"),
         units::show_bytes(found.bytes),
         units::show_bytes(found.bytes_from_atlas)
     ));

@@ -187,7 +187,11 @@ pub const KEYS: &[Key] = &[
 ];
 
 fn text(value: &Value) -> Result<&str, String> {
-    value.as_str().ok_or_else(|| format!("a {} where a text is expected", value.type_str()))
+    value.as_str().ok_or_else(|| {
+        let found = value.type_str();
+        let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
+        format!("{article} {found} where a text is expected")
+    })
 }
 
 fn boolean(value: &Value) -> Result<bool, String> {
@@ -318,7 +322,22 @@ fn log_format(value: &Value) -> Result<LogFormat, String> {
 }
 
 fn level(value: &Value) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let level = text(value)?;
+    // To the filter any word alone is the name of a target, of which everything is shown: so is a level with a slip of
+    // the finger in it, and then nothing changes.
+    let is_target = |word: &str| word.contains("::") || word == env!("CARGO_PKG_NAME");
+    let wrong = level.split(',').map(str::trim).find(|part| {
+        let is_level = LEVELS.iter().any(|known| known.eq_ignore_ascii_case(part));
+        !part.is_empty() && !part.contains('=') && !is_level && !is_target(part)
+    });
+    if let Some(wrong) = wrong {
+        let nearest = LEVELS.map(|known| (strsim::damerau_levenshtein(known, wrong), known));
+        let nearest = nearest.into_iter().min().filter(|(distance, _)| *distance <= 2);
+        let advice =
+            nearest.map_or(String::new(), |(_, known)| format!("; did you mean `{known}`?"));
+        return Err(format!("`{wrong}` is no level{advice}"));
+    }
     level
         .parse::<tracing_subscriber::filter::Targets>()
         .map_err(|_| "no such level".to_owned())

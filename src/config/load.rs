@@ -228,8 +228,22 @@ fn read_environment(
         }
     }
     if let Some(text) = env("SYNC_WORKER_INTERVAL") {
+        const NAME: &str = "SYNC_WORKER_INTERVAL";
+        // What is said of it is said of what was written, which is a number alone.
+        let problem = |problem: String| ConfigError::Value {
+            key: NAME.to_owned(),
+            value: format!("{text:?}"),
+            problem,
+            accepts: "a number of milliseconds, 0 to 3600000",
+        };
         let value = Value::String(format!("{text}ms"));
-        errors.extend(set(config, "worker.interval", &value, Some("SYNC_WORKER_INTERVAL")).err());
+        match text.parse::<f64>() {
+            Err(_) => errors.push(problem("not a number".to_owned())),
+            Ok(_) => match set(config, "worker.interval", &value, Some(NAME)) {
+                Err(ConfigError::Value { problem: why, .. }) => errors.push(problem(why)),
+                other => errors.extend(other.err()),
+            },
+        }
     }
     if let Some(text) = env("SYNC_EXCLUDED_COLLECTIONS") {
         // A bare name means the collection of that name in every database.

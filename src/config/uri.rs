@@ -81,6 +81,9 @@ impl Uri {
                         `/` as %2F, `?` as %3F, `#` as %23, `[` as %5B, `]` as %5D"
                 .to_owned());
         }
+        if let Some((credentials, _)) = location.rsplit_once('@') {
+            whose(credentials)?;
+        }
         let mut uri = Self { text: text.to_owned(), ignored: Vec::new(), origin: Origin::Unknown };
         let ports = uri.hosts().filter_map(|host| {
             // The colons of `[::1]` are no port's.
@@ -97,6 +100,11 @@ impl Uri {
         }
         if uri.hosts().any(str::is_empty) {
             return Err("between two commas there is no host".to_owned());
+        }
+        if uri.is_srv() && (uri.hosts().count() > 1 || uri.parts().hosts.contains(':')) {
+            return Err("`mongodb+srv://` goes with one host and no port: the name service tells the servers; to name \
+                        them with their ports, write `mongodb://host:port,host:port`"
+                .to_owned());
         }
         let sorted = uri_options::sort(options)?;
         let slash = if location.contains('/') || sorted.kept.is_empty() { "" } else { "/" };
@@ -205,6 +213,13 @@ impl Uri {
         says("true") || (self.is_srv() && !says("false"))
     }
 
+    /// True when whoever sits between here and the server may be taken for it.
+    pub fn trusts_anybody(&self) -> bool {
+        ["tlsInsecure", "tlsAllowInvalidCertificates"]
+            .iter()
+            .any(|option| self.option(option) == Some("true"))
+    }
+
     /// The words that must not appear in any output: user name and password, as they are written.
     pub fn secrets(&self) -> Vec<&str> {
         let location = self.rest().split('?').next().unwrap_or_default();
@@ -228,6 +243,22 @@ impl Uri {
         let (hosts, database) = location.split_once('/').unwrap_or((location, ""));
         UriParts { has_credentials, hosts, database }
     }
+}
+
+/// Of user name and password: what stands in examples is neither, and no server says so.
+fn whose(credentials: &str) -> Result<(), String> {
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    if user.is_empty() {
+        return Err("before the `@` there is no user name".to_owned());
+    }
+    let is_placeholder =
+        |part: &str| part == "…" || part == "..." || (part.starts_with('<') && part.ends_with('>'));
+    if is_placeholder(user) || is_placeholder(password) {
+        return Err("user name or password are those of an example (`…`, `<password>`): put your own in their place, \
+                    without the `<` and `>`"
+            .to_owned());
+    }
+    Ok(())
 }
 
 /// True when user name and password hold nothing that a reader of the string would take for its end.

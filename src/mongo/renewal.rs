@@ -37,6 +37,9 @@ pub(super) type Print = [u8; 32];
 /// Options that name files.
 pub(super) const FILES: [&str; 2] = ["tlsCAFile", "tlsCertificateKeyFile"];
 
+/// How a certificate begins in them.
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// What is remembered of the looks.
 #[derive(Debug, Default)]
 pub(super) struct Renewal {
@@ -59,19 +62,24 @@ struct RenewalState {
 /// Why the files are not used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotRenewed {
-    #[error("`{path}` cannot be used: {source}")]
-    File { path: PathBuf, source: ReadError },
+    #[error("`{path}`{} cannot be used: {source}", named_by(*.option))]
+    File { path: PathBuf, option: Option<&'static str>, source: ReadError },
     #[error(
         "{0} leads to other servers than at the start; the agent follows it after a restart only"
     )]
     Elsewhere(String),
 }
 
+fn named_by(option: Option<&str>) -> String {
+    option.map_or_else(String::new, |option| format!(", which `{option}` names,"))
+}
+
 /// The string as it is now, and the print of all that belongs to it.
 fn read(first: &Uri) -> Result<(Uri, Print), NotRenewed> {
     let uri = match first.origin() {
         Origin::File(path) => {
-            Uri::read(path).map_err(|source| NotRenewed::File { path: path.clone(), source })?
+            let unfit = |source| NotRenewed::File { path: path.clone(), option: None, source };
+            Uri::read(path).map_err(unfit)?
         }
         Origin::Unknown | Origin::Named(_) => first.clone(),
     };
@@ -90,10 +98,15 @@ pub(super) fn print_of(uri: &Uri) -> Result<Print, NotRenewed> {
         hash.update(bytes);
     };
     add(uri.expose().as_bytes());
-    for path in FILES.into_iter().filter_map(|option| uri.file(option)) {
-        let failed =
-            |source: io::Error| NotRenewed::File { path: path.clone(), source: source.into() };
-        add(&std::fs::read(&path).map_err(failed)?);
+    for (option, path) in FILES.into_iter().filter_map(|option| Some((option, uri.file(option)?))) {
+        let failed = |source| NotRenewed::File { path: path.clone(), option: Some(option), source };
+        let held = std::fs::read(&path).map_err(|error: io::Error| failed(error.into()))?;
+        // The driver takes a file without any for one with authorities that have signed nothing.
+        if !held.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE) {
+            let problem = "it holds no certificate (PEM, `-----BEGIN CERTIFICATE-----`)";
+            return Err(failed(ReadError::Malformed(problem.to_owned())));
+        }
+        add(&held);
     }
     Ok(hash.finalize().into())
 }

@@ -325,9 +325,30 @@ fn words(
             "answers, but not as MongoDB does".to_owned(),
             Some(format!("correct host and port in {origin}")),
         ),
-        Answer::Tls(refusal) => (format!("TLS fails ({refusal})"), None),
+        Answer::Tls(refusal) => (format!("TLS fails ({refusal})"), of_tls(refusal, origin)),
         Answer::Answers(hello) => answered(hello, wanted, origin),
     }
+}
+
+/// What to do about a certificate that is not believed. It has nothing to do with the user.
+fn of_tls(refusal: &str, origin: &str) -> Option<String> {
+    let has = |sign: &str| refusal.contains(sign);
+    let advice = if has("UnknownIssuer") {
+        format!(
+            "name the file of the authority that has signed the server's certificate, `tlsCAFile=…` in {origin}, or have this \
+             machine believe it (`update-ca-certificates`)"
+        )
+    } else if has("not valid for name") || has("NotValidForName") {
+        format!(
+            "name the server in {origin} as its certificate does, or have its certificate made for this name"
+        )
+    } else if has("xpired") || has("NotValidYet") || has("not valid yet") {
+        "have the server's certificate renewed, and see whether this machine's clock is right"
+            .to_owned()
+    } else {
+        return None;
+    };
+    Some(advice)
 }
 
 fn answered(hello: &Document, wanted: Option<&str>, origin: &str) -> (String, Option<String>) {

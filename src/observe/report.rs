@@ -66,7 +66,8 @@ impl Failure {
         if let Some(hint) = &self.hint {
             let _ = write!(text, "\nhint: {hint}\n");
         }
-        text
+        // What an end says may hold names that anybody has made.
+        legible(&text, &[]).into_owned()
     }
 }
 
@@ -77,6 +78,25 @@ impl Failure {
         let text = text.replacen("error:", "\x1b[1;31merror:\x1b[0m", 1);
         text.replacen("\nhint:", "\n\x1b[1;36mhint:\x1b[0m", 1)
     }
+}
+
+/// The text without what a terminal takes for an order, but for `orders` that are our own: such a sign is shown as its
+/// number. Lines and tabs stay.
+pub fn legible<'t>(text: &'t str, orders: &[&str]) -> Cow<'t, str> {
+    let is_order = |c: char| c.is_control() && c != '\n' && c != '\t';
+    let Some(first) = text.find(is_order) else { return text.into() };
+    let (mut told, mut rest) = (text[..first].to_owned(), &text[first..]);
+    while let Some(sign) = rest.chars().next() {
+        let own = orders.iter().find(|order| rest.starts_with(**order));
+        let n = own.map_or(sign.len_utf8(), |own| own.len());
+        match own {
+            Some(own) => told.push_str(own),
+            None if is_order(sign) => told.extend(sign.escape_unicode()),
+            None => told.push(sign),
+        }
+        rest = &rest[n..];
+    }
+    told.into()
 }
 
 /// An error and its causes in one line, for a log field.

@@ -276,7 +276,10 @@ impl Moment<'_> {
         match code {
             "atlas_away" => error(self.atlas_error).or_else(|| of_alert("atlas_silent")),
             "local_away" => error(self.local_error).or_else(|| of_alert("local_silent")),
-            "both_away" => error(self.atlas_error).or_else(|| error(self.local_error)),
+            "both_away" => {
+                let both = [self.atlas_error, self.local_error].into_iter().filter_map(error);
+                Some(both.collect::<Vec<_>>().join("; ")).filter(|both| !both.is_empty())
+            }
             "starting" => error(self.atlas_error),
             "stopping" | "paused" | "copying" | "catching_up" | "streaming" | "held" => None,
             alert => of_alert(alert),

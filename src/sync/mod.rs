@@ -62,7 +62,7 @@ mod verify;
 
 pub use context::Context;
 pub use full::{is_all_held_up, refused_deletes, refused_of_the_run};
-pub use ownership::{Remark, review};
+pub use ownership::{Asker, Remark, review};
 pub use preview::{Action, Planned, preview};
 pub use restore::{Restore, RestoreError};
 pub use sides::{SideName, Sides};

@@ -283,6 +283,14 @@ async fn dead_letters_stand_together_by_reason_and_go_again_all_at_once() {
     let listed = agent.cli_json(&["dead", "list"]).unwrap().to_string();
     let id = browser.js("document.querySelector('#dead-groups tbody tr').children[1].title").await;
     assert!(listed.contains(id.as_str().unwrap()), "{id} in {listed}");
+    // What is said to come next can be typed, though ids of one moment begin alike.
+    for n in 0..2 {
+        let code = format!("document.querySelectorAll('#dead-groups .note code')[{n}].textContent");
+        let typed = browser.js(&code).await.as_str().unwrap().to_owned();
+        let words: Vec<_> = typed.split(' ').skip(1).collect();
+        let shown = agent.cli(&words);
+        assert!(shown.status.success(), "{typed}: {}", String::from_utf8_lossy(&shown.stderr));
+    }
     browser.click("#dead-groups > section > .actions button").await;
     eventually("all of them", PATIENCE, async || browser.js(rows).await == 9).await;
     fits(&browser, "dead letters").await;

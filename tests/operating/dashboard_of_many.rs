@@ -107,6 +107,15 @@ async fn of_five_hundred_collections_come_those_in_trouble_and_of_them_what_chan
     assert_eq!(browser.js(told).await, json!(["__proto__"]));
     browser.type_into("#ns-filter", "x").await;
     browser.shows("ns-empty", "No name contains that").await;
+    // A name without end pushes no figure out of sight.
+    let long = format!("long_{}", "x".repeat(110));
+    db.collection(&long).insert_one(doc! { "_id": 1 }).await.unwrap();
+    browser.js("document.getElementById('ns-filter').value = ''").await;
+    browser.type_into("#ns-filter", "long_").await;
+    browser.shows("ns-rows", &long).await;
+    let in_sight =
+        "((list) => list.scrollWidth <= list.clientWidth)(document.getElementById('ns-list'))";
+    assert_eq!(browser.js(in_sight).await, true);
     browser.close().await;
 
     let height = "document.documentElement.scrollHeight";
@@ -144,6 +153,20 @@ async fn a_full_queue_is_told_as_not_read_and_a_line_that_falls_silent_as_an_age
     orders(&local).insert_many((0..500).map(|id| doc! { "_id": id })).await.unwrap();
     browser.shows("local", "not read").await;
     browser.shows("sentence", "nothing more is read").await;
+    browser.shows("queue-lasts", "it is at its limit").await;
+    eventually("the alert as it is meant", PATIENCE, async || {
+        let alerts = browser.text("alerts").await;
+        alerts.contains("the queue is at queue.max_documents")
+    })
+    .await;
+    // The end of a pause is not told as the end of the outage.
+    agent.cli(&["pause", "--for", "2h", "--reason", "the line is being mended"]);
+    browser.shows("sentence", "Writing is paused as well: “the line is being mended”").await;
+    browser.shows("sentence", "The pause ends by itself at").await;
+    browser.shows("health", "Atlas is away").await;
+    agent.cli(&["resume"]);
+    eventually("no pause", PATIENCE, async || !browser.text("sentence").await.contains("paused"))
+        .await;
 
     // No reset, no end: nothing comes any more.
     between.set(Line::Silent);

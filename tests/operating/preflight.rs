@@ -16,6 +16,10 @@ use crate::support::{
     pair, receiver::Receiver, strangers,
 };
 
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned()
+}
+
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
@@ -82,6 +86,17 @@ async fn check_beside_a_running_agent_finds_it_and_another_ones_agent_is_told_ap
     let holder = format!("an agent works with the queue, process {}", running.id());
     assert!(text.contains(&holder) && text.contains("the agent answers on"), "{text}");
     assert!(elsewhere.contains("another agent, with a queue elsewhere, listens"), "{elsewhere}");
+    // `run` would not start there either, whatever port it has.
+    let holder = format!("on host `{}`, process {}", hostname(), running.id());
+    let refusal = "PROBLEM  owner  another agent replicates this local database to this Atlas";
+    assert!(elsewhere.contains(refusal) && elsewhere.contains(&holder), "{elsewhere}");
+    let third = Agent::new(&local.uri(), &atlas.uri(), "");
+    let check = third.cli(&["check"]);
+    assert_eq!(check.status.code(), Some(1), "{}", said(&check));
+    assert!(said(&check).contains(refusal), "{}", said(&check));
+    let run = third.cli(&["run"]);
+    assert_eq!(run.status.code(), Some(1), "{}", said(&run));
+    assert!(said(&run).contains("another agent replicates this local database"), "{}", said(&run));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bson::{Document, rawdoc};
 
-use super::{Report, check_options, check_skew};
+use super::{Report, check_options, check_skew, unchecked};
 use crate::{
     agent::connect_atlas,
     config::{Config, Uri},
@@ -41,6 +41,8 @@ pub(super) async fn check_atlas(config: &Config, lines: &mut Report) {
             "the connection is not encrypted",
             "set `atlas.allow_insecure = false` and use TLS",
         );
+    } else if config.atlas_uri().is_ok_and(Uri::trusts_anybody) {
+        unchecked("atlas", lines);
     } else {
         lines.ok("atlas", "the connection is encrypted");
     }

@@ -95,7 +95,9 @@ fn check_token(config: &Config, lines: &mut Report) {
         Ok(_) => lines.ok("here", "the admin API's token can be read"),
         // Made at the start.
         Err(error) if error.is_of_nothing() => {
-            let folder = nearest(path.parent().unwrap_or(Path::new(".")));
+            // The parent of a name alone is the empty path, which is nowhere.
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let folder = nearest(parent.unwrap_or(Path::new(".")));
             match may_write(&folder) {
                 Ok(()) => lines.ok("here", "the admin API's token will be made at the start"),
                 Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Report, check_options, check_skew};
+use super::{Report, check_options, check_skew, unchecked};
 use crate::{
     agent::connect_local,
     config::{Config, units},
@@ -29,6 +29,9 @@ pub(super) async fn check_local(config: &Config, lines: &mut Report) {
         Err(error) => return lines.failure("local", error.into()),
     };
     lines.ok("local", format!("MongoDB {}, replica set {}", info.version, info.set_name));
+    if config.local_uri().is_ok_and(|uri| uri.uses_tls() && uri.trusts_anybody()) {
+        unchecked("local", lines);
+    }
     check_member(&mongo, lines).await;
     if info.major < 6 {
         lines.warning(

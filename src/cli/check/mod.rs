@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::show;
 use crate::{
-    agent::{TargetEnd, connect_atlas, connect_local, queue_options, refusal, sides},
+    agent::{TargetEnd, connect_atlas, connect_local, known_id, queue_options, refusal, sides},
     cli::args::CheckArgs,
     config::{Config, ConfigError, TargetKind, Uri, units},
     mongo::Mongo,
@@ -17,7 +17,7 @@ use crate::{
     side::MongoSide,
     sink::SinkError,
     source::{SourceError, inspect, source_id},
-    sync::{Remark, SyncError, review, same},
+    sync::{Asker, Remark, SyncError, review, same},
 };
 
 mod atlas;
@@ -170,6 +170,16 @@ fn check_options(end: &'static str, uri: Result<&Uri, ConfigError>, lines: &mut 
     }
 }
 
+/// TLS to whoever answers.
+fn unchecked(end: &'static str, lines: &mut Report) {
+    lines.warning(
+        end,
+        "the connection is encrypted, but whose the server's certificate is is not checked: whoever sits on the line may read \
+         it all, passwords included",
+        "take `tlsInsecure` and `tlsAllowInvalidCertificates` away, and name the authority in `tlsCAFile`",
+    );
+}
+
 /// The two ends must be two.
 async fn check_both(config: &Config, lines: &mut Report) {
     let (Ok(local), Ok(target)) = (connect_local(config).await, TargetEnd::connect(config).await)
@@ -261,7 +271,14 @@ async fn check_ownership(config: &Config, lines: &mut Report) {
     let Ok(info) = inspect(&local).await else { return };
     let Ok((source_id, _)) = source_id(&local, &info).await else { return };
     let (source, target) = (MongoSide::source(&local), atlas.end().side);
-    match review(&*source, &*target, &filter, &source_id).await {
+    let options = queue_options(config);
+    let known = if agent_in(&options.path).is_some() {
+        None
+    } else {
+        blocking(move || known_id(&options)).await.ok()
+    };
+    let asker = known.as_ref().map_or(Asker::Unknown, |id| Asker::Starts(id.as_deref()));
+    match review(&*source, &*target, &filter, &source_id, asker).await {
         Ok(findings) => {
             for finding in findings {
                 match finding {

@@ -408,7 +408,7 @@ pub(super) fn overlap_error(record: &LeaseRecord, (ours, theirs): &(String, Stri
     }
 }
 
-fn lease_held(holder: &LeaseHolder) -> SyncError {
+pub(super) fn lease_held(holder: &LeaseHolder) -> SyncError {
     SyncError::LeaseHeld {
         host: holder.agent.host.clone(),
         pid: holder.agent.pid,

@@ -27,7 +27,7 @@ mod upstream;
 
 pub use lease_client::LeaseClient;
 pub(super) use review::not_ours;
-pub use review::{Remark, review};
+pub use review::{Asker, Remark, review};
 
 use lease_client::{Acquired, Acquisition, HEARTBEAT};
 use remembered::Remembered;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    lease_client::{not_owned, overlap_error, overlapping, with_data},
+    lease_client::{lease_held, not_owned, overlap_error, overlapping, with_data},
     upstream,
 };
 use crate::{
@@ -28,6 +28,21 @@ pub enum Remark {
     Refusal(SyncError),
 }
 
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub enum Asker<'a> {
+    /// The agent of this id is to start; of none, where there was none yet.
+    Starts(Option<&'a str>),
+    /// It runs already, or nobody can tell which it is: whose agent keeps the copy is settled then, or not known.
+    Unknown,
+}
+
+impl Asker<'_> {
+    fn is_another_than(self, holder: &LeaseHolder) -> bool {
+        matches!(self, Asker::Starts(id) if id != Some(holder.agent.id.as_str()))
+    }
+}
+
 /// Looks at the lease records on both sides, and at what Atlas holds.
 ///
 /// # Errors
@@ -37,12 +52,16 @@ pub async fn review(
     atlas: &dyn Side,
     filter: &NamespaceFilter,
     source_id: &str,
+    asker: Asker<'_>,
 ) -> Result<Vec<Remark>, SyncError> {
     let mut found = Vec::new();
     let db = filter.state_database();
     let Some(store) = atlas.records() else { return Ok(found) };
     let records = store.read(db).await?;
     let own = records.iter().find(|record| record.source_id == source_id);
+    let holder = own.and_then(|record| record.holder.as_ref());
+    let other = holder.filter(|holder| asker.is_another_than(holder));
+    found.extend(other.map(|holder| Remark::Refusal(lease_held(holder))));
     for (record, patterns) in overlapping(source_id, filter, &records) {
         found.push(Remark::Refusal(overlap_error(record, &patterns)));
     }
@@ -87,6 +106,8 @@ pub async fn review(
                   once with `outrigger run --adopt`"
                 .to_owned(),
         })),
+        // Said already, and it is not fine.
+        (_, None) if other.is_some() => {}
         (own, None) => found.push(Remark::Fine(whose(own, held.len()))),
     }
     Ok(found)

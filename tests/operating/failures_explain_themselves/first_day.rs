@@ -32,6 +32,67 @@ fn a_password_that_is_not_escaped_is_named_as_that_and_nothing_of_it_is_shown() 
 }
 
 #[test]
+fn a_string_that_was_copied_from_an_example_or_names_a_port_beside_srv_is_told_as_that() {
+    for (uri, cause) in [
+        ("mongodb+srv://outrigger:<db_password>@c.example/", "are those of an example"),
+        ("mongodb://outrigger:…@127.0.0.1:27017/shop", "are those of an example"),
+        ("mongodb://<user>:<password>@h/", "are those of an example"),
+        ("mongodb+srv://outrigger:s3cret@c.example:27017/", "one host and no port"),
+        ("mongodb+srv://outrigger:s3cret@a.example,b.example/", "one host and no port"),
+        ("mongodb://:s3cret@h/", "there is no user name"),
+    ] {
+        let (code, text) = told(&Agent::new(uri, &nowhere(), "").cli(&["check"]));
+
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains(cause) && text.contains("MONGODB_LOCAL_URI"), "{uri}: {text}");
+        assert!(!text.contains("s3cret") && !text.contains("db_password"), "{text}");
+    }
+}
+
+#[test]
+fn a_file_of_authorities_that_is_missing_or_holds_none_is_named_with_its_option() {
+    let agent = Agent::new("mongodb://h/?tls=true&tlsCAFile=ca.pem", &nowhere(), "");
+
+    let (code, text) = told(&agent.cli(&["check"]));
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("`ca.pem`, which `tlsCAFile` names, cannot be used: No such"), "{text}");
+    std::fs::write(agent.dir.path().join("ca.pem"), "a host's name").unwrap();
+    let (code, text) = told(&agent.cli(&["check"]));
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("it holds no certificate"), "{text}");
+}
+
+#[test]
+fn a_slip_in_a_level_or_in_a_variable_is_told_as_it_was_written() {
+    let mut agent = with_config("[log]\nlevel = \"wran\"\n[queue]\npath = 7\n");
+    agent.set_env("SYNC_WORKER_INTERVAL", "1s");
+
+    let (code, text) = told(&agent.cli(&["check"]));
+
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("`wran` is no level; did you mean `warn`?"), "{text}");
+    assert!(text.contains("an integer where a text is expected"), "{text}");
+    assert!(text.contains("`SYNC_WORKER_INTERVAL` = \"1s\": not a number"), "{text}");
+    let fine = with_config("[log]\nlevel = \"info,outrigger::worker=debug,outrigger::sync\"\n");
+    let (_, text) = told(&fine.cli(&["check"]));
+    assert!(!text.contains("log.level"), "{text}");
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_no_success() {
+    let agent = with_config("");
+    for command in [&["roles"][..], &["roles", "--json"], &["man"], &["completions", "bash"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+
+        let output = agent.command().args(command).stdout(full).output().unwrap();
+
+        let (code, text) = told(&output);
+        assert_eq!(code, Some(1), "{command:?}: {text}");
+        assert!(text.contains("cannot be written to stdout"), "{command:?}: {text}");
+    }
+}
+
+#[test]
 fn bad_toml_names_line_and_column_with_a_caret_and_all_mistakes_at_once() {
     let agent = with_config("[local]\ntimeout = \"5s\n[atlas]\nallow_insecure == true\n");
 
