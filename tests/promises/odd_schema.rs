@@ -163,6 +163,7 @@ async fn text_that_is_no_utf8_is_restored_verified_and_looked_up_and_nothing_is_
         ],
     );
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Repair], "Atlas is written to by somebody else");
     agent.streaming().await;
     equal(&local, &atlas).await;
     for server in [&local, &atlas] {
