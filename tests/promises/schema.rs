@@ -154,6 +154,23 @@ async fn databases_and_collections_that_are_dropped_and_renamed_are_so_in_atlas(
 }
 
 #[tokio::test]
+async fn a_view_that_is_still_being_made_in_atlas_goes_with_its_database() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let slow = doc! { "failCommands": ["create"], "blockConnection": true, "blockTimeMS": 3_000 };
+    atlas.fail(slow, 1).await;
+    let view = doc! { "create": "seen", "viewOn": "orders", "pipeline": [] };
+    run_all(&local.client, [("shop", view)]).await;
+    agent.queued(1).await;
+
+    run_all(&local.client, [("shop", doc! { "dropDatabase": 1 })]).await;
+    equal(&local, &atlas, PATIENCE).await;
+    assert!(atlas.end_failing().await > 0, "nothing was slow");
+}
+
+#[tokio::test]
 async fn a_collection_that_the_server_fills_without_events_is_compared() {
     let (local, atlas) = pair().await;
     fill(&local, &["one", "two"]).await;
@@ -465,6 +482,34 @@ async fn an_index_of_a_large_collection_is_built_beside_its_documents() {
     equal_but(MayDiffer::Schema, &local, &atlas, PATIENCE).await;
     atlas.admin(hang("off")).await;
     equal(&local, &atlas, PATIENCE).await;
+}
+
+#[tokio::test]
+async fn an_index_that_goes_while_it_is_built_in_atlas_goes_there_too() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_many((0..100).map(|n| doc! { "_id": n, "a": n })).await.unwrap();
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let hang =
+        |mode: &str| doc! { "configureFailPoint": "hangAfterStartingIndexBuild", "mode": mode };
+    atlas.admin(hang("alwaysOn")).await;
+    let index = |name: &str| doc! { "createIndexes": "orders", "indexes": [{ "key": { "a": 1 }, "name": name }] };
+    run_all(&local.client, [("shop", index("brief"))]).await;
+    eventually("the build in `status`", PATIENCE, async || {
+        agent.health().unwrap()["indexBuilds"][0]["indexes"][0] == "brief"
+    })
+    .await;
+
+    let orders_go_on = async |id: &str| {
+        orders(&local).insert_one(doc! { "_id": id }).await.unwrap();
+        equal_but(MayDiffer::Schema, &local, &atlas, PATIENCE).await;
+    };
+    let gone = doc! { "dropIndexes": "orders", "index": "brief" };
+    run_all(&local.client, [("shop", gone)]).await;
+    orders_go_on("behind the drop").await;
+    atlas.admin(hang("off")).await;
+    equal(&local, &atlas, PATIENCE).await;
+    orders_go_on("afterwards").await;
 }
 
 #[tokio::test]

@@ -24,6 +24,11 @@ use crate::{
 /// A look at everything takes at most this share of the time.
 const SHARE_MAX: u32 = 20;
 
+/// So much longer than the last one a look at everything may have taken: what it took beyond that it waited for a line on
+/// which nothing came, and that cost nobody anything. The first may have taken anything.
+const COST_GROWS: u32 = 2;
+const COST_MIN: Duration = Duration::from_millis(250);
+
 /// Where a change waits for what such a look may find, it takes at most a third of the time, and rests so often doubled.
 const HELD_SHARE_MAX: u32 = 2;
 const HELD_DOUBLED_MAX: u32 = 9;
@@ -110,6 +115,8 @@ pub(super) struct Table {
     /// When it is looked at again for a change that is held, and how often it was in vain.
     next_for_held: Instant,
     held_for: Option<u32>,
+    /// What the last look at everything has cost.
+    cost: Option<Duration>,
 }
 
 impl Table {
@@ -125,6 +132,7 @@ impl Table {
             is_pass_asked: true,
             next_for_held: now,
             held_for: None,
+            cost: None,
         }
     }
 
@@ -158,7 +166,11 @@ impl Table {
                 self.next_pass = began + if is_of_some { SOON } else { self.usual };
             }
             Passed::Open(open) => {
-                let rest = (now - began) * SHARE_MAX;
+                let took = now - began;
+                let cost =
+                    self.cost.map_or(took, |before| took.min(before.max(COST_MIN) * COST_GROWS));
+                self.cost = Some(cost);
+                let rest = cost * SHARE_MAX;
                 self.is_pass_asked = false;
                 self.earliest = now + rest;
                 self.next_pass = now + self.usual.max(rest);
@@ -167,8 +179,7 @@ impl Table {
                 }
                 let doubled = self.held_for.unwrap_or_default().min(HELD_DOUBLED_MAX);
                 self.held_for = self.held_for.map(|looks| looks.saturating_add(1));
-                self.next_for_held =
-                    now + (SOON * (1 << doubled)).max((now - began) * HELD_SHARE_MAX);
+                self.next_for_held = now + (SOON * (1 << doubled)).max(cost * HELD_SHARE_MAX);
                 return;
             }
             Passed::NotNow => self.next_pass = now + SOON,
@@ -396,9 +407,31 @@ mod tests {
     }
 
     #[test]
+    fn a_look_that_a_silent_line_held_up_does_not_put_off_the_next_one() {
+        let now = Instant::now();
+        let mut table = Table::new(USUAL, now);
+        table.passed(Passed::Open(Vec::new()), now, now + SECOND);
+        let began = now + 20 * SECOND;
+        let end = began + 15 * SECOND;
+        table.passed(Passed::Open(Vec::new()), began, end);
+        table.ask(asked(&[], true), false, end);
+        assert_eq!(table.wake(end), end + 40 * SECOND, "and not five minutes");
+
+        // One that takes as long each time has its share all the same.
+        let mut began = end;
+        for _ in 0..5 {
+            let end = began + 15 * SECOND;
+            table.passed(Passed::Open(Vec::new()), began, end);
+            began = end;
+        }
+        table.ask(asked(&[], true), false, began);
+        assert_eq!(table.wake(began), began + 300 * SECOND);
+    }
+
+    #[test]
     fn while_a_change_is_held_everything_is_looked_at_again_ever_more_rarely() {
         let mut now = Instant::now();
-        let mut table = table(now);
+        let mut table = Table::new(USUAL, now);
         // A look took long, as on a machine that has much to do.
         table.passed(Passed::Open(Vec::new()), now, now + 3 * SECOND);
         now += 3 * SECOND;

@@ -88,8 +88,16 @@ impl<K: SchemaSink> SchemaKeeper<K> {
         }
         // Of what was made just now the id is not known; it can only be the one that was meant.
         let id = copy.as_ref().and_then(|copy| copy.id);
+        let is_any = !steps.is_empty();
         let mut copy = Copy { keeper: self, ns, permit, id, stop };
-        match make(&mut copy, steps).await {
+        let made = make(&mut copy, steps).await;
+        // A build takes its time. What the worker did meanwhile of a change that came behind, it did to what it saw in
+        // Atlas, which is not yet an index that was still being built.
+        let has_changed = is_any && local().await?.is_none_or(|now| now != wanted);
+        if made.is_ok() && (has_changed || self.cx.queue.has_barrier(ns)) {
+            return Ok(Looked::Soon);
+        }
+        match made {
             Ok(left) if !left.problems.is_empty() => Ok(Looked::Problems(left.problems)),
             Ok(left) => Ok(if left.waits { Looked::Soon } else { Looked::Done }),
             Err(Halt::Away(reason)) => Ok(Looked::Away(reason)),

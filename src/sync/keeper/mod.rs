@@ -207,6 +207,13 @@ impl<K: SchemaSink> SchemaKeeper<K> {
     /// Those that only Atlas has go.
     fn views_that_are_left(&self, source: &Listing, target: &Listing) -> Vec<SchemaChange> {
         let taken: BTreeSet<_> = source.names().collect();
+        let waiting = self.cx.queue.pending_by_namespace();
+        let mut to_come = waiting.keys().filter(|ns| self.cx.queue.has_barrier(ns));
+        // What is made in Atlas behind this listing and has gone locally meanwhile: a view that goes with its database
+        // is told of by nobody.
+        if to_come.any(|ns| !taken.contains(ns) && !self.cx.queue.kept_apart().has(ns)) {
+            self.cx.watch.ask_everything();
+        }
         let mut changes = Vec::new();
         for Collection { ns, .. } in &target.views {
             let ns = ns.clone();
