@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-matrix memory many check fmt clippy deny doc fuzz-check build deb bench bench-queue bench-copy bench-smoke soak nightly fuzz mutants clean
+.PHONY: demo test test-matrix memory many check fmt clippy deny doc fuzz-check build deb bench bench-queue bench-copy bench-smoke soak nightly nightly-soak nightly-faults nightly-settings nightly-aarch64 fuzz mutants clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
@@ -29,14 +29,14 @@ memory:
 	scripts/mongod > /dev/null
 	$(CARGO) build --locked --release --bin outrigger
 	OUTRIGGER_BIN="$(CURDIR)/target/release/outrigger" OUTRIGGER_MEMORY=2000x1000000,100x15000000 \
-	  OUTRIGGER_MEMORY_LIMIT=1073741824 $(CARGO) test --locked --test faults memory_of_the_unit:: -- --nocapture
+	  OUTRIGGER_MEMORY_LIMIT=1073741824 $(CARGO) test --locked --all-features --test faults memory_of_the_unit:: -- --nocapture
 
 # 10,000 collections with three indexes each, and 5 million deletes over a slow line; about an hour, and 10 GB of disk.
 many:
 	scripts/mongod > /dev/null
 	$(CARGO) build --locked --release --bin outrigger
 	OUTRIGGER_BIN="$(CURDIR)/target/release/outrigger" OUTRIGGER_COLLECTIONS=$(or $(COLLECTIONS),10000) \
-	  OUTRIGGER_DELETES=$(or $(DELETES),5000000) $(CARGO) test --locked --test faults many:: -- --nocapture --test-threads 1
+	  OUTRIGGER_DELETES=$(or $(DELETES),5000000) $(CARGO) test --locked --all-features --test faults many:: -- --nocapture --test-threads 1
 
 check: fmt clippy deny doc
 
@@ -93,8 +93,11 @@ soak:
 
 # What takes too long for every change: the program as it is shipped, with its allocator and at its own timeouts and waits
 # (tests have them shortened), under random faults and under every row of the fault matrix; each setting's own test against a
-# program that ignores the setting; the memory; every pair of servers. Some hours; NIGHTLY="soak" for a part.
-nightly: $(addprefix nightly-,$(or $(NIGHTLY),soak faults settings)) $(if $(NIGHTLY),,memory many test-matrix)
+# program that ignores the setting; whether it compiles for 64-bit ARM; the memory; every pair of servers. Some hours;
+# NIGHTLY="soak" for a part. What fails keeps none of the others from its turn.
+nightly:
+	@$(MAKE) --no-print-directory --keep-going $(addprefix nightly-,$(or $(NIGHTLY),soak faults settings aarch64)) \
+	  $(if $(NIGHTLY),,memory many test-matrix)
 
 nightly-soak nightly-faults: export OUTRIGGER_BIN := $(CURDIR)/target/release/outrigger
 nightly-soak nightly-faults: export OUTRIGGER_TEST_UNSCALED := yes
@@ -109,6 +112,9 @@ nightly-faults: build
 nightly-settings:
 	scripts/mongod > /dev/null
 	scripts/settings
+
+nightly-aarch64:
+	scripts/aarch64
 
 # Needs `cargo install cargo-fuzz` and a nightly compiler; FUZZ_SECONDS for each target.
 fuzz:

@@ -2,6 +2,7 @@
 //! tell.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Output},
 };
@@ -15,6 +16,10 @@ use crate::support::{
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn make_executable(program: &Path) {
+    std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 fn release_in(folder: &Path, args: &[&str]) -> Output {
@@ -72,6 +77,66 @@ fn a_release_is_refused_while_tag_version_and_changelog_say_different_things() {
     assert_eq!(said(&notes).trim_end(), "### Added\n\n- this");
 }
 
+/// A folder with these programs of the system alone.
+fn path_of(names: &[&str]) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for name in names {
+        std::os::unix::fs::symlink(format!("/usr/bin/{name}"), dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn what_a_build_for_other_machines_lacks_is_named_with_the_package_that_has_it() {
+    // No compiler of any kind, and no cargo that could begin.
+    let path = path_of(&["bash", "dirname"]);
+    let machine = path.path().join("uname");
+    std::fs::write(&machine, "#!/bin/sh\necho x86_64\n").unwrap();
+    make_executable(&machine);
+    let script =
+        || Command::new(root().join("scripts/aarch64")).env("PATH", path.path()).output().unwrap();
+    let run = script();
+    assert_eq!(run.status.code(), Some(1), "{}", said(&run));
+    let packages = "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross";
+    assert!(said(&run).contains(packages), "{}", said(&run));
+    // A compiler without the library that its programs are built with, as Debian has them: two packages.
+    let compiler = path.path().join("aarch64-linux-gnu-gcc");
+    std::fs::write(&compiler, "#!/bin/sh\nexit 1\n").unwrap();
+    make_executable(&compiler);
+    let run = said(&script());
+    assert!(run.contains("hint: apt-get install libc6-dev-arm64-cross\n"), "{run}");
+}
+
+/// cargo-cyclonedx writes beside each manifest of the workspace.
+#[test]
+fn a_list_of_what_it_is_built_of_leaves_nothing_in_the_tree() {
+    let dir = TempDir::new().unwrap();
+    for folder in ["scripts", "demo", "bin"] {
+        std::fs::create_dir(dir.path().join(folder)).unwrap();
+    }
+    for name in ["scripts/release", "Cargo.toml", "CHANGELOG.md"] {
+        std::fs::copy(root().join(name), dir.path().join(name)).unwrap();
+    }
+    let tool = dir.path().join("bin/cargo-cyclonedx");
+    let path = format!("{}:{}", dir.path().join("bin").display(), std::env::var("PATH").unwrap());
+    for (ends, files) in [("exit 1", 0), ("exit 0", 1)] {
+        let text = format!(
+            "#!/bin/sh\nname=\"$6.json\"\necho '{{}}' | tee \"$name\" > demo/\"$name\"\n{ends}\n"
+        );
+        std::fs::write(&tool, text).unwrap();
+        make_executable(&tool);
+        let script = dir.path().join("scripts/release");
+        let run = Command::new(script).arg("sbom").env("PATH", &path).output().unwrap();
+        assert_eq!(run.status.success(), files == 1, "{}", said(&run));
+        let left = |folder: &str| {
+            let entries = std::fs::read_dir(dir.path().join(folder)).into_iter().flatten();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.filter(|name| name.contains(".cdx.")).count()
+        };
+        assert_eq!((left("."), left("demo"), left("target/release-files")), (0, 0, files));
+    }
+}
+
 #[test]
 fn the_archive_holds_a_program_that_begins_and_what_belongs_to_it() {
     let made = release_in(root(), &["archive", "--debug"]);
@@ -104,7 +169,7 @@ fn the_archive_holds_a_program_that_begins_and_what_belongs_to_it() {
     let version = Command::new(dir.path().join("outrigger")).arg("--version").output().unwrap();
     assert!(said(&version).starts_with("outrigger "), "{}", said(&version));
 
-    let sums = release_in(root(), &["sums"]);
+    let sums = release_in(root(), &["sums", "--debug"]);
     let name = archive.file_name().unwrap().to_str().unwrap();
     assert!(said(&sums).contains(name), "{}", said(&sums));
 }

@@ -121,6 +121,8 @@ fn what_runs_at_night_runs_the_shipped_program_at_its_own_times() {
         "--test faults soak::",
         "--test faults fault_matrix::",
         "scripts/settings",
+        "scripts/aarch64",
+        "--keep-going",
         "memory_of_the_unit::",
         "version_matrix::",
     ] {
