@@ -2,13 +2,20 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-matrix memory many check fmt clippy deny doc fuzz-check build deb bench bench-queue bench-copy bench-smoke soak nightly nightly-soak nightly-faults nightly-settings nightly-aarch64 fuzz mutants clean
+.PHONY: demo demo-postgres test test-matrix memory many check fmt clippy deny doc fuzz-check build deb bench bench-queue bench-copy bench-smoke soak nightly nightly-soak nightly-faults nightly-settings nightly-aarch64 fuzz mutants clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
 	@scripts/mongod > /dev/null
 	@$(CARGO) build --quiet --profile demo --no-default-features --package outrigger --package outrigger-demo --bins
 	@OUTRIGGER_BIN="$(CURDIR)/target/demo/outrigger" target/demo/demo
+
+# The same shop, whose orders somebody asks PostgreSQL for, in SQL. The same program: nothing more is built.
+demo-postgres:
+	@scripts/mongod > /dev/null
+	@scripts/postgres > /dev/null
+	@$(CARGO) build --quiet --profile demo --no-default-features --package outrigger --package outrigger-demo --bins
+	@OUTRIGGER_BIN="$(CURDIR)/target/demo/outrigger" target/demo/demo postgres
 
 # Everything that CI runs.
 test: check

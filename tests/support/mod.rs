@@ -20,7 +20,6 @@ pub mod name_service;
 pub mod names;
 pub mod odd;
 pub mod odd_work;
-#[cfg(not(demo))]
 pub mod postgres;
 pub mod proof;
 pub mod proxy;
