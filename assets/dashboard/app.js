@@ -47,7 +47,8 @@ function verdict({ status, verdict: told, alerts, paused, pause }, about, now) {
   document.title = `${told.state} · ${about.host} · Outrigger`;
   text("health", told.state);
   // It is the state that is so old; how bad it is may have come later.
-  const since = told.sinceMs ? `; like this since ${moment(told.sinceMs)}, for ${span(Math.max(1000, now - told.sinceMs))}` : "";
+  const asOf = status === "healthy" ? " since" : "; like this since";
+  const since = told.sinceMs ? `${asOf} ${moment(told.sinceMs)}, for ${span(Math.max(1000, now - told.sinceMs))}` : "";
   text("since", `${HEALTHS[status]}${since}`);
   const who = pause?.by ? ` (${pause.by})` : "";
   const why = told.cause ?? (pause?.reason ? `“${pause.reason}”${who}` : null);
