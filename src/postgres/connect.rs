@@ -124,8 +124,8 @@ impl Postgres {
     /// [`Failed`].
     pub async fn session(&self) -> Result<Session, Failed> {
         let client = self.pool.get().await.map_err(Failed::of_pool)?;
-        let (timeout, heard) = (self.timeout, self.heard.clone());
-        Ok(Session { client: Some(client), timeout, heard, is_clean: true })
+        let (timeout, heard, tls) = (self.timeout, self.heard.clone(), self.tls.clone());
+        Ok(Session { client: Some(client), timeout, heard, tls, is_clean: true, is_asking: false })
     }
 
     /// When it answered last, in milliseconds since 1970; 0: never.
@@ -241,7 +241,10 @@ pub struct Session {
     client: Option<Object>,
     timeout: Duration,
     heard: Arc<AtomicU64>,
+    tls: Tls,
     is_clean: bool,
+    /// Something was sent, and nobody waits for its answer any more, or has it.
+    is_asking: bool,
 }
 
 impl Session {
@@ -255,16 +258,6 @@ impl Session {
         self.timeout
     }
 
-    fn client(&self) -> Result<&Object, Failed> {
-        self.client.as_ref().ok_or_else(|| Failed {
-            class: Class::Unavailable,
-            may_be_done: false,
-            is_late: false,
-            problem: "the connection was closed".to_owned(),
-            state: None,
-        })
-    }
-
     /// Runs what speaks to the server, within the time for an answer.
     ///
     /// # Errors
@@ -275,10 +268,12 @@ impl Session {
     ) -> Result<T, Failed> {
         let timeout = self.timeout;
         self.is_clean = false;
-        let client = self.client()?;
+        // Behind what was given up nothing is asked: it would wait for that as well.
+        let client = self.client.as_ref().filter(|_| !self.is_asking).ok_or_else(closed)?;
+        self.is_asking = true;
         match tokio::time::timeout(timeout, exchange(client)).await {
             Ok(result) => {
-                self.is_clean = true;
+                (self.is_clean, self.is_asking) = (true, false);
                 // A refusal is an answer, too; without a SQLSTATE it is of the connection.
                 if result.as_ref().err().is_none_or(|error| error.code().is_some()) {
                     self.heard.store(now_ms(), Relaxed);
@@ -313,13 +308,28 @@ impl Session {
     }
 }
 
+fn closed() -> Failed {
+    Failed::unasked("the connection was closed".to_owned())
+}
+
 impl Drop for Session {
+    /// What nobody waits for any more is cancelled: a server that works does not look whether the connection was closed,
+    /// and would go on to the end. The connection is kept until it was told, so that the word is about nobody else.
     fn drop(&mut self) {
-        if let Some(client) = self.client.take()
-            && !self.is_clean
-        {
-            drop(Object::take(client));
+        let Some(client) = self.client.take().filter(|_| !self.is_clean).map(Object::take) else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !self.is_asking {
+            return;
         }
+        let (token, tls) = (client.cancel_token(), self.tls.clone());
+        runtime.spawn(async move {
+            if let Ok(Err(error)) = tokio::time::timeout(CONNECT, token.cancel_query(tls)).await {
+                tracing::debug!(%error, "what was given up could not be cancelled");
+            }
+            drop(client);
+        });
     }
 }
 
