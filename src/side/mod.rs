@@ -192,6 +192,12 @@ pub trait Side: Send + Sync {
         original.as_bytes() == copy.as_bytes()
     }
 
+    /// Whether what this side has handed out is only what is left of a copy that is not there any more: whoever looks for
+    /// the copy has not found it, and whoever looks for what should not be there has.
+    fn is_left_over(&self, _copy: &RawDocument) -> bool {
+        false
+    }
+
     /// Whether what it hands out are the documents. A side that keeps less of them cannot be restored from.
     fn keeps_documents(&self) -> bool {
         true

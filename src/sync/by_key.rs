@@ -63,12 +63,10 @@ impl Comparison<'_> {
                 compared.bytes += document.as_bytes().len() as u64;
                 match copies.get(&key.canonical()) {
                     None => compared.found.push((Mismatch::Missing, key)),
-                    Some(copy)
-                        if part == Part::Whole && !self.sides.atlas.is_copy(document, copy) =>
-                    {
-                        compared.found.push((Mismatch::Content, key));
+                    Some(copy) => {
+                        let mismatch = self.mismatch(part, document, copy);
+                        compared.found.extend(mismatch.map(|kind| (kind, key)));
                     }
-                    Some(_) => {}
                 }
             }
         }

@@ -20,7 +20,7 @@ use crate::{
     gate::Permit,
     model::{checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace},
     runtime::shutdown::Stop,
-    side::{KeyRange, Order, Part, Route},
+    side::{KeyRange, Order, Part, Route, Side},
 };
 
 /// How a document differs.
@@ -153,12 +153,10 @@ impl Comparison<'_> {
                 let key = self.key_of(SideName::Atlas, copy)?;
                 match source.remove(&key.canonical()) {
                     None => compared.found.push((Mismatch::Extra, key)),
-                    Some((_, document))
-                        if part == Part::Whole && !self.sides.atlas.is_copy(document, copy) =>
-                    {
-                        compared.found.push((Mismatch::Content, key));
+                    Some((_, document)) => {
+                        let mismatch = self.mismatch(part, document, copy);
+                        compared.found.extend(mismatch.map(|kind| (kind, key)));
                     }
-                    Some(_) => {}
                 }
             }
             if compared.found.len() >= FOUND_MAX {
@@ -176,6 +174,16 @@ impl Comparison<'_> {
         Ok(true)
     }
 
+    /// How a copy that was found differs from its original, as far as that is looked at.
+    pub(super) fn mismatch(
+        &self,
+        part: Part,
+        original: &RawDocument,
+        copy: &RawDocument,
+    ) -> Option<Mismatch> {
+        if part == Part::Key { None } else { mismatch(&*self.sides.atlas, original, copy) }
+    }
+
     pub(super) fn key_of(
         &self,
         end: SideName,
@@ -187,6 +195,16 @@ impl Comparison<'_> {
     pub(super) fn route(&self, range: KeyRange, part: Part, after: ClusterTime) -> Route {
         Route { ns: self.ns.clone(), range, part, order: Order::ById, after, page: self.page }
     }
+}
+
+/// How a copy that was found differs from its original.
+pub(super) fn mismatch(
+    atlas: &dyn Side,
+    original: &RawDocument,
+    copy: &RawDocument,
+) -> Option<Mismatch> {
+    let kind = if atlas.is_left_over(copy) { Mismatch::Missing } else { Mismatch::Content };
+    (!atlas.is_copy(original, copy)).then_some(kind)
 }
 
 #[cfg(test)]

@@ -131,7 +131,9 @@ pub async fn look_up(
         let (keys, name) = (std::slice::from_ref(key), key.canonical());
         let source = local.find(ns, keys).await?.remove(&name);
         let target = atlas.find(ns, keys).await?.remove(&name);
-        (report.in_local, report.in_atlas) = (Some(source.is_some()), Some(target.is_some()));
+        // Of one that neither has, what is left there is no copy of it.
+        let is_there = target.as_ref().is_some_and(|copy| !atlas.is_left_over(copy));
+        (report.in_local, report.in_atlas) = (Some(source.is_some()), Some(is_there));
         let written = atlas.written_at(ns, key).await?;
         report.last_sync = written.and_then(rfc3339);
         if is_same(atlas, source.as_deref(), target.as_deref()) {
@@ -150,6 +152,7 @@ pub async fn look_up(
     let what = match (report.in_local, report.in_atlas) {
         (Some(true), Some(false)) => "it is missing in Atlas",
         (Some(false), Some(true)) => "only Atlas has it",
+        (Some(false), Some(false)) => "only Atlas has something of it",
         _ => "Atlas has it with another content",
     };
     let why = why.unwrap_or("nothing waits for it");

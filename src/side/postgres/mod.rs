@@ -1,11 +1,11 @@
 //! PostgreSQL as the target's side.
 //!
 //! Of a row `{_id, of, print}` is handed out: of which collection it is, and the [`mod@print`]
-//! that PostgreSQL has taken of what stands there. Whether that is the copy of a document is told by the print of the row
+//! that PostgreSQL has taken of what stands there. Of one that is not there, but for elements of its arrays, `left` is true. Whether that is the copy of a document is told by the print of the row
 //! that it should be. Only where a restore reads them, [`documents`](PostgresSide::documents), the rows are the documents.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -105,7 +105,7 @@ impl PostgresSide {
         key: &DocumentKey,
         seen: SeenRow,
     ) -> Result<RawDocumentBuf, SideError> {
-        let SeenRow { id, what, .. } = seen;
+        let SeenRow { id, what, is_orphan, .. } = seen;
         self.received.fetch_add((id.len() + what.as_ref().map_or(0, Vec::len)) as u64, Relaxed);
         if self.whole == Wanted::Document && what.is_some() {
             let bytes = what.unwrap_or_default();
@@ -113,6 +113,9 @@ impl PostgresSide {
         }
         let mut document = key.filter().to_owned();
         document.append(cstr!("of"), ns.as_str());
+        if is_orphan {
+            document.append(cstr!("left"), true);
+        }
         let bytes = what.unwrap_or_default();
         let subtype = bson::spec::BinarySubtype::Generic;
         document.append(cstr!("print"), bson::Binary { subtype, bytes });
@@ -251,7 +254,15 @@ impl Side for PostgresSide {
             let rows = self.rows(ns);
             let bytes =
                 keys.iter().map(|key| self.key_bytes(key)).collect::<Result<Vec<_>, _>>()?;
-            let seen = self.reader.find(&rows.table, self.whole, &bytes).await.map_err(failed)?;
+            let mut seen =
+                self.reader.find(&rows.table, self.whole, &bytes).await.map_err(failed)?;
+            if seen.len() < bytes.len() && self.whole != Wanted::Document {
+                let known: HashSet<_> = seen.iter().map(|row| row.key.clone()).collect();
+                let without: Vec<_> =
+                    bytes.iter().filter(|key| !known.contains(*key)).cloned().collect();
+                let orphans = self.reader.orphans_of(&rows.table, &without).await;
+                seen.extend(orphans.map_err(failed)?.into_iter().map(SeenRow::orphan));
+            }
             let asked: HashMap<_, _> = bytes.iter().zip(keys).collect();
             let mut found = HashMap::with_capacity(seen.len());
             for seen in seen {
@@ -283,6 +294,10 @@ impl Side for PostgresSide {
         };
         let Ok(row) = self.rows(&ns).row(original, None) else { return false };
         copy.get_binary("print").is_ok_and(|found| found.bytes == print::of(&row))
+    }
+
+    fn is_left_over(&self, copy: &RawDocument) -> bool {
+        copy.get_bool("left").unwrap_or_default()
     }
 
     fn keeps_documents(&self) -> bool {

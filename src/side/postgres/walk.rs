@@ -4,6 +4,11 @@
 //! long: those that begin alike stand together, in the order of a hash. So what is between two keys is told by the whole
 //! keys, where one of the two is cut: all rows that begin as it does are read, and those on the other side are left out.
 //! Only the order within a page is not MongoDB's then, and nobody goes by that.
+//!
+//! Elements of an array whose document has no row stand where that would: they are what is left of one that was deleted
+//! while the array was not declared, or by hand. But for those whose key is cut, of which nobody can tell whose they are.
+
+use std::collections::HashSet;
 
 use bson::{RawDocument, RawDocumentBuf};
 
@@ -15,6 +20,7 @@ use crate::{
     sink::postgres::{
         read::{SeenRow, Stretch, Wanted},
         row,
+        table::Table,
     },
 };
 
@@ -78,6 +84,38 @@ impl<'a> PostgresWalk<'a> {
         Self { side, route, behind: None }
     }
 
+    /// The next rows, and what is left of documents that have none among them; and whether that is all there is.
+    async fn seen(
+        &self,
+        table: &Table,
+        wanted: Wanted,
+        stretch: &Stretch,
+        limit: u32,
+    ) -> Result<(Vec<SeenRow>, bool), SideError> {
+        let reader = &self.side.reader;
+        let mut seen = reader.walk(table, wanted, stretch, limit).await.map_err(failed)?;
+        let mut is_all = (seen.len() as u64) < u64::from(limit);
+        // Nothing is restored of them.
+        if wanted == Wanted::Document {
+            return Ok((seen, is_all));
+        }
+        let mut beside = stretch.clone();
+        if let Some(last) = seen.last().filter(|_| !is_all) {
+            beside.up_to = Some(last.key.clone());
+        }
+        let orphans = reader.orphans(table, &beside, limit).await.map_err(failed)?;
+        if orphans.len() as u64 >= u64::from(limit) {
+            // There may be more of them, which come before the rest of the rows.
+            is_all = false;
+            seen.retain(|row| Some(&row.key) <= orphans.last());
+        }
+        let rows: HashSet<_> = seen.iter().map(|row| row.key.clone()).collect();
+        let orphans = orphans.into_iter().filter(|key| !rows.contains(key));
+        seen.extend(orphans.map(SeenRow::orphan));
+        seen.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok((seen, is_all))
+    }
+
     async fn read(&mut self) -> Result<Option<Page>, SideError> {
         let Route { ns, range, part, page, .. } = &self.route;
         let from = Bound::of(self.side, range.from.as_ref())?;
@@ -97,10 +135,8 @@ impl<'a> PostgresWalk<'a> {
         let table = &self.side.rows(ns).table;
         let before = Place { behind: self.behind.clone(), leg: 0 };
         loop {
-            let seen =
-                self.side.reader.walk(table, wanted, &stretch, *page).await.map_err(failed)?;
+            let (seen, is_all) = self.seen(table, wanted, &stretch, *page).await?;
             let Some(last) = seen.last() else { return Ok(None) };
-            let is_all = (seen.len() as u64) < u64::from(*page);
             let last_key = key_of(last).map_err(|error| self.side.malformed(error))?;
             stretch.behind = Some(last.key.clone());
             let mut told = Vec::with_capacity(seen.len());

@@ -10,7 +10,8 @@ use super::{
     connect::{Failed, Param, Postgres},
     names::{OWN_SCHEMA, quoted},
     print,
-    table::{SYNCED_AT, Table},
+    row::KEY_BYTES_MAX,
+    table::{Child, SYNCED_AT, Table},
 };
 
 /// undefined_table, invalid_schema_name: nothing is there.
@@ -40,6 +41,14 @@ pub struct SeenRow {
     pub id: String,
     /// The print, or the document. `None` where that cannot be had.
     pub what: Option<Vec<u8>>,
+    /// It has no row, and there are elements of its arrays.
+    pub is_orphan: bool,
+}
+
+impl SeenRow {
+    pub fn orphan(key: Vec<u8>) -> Self {
+        Self { key, id: String::new(), what: None, is_orphan: true }
+    }
 }
 
 /// Rows from here on, or behind this key, up to a key.
@@ -51,8 +60,24 @@ pub struct Stretch {
     pub up_to: Option<Vec<u8>>,
 }
 
+impl Stretch {
+    /// Its conditions on the key of a table of some name, and their parameters.
+    fn bounds(&self) -> (impl Fn(&str) -> Vec<String>, Vec<Param<'_>>) {
+        let Self { from, behind, before, up_to } = self;
+        let bounds = [(from, ">="), (behind, ">"), (before, "<"), (up_to, "<=")];
+        let (keys, ops): (Vec<_>, Vec<_>) =
+            bounds.into_iter().filter_map(|(key, op)| Some((key.as_ref()?, op))).unzip();
+        let conditions = move |of: &str| {
+            let numbered = ops.iter().zip(1..);
+            numbered.map(|(op, n)| format!("{of}._id {op} ${n}")).collect()
+        };
+        (conditions, keys.into_iter().map(|key| (key as _, Type::BYTEA)).collect())
+    }
+}
+
 fn seen(row: &Answered) -> Result<SeenRow, tokio_postgres::Error> {
-    Ok(SeenRow { key: row.try_get(0)?, id: row.try_get(1)?, what: row.try_get(2)? })
+    let (key, id, what) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    Ok(SeenRow { key, id, what, is_orphan: false })
 }
 
 fn all(rows: &[Answered]) -> Result<Vec<SeenRow>, Failed> {
@@ -104,6 +129,65 @@ impl TableReader {
         }
     }
 
+    /// Keys of elements in a stretch whose document has no row, in their order.
+    ///
+    /// # Errors
+    /// As [`Session::query`](crate::postgres::connect::Session::query).
+    pub async fn orphans(
+        &self,
+        table: &Table,
+        stretch: &Stretch,
+        limit: u32,
+    ) -> Result<Vec<Vec<u8>>, Failed> {
+        let (bounds, params) = stretch.bounds();
+        self.orphans_where(table, |of| bounds(of), &format!("LIMIT {limit}"), &params).await
+    }
+
+    /// Those of these keys that have elements, and no row.
+    ///
+    /// # Errors
+    /// As [`Session::query`](crate::postgres::connect::Session::query).
+    pub async fn orphans_of(
+        &self,
+        table: &Table,
+        keys: &[Vec<u8>],
+    ) -> Result<Vec<Vec<u8>>, Failed> {
+        let params: [Param<'_>; 1] = [(&keys, Type::BYTEA_ARRAY)];
+        self.orphans_where(table, |of| vec![format!("{of}._id = ANY($1)")], "", &params).await
+    }
+
+    async fn orphans_where(
+        &self,
+        table: &Table,
+        conditions: impl Fn(&str) -> Vec<String>,
+        rest: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Vec<u8>>, Failed> {
+        if table.children.is_empty() {
+            return Ok(Vec::new());
+        }
+        let of_child = |child: &Child| {
+            // The same bounds on both: else each row of the table would be looked at for each page.
+            let rows = conditions("t").into_iter().chain(["t._id = c._id".to_owned()]);
+            let has_row = format!(
+                "NOT EXISTS (SELECT FROM {} t WHERE {})",
+                table.quoted(),
+                rows.collect::<Vec<_>>().join(" AND ")
+            );
+            // Nobody can tell whose one is that is cut.
+            let is_whole = format!("octet_length(c._id) <= {KEY_BYTES_MAX}");
+            let all: Vec<_> = conditions("c").into_iter().chain([is_whole, has_row]).collect();
+            format!("SELECT c._id FROM {} c WHERE {}", child.quoted(), all.join(" AND "))
+        };
+        let children: Vec<_> = table.children.iter().map(of_child).collect();
+        let sql = format!(
+            "SELECT DISTINCT o._id FROM ({}) o ORDER BY o._id {rest}",
+            children.join(" UNION ALL ")
+        );
+        let rows = self.ask(&sql, params).await?;
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(Failed::from)
+    }
+
     /// The first rows of a stretch, in the order of their keys.
     ///
     /// # Errors
@@ -115,22 +199,11 @@ impl TableReader {
         stretch: &Stretch,
         limit: u32,
     ) -> Result<Vec<SeenRow>, Failed> {
-        let Stretch { from, behind, before, up_to } = stretch;
-        let bounds = [(from, ">="), (behind, ">"), (before, "<"), (up_to, "<=")];
-        let bounds: Vec<_> =
-            bounds.into_iter().filter_map(|(key, op)| Some((key.as_ref()?, op))).collect();
-        let conditions: Vec<_> = bounds
-            .iter()
-            .enumerate()
-            .map(|(n, (_, op))| format!("t._id {op} ${}", n + 1))
-            .collect();
-        let conditions = if conditions.is_empty() {
-            String::new()
-        } else {
-            format!("WHERE {}", conditions.join(" AND "))
+        let (bounds, params) = stretch.bounds();
+        let conditions = match bounds("t") {
+            none if none.is_empty() => String::new(),
+            some => format!("WHERE {}", some.join(" AND ")),
         };
-        let params: Vec<Param<'_>> =
-            bounds.iter().map(|(key, _)| (*key as _, Type::BYTEA)).collect();
         let rest = format!("{conditions} ORDER BY t._id LIMIT {limit}");
         self.rows(table, wanted, &rest, &params).await
     }

@@ -22,7 +22,7 @@ use crate::{
 
 /// A B-tree of PostgreSQL takes no key above 2,704 bytes. A longer one is cut, and has a hash of all of it at its end: it
 /// is still of one document alone, and stands where it did but among those that begin with the same 2,000 bytes.
-const KEY_BYTES_MAX: usize = 2_000;
+pub const KEY_BYTES_MAX: usize = 2_000;
 
 /// A document as its table holds it.
 #[derive(Clone, Debug, PartialEq)]

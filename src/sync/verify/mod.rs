@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use super::{
     Collection, LeftOut, SyncError, atlas_collections,
-    compare::{Compared, Comparison, Findings, Mismatch},
+    compare::{Compared, Comparison, Findings, Mismatch, mismatch},
     pause,
     range::splits,
     sides::{Sides, ask},
@@ -359,10 +359,12 @@ impl Verify<'_> {
                     let (local, copy) = (source.get(&name), target.get(&name));
                     let kind = match (local, copy) {
                         (None, None) => continue,
-                        (Some(local), Some(copy)) if self.sides.atlas.is_copy(local, copy) => {
-                            continue;
+                        (Some(local), Some(copy)) => {
+                            match mismatch(&*self.sides.atlas, local, copy) {
+                                Some(kind) => kind,
+                                None => continue,
+                            }
                         }
-                        (Some(_), Some(_)) => Mismatch::Content,
                         (Some(_), None) => Mismatch::Missing,
                         (None, Some(_)) => Mismatch::Extra,
                     };
