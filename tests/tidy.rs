@@ -64,6 +64,7 @@ const OWNERS: &[(&str, &[&str])] = &[
 /// With a reason each, since every other path there would be one that no lease, no order and no limit is kept on.
 const WRITES: &[&str] = &[
     "sink.write(",
+    "sink.write_changes(",
     ".change_schema(",
     ".try_change(",
     "sink.alter(",

@@ -79,6 +79,15 @@ impl Sink for AnySink {
         of_each!(self, sink => sink.write(ns, writes).await)
     }
 
+    async fn write_changes(
+        &self,
+        ns: &Namespace,
+        writes: &[Write<'_>],
+        changed_ms: &[Option<u64>],
+    ) -> Result<Vec<Written>, SinkError> {
+        of_each!(self, sink => sink.write_changes(ns, writes, changed_ms).await)
+    }
+
     fn takes_changes(&self) -> bool {
         of_each!(self, sink => sink.takes_changes())
     }

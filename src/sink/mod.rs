@@ -133,6 +133,20 @@ pub trait Sink: Send + Sync + 'static {
         writes: &[Write<'_>],
     ) -> impl Future<Output = Result<Vec<Written>, SinkError>> + Send;
 
+    /// As [`write`](Self::write), by one who knows of each write when its document was changed in the source, in milliseconds
+    /// since 1970, or does not. For a sink that keeps that with the document.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn write_changes(
+        &self,
+        ns: &Namespace,
+        writes: &[Write<'_>],
+        _changed_ms: &[Option<u64>],
+    ) -> impl Future<Output = Result<Vec<Written>, SinkError>> + Send {
+        self.write(ns, writes)
+    }
+
     /// Whether it takes [`Write::Change`] and [`Write::Merge`]. One that does not is never given any: each update goes as the whole document,
     /// read from the source when it is its turn, and waits for as long as the source is away.
     fn takes_changes(&self) -> bool {

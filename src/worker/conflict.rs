@@ -85,7 +85,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 let writes = room.back.iter();
                 let writes: Vec<_> =
                     writes.map(|(key, document)| Write::Upsert { key, document }).collect();
-                self.dispatch.send(ns, &writes).await?;
+                self.dispatch.send(ns, &writes, &vec![None; writes.len()]).await?;
             }
             drop(room);
             if open.is_empty() {
@@ -123,7 +123,8 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             .iter()
             .map(|Conflict { item, document, .. }| Write::Upsert { key: &item.key, document })
             .collect();
-        let written = self.dispatch.send(ns, &writes).await?;
+        let changed_ms: Vec<_> = open.iter().map(|of| Some(of.item.last_ms)).collect();
+        let written = self.dispatch.send(ns, &writes, &changed_ms).await?;
         let mut still = Vec::new();
         let ended = open.into_iter().zip(written).filter_map(|(mut conflict, written)| {
             if let Written::Conflict { reason, taken } = written {
@@ -389,7 +390,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         let deletes: Vec<_> = keys.iter().map(Write::Delete).collect();
         tracing::debug!(%ns, documents = deletes.len(), "holders of unique values give way");
         crash::point(CrashPoint::EvictionNoted);
-        if let Err(error) = self.dispatch.send(ns, &deletes).await {
+        if let Err(error) = self.dispatch.send(ns, &deletes, &vec![None; deletes.len()]).await {
             // The server may still be at it, for as long as an answer was waited for.
             let patience = self.options.atlas_timeout;
             tokio::spawn(async move {

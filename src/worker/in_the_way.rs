@@ -28,13 +28,14 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
         &self,
         ns: &Namespace,
         writes: &[Write<'_>],
+        changed_ms: &[Option<u64>],
     ) -> Result<Vec<Written>, Halt> {
-        let written = match self.send_all(ns, writes).await {
+        let written = match self.send_all(ns, writes, changed_ms).await {
             Err(SinkError::Held(reason)) => {
                 if !self.replace_view(ns).await? {
                     return Err(SinkError::Held(reason).into());
                 }
-                self.send_all(ns, writes).await?
+                self.send_all(ns, writes, changed_ms).await?
             }
             written => written?,
         };

@@ -24,6 +24,8 @@ pub(super) struct Item {
     pub collection: Option<CollectionId>,
     pub first_time: ClusterTime,
     pub last_time: ClusterTime,
+    /// When the document was changed last, as far as is known here, by the source's clock: milliseconds since 1970.
+    pub last_ms: u64,
 }
 
 impl Item {
@@ -40,6 +42,7 @@ impl Item {
             collection,
             first_time: entry.first_time,
             last_time: entry.last_time,
+            last_ms: entry.last_ms,
         };
         (item, op)
     }

@@ -51,7 +51,7 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
             return Ok(Vec::new());
         }
         let writes = writes_of(&direct);
-        let written = self.send(ns, &writes).await?;
+        let written = self.send(ns, &writes, &changed_of(&direct)).await?;
         outcomes.answered = true;
         self.learn_traits(ns, &writes, &written);
         let mut again = Vec::new();
@@ -74,7 +74,7 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
         });
         self.end_all(ns, rest, outcomes);
         if !again.is_empty() {
-            let written = self.send(ns, &writes_of(&again)).await?;
+            let written = self.send(ns, &writes_of(&again), &changed_of(&again)).await?;
             let rest = again.into_iter().zip(written);
             let rest = rest.map(|((item, draft), written)| (item, draft.into_document(), written));
             self.end_all(ns, rest, outcomes);
@@ -83,20 +83,21 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
     }
 
     /// Sends; where Atlas refuses a command as a whole, sends each write alone, so that one odd
-    /// document cannot take others with it.
+    /// document cannot take others with it. `changed_ms` as [`Sink`](crate::sink::Sink::write_changes) has it.
     pub async fn send_all(
         &self,
         ns: &Namespace,
         writes: &[Write<'_>],
+        changed_ms: &[Option<u64>],
     ) -> Result<Vec<Written>, SinkError> {
-        match self.sink.write(ns, writes).await {
+        match self.sink.write_changes(ns, writes, changed_ms).await {
             Err(SinkError::Rejected(reason)) if writes.len() == 1 => {
                 Ok(vec![Written::Rejected { reason, refusal: Refusal::Other }])
             }
             Err(SinkError::Rejected(_)) => {
                 let mut written = Vec::with_capacity(writes.len());
-                for write in writes {
-                    match self.sink.write(ns, std::slice::from_ref(write)).await {
+                for one in writes.chunks(1).zip(changed_ms.chunks(1)) {
+                    match self.sink.write_changes(ns, one.0, one.1).await {
                         Err(SinkError::Rejected(reason)) => {
                             let refusal = Refusal::Other;
                             written.push(Written::Rejected { reason, refusal });
@@ -209,6 +210,10 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
             Outcome::Rejected { reason, refusal, now_ms: now_ms() }
         }
     }
+}
+
+fn changed_of(direct: &[(Item, Draft)]) -> Vec<Option<u64>> {
+    direct.iter().map(|(item, _)| Some(item.last_ms)).collect()
 }
 
 fn writes_of(direct: &[(Item, Draft)]) -> Vec<Write<'_>> {

@@ -38,6 +38,36 @@ fn document(agent: &Agent, id: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_row_says_when_its_document_was_changed_in_mongodb() {
+    let (local, target) = tokio::join!(Mongod::start(), Postgres::start());
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+    let mut agent = Agent::into_postgres(&local.uri(), &target.uri(), DECLARED);
+    agent.start(&[]);
+    agent.streaming().await;
+    let times = "SELECT id || ' ' || coalesce((extract(epoch FROM source_time) * 1000)::bigint::text, 'NULL') FROM shop.orders ORDER BY _id";
+    let copied = "{\"$numberInt\":\"1\"} NULL";
+    assert_eq!(target.ask(times).await, [copied], "nobody knows that of a first copy");
+
+    // It is written later than it was changed.
+    assert!(agent.cli(&["pause", "--reason", "a test"]).status.success());
+    orders(&local).insert_one(doc! { "_id": 2 }).await.unwrap();
+    let change = doc! { "$set": { "v": 1 } };
+    orders(&local).update_one(doc! { "_id": 2 }, change).await.unwrap();
+    let oplog = local.client.database("local").collection::<mongodb::bson::Document>("oplog.rs");
+    let update = doc! { "ns": "shop.orders", "op": "u" };
+    let update = oplog.find_one(update).await.unwrap().expect("the update");
+    let changed = update.get_datetime("wall").unwrap().timestamp_millis();
+    agent.queued(1).await;
+    assert!(agent.cli(&["resume"]).status.success());
+    eventually("the row", PATIENCE, async || {
+        target.ask(times).await.get(1) == Some(&format!("{{\"$numberInt\":\"2\"}} {changed}"))
+    })
+    .await;
+    let later = "SELECT id FROM shop.orders WHERE synced_at > source_time";
+    assert_eq!(target.ask(later).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sync_repairs_what_verify_finds_in_postgres_and_deletes_no_more_than_it_may() {
     let (local, target) = tokio::join!(Mongod::start(), Postgres::start());
     let mut random = StdRng::seed_from_u64(seed());

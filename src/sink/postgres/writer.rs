@@ -144,6 +144,7 @@ impl PostgresSink {
         &self,
         ns: &Namespace,
         writes: &[Write<'_>],
+        changed_ms: &[Option<u64>],
     ) -> Result<Vec<Written>, SinkError> {
         let mut session = self.pg.session().await?;
         let mut is_second_time = false;
@@ -155,7 +156,7 @@ impl PostgresSink {
                     return Ok(vec![Written::Rejected { reason, refusal }; writes.len()]);
                 }
             };
-            let (items, mut written) = items_of(&made.rows, writes);
+            let (items, mut written) = items_of(&made.rows, writes, changed_ms);
             self.count_misfits(ns, &items);
             match self.outcomes(&mut session, ns, &made, &items).await {
                 Ok(outcomes) => {
@@ -233,14 +234,20 @@ impl PostgresSink {
 }
 
 /// What the batch has to do; a write that no row can be made of is refused here already.
-fn items_of(rows: &Rows, writes: &[Write<'_>]) -> (Vec<RowWrite>, Vec<Option<Written>>) {
+fn items_of(
+    rows: &Rows,
+    writes: &[Write<'_>],
+    changed_ms: &[Option<u64>],
+) -> (Vec<RowWrite>, Vec<Option<Written>>) {
     let mut items = Vec::with_capacity(writes.len());
     let written = writes
         .iter()
-        .map(|write| {
+        .zip(changed_ms)
+        .map(|(write, changed_ms)| {
             let item = match *write {
                 Write::Insert(document) | Write::Upsert { document, .. } => {
-                    rows.row(document, None).map(RowWrite::Row)
+                    let changed_ms = changed_ms.and_then(|ms| ms.try_into().ok());
+                    rows.row(document, changed_ms).map(RowWrite::Row)
                 }
                 Write::Delete(key) => row::key_of(key).map(Cell::Bytes).map(RowWrite::Delete),
                 // Never given: see `takes_changes`.
@@ -280,6 +287,15 @@ fn as_written(outcome: Outcome) -> Written {
 
 impl Sink for PostgresSink {
     async fn write(&self, ns: &Namespace, writes: &[Write<'_>]) -> Result<Vec<Written>, SinkError> {
+        self.write_changes(ns, writes, &vec![None; writes.len()]).await
+    }
+
+    async fn write_changes(
+        &self,
+        ns: &Namespace,
+        writes: &[Write<'_>],
+        changed_ms: &[Option<u64>],
+    ) -> Result<Vec<Written>, SinkError> {
         let (ops_max, bytes_max) = {
             let limiter = self.limiter.lock();
             (limiter.ops_max(usize::MAX), limiter.bytes_max(usize::MAX))
@@ -293,7 +309,8 @@ impl Sink for PostgresSink {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            written.extend(self.written(ns, now).await?);
+            let changed_ms = &changed_ms[written.len()..][..now.len()];
+            written.extend(self.written(ns, now, changed_ms).await?);
             rest = later;
         }
         Ok(written)
