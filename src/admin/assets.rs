@@ -1,5 +1,7 @@
 //! The dashboard, the OpenAPI document and the runbook: embedded, so that nothing else is needed to look at them.
 
+use std::borrow::Cow;
+
 use axum::{
     extract::Path,
     http::{StatusCode, header},
@@ -7,7 +9,7 @@ use axum::{
 };
 
 use super::{Problem, SEE};
-use crate::observe::runbook;
+use crate::observe::{runbook, words};
 
 const PAGE: &str = include_str!("../../assets/dashboard/index.html");
 const OPENAPI: &str = include_str!("../../docs/openapi.json");
@@ -26,7 +28,7 @@ const ASSETS: [(&str, &str, &str); 8] = [
 ];
 
 pub(super) async fn page() -> Response {
-    text("text/html", PAGE)
+    told("text/html", PAGE)
 }
 
 pub(super) async fn openapi() -> Response {
@@ -35,12 +37,12 @@ pub(super) async fn openapi() -> Response {
 
 /// What to do, whatever it is.
 pub(super) async fn night() -> Response {
-    text("text/plain", runbook::NIGHT)
+    told("text/plain", runbook::NIGHT)
 }
 
 /// What to do about an alert.
 pub(super) async fn runbook(Path(alert): Path<String>) -> Result<Response, Problem> {
-    runbook::page(&alert).map(|page| text("text/plain", page)).ok_or_else(|| {
+    runbook::page(&alert).map(|page| told("text/plain", page)).ok_or_else(|| {
         let known: Vec<_> = runbook::alerts().collect();
         Problem::new(StatusCode::NOT_FOUND, "there is no such alert")
             .hint(&format!("known are {}", known.join(", ")))
@@ -51,9 +53,14 @@ pub(super) async fn asset(Path(name): Path<String>) -> Result<Response, Problem>
     let found = ASSETS.iter().find(|(known, ..)| *known == name);
     let (_, kind, content) =
         found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no such path").hint(SEE))?;
-    Ok(text(kind, content))
+    Ok(told(kind, content))
 }
 
-fn text(kind: &str, content: &'static str) -> Response {
-    ([(header::CONTENT_TYPE, format!("{kind}; charset=utf-8"))], content).into_response()
+fn text(kind: &str, content: impl Into<Cow<'static, str>>) -> Response {
+    ([(header::CONTENT_TYPE, format!("{kind}; charset=utf-8"))], content.into()).into_response()
+}
+
+/// With the target by its own name.
+fn told(kind: &str, content: &'static str) -> Response {
+    text(kind, words::told_of_ours(content))
 }

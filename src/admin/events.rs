@@ -33,6 +33,7 @@ use crate::{
         progress::ProgressReport,
         status::Figures,
         trend::{DAY_SAMPLE_SECONDS, Row, SAMPLE_SECONDS, Sample},
+        words,
     },
     runtime::{clock::now_ms, shutdown::blocking},
 };
@@ -184,11 +185,13 @@ fn next(
     before: Option<Value>,
 ) -> (Event, Option<View>, Option<Value>) {
     let status = status(handles, view.as_ref());
-    if view.is_none() {
-        return (event("status", &status), view, None);
-    }
     // These types have no map keys but strings, so they are JSON.
-    let now = without_nulls(serde_json::to_value(&status).unwrap_or_default());
+    let mut told = serde_json::to_value(&status).unwrap_or_default();
+    words::told_in(&mut told);
+    if view.is_none() {
+        return (event("status", &told), view, None);
+    }
+    let now = without_nulls(told);
     let event = match &before {
         None => event("status", &now),
         Some(before) => {

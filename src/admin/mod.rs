@@ -38,6 +38,7 @@ mod events;
 mod flush;
 mod full;
 pub mod health;
+mod named;
 mod prometheus;
 mod queue;
 mod server;
@@ -45,6 +46,7 @@ mod token;
 mod transfer;
 
 use askers::Asker;
+use named::named;
 pub use queue::LIST_MAX;
 pub use token::{TokenError, read_or_make, read_token};
 
@@ -228,7 +230,10 @@ async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response
     if !only_reads(&method) && !waits_itself {
         asker.log(&method, path, &response);
     }
-    harden(as_json(response))
+    let response = as_json(response);
+    // The document of the API is the same for every target.
+    let response = if path == "/openapi.json" { response } else { named(response).await };
+    harden(response)
 }
 
 fn only_reads(method: &Method) -> bool {

@@ -20,6 +20,7 @@ use crate::{
         alerts::{Alert, Notice},
         health::proves_life,
         status::Status,
+        words,
     },
     policy::backoff::OutageWait,
     runtime::{
@@ -117,6 +118,7 @@ pub(super) fn letter(notice: &Notice, status: &Status) -> Value {
     letter["since"] = json!(rfc3339(*since_ms));
     letter["clearedAt"] = json!(cleared);
     letter["phase"] = json!(status.state().phase);
+    words::told_in(&mut letter);
     letter
 }
 
