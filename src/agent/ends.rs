@@ -65,6 +65,7 @@ pub enum TargetEnd {
 /// A PostgreSQL, and what its rows are made by.
 pub struct PostgresEnd {
     pg: Postgres,
+    connections: usize,
     mapping: Mapping,
     exact: Exact,
     /// What this agent holds there: noted by whoever takes the lease, asked for by each transaction that writes.
@@ -79,13 +80,18 @@ impl PostgresEnd {
         let pg = Postgres::new(uri.expose(), connections, config.atlas.timeout)
             .map_err(|error| ConfigError::invalid("postgres.uri", error.to_string()))?;
         let (mapping, exact) = (config.mapping.clone(), config.postgres.exact);
-        Ok(Self { pg, mapping, exact, fence: Fence::default() })
+        Ok(Self { pg, connections, mapping, exact, fence: Fence::default() })
     }
 
     fn end(&self) -> End {
         let records = PostgresRecords::new(self.pg.clone(), self.fence.clone());
         let side = PostgresSide::new(self.pg.clone(), self.mapping.clone(), self.exact);
         End { peer: Arc::new(self.pg.clone()), side: Arc::new(side.with_records(records)) }
+    }
+
+    /// How many connections there may be at once.
+    pub fn connections(&self) -> usize {
+        self.connections
     }
 
     /// Its line.

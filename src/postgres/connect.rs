@@ -5,6 +5,7 @@
 //! sent whole with the types of their parameters, as the unnamed one.
 
 use std::{
+    net::IpAddr,
     path::PathBuf,
     sync::{
         Arc,
@@ -29,9 +30,6 @@ use super::{
     tls::Tls,
 };
 use crate::runtime::clock::now_ms;
-/// Names that the server's `pg_stat_activity` has for the agent's connections.
-const APPLICATION: &str = "outrigger";
-
 /// Waits for what should take moments: a connection that is made, or is given back.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -74,13 +72,16 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// Names that the server's `pg_stat_activity` has for the agent's connections.
+    pub const APPLICATION: &str = "outrigger";
+
     /// Makes the pool; connects nowhere yet.
     ///
     /// # Errors
     /// [`BadUri`].
     pub fn new(uri: &str, connections: usize, timeout: Duration) -> Result<Self, BadUri> {
         let (mut config, ca_file) = parse(uri)?;
-        config.application_name(APPLICATION).connect_timeout(CONNECT);
+        config.application_name(Self::APPLICATION).connect_timeout(CONNECT);
         let pem = match &ca_file {
             Some(path) => Some(std::fs::read(path).map_err(|error| {
                 BadUri(format!(
@@ -126,6 +127,28 @@ impl Postgres {
         let client = self.pool.get().await.map_err(Failed::of_pool)?;
         let (timeout, heard, tls) = (self.timeout, self.heard.clone(), self.tls.clone());
         Ok(Session { client: Some(client), timeout, heard, tls, is_clean: true, is_asking: false })
+    }
+
+    /// False where the address says so, and by a socket of this machine.
+    pub fn is_encrypted(&self) -> bool {
+        self.config.get_ssl_mode() != SslMode::Disable
+    }
+
+    /// Whether every host of the address is this machine.
+    pub fn is_of_this_machine(&self) -> bool {
+        self.config.get_hosts().iter().all(|host| match host {
+            Host::Unix(_) => true,
+            Host::Tcp(name) => {
+                name == "localhost" || name.parse::<IpAddr>().is_ok_and(|of| of.is_loopback())
+            }
+        })
+    }
+
+    /// Those that the address names.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        let named = self.config.get_ports().iter().copied();
+        let usual = self.config.get_ports().is_empty().then_some(5432);
+        named.chain(usual)
     }
 
     /// When it answered last, in milliseconds since 1970; 0: never.

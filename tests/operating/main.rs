@@ -27,6 +27,7 @@ mod newcomer;
 mod outbox_table;
 mod package;
 mod pauses;
+mod postgres_is_checked;
 mod postgres_schema;
 mod preflight;
 mod release;

@@ -64,6 +64,11 @@ impl Postgres {
         }
     }
 
+    /// From its next start on it takes no writes, as one that follows another.
+    pub fn becomes_a_standby(&self) {
+        std::fs::write(self.dir.path().join("data/standby.signal"), "").unwrap();
+    }
+
     /// As Outrigger is given it.
     pub fn uri(&self) -> String {
         Self::uri_at(self.port)

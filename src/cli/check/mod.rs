@@ -25,6 +25,7 @@ mod here;
 mod local;
 mod plan;
 mod postgres;
+mod tables;
 
 use atlas::check_atlas;
 use local::check_local;
@@ -291,7 +292,10 @@ async fn check_ownership(config: &Config, lines: &mut Report) {
         Err(error @ SyncError::Sink(SinkError::Denied(_))) => lines.warning(
             "owner",
             format!("whose Atlas it is cannot be told: {}", one_line(&error)),
-            "grant the user in Atlas the role readWriteAnyDatabase",
+            match config.target.kind {
+                TargetKind::Atlas => "grant the user in Atlas the role readWriteAnyDatabase",
+                TargetKind::Postgres => "make the user the owner of the schema `outrigger`",
+            },
         ),
         Err(_) => {}
     }
@@ -304,9 +308,12 @@ async fn check_skew(end: &'static str, mongo: &Mongo, lines: &mut Report) {
     let Ok(there) = hello.get_datetime("localTime") else {
         return;
     };
-    let skew = Duration::from_millis(
-        u64::try_from(there.timestamp_millis()).unwrap_or(0).abs_diff(now_ms()),
-    );
+    tell_skew(end, u64::try_from(there.timestamp_millis()).unwrap_or(0), lines);
+}
+
+/// By its clock, in milliseconds since 1970.
+fn tell_skew(end: &'static str, there_ms: u64, lines: &mut Report) {
+    let skew = Duration::from_millis(there_ms.abs_diff(now_ms()));
     if skew > SKEW_MAX {
         let text = format!("its clock differs by {}", units::show_duration(skew));
         lines.warning(end, text, "set both clocks by NTP; until then lag and times mislead");

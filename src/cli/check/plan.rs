@@ -6,7 +6,7 @@ use crate::{
     agent::{TargetEnd, connect_local},
     cli::show,
     config::{Config, units},
-    observe::report::Failure,
+    observe::{report::Failure, words},
     side::MongoSide,
     source::{inspect, source_id},
     sync::{Action, Planned, preview},
@@ -42,7 +42,8 @@ impl Plan {
             "plan (estimated; nothing was changed; `outrigger sync --dry-run --wait` compares every byte):",
         );
         let rows: Vec<_> = self.collections.iter().map(row).collect();
-        show::table(&["ACTION", "COLLECTION", "LOCAL", "SIZE", "ATLAS", "NOTE"], &rows);
+        let target = words::target().to_uppercase();
+        show::table(&["ACTION", "COLLECTION", "LOCAL", "SIZE", &target, "NOTE"], &rows);
         let of = |action| self.collections.iter().filter(move |planned| planned.action == action);
         let (copied, bytes) = of(Action::Copy)
             .fold((0, 0), |sum, of| (sum.0 + of.local_documents, sum.1 + of.local_bytes));

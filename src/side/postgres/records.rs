@@ -28,6 +28,7 @@ use crate::{
         SinkError,
         postgres::{
             connect::{Failed, Param, Postgres, Row, Session, Type},
+            ddl,
             fence::{self, Fence, Held},
             names::{OWN_SCHEMA, quoted},
         },
@@ -69,9 +70,13 @@ impl PostgresRecords {
     }
 
     async fn make(&self, session: &mut Session) -> Result<(), Failed> {
-        let schema = format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(OWN_SCHEMA));
-        let statements = ["BEGIN", MAKING, &schema, &fence::records_table(), "COMMIT"].join(";\n");
-        let made = session.batch(&statements).await;
+        let made = async {
+            session.batch(&["BEGIN", MAKING].join(";\n")).await?;
+            let statements = [ddl::make_schema(OWN_SCHEMA), fence::records_table()];
+            ddl::run(session, &statements).await?;
+            session.batch("COMMIT").await
+        };
+        let made = made.await;
         if made.is_err() {
             session.roll_back().await;
         }

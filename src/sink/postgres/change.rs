@@ -24,6 +24,9 @@ const MAKING: &str =
 const DEPENDED_ON: &str = "2BP01";
 const IN_USE: &str = "55P03";
 
+/// In the place of the notes where they are not there.
+const NO_NOTES: &str = "(SELECT NULL::text AS ns, NULL::text AS path, NULL::text AS table_schema, NULL::text AS table_name WHERE false)";
+
 /// What is done to tables.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {
@@ -94,13 +97,13 @@ pub async fn apply(
 
 async fn within(session: &mut Session, change: Change<'_>) -> Result<Changed, Undone> {
     session.batch(MAKING).await?;
-    session.batch(&ddl::own().join(";\n")).await?;
+    ddl::run(session, &ddl::own()).await?;
     match change {
         Change::Make(table) => {
-            require_ours(session, table, true).await?;
+            require_ours(session, table, Noted::ToBeMade).await?;
             // A statement that adds nothing would wait for whoever reads the table all the same.
             if !is_made(session, table).await? {
-                session.batch(&ddl::of_table(table).join(";\n")).await?;
+                ddl::run(session, &ddl::of_table(table)).await?;
                 ddl::renew_status_view(session).await?;
             }
             Ok(Changed::Done)
@@ -121,12 +124,17 @@ pub async fn in_the_way(
     session: &mut Session,
     tables: &[Table],
 ) -> Result<Option<String>, SinkError> {
+    let mut noted = Noted::ByName;
     for table in tables {
-        match require_ours(session, table, false).await {
+        let mut looked = require_ours(session, table, noted).await;
+        // Nothing of Outrigger is there yet.
+        if matches!(&looked, Err(Undone::Failed(failed)) if failed.is(&["42P01", "3F000"])) {
+            noted = Noted::Nowhere;
+            looked = require_ours(session, table, noted).await;
+        }
+        match looked {
             Ok(()) => {}
             Err(Undone::InTheWay(reason)) => return Ok(Some(reason)),
-            // Nothing of Outrigger is there yet.
-            Err(Undone::Failed(failed)) if failed.is(&["42P01", "3F000"]) => return Ok(None),
             Err(Undone::Failed(failed)) => return Err(failed.into()),
             // It is looked at, and not waited for.
             Err(Undone::InUse) => {}
@@ -158,21 +166,31 @@ async fn is_made(session: &mut Session, table: &Table) -> Result<bool, Failed> {
     Ok(true)
 }
 
+/// What is noted of the tables that there are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    /// And whose name is to be another's, since it is to be made.
+    ToBeMade,
+    ByName,
+    /// There is no note of any.
+    Nowhere,
+}
+
 /// A table that is there is this collection's, or one of its children's, as Outrigger has noted it.
-async fn require_ours(
-    session: &mut Session,
-    table: &Table,
-    is_to_be_made: bool,
-) -> Result<(), Undone> {
+async fn require_ours(session: &mut Session, table: &Table, noted: Noted) -> Result<(), Undone> {
     let own = quoted(OWN_SCHEMA);
+    let (tables, children) = match noted {
+        Noted::ToBeMade | Noted::ByName => (format!("{own}.tables"), format!("{own}.children")),
+        Noted::Nowhere => (NO_NOTES.to_owned(), NO_NOTES.to_owned()),
+    };
     let sql = format!(
         "SELECT t.ns, c.ns, c.path, \
          EXISTS (SELECT FROM pg_class k JOIN pg_namespace n ON n.oid = k.relnamespace WHERE n.nspname = $1 AND k.relname = $2), \
          (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass(format('%I.%I', $1, $2)) AND attname = ANY($3)) \
          = cardinality($3) \
          FROM (SELECT 1) q \
-         LEFT JOIN {own}.tables t ON t.table_schema = $1 AND t.table_name = $2 \
-         LEFT JOIN {own}.children c ON c.table_schema = $1 AND c.table_name = $2"
+         LEFT JOIN {tables} t ON t.table_schema = $1 AND t.table_name = $2 \
+         LEFT JOIN {children} c ON c.table_schema = $1 AND c.table_name = $2"
     );
     let (own_columns, child_columns) = columns_of_each();
     let whole = std::iter::once((&table.schema, &table.name, None));
@@ -200,10 +218,9 @@ async fn require_ours(
         }
         if !is_there {
             // What is noted of a table that somebody has dropped by hand must not stand for the one that takes its name.
-            for noted in ["tables", "children"].iter().filter(|_| is_to_be_made) {
-                let sql = format!(
-                    "DELETE FROM {own}.{noted} WHERE table_schema = $1 AND table_name = $2"
-                );
+            for of in ["tables", "children"].iter().filter(|_| noted == Noted::ToBeMade) {
+                let sql =
+                    format!("DELETE FROM {own}.{of} WHERE table_schema = $1 AND table_name = $2");
                 session.query(&sql, &[(schema, Type::TEXT), (name, Type::TEXT)]).await?;
             }
             continue;
@@ -264,10 +281,10 @@ async fn rename(session: &mut Session, from: &Table, to: &Table) -> Result<Chang
     if !there.first().is_some_and(|row| row.try_get(0).unwrap_or_default()) {
         return Ok(Changed::WasNotThere);
     }
-    require_ours(session, from, false).await?;
+    require_ours(session, from, Noted::ByName).await?;
     drop_table(session, to).await?;
-    require_ours(session, to, true).await?;
-    session.batch(&moved(from, to).join(";\n")).await?;
+    require_ours(session, to, Noted::ToBeMade).await?;
+    ddl::run(session, &moved(from, to)).await?;
     if from.columns == to.columns && from.children.is_empty() && to.children.is_empty() {
         ddl::renew_status_view(session).await?;
         return Ok(Changed::Done);
@@ -278,7 +295,7 @@ async fn rename(session: &mut Session, from: &Table, to: &Table) -> Result<Chang
     }
     let own = quoted(OWN_SCHEMA);
     session.batch(&format!("DELETE FROM {own}.children WHERE ns = {}", literal(ns))).await?;
-    session.batch(&ddl::of_table(to).join(";\n")).await?;
+    ddl::run(session, &ddl::of_table(to)).await?;
     ddl::renew_status_view(session).await?;
     Ok(Changed::WasNotThere)
 }
@@ -290,7 +307,7 @@ fn moved(from: &Table, to: &Table) -> Vec<String> {
     let between = quoted(&marked("outrigger_moving", to.ns.as_str()));
     let (old, new) = (quoted(&from.schema), quoted(&to.schema));
     let mut statements = vec![
-        format!("CREATE SCHEMA IF NOT EXISTS {new}"),
+        ddl::make_schema(&to.schema),
         format!("ALTER TABLE {} RENAME TO {between}", from.quoted()),
         format!("ALTER TABLE {old}.{between} SET SCHEMA {new}"),
         format!("ALTER TABLE {new}.{between} RENAME TO {}", quoted(&to.name)),

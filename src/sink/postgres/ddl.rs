@@ -3,6 +3,8 @@
 //! Each may be run again, and by two at once: nothing is dropped, a column that is declared later is added, and what is
 //! there by that name stays as it is.
 
+use tokio_postgres::types::Type;
+
 use super::{
     connect::{Failed, Session},
     names::{OWN_SCHEMA, literal, quoted},
@@ -16,7 +18,7 @@ pub const STATUS_VIEW: &str = "sync_status";
 pub fn own() -> Vec<String> {
     let schema = quoted(OWN_SCHEMA);
     vec![
-        format!("CREATE SCHEMA IF NOT EXISTS {schema}"),
+        make_schema(OWN_SCHEMA),
         // FAILED: the document is not there, or not as it is in MongoDB. INEXACT: it is, and its `doc` does not say all.
         format!(
             "CREATE TABLE IF NOT EXISTS {schema}.failures (ns text NOT NULL, _id bytea NOT NULL, id text NOT NULL, \
@@ -35,6 +37,33 @@ pub fn own() -> Vec<String> {
     ]
 }
 
+/// How a schema is made.
+const MAKES_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS ";
+
+pub fn make_schema(name: &str) -> String {
+    format!("{MAKES_SCHEMA}{}", quoted(name))
+}
+
+/// Runs them, but for the making of schemas that are there: PostgreSQL asks for the right to make some before it looks
+/// whether there is anything to make, and who has made them for the agent need not give it that.
+///
+/// # Errors
+/// As [`Session::batch`].
+pub async fn run(session: &mut Session, statements: &[String]) -> Result<(), Failed> {
+    let mut left = Vec::with_capacity(statements.len());
+    for statement in statements {
+        if let Some(name) = statement.strip_prefix(MAKES_SCHEMA) {
+            let sql = "SELECT to_regnamespace($1) IS NOT NULL";
+            let rows = session.query(sql, &[(&name, Type::TEXT)]).await?;
+            if rows.first().is_some_and(|row| row.try_get(0).unwrap_or_default()) {
+                continue;
+            }
+        }
+        left.push(statement.as_str());
+    }
+    session.batch(&left.join(";\n")).await
+}
+
 /// The table of a collection, and those of its children.
 pub fn of_table(table: &Table) -> Vec<String> {
     let name = table.quoted();
@@ -45,7 +74,7 @@ pub fn of_table(table: &Table) -> Vec<String> {
         .chain([format!("{} timestamptz NOT NULL DEFAULT now()", quoted(SYNCED_AT))])
         .collect();
     let mut statements = vec![
-        format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(&table.schema)),
+        make_schema(&table.schema),
         format!("CREATE TABLE IF NOT EXISTS {name} ({})", own.join(", ")),
     ];
     let declared = table.columns.iter().map(|column| (&*column.name, column.ty));
