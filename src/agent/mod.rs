@@ -62,7 +62,6 @@ mod vitals;
 use builder::Serve;
 pub use builder::{Builder, Serving};
 use gatekeeper::Gatekeeper;
-pub use gatekeeper::refusal;
 pub use handles::Handles;
 pub use identity::known_id;
 
@@ -72,8 +71,8 @@ pub use far_end::reach;
 pub use flush::{FlushError, Flushed, flush};
 pub use monitor::{Monitor, is_gapless, judged, judgement, lag, lives};
 pub use pause::set_paused;
-use source_end::SourceEnd;
-pub use source_end::source_side;
+use source_end::{SourceEnd, of_another_outbox};
+pub use source_end::{known_source, refusal, source_side};
 pub use trial::{Delivery, try_deliveries};
 
 /// Why the agent does not start, or ended.
@@ -184,10 +183,8 @@ impl Agent {
         // A source that nobody proves again and again says by its id alone that it is the one that the queue is of.
         let checkpoint = self.queue.checkpoint()?.filter(|_| self.gatekeeper().is_none());
         match checkpoint {
-            Some(checkpoint) if checkpoint.source_id != self.source.id() && !self.adopt => {
-                let problem =
-                    "the queue was filled from another outbox than the one that is configured now";
-                Err(AgentError::OtherSource { problem: problem.to_owned() })
+            Some(checkpoint) if !self.adopt => {
+                of_another_outbox(&checkpoint, Some(self.source.id())).map_or(Ok(()), Err)
             }
             Some(_) | None => Ok(()),
         }

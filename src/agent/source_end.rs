@@ -4,12 +4,16 @@
 
 use std::sync::Arc;
 
-use super::{AgentError, End, connect, gatekeeper::Gatekeeper, patience::patiently};
+use super::{
+    AgentError, End, connect,
+    gatekeeper::{self, Gatekeeper},
+    patience::patiently,
+};
 use crate::{
     config::{Config, ConfigError, SourceKind},
     gate::Gate,
     model::{
-        checkpoint::{ClusterTime, PositionKind},
+        checkpoint::{Checkpoint, ClusterTime, PositionKind},
         namespace::NamespaceFilter,
     },
     mongo::Mongo,
@@ -187,6 +191,56 @@ pub async fn source_side(config: &Config) -> Result<Arc<dyn Side>, AgentError> {
         SourceKind::Mongodb => MongoSide::source(&connect::connect_local(config).await?),
         SourceKind::Outbox => End::outbox(&OutboxSource::new(config)?).side,
     })
+}
+
+/// The side of the source that the configuration names, and what it is known by; `None` for one that nobody has begun to
+/// read. Nothing is changed there.
+///
+/// # Errors
+/// When there is no usable connection string, or the source does not answer.
+pub async fn known_source(config: &Config) -> Result<(Arc<dyn Side>, Option<String>), AgentError> {
+    Ok(match config.source.kind {
+        SourceKind::Mongodb => {
+            let local = connect::connect_local(config).await?;
+            let (id, _) = source_id(&local, &inspect(&local).await?).await?;
+            (MongoSide::source(&local), Some(id))
+        }
+        SourceKind::Outbox => {
+            let source = OutboxSource::new(config)?;
+            let id = source.known_id().await?;
+            (End::outbox(&source).side, id)
+        }
+    })
+}
+
+/// What speaks against going on from this checkpoint with the source that the configuration names.
+///
+/// # Errors
+/// As of [`known_source`].
+pub async fn refusal(
+    config: &Config,
+    checkpoint: &Checkpoint,
+) -> Result<Option<AgentError>, AgentError> {
+    match config.source.kind {
+        SourceKind::Mongodb => {
+            let local = connect::connect_local(config).await?;
+            Ok(gatekeeper::refusal(&local, checkpoint).await?)
+        }
+        SourceKind::Outbox => {
+            if let Err(error) = checkpoint.is_of(&outbox::POSITIONS) {
+                return Ok(Some(AgentError::OtherSource { problem: error.to_string() }));
+            }
+            let id = OutboxSource::new(config)?.known_id().await?;
+            Ok(of_another_outbox(checkpoint, id.as_deref()))
+        }
+    }
+}
+
+/// An outbox says by its id alone that it is the one that a queue is of; one without an id has never been read.
+pub(super) fn of_another_outbox(checkpoint: &Checkpoint, id: Option<&str>) -> Option<AgentError> {
+    let problem = "the queue was filled from another outbox than the one that is configured now";
+    let is_same = id == Some(&*checkpoint.source_id);
+    (!is_same).then(|| AgentError::OtherSource { problem: problem.to_owned() })
 }
 
 /// What stands in the local database's own answers about it, and about both ends: whether they are one.

@@ -80,7 +80,7 @@ pub fn run(cli: Cli) -> Result<Code, Failure> {
             if runs { config } else { load(file, Secrets::Read)? }
         }
     };
-    words::target_is(config.target.kind);
+    words::ends_are(config.source.kind, config.target.kind);
     if let Some(format) = cli.log_format {
         config.log.format = format;
     }

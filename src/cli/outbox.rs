@@ -6,7 +6,7 @@ use super::{args::OutboxInitArgs, show};
 use crate::{
     config::{Config, ConfigError, SourceKind},
     observe::report::Failure,
-    source::outbox::table::{self, Dialect, literal, quoted, quoted_table},
+    source::outbox::table::{self, Dialect, literal, quoted_table},
 };
 
 /// Exit code 0: everything was printed.
@@ -26,16 +26,11 @@ pub fn init(config: &Config, args: &OutboxInitArgs) -> Result<Code, Failure> {
     table::ddl(&config.outbox, &config.routes, dialect).iter().for_each(print);
     if let Some(user) = &args.user {
         show::line("\n-- What the reader may do.");
-        table::grants(&config.outbox, user).iter().for_each(print);
+        table::grants(&config.outbox, &config.routes, user).iter().for_each(print);
     }
     for rule in &config.routes.tables {
         let name = quoted_table(&rule.name);
-        match &args.user {
-            Some(user) => print(&format!("GRANT SELECT ON {name} TO {}", quoted(user))),
-            None => {
-                show::line(format!("\n-- {name} is read for the first copy, `sync` and `verify`."));
-            }
-        }
+        show::line(format!("\n-- {name} is read for the first copy, `sync` and `verify`."));
     }
     if dialect == Dialect::PostgreSql {
         show::line(

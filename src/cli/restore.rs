@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     agent::{TargetEnd, connect_local, sides},
-    config::{Config, units},
+    config::{Config, ConfigError, SourceKind, units},
     model::hint::Hint,
     observe::{
         progress::Activity,
@@ -38,6 +38,11 @@ const NEXT: &str = "next: point the application at the local database; then `out
 
 /// Exit code 0 when the local database equals Atlas at the end.
 pub async fn run(config: &Config, patterns: &[String], output: Output) -> Result<Code, Failure> {
+    if config.source.kind == SourceKind::Outbox {
+        let problem = "is `outbox`: its tables are the application's own, and come back from a backup of their database. \
+                       Documents are not made rows of again";
+        return Err(ConfigError::invalid("source.kind", problem.to_owned()).into());
+    }
     let scope = check_patterns(patterns)?.with_state_database(&config.atlas.state_database);
     crate::observe::logging::start("error", config.log.format);
     if Client::connect(config)?.is_some() {

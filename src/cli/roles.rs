@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use super::{args::check_patterns, show};
 use crate::{
     cli::args::RolesArgs,
-    config::{Config, Uri, encoded},
+    config::{Config, PostgresUri, SourceKind, Uri, encoded},
     model::namespace::NamespaceFilter,
     observe::report::{ExitCode, Failure},
+    source::outbox::table,
 };
 
 /// What both users are called.
@@ -39,7 +40,8 @@ pub fn run(config: &Config, args: &RolesArgs) -> Result<Code, Failure> {
         return encode();
     }
     let filter = if args.ns.is_empty() { config.filter()? } else { check_patterns(&args.ns)? };
-    let roles = Roles::of(&filter, &config.atlas.state_database);
+    let source = Reader::of(config);
+    let roles = Roles { source, ..Roles::of(&filter, &config.atlas.state_database) };
     if args.output.json {
         show::json(&roles.as_json());
     } else if args.mongosh {
@@ -67,9 +69,49 @@ fn encode() -> Result<Code, Failure> {
     Ok(Code::SUCCESS)
 }
 
+/// The user of what is read from.
+enum Reader {
+    Mongodb,
+    /// An outbox: the statements that make it.
+    Sql(Vec<String>),
+}
+
+impl Reader {
+    fn of(config: &Config) -> Self {
+        match config.source.kind {
+            SourceKind::Mongodb => Self::Mongodb,
+            SourceKind::Outbox => {
+                let mut statements = vec![format!("CREATE ROLE {USER} LOGIN")];
+                statements.extend(table::grants(&config.outbox, &config.routes, USER));
+                Self::Sql(statements)
+            }
+        }
+    }
+
+    /// For the mongosh, or the psql, of an administrator.
+    fn text(&self) -> String {
+        match self {
+            Self::Mongodb => format!(
+                "use admin\ndb.createRole({READER})\n\
+                 db.createUser({{ user: \"{USER}\", pwd: passwordPrompt(), roles: [\"outriggerReader\"] }})\n"
+            ),
+            Self::Sql(statements) => {
+                let mut text = statements.iter().fold(String::new(), |mut text, statement| {
+                    let _ = writeln!(text, "{statement};");
+                    text
+                });
+                // Asks for the password, and sends nothing of it but its hash.
+                let _ = writeln!(text, "\\password {USER}");
+                text
+            }
+        }
+    }
+}
+
 /// What is to be typed once both users are there: the strings that are in use, as far as they are, with whom they are for.
 struct Next {
-    local: String,
+    /// The variable of the source, and what it is to hold.
+    source: (&'static str, String),
     atlas: String,
     /// Patterns that were asked for, and that the configuration does not have.
     include: Vec<String>,
@@ -79,10 +121,14 @@ impl Next {
     fn of(config: &Config, args: &RolesArgs) -> Self {
         let example = "127.0.0.1:27017/?replicaSet=rs0&authSource=admin";
         let local = config.local.uri.as_ref().map(filled);
+        let local = || local.unwrap_or_else(|| format!("mongodb://{USER}:PASSWORD@{example}"));
         let atlas = config.atlas.uri.as_ref().map(filled);
         let is_configured = config.namespaces.include == args.ns;
         Self {
-            local: local.unwrap_or_else(|| format!("mongodb://{USER}:PASSWORD@{example}")),
+            source: match config.source.kind {
+                SourceKind::Mongodb => ("MONGODB_LOCAL_URI", local()),
+                SourceKind::Outbox => ("OUTBOX_URI", filled_of_sql(config.outbox.uri.as_ref())),
+            },
             atlas: atlas
                 .unwrap_or_else(|| format!("mongodb+srv://{USER}:PASSWORD@CLUSTER.mongodb.net/")),
             include: if is_configured { Vec::new() } else { args.ns.clone() },
@@ -108,8 +154,21 @@ fn filled(uri: &Uri) -> String {
     format!("{scheme}://{USER}:PASSWORD@{hosts}/{database}{mark}{options}")
 }
 
-/// What the user in Atlas gets, on which database.
-struct Roles(Vec<(&'static str, String)>, Option<BTreeSet<String>>);
+/// As [`filled`], of a PostgreSQL.
+fn filled_of_sql(uri: Option<&PostgresUri>) -> String {
+    let shown = uri.map(ToString::to_string);
+    let shown = shown.as_deref().unwrap_or("postgres://HOST:5432/DATABASE");
+    let (scheme, place) = shown.split_once("://").unwrap_or(("postgres", shown));
+    format!("{scheme}://{USER}:PASSWORD@{place}")
+}
+
+struct Roles {
+    source: Reader,
+    /// What the user in Atlas gets, on which database.
+    target: Vec<(&'static str, String)>,
+    /// The databases; `None` for all.
+    databases: Option<BTreeSet<String>>,
+}
 
 impl Roles {
     fn of(filter: &NamespaceFilter, state_database: &str) -> Self {
@@ -122,17 +181,18 @@ impl Roles {
         let admin = || "admin".to_owned();
         if is_everything {
             let roles = ["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"];
-            return Self(roles.into_iter().map(|role| (role, admin())).collect(), None);
+            let target = roles.into_iter().map(|role| (role, admin())).collect();
+            return Self { source: Reader::Mongodb, target, databases: None };
         }
         let of_db = |db: &String| [("readWrite", db.clone()), ("dbAdmin", db.clone())];
-        let mut roles: Vec<_> = named.iter().flat_map(of_db).collect();
-        roles.push(("readWrite", state_database.to_owned()));
-        roles.push(("clusterMonitor", admin()));
-        Self(roles, Some(named))
+        let mut target: Vec<_> = named.iter().flat_map(of_db).collect();
+        target.push(("readWrite", state_database.to_owned()));
+        target.push(("clusterMonitor", admin()));
+        Self { source: Reader::Mongodb, target, databases: Some(named) }
     }
 
     fn what(&self) -> String {
-        match &self.1 {
+        match &self.databases {
             None => "every database".to_owned(),
             Some(named) => {
                 let names: Vec<_> = named.iter().map(|db| format!("`{db}`")).collect();
@@ -145,7 +205,7 @@ impl Roles {
     /// As `createUser` takes them.
     fn list(&self) -> String {
         let rows = self
-            .0
+            .target
             .iter()
             .map(|(role, db)| format!("  {{ \"role\": \"{role}\", \"db\": \"{db}\" }}"));
         format!("[\n{}\n]", rows.collect::<Vec<_>>().join(",\n"))
@@ -153,7 +213,7 @@ impl Roles {
 
     /// As Atlas's command line takes them.
     fn option(&self) -> String {
-        self.0.iter().map(|(role, db)| format!("{role}@{db}")).collect::<Vec<_>>().join(",")
+        self.target.iter().map(|(role, db)| format!("{role}@{db}")).collect::<Vec<_>>().join(",")
     }
 
     fn create_user(&self) -> String {
@@ -163,14 +223,7 @@ impl Roles {
         )
     }
 
-    fn local() -> String {
-        format!(
-            "use admin\ndb.createRole({READER})\n\
-             db.createUser({{ user: \"{USER}\", pwd: passwordPrompt(), roles: [\"outriggerReader\"] }})\n"
-        )
-    }
-
-    fn target(&self) -> String {
+    fn of_target(&self) -> String {
         format!(
             "use admin\ndb.createUser({{ user: \"{USER}\", pwd: passwordPrompt(), roles: {} }})\n",
             self.list()
@@ -179,30 +232,45 @@ impl Roles {
 
     /// `deploy/roles.js`.
     fn for_mongosh(&self) -> String {
+        let local = match &self.source {
+            Reader::Mongodb => format!(
+                "// --- on the local database: reads only --------------------------------------------------------\n{}\n",
+                self.source.text()
+            ),
+            // Another shell's.
+            Reader::Sql(_) => String::new(),
+        };
         format!(
             "// Least privilege, to paste into mongosh. Passwords are asked for. A test runs the agent with exactly these.\n\
              // `outrigger roles --mongosh` prints this for the namespaces of a configuration.\n\n\
-             // --- on the local database: reads only --------------------------------------------------------\n{}\n\
+             {local}\
              // --- on the target, for {} --------\n\
              // Atlas takes no createUser: `outrigger roles` prints its own command, and the rows of its web page.\n{}",
-            Self::local(),
             self.what(),
-            self.target(),
+            self.of_target(),
         )
     }
 
     fn for_people(&self, next: &Next) -> String {
+        let place = match &self.source {
+            Reader::Mongodb => {
+                "On the local database, in mongosh (reads only; it asks for a password)"
+            }
+            Reader::Sql(_) => {
+                "On the database of the outbox, in psql, once `outrigger outbox init` has made the table (it asks for a password)"
+            }
+        };
         let mut text = format!(
-            "On the local database, in mongosh (reads only; it asks for a password):\n\n{}\n\
+            "{place}:\n\n{}\n\
              In Atlas, for {}. By its command line (`atlas auth login` first):\n\n\
              read -rs PASSWORD\n{}\natlas accessLists create --currentIp --comment outrigger\n\n\
              Or by its web page:\n\
              Database Access, Add New Database User, Password, user `{USER}`, Specific Privileges:\n",
-            Self::local(),
+            self.source.text(),
             self.what(),
             self.create_user(),
         );
-        for (role, db) in &self.0 {
+        for (role, db) in &self.target {
             let _ = writeln!(text, "  {role:<21} database {db}");
         }
         let _ = write!(
@@ -210,9 +278,9 @@ impl Roles {
             "Network Access, Add IP Address: the one by which this machine reaches the internet\n\n\
              The connection strings; what is no letter or digit of a password must be escaped (percent-encoded), which\n\
              `printf %s \"$PASSWORD\" | outrigger roles --encode` does:\n\n\
-             export MONGODB_LOCAL_URI='{}'\n\
+             export {}='{}'\n\
              export MONGODB_ATLAS_URI='{}'\n\n",
-            next.local, next.atlas,
+            next.source.0, next.source.1, next.atlas,
         );
         if !next.include.is_empty() {
             let _ = write!(
@@ -228,12 +296,18 @@ impl Roles {
     }
 
     fn as_json(&self) -> Value {
-        let role: Value = serde_json::from_str(READER).unwrap_or_default();
+        let (source, reader) = match &self.source {
+            Reader::Mongodb => {
+                let role: Value = serde_json::from_str(READER).unwrap_or_default();
+                ("local", json!({ "createRole": role, "roles": ["outriggerReader"] }))
+            }
+            Reader::Sql(statements) => ("outbox", json!({ "statements": statements })),
+        };
         let roles: Vec<_> =
-            self.0.iter().map(|(role, db)| json!({ "role": role, "db": db })).collect();
+            self.target.iter().map(|(role, db)| json!({ "role": role, "db": db })).collect();
         json!({
             "user": USER,
-            "local": { "createRole": role, "roles": ["outriggerReader"] },
+            source: reader,
             "atlas": {
                 "roles": roles,
                 "commands": [self.create_user(), "atlas accessLists create --currentIp --comment outrigger"],

@@ -376,19 +376,6 @@ fn exact(value: &Value) -> Result<Exact, String> {
     }
 }
 
-/// Keys that say something of Atlas alone, and why they say nothing of PostgreSQL.
-pub const OF_ATLAS: &[(&str, &str)] = &[
-    ("atlas.uri", "the address of PostgreSQL is `postgres.uri`"),
-    ("atlas.uri_file", "the address of PostgreSQL is in `postgres.uri_file`"),
-    (
-        "atlas.allow_insecure",
-        "TLS is left out by `sslmode=disable` in PostgreSQL's connection string",
-    ),
-    ("atlas.compressors", "PostgreSQL's protocol has no compression"),
-    ("atlas.state_database", "in PostgreSQL the mark of ownership is in the schema `outrigger`"),
-    ("worker.update_mode", "a row of PostgreSQL is written whole"),
-];
-
 fn public_postgres_uri(value: &Value, key: &'static str) -> Result<PostgresUri, String> {
     let uri = PostgresUri::parse(text(value)?)?;
     if uri.has_credentials() {

@@ -9,9 +9,10 @@ use toml::{Table, Value, de::DeTable};
 
 use super::{
     Config, ConfigError, HttpUrl, Origin, Uri,
+    belongs::misplaced,
     entries::Mistake,
     error::FilePlace,
-    keys::{KEYS, OF_ATLAS},
+    keys::KEYS,
     outbox,
     postgres::{self, PostgresUri},
     secret::{self, ReadError},
@@ -91,12 +92,12 @@ fn parse_with(
     };
     let mut errors: Vec<_> = mistakes.into_iter().map(placed).collect();
     let flat = flatten(table);
-    let goes_to_postgres =
-        flat.get("target.kind").and_then(Value::as_str).is_some_and(|kind| kind == "postgres");
+    let kind = |key: &str, default| flat.get(key).and_then(Value::as_str).unwrap_or(default);
+    let source = kind("source.kind", "mongodb").to_owned();
+    let target = kind("target.kind", "atlas").to_owned();
     for (key, value) in flat {
-        let of_atlas = OF_ATLAS.iter().find(|(name, _)| goes_to_postgres && *name == key);
-        if let Some((key, reason)) = of_atlas {
-            let problem = format!("does not go with `target.kind = \"postgres\"`: {reason}");
+        let misplaced = misplaced(&key, &source, &target);
+        if let Some((key, problem)) = misplaced.filter(|_| !is_default(&key, &value)) {
             let span = span_of(spans.get_ref(), key, false);
             let at = span.as_ref().map_or(usize::MAX, |span| span.start);
             let place = span.and_then(|span| FilePlace::of(path, text, span));
@@ -175,6 +176,12 @@ fn flatten(table: Table) -> BTreeMap<String, Value> {
         }
     }
     flat
+}
+
+/// Whether the key says what would be so without it, as in the file that `outrigger init` writes.
+fn is_default(key: &str, value: &Value) -> bool {
+    let mut config = Config::default();
+    set(&mut config, key, value, None).is_ok() && config == Config::default()
 }
 
 /// Sets a key; `shown_as` replaces its name in errors, for values that come from the environment.

@@ -9,6 +9,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::model::namespace::NamespaceFilter;
 
+mod belongs;
 mod entries;
 mod error;
 mod keys;

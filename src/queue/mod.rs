@@ -79,6 +79,8 @@ mod blocks;
 mod codec;
 mod commit;
 mod compact;
+#[cfg(test)]
+mod cut;
 mod dead;
 pub mod dead_letter;
 mod door;
@@ -112,6 +114,8 @@ mod turns;
 pub use codec::{CodecError, FORMAT_VERSION};
 pub use commit::Committed;
 pub use compact::free_disk;
+#[cfg(test)]
+pub(crate) use cut::after_a_crash;
 pub use dead::Retried;
 pub use door::Queue;
 pub use entry::{Ack, Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Work, body_json};

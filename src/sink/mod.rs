@@ -288,3 +288,19 @@ impl SinkError {
         change.namespaces().into_iter().chain(database).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_may_be_written_but_while_the_lease_is_held() {
+        let lease = Lease::default();
+        assert!(matches!(may_write(&lease), Err(SinkError::Unavailable(_))), "it was never taken");
+
+        lease.renew(BootTime::now());
+        assert_eq!(may_write(&lease), Ok(()));
+        lease.end();
+        assert!(may_write(&lease).is_err(), "it is another's");
+    }
+}

@@ -16,7 +16,7 @@ use crate::{
         namespace::Namespace,
         write_op::WriteOp,
     },
-    queue::QueueOptions,
+    queue::{QueueOptions, after_a_crash},
     source::fake::{COLLECTION, FakeSource, document},
 };
 
@@ -56,24 +56,6 @@ fn tailer(dir: &Path, queue: Arc<Queue>, source: FakeSource) -> Tailer<FakeSourc
         watch: Arc::default(),
         impasse_patience: IMPASSE_PATIENCE,
     }
-}
-
-/// What a power cut at this moment leaves of a queue: the files as they are, without what is still to be written.
-fn after_a_crash(dir: &Path) -> TempDir {
-    fn copy(from: &Path, to: &Path) {
-        std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-            let target = to.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                copy(&entry.path(), &target);
-            } else {
-                std::fs::copy(entry.path(), target).unwrap();
-            }
-        }
-    }
-    let left = TempDir::new().unwrap();
-    copy(dir, left.path());
-    left
 }
 
 /// How far a queue holds the stream: by its documents, and by its checkpoint.

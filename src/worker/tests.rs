@@ -31,7 +31,7 @@ use crate::{
         in_doubt::InDoubtWrites,
         read_watermark::ReadWatermark,
     },
-    queue::{Incoming, Queue, QueueOptions, Work},
+    queue::{Incoming, Queue, QueueOptions, Work, after_a_crash},
     runtime::{clock::now_ms, shutdown::Stop},
     schema::watch::SchemaWatch,
     sink::{Changed, SinkError},
@@ -103,7 +103,7 @@ struct Scene {
     gate: Arc<Gate>,
     in_doubt: Arc<Mutex<InDoubtWrites>>,
     worker: Worker<Local, Atlas>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Scene {
@@ -139,7 +139,7 @@ impl Scene {
             atlas_timeout: Duration::from_millis(10),
         };
         let worker = Worker::new(local.clone(), atlas.clone(), shared, options);
-        Self { local, atlas, queue, status, reading, writing, gate, in_doubt, worker, _dir: dir }
+        Self { local, atlas, queue, status, reading, writing, gate, in_doubt, worker, dir }
     }
 
     /// These wait in the queue.
@@ -412,6 +412,23 @@ async fn a_change_that_has_to_wait_is_listed_and_holds_up_its_collection_alone()
     assert_eq!((scene.atlas.documents(), scene.waiting()), (vec![doc(1, 1)], 1));
     let problems = scene.worker.watch.all_listed();
     assert_eq!(problems[&Namespace::new("shop", "held")].len(), 1);
+}
+
+#[tokio::test]
+async fn a_change_of_a_collection_is_on_the_disk_before_it_is_made() {
+    let scene = Scene::new().queued([insert(1, 1), rename()]);
+    let (folder, seen) = (scene.dir.path().join("queue"), Arc::new(Mutex::new(Vec::new())));
+    let told = seen.clone();
+    scene.atlas.while_it_changes(move || {
+        let left = after_a_crash(&folder);
+        let queue = Queue::open(&QueueOptions::new(left.path().to_owned())).unwrap();
+        told.lock().push(queue.pending().0);
+    });
+
+    scene.until_nothing_waits().await;
+
+    // A power cut then leaves the change itself, and so what it moved is known to the next start.
+    assert_eq!(*seen.lock(), [1]);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod kubernetes;
 mod metrics_tell_the_truth;
 mod migration;
 mod newcomer;
+mod outbox_is_checked;
 mod outbox_table;
 mod package;
 mod pauses;

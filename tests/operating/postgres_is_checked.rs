@@ -5,38 +5,14 @@ use mongodb::bson::doc;
 
 use crate::support::{
     PATIENCE, agent::Agent, eventually, mongod::Mongod, orders, postgres::Postgres, proxy::Proxy,
+    said::Said,
 };
 
-/// What `check` says, with its exit code.
-struct Said {
-    code: i32,
-    text: String,
-}
-
-impl Said {
-    fn by(agent: &Agent) -> Self {
-        let output = agent.cli(&["check"]);
-        let text = [&output.stdout[..], &output.stderr[..]].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        assert!(!text.contains("Atlas") && !text.contains("secret"), "{text}");
-        Self { code: output.status.code().unwrap(), text }
-    }
-
-    /// A finding with this verdict and these words, and with this to do.
-    fn has(&self, verdict: &str, words: &str, fix: &str) {
-        let mut lines = self.text.lines();
-        let found = lines.find(|line| line.contains(words));
-        let found = found.unwrap_or_else(|| panic!("`{words}` is missing: {}", self.text));
-        assert!(found.starts_with(verdict), "{verdict}: {found}");
-        if verdict != "ok" {
-            let next = lines.next().unwrap_or_default();
-            assert!(next.contains("fix: ") && next.contains(fix), "`{fix}`: {}", self.text);
-        }
-    }
-
-    fn has_not(&self, words: &str) {
-        assert!(!self.text.contains(words), "`{words}`: {}", self.text);
-    }
+/// What `check` says: in the words of PostgreSQL, and without a password.
+fn check(agent: &Agent) -> Said {
+    let said = Said::by(agent, &["check"]);
+    assert!(!said.text.contains("Atlas") && !said.text.contains("secret"), "{}", said.text);
+    said
 }
 
 /// By another user, or into another database.
@@ -57,7 +33,7 @@ async fn rights_that_are_missing_are_named_with_the_grant_and_what_check_calls_e
     target.ask("CREATE ROLE clerk LOGIN PASSWORD 'secret'").await;
     let mut agent = agent(&local, &target, CLERK, "postgres");
 
-    let said = Said::by(&agent);
+    let said = check(&agent);
     assert_eq!(said.code, 4, "{}", said.text);
     said.has(
         "PROBLEM",
@@ -68,7 +44,7 @@ async fn rights_that_are_missing_are_named_with_the_grant_and_what_check_calls_e
 
     // Made for it by somebody who forgets one grant, and then by the book.
     target.ask("CREATE SCHEMA outrigger AUTHORIZATION clerk; CREATE SCHEMA shop").await;
-    let said = Said::by(&agent);
+    let said = check(&agent);
     assert_eq!(said.code, 4, "{}", said.text);
     said.has(
         "PROBLEM",
@@ -76,7 +52,7 @@ async fn rights_that_are_missing_are_named_with_the_grant_and_what_check_calls_e
         "GRANT USAGE, CREATE ON SCHEMA \"shop\" TO \"clerk\"",
     );
     target.ask("GRANT USAGE, CREATE ON SCHEMA shop TO clerk").await;
-    let said = Said::by(&agent);
+    let said = check(&agent);
     assert_eq!(said.code, 0, "{}", said.text);
     said.has(
         "warning",
@@ -99,7 +75,7 @@ async fn rights_that_are_missing_are_named_with_the_grant_and_what_check_calls_e
     target.ask("CREATE ROLE heir LOGIN PASSWORD 'secret'").await;
     target.ask("GRANT USAGE, CREATE ON SCHEMA shop, outrigger TO heir").await;
     let heir = crate::postgres_is_checked::agent(&local, &target, "heir:secret@", "postgres");
-    let said = Said::by(&heir);
+    let said = check(&heir);
     assert_eq!(said.code, 4, "{}", said.text);
     said.has(
         "PROBLEM",
@@ -110,11 +86,11 @@ async fn rights_that_are_missing_are_named_with_the_grant_and_what_check_calls_e
         let rights = "SELECT, INSERT, UPDATE, DELETE";
         target.ask(&format!("GRANT {rights} ON ALL TABLES IN SCHEMA {schema} TO heir")).await;
     }
-    let said = Said::by(&heir);
+    let said = check(&heir);
     said.has("warning", "these tables belong to clerk: outrigger.", "GRANT \"clerk\" TO \"heir\"");
     assert_eq!(said.code, 0, "{}", said.text);
     target.ask("GRANT clerk TO heir").await;
-    Said::by(&heir).has_not("belong to");
+    check(&heir).has_not("belong to");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,29 +104,29 @@ async fn a_server_that_is_set_up_otherwise_is_told_beforehand() {
     target.ask("GRANT CREATE ON DATABASE postgres TO hasty").await;
     target.ask("ALTER ROLE hasty SET statement_timeout = '1s'").await;
 
-    let said = Said::by(&agent(&local, &target, OWNER, "stiff"));
+    let said = check(&agent(&local, &target, OWNER, "stiff"));
     assert_eq!(said.code, 4, "{}", said.text);
     said.has("PROBLEM", "transactions are read-only here", "ALTER DATABASE \"stiff\" RESET");
 
-    let said = Said::by(&agent(&local, &target, OWNER, "narrow"));
+    let said = check(&agent(&local, &target, OWNER, "narrow"));
     assert_eq!(said.code, 4, "{}", said.text);
     said.has("PROBLEM", "the database narrow is in LATIN1", "ENCODING 'UTF8'");
 
-    let said = Said::by(&agent(&local, &target, "hasty:secret@", "postgres"));
+    let said = check(&agent(&local, &target, "hasty:secret@", "postgres"));
     assert_eq!(said.code, 0, "{}", said.text);
     said.has("warning", "its `statement_timeout` of 1s cancels", "ALTER ROLE \"hasty\" SET");
     said.has("warning", "4 connections are left, and the agent may use", "raise `max_connections`");
 
-    let said = Said::by(&agent(&local, &target, OWNER, "nowhere"));
+    let said = check(&agent(&local, &target, OWNER, "nowhere"));
     assert_eq!(said.code, 4, "{}", said.text);
     said.has("PROBLEM", "\"nowhere\" does not exist", "CREATE DATABASE");
-    let said = Said::by(&agent(&local, &target, "hasty:secret-of-another@", "postgres"));
+    let said = check(&agent(&local, &target, "hasty:secret-of-another@", "postgres"));
     assert_eq!(said.code, 4, "{}", said.text);
     said.has("PROBLEM", "password authentication failed", "check user and password");
 
     // Something stands between, as a pooler does.
     let between = Proxy::to(target.port).await;
-    let said = Said::by(&Agent::into_postgres(&local.uri(), &Postgres::uri_at(between.port), ""));
+    let said = check(&Agent::into_postgres(&local.uri(), &Postgres::uri_at(between.port), ""));
     assert_eq!(said.code, 0, "{}", said.text);
     said.has("ok", "a pooler, or a port that is passed on, is in between", "");
     said.has("ok", "the connection does not leave this machine", "");
@@ -159,7 +135,7 @@ async fn a_server_that_is_set_up_otherwise_is_told_beforehand() {
     target.kill();
     target.becomes_a_standby();
     target.resume().await;
-    let said = Said::by(&agent(&local, &target, OWNER, "postgres"));
+    let said = check(&agent(&local, &target, OWNER, "postgres"));
     assert_eq!(said.code, 4, "{}", said.text);
     said.has(
         "PROBLEM",
@@ -183,13 +159,13 @@ async fn whose_the_tables_are_is_told_in_the_words_of_postgres_and_the_plan_name
         target
             .ask(&format!("CREATE SCHEMA IF NOT EXISTS shop; CREATE TABLE shop.{table} ()"))
             .await;
-        let said = Said::by(&agent);
+        let said = check(&agent);
         assert_eq!(said.code, 4, "{}", said.text);
         said.has("PROBLEM", words, "make way for it");
         said.has("PROBLEM", "was not made by Outrigger", "namespaces.exclude");
         target.ask(&format!("DROP TABLE shop.{table}")).await;
     }
-    assert_eq!(Said::by(&agent).code, 0);
+    assert_eq!(check(&agent).code, 0);
 
     // Tables of another source.
     let (other, mut theirs) = (Mongod::start().await, None);
@@ -198,7 +174,7 @@ async fn whose_the_tables_are_is_told_in_the_words_of_postgres_and_the_plan_name
     first.start(&[]);
     first.streaming().await;
     assert!(first.stop().success(), "{}", first.log());
-    let said = Said::by(&agent);
+    let said = check(&agent);
     assert_eq!(said.code, 1, "{}", said.text);
     said.has("PROBLEM  owner", "owner", "--adopt");
     let plan = agent.cli(&["check", "--plan"]);

@@ -18,6 +18,7 @@ use super::{
     PATIENCE,
     ends::Run,
     eventually, free_port,
+    postgres::Postgres,
     unasked::{self, Figures, Unasked},
 };
 
@@ -151,6 +152,25 @@ impl Agent {
         let mut agent = agent;
         agent.env.retain(|(name, _)| name != "MONGODB_ATLAS_URI");
         agent.set_env("POSTGRES_URI", target);
+        agent
+    }
+
+    /// Prepares one that reads an outbox, whose table is made as `outbox init` prints it; `config` has its `[[route]]`.
+    pub async fn from_outbox(source: &Postgres, atlas: &str, config: &str) -> Self {
+        let agent = Self::unprepared_outbox(&source.uri(), atlas, config);
+        let printed = agent.cli(&["outbox", "init"]);
+        let told = String::from_utf8_lossy(&printed.stderr);
+        assert!(printed.status.success(), "{told}");
+        source.ask(&String::from_utf8(printed.stdout).unwrap()).await;
+        agent
+    }
+
+    /// As [`from_outbox`](Self::from_outbox), where nobody has made the table.
+    pub fn unprepared_outbox(source: &str, atlas: &str, config: &str) -> Self {
+        let config = format!("[source]\nkind = \"outbox\"\n[outbox]\npoll = \"100ms\"\n{config}");
+        let mut agent = Self::new("", atlas, &config);
+        agent.env.retain(|(name, _)| name != "MONGODB_LOCAL_URI");
+        agent.set_env("OUTBOX_URI", source);
         agent
     }
 

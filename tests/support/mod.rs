@@ -29,6 +29,7 @@ pub mod replica_set;
 pub mod router;
 #[cfg(not(demo))]
 pub mod rows;
+pub mod said;
 pub mod schemas;
 pub mod slow_line;
 pub mod strangers;

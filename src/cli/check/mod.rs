@@ -6,9 +6,12 @@ use serde::Serialize;
 
 use super::show;
 use crate::{
-    agent::{TargetEnd, connect_atlas, connect_local, known_id, queue_options, refusal, sides},
+    agent::{
+        TargetEnd, connect_atlas, connect_local, known_id, known_source, queue_options, refusal,
+        sides, source_side,
+    },
     cli::args::CheckArgs,
-    config::{Config, ConfigError, TargetKind, Uri, units},
+    config::{Config, ConfigError, SourceKind, TargetKind, Uri, units},
     mongo::Mongo,
     observe::report::{ExitCode, Failure, one_line},
     queue::{Queue, QueueError, agent_in},
@@ -16,13 +19,15 @@ use crate::{
     schema::{Kind, Version, not_taken},
     side::MongoSide,
     sink::SinkError,
-    source::{SourceError, inspect, source_id},
+    source::SourceError,
     sync::{Asker, Remark, SyncError, review, same},
 };
 
 mod atlas;
 mod here;
+mod line;
 mod local;
+mod outbox;
 mod plan;
 mod postgres;
 mod tables;
@@ -79,13 +84,14 @@ impl Report {
     /// True when both ends have told their version, which is the first that is asked.
     fn are_answered(&self) -> bool {
         let has_told = |is_of: fn(&str) -> bool| {
-            let is_version =
-                |text: &str| ["MongoDB ", "PostgreSQL "].iter().any(|name| text.starts_with(name));
+            let products = ["MongoDB ", "PostgreSQL ", "CockroachDB "];
+            let is_version = |text: &str| products.iter().any(|name| text.starts_with(name));
             self.0
                 .iter()
                 .any(|line| is_of(line.end) && line.verdict == Grade::Ok && is_version(&line.text))
         };
-        has_told(|end| end == "local") && has_told(|end| matches!(end, "atlas" | "postgres"))
+        has_told(|end| matches!(end, "local" | outbox::NAME))
+            && has_told(|end| matches!(end, "atlas" | "postgres"))
     }
 
     fn failure(&mut self, end: &'static str, failure: Failure) {
@@ -94,14 +100,17 @@ impl Report {
     }
 }
 
-/// Exit code 0 without a problem; else 2 where both ends are one, 3 for one of the local end, 4 for one of Atlas, 1 for another.
+/// Exit code 0 without a problem; else 2 where both ends are one, 3 for one of the source, 4 for one of the target, 1 for
+/// another.
 pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
     // A configuration that cannot be used is an error of its own, with exit code 2.
-    config.local_uri()?;
-    connect_local(config).await?;
+    source_side(config).await?;
     TargetEnd::connect(config).await?;
     let mut lines = Report::default();
-    check_local(config, &mut lines).await;
+    match config.source.kind {
+        SourceKind::Mongodb => check_local(config, &mut lines).await,
+        SourceKind::Outbox => outbox::check_outbox(config, &mut lines).await,
+    }
     match config.target.kind {
         TargetKind::Atlas => check_atlas(config, &mut lines).await,
         TargetKind::Postgres => postgres::check_postgres(config, &mut lines).await,
@@ -109,8 +118,8 @@ pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
     // Whoever does not answer has been named, and is not waited for again.
     if lines.are_answered() {
         check_both(config, &mut lines).await;
-        // Options and indexes are not carried into PostgreSQL.
-        if config.target.kind == TargetKind::Atlas {
+        // Options and indexes are not carried into PostgreSQL, and tables have none of MongoDB's.
+        if (config.source.kind, config.target.kind) == (SourceKind::Mongodb, TargetKind::Atlas) {
             check_schemas(config, &mut lines).await;
         }
         check_ownership(config, &mut lines).await;
@@ -157,7 +166,9 @@ pub async fn run(config: &Config, args: &CheckArgs) -> Result<Code, Failure> {
         |end: &str| lines.0.iter().any(|line| line.verdict == Grade::Problem && line.end == end);
     Ok(match () {
         () if has_problem("both") => Code::from(ExitCode::Usage as u8),
-        () if has_problem("local") => Code::from(ExitCode::Local as u8),
+        () if has_problem("local") || has_problem(outbox::NAME) => {
+            Code::from(ExitCode::Local as u8)
+        }
         () if has_problem("atlas") || has_problem("postgres") => Code::from(ExitCode::Atlas as u8),
         () if has_problem("here") || has_problem("owner") => Code::from(ExitCode::Problem as u8),
         () => Code::SUCCESS,
@@ -183,11 +194,11 @@ fn unchecked(end: &'static str, lines: &mut Report) {
 
 /// The two ends must be two.
 async fn check_both(config: &Config, lines: &mut Report) {
-    let (Ok(local), Ok(target)) = (connect_local(config).await, TargetEnd::connect(config).await)
+    let (Ok(source), Ok(target)) = (source_side(config).await, TargetEnd::connect(config).await)
     else {
         return;
     };
-    match same::check(&sides(config, MongoSide::source(&local), target.end().side)).await {
+    match same::check(&sides(config, source, target.end().side)).await {
         Ok(_) => lines.ok("both", "they are two different databases"),
         Err(error @ SyncError::SameDatabase(_)) => lines.failure("both", error.into()),
         // Whoever does not answer has been named already.
@@ -252,26 +263,32 @@ async fn check_past(config: &Config, lines: &mut Report) {
         }
         Err(error) => return lines.failure("here", error.into()),
     };
-    let Ok(local) = connect_local(config).await else { return };
-    match refusal(&local, &checkpoint).await {
-        Ok(None) => lines.ok("here", "the queue was filled from this local database"),
+    match refusal(config, &checkpoint).await {
+        Ok(None) => lines.ok(
+            "here",
+            match config.source.kind {
+                SourceKind::Mongodb => "the queue was filled from this local database",
+                SourceKind::Outbox => "the queue was filled from this outbox",
+            },
+        ),
         Ok(Some(refusal)) => lines.failure("here", refusal.into()),
         // Whoever does not answer has been named already.
         Err(_) => {}
     }
 }
 
+/// Of a source that nobody has begun to read: no mark of ownership has it.
+const NOT_DRAWN: &str = "";
+
 /// What `run` will say of whose Atlas it is.
 async fn check_ownership(config: &Config, lines: &mut Report) {
     // Whoever does not answer has been named already.
-    let (Ok(filter), Ok(local), Ok(atlas)) =
-        (config.filter(), connect_local(config).await, TargetEnd::connect(config).await)
+    let (Ok(filter), Ok((source, known)), Ok(atlas)) =
+        (config.filter(), known_source(config).await, TargetEnd::connect(config).await)
     else {
         return;
     };
-    let Ok(info) = inspect(&local).await else { return };
-    let Ok((source_id, _)) = source_id(&local, &info).await else { return };
-    let (source, target) = (MongoSide::source(&local), atlas.end().side);
+    let (source_id, target) = (known.as_deref().unwrap_or(NOT_DRAWN), atlas.end().side);
     let options = queue_options(config);
     let known = if agent_in(&options.path).is_some() {
         None
@@ -279,7 +296,7 @@ async fn check_ownership(config: &Config, lines: &mut Report) {
         blocking(move || known_id(&options)).await.ok()
     };
     let asker = known.as_ref().map_or(Asker::Unknown, |id| Asker::Starts(id.as_deref()));
-    match review(&*source, &*target, &filter, &source_id, asker).await {
+    match review(&*source, &*target, &filter, source_id, asker).await {
         Ok(findings) => {
             for finding in findings {
                 match finding {

@@ -3,12 +3,10 @@
 use serde::Serialize;
 
 use crate::{
-    agent::{TargetEnd, connect_local},
+    agent::{TargetEnd, known_source},
     cli::show,
     config::{Config, units},
     observe::{report::Failure, words},
-    side::MongoSide,
-    source::{inspect, source_id},
     sync::{Action, Planned, preview},
 };
 
@@ -22,12 +20,11 @@ pub(super) struct Plan {
 }
 
 pub(super) async fn of(config: &Config) -> Result<Plan, Failure> {
-    let (filter, ratio) = (config.filter()?, config.sync.max_delete_ratio);
-    let (local, target) = (connect_local(config).await?, TargetEnd::connect(config).await?);
-    let info = inspect(&local).await?;
-    let (source_id, _) = source_id(&local, &info).await?;
-    let (source, target) = (MongoSide::source(&local), target.end().side);
-    let collections = preview(&*source, &*target, &filter, &source_id, ratio).await?;
+    let (filter, ratio) = (config.compared()?, config.sync.max_delete_ratio);
+    let (source, known) = known_source(config).await?;
+    let target = TargetEnd::connect(config).await?.end().side;
+    let id = known.as_deref().unwrap_or(super::NOT_DRAWN);
+    let collections = preview(&*source, &*target, &filter, id, ratio).await?;
     Ok(Plan { collections, queue_is_there: config.queue.path.join("db").exists() })
 }
 

@@ -2,16 +2,20 @@
 
 use super::{
     Report,
+    line::{self, EndWords},
     tables::{self, NAME},
     tell_skew,
 };
 use crate::{
     agent::TargetEnd,
     config::{Config, units},
-    postgres::{
-        class::Class,
-        connect::{Failed, Postgres, Row, Session, Type},
-    },
+    postgres::connect::{Failed, Postgres, Row, Session, Type},
+};
+
+const WORDS: EndWords = EndWords {
+    end: NAME,
+    address: "POSTGRES_URI or `postgres.uri_file`",
+    without: "the agent starts without PostgreSQL and catches up",
 };
 
 /// Older ones lack what the tables are made with.
@@ -82,12 +86,12 @@ pub(super) async fn check_postgres(config: &Config, lines: &mut Report) {
     };
     let mut session = match pg.session().await {
         Ok(session) => session,
-        Err(failed) => return tell_unreachable(&failed, lines),
+        Err(failed) => return line::tell_unreachable(&failed, &WORDS, lines),
     };
     let own: Option<&str> = Some(Postgres::APPLICATION);
     let looked = match session.query(LOOK, &[(&own, Type::TEXT)]).await {
         Ok(rows) => rows.first().map(Looked::of),
-        Err(failed) => return tell_unreachable(&failed, lines),
+        Err(failed) => return line::tell_unreachable(&failed, &WORDS, lines),
     };
     let Some(looked) = looked else { return };
     let Looked { version, major, database, user, bytes, .. } = &looked;
@@ -117,40 +121,8 @@ pub(super) async fn check_postgres(config: &Config, lines: &mut Report) {
     tell_skew(NAME, looked.now_ms, lines);
 }
 
-/// It is not there, or does not let the user in.
-fn tell_unreachable(failed: &Failed, lines: &mut Report) {
-    let fix = match failed.state.as_deref() {
-        Some("28P01" | "28000") => {
-            "check user and password in POSTGRES_URI or `postgres.uri_file`, and that `pg_hba.conf` lets them in from here"
-        }
-        Some("3D000") => {
-            "make the database, `CREATE DATABASE … OWNER …`, or name another behind the address"
-        }
-        Some("53300") => {
-            "raise `max_connections`, or let fewer others connect; the agent starts all the same and waits for one"
-        }
-        _ if failed.class == Class::Denied => "GRANT CONNECT ON DATABASE … TO the user",
-        _ => {
-            "check the network, the address in POSTGRES_URI or `postgres.uri_file`, and TLS; the agent starts without \
-             PostgreSQL and catches up"
-        }
-    };
-    lines.problem(NAME, failed.problem.clone(), fix);
-}
-
 fn tell_line(pg: &Postgres, looked: &Looked, lines: &mut Report) {
-    if pg.is_encrypted() {
-        lines.ok(NAME, "the connection is encrypted, and the server's certificate is checked");
-    } else if pg.is_of_this_machine() {
-        lines.ok(NAME, "the connection does not leave this machine");
-    } else {
-        lines.warning(
-            NAME,
-            "the connection is not encrypted",
-            "take `sslmode=disable` out of the address, and give the server a certificate; `sslrootcert` names a file of \
-             authorities of your own",
-        );
-    }
+    line::tell(pg, NAME, lines);
     if let Some(port) = looked.port.filter(|port| !pg.ports().any(|of| u64::from(of) == *port)) {
         lines.ok(
             NAME,

@@ -24,7 +24,7 @@ use std::{
 use tokio::task::JoinHandle;
 use tokio_postgres::types::Type;
 
-use super::shape::Shape;
+use super::{shape::Shape, table::lease_table};
 use crate::postgres::connect::{Failed, Postgres, Session};
 
 /// How long it lasts without being renewed.
@@ -87,15 +87,25 @@ pub async fn take(
 /// What this outbox is known by: a row of its own, drawn once.
 pub async fn identify(session: &mut Session, shape: &Shape) -> Result<String, Failed> {
     let (lease, drawn) = (shape.lease(), uuid::Uuid::new_v4().to_string());
-    let name = format!("{} is", shape.name());
+    let name = row_of_id(shape.name());
     let sql = format!(
         "INSERT INTO {lease} (outbox, reader, position, term, expires_at) VALUES ($1, $2, 0, 0, now()) \
          ON CONFLICT (outbox) DO NOTHING"
     );
     session.query(&sql, &[(&name, Type::TEXT), (&drawn, Type::TEXT)]).await?;
-    let sql = format!("SELECT reader FROM {lease} WHERE outbox = $1");
-    let rows = session.query(&sql, &[(&name, Type::TEXT)]).await?;
-    Ok(rows.first().map_or(drawn, |row| row.get(0)))
+    Ok(known(session, shape.name()).await?.unwrap_or(drawn))
+}
+
+/// As [`identify`], where it was drawn.
+pub async fn known(session: &mut Session, table: &str) -> Result<Option<String>, Failed> {
+    let sql = format!("SELECT reader FROM {} WHERE outbox = $1", lease_table(table));
+    let rows = session.query(&sql, &[(&row_of_id(table), Type::TEXT)]).await?;
+    Ok(rows.first().map(|row| row.get(0)))
+}
+
+/// No table is called so.
+fn row_of_id(table: &str) -> String {
+    format!("{table} is")
 }
 
 /// A lease that is held, and renewed until this is dropped. Rows that have had their time are deleted beside it.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The files in their order: `json` (values), `route` (what a row asks for), `table` (what makes the table), `shape` (what
-//! it is found to be like, and the statements), `lease` (one reads), `stream`, `upkeep`; `tables` (those that are compared).
+//! it is found to be like, and the statements), `lease` (one reads), `stream`, `upkeep`; `tables` (those that are compared); `look` (before a start).
 //!
 //! # What is proven by what
 //!
@@ -21,6 +21,7 @@
 
 pub mod json;
 mod lease;
+mod look;
 pub mod route;
 mod shape;
 mod stream;
@@ -49,6 +50,7 @@ use self::{
     tables::NotRead,
 };
 pub use self::{
+    look::{Flaw, Looked},
     stream::{COLLECTION, OutboxStream},
     tables::{Stretch, Tables},
 };
@@ -230,19 +232,6 @@ impl OutboxSource {
         Ok(ClusterTime(if marked == 0 { number + waiting } else { number.max(marked + waiting) }))
     }
 
-    /// What tells this outbox from another one, wherever its database has moved: drawn by whoever looks first.
-    ///
-    /// # Errors
-    /// When the database cannot be asked, or the table is not fit.
-    pub async fn identify(&self) -> Result<String, SourceError> {
-        let shape = self.0.shape().await?;
-        if let Some(warning) = shape.warning() {
-            tracing::warn!(error = %warning, "the order of the outbox's rows is not certain");
-        }
-        let mut session = self.0.db.session().await.map_err(away)?;
-        lease::identify(&mut session, &shape).await.map_err(away)
-    }
-
     /// How many rows wait, and how old the oldest is in milliseconds since 1970.
     ///
     /// # Errors
@@ -251,9 +240,7 @@ impl OutboxSource {
         let shape = self.0.shape().await?;
         let mut session = self.0.db.session().await.map_err(away)?;
         let rows = session.query(&shape.waiting(), &[]).await.map_err(away)?;
-        let Some(row) = rows.first() else { return Ok((0, None)) };
-        let count = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
-        Ok((count, row.get::<_, Option<i64>>(1).and_then(|ms| u64::try_from(ms).ok())))
+        Ok(rows.first().map(look::counted).unwrap_or_default())
     }
 
     /// What the rows that are there make of these documents, one after the other.

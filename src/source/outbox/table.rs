@@ -1,5 +1,7 @@
 //! What the table consists of: the statements that make it, and its names in SQL. Pure.
 
+use std::collections::BTreeSet;
+
 use crate::config::{KeyPlace, Outbox, OutboxColumns, Routes};
 
 /// Which of the two databases a table is made in.
@@ -193,13 +195,23 @@ pub fn notify(outbox: &Outbox) -> Vec<String> {
     ]
 }
 
-/// What the reader may do, for a user of its own.
-pub fn grants(outbox: &Outbox, user: &str) -> Vec<String> {
+/// What the reader may do, for a user of its own: in the outbox, and in the tables that are compared.
+pub fn grants(outbox: &Outbox, routes: &Routes, user: &str) -> Vec<String> {
     let (table, user) = (quoted_table(&outbox.table), quoted(user));
-    vec![
+    let tables = || routes.tables.iter().map(|rule| &rule.name);
+    let schemas: BTreeSet<_> = std::iter::once(&outbox.table)
+        .chain(tables())
+        .filter_map(|name| Some(quoted(name.split_once('.')?.0)))
+        .collect();
+    let mut statements: Vec<_> =
+        schemas.iter().map(|schema| format!("GRANT USAGE ON SCHEMA {schema} TO {user}")).collect();
+    statements.extend([
         format!("GRANT SELECT, UPDATE, DELETE ON {table} TO {user}"),
         format!("GRANT SELECT, INSERT, UPDATE ON {} TO {user}", lease_table(&outbox.table)),
-    ]
+    ]);
+    statements
+        .extend(tables().map(|name| format!("GRANT SELECT ON {} TO {user}", quoted_table(name))));
+    statements
 }
 
 #[cfg(test)]

@@ -187,6 +187,7 @@ struct AtlasState {
     takes_no_changes: bool,
     change: Option<Result<Changed, SinkError>>,
     changes: Vec<&'static str>,
+    looks: Option<Box<dyn Fn() + Send>>,
 }
 
 impl Atlas {
@@ -219,6 +220,11 @@ impl Atlas {
     /// The kinds of the writes that it was sent, in their order.
     pub fn written(&self) -> Vec<&'static str> {
         self.0.lock().written.clone()
+    }
+
+    /// Looked at, while a change is made.
+    pub fn while_it_changes(&self, looks: impl Fn() + Send + 'static) {
+        self.0.lock().looks = Some(Box::new(looks));
     }
 
     /// The schema changes that it was sent, in their order.
@@ -304,6 +310,9 @@ impl SchemaSink for Atlas {
     async fn change_schema(&self, change: &SchemaChange) -> Result<Changed, SinkError> {
         let mut state = self.0.lock();
         state.changes.push(change.name());
+        if let Some(looks) = &state.looks {
+            looks();
+        }
         state.change.clone().unwrap_or(Ok(Changed::Done))
     }
 
