@@ -13,6 +13,7 @@ mod lost_history;
 mod many;
 mod memory_of_the_unit;
 mod names_behind_a_gap;
+mod postgres_behind_a_pooler;
 mod postgres_target;
 mod power_cut;
 mod queue_memory;

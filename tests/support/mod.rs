@@ -20,6 +20,7 @@ pub mod name_service;
 pub mod names;
 pub mod odd;
 pub mod odd_work;
+pub mod pooler;
 pub mod postgres;
 pub mod proof;
 pub mod proxy;

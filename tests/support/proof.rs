@@ -27,10 +27,12 @@ pub enum Need {
     Grafana,
     /// The checker of GitHub's workflows; `scripts/actionlint` builds it where there is Go.
     Actionlint,
+    /// A pooler in front of a PostgreSQL; `scripts/pgbouncer` fetches Debian's.
+    Pgbouncer,
 }
 
 impl Need {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Chromium,
         Self::CCompiler,
         Self::SystemdAnalyze,
@@ -41,6 +43,7 @@ impl Need {
         Self::Axe,
         Self::Grafana,
         Self::Actionlint,
+        Self::Pgbouncer,
     ];
 
     /// As `OUTRIGGER_MAY_LACK` has it.
@@ -56,6 +59,7 @@ impl Need {
             Self::Axe => "axe",
             Self::Grafana => "grafana",
             Self::Actionlint => "actionlint",
+            Self::Pgbouncer => "pgbouncer",
         }
     }
 }
