@@ -54,7 +54,7 @@
 //! | [`observe::status`] | what is shown | the rows below may be asked |
 //! | the [`queue`]'s state | what is in its store, and where | its disk is read and written, which may take seconds: taken within [`runtime::shutdown::blocking`] |
 //! | the [`queue`]'s ledger | its numbers, leases and holds | nothing |
-//! | [`gate`], [`gate::reading`], the rest of [`gate::writing`] | what counts of the local side, how far it was read, what speaks against writing | nothing |
+//! | [`gate`], [`gate::reading`], [`gate::tally`], the rest of [`gate::writing`] | what counts of the local side, how far it was read, what speaks against writing | nothing |
 //! | read watermark and in-doubt writes, of [`policy`] | which differences are exact, which writes have no answer | nothing |
 //! | what the [`worker`] remembers | traits of collections, entries that wait | nothing |
 //! | [`schema::watch`], notes of one task in [`sync`] | what is to be looked at | nothing |
@@ -98,6 +98,8 @@
 //! | *side effects* | what a batch of events asks for beside what it puts into the queue |
 //! | *full sync* | copies and compares; its *runs* are *mandatory* (the agent owes them, and nobody cancels them) or *on demand* (of a person or the clock) |
 //! | *verify*, *restore* | the comparison that changes nothing; the copy from Atlas into an empty local database |
+//! | *tally*, *counter* | how many transactions a target has confirmed, counted on both ends; a number of its own for each that goes side by side ([`gate::tally`]). To people a target that has less was *put back* |
+//! | *misfit* | a value of another type than its declared column has ([`observe::misfits`]) |
 //! | *step*, *apply* | one difference of options or indexes, and its removal on the target. The *keeper* does that beside the documents |
 //! | *crash point* | where a test may end the process |
 //! | *alert delivery* | what brings alerts to the web hook. An *outbox* is another thing: a table of a database that changes are read from |

@@ -70,6 +70,8 @@ pub struct HealthReport {
     pub index_builds: Vec<IndexBuild>,
     /// What is chosen and cannot be replicated, with the reason.
     pub not_replicated: Vec<String>,
+    /// Values of another type than their column has, which are NULL in it, since the start of the agent.
+    pub misfits: Vec<MisfitReport>,
     pub dead_letters: u64,
     pub oldest_pending_ms: Option<u64>,
     pub oplog_window_s: Option<u64>,
@@ -122,6 +124,14 @@ fn outlook_of(handles: &Handles, read_ms: u64, oldest_ms: Option<u64>) -> Outloo
         caught_up_in_s: seconds(caught_up_in),
         in_atlas_until: recovery_point(reached).and_then(rfc3339),
     }
+}
+
+/// What one declared column could not take.
+#[derive(Debug, Serialize)]
+pub struct MisfitReport {
+    pub ns: Namespace,
+    pub column: String,
+    pub values: u64,
 }
 
 /// Indexes of one collection that are being built.
@@ -191,6 +201,12 @@ pub fn report(handles: &Handles) -> HealthReport {
             let not_ours = not_ours.map(|(ns, why)| format!("`{ns}`: {why}"));
             not_ours.chain(state.left_out.iter().cloned()).collect()
         },
+        misfits: status
+            .misfits
+            .all()
+            .into_iter()
+            .map(|((ns, column), values)| MisfitReport { ns, column, values })
+            .collect(),
         dead_letters: vitals.dead_letters,
         oldest_pending_ms: oldest_ms.map(|oldest| now.saturating_sub(oldest)),
         oplog_window_s: state.oplog_window_s,

@@ -199,6 +199,18 @@ impl Exposition {
             "reason",
             metrics.dead_letters_by_reason.all(),
         );
+        self.misfits(handles);
+    }
+
+    fn misfits(&self, handles: &Handles) {
+        let help = "Values of another type than a declared column of PostgreSQL has, which are NULL in it, each time that one is written.";
+        let name = Opts::new("outrigger_misfits_total", help);
+        if let Ok(counters) = IntCounterVec::new(name, &["ns", "column"]) {
+            for ((ns, column), n) in handles.status.misfits.all() {
+                counters.with_label_values(&[ns.as_str(), &column]).inc_by(n);
+            }
+            self.add(counters);
+        }
     }
 
     fn queue(&self, stats: &QueueStats, handles: &Handles) {

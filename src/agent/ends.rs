@@ -8,8 +8,9 @@ use std::sync::Arc;
 use super::{AgentError, connect};
 use crate::{
     config::{Config, ConfigError, Exact, Mapping, SourceKind, TargetKind},
-    gate::lease::Lease,
+    gate::{lease::Lease, tally::Tally},
     mongo::Mongo,
+    observe::misfits::Misfits,
     policy::limiter::Limiter,
     postgres::connect::Postgres,
     side::{
@@ -105,9 +106,11 @@ impl PostgresEnd {
         Arc::new(PostgresSide::documents(pg, mapping, self.exact))
     }
 
-    fn sink(&self, limiter: Limiter) -> PostgresSink {
+    fn sink(&self, limiter: Limiter, misfits: Arc<Misfits>) -> PostgresSink {
         let fence = Some(self.fence.clone());
-        PostgresSink::of(self.pg.clone(), self.mapping.clone(), self.exact, fence).limited(limiter)
+        PostgresSink::of(self.pg.clone(), self.mapping.clone(), self.exact, fence)
+            .limited(limiter)
+            .counting(misfits)
     }
 }
 
@@ -115,9 +118,13 @@ impl TargetEnd {
     /// The target that the configuration names. It may be away.
     ///
     /// # Errors
-    /// When there is no usable connection string.
+    /// When there is no usable connection string, or something is declared that the target does not have.
     pub async fn connect(config: &Config) -> Result<Self, AgentError> {
         match config.target.kind {
+            TargetKind::Atlas if config.mapping != Mapping::default() => {
+                let problem = "is `atlas`, which has neither the columns of `[[column]]` nor the tables of `[[child]]`: they are PostgreSQL's";
+                Err(ConfigError::invalid("target.kind", problem.to_owned()).into())
+            }
             TargetKind::Atlas => {
                 let fields = match config.source.kind {
                     SourceKind::Mongodb => FieldOrder::InOrder,
@@ -150,19 +157,32 @@ impl TargetEnd {
     }
 
     /// What writes to it, while `lease` is held.
-    pub(super) fn sink(&mut self, config: &Config, lease: &Arc<Lease>) -> AnySink {
+    pub(super) fn sink(
+        &mut self,
+        config: &Config,
+        lease: &Arc<Lease>,
+        misfits: &Arc<Misfits>,
+    ) -> AnySink {
         match self {
             TargetEnd::Atlas(mongo, _) => {
                 let limiter = connect::limiter(config);
                 AnySink::Atlas(AtlasSink::new(mongo.clone(), limiter, Some(lease.clone())))
             }
             TargetEnd::Postgres(postgres) => {
-                AnySink::Postgres(postgres.sink(connect::limiter(config)))
+                AnySink::Postgres(postgres.sink(connect::limiter(config), misfits.clone()))
             }
             TargetEnd::Own(sink) => {
                 let sink = sink.take().expect("the tasks of an agent are built once");
                 AnySink::Own(WithoutSchema(sink))
             }
+        }
+    }
+
+    /// What it confirms by count, where it does.
+    pub(super) fn tally(&self) -> Option<Arc<Tally>> {
+        match self {
+            TargetEnd::Postgres(postgres) => Some(postgres.fence.tally().clone()),
+            TargetEnd::Atlas(..) | TargetEnd::Own(_) => None,
         }
     }
 
@@ -192,7 +212,7 @@ impl TargetEnd {
     /// What a person has to change first.
     pub(super) async fn check_declared(&self) -> Result<(), ConfigError> {
         let TargetEnd::Postgres(postgres) = self else { return Ok(()) };
-        match postgres.sink(Limiter::default()).in_the_way().await {
+        match postgres.sink(Limiter::default(), Arc::default()).in_the_way().await {
             Ok(None) => Ok(()),
             Ok(Some(reason)) => Err(ConfigError::invalid("child", reason)),
             Err(error) => {

@@ -23,10 +23,10 @@ use tokio::sync::Notify;
 
 use crate::{
     config::{Config, ConfigError},
-    gate::{Gate, reading::Reading, writing::Writing},
+    gate::{Gate, reading::Reading, tally::Tally, writing::Writing},
     model::checkpoint::PositionKind,
     observe::status::Status,
-    queue::{Queue, QueueError, QueueOptions, Rebuilt},
+    queue::{Queue, QueueError, QueueOptions, Rebuilt, note},
     runtime::shutdown::{Stop, blocking},
     schema::watch::SchemaWatch,
     side::records::AgentIdentity,
@@ -149,7 +149,7 @@ impl Agent {
         target.check_declared().await?;
         let atlas = target.end();
         let source = SourceEnd::connect(&config, &gate, &*atlas.side).await?;
-        let queue = open_queue(&config).await?;
+        let queue = open_queue(&config, target.tally()).await?;
         let identity = identity::identify(&queue, &config.queue.path).await?;
         let agent = Self {
             status: Arc::default(),
@@ -235,10 +235,18 @@ impl Agent {
     }
 }
 
-/// The configured queue, or a new one in the place of one that cannot be used.
-async fn open_queue(config: &Config) -> Result<Arc<Queue>, AgentError> {
+/// The configured queue, or a new one in the place of one that cannot be used. What the target confirms by count is kept
+/// with what is concluded from it.
+async fn open_queue(config: &Config, tally: Option<Arc<Tally>>) -> Result<Arc<Queue>, AgentError> {
     let options = QueueOptions { compact: true, ..queue_options(config) };
-    let (queue, rebuilt) = blocking(move || Queue::open_or_rebuild(&options)).await?;
+    let opened = blocking(move || {
+        let (queue, rebuilt) = Queue::open_or_rebuild(&options)?;
+        if let Some(tally) = tally {
+            queue.carry(note::TALLY, move || tally.confirmed().map(|counts| counts.stored()));
+        }
+        Ok::<_, QueueError>((queue, rebuilt))
+    });
+    let (queue, rebuilt) = opened.await?;
     if let Some(Rebuilt { moved_to, error }) = rebuilt {
         let error = crate::observe::report::one_line(&error);
         tracing::error!(%error, moved_to = %moved_to.display(), "the queue could not be used and was moved aside; a new one is built and everything is compared");

@@ -110,6 +110,7 @@ pub fn vitals(handles: &Handles) -> Vitals {
         reading_stopped: reading.stopped(),
         oplog_window: state.oplog_window_s.map(Duration::from_secs),
         unshowable,
+        is_put_back: matches!(SyncState::is_put_back(queue), Ok(true)),
         local_denied: denied(&status.faults.local),
         atlas_denied: denied(&status.faults.atlas),
         is_fenced: against.is_fenced,
@@ -195,7 +196,10 @@ fn differs(handles: &Handles) -> bool {
 pub(super) fn disproves_equality(handles: &Handles) -> bool {
     let is_another = |state: &SyncState| {
         state.request.is_none()
-            && matches!(state.reason, Reason::NewTarget | Reason::NamespacesChanged)
+            && matches!(
+                state.reason,
+                Reason::NewTarget | Reason::PutBack | Reason::NamespacesChanged
+            )
     };
     differs(handles)
         || SyncState::open(&handles.queue)

@@ -28,7 +28,8 @@ pub(super) struct Parts {
 impl Agent {
     pub(super) fn build(&mut self, filter: &NamespaceFilter) -> Result<Parts, AgentError> {
         let source = Arc::new(self.source.source(filter));
-        let sink = Arc::new(self.target.sink(&self.config, self.writing.lease()));
+        let sink =
+            Arc::new(self.target.sink(&self.config, self.writing.lease(), &self.status.misfits));
         let watermark =
             Arc::new(Mutex::new(ReadWatermark::new(self.source.now(), WATERMARK_DOCUMENTS)));
         let in_doubt = Arc::new(Mutex::new(InDoubtWrites::default()));

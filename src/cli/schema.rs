@@ -115,7 +115,7 @@ fn refused(error: SinkError) -> Failure {
             problem,
             "it needs a database of its own, and a user who owns it: `CREATE USER …; CREATE DATABASE … OWNER …`",
         ),
-        SinkError::Rejected(problem) | SinkError::Held(problem) => (
+        SinkError::Rejected(problem) | SinkError::Held(problem) | SinkError::Gone(problem) => (
             problem,
             "something else has this name in PostgreSQL; rename it there, or leave the collection out by `namespaces.exclude`",
         ),

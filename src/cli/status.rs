@@ -180,6 +180,12 @@ fn print(health: &Value) {
     for left in health["notReplicated"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         show::line(format!("left out {left}"));
     }
+    for misfit in health["misfits"].as_array().into_iter().flatten() {
+        let text = |key: &str| misfit[key].as_str().unwrap_or_default();
+        let (ns, column) = (text("ns"), text("column"));
+        let values = show::many(show::number(&misfit["values"]), "value");
+        show::line(format!("column   `{column}` of `{ns}`: {values} of another type, NULL there"));
+    }
     for problem in
         health["schemaProblems"].as_array().into_iter().flatten().filter_map(Value::as_str)
     {

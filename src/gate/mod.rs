@@ -38,6 +38,7 @@ pub mod lease;
 pub mod past;
 pub mod pause;
 pub mod reading;
+pub mod tally;
 pub mod writing;
 
 /// Tells the local database that is known from any other.

@@ -88,6 +88,8 @@ pub struct Vitals {
     pub oplog_window: Option<Duration>,
     /// What the local server cannot show of its oplog.
     pub unshowable: Option<Unshowable>,
+    /// The target lacks what it had confirmed, and is not compared yet.
+    pub is_put_back: bool,
     /// What an end says that refuses access.
     pub local_denied: Option<String>,
     pub atlas_denied: Option<String>,
@@ -207,6 +209,10 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
             }
         };
         add("unshowable", critical, None, message);
+    }
+    if vitals.is_put_back {
+        let message = "the target lacks writes that it had confirmed: it was put back to an earlier state, and everything is compared";
+        add("put_back", critical, None, message.to_owned());
     }
     for (name, error) in
         [("local_denied", &vitals.local_denied), ("atlas_denied", &vitals.atlas_denied)]
@@ -360,6 +366,7 @@ mod tests {
             local_denied: Some("no".into()),
             atlas_denied: Some("no".into()),
             unshowable: Some(Unshowable::Failing("no".into())),
+            is_put_back: true,
             is_fenced: true,
             refused_deletes: vec!["a.b".into()],
             not_ours: vec![("a.b".into(), "it is theirs".into())],
@@ -375,7 +382,7 @@ mod tests {
 
         let keys: std::collections::BTreeSet<_> =
             found.iter().map(|found| (found.name, found.ns.clone())).collect();
-        assert_eq!((keys.len(), found.len()), (20, 20));
+        assert_eq!((keys.len(), found.len()), (21, 21));
         assert!(found.iter().any(|found| found.message.contains("3 documents locally and 1")));
     }
 

@@ -5,6 +5,7 @@ pub mod health;
 pub mod logging;
 pub mod marks;
 pub mod metrics;
+pub mod misfits;
 pub mod process;
 pub mod progress;
 pub mod recent;

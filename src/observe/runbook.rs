@@ -11,7 +11,7 @@ use crate::config::Config;
 pub const PLACE: &str = "{alert}";
 
 /// Alert, page.
-const PAGES: [(&str, &str); 19] = [
+const PAGES: [(&str, &str); 20] = [
     ("atlas_denied", include_str!("../../docs/alerts/atlas_denied.md")),
     ("atlas_silent", include_str!("../../docs/alerts/atlas_silent.md")),
     ("dead_letters", include_str!("../../docs/alerts/dead_letters.md")),
@@ -28,6 +28,7 @@ const PAGES: [(&str, &str); 19] = [
     ("not_ours", include_str!("../../docs/alerts/not_ours.md")),
     ("oplog_window", include_str!("../../docs/alerts/oplog_window.md")),
     ("ownership", include_str!("../../docs/alerts/ownership.md")),
+    ("put_back", include_str!("../../docs/alerts/put_back.md")),
     ("queue_size", include_str!("../../docs/alerts/queue_size.md")),
     ("reading_stopped", include_str!("../../docs/alerts/reading_stopped.md")),
     ("unshowable", include_str!("../../docs/alerts/unshowable.md")),

@@ -2,7 +2,10 @@
 //! decides something is owned elsewhere ([`gate`](crate::gate), the queue, [`schema::watch`](crate::schema::watch)) and
 //! shown from there; `tests/tidy.rs` lists the exceptions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
@@ -12,6 +15,7 @@ use crate::{
     model::{checkpoint::ClusterTime, namespace::Namespace},
     observe::{
         metrics::{Counter, Metrics},
+        misfits::Misfits,
         progress::Progress,
         recent::Recent,
         repaired::Repaired,
@@ -75,6 +79,8 @@ pub struct Status {
     pub recent: Recent,
     /// The documents that the full sync in hand, or the last one, has queued.
     pub repaired: Repaired,
+    /// Values that declared columns could not take. Counted by the sink.
+    pub misfits: Arc<Misfits>,
     /// What is wrong with one of the ends, while it is.
     pub faults: Faults,
     state: Mutex<StatusState>,

@@ -109,6 +109,12 @@ const WORDS: &[Words] = &[
         "Nothing, but to wait for the comparison.",
     ),
     words(
+        "put_back",
+        "The target was put back",
+        "It lacks writes that it had confirmed. Everything is compared, and what is missing is written again.",
+        "Nothing, but to wait for the comparison. See who restored it, or which replica took over.",
+    ),
+    words(
         "paused",
         "Paused by a person",
         "Changes wait in the queue on disk, and nothing is lost.",
@@ -327,6 +333,7 @@ runbooks! {
     "not_ours" => "not_ours",
     "oplog_window" => "oplog_window",
     "ownership" => "ownership",
+    "put_back" => "put_back",
     "queue_size" => "queue_size",
     "reading_stopped" => "reading_stopped",
     "unshowable" => "unshowable",

@@ -276,6 +276,11 @@ impl Session {
         self.is_clean = false;
     }
 
+    /// Whether the server has answered all that it was asked.
+    pub fn is_clean(&self) -> bool {
+        self.is_clean
+    }
+
     /// How long an answer is waited for.
     pub fn timeout(&self) -> Duration {
         self.timeout

@@ -7,6 +7,7 @@ use super::{
     edit::Edit,
     index::DocumentName,
     ledger::Ledger,
+    metas,
     reader::Reader,
     rename::{Cleared, clear_letter},
     schedule::Leased,
@@ -43,6 +44,7 @@ pub fn ack_part(
             break;
         }
     }
+    metas::carry(store, state, &mut edit)?;
     crash::point(CrashPoint::AckBegins);
     store.write(state, edit)?;
     crash::point(CrashPoint::AckDone);

@@ -22,6 +22,8 @@ pub const RENEWED: &str = "renewed";
 pub const RENEWING: &str = "renewing";
 /// The starts of which one has taken the lease last (`sync/ownership`).
 pub const LIVES: &str = "lives";
+/// What the target has confirmed by count (`gate/tally`), written with every ack and every other note.
+pub const TALLY: &str = "tally";
 /// The queue was moved in, and has not taken the lease of its target yet (`queue/transfer`, `sync/ownership`).
 pub const MOVED: &str = "moved";
 /// The queue was put back to an older state, and is not used any more (`queue/metas`).

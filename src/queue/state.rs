@@ -14,6 +14,14 @@ use super::{
     reader::Reader,
 };
 
+/// A value that is written with each step that concludes something from it.
+#[derive(Clone)]
+pub struct Carried {
+    pub name: &'static str,
+    /// Says what it is now; nothing where it is to stay.
+    pub value: Arc<dyn Fn() -> Option<Vec<u8>> + Send + Sync>,
+}
+
 /// See the [module](self).
 pub struct StoreState {
     pub blocks: Blocks,
@@ -25,6 +33,7 @@ pub struct StoreState {
     pub seal: u64,
     /// Set by the first failed write; see [`QueueError::Disk`].
     pub failed: bool,
+    pub carried: Option<Carried>,
     front: Arc<Front>,
 }
 
@@ -33,7 +42,8 @@ impl Default for StoreState {
         let index = Index::default();
         let front = Arc::new(Front::new(index.hasher.clone()));
         let (blocks, letters) = (Blocks::default(), Letters::default());
-        Self { blocks, index, letters, dead_bytes: 0, seal: 0, failed: false, front }
+        let (dead_bytes, seal, failed, carried) = (0, 0, false, None);
+        Self { blocks, index, letters, dead_bytes, seal, failed, carried, front }
     }
 }
 

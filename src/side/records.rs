@@ -10,6 +10,7 @@ use std::{collections::BTreeSet, time::Duration};
 use super::Answer;
 use crate::{
     config::units,
+    gate::tally::Counts,
     model::{
         checkpoint::ClusterTime,
         namespace::{Namespace, NamespaceFilter, Patterns},
@@ -46,6 +47,8 @@ pub struct LeaseRecord {
     /// The start that has set it last.
     pub life: Option<String>,
     pub holder: Option<LeaseHolder>,
+    /// What of the source's transactions is there, where they are counted.
+    pub counts: Counts,
 }
 
 impl LeaseRecord {
@@ -100,6 +103,8 @@ pub struct NewLeaseRecord<'a> {
     pub upstream: Vec<&'a str>,
     pub agent: &'a AgentIdentity,
     pub lease_id: &'a str,
+    /// What was there when the lease was looked at.
+    pub counts: &'a Counts,
 }
 
 /// Where lease records are kept: in `replicas`, or what a database has for that, of a place that the configuration names
@@ -118,7 +123,7 @@ pub trait LeaseRecords: Send + Sync {
     fn elsewhere<'a>(&'a self, place: &'a str) -> Answer<'a, Vec<(String, Vec<LeaseRecord>)>>;
 
     /// Sets a lease and its heartbeat, in one step with the look whether it is still as it was read: kept by the agent
-    /// `before`, by none, or not there at all (`is_new`). False where it is not.
+    /// `before`, by none, or not there at all (`is_new`), and with all that was there. False where it is not.
     fn set<'a>(
         &'a self,
         place: &'a str,
@@ -128,7 +133,7 @@ pub trait LeaseRecords: Send + Sync {
     ) -> Answer<'a, bool>;
 
     /// Renews the heartbeat, in one step with the look whether the lease is as this agent left it: its own, with no
-    /// `checkpoint` before `left`. False where it is not.
+    /// `checkpoint` before `left`, and with all that was confirmed. False where it is not.
     fn renew<'a>(
         &'a self,
         place: &'a str,

@@ -15,7 +15,8 @@ impl Hint for SinkError {
             | SinkError::Unanswered(_)
             | SinkError::DropUnanswered { .. }
             | SinkError::Rejected(_)
-            | SinkError::Held(_) => TRY_AGAIN,
+            | SinkError::Held(_)
+            | SinkError::Gone(_) => TRY_AGAIN,
         };
         Some(hint.into())
     }

@@ -272,6 +272,10 @@ pub enum SinkError {
     /// that collection waits with it.
     #[error("Atlas does not make the change yet: {0}")]
     Held(String),
+    /// Somebody has taken away what was there of the collection. Nothing is written into what is made in its place before
+    /// it is noted that it is to be compared: it has none of the other documents.
+    #[error("{0}")]
+    Gone(String),
 }
 
 impl SinkError {
@@ -283,7 +287,8 @@ impl SinkError {
             SinkError::Unavailable(_)
             | SinkError::Denied(_)
             | SinkError::Rejected(_)
-            | SinkError::Held(_) => return BTreeSet::new(),
+            | SinkError::Held(_)
+            | SinkError::Gone(_) => return BTreeSet::new(),
         };
         change.namespaces().into_iter().chain(database).collect()
     }

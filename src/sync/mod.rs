@@ -196,7 +196,7 @@ impl SyncError {
         matches!(
             self,
             SyncError::Source(SourceError::Failed(_))
-                | SyncError::Sink(SinkError::Rejected(_) | SinkError::Held(_))
+                | SyncError::Sink(SinkError::Rejected(_) | SinkError::Held(_) | SinkError::Gone(_))
         )
     }
 

@@ -376,7 +376,8 @@ fn local_error(error: &SinkError) -> SyncError {
     | SinkError::DropUnanswered { problem, .. }
     | SinkError::Denied(problem)
     | SinkError::Rejected(problem)
-    | SinkError::Held(problem)) = error;
+    | SinkError::Held(problem)
+    | SinkError::Gone(problem)) = error;
     let problem = problem.replace("MONGODB_ATLAS_URI", "MONGODB_LOCAL_URI");
     let is_away = matches!(
         error,

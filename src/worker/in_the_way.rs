@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
-    /// As [`send_all`](Self::send_all), once more where a view had to make way. [`SinkError::Held`] where something
+    /// As [`send_all`](Self::send_all), once more where a view had to make way, or what was there is gone. [`SinkError::Held`] where something
     /// else is in the way.
     pub(super) async fn send(
         &self,
@@ -35,6 +35,14 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
                 if !self.replace_view(ns).await? {
                     return Err(SinkError::Held(reason).into());
                 }
+                self.send_all(ns, writes, changed_ms).await?
+            }
+            Err(SinkError::Gone(reason)) => {
+                tracing::error!(%ns, error = %reason, "what Atlas had of a collection is gone");
+                self.compare(ns, Reason::Gone).await?;
+                let options = RawDocumentBuf::new();
+                let create = SchemaChange::Create { ns: ns.clone(), options };
+                self.sink.change_schema(&create).await?;
                 self.send_all(ns, writes, changed_ms).await?
             }
             written => written?,
@@ -81,10 +89,15 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
     /// before.
     pub(super) async fn compare_replaced(&self, ns: &Namespace) -> Result<(), Halt> {
         tracing::info!(%ns, "Atlas has a view where the local database has a collection; it is made, and compared");
+        self.compare(ns, Reason::Replaced).await
+    }
+
+    /// What is there of it is compared, whatever was before.
+    async fn compare(&self, ns: &Namespace, reason: Reason) -> Result<(), Halt> {
         let (queue, only) = (self.queue.clone(), [ns.clone()].into());
         let required = blocking(move || {
             let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
-            SyncState::require_of(&queue, position.unwrap_or_default(), &only, Reason::Replaced)
+            SyncState::require_of(&queue, position.unwrap_or_default(), &only, reason)
         });
         required.await.map_err(Halt::from)
     }

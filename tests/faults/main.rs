@@ -14,6 +14,7 @@ mod many;
 mod memory_of_the_unit;
 mod names_behind_a_gap;
 mod postgres_behind_a_pooler;
+mod postgres_put_back;
 mod postgres_target;
 mod power_cut;
 mod queue_memory;

@@ -204,6 +204,15 @@ async fn a_hard_workload_with_kills_of_all_three_ends_as_the_model_says() {
                 stage.agent.kill();
                 stage.target.kill();
                 stage.target.resume().await;
+                // With a column of another type than it had.
+                let declared = |ty: &str| format!("path = \"a\"\ntype = \"{ty}\"");
+                stage.agent.replace_setting(&declared("integer"), &declared("text"));
+                stage.agent.start(&[]);
+            }
+            5 => {
+                stage.agent.kill();
+                let declared = |ty: &str| format!("path = \"a\"\ntype = \"{ty}\"");
+                stage.agent.replace_setting(&declared("text"), &declared("integer"));
                 stage.agent.start(&[]);
             }
             _ => {}

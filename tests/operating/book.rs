@@ -110,6 +110,7 @@ fn all_conditions() -> Vec<Condition> {
         unshowable: Some(Unshowable::Failing(String::new())),
         local_denied: Some(String::new()),
         atlas_denied: Some(String::new()),
+        is_put_back: true,
         is_fenced: true,
         refused_deletes: vec![String::new()],
         not_ours: vec![(String::new(), String::new())],

@@ -12,7 +12,7 @@ use crate::support::{
     mongod::Mongod,
     orders, pair,
     proxy::{Line, Proxy},
-    unasked::Unasked::Repair,
+    unasked::Unasked::{Doubt, Repair},
 };
 
 fn records(atlas: &Mongod) -> mongodb::Collection<Document> {
@@ -119,7 +119,7 @@ async fn a_lease_that_is_older_than_it_was_left_has_everything_compared() {
     let (local, atlas) = pair().await;
     orders(&local).insert_many((0..20).map(|n| doc! { "_id": n })).await.unwrap();
     let agent = Agent::started(&local.uri(), &atlas.uri());
-    agent.may(&[Repair], "Atlas is put back");
+    agent.may(&[Repair, Doubt], "Atlas is put back");
     agent.streaming().await;
     eventually("a heartbeat", PATIENCE, async || {
         records(&atlas)

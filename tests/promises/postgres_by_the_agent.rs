@@ -188,3 +188,106 @@ async fn what_is_kept_raw_is_restored_byte_for_byte_and_a_hash_is_no_document() 
     let found = differences(&was, &is, MayDiffer::Nothing);
     assert!(found.is_empty(), "{found:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_somebody_has_renamed_is_made_anew_and_filled_and_it_is_said() {
+    let (local, target) = tokio::join!(Mongod::start(), Postgres::start());
+    let line = |id: i32| doc! { "_id": id, "v": id, "items": [{ "sku": "s", "qty": id }] };
+    orders(&local).insert_many((0..50).map(line)).await.unwrap();
+    let mut agent = Agent::into_postgres(&local.uri(), &target.uri(), DECLARED);
+    agent.may(&[Unasked::Repair, Unasked::Doubt], "somebody renames tables by hand");
+    agent.start(&[]);
+    agent.streaming().await;
+    for (round, table) in ["orders", "orders_items"].into_iter().enumerate() {
+        target.ask(&format!("ALTER TABLE shop.{table} RENAME TO kept_{round}")).await;
+
+        let change = doc! { "$inc": { "v": 1000 } };
+        orders(&local).update_one(doc! { "_id": 7 }, change).await.unwrap();
+        let rows = format!("SELECT count(*) FROM shop.{table}");
+        eventually("all of it is there", PATIENCE, async || {
+            target.try_ask(&rows).await.is_ok_and(|rows| rows == ["50"])
+        })
+        .await;
+
+        eventually("nothing differs", PATIENCE, async || verified(&agent) == [0; 3]).await;
+        let said = format!("the table shop.{table} of shop.orders is gone: somebody has renamed");
+        assert!(agent.log().contains(&said), "{}", agent.log());
+        assert_eq!(target.ask(&format!("SELECT count(*) FROM shop.kept_{round}")).await, ["50"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_a_column_cannot_take_are_counted_by_column_and_shown() {
+    let (local, target) = tokio::join!(Mongod::start(), Postgres::start());
+    let of = |id: i32| {
+        let qty = if id % 2 == 0 { Bson::Int32(id) } else { "many".into() };
+        doc! { "_id": id, "v": "no number", "items": [{ "sku": "s", "qty": qty }, { "qty": 1 }] }
+    };
+    orders(&local).insert_many((0..20).map(of)).await.unwrap();
+    let mut agent = Agent::into_postgres(&local.uri(), &target.uri(), DECLARED);
+    agent.start(&[]);
+    agent.streaming().await;
+
+    let told = |column: &str, values: u64| serde_json::json!({ "ns": "shop.orders", "column": column, "values": values });
+    let misfits = agent.health().unwrap()["misfits"].clone();
+    assert_eq!(misfits, serde_json::json!([told("orders_items.qty", 10), told("v", 20)]));
+    let status = agent.cli(&["status"]);
+    let line =
+        "column   `orders_items.qty` of `shop.orders`: 10 values of another type, NULL there";
+    assert!(self::told(&status).contains(line), "{}", self::told(&status));
+    let url = format!("http://127.0.0.1:{}/metrics", agent.admin_port);
+    let metrics = ureq::get(url).call().unwrap().body_mut().read_to_string().unwrap();
+    let line = "outrigger_misfits_total{column=\"v\",ns=\"shop.orders\"} 20";
+    assert!(metrics.contains(line), "{metrics}");
+    let null = "SELECT count(*) FROM shop.orders WHERE v IS NULL";
+    assert_eq!(target.ask(null).await, ["20"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_somebody_removes_are_found_by_counting() {
+    let (local, target) = tokio::join!(Mongod::start(), Postgres::start());
+    orders(&local).insert_many((0..300).map(|id| doc! { "_id": id, "v": id })).await.unwrap();
+    let counting = "[sync]\ncount_check_every = \"1s\"\n";
+    let mut agent =
+        Agent::into_postgres(&local.uri(), &target.uri(), &format!("{counting}{DECLARED}"));
+    agent.may(&[Unasked::Repair], "somebody removes rows by hand");
+    agent.start(&[]);
+    agent.streaming().await;
+    target.ask("DELETE FROM shop.orders WHERE v >= 260").await;
+
+    let alerts = || agent.health().map(|health| health["alerts"].to_string()).unwrap_or_default();
+    eventually("the alert", PATIENCE, async || {
+        alerts().contains("300 documents locally and 260 in PostgreSQL")
+    })
+    .await;
+    assert!(agent.cli(&["sync", "--wait"]).status.success());
+    eventually("it is over", PATIENCE, async || !alerts().contains("documents locally")).await;
+    assert_eq!(verified(&agent), [0; 3]);
+}
+
+/// As large as MongoDB takes them, to the byte; what JSON makes of the second one is six times as long.
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_of_sixteen_megabytes_are_rows_whatever_is_in_them() {
+    let (local, target) = tokio::join!(Mongod::start(), Postgres::start());
+    for (id, sign) in [(1, "x"), (2, "\u{1}")] {
+        let of = |text: &str| doc! { "_id": id, "v": 0, "customer": { "name": text } };
+        let document = of(&sign.repeat((16 << 20) - odd::raw(&of("")).as_bytes().len()));
+        assert_eq!(odd::raw(&document).as_bytes().len(), 16 << 20);
+        orders(&local).insert_one(document).await.unwrap();
+    }
+    let mut agent = Agent::into_postgres(&local.uri(), &target.uri(), DECLARED);
+    agent.replace_setting("timeout = \"5s\"", "timeout = \"30s\"");
+    agent.may(&[Unasked::Memory], "two documents of 16 MB at once, and their JSON");
+    agent.start(&[]);
+    agent.streaming().await;
+    let rows = async |v: i32| {
+        let sql = "SELECT id FROM shop.orders WHERE octet_length(customer) > 16777100 AND v";
+        target.ask(&format!("{sql} = {v}")).await.len()
+    };
+    assert_eq!(rows(0).await, 2, "copied");
+
+    orders(&local).update_many(doc! {}, doc! { "$set": { "v": 1 } }).await.unwrap();
+
+    eventually("each is written again", PATIENCE, async || rows(1).await == 2).await;
+    assert_eq!(verified(&agent), [0; 3]);
+}

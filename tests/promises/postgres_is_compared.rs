@@ -137,13 +137,16 @@ async fn whatever_somebody_does_to_a_row_is_found_and_mended_by_its_document() {
         "INSERT INTO shop.orders_items SELECT _id, 7, 's' FROM shop.orders ROW",
         "UPDATE shop.orders_items SET position = 5 CHILD AND position = 1",
         "UPDATE shop.orders SET id = 'x' ROW",
+        "DELETE FROM outrigger.failures CHILD",
+        "UPDATE outrigger.failures SET error = 'none' CHILD",
+        "INSERT INTO outrigger.failures (ns, _id, id, state, path, error) \
+         SELECT 'shop.orders', _id, id, 'INEXACT', 'v', 'x' FROM shop.orders ROW",
         "DELETE FROM shop.orders ROW",
     ];
     let touched = 1000..1000 + done.len() as i32;
     for id in touched.clone() {
         let items = [doc! { "sku": "s", "qty": 1 }, doc! { "sku": "t" }];
-        let line =
-            doc! { "_id": id, "v": 1, "customer": { "name": "Ann" }, "items": items.to_vec() };
+        let line = doc! { "_id": id, "v": 1, "odd": f64::NAN, "customer": { "name": "Ann" }, "items": items.to_vec() };
         collection.insert_one(line).await.unwrap();
     }
     let both = Both::of(&local, &target, dir.path(), Exact::Hash).await;
@@ -303,6 +306,9 @@ async fn between_any_two_keys_there_are_the_same_documents_whatever_their_types_
         };
         collection.insert_one(doc! { "_id": id }).await.unwrap();
     }
+    // And what is told of it stands beside its key in another index.
+    let signs: String = (0..5_000).map(|_| random.random_range('a'..='z')).collect();
+    collection.insert_one(doc! { "_id": &signs, &signs: f64::NAN }).await.unwrap();
     let code = "f()".to_owned();
     let scope = doc! { "a": [1, "\0"] };
     let with_scope = mongodb::bson::JavaScriptCodeWithScope { code: code.clone(), scope };

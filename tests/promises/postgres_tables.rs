@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use outrigger::{
     config::{ChildRule, ColumnRule, ColumnType, Exact, Mapping},
+    gate::tally::Counts,
     model::{
         checkpoint::ClusterTime,
         document_key::DocumentKey,
@@ -95,6 +96,7 @@ async fn take(
         upstream: vec!["up"],
         agent,
         lease_id: &agent.instance,
+        counts: &Counts::default(),
     };
     records.set("outrigger", record, before, is_new).await.unwrap()
 }

@@ -1,6 +1,7 @@
 //! A real PostgreSQL.
 
 use std::{
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -64,6 +65,30 @@ impl Postgres {
         }
     }
 
+    /// Ends it in order, so that its files are those of one moment.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            super::agent::signal(child.id(), "INT");
+            assert!(child.wait().unwrap().success());
+        }
+    }
+
+    /// Its files, as a backup has them. It must be stopped.
+    pub fn back_up(&self) -> TempDir {
+        assert!(self.child.is_none(), "it runs");
+        let backup = TempDir::new().unwrap();
+        copy(&self.dir.path().join("data"), &backup.path().join("data"));
+        backup
+    }
+
+    /// Has the files of a backup in place of its own. It must be stopped.
+    pub fn put_back(&self, backup: &TempDir) {
+        assert!(self.child.is_none(), "it runs");
+        let data = self.dir.path().join("data");
+        std::fs::remove_dir_all(&data).unwrap();
+        copy(&backup.path().join("data"), &data);
+    }
+
     /// From its next start on it takes no writes, as one that follows another.
     pub fn becomes_a_standby(&self) {
         std::fs::write(self.dir.path().join("data/standby.signal"), "").unwrap();
@@ -112,6 +137,12 @@ impl Postgres {
             })
             .collect())
     }
+}
+
+/// With their owner, who need not be this user.
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(copied.expect("cp runs").success());
 }
 
 impl Drop for Postgres {

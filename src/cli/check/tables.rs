@@ -148,7 +148,7 @@ struct Others {
 
 async fn owners(session: &mut Session, tables: &[Table]) -> Result<Vec<Others>, Failed> {
     let (mut schemas, mut names) = (Vec::new(), Vec::new());
-    for own in ["tables", "children", "failures", "replicas"] {
+    for own in ["tables", "children", "failures", "replicas", "tallies"] {
         schemas.push(OWN_SCHEMA);
         names.push(own);
     }

@@ -55,6 +55,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("changes", "what was changed of a collection"),
     ("coalesced", "changes merged away in the last minute"),
     ("collections", "how many a run was about"),
+    ("column", "a declared column of PostgreSQL"),
     ("compare", "collections to compare"),
     ("config", "the configuration file in use"),
     ("content", "documents that differed"),

@@ -18,6 +18,7 @@ use bson::{Bson, DateTime, Document, RawDocumentBuf, doc, rawdoc};
 
 use super::MongoSide;
 use crate::{
+    gate::tally::Counts,
     model::{
         checkpoint::ClusterTime,
         namespace::{Namespace, NamespaceFilter, Patterns},
@@ -72,8 +73,9 @@ impl LeaseRecords for MongoSide {
         before: Option<&'a str>,
         is_new: bool,
     ) -> Answer<'a, bool> {
-        let NewLeaseRecord { source_id, patterns, copied, refused, upstream, agent, lease_id } =
-            record;
+        let NewLeaseRecord {
+            source_id, patterns, copied, refused, upstream, agent, lease_id, ..
+        } = record;
         let same_holder = match before {
             Some(instance) => Bson::from(instance),
             None => doc! { "$exists": false }.into(),
@@ -252,6 +254,8 @@ fn read_record(doc: &Document, db: &str, now: DateTime) -> Option<LeaseRecord> {
         life: doc.get_str("life").ok().map(str::to_owned),
         checkpoint: doc.get_timestamp("checkpoint").map(ClusterTime::from).unwrap_or_default(),
         holder: doc.get_document("agent").ok().map(|agent| read_holder(agent, doc, now)),
+        // A majority has what it has confirmed.
+        counts: Counts::default(),
     })
 }
 

@@ -7,15 +7,18 @@
 //! | `holder`, `heartbeat` | the start of an agent that keeps the copy, and when it last said so by PostgreSQL's own clock |
 //! | `mark` | the rest, as in a MongoDB: patterns, collections that are not its own, who the agent is |
 //!
+//! Beside it, `outrigger.tallies` counts each source's transactions ([`tally`](crate::gate::tally)).
+//!
 //! Each batch of writes holds a share of its source's row ([`fence`]). So whoever takes a
 //! lease waits for the batches of whoever has it, which then find out.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::ready;
 use serde_json::{Value, json};
 
 use crate::{
+    gate::tally::Counts,
     model::{
         checkpoint::ClusterTime,
         namespace::{Namespace, NamespaceFilter, Patterns},
@@ -69,10 +72,28 @@ impl PostgresRecords {
         }
     }
 
+    /// What is there of each source's transactions, or of those of one.
+    async fn counts(&self, source: Option<&str>) -> Result<BTreeMap<String, Counts>, SideError> {
+        let sql = format!(
+            "SELECT source, counter, n FROM {} WHERE $1::text IS NULL OR source = $1",
+            tallies()
+        );
+        let rows = self.ask(&sql, &[(&source, Type::TEXT)]).await?;
+        let mut counts: BTreeMap<String, Vec<(u32, u64)>> = BTreeMap::new();
+        for row in &rows {
+            let number = || Some((row.try_get::<_, i32>(1).ok()?, row.try_get::<_, i64>(2).ok()?));
+            let (Ok(source), Some((counter, n))) = (row.try_get(0), number()) else { continue };
+            let number = u32::try_from(counter).ok().zip(u64::try_from(n).ok());
+            counts.entry(source).or_default().extend(number);
+        }
+        Ok(counts.into_iter().map(|(source, counts)| (source, Counts::of(counts))).collect())
+    }
+
     async fn make(&self, session: &mut Session) -> Result<(), Failed> {
         let made = async {
             session.batch(&["BEGIN", MAKING].join(";\n")).await?;
-            let statements = [ddl::make_schema(OWN_SCHEMA), fence::records_table()];
+            let statements =
+                [ddl::make_schema(OWN_SCHEMA), fence::records_table(), fence::tallies_table()];
             ddl::run(session, &statements).await?;
             session.batch("COMMIT").await
         };
@@ -99,6 +120,10 @@ fn table() -> String {
     format!("{}.{TABLE}", quoted(OWN_SCHEMA))
 }
 
+fn tallies() -> String {
+    format!("{}.tallies", quoted(OWN_SCHEMA))
+}
+
 impl LeaseRecords for PostgresRecords {
     fn name(&self, _: &str) -> String {
         format!("{OWN_SCHEMA}.{TABLE}")
@@ -118,7 +143,14 @@ impl LeaseRecords for PostgresRecords {
                 table()
             );
             let rows = self.ask(&sql, &[]).await?;
-            rows.iter().map(|row| read_record(row, place).ok_or_else(|| unreadable(row))).collect()
+            let mut counts = self.counts(None).await?;
+            rows.iter()
+                .map(|row| {
+                    let record = read_record(row, place).ok_or_else(|| unreadable(row))?;
+                    let counts = counts.remove(&record.source_id).unwrap_or_default();
+                    Ok(LeaseRecord { counts, ..record })
+                })
+                .collect()
         })
     }
 
@@ -141,19 +173,31 @@ impl LeaseRecords for PostgresRecords {
             holder: record.agent.instance.clone(),
         };
         Box::pin(async move {
+            // Earlier versions counted nothing, and somebody may have dropped the table.
+            let counted = format!("SELECT to_regclass('{}') IS NOT NULL", tallies());
+            let is_counted = self.ask(&counted, &[]).await?;
+            let is_counted = is_counted.first().is_some_and(|row| row.try_get(0).unwrap_or(false));
             let mut session = self.session().await?;
-            if is_new {
+            if is_new || !is_counted {
                 self.make(&mut session).await.map_err(failed)?;
             }
             let is_set = set(&mut session, &held, &mark, before, is_new).await;
             if is_set.is_err() {
                 session.roll_back().await;
             }
-            let is_set = is_set.map_err(failed)?;
-            if is_set {
-                self.fence.set(Some(held));
+            if !is_set.map_err(failed)? {
+                return Ok(false);
             }
-            Ok(is_set)
+            drop(session);
+            // It may have lost something since it was looked at, and what it has now would be taken for all.
+            let has = self.counts(Some(&held.source)).await?.remove(&held.source);
+            let has = has.unwrap_or_default();
+            if !has.have(record.counts) {
+                return Ok(false);
+            }
+            self.fence.tally().take_up(has);
+            self.fence.set(Some(held));
+            Ok(true)
         })
     }
 
@@ -182,7 +226,11 @@ impl LeaseRecords for PostgresRecords {
                 (&checkpoint, Type::TEXT),
                 (&upstream, Type::TEXT),
             ];
-            Ok(!self.ask(&sql, &params).await?.is_empty())
+            // What was confirmed before the look is there for it.
+            let confirmed = self.fence.tally().confirmed().unwrap_or_default();
+            let is_as_left = !self.ask(&sql, &params).await?.is_empty();
+            let has = self.counts(Some(source_id)).await?.remove(source_id).unwrap_or_default();
+            Ok(is_as_left && has.have(&confirmed))
         })
     }
 
@@ -292,6 +340,7 @@ fn read_record(row: &Row, place: &str) -> Option<LeaseRecord> {
         life: mark.get("life").and_then(Value::as_str).map(str::to_owned),
         checkpoint: ClusterTime(checkpoint.and_then(|text| text.parse().ok()).unwrap_or_default()),
         holder: holder.and_then(|instance| read_holder(instance, &mark, row)),
+        counts: Counts::default(),
     })
 }
 

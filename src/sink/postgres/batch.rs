@@ -98,7 +98,7 @@ async fn attempt(
     table: &Table,
     items: &[RowWrite],
 ) -> Result<Vec<Outcome>, Failed> {
-    fence::begin(session, fence).await?;
+    let begun = fence::begin(session, fence).await?;
     let statements = Statements::of(table, items);
     let sent = session
         .within(async |client| {
@@ -108,9 +108,12 @@ async fn attempt(
         })
         .await;
     match sent {
-        Ok(answers) => Ok(statements.outcomes(items, &answers)),
+        Ok(answers) => {
+            begun.committed();
+            Ok(statements.outcomes(items, &answers))
+        }
         Err(failed) => {
-            session.roll_back().await;
+            begun.roll_back(session).await;
             Err(failed)
         }
     }
@@ -123,7 +126,7 @@ async fn bisected(
     table: &Table,
     items: &[RowWrite],
 ) -> Result<Vec<Outcome>, Failed> {
-    fence::begin(session, fence).await?;
+    let begun = fence::begin(session, fence).await?;
     let done = async {
         // Else a rule that is looked at when the transaction ends would refuse all of it, and name no row.
         session.batch("SET CONSTRAINTS ALL IMMEDIATE").await?;
@@ -134,8 +137,9 @@ async fn bisected(
     }
     .await;
     // Wherever it failed: what is left open would be met by whoever has the connection next.
-    if done.is_err() {
-        session.roll_back().await;
+    match &done {
+        Ok(_) => begun.committed(),
+        Err(_) => begun.roll_back(session).await,
     }
     done
 }

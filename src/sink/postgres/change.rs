@@ -13,7 +13,10 @@ use super::{
     names::{OWN_SCHEMA, literal, marked, quoted},
     table::{CHILD_COLUMNS, OWN_COLUMNS, SYNCED_AT, Table},
 };
-use crate::sink::{Changed, SinkError};
+use crate::{
+    config::ColumnType,
+    sink::{Changed, SinkError},
+};
 
 /// Two that make the same table at once wait for each other: PostgreSQL's own `IF NOT EXISTS` does not. And no longer
 /// than this for a table that somebody reads: everybody else who wants to read it waits behind.
@@ -68,16 +71,19 @@ pub async fn apply(
     fence: Option<&Fence>,
     change: Change<'_>,
 ) -> Result<Changed, SinkError> {
-    fence::begin(session, fence).await?;
+    let begun = fence::begin(session, fence).await?;
     let is_made = matches!(change, Change::Make(_));
     let done = match within(session, change).await {
         Ok(changed) => session.batch("COMMIT").await.map(|()| changed).map_err(Undone::from),
         Err(undone) => Err(undone),
     };
     match done {
-        Ok(changed) => Ok(changed),
+        Ok(changed) => {
+            begun.committed();
+            Ok(changed)
+        }
         Err(undone) => {
-            session.roll_back().await;
+            begun.roll_back(session).await;
             Err(match undone {
                 Undone::Failed(failed) => failed.into(),
                 Undone::InTheWay(reason) => SinkError::Held(reason),
@@ -103,6 +109,7 @@ async fn within(session: &mut Session, change: Change<'_>) -> Result<Changed, Un
             require_ours(session, table, Noted::ToBeMade).await?;
             // A statement that adds nothing would wait for whoever reads the table all the same.
             if !is_made(session, table).await? {
+                drop_retyped(session, table).await?;
                 ddl::run(session, &ddl::of_table(table)).await?;
                 ddl::renew_status_view(session).await?;
             }
@@ -143,27 +150,84 @@ pub async fn in_the_way(
     Ok(None)
 }
 
+/// What is noted of a table, or of one of its children, and is not there any more.
+///
+/// # Errors
+/// Where the server could not be asked.
+pub async fn gone(session: &mut Session, table: &Table) -> Result<Option<String>, SinkError> {
+    let own = quoted(OWN_SCHEMA);
+    let sql = format!(
+        "SELECT format('%I.%I', table_schema, table_name) FROM (SELECT ns, table_schema, table_name FROM {own}.tables \
+         UNION ALL SELECT ns, table_schema, table_name FROM {own}.children) a WHERE ns = $1 AND table_schema = $2 \
+         AND table_name = ANY($3) AND to_regclass(format('%I.%I', table_schema, table_name)) IS NULL"
+    );
+    let ns = table.ns.as_str();
+    let children = table.children.iter().map(|child| child.name.as_str());
+    let names: Vec<_> = std::iter::once(table.name.as_str()).chain(children).collect();
+    let params: [Param<'_>; 3] =
+        [(&ns, Type::TEXT), (&table.schema, Type::TEXT), (&names, Type::TEXT_ARRAY)];
+    let rows = match session.query(&sql, &params).await {
+        // Nothing of Outrigger is there yet.
+        Err(failed) if failed.is(&["42P01", "3F000"]) => return Ok(None),
+        rows => rows?,
+    };
+    let name = rows.first().and_then(|row| row.try_get::<_, String>(0).ok());
+    Ok(name.map(|name| {
+        format!(
+            "the table {name} of {ns} is gone: somebody has renamed or dropped it; it is made anew, and {ns} compared"
+        )
+    }))
+}
+
 /// Whether all of it is there, and noted.
 async fn is_made(session: &mut Session, table: &Table) -> Result<bool, Failed> {
     let own = quoted(OWN_SCHEMA);
     let sql = format!(
-        "SELECT (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = ANY($2) \
-         AND NOT attisdropped) = cardinality($2) AND EXISTS (SELECT FROM {own}.tables WHERE ns = $3) \
-         AND to_regclass('{own}.{STATUS_VIEW}') IS NOT NULL"
+        "SELECT (SELECT count(*) FROM unnest($2, $3) w(name, type) JOIN pg_attribute ON attrelid = to_regclass($1) \
+         AND attname = name AND atttypid = type::regtype AND NOT attisdropped) = cardinality($2) \
+         AND EXISTS (SELECT FROM {own}.tables WHERE ns = $4) AND to_regclass('{own}.{STATUS_VIEW}') IS NOT NULL"
     );
-    let whole = (table.quoted(), table.types().map(|(name, _)| name).collect::<Vec<_>>());
-    let children = table.children.iter();
-    let children = children.map(|of| (of.quoted(), of.types().map(|(name, _)| name).collect()));
-    for (name, columns) in std::iter::once(whole).chain(children) {
+    for (name, columns) in table.all() {
+        let (names, types) = named(columns);
         let ns = table.ns.as_str();
-        let params: [Param<'_>; 3] =
-            [(&name, Type::TEXT), (&columns, Type::TEXT_ARRAY), (&ns, Type::TEXT)];
+        let params: [Param<'_>; 4] = [
+            (&name, Type::TEXT),
+            (&names, Type::TEXT_ARRAY),
+            (&types, Type::TEXT_ARRAY),
+            (&ns, Type::TEXT),
+        ];
         let rows = session.query(&sql, &params).await?;
         if !rows.first().is_some_and(|row| row.try_get(0).unwrap_or_default()) {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+fn named<'a>(columns: Vec<(&'a str, ColumnType)>) -> (Vec<&'a str>, Vec<&'static str>) {
+    columns.into_iter().map(|(name, ty)| (name, ty.name())).unzip()
+}
+
+/// A column that is declared with another type by now is made again. What was in it is in the documents as well, and
+/// whoever has declared it anew has everything compared.
+async fn drop_retyped(session: &mut Session, table: &Table) -> Result<(), Undone> {
+    let sql = "SELECT attname::text FROM unnest($2, $3) w(name, type) JOIN pg_attribute ON attrelid = to_regclass($1) \
+               AND attname = name AND atttypid <> type::regtype AND NOT attisdropped";
+    let (own_columns, child_columns) = columns_of_each();
+    for (name, columns) in table.all() {
+        let is_declared =
+            |(name, _): &(&str, _)| !own_columns.contains(name) && !child_columns.contains(name);
+        let (names, types) = named(columns.into_iter().filter(is_declared).collect());
+        let params: [Param<'_>; 3] =
+            [(&name, Type::TEXT), (&names, Type::TEXT_ARRAY), (&types, Type::TEXT_ARRAY)];
+        for row in session.query(sql, &params).await? {
+            let column: String = row.try_get(0).map_err(Failed::from)?;
+            tracing::warn!(ns = %table.ns, column, "a column is declared with another type now: it is made anew, without its indexes, and filled again");
+            let column = quoted(&column);
+            session.batch(&format!("ALTER TABLE {name} DROP COLUMN {column}")).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What is noted of the tables that there are.

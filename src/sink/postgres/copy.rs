@@ -45,7 +45,7 @@ pub async fn copy(
     let own: Vec<_> = rows.iter().map(|row| row.cells.as_slice()).collect();
     let children: Vec<_> =
         (0..table.children.len()).map(|at| statement::child_rows(&rows, at)).collect();
-    fence::begin(session, fence).await?;
+    let begun = fence::begin(session, fence).await?;
     let copied = session
         .within(async |client| {
             send(client, &statement::copy(table), &own).await?;
@@ -56,8 +56,11 @@ pub async fn copy(
             try_join_all(said.futures(client).chain([commit.boxed()])).await.map(drop)
         })
         .await;
-    let Err(failed) = copied else { return Ok(true) };
-    session.roll_back().await;
+    let Err(failed) = copied else {
+        begun.committed();
+        return Ok(true);
+    };
+    begun.roll_back(session).await;
     match failed.class {
         Class::Rejected if !batch::is_of_the_table(&failed) => Ok(false),
         // The other way runs it again.

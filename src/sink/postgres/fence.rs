@@ -5,12 +5,19 @@
 //! takes the copy over locks the row for itself alone, and so waits for every transaction that has begun before. An
 //! agent that was frozen with one open keeps nobody out: the server ends it after half a minute.
 //!
+//! Each also adds one to a counter of its own (`outrigger.tallies`), by which a server is known that was put back or has lost what it
+//! had confirmed, see [`tally`](crate::gate::tally): such a one is not written to before everything in it is compared.
+//!
 //! The lock is the weakest that keeps a new holder out (`FOR KEY SHARE`). A heartbeat, which changes no more than a time,
 //! passes it: with `FOR SHARE` a few writers side by side could keep the row locked for ever, and the agent would lose
 //! its lease for all its work.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use futures_util::future::{try_join, try_join3};
 use parking_lot::Mutex;
 use tokio_postgres::types::Type;
 
@@ -18,6 +25,7 @@ use super::{
     connect::{Failed, Param, Session},
     names::{OWN_SCHEMA, quoted},
 };
+use crate::gate::tally::{Tally, Turn};
 
 /// How long a transaction may stand open with nothing to do. It is waited for by whoever takes the copy over.
 const IDLE_MAX: &str = "30s";
@@ -31,9 +39,22 @@ pub fn records_table() -> String {
     )
 }
 
+/// Where the transactions of each source are counted. Each row is changed with each of them: the room beside it keeps its
+/// versions on one page.
+pub fn tallies_table() -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {}.tallies (source text NOT NULL, counter integer NOT NULL, n bigint NOT NULL, \
+         PRIMARY KEY (source, counter)) WITH (fillfactor = 20)",
+        quoted(OWN_SCHEMA)
+    )
+}
+
 /// What an agent holds of a target: shared by whoever takes it and whoever writes.
 #[derive(Clone, Debug, Default)]
-pub struct Fence(Arc<Mutex<Option<Held>>>);
+pub struct Fence {
+    held: Arc<Mutex<Option<Held>>>,
+    tally: Arc<Tally>,
+}
 
 /// A lease as its transactions ask for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,11 +68,36 @@ pub struct Held {
 impl Fence {
     /// It was taken, or (`None`) given back.
     pub fn set(&self, held: Option<Held>) {
-        *self.0.lock() = held;
+        *self.held.lock() = held;
+    }
+
+    /// What the target has confirmed to this agent.
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
     }
 
     fn held(&self) -> Option<Held> {
-        self.0.lock().clone()
+        self.held.lock().clone()
+    }
+}
+
+/// A transaction that has begun. Dropped, nobody knows its end.
+pub struct Begun(Option<(Turn, u64)>);
+
+impl Begun {
+    /// The server has confirmed its end.
+    pub fn committed(self) {
+        if let Some((turn, n)) = self.0 {
+            turn.confirmed(n);
+        }
+    }
+
+    /// Ends it without what it has done.
+    pub async fn roll_back(self, session: &mut Session) {
+        session.roll_back().await;
+        if let Some((turn, _)) = self.0.filter(|_| session.is_clean()) {
+            turn.ended();
+        }
     }
 }
 
@@ -73,54 +119,75 @@ fn settings(timeout: Duration) -> String {
 ///
 /// # Errors
 /// Where the server could not be asked, or this agent's lease is not the one that counts: nothing has begun then.
-pub async fn begin(session: &mut Session, fence: Option<&Fence>) -> Result<(), Failed> {
+pub async fn begin(session: &mut Session, fence: Option<&Fence>) -> Result<Begun, Failed> {
     let Some(fence) = fence else {
         let text = format!("SELECT {}", settings(session.timeout()));
-        let begun = send(session, &text, &[]).await.map(drop);
-        return ended_if_failed(session, begun).await;
+        let begun = session
+            .within(async |client| {
+                let begin = client.batch_execute("BEGIN");
+                try_join(begin, client.query_typed(&text, &[])).await.map(drop)
+            })
+            .await;
+        if begun.is_err() {
+            session.roll_back().await;
+        }
+        return begun.map(|()| Begun(None));
     };
-    let Some(Held { source, lease_id, holder }) = fence.held() else {
+    let Some(held) = fence.held() else {
         return Err(fenced("the mark of ownership is not set yet"));
     };
-    let text = format!(
-        "SELECT {} FROM {}.replicas WHERE source = $1 AND lease_id = $2 AND holder = $3 FOR KEY SHARE",
+    let turn = fence.tally().begin(Instant::now());
+    match counted(session, &held, &turn).await {
+        Ok(n) => Ok(Begun(Some((turn, n)))),
+        Err(failed) => {
+            Begun(Some((turn, 0))).roll_back(session).await;
+            Err(failed)
+        }
+    }
+}
+
+/// In one round trip with `BEGIN`. Returns which one of its counter's transactions it is.
+async fn counted(session: &mut Session, held: &Held, turn: &Turn) -> Result<u64, Failed> {
+    let Held { source, lease_id, holder } = held;
+    let own = quoted(OWN_SCHEMA);
+    let lock = format!(
+        "SELECT {} FROM {own}.replicas WHERE source = $1 AND lease_id = $2 AND holder = $3 FOR KEY SHARE",
         settings(session.timeout()),
-        quoted(OWN_SCHEMA)
     );
-    let params: [Param<'_>; 3] =
-        [(&source, Type::TEXT), (&lease_id, Type::TEXT), (&holder, Type::TEXT)];
-    let begun = match send(session, &text, &params).await {
-        Ok(0) => Err(fenced(
+    let locked: [Param<'_>; 3] =
+        [(source, Type::TEXT), (lease_id, Type::TEXT), (holder, Type::TEXT)];
+    let count = format!(
+        "INSERT INTO {own}.tallies AS t (source, counter, n) VALUES ($1, $2, 1) \
+         ON CONFLICT (source, counter) DO UPDATE SET n = t.n + 1 RETURNING n"
+    );
+    let counter = turn.counter() as i32;
+    let counts: [Param<'_>; 2] = [(source, Type::TEXT), (&counter, Type::INT4)];
+    let begun = session
+        .within(async |client| {
+            let begin = client.batch_execute("BEGIN");
+            let (lock, count) =
+                (client.query_typed(&lock, &locked), client.query_typed(&count, &counts));
+            let ((), locked, counted) = try_join3(begin, lock, count).await?;
+            let n = counted.first().and_then(|row| row.try_get::<_, i64>(0).ok());
+            Ok((locked.len(), n.and_then(|n| u64::try_from(n).ok())))
+        })
+        .await;
+    match begun {
+        Ok((0, _)) => Err(fenced(
             "another agent has taken the copy over, or the mark of ownership is gone: nothing is written before this \
              agent has it again",
         )),
-        Ok(_) => Ok(()),
+        Ok((_, Some(n))) if turn.follows(n) => Ok(n),
+        Ok(_) => Err(fenced(
+            "PostgreSQL has less than what it had confirmed, as after a failover or a restore: nothing is written before \
+             the mark of ownership is set anew, and then everything is compared",
+        )),
         // The table of the marks itself is gone.
         Err(failed) if failed.is(&["42P01", "3F000"]) => {
             Err(fenced("the mark of ownership is gone, with the table that it stood in"))
         }
         Err(failed) => Err(failed),
-    };
-    ended_if_failed(session, begun).await
-}
-
-/// In one round trip with `BEGIN`. Returns how many rows there are.
-async fn send(session: &mut Session, text: &str, params: &[Param<'_>]) -> Result<usize, Failed> {
-    session
-        .within(async |client| {
-            let begin = client.batch_execute("BEGIN");
-            let rows = client.query_typed(text, params);
-            let ((), rows) = futures_util::future::try_join(begin, rows).await?;
-            Ok(rows.len())
-        })
-        .await
-}
-
-async fn ended_if_failed(session: &mut Session, begun: Result<(), Failed>) -> Result<(), Failed> {
-    if begun.is_err() {
-        session.roll_back().await;
     }
-    begun
 }
 
 fn fenced(problem: &str) -> Failed {

@@ -28,6 +28,9 @@ pub struct Loss {
 /// So many are told of one document; it is one of a kind after that.
 const LOSSES_MAX: usize = 8;
 
+/// Bytes of a path that are told: with the key of the document it is in an index.
+const PATH_BYTES_MAX: usize = 200;
+
 /// As deep as a server lets documents be, and some more.
 const DEPTH_MAX: usize = 200;
 
@@ -49,7 +52,13 @@ impl Json {
         json.value(kind, value)?;
         // One for each place: a text may hold more than one NUL.
         let mut losses: Vec<Loss> = Vec::with_capacity(json.losses.len());
-        for loss in json.losses {
+        for mut loss in json.losses {
+            if loss.path.len() > PATH_BYTES_MAX {
+                let is_whole = |at: &usize| loss.path.is_char_boundary(*at);
+                let end = (0..=PATH_BYTES_MAX).rev().find(is_whole).unwrap_or(0);
+                loss.path.truncate(end);
+                loss.path.push('…');
+            }
             if losses.iter().all(|told| told.path != loss.path) {
                 losses.push(loss);
             }
@@ -363,6 +372,13 @@ mod tests {
         assert_eq!(text, "{\"a\":{\"list\":[0,\"NaN\"]},\"s\":\"x\u{FFFD}y\u{FFFD}\",\"f\":1}");
         let told: Vec<_> = losses.iter().map(|loss| &*loss.path).collect();
         assert_eq!(told, ["a.list.1", "s"]);
+    }
+
+    #[test]
+    fn a_path_is_told_as_far_as_an_index_takes_it() {
+        let (_, losses) = json(doc! { "é".repeat(3_000): f64::NAN });
+
+        assert_eq!(losses[0].path, format!("{}…", "é".repeat(100)));
     }
 
     #[test]

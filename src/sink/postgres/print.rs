@@ -3,7 +3,7 @@
 //!
 //! A row's `hash` says which document it was made of, and nothing of what somebody has done to it since. So what is
 //! compared is what stands there now: each cell in the binary form in which it is sent and received, the rows of the
-//! children with it. Left out are `_id`, by which it was found, and the times.
+//! children with it, and what `outrigger.failures` says of a document whose `doc` is not all. Left out are `_id`, by which it was found, and the times.
 
 use bytes::BytesMut;
 use sha2::{Digest, Sha256};
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::{
     cell::Cell,
     jsonb,
-    names::quoted,
+    names::{OWN_SCHEMA, literal, quoted},
     row::Row,
     table::{Child, OWN_COLUMNS, Table},
 };
@@ -38,6 +38,21 @@ pub fn of(row: &Row) -> [u8; 32] {
         }
         sum.update(elements.finalize());
     }
+    sum.update(of_losses(row));
+    sum.finalize().into()
+}
+
+fn of_losses(row: &Row) -> [u8; 32] {
+    let mut told: Vec<_> =
+        row.losses.iter().map(|loss| (loss.path.replace('\0', "\u{FFFD}"), loss.what)).collect();
+    told.sort_unstable();
+    let mut sum = Sha256::new();
+    for (path, what) in told {
+        for text in [path.as_str(), what] {
+            sum.update(text);
+            sum.update([0]);
+        }
+    }
     sum.finalize().into()
 }
 
@@ -57,7 +72,19 @@ pub fn sql(table: &Table) -> String {
     let own = table.types().filter(|(name, _)| !LEFT_OUT.contains(name));
     let cells = own.map(|(name, ty)| cell("t", name, ty));
     let children = table.children.iter().map(of_child);
-    format!("sha256({})", cells.chain(children).collect::<Vec<_>>().join(" || "))
+    let all = cells.chain(children).chain([losses(table)]);
+    format!("sha256({})", all.collect::<Vec<_>>().join(" || "))
+}
+
+/// Looked for only where `raw` says that there may be some.
+fn losses(table: &Table) -> String {
+    format!(
+        "sha256(CASE WHEN t.raw IS NULL THEN '' ELSE coalesce((SELECT string_agg(convert_to(f.path, 'UTF8') || '\\x00' \
+         || convert_to(f.error, 'UTF8') || '\\x00', ''::bytea ORDER BY f.path COLLATE \"C\") FROM {}.failures f \
+         WHERE f.ns = {} AND f._id = t._id AND f.state = 'INEXACT'), '') END)",
+        quoted(OWN_SCHEMA),
+        literal(table.ns.as_str())
+    )
 }
 
 fn of_child(child: &Child) -> String {

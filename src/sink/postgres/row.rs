@@ -114,7 +114,10 @@ impl Child {
                 let element = Found { kind: field.kind, value: field.value };
                 let mut cells = vec![key.clone(), Cell::Int4(position as i32)];
                 for column in &self.columns {
-                    cells.push(cell_of(column, within(element, &column.path), misfits));
+                    let mut of_child = Vec::new();
+                    cells.push(cell_of(column, within(element, &column.path), &mut of_child));
+                    // A column of the documents may have the name as well.
+                    misfits.extend(of_child.iter().map(|of| format!("{}.{of}", self.name)));
                 }
                 cells
             })

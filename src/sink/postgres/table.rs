@@ -82,6 +82,13 @@ impl Table {
         format!("{}.{}", names::quoted(&self.schema), names::quoted(&self.name))
     }
 
+    /// Itself and its children, as SQL names each, with its columns.
+    pub fn all(&self) -> impl Iterator<Item = (String, Vec<(&str, ColumnType)>)> {
+        let own = (self.quoted(), self.types().collect());
+        let children = self.children.iter();
+        std::iter::once(own).chain(children.map(|of| (of.quoted(), of.types().collect())))
+    }
+
     /// Names and types of all columns that a row fills.
     pub fn types(&self) -> impl Iterator<Item = (&str, ColumnType)> {
         let own = OWN_COLUMNS.iter().map(|(name, ty, _)| (*name, *ty));

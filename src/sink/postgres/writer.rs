@@ -28,6 +28,7 @@ use crate::{
         namespace::Namespace,
         write_op::Refusal,
     },
+    observe::misfits::Misfits,
     policy::{insert_mode::InsertMode, limiter::Limiter},
     schema::{Description, Kind, value},
     sink::{
@@ -52,7 +53,7 @@ pub struct PostgresSink {
     limiter: Mutex<Limiter>,
     /// Tables that are there, as far as is known.
     made: Mutex<HashMap<Namespace, Made>>,
-    misfits: Mutex<BTreeMap<(Namespace, String), u64>>,
+    misfits: Arc<Misfits>,
 }
 
 /// A table that is there.
@@ -80,7 +81,7 @@ impl PostgresSink {
 
     /// Writes only what `fence` lets through, where there is one.
     pub fn of(pg: Postgres, mapping: Mapping, exact: Exact, fence: Option<Fence>) -> Self {
-        let (limiter, made, misfits) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (limiter, made, misfits) = (Mutex::default(), Mutex::default(), Arc::default());
         Self { pg, mapping, exact, fence, limiter, made, misfits }
     }
 
@@ -88,6 +89,12 @@ impl PostgresSink {
     #[must_use]
     pub fn limited(self, limiter: Limiter) -> Self {
         Self { limiter: Mutex::new(limiter), ..self }
+    }
+
+    /// Counts in `misfits` what columns cannot take.
+    #[must_use]
+    pub fn counting(self, misfits: Arc<Misfits>) -> Self {
+        Self { misfits, ..self }
     }
 
     /// Whether what is declared can be made: why not, where a table that is another's has a name that it needs.
@@ -105,7 +112,7 @@ impl PostgresSink {
     /// How many values of another type a column was given, which are NULL there, by collection and column. Each time
     /// that it was written counts.
     pub fn misfits(&self) -> BTreeMap<(Namespace, String), u64> {
-        self.misfits.lock().clone()
+        self.misfits.all()
     }
 
     fn count_misfits(&self, ns: &Namespace, items: &[RowWrite]) {
@@ -113,14 +120,7 @@ impl PostgresSink {
             RowWrite::Row(row) => Some(row),
             RowWrite::Delete(_) => None,
         });
-        let names: Vec<_> = rows.flat_map(|row| &row.misfits).collect();
-        if names.is_empty() {
-            return;
-        }
-        let mut misfits = self.misfits.lock();
-        for name in names {
-            *misfits.entry((ns.clone(), name.clone())).or_default() += 1;
-        }
+        self.misfits.add(ns, rows.flat_map(|row| &row.misfits));
     }
 
     /// The table of a collection, which is made where it is not known to be there.
@@ -130,6 +130,12 @@ impl PostgresSink {
             return Ok(Ok(made));
         }
         let rows = Arc::new(Rows::of(Table::of(ns, &self.mapping), self.exact));
+        // In a program of one's own there is nobody who could compare it.
+        if self.fence.is_some()
+            && let Some(gone) = change::gone(session, &rows.table).await?
+        {
+            return Err(SinkError::Gone(gone));
+        }
         match change::apply(session, self.fence.as_ref(), Change::Make(&rows.table)).await {
             Ok(_) => {}
             Err(SinkError::Held(reason)) => return Ok(Err(reason)),

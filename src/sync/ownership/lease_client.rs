@@ -27,7 +27,10 @@ use parking_lot::Mutex;
 
 use super::{remembered::Remembered, upstream::Upstream};
 use crate::{
-    gate::lease::{BootTime, Lease},
+    gate::{
+        lease::{BootTime, Lease},
+        tally::Counts,
+    },
     model::{
         checkpoint::ClusterTime,
         namespace::{Namespace, NamespaceFilter},
@@ -38,7 +41,7 @@ use crate::{
         records::{AgentIdentity, LeaseHolder, LeaseRecord, LeaseRecords, NewLeaseRecord},
     },
     sink::SinkError,
-    sync::{Listing, SyncError, atlas_collections},
+    sync::{Listing, SyncError, atlas_collections, state::Reason},
 };
 
 /// How often the heartbeat is renewed.
@@ -79,7 +82,7 @@ pub struct Acquired {
 
 impl LeaseClient<'_> {
     /// Takes the target: looks whose it is, lets `before_acquiring` note what follows from a target that is not
-    /// as the queue's position has it, and takes the lease.
+    /// as the queue's position has it, and why, and takes the lease.
     ///
     /// # Errors
     /// [`SyncError::NotOwned`] when it holds somebody else's data and is not to be adopted;
@@ -88,7 +91,7 @@ impl LeaseClient<'_> {
     pub async fn take(
         &self,
         acquisition: &Acquisition<'_>,
-        before_acquiring: impl AsyncFnOnce() -> Result<(), SyncError>,
+        before_acquiring: impl AsyncFnOnce(Reason) -> Result<(), SyncError>,
     ) -> Result<Acquired, SyncError> {
         let records = self.records().await?;
         let own = records.iter().find(|record| record.source_id == self.source_id);
@@ -103,12 +106,14 @@ impl LeaseClient<'_> {
         } else {
             self.not_ours(own, &elsewhere).await?
         };
-        let Remembered { lease_id, checkpoint, sent, moved, .. } = acquisition.remembered;
+        let remembered = acquisition.remembered;
+        let Remembered { lease_id, checkpoint, sent, moved, .. } = remembered;
         let moved = *moved;
         // Another target than last time, or this one put back to an older state.
         let same = own.filter(|record| record.lease_id.is_some() && record.lease_id == *lease_id);
-        let same = same.filter(|record| record.checkpoint >= *checkpoint);
-        if !moved && same.is_some_and(|record| acquisition.remembered.is_behind(record)) {
+        let is_put_back = same.is_some_and(|record| remembered.is_ahead_of(record));
+        let same = same.filter(|_| !is_put_back);
+        if !moved && same.is_some_and(|record| remembered.is_behind(record)) {
             return Err(SyncError::OlderQueue);
         }
         // A queue that came from another machine: where that one went on after the export, what came with the
@@ -120,12 +125,18 @@ impl LeaseClient<'_> {
             Some(lease_id) if !moved => lease_id,
             Some(_) => uuid::Uuid::new_v4().to_string(),
             None => {
-                before_acquiring().await?;
+                before_acquiring(if is_put_back { Reason::PutBack } else { Reason::NewTarget })
+                    .await?;
                 uuid::Uuid::new_v4().to_string()
             }
         };
         if acquisition.adopt {
             self.remove_others(&records).await?;
+        }
+        if is_put_back {
+            tracing::error!(
+                "the target was put back to an earlier state, and lacks what it had confirmed; everything is compared"
+            );
         }
         self.set(own, &lease_id, &refused, acquisition.upstream).await?;
         if acquisition.adopt {
@@ -264,7 +275,7 @@ impl LeaseClient<'_> {
         refused: &BTreeSet<Namespace>,
         upstream: &Upstream,
     ) -> Result<(), SyncError> {
-        let patterns = self.filter.patterns();
+        let (patterns, none) = (self.filter.patterns(), Counts::default());
         let before = own.and_then(|record| record.holder.as_ref());
         let before = before.map(|holder| holder.agent.instance.as_str());
         let record = NewLeaseRecord {
@@ -275,6 +286,7 @@ impl LeaseClient<'_> {
             upstream: upstream.ids(),
             agent: self.agent,
             lease_id,
+            counts: own.map_or(&none, |record| &record.counts),
         };
         let place = self.filter.state_database();
         let sent_at = BootTime::now();

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::{Context, SyncError, same};
 use crate::{
+    gate::tally::Counts,
     model::{checkpoint::ClusterTime, foreign::Foreign},
     queue::{Queue, QueueError, note},
     runtime::{
@@ -50,7 +51,8 @@ fn remembered(queue: &Queue) -> Result<Remembered, QueueError> {
     let (lives, own) = (lives.unwrap_or_default(), queue.checkpoint()?);
     let position = own.as_ref().map(|checkpoint| checkpoint.cluster_time).unwrap_or_default();
     let kind = own.map(|checkpoint| checkpoint.kind);
-    Ok(Remembered { lease_id, checkpoint, sent, moved, lives, position, kind })
+    let confirmed = queue.meta(note::TALLY)?.map(|noted| Counts::read(&noted)).unwrap_or_default();
+    Ok(Remembered { lease_id, checkpoint, sent, moved, lives, position, kind, confirmed })
 }
 
 fn note_lives(queue: &Queue, lives: &[String]) -> Result<(), QueueError> {
@@ -59,13 +61,13 @@ fn note_lives(queue: &Queue, lives: &[String]) -> Result<(), QueueError> {
 }
 
 /// A copy that has not begun goes to the new target anyway.
-fn require_for_new_target(queue: &Queue, is_first: bool) -> Result<(), QueueError> {
+fn require_for_new_target(queue: &Queue, is_first: bool, reason: Reason) -> Result<(), QueueError> {
     let open = SyncState::load(queue)?.filter(|state| state.request.is_none());
     let has_not_begun =
         is_first && open.is_some_and(|state| state.done.is_empty() && state.begun.is_empty());
     if !has_not_begun {
         let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
-        SyncState::require(queue, position.unwrap_or_default(), Reason::NewTarget)?;
+        SyncState::require(queue, position.unwrap_or_default(), reason)?;
     }
     queue.flush()
 }
@@ -130,7 +132,7 @@ impl<K: SchemaSink> Ownership<K> {
             if queue.meta(note::LEASE_ID)?.as_deref() == Some(UNLEASED) {
                 return Ok(());
             }
-            require_for_new_target(&queue, true)?;
+            require_for_new_target(&queue, true, Reason::NewTarget)?;
             queue.set_meta(note::LEASE_ID, Some(UNLEASED))
         })
         .await?;
@@ -171,7 +173,12 @@ impl<K: SchemaSink> Ownership<K> {
         let upstream = Arc::new(seen.unwrap_or_default());
         self.ring().clone_from(&Ring { target: target.clone(), upstream: upstream.clone() });
         let queue = self.cx.queue.clone();
-        let remembered = blocking(move || remembered(&queue)).await?;
+        // With what was confirmed and is still to be acked.
+        let remembered = blocking(move || {
+            queue.write_carried()?;
+            remembered(&queue)
+        })
+        .await?;
         let acquisition = Acquisition {
             // A target is adopted once, by a person who looks on.
             adopt: self.adopt && is_first,
@@ -181,7 +188,7 @@ impl<K: SchemaSink> Ownership<K> {
             remembered: &remembered,
             seen_heartbeat: &self.seen_heartbeat,
         };
-        let require = async || {
+        let require = async |reason| {
             let (queue, moved) = (self.cx.queue.clone(), remembered.moved);
             blocking(move || {
                 if moved {
@@ -189,7 +196,7 @@ impl<K: SchemaSink> Ownership<K> {
                     let before = position.unwrap_or_default().0.saturating_sub(1);
                     queue.refresh_pending(ClusterTime(before), now_ms())?;
                 }
-                require_for_new_target(&queue, is_first)
+                require_for_new_target(&queue, is_first, reason)
             })
             .await?;
             crash::point(CrashPoint::LeaseIdNoted);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    gate::tally::Counts,
     model::checkpoint::{ClusterTime, PositionKind},
     side::records::LeaseRecord,
 };
@@ -24,12 +25,19 @@ pub struct Remembered {
     pub position: ClusterTime,
     /// What its positions count.
     pub kind: Option<PositionKind>,
+    /// What the target has confirmed by count.
+    pub confirmed: Counts,
 }
 
 /// By how much a lease may be ahead of a queue that has lost its last half second with its process.
 const AHEAD_MAX: Duration = Duration::from_secs(60);
 
 impl Remembered {
+    /// True when the target lacks something that it is known to have had.
+    pub fn is_ahead_of(&self, record: &LeaseRecord) -> bool {
+        record.checkpoint < self.checkpoint || !record.counts.have(&self.confirmed)
+    }
+
     /// True when this queue is an older one than that which has taken the lease.
     pub fn is_behind(&self, record: &LeaseRecord) -> bool {
         let Remembered { lives, checkpoint, sent, position, .. } = self;
@@ -67,6 +75,7 @@ mod tests {
             checkpoint: second(at),
             life: Some(life.to_owned()),
             holder: None,
+            counts: Counts::default(),
         };
         let queue = |lives: &[&str], position| Remembered {
             lives: lives.iter().map(|life| (*life).to_owned()).collect(),

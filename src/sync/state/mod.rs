@@ -39,9 +39,13 @@ pub enum Reason {
     Unshowable,
     /// This Atlas carries no lease of ours.
     NewTarget,
+    /// The target lacks what it had confirmed: it was restored, or failed over to a replica that was behind.
+    PutBack,
     NamespacesChanged,
     /// A collection came in by a rename, or was renamed while others were copied.
     Renamed,
+    /// Somebody has taken away what the target had of a collection.
+    Gone,
     /// Documents came into a collection without events (`convertToCapped`), or it must be made anew.
     Replaced,
     /// Atlas would not take a schema change.
@@ -71,8 +75,12 @@ impl fmt::Display for Reason {
                 "the local server could not show what followed the stream's position"
             }
             Reason::NewTarget => "this Atlas was not the target before",
+            Reason::PutBack => {
+                "the target was put back to an earlier state, and lacks what it had confirmed"
+            }
             Reason::NamespacesChanged => "the replicated namespaces have changed",
             Reason::Renamed => "a collection was renamed",
+            Reason::Gone => "somebody has renamed or dropped a table",
             Reason::Replaced => "a collection was replaced as a whole",
             Reason::SchemaGivenUp => "Atlas would not take a schema change",
             Reason::Unanswered => "Atlas did not answer a schema change",
@@ -217,6 +225,14 @@ impl SyncState {
         Ok(Self::open(queue)?.is_some_and(|state| state.reason == Reason::Unshowable))
     }
 
+    /// True from when the target was found to lack what it had confirmed, until everything is compared.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn is_put_back(queue: &Queue) -> Result<bool, QueueError> {
+        Ok(Self::open(queue)?.is_some_and(|state| state.reason == Reason::PutBack))
+    }
+
     /// Requires that everything be copied or compared, from the beginning, as it is at `position` or
     /// later.
     ///
@@ -228,7 +244,7 @@ impl SyncState {
             let mut next = Self::begin(position, reason, None);
             next.after = next.after.max(last.after);
             // Told of until everything is compared.
-            if last.reason == Reason::Unshowable {
+            if matches!(last.reason, Reason::Unshowable | Reason::PutBack) {
                 next.reason = last.reason;
             }
             let mut changes = notes::remove_all(queue)?;
