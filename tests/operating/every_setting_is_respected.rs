@@ -91,6 +91,11 @@ const PROVED_BY: &[(&str, &str)] = &[
     ("log.format", "property_06_every_outcome_is_logged_with_time_and_details"),
 ];
 
+/// Every key, in the order of the reference file.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    PROVED_BY.iter().map(|(key, _)| *key)
+}
+
 #[test]
 fn property_11_every_key_has_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

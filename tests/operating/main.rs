@@ -30,6 +30,7 @@ mod package;
 mod pauses;
 mod postgres_is_checked;
 mod postgres_schema;
+mod postgres_settings;
 mod preflight;
 mod release;
 mod security;
