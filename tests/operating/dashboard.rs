@@ -7,8 +7,13 @@ use crate::support::{
     agent::Agent,
     api::Api,
     browser::{Browser, programs},
-    eventually, orders, pair,
+    eventually,
+    mongod::Mongod,
+    orders, pair,
+    postgres::Postgres,
     proxy::{Line, Proxy},
+    rows,
+    unasked::Unasked::Repair,
 };
 
 fn url(agent: &Agent) -> String {
@@ -155,5 +160,40 @@ async fn the_dashboard_shows_trouble_and_retries_a_dead_letter() {
     browser.shows("link", "Live").await;
     line.set(Line::Up);
     browser.shows("health", "Replicating").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_calls_a_postgres_by_its_name_and_shows_its_counts_and_what_it_lacks() {
+    let Some(programs) = programs() else { return };
+    let (local, mut target) = tokio::join!(Mongod::start(), Postgres::start());
+    orders(&local).insert_many((0..300).map(|id| doc! { "_id": id, "a": id })).await.unwrap();
+    let config = format!("[sync]\ncount_check_every = \"1s\"\n{}", rows::declared());
+    let mut agent = Agent::into_postgres(&local.uri(), &target.uri(), &config);
+    agent.may(&[Repair], "somebody removes rows by hand");
+    agent.start(&[]);
+    agent.streaming().await;
+    let browser = Browser::open(&programs, &url(&agent), &[]).await;
+    browser.shows("health", "Replicating").await;
+    browser.shows("ns-rows", "shop.orders").await;
+    let counts = async |n: &str| browser.text("ns-rows").await.matches(n).count();
+    eventually("both counts", PATIENCE, async || counts("300").await == 2).await;
+    let page = "document.body.innerText";
+    let shown = browser.js(page).await.as_str().unwrap().to_owned();
+    assert!(shown.contains("PostgreSQL") && !shown.contains("Atlas"), "{shown}");
+
+    // Rows that somebody has removed, and what a sync makes of it.
+    target.ask("DELETE FROM shop.orders WHERE a >= 260").await;
+    browser.shows("health", "The two sides differ").await;
+    assert!(agent.cli(&["sync", "--wait"]).status.success());
+    browser.shows("health", "Replicating").await;
+    browser.picture("postgres").await;
+
+    target.kill();
+    orders(&local).insert_one(doc! { "_id": "late" }).await.unwrap();
+    browser.shows("health", "PostgreSQL is away").await;
+    target.resume().await;
+    browser.shows("health", "Replicating").await;
+    eventually("both counts", PATIENCE, async || counts("301").await == 2).await;
     browser.close().await;
 }
