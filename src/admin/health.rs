@@ -172,7 +172,7 @@ pub fn report(handles: &Handles) -> HealthReport {
         sync_lag: format!("{:.1}s", vitals.lag.as_secs_f64()),
         sync_lag_ms: vitals.lag.as_millis() as u64,
         queue_size: vitals.queue_size,
-        error_rate: format!("{:.1}%", vitals.error_rate * 100.0),
+        error_rate: format!("{:.1}%", vitals.recent_writes.error_rate() * 100.0),
         last_sync: rfc3339(status.metrics.last_applied_ms.get()),
         phase: state.phase,
         breaker: against.breaker.name(),

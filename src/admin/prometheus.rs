@@ -296,7 +296,7 @@ impl Exposition {
             (
                 "outrigger_error_ratio",
                 "Share of the writes of the last five minutes that Atlas rejected.",
-                vitals.error_rate,
+                vitals.recent_writes.error_rate(),
             ),
             (
                 "outrigger_local_silence_seconds",

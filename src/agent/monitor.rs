@@ -83,8 +83,9 @@ impl Monitor {
 pub fn vitals(handles: &Handles) -> Vitals {
     let Handles { status, queue, local, atlas, reading, writing, .. } = handles;
     let lag = lag(status, queue);
+    let lag_of_flow = behind(status, queue.oldest_but_for_retries_ms().ok().flatten());
     let (queue_size, _) = queue.pending();
-    let error_rate = status.error_rate();
+    let recent_writes = status.recent_writes();
     let dead_letters = queue.dead_letters_len();
     let (now, against) = (now_ms(), writing.against());
     let unshowable = status.state().unshowable.clone();
@@ -94,8 +95,9 @@ pub fn vitals(handles: &Handles) -> Vitals {
     Vitals {
         phase: state.phase,
         lag,
+        lag_of_retries: lag.saturating_sub(lag_of_flow),
         queue_size,
-        error_rate,
+        recent_writes,
         // A server that is asked and answers that it works on the question (a long look through its oplog) is not
         // silent, however long its answer takes; `lag` shows how long that is.
         local_silence: match local.peer.at_work_since() {
@@ -300,8 +302,12 @@ pub fn lives(handles: &Handles) -> bool {
 /// Changes that were not read yet are counted through the stream's silence, and through what the server tells of
 /// writes that no majority has.
 pub fn lag(status: &Status, queue: &Queue) -> Duration {
+    behind(status, queue.oldest_ms().ok().flatten())
+}
+
+/// The same, where `oldest` of all that is queued counts.
+fn behind(status: &Status, oldest: Option<u64>) -> Duration {
     let now = now_ms();
-    let oldest = queue.oldest_ms().ok().flatten();
     let unapplied = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
     let heard = status.metrics.local_heard_ms.get();
     // The stream answers at least every second, so what goes beyond two is time of which nothing is known.

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     config::{Alerts, units},
-    observe::status::{Counted, Divergence, Phase, Unshowable},
+    observe::status::{Counted, Divergence, Phase, RecentWrites, Unshowable},
     policy::majority,
 };
 
@@ -58,6 +58,9 @@ pub struct Condition {
 const LAG_TARGET: Duration = Duration::from_secs(5);
 const QUEUE_TARGET: u64 = 1_000;
 const ERROR_RATE_TARGET: f64 = 0.01;
+/// The fewest writes whose share of rejected ones is worth an alert: of fewer, a single one is beyond the limit that
+/// `alerts.error_rate` has at first.
+pub const JUDGED_WRITES_MIN: u64 = 20;
 /// After this long an end that should have answered is not heard any more.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
@@ -67,9 +70,10 @@ pub struct Vitals {
     pub phase: Phase,
     /// The age of the oldest change that is not in Atlas yet.
     pub lag: Duration,
+    /// By how much of that only changes are behind that Atlas has rejected and that are tried again.
+    pub lag_of_retries: Duration,
     pub queue_size: u64,
-    /// The share of the recent writes that Atlas rejected.
-    pub error_rate: f64,
+    pub recent_writes: RecentWrites,
     /// Time since the local change stream answered.
     pub local_silence: Duration,
     /// Time since Atlas answered anything.
@@ -109,6 +113,16 @@ impl Vitals {
     pub fn has_no_majority(&self) -> bool {
         self.uncommitted > majority::PATIENCE
     }
+
+    /// How far Atlas is behind with what it has not rejected.
+    fn lag_of_flow(&self) -> Duration {
+        self.lag.saturating_sub(self.lag_of_retries)
+    }
+
+    /// True where single writes that Atlas rejects, and nothing else, are behind.
+    pub fn waits_for_retries(&self) -> bool {
+        self.lag > LAG_TARGET && self.lag_of_flow() <= LAG_TARGET
+    }
 }
 
 /// Judges health, and lists every condition that holds.
@@ -117,7 +131,7 @@ pub fn judge(vitals: &Vitals, alerts: &Alerts) -> (Health, Vec<Condition>) {
     let is_beyond_target = vitals.is_paused
         || vitals.lag > LAG_TARGET
         || vitals.queue_size > QUEUE_TARGET
-        || vitals.error_rate > ERROR_RATE_TARGET
+        || vitals.recent_writes.error_rate() > ERROR_RATE_TARGET
         || vitals.breaker_open;
     let is_limited = match vitals.phase {
         Phase::Starting | Phase::Copying | Phase::Paused | Phase::Stopping => true,
@@ -153,15 +167,16 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
     // While the agent stops, the stream is not read any more: its silence is no fault then.
     let is_stopping = vitals.phase == Phase::Stopping;
     let whole = |time: Duration| units::show_duration(Duration::from_secs(time.as_secs()));
-    if vitals.lag > alerts.lag && !is_stopping {
+    if vitals.lag_of_flow() > alerts.lag && !is_stopping {
         add("lag", critical, None, format!("Atlas is {} behind", whole(vitals.lag)));
     }
     if vitals.queue_size > alerts.queue_size {
         let message = format!("{} documents wait in the queue", vitals.queue_size);
         add("queue_size", critical, None, message);
     }
-    if vitals.error_rate > alerts.error_rate {
-        let message = format!("{:.1}% of the writes fail", vitals.error_rate * 100.0);
+    let writes = vitals.recent_writes;
+    if writes.all() >= JUDGED_WRITES_MIN && writes.error_rate() > alerts.error_rate {
+        let message = format!("{:.1}% of the writes fail", writes.error_rate() * 100.0);
         add("error_rate", critical, None, message);
     }
     for (name, end, silence) in [
@@ -322,6 +337,24 @@ mod tests {
         Duration::from_secs(n)
     }
 
+    fn writing(applied: u64, rejected: u64) -> Vitals {
+        Vitals { recent_writes: RecentWrites { applied, rejected }, ..streaming() }
+    }
+
+    #[test]
+    fn a_single_rejected_write_is_no_reason_to_wake_anybody() {
+        let alone = writing(0, 1);
+        let behind = Vitals { lag: secs(90), lag_of_retries: secs(90), ..alone.clone() };
+        let and_more = Vitals { lag_of_retries: secs(50), ..behind.clone() };
+
+        assert_eq!((health(&alone), names(&alone)), (Health::Degraded, vec![]));
+        assert_eq!((health(&behind), names(&behind)), (Health::Degraded, vec![]));
+        assert_eq!(names(&and_more), ["lag"], "others are behind as well");
+        assert_eq!(names(&writing(0, JUDGED_WRITES_MIN - 1)), Vec::<&str>::new());
+        assert_eq!(names(&writing(0, JUDGED_WRITES_MIN)), ["error_rate"]);
+        assert_eq!(names(&writing(JUDGED_WRITES_MIN - 1, 1)), Vec::<&str>::new());
+    }
+
     #[test]
     fn health_follows_the_targets_and_the_alerts() {
         assert_eq!(health(&streaming()), Health::Healthy);
@@ -329,8 +362,8 @@ mod tests {
         assert_eq!(health(&Vitals { lag: secs(31), ..streaming() }), Health::Unhealthy);
         assert_eq!(health(&Vitals { queue_size: 1_001, ..streaming() }), Health::Degraded);
         assert_eq!(health(&Vitals { queue_size: 10_001, ..streaming() }), Health::Unhealthy);
-        assert_eq!(health(&Vitals { error_rate: 0.02, ..streaming() }), Health::Degraded);
-        assert_eq!(health(&Vitals { error_rate: 0.06, ..streaming() }), Health::Unhealthy);
+        assert_eq!(health(&writing(98, 2)), Health::Degraded);
+        assert_eq!(health(&writing(94, 6)), Health::Unhealthy);
         assert_eq!(health(&Vitals { breaker_open: true, ..streaming() }), Health::Degraded);
         assert_eq!(health(&Vitals { dead_letters: 1, ..streaming() }), Health::Degraded);
         assert_eq!(health(&Vitals { phase: Phase::Paused, ..streaming() }), Health::Degraded);
@@ -354,7 +387,8 @@ mod tests {
             phase: Phase::Failed,
             lag: secs(100),
             queue_size: 20_000,
-            error_rate: 0.5,
+            lag_of_retries: Duration::ZERO,
+            recent_writes: RecentWrites { applied: 20, rejected: 20 },
             local_silence: secs(100),
             atlas_silence: secs(100),
             uncommitted: secs(100),
@@ -404,7 +438,7 @@ mod tests {
             is_paused: true,
             lag: secs(9_000),
             queue_size: 50_000_000,
-            error_rate: 1.0,
+            recent_writes: RecentWrites { applied: 0, rejected: 20 },
             atlas_silence: secs(9_000),
             atlas_denied: Some("no".into()),
             is_fenced: true,

@@ -75,6 +75,8 @@ pub struct Metrics {
     pub writes_by_kind: Labelled<6>,
     /// Attempts that Atlas rejected.
     pub writes_failed: Counter,
+    /// Writes that Atlas rejected: each counts once, however often it is tried.
+    pub writes_rejected: Counter,
     /// Rejected attempts that are tried again.
     pub retries: Counter,
     /// Writes that found their unique value with another document, and got it.
@@ -118,6 +120,7 @@ impl Default for Metrics {
             writes_applied: Counter::default(),
             writes_by_kind: Labelled::new(WRITE_KINDS),
             writes_failed: Counter::default(),
+            writes_rejected: Counter::default(),
             retries: Counter::default(),
             conflicts_resolved: Counter::default(),
             dead_letters: Counter::default(),

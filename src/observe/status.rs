@@ -106,7 +106,7 @@ pub struct StatusState {
     pub namespaces: BTreeMap<Namespace, Figures>,
     /// Those whose numbers of documents differ by more than what waits explains.
     pub divergences: Vec<Divergence>,
-    /// Writes applied and failed at recent moments, the oldest first; see [`Status::sample`].
+    /// Writes applied and rejected at recent moments, the oldest first; see [`Status::sample`].
     pub samples: VecDeque<(u64, u64)>,
     /// The local oplog's reach back before the checkpoint, in seconds, where it may be asked for.
     pub oplog_window_s: Option<u64>,
@@ -202,13 +202,31 @@ impl Status {
     }
 }
 
-/// Samples that the error rate looks back over: five minutes, one every five seconds.
+/// How the writes of the last five minutes ended. One that is tried again and again is one write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecentWrites {
+    pub applied: u64,
+    pub rejected: u64,
+}
+
+impl RecentWrites {
+    pub fn all(self) -> u64 {
+        self.applied + self.rejected
+    }
+
+    /// The share of them that Atlas rejected.
+    pub fn error_rate(self) -> f64 {
+        self.rejected as f64 / self.all().max(1) as f64
+    }
+}
+
+/// Samples that [`recent_writes`](Status::recent_writes) looks back over: five minutes, one every five seconds.
 const SAMPLES: usize = 60;
 
 impl Status {
-    /// Takes a sample for [`error_rate`](Self::error_rate); called every five seconds.
+    /// Takes a sample for [`recent_writes`](Self::recent_writes); called every five seconds.
     pub fn sample(&self) {
-        let now = (self.metrics.writes_applied.get(), self.metrics.writes_failed.get());
+        let now = (self.metrics.writes_applied.get(), self.metrics.writes_rejected.get());
         let samples = &mut self.state().samples;
         if samples.len() == SAMPLES {
             samples.pop_front();
@@ -216,12 +234,13 @@ impl Status {
         samples.push_back(now);
     }
 
-    /// The share of the writes of the last five minutes that Atlas rejected.
-    pub fn error_rate(&self) -> f64 {
-        let first = self.state().samples.front().copied().unwrap_or_default();
-        let applied = self.metrics.writes_applied.get().saturating_sub(first.0);
-        let failed = self.metrics.writes_failed.get().saturating_sub(first.1);
-        failed as f64 / (applied + failed).max(1) as f64
+    /// The writes of the last five minutes.
+    pub fn recent_writes(&self) -> RecentWrites {
+        let (applied, rejected) = self.state().samples.front().copied().unwrap_or_default();
+        RecentWrites {
+            applied: self.metrics.writes_applied.get().saturating_sub(applied),
+            rejected: self.metrics.writes_rejected.get().saturating_sub(rejected),
+        }
     }
 }
 

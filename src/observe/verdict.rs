@@ -199,6 +199,12 @@ const WORDS: &[Words] = &[
         "Name another member in `local.uri`, unless it is meant.",
     ),
     words(
+        "rejected",
+        "Atlas rejects a write",
+        "It is tried again, then kept as a dead letter. All others are copied.",
+        "`outrigger queue list`, then `outrigger queue show ID`, tell the reason.",
+    ),
+    words(
         "catching_up",
         "Catching up",
         "What waits is being written. Nothing is lost.",
@@ -262,6 +268,7 @@ impl Moment<'_> {
             "paused" => self.flow == Flow::Paused,
             "starting" => phase == Phase::Starting,
             "copying" => phase == Phase::Copying,
+            "rejected" => self.vitals.waits_for_retries(),
             "catching_up" => self.health != Health::Healthy,
             "streaming" => true,
             alert => self.has(alert),
@@ -287,7 +294,8 @@ impl Moment<'_> {
                 Some(both.collect::<Vec<_>>().join("; ")).filter(|both| !both.is_empty())
             }
             "starting" => error(self.atlas_error),
-            "stopping" | "paused" | "copying" | "catching_up" | "streaming" | "held" => None,
+            "stopping" | "paused" | "copying" | "rejected" | "catching_up" | "streaming"
+            | "held" => None,
             alert => of_alert(alert),
         }
     }
@@ -420,6 +428,8 @@ mod tests {
         assert_eq!(of(&streaming(), Flow::Flowing), "streaming");
         let behind = Vitals { lag: Duration::from_secs(6), ..streaming() };
         assert_eq!(of(&behind, Flow::Flowing), "catching_up");
+        let rejected = Vitals { lag_of_retries: Duration::from_secs(2), ..behind.clone() };
+        assert_eq!(of(&rejected, Flow::Flowing), "rejected");
         let paused = Vitals { phase: Phase::Paused, lag: Duration::from_secs(99), ..streaming() };
         assert_eq!(of(&paused, Flow::Paused), "paused");
         for (phase, code) in [

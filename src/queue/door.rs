@@ -251,6 +251,11 @@ impl Queue {
         Ok(look::first(&self.store, &self.lock())?.map(|entry| entry.first_ms))
     }
 
+    /// The same without a few changes that Atlas has rejected and that are tried again.
+    pub fn oldest_but_for_retries_ms(&self) -> Result<Option<u64>, QueueError> {
+        look::oldest_but_for_retries(&self.store, &self.lock())
+    }
+
     /// True while an entry from before `position` is in the queue.
     pub fn has_before(&self, position: u64) -> bool {
         self.lock().blocks.next_from(0).is_some_and(|(seq, _)| seq < position)
@@ -485,9 +490,6 @@ impl Queue {
 
     /// Removes all that waits, and ends the queue: it is opened anew to be worked with. The checkpoint
     /// stays, so the caller has noted before that everything is to be compared.
-    ///
-    /// # Errors
-    /// When the queue cannot be written.
     pub fn clear(self) -> Result<u64, QueueError> {
         let removed = transfer::clear(&self.store, &mut self.lock())?;
         self.flush()?;

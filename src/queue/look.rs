@@ -5,10 +5,31 @@ use std::collections::VecDeque;
 use super::{Entry, QueueError, state::StoreState, store::Store};
 use crate::model::{document_key::DocumentKey, namespace::Namespace};
 
+/// Most entries that are read to find one that Atlas has not rejected.
+const RETRIES_MAX: usize = 20;
+
 /// The oldest entry.
 pub fn first(store: &Store, state: &StoreState) -> Result<Option<Entry>, QueueError> {
     let Some(first) = state.blocks.next_from(0) else { return Ok(None) };
     Ok(Some(store.reader().entry(&state.blocks, first)?.0))
+}
+
+/// When the oldest change was made that Atlas has not rejected yet, milliseconds since 1970. Where it has rejected the
+/// first [`RETRIES_MAX`], so many are no single ones any more, and the oldest counts as any other.
+pub fn oldest_but_for_retries(store: &Store, state: &StoreState) -> Result<Option<u64>, QueueError> {
+    let mut reader = store.reader();
+    let mut oldest_ms = None;
+    let mut next = state.blocks.next_from(0);
+    for _ in 0..RETRIES_MAX {
+        let Some((seq, place)) = next else { return Ok(None) };
+        let entry = reader.entry(&state.blocks, (seq, place))?.0;
+        if entry.attempts == 0 {
+            return Ok(Some(entry.first_ms));
+        }
+        oldest_ms = oldest_ms.or(Some(entry.first_ms));
+        next = state.blocks.next_from(seq + 1);
+    }
+    Ok(next.and(oldest_ms))
 }
 
 /// The newest entry of a document, pending or leased.

@@ -17,6 +17,7 @@ mod in_blocks;
 mod ledger;
 mod model;
 mod names;
+mod oldest;
 mod parts;
 
 fn ns() -> Namespace {
@@ -72,11 +73,8 @@ fn lease(queue: &Queue) -> Vec<Entry> {
 
 /// All of them end alike.
 fn acks(entries: &[Entry], outcome: &Outcome) -> Vec<Ack> {
-    let acked = |entry: &Entry| {
-        let Entry { seq, version, .. } = *entry;
-        Ack { seq, version, outcome: outcome.clone() }
-    };
-    entries.iter().map(acked).collect()
+    let ended = |of: &Entry| Ack { seq: of.seq, version: of.version, outcome: outcome.clone() };
+    entries.iter().map(ended).collect()
 }
 
 fn ack(queue: &Queue, entries: &[Entry], outcome: &Outcome) {

@@ -132,8 +132,8 @@ pub struct Worker<S, K> {
 struct Tally {
     /// Kinds of write, each with a namespace.
     groups: Vec<(&'static str, Namespace)>,
-    /// Of each entry, in their order: the place of its group.
-    entries: Vec<usize>,
+    /// Of each entry, in their order: the place of its group, and whether Atlas has rejected it before.
+    entries: Vec<(usize, bool)>,
 }
 
 impl Tally {
@@ -150,7 +150,7 @@ impl Tally {
                 tally.groups.push((kind, ns.clone()));
                 tally.groups.len() - 1
             });
-            tally.entries.push(group);
+            tally.entries.push((group, entry.attempts > 0));
         }
         tally
     }
@@ -378,15 +378,18 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     fn count(&self, acks: &[Ack], tally: &Tally) {
         let metrics = &self.status.metrics;
         let mut applied = vec![0; tally.groups.len()];
-        for (ack, group) in acks.iter().zip(&tally.entries) {
+        for (ack, (group, was_rejected)) in acks.iter().zip(&tally.entries) {
+            let is_first = u64::from(!was_rejected);
             match &ack.outcome {
                 Outcome::Applied => applied[*group] += 1,
                 Outcome::Retry { .. } => {
                     metrics.writes_failed.add(1);
+                    metrics.writes_rejected.add(is_first);
                     metrics.retries.add(1);
                 }
                 Outcome::Rejected { refusal, .. } => {
                     metrics.writes_failed.add(1);
+                    metrics.writes_rejected.add(is_first);
                     metrics.dead_letters.add(1);
                     metrics.dead_letters_by_reason.add(refusal.name(), 1);
                 }

@@ -310,6 +310,7 @@ async fn a_command_that_is_refused_takes_no_innocent_document_with_it() {
     // The first attempt, and as many as are configured.
     assert_eq!(scene.status.metrics.writes_failed.get(), 3);
     assert_eq!(scene.status.metrics.retries.get(), 2);
+    assert_eq!(scene.status.metrics.writes_rejected.get(), 1);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::support::{
     orders, pair,
     proxy::{Line, Proxy},
     receiver::Receiver,
-    unasked::Unasked::Repair,
+    unasked::Unasked::{DeadLetters, Repair, Retries},
 };
 
 fn told(receiver: &Receiver, alert: &str) -> Vec<String> {
@@ -92,6 +92,41 @@ async fn an_alert_is_told_once_when_it_begins_and_once_when_it_is_over() {
     assert!(
         log.contains("the web hook does not take alerts") && log.contains("takes alerts again")
     );
+}
+
+/// Once it was "100.0% of the writes fail" and "Atlas is 31s behind", both critical, until it was given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_rejected_write_of_a_quiet_minute_is_a_dead_letter_and_wakes_nobody_and_many_do() {
+    let (local, atlas) = pair().await;
+    let hook = Receiver::start();
+    let config = format!(
+        "[worker]\nmax_retries = 2\nretry_delays = [\"6s\"]\n[alerts]\nlag = \"2s\"\nwebhook = \"http://127.0.0.1:{}/\"\n",
+        hook.port
+    );
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config);
+    agent.may(&[DeadLetters, Retries], "the test provokes them");
+    orders(&local).insert_one(doc! { "_id": 0 }).await.unwrap();
+    agent.start(&[]);
+    agent.streaming().await;
+    let refuse = doc! {
+        "failCommands": ["insert", "update"], "namespace": "shop.orders", "errorCode": 121,
+    };
+    atlas.fail(refuse, i32::MAX).await;
+
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+
+    let verdict = |agent: &Agent| agent.health().unwrap()["verdict"]["code"].clone();
+    eventually("its cause", PATIENCE, async || verdict(&agent) == "rejected").await;
+    assert_eq!(agent.health().unwrap()["status"], "degraded");
+    eventually("the dead letter", PATIENCE, async || !told(&hook, "dead_letters").is_empty()).await;
+    let alerts: Vec<_> = hook.requests().into_iter().map(|(_, body)| body["alert"].clone()).collect();
+    assert_eq!((alerts.len(), &alerts[0]["severity"]), (1, &"warning".into()), "{alerts:?}");
+
+    orders(&local).insert_many((10..40).map(|id| doc! { "_id": id })).await.unwrap();
+    eventually("both alerts", PATIENCE, async || {
+        told(&hook, "error_rate") == ["raised"] && told(&hook, "lag") == ["raised"]
+    })
+    .await;
 }
 
 /// Followed, a 301 makes the alert a request without a body, whose 200 would count as "taken".

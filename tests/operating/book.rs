@@ -10,7 +10,7 @@ use std::{
 use outrigger::observe::{
     health::{Condition, Vitals, judge},
     runbook,
-    status::{Counted, Divergence, Phase, Unshowable},
+    status::{Counted, Divergence, Phase, RecentWrites, Unshowable},
 };
 
 use crate::support::book::{page, pages};
@@ -98,7 +98,8 @@ fn all_conditions() -> Vec<Condition> {
         phase: Phase::Failed,
         lag: long,
         queue_size: 1_000_000,
-        error_rate: 1.0,
+        lag_of_retries: Duration::ZERO,
+        recent_writes: RecentWrites { applied: 0, rejected: 100 },
         local_silence: long,
         atlas_silence: long,
         uncommitted: long,

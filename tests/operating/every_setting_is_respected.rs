@@ -402,8 +402,8 @@ async fn property_11_thresholds_of_alerts_are_respected() {
         "failCommands": ["insert", "update"], "namespace": "shop.orders", "errorCode": 121,
     };
     atlas.fail(refuse, i32::MAX).await;
-    orders(&local).insert_many((1..9).map(|id| doc! { "_id": id, "u": 0 })).await.unwrap();
-    eventually("dead letters", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 8)
+    orders(&local).insert_many((1..25).map(|id| doc! { "_id": id, "u": 0 })).await.unwrap();
+    eventually("dead letters", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 24)
         .await;
     let raised = |agent: &Agent| agent.health().unwrap()["raised"].to_string();
 
@@ -420,7 +420,7 @@ async fn property_11_thresholds_of_alerts_are_respected() {
     agent.replace_setting("error_rate = 1.0", "error_rate = 0.5");
     agent.start(&[]);
     eventually("the API", PATIENCE, async || agent.health().is_some()).await;
-    orders(&local).insert_many((20..30).map(|id| doc! { "_id": id, "u": 0 })).await.unwrap();
+    orders(&local).insert_many((30..60).map(|id| doc! { "_id": id, "u": 0 })).await.unwrap();
     eventually("the alert", PATIENCE, async || raised(&agent).contains("error_rate")).await;
 }
 
