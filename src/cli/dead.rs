@@ -78,7 +78,7 @@ pub fn retry(config: &Config, args: &RetryArgs) -> Result<Code, Failure> {
     let Some(id) = &args.id else {
         return retry_several(Access::open(config)?, args);
     };
-    let (access, id) = resolve(config, Of::Dead, id)?;
+    let (access, id) = resolve(config, Of::DeadToRetry, id)?;
     match access {
         Access::Agent(client) => {
             let client = client.because(&args.why);

@@ -14,13 +14,15 @@ use crate::{
 pub enum Of {
     Queue,
     Dead,
+    /// The same, where there is a way to name them all.
+    DeadToRetry,
 }
 
 impl Of {
     fn name(self) -> &'static str {
         match self {
             Of::Queue => "entry of the queue",
-            Of::Dead => "dead letter",
+            Of::Dead | Of::DeadToRetry => "dead letter",
         }
     }
 
@@ -31,6 +33,9 @@ impl Of {
             }
             Of::Dead => {
                 "`outrigger dead list` shows what there is; the beginning or the end of an id is enough"
+            }
+            Of::DeadToRetry => {
+                "`outrigger dead list` shows what there is; the beginning or the end of an id is enough, and `--all` retries all"
             }
         }
     }
@@ -82,7 +87,7 @@ fn chosen(ids: &[Uuid], part: &str) -> Vec<Uuid> {
 fn all(access: &Access, of: Of) -> Result<Vec<Uuid>, Failure> {
     let (path, list) = match of {
         Of::Queue => ("/api/queue", "operations"),
-        Of::Dead => ("/api/dead-letters", "deadLetters"),
+        Of::Dead | Of::DeadToRetry => ("/api/dead-letters", "deadLetters"),
     };
     Ok(match (access, of) {
         (Access::Agent(client), _) => {
@@ -93,7 +98,7 @@ fn all(access: &Access, of: Of) -> Result<Vec<Uuid>, Failure> {
         (Access::Queue(queue), Of::Queue) => {
             queue.list(usize::MAX)?.into_iter().map(|entry| entry.id).collect()
         }
-        (Access::Queue(queue), Of::Dead) => {
+        (Access::Queue(queue), Of::Dead | Of::DeadToRetry) => {
             queue.dead_letters(usize::MAX)?.into_iter().map(|letter| letter.id).collect()
         }
     })

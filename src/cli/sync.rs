@@ -341,16 +341,19 @@ fn parse(value: &Value) -> Option<ProgressReport> {
     serde_json::from_value(value.clone()).ok()
 }
 
-/// With `wait`, shows how far it is until it has ended.
+/// With `wait`, shows how far it is until it has ended, and tells by its exit code how.
 pub async fn status(config: &Config, output: Output, wait: bool) -> Result<Code, Failure> {
     let Some(client) = Client::connect(config)? else {
-        return noted(config, output);
+        return if wait { Err(nobody_to_wait_for(config)?) } else { noted(config, output) };
     };
     if wait && !client.get("/api/sync/full")?["running"].is_null() {
         let sync = follow(&client, None).await?;
         return Ok(summary(&sync, refused(&client)?, output));
     }
     let report = client.get("/api/sync/full")?;
+    if let (true, Some(sync)) = (wait, parse(&report["sync"])) {
+        return Ok(summary(&sync, show::number(&report["refused"]), output));
+    }
     if output.json {
         show::json(&report);
         return Ok(Code::SUCCESS);
@@ -377,13 +380,31 @@ pub async fn status(config: &Config, output: Output, wait: bool) -> Result<Code,
     Ok(Code::SUCCESS)
 }
 
+/// The full sync that is open for the next agent.
+fn open_without_agent(config: &Config) -> Result<Option<SyncState>, Failure> {
+    if !config.queue.path.exists() {
+        return Ok(None);
+    }
+    Ok(SyncState::open(&Queue::open(&queue_options(config))?)?)
+}
+
+/// Without an agent nothing comes to an end, and none is a sign of one.
+fn nobody_to_wait_for(config: &Config) -> Result<Failure, Failure> {
+    let listen = config.admin.listen;
+    let error = match open_without_agent(config)? {
+        Some(open) => anyhow::anyhow!(
+            "no agent runs on {listen}, and a full sync is open, because {}",
+            open.reason
+        ),
+        None => anyhow::anyhow!("no agent runs on {listen}, and no full sync is open"),
+    };
+    Ok(Failure::new(ExitCode::Problem, error)
+        .hint("start one with `outrigger run`, or name its configuration with --config"))
+}
+
 /// Without an agent: what is noted for the next.
 fn noted(config: &Config, output: Output) -> Result<Code, Failure> {
-    let open = if config.queue.path.exists() {
-        SyncState::open(&Queue::open(&queue_options(config))?)?
-    } else {
-        None
-    };
+    let open = open_without_agent(config)?;
     if output.json {
         let running = open.as_ref().map(|open| open.id.to_string());
         let reason = open.map(|open| open.reason.to_string());

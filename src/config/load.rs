@@ -21,6 +21,16 @@ use super::{
 /// The reference file: every key at its default, with its explanation. `outrigger init` writes it.
 pub const REFERENCE: &str = include_str!("../../config.toml");
 
+/// A value, and the file that holds it: two words for one thing, of which a configuration has one. What the environment
+/// says of it wins over either.
+const EITHER: [[&str; 2]; 5] = [
+    ["local.uri", "local.uri_file"],
+    ["atlas.uri", "atlas.uri_file"],
+    ["postgres.uri", "postgres.uri_file"],
+    ["outbox.uri", "outbox.uri_file"],
+    ["alerts.webhook", "alerts.webhook_file"],
+];
+
 /// Whether what is secret is read as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secrets {
@@ -95,6 +105,17 @@ fn parse_with(
     let kind = |key: &str, default| flat.get(key).and_then(Value::as_str).unwrap_or(default);
     let source = kind("source.kind", "mongodb").to_owned();
     let target = kind("target.kind", "atlas").to_owned();
+    for [key, of_file] in
+        EITHER.iter().filter(|pair| pair.iter().all(|key| flat.contains_key(*key)))
+    {
+        let problem = format!(
+            "is set beside `{key}`, and only one of them can be meant: leave out the other"
+        );
+        let span = span_of(spans.get_ref(), of_file, false);
+        let at = span.as_ref().map_or(usize::MAX, |span| span.start);
+        let place = span.and_then(|span| FilePlace::of(path, text, span));
+        errors.push((at, ConfigError::invalid(of_file, problem).at(place)));
+    }
     for (key, value) in flat {
         let misplaced = misplaced(&key, &source, &target);
         if let Some((key, problem)) = misplaced.filter(|_| !is_default(&key, &value)) {

@@ -16,7 +16,10 @@ pub fn first(store: &Store, state: &StoreState) -> Result<Option<Entry>, QueueEr
 
 /// When the oldest change was made that Atlas has not rejected yet, milliseconds since 1970. Where it has rejected the
 /// first [`RETRIES_MAX`], so many are no single ones any more, and the oldest counts as any other.
-pub fn oldest_but_for_retries(store: &Store, state: &StoreState) -> Result<Option<u64>, QueueError> {
+pub fn oldest_but_for_retries(
+    store: &Store,
+    state: &StoreState,
+) -> Result<Option<u64>, QueueError> {
     let mut reader = store.reader();
     let mut oldest_ms = None;
     let mut next = state.blocks.next_from(0);

@@ -119,7 +119,8 @@ async fn one_rejected_write_of_a_quiet_minute_is_a_dead_letter_and_wakes_nobody_
     eventually("its cause", PATIENCE, async || verdict(&agent) == "rejected").await;
     assert_eq!(agent.health().unwrap()["status"], "degraded");
     eventually("the dead letter", PATIENCE, async || !told(&hook, "dead_letters").is_empty()).await;
-    let alerts: Vec<_> = hook.requests().into_iter().map(|(_, body)| body["alert"].clone()).collect();
+    let alerts: Vec<_> =
+        hook.requests().into_iter().map(|(_, body)| body["alert"].clone()).collect();
     assert_eq!((alerts.len(), &alerts[0]["severity"]), (1, &"warning".into()), "{alerts:?}");
 
     orders(&local).insert_many((10..40).map(|id| doc! { "_id": id })).await.unwrap();

@@ -50,6 +50,7 @@ async fn dead_letters_are_counted_named_by_the_beginning_of_an_id_and_tried_agai
         let typo = agent.cli(&["dead", verb, "nope"]);
         assert_eq!(typo.status.code(), Some(2), "{}", err(&typo));
         assert!(err(&typo).contains("`nope` is no id of any dead letter"), "{}", err(&typo));
+        assert_eq!(err(&typo).contains("`--all`"), verb == "retry", "{}", err(&typo));
         assert!(err(&typo).contains("hint: `outrigger dead list`"), "{}", err(&typo));
     }
     // Ids of one time begin alike.

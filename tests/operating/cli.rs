@@ -409,6 +409,8 @@ async fn what_only_asks_the_agent_needs_no_connection_string() {
         (&["status", "--alive"], 1),
         (&["dashboard"], 1),
         (&["queue", "stats"], 0),
+        (&["sync", "status"], 0),
+        (&["sync", "status", "--wait"], 1),
         (&["doc", "shop.orders", "1"], 2),
         (&["sync"], 2),
     ] {

@@ -36,7 +36,7 @@ fn switched_on(but: [&str; 2]) -> String {
         let key = line.strip_prefix("# ").filter(|key| {
             let name = key.split_once(" = ").map(|(name, _)| name);
             let is_name = |name: &str| name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-            name.is_some_and(|name| is_name(name) && name != "uri_file")
+            name.is_some_and(|name| is_name(name) && !["uri_file", "webhook_file"].contains(&name))
         });
         key.filter(|_| !but.contains(&section)).unwrap_or(line)
     });
@@ -161,6 +161,37 @@ fn a_connection_string_may_come_from_a_file() {
     assert!(
         matches!(missing, ConfigError::Unreadable { path, .. } if path == Path::new("/nowhere"))
     );
+}
+
+#[test]
+fn a_connection_string_beside_a_file_of_one_is_refused_and_neither_is_chosen() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("uri");
+    std::fs::write(&file, "mongodb://ann:s3cret@of-file/shop\n").unwrap();
+    let both =
+        format!("[local]\nuri = \"mongodb://of-key/shop\"\nuri_file = {:?}\n", file.display());
+
+    let error = error(&both);
+
+    assert!(
+        error.starts_with("`local.uri_file`: is set beside `local.uri`") && error.contains(":3:1"),
+        "{error}"
+    );
+    // Nor is it another thing where the environment has the last word.
+    let env = [("MONGODB_LOCAL_URI", "mongodb://of-env/shop")];
+    assert!(load_text(&both, &env).is_err());
+    let postgres = "[target]\nkind = \"postgres\"\n";
+    for (before, section, key, address) in [
+        ("", "atlas", "uri", "mongodb://h/"),
+        ("", "alerts", "webhook", "http://h/"),
+        (postgres, "postgres", "uri", "postgres://h/shop"),
+    ] {
+        let text = format!("{before}[{section}]\n{key} = {address:?}\n{key}_file = \"f\"\n");
+        assert!(
+            told(&text).starts_with(&format!("`{section}.{key}_file`: is set beside")),
+            "{text}"
+        );
+    }
 }
 
 #[test]
