@@ -83,7 +83,7 @@ pub(super) async fn start(
             Ok((StatusCode::ACCEPTED, Json(report(&api).await?)))
         }
         Err(open) => {
-            let problem = format!("a full sync runs already: {}, because {}", open.id, open.reason);
+            let problem = format!("a full sync runs already: {} ({})", open.id, open.reason);
             Err(Problem::new(StatusCode::CONFLICT, problem).hint(
                 "`outrigger sync status` shows how far it is, `outrigger sync cancel` ends it",
             ))

@@ -437,12 +437,12 @@ pub struct DiscardArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["id", "all", "ns"])))]
 pub struct RetryArgs {
     /// As listed by `dead list`, or its beginning, or its end.
-    #[arg(required_unless_present_any = ["all", "ns"], conflicts_with_all = ["all", "ns"])]
     pub id: Option<String>,
     /// All that there are.
-    #[arg(long, conflicts_with = "ns")]
+    #[arg(long)]
     pub all: bool,
     /// All of these collections: `shop.orders`, `shop.*`. May be given more than once.
     #[arg(long, value_name = "NS")]

@@ -110,7 +110,7 @@ pub fn item(entry: &Value, output: Output) {
             Value::Null => {}
             Value::String(text) => show::line(format!("{key:<12} {text}")),
             // For programs it is a number of milliseconds.
-            Value::Number(ms) if key.ends_with("Ms") => {
+            Value::Number(ms) if key.ends_with("Ms") || key == "timestamp" => {
                 let (name, ms) = (key.trim_end_matches("Ms"), ms.as_u64().unwrap_or_default());
                 show::line(format!("{name:<12} {} ({})", rfc3339(ms).unwrap_or_default(), age(ms)));
             }

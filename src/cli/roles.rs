@@ -154,6 +154,15 @@ fn filled(uri: &Uri) -> String {
     format!("{scheme}://{USER}:PASSWORD@{hosts}/{database}{mark}{options}")
 }
 
+/// The databases that the patterns name; `None` where they choose among all.
+pub(super) fn databases(filter: &NamespaceFilter) -> Option<BTreeSet<String>> {
+    let patterns = &filter.patterns().include;
+    let named: BTreeSet<String> =
+        patterns.iter().filter_map(|pattern| Some(pattern.split_once('.')?.0.to_owned())).collect();
+    let is_everything = patterns.is_empty() || named.iter().any(|db| db.contains(['*', '?']));
+    (!is_everything).then_some(named)
+}
+
 /// As [`filled`], of a PostgreSQL.
 fn filled_of_sql(uri: Option<&PostgresUri>) -> String {
     let shown = uri.map(ToString::to_string);
@@ -172,18 +181,12 @@ struct Roles {
 
 impl Roles {
     fn of(filter: &NamespaceFilter, state_database: &str) -> Self {
-        let patterns = &filter.patterns().include;
-        let named: BTreeSet<String> = patterns
-            .iter()
-            .filter_map(|pattern| Some(pattern.split_once('.')?.0.to_owned()))
-            .collect();
-        let is_everything = patterns.is_empty() || named.iter().any(|db| db.contains(['*', '?']));
         let admin = || "admin".to_owned();
-        if is_everything {
+        let Some(named) = databases(filter) else {
             let roles = ["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"];
             let target = roles.into_iter().map(|role| (role, admin())).collect();
             return Self { source: Reader::Mongodb, target, databases: None };
-        }
+        };
         let of_db = |db: &String| [("readWrite", db.clone()), ("dbAdmin", db.clone())];
         let mut target: Vec<_> = named.iter().flat_map(of_db).collect();
         target.push(("readWrite", state_database.to_owned()));

@@ -144,7 +144,7 @@ fn print(health: &Value) {
     }
     let last = health["lastSync"]
         .as_str()
-        .map_or_else(|| "none yet".to_owned(), |at| format!("last one {at}"));
+        .map_or_else(|| "nothing was written yet".to_owned(), |at| format!("last one {at}"));
     let breaker = health["breaker"].as_str().unwrap_or_default();
     let flow = match health["flow"].as_str() {
         Some("flowing") => "writes flow".to_owned(),

@@ -176,8 +176,7 @@ async fn run_here(
         // One of everything that is owed finds the same, and the same one goes on.
         Err(open) if open.request.as_ref().is_none_or(|request| *request == wanted) => open,
         Err(open) => {
-            let error =
-                anyhow::anyhow!("another full sync is open: {}, because {}", open.id, open.reason);
+            let error = anyhow::anyhow!("another full sync is open: {} ({})", open.id, open.reason);
             return Err(Failure::new(ExitCode::Problem, error)
                 .hint("`outrigger run` finishes it, `outrigger sync cancel` ends it"));
         }
@@ -361,7 +360,7 @@ pub async fn status(config: &Config, output: Output, wait: bool) -> Result<Code,
     match parse(&report["sync"]) {
         None => show::line("no full sync has run since the agent started"),
         Some(sync) if sync.finished_ms.is_none() => {
-            show::line(format!("full sync {} runs, because {}", sync.id, sync.reason));
+            show::line(format!("full sync {} runs ({})", sync.id, sync.reason));
             show::line(format!(
                 "{} of {} collections, {} of {} documents; {}",
                 sync.collections_done,
@@ -373,7 +372,7 @@ pub async fn status(config: &Config, output: Output, wait: bool) -> Result<Code,
             differences(&sync);
         }
         Some(sync) => {
-            show::line(format!("full sync {} has ended; it ran because {}", sync.id, sync.reason));
+            show::line(format!("full sync {} has ended ({})", sync.id, sync.reason));
             print(&sync, show::number(&report["refused"]));
         }
     }
@@ -392,10 +391,9 @@ fn open_without_agent(config: &Config) -> Result<Option<SyncState>, Failure> {
 fn nobody_to_wait_for(config: &Config) -> Result<Failure, Failure> {
     let listen = config.admin.listen;
     let error = match open_without_agent(config)? {
-        Some(open) => anyhow::anyhow!(
-            "no agent runs on {listen}, and a full sync is open, because {}",
-            open.reason
-        ),
+        Some(open) => {
+            anyhow::anyhow!("no agent runs on {listen}, and a full sync is open ({})", open.reason)
+        }
         None => anyhow::anyhow!("no agent runs on {listen}, and no full sync is open"),
     };
     Ok(Failure::new(ExitCode::Problem, error)
@@ -414,7 +412,7 @@ fn noted(config: &Config, output: Output) -> Result<Code, Failure> {
     match open {
         None => show::line("no agent runs, and no full sync is open"),
         Some(open) => show::line(format!(
-            "no agent runs; a full sync is open and goes on with the next, because {}",
+            "no agent runs; a full sync is open and goes on with the next ({})",
             open.reason
         )),
     }

@@ -53,6 +53,9 @@ async fn dead_letters_are_counted_named_by_the_beginning_of_an_id_and_tried_agai
         assert_eq!(err(&typo).contains("`--all`"), verb == "retry", "{}", err(&typo));
         assert!(err(&typo).contains("hint: `outrigger dead list`"), "{}", err(&typo));
     }
+    let none = agent.cli(&["dead", "retry"]);
+    assert_eq!(none.status.code(), Some(2));
+    assert!(err(&none).contains("<ID|--all|--ns <NS>>"), "{}", err(&none));
     // Ids of one time begin alike.
     let several = agent.cli(&["dead", "retry", "0"]);
     assert_eq!(several.status.code(), Some(2));

@@ -107,6 +107,30 @@ fn what_a_build_for_other_machines_lacks_is_named_with_the_package_that_has_it()
     assert!(run.contains("hint: apt-get install libc6-dev-arm64-cross\n"), "{run}");
 }
 
+#[test]
+fn what_a_static_build_lacks_is_named_with_the_package_that_has_it() {
+    let path = path_of(&["bash", "dirname", "sed", "head", "stat"]);
+    let script = || {
+        let script = root().join("scripts/release");
+        said(
+            &Command::new(script)
+                .args(["archive", "--static"])
+                .env("PATH", path.path())
+                .output()
+                .unwrap(),
+        )
+    };
+    let run = script();
+    assert!(run.contains("hint: apt-get install musl-tools\n"), "{run}");
+    for program in ["musl-gcc", "rustc"] {
+        let program = path.path().join(program);
+        std::fs::write(&program, "#!/bin/bash\necho /nowhere\n").unwrap();
+        make_executable(&program);
+    }
+    let run = script();
+    assert!(run.contains("hint: rustup target add x86_64-unknown-linux-musl\n"), "{run}");
+}
+
 /// cargo-cyclonedx writes beside each manifest of the workspace.
 #[test]
 fn a_list_of_what_it_is_built_of_leaves_nothing_in_the_tree() {

@@ -7,6 +7,7 @@ use bson::{Document, rawdoc};
 use super::{Report, check_options, check_skew, unchecked};
 use crate::{
     agent::connect_atlas,
+    cli::roles::databases,
     config::{Config, Uri},
     model::hint::Hint,
     mongo::Mongo,
@@ -53,7 +54,7 @@ pub(super) async fn check_atlas(config: &Config, lines: &mut Report) {
             "take a cluster that is not sharded: Outrigger shards nothing itself",
         );
     }
-    check_privileges(&mongo, lines).await;
+    check_privileges(&mongo, config, lines).await;
     check_skew("atlas", &mongo, lines).await;
 }
 
@@ -66,7 +67,7 @@ const UNTRIED_ON_SHARDS: &str = "it is a sharded cluster, on which these are not
 const NEEDED: [&str; 6] =
     ["find", "insert", "update", "remove", "createCollection", "dropCollection"];
 
-async fn check_privileges(mongo: &Mongo, lines: &mut Report) {
+async fn check_privileges(mongo: &Mongo, config: &Config, lines: &mut Report) {
     let command = rawdoc! { "connectionStatus": 1, "showPrivileges": true };
     let reply = match mongo.command("admin", command).await {
         Ok(reply) => reply,
@@ -90,28 +91,52 @@ async fn check_privileges(mongo: &Mongo, lines: &mut Report) {
         );
     }
     let privileges = list("authenticatedUserPrivileges");
-    let may = |action: &str| {
-        privileges.iter().any(|privilege| {
-            privilege
-                .get_array("actions")
-                .is_ok_and(|all| all.iter().any(|a| a.as_str() == Some(action)))
-        })
-    };
-    let missing: Vec<_> = NEEDED.into_iter().filter(|action| !may(action)).collect();
-    if missing.is_empty() {
-        lines.ok("atlas", "the user may write");
-    } else {
+    let named = config.filter().ok().and_then(|filter| databases(&filter));
+    // Where the patterns choose among all databases, it is enough to have the rights on one of them: which it will be is not
+    // known yet.
+    let of_data: Vec<_> = named.map_or(vec![None], |named| named.into_iter().map(Some).collect());
+    let of_mark = Some(config.atlas.state_database.clone());
+    let is_fine = of_data.iter().chain([&of_mark]).fold(true, |is_fine, db| {
+        let may = |action: &&str| privileges.iter().any(|of| grants(of, action, db.as_deref()));
+        let missing: Vec<_> = NEEDED.into_iter().filter(|action| !may(action)).collect();
+        if missing.is_empty() {
+            return is_fine;
+        }
+        let there = db.as_ref().map(|db| format!(" in the database `{db}`")).unwrap_or_default();
         lines.problem(
             "atlas",
-            format!("the user may not {}", missing.join(", ")),
-            "grant it the role readWriteAnyDatabase",
+            format!("the user may not {}{there}", missing.join(", ")),
+            "grant it the roles that `outrigger roles` prints",
         );
+        false
+    });
+    if is_fine {
+        lines.ok("atlas", "the user may write");
     }
-    if !may("bypassDocumentValidation") {
+    let bypasses = |db: &Option<String>| {
+        privileges.iter().any(|of| grants(of, "bypassDocumentValidation", db.as_deref()))
+    };
+    if !of_data.iter().all(bypasses) {
         lines.warning(
             "atlas",
             "the user may not bypass document validation, so a document that violates a validator cannot be copied",
             "grant the action bypassDocumentValidation, if collections have validators",
         );
     }
+}
+
+/// Whether a privilege allows `action` in this database, or in any.
+fn grants(privilege: &Document, action: &str, db: Option<&str>) -> bool {
+    let has = |of: &&bson::Array| of.iter().any(|of| of.as_str() == Some(action));
+    let (Ok(actions), Ok(of)) =
+        (privilege.get_array("actions"), privilege.get_document("resource"))
+    else {
+        return false;
+    };
+    let is_there = match (db, of.get_str("db")) {
+        (None, _) => true,
+        (Some(db), Ok(of_db)) => of_db.is_empty() || of_db == db,
+        (Some(_), Err(_)) => of.get_bool("anyResource").unwrap_or(false),
+    };
+    is_there && has(&actions)
 }

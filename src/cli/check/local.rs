@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Report, check_options, check_skew, unchecked};
 use crate::{
     agent::connect_local,
+    cli::show,
     config::{Config, units},
     mongo::Mongo,
     observe::report::one_line,
@@ -90,7 +91,7 @@ async fn check_stream(config: &Config, mongo: &Mongo, info: &SourceInfo, lines: 
         Err(error @ SourceError::Denied { .. }) => lines.problem(
             "local",
             format!("its change stream may not be read: {}", one_line(&error)),
-            "grant the user the role readAnyDatabase",
+            "grant it the role that `outrigger roles` prints",
         ),
         Err(error) => lines.failure("local", error.into()),
     }
@@ -129,7 +130,9 @@ async fn check_collections(config: &Config, mongo: &Mongo, lines: &mut Report) {
     match MongoSide::source(mongo).list(&filter).await {
         Ok(listing) => {
             let (collections, views) = (listing.collections.len(), listing.views.len());
-            let text = format!("{collections} collections and {views} views will be replicated");
+            let collections_of = show::many(collections as u64, "collection");
+            let views_of = show::many(views as u64, "view");
+            let text = format!("{collections_of} and {views_of} will be replicated");
             if collections + views == 0 {
                 let fix = "fine for a database that is still empty; else look at `[namespaces]` and at the address";
                 lines.warning("local", text, fix);
@@ -137,7 +140,11 @@ async fn check_collections(config: &Config, mongo: &Mongo, lines: &mut Report) {
                 lines.ok("local", text);
             }
             for nothing in unmatched(&filter.patterns().include, &[&listing]) {
-                let fix = "correct `namespaces.include`; fine if the collection is still to come";
+                let fix = if config.namespaces.include.is_empty() {
+                    "correct the database in the local connection string; fine if its collections are still to come"
+                } else {
+                    "correct `namespaces.include`; fine if the collection is still to come"
+                };
                 lines.warning("local", nothing.to_string(), fix);
             }
             for left in listing.left_out {

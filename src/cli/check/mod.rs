@@ -310,7 +310,9 @@ async fn check_ownership(config: &Config, lines: &mut Report) {
             "owner",
             format!("whose Atlas it is cannot be told: {}", one_line(&error)),
             match config.target.kind {
-                TargetKind::Atlas => "grant the user in Atlas the role readWriteAnyDatabase",
+                TargetKind::Atlas => {
+                    "grant the user in Atlas the roles that `outrigger roles` prints"
+                }
                 TargetKind::Postgres => "make the user the owner of the schema `outrigger`",
             },
         ),

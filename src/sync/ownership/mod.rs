@@ -2,7 +2,11 @@
 //! follows from another target, the heartbeat, and what is looked at with each: whether the local database has
 //! become a copy of the target, and whether another source has a lease on what is ours.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 
@@ -88,6 +92,8 @@ pub(super) struct Ownership<K> {
     /// See [`Acquisition`].
     seen_heartbeat: Mutex<Option<i64>>,
     ring: Mutex<Ring>,
+    /// What cannot be read of the ring is told once, however often the target has to be asked.
+    unread: Once,
 }
 
 /// What is known of the way from the local database, and to the target.
@@ -106,7 +112,7 @@ impl<K: SchemaSink> Ownership<K> {
         adopt: bool,
     ) -> Self {
         let (seen_heartbeat, ring) = (Mutex::default(), Mutex::default());
-        Self { cx, source_id, agent, adopt, seen_heartbeat, ring }
+        Self { cx, source_id, agent, adopt, seen_heartbeat, ring, unread: Once::new() }
     }
 
     /// Makes sure that the target is ours, at the start.
@@ -166,9 +172,9 @@ impl<K: SchemaSink> Ownership<K> {
         let db = self.cx.filter.state_database();
         let seen = upstream::read(&*self.cx.sides.local, &self.source_id, db).await?;
         if is_first && (target.is_none() || seen.is_none()) {
-            tracing::warn!(
+            self.unread.call_once(|| tracing::warn!(
                 "the user may not read Atlas's identity, or the marks in the local database; that this local database is not a copy of this Atlas cannot be made sure of"
-            );
+            ));
         }
         let upstream = Arc::new(seen.unwrap_or_default());
         self.ring().clone_from(&Ring { target: target.clone(), upstream: upstream.clone() });
