@@ -113,6 +113,20 @@ async fn the_agent_works_with_exactly_the_roles_of_the_file_over_tls() {
     let refused = agent.cli(&["run"]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("without TLS"));
+
+    // With any less of them nothing could be written, and `check` says where.
+    agent.set_env("MONGODB_ATLAS_URI", &atlas.uri());
+    atlas.admin(doc! { "grantRolesToUser": "outrigger", "roles": [{ "role": "readWrite", "db": "crm" }] }).await;
+    for (role, db) in [("readWrite", "outrigger"), ("readWrite", "shop")] {
+        let roles = vec![doc! { "role": role, "db": db }];
+        atlas.admin(doc! { "revokeRolesFromUser": "outrigger", "roles": roles }).await;
+        let check = agent.cli(&["check"]);
+        let said = String::from_utf8_lossy(&check.stdout).into_owned();
+        assert_eq!(check.status.code(), Some(4), "{said}");
+        let line = said.lines().find(|line| line.ends_with(&format!(" in the database `{db}`")));
+        assert!(line.is_some_and(|line| line.contains("may not find, insert")), "{said}");
+        assert!(said.contains("the roles that `outrigger roles` prints"), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

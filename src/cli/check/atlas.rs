@@ -138,5 +138,6 @@ fn grants(privilege: &Document, action: &str, db: Option<&str>) -> bool {
         (Some(db), Ok(of_db)) => of_db.is_empty() || of_db == db,
         (Some(_), Err(_)) => of.get_bool("anyResource").unwrap_or(false),
     };
-    is_there && has(&actions)
+    let is_of_data = !of.get_str("collection").is_ok_and(|name| name.starts_with("system."));
+    is_there && is_of_data && has(&actions)
 }
