@@ -65,6 +65,7 @@ pub const JUDGED_WRITES_MIN: u64 = 20;
 pub const SILENCE: Duration = Duration::from_secs(30);
 
 /// Figures that health follows from.
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude one another")]
 #[derive(Clone, Debug, Default)]
 pub struct Vitals {
     pub phase: Phase,

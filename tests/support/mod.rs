@@ -20,6 +20,7 @@ pub mod name_service;
 pub mod names;
 pub mod odd;
 pub mod odd_work;
+#[cfg(not(demo))]
 pub mod pooler;
 pub mod postgres;
 pub mod proof;

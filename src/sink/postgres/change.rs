@@ -204,7 +204,7 @@ async fn is_made(session: &mut Session, table: &Table) -> Result<bool, Failed> {
     Ok(true)
 }
 
-fn named<'a>(columns: Vec<(&'a str, ColumnType)>) -> (Vec<&'a str>, Vec<&'static str>) {
+fn named(columns: Vec<(&str, ColumnType)>) -> (Vec<&str>, Vec<&'static str>) {
     columns.into_iter().map(|(name, ty)| (name, ty.name())).unzip()
 }
 
