@@ -59,8 +59,9 @@
 //! | what the [`worker`] remembers | traits of collections, entries that wait | nothing |
 //! | [`schema::watch`], notes of one task in [`sync`] | what is to be looked at | nothing |
 //!
-//! Two are, since they are there for that: one of `sink/mongodb` is held while a command is sent, and alone while an empty
-//! database is dropped; those of `mongo` let one task look, at renewed files or at each seed, for all.
+//! Three are, since they are there for that: one of `sink/mongodb` is held while a command is sent, and alone while an empty
+//! database is dropped; those of `mongo` let one task look, at renewed files or at each seed, for all; one of
+//! `source/outbox` is held while rows are marked, or counted.
 //! A panic in the queue poisons its two locks: what it left half done is not worked with. The others let go.
 //!
 //! # Words
@@ -104,6 +105,7 @@
 //! | *crash point* | where a test may end the process |
 //! | *alert delivery* | what brings alerts to the web hook. An *outbox* is another thing: a table of a database that changes are read from |
 //! | *merge*, *renew* | of an outbox: fields that are set on whatever there is; a document is made once more of all that its rows say |
+//! | *turn*, *standby* | of an outbox: the right to read it, which one agent has, and with it the right to write; an agent that waits for it |
 //! | *fence* | of PostgreSQL: each transaction asks for this agent's lease before it writes |
 //!
 //! # In a program of one's own

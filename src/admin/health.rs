@@ -74,6 +74,12 @@ pub struct HealthReport {
     pub misfits: Vec<MisfitReport>,
     pub dead_letters: u64,
     pub oldest_pending_ms: Option<u64>,
+    /// Rows of an outbox that nobody has read yet, and for how long the oldest has waited, by the clock of its database. `null` for another
+    /// source, and while it does not answer.
+    pub waiting_rows: Option<u64>,
+    pub oldest_row_ms: Option<u64>,
+    /// Who reads the outbox, while this agent stands by.
+    pub read_by: Option<String>,
     pub oplog_window_s: Option<u64>,
     /// How long the local server has been looking through its oplog for what comes behind the checkpoint.
     pub local_scan_ms: Option<u64>,
@@ -159,6 +165,7 @@ pub fn report(handles: &Handles) -> HealthReport {
     let raised = monitor.alerts().raised().to_vec();
     let state = status.state().clone();
     let (against, now) = (writing.against(), now_ms());
+    let backlog = state.waiting.known();
     let listed = handles.watch.all_listed().into_iter().flat_map(|(ns, problems)| {
         problems.into_iter().map(move |problem| format!("`{ns}`: {problem}"))
     });
@@ -209,6 +216,11 @@ pub fn report(handles: &Handles) -> HealthReport {
             .collect(),
         dead_letters: vitals.dead_letters,
         oldest_pending_ms: oldest_ms.map(|oldest| now.saturating_sub(oldest)),
+        waiting_rows: backlog.map(|backlog| backlog.rows),
+        oldest_row_ms: backlog
+            .and_then(|backlog| backlog.oldest)
+            .map(|oldest| oldest.as_millis() as u64),
+        read_by: state.read_by,
         oplog_window_s: state.oplog_window_s,
         local_scan_ms: local.peer.at_work_since().map(|since| now.saturating_sub(since)),
         verdict,
@@ -220,11 +232,11 @@ pub(super) async fn health(State(api): State<Api>) -> Json<HealthReport> {
     Json(blocking(move || report(&api.handles)).await)
 }
 
-/// Replicating: both ends answer, the local one has a majority, and the first copy is done. Paused by a person counts as ready.
+/// Replicating, or standing by to do so: both ends answer, the local one has a majority, and the first copy is done. Paused by a person counts as ready.
 pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, &'static str) {
     let state = api.handles.status.state().clone();
     let has_majority = state.majority.uncommitted() <= majority::PATIENCE;
-    let replicating = matches!(state.phase, Phase::Streaming | Phase::Paused)
+    let replicating = matches!(state.phase, Phase::Streaming | Phase::Paused | Phase::Standby)
         && api.handles.writing.against().breaker == Stage::Closed
         && !api.handles.status.faults.local.is_any()
         && has_majority;

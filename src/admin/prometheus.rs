@@ -28,8 +28,9 @@ use crate::{
     runtime::{clock::now_ms, shutdown::blocking},
 };
 
-const PHASES: [Phase; 6] = [
+const PHASES: [Phase; 7] = [
     Phase::Starting,
+    Phase::Standby,
     Phase::Copying,
     Phase::Streaming,
     Phase::Paused,
@@ -358,6 +359,14 @@ impl Exposition {
         if let Some(window) = vitals.oplog_window {
             let help = "How far the local oplog reaches back before the checkpoint.";
             self.gauge("outrigger_oplog_window_seconds", help, window.as_secs_f64());
+        }
+        // Not there while it is not known: no row and no answer are not the same.
+        if let Some(backlog) = state.waiting.known() {
+            let help = "Rows of the outbox that nobody has read yet.";
+            self.gauge("outrigger_outbox_rows", help, backlog.rows as f64);
+            let help = "For how long the oldest of them has waited, by the clock of its database; 0 when none waits.";
+            let oldest = backlog.oldest.unwrap_or_default().as_secs_f64();
+            self.gauge("outrigger_outbox_oldest_row_seconds", help, oldest);
         }
         let of = |phase: Phase| (phase.name(), f64::from(u8::from(phase == state.phase)));
         self.gauge_of(

@@ -115,6 +115,7 @@ fn why(handles: &Handles, has_read: bool, is_owed: bool) -> String {
     }
     match state.phase {
         Phase::Starting => "the agent waits for Atlas".to_owned(),
+        Phase::Standby => "another agent reads the outbox, and writes the copy".to_owned(),
         Phase::Copying => "the first copy is not done".to_owned(),
         _ if !has_read => unread(&state),
         _ if is_owed => {

@@ -16,6 +16,9 @@ impl Hint for AgentError {
                 "if the local database is the one to replicate from now on, move `queue.path` aside \
                  and start with `outrigger run --adopt`: everything is then compared"
             }
+            AgentError::Superseded => {
+                "nothing to do: its service starts it anew, and it waits for its turn (see `outrigger status`)"
+            }
             AgentError::Admin { .. } => {
                 "set `admin.listen` and `admin.token_file` to what is free and writable"
             }

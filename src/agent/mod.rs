@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The files in their order: [`Builder`] and `connect` (from the configuration to what is connected), `patience` (a start
-//! waits for the local database), `parts` (the tasks are put together), `run` (they are started and watched), `stop`
+//! waits for the local database), `standby` (and for its turn), `parts` (the tasks are put together), `run` (they are started and watched), `stop`
 //! (they end). Beside them `gatekeeper` proves the local database, `vitals`, `monitor`, `chronicle` and `alert_delivery` tell how it goes.
 //!
 //! What serves the agent's [`Handles`], the admin API in the program, is given to it by the [`Builder`]: the agent
@@ -55,6 +55,7 @@ mod patience;
 mod pause;
 mod run;
 mod source_end;
+mod standby;
 mod stop;
 mod trial;
 mod vitals;
@@ -89,6 +90,10 @@ pub enum AgentError {
     /// The queue was filled from another database than the one that is configured now.
     #[error("{problem}")]
     OtherSource { problem: String },
+    /// The source is read by one agent at a time, and another one has taken its turn: this one had not been able to say
+    /// for half a minute that it still does.
+    #[error("another agent reads the outbox in the place of this one")]
+    Superseded,
     #[error(transparent)]
     Sync(#[from] SyncError),
     /// What serves the agent's handles cannot listen, or its token file cannot be used.
@@ -171,6 +176,7 @@ impl Agent {
             serve,
         };
         agent.check_kind()?;
+        agent.source.tell(agent.writing.lease());
         if let Some(gatekeeper) = agent.gatekeeper() {
             gatekeeper.open().await?;
         }

@@ -3,7 +3,7 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -11,7 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Handles;
 use crate::{
     config::Config,
-    gate::{faults::OfAnEnd, writing::Against},
+    gate::{faults::OfAnEnd, lease::BootTime, writing::Against},
     observe::{
         alerts::{Notice, RaisedAlerts},
         health::{Condition, Health, KnownFault, Vitals, is_alive, judge},
@@ -105,6 +105,8 @@ pub fn vitals(handles: &Handles) -> Vitals {
             None => since(status.metrics.local_heard_ms.get(), now),
         },
         atlas_silence: since(atlas.peer.heard_ms(), now),
+        backlog: state.waiting.known().map_or(0, |backlog| backlog.rows),
+        is_backlog_unknown: state.waiting.is_unknown(),
         uncommitted: state.majority.uncommitted(),
         local_delay: state.majority.delay(),
         is_paused: against.is_paused,
@@ -116,6 +118,7 @@ pub fn vitals(handles: &Handles) -> Vitals {
         local_denied: denied(&status.faults.local),
         atlas_denied: denied(&status.faults.atlas),
         is_fenced: against.is_fenced,
+        has_lost_source: writing.lease().has_lost_source(BootTime::now()),
         refused_deletes: writing.refused_deletes(),
         not_ours: writing.not_ours().into_iter().map(|(ns, why)| (ns.to_string(), why)).collect(),
         divergences: state.divergences.clone(),
@@ -287,10 +290,13 @@ pub fn lives(handles: &Handles) -> bool {
     if state.phase == Phase::Stopping {
         return true;
     }
+    // While it stands by, it asks nothing of Atlas.
+    let is_standby = state.phase == Phase::Standby;
     let known = |is_known| if is_known { KnownFault::Yes } else { KnownFault::No };
     // While reading stands still the stream is not asked; while the lease cannot be renewed, that is known.
     let local = known(status.faults.local.is_any() || handles.reading.is_stopped());
-    let atlas = known(status.faults.atlas.is_any() || breaker != Stage::Closed || is_fenced);
+    let atlas =
+        known(is_standby || status.faults.atlas.is_any() || breaker != Stage::Closed || is_fenced);
     is_alive(
         (since(status.metrics.local_heard_ms.get().max(local_end.peer.heard_ms()), now), local),
         (since(atlas_end.peer.heard_ms(), now), atlas),
@@ -300,7 +306,7 @@ pub fn lives(handles: &Handles) -> bool {
 
 /// How far Atlas is behind the local database: the age of the oldest change that is not there yet.
 /// Changes that were not read yet are counted through the stream's silence, and through what the server tells of
-/// writes that no majority has.
+/// writes that no majority has, or a source of what waits in it.
 pub fn lag(status: &Status, queue: &Queue) -> Duration {
     behind(status, queue.oldest_ms().ok().flatten())
 }
@@ -308,10 +314,14 @@ pub fn lag(status: &Status, queue: &Queue) -> Duration {
 /// The same, where `oldest` of all that is queued counts.
 fn behind(status: &Status, oldest: Option<u64>) -> Duration {
     let now = now_ms();
-    let unapplied = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
+    let (there_ms, unread) = {
+        let state = status.state();
+        let unread = state.majority.behind().max(state.waiting.oldest(Instant::now()));
+        (state.waiting.there_ms(now), unread)
+    };
+    let unapplied = oldest.map_or(0, |oldest| there_ms.saturating_sub(oldest));
     let heard = status.metrics.local_heard_ms.get();
     // The stream answers at least every second, so what goes beyond two is time of which nothing is known.
     let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
-    let unread = status.state().majority.behind();
     Duration::from_millis(unapplied.max(silence)).max(unread)
 }

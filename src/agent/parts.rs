@@ -36,7 +36,7 @@ impl Agent {
         let tells_of_schema = source.tells_of_schema();
         let tailer = self.tailer(source.clone(), filter)?;
         let compared = self.config.compared()?;
-        let context = self.context(sink.clone(), &compared, in_doubt.clone());
+        let context = self.context(sink.clone(), (filter, &compared), in_doubt.clone());
         let options = self.sync_options(tells_of_schema);
         let reconciler = Arc::new(Reconciler::new(context, options, watermark.clone()));
         let shared = Shared {
@@ -85,7 +85,7 @@ impl Agent {
     fn context(
         &self,
         sink: Arc<AnySink>,
-        filter: &NamespaceFilter,
+        (written, compared): (&NamespaceFilter, &NamespaceFilter),
         in_doubt: Arc<Mutex<InDoubtWrites>>,
     ) -> sync::Context<AnySink> {
         let mut sides =
@@ -99,7 +99,8 @@ impl Agent {
             status: self.status.clone(),
             reading: self.reading.clone(),
             writing: self.writing.clone(),
-            filter: filter.clone(),
+            filter: compared.clone(),
+            written: written.clone(),
             in_doubt,
             watch: self.watch.clone(),
             in_hand: Arc::default(),

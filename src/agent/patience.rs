@@ -76,7 +76,17 @@ impl Agent {
         let patience = self.config.local.timeout;
         patiently(patience, || Box::pin(self.keep_capped_in_order(filter))).await?;
         let queue = self.queue.clone();
-        if blocking(move || queue.checkpoint()).await?.is_none() {
+        let checkpoint = blocking(move || queue.checkpoint()).await?;
+        let is_of_use = match &checkpoint {
+            Some(checkpoint) => {
+                let look = || async { Ok(!self.source.is_overtaken(&checkpoint.token).await?) };
+                patiently(patience, || Box::pin(look())).await?
+            }
+            None => false,
+        };
+        // What waits in a queue that another agent has overtaken may be older than what is in Atlas: before anything of it
+        // goes there, it is turned into questions.
+        if !is_of_use {
             let take = || async { tailer.take_position().await.map_err(from_tailer) };
             patiently(patience, || Box::pin(take())).await?;
         }

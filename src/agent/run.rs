@@ -5,15 +5,17 @@ use std::sync::Arc;
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 
 use super::{
-    Agent, AgentError, Serving,
+    Agent, AgentError,
     alert_delivery::{self, AlertDelivery},
     chronicle, from_tailer,
     parts::Parts,
+    standby,
     stop::{Exit, result_of},
     vitals,
 };
 use crate::{
     gate::pause::Pause,
+    model::namespace::NamespaceFilter,
     observe::status::Unshowable,
     queue::{QueueError, note},
     runtime::{clock::now_ms, shutdown::blocking},
@@ -37,14 +39,20 @@ impl Agent {
         };
         let mut beside = JoinSet::new();
         beside.spawn(vitals::count_ticks(self.status.clone(), self.queue.clone()));
+        if self.source.journal().keeps_a_backlog() {
+            beside.spawn(vitals::look_at_backlog(self.handles()));
+        }
         let refused = self.keep_gate(&mut beside);
         self.remember().await?;
         let (monitor, config) = (self.monitor.clone(), self.config.clone());
         blocking(move || chronicle::take_up(&monitor, &config)).await;
         let parts = self.build(&filter)?;
+        if let Some(serving) = serving {
+            beside.spawn(serving);
+        }
         tokio::pin!(shutdown);
         let is_ready = tokio::select! {
-            ready = self.take_up(&parts.tailer, &filter) => ready.map(|()| true)?,
+            ready = self.begin(&parts, &filter) => ready.map(|()| true)?,
             () = &mut shutdown => false,
         };
         if !is_ready {
@@ -52,7 +60,7 @@ impl Agent {
             return self.end(&filter, Instant::now()).await;
         }
         let alert_delivery = Arc::new(AlertDelivery::default());
-        self.spawn_beside(&mut beside, serving, &parts.reconciler, &alert_delivery);
+        self.spawn_beside(&mut beside, &parts.reconciler, &alert_delivery);
         let mut tasks = self.spawn(parts);
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, local = %self.source.shown(&self.config)?, local_version = %self.source.version(), atlas = %self.target.shown(&self.config)?, "started");
@@ -60,9 +68,16 @@ impl Agent {
         let exit = tokio::select! {
             () = &mut shutdown => Exit::Asked,
             Ok(error) = refused => Exit::of(error),
+            error = standby::superseded(&self) => Exit::of(error),
             Some(exit) = tasks.join_next() => result_of(exit).map_or_else(Exit::of, |()| Exit::Asked),
         };
         self.close(exit, tasks, beside, &alert_delivery).await
+    }
+
+    /// Until its tasks may start.
+    async fn begin(&self, parts: &Parts, filter: &NamespaceFilter) -> Result<(), AgentError> {
+        standby::stand_by(self).await?;
+        self.take_up(&parts.tailer, filter).await
     }
 
     /// Proves the local database for as long as the agent runs; what is received is why it is not the one that the
@@ -120,19 +135,17 @@ impl Agent {
     fn spawn_beside(
         &self,
         beside: &mut JoinSet<()>,
-        serving: Option<Serving>,
         reconciler: &Arc<Reconciler<AnySink>>,
         alert_delivery: &Arc<AlertDelivery>,
     ) {
-        if let Some(serving) = serving {
-            beside.spawn(serving);
-        }
         let (reconciler, stop) = (reconciler.clone(), self.stop.clone());
         beside.spawn(async move { drop(reconciler.heartbeat_while_draining(&stop).await) });
         beside.spawn(vitals::tick(self.handles(), alert_delivery.clone()));
         beside.spawn(vitals::look_at_oplog(self.handles()));
         beside.spawn(chronicle::keep_on(self.handles()));
-        beside.spawn(vitals::look_at_majority(self.handles()));
+        if !self.source.journal().keeps_a_backlog() {
+            beside.spawn(vitals::look_at_majority(self.handles()));
+        }
         let alerts = &self.config.alerts;
         if let Some(url) = alerts.webhook.clone() {
             let alert_delivery = alert_delivery.clone();

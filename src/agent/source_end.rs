@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     config::{Config, ConfigError, SourceKind},
-    gate::Gate,
+    gate::{Gate, lease::Lease},
     model::{
-        checkpoint::{Checkpoint, ClusterTime, PositionKind},
+        checkpoint::{Checkpoint, ClusterTime, PositionKind, ResumeToken},
         namespace::NamespaceFilter,
     },
     mongo::Mongo,
@@ -22,7 +22,7 @@ use crate::{
     side::{MongoSide, Side},
     source::{
         AnySource, ChangeStreamSource, Journal, Source, SourceError, SourceInfo, inspect,
-        outbox::{self, OutboxSource},
+        outbox::{self, OutboxSource, Whose},
         source_id,
     },
     sync,
@@ -153,6 +153,46 @@ impl SourceEnd {
                 &of.info,
             )),
             SourceEnd::Outbox(of) => AnySource::Outbox(of.source.clone()),
+        }
+    }
+
+    /// Takes the turn to read, of a source that one agent reads at a time.
+    pub async fn take_turn(&self, queue: Option<&ResumeToken>) -> Result<Whose, SourceError> {
+        match self {
+            SourceEnd::Mongo(_) => Ok(Whose::Ours),
+            SourceEnd::Outbox(of) => of.source.take_turn(queue).await,
+        }
+    }
+
+    /// True where another agent has had its turn since the queue came to this position.
+    pub async fn is_overtaken(&self, queue: &ResumeToken) -> Result<bool, SourceError> {
+        match self {
+            SourceEnd::Mongo(_) => Ok(false),
+            SourceEnd::Outbox(of) => of.source.is_overtaken(queue).await,
+        }
+    }
+
+    /// Completes when another agent has its turn.
+    pub async fn lost(&self) {
+        match self {
+            SourceEnd::Mongo(_) => std::future::pending().await,
+            SourceEnd::Outbox(of) => of.source.lost().await,
+        }
+    }
+
+    /// Gives the turn back.
+    pub async fn give_back(&self) {
+        match self {
+            SourceEnd::Mongo(_) => {}
+            SourceEnd::Outbox(of) => of.source.give_back().await,
+        }
+    }
+
+    /// Who is told whether this agent has its turn.
+    pub fn tell(&self, fence: &Arc<Lease>) {
+        match self {
+            SourceEnd::Mongo(_) => {}
+            SourceEnd::Outbox(of) => of.source.tell(fence.clone()),
         }
     }
 

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Agent, AgentError, alert_delivery::AlertDelivery, chronicle, vitals};
+use super::{Agent, AgentError, alert_delivery::AlertDelivery, chronicle, standby, vitals};
 use crate::{
     model::namespace::NamespaceFilter,
     observe::status::Phase,
@@ -44,7 +44,7 @@ impl Exit {
         match error {
             AgentError::Queue(QueueError::MostlyEmpty) => Exit::Reopen(error),
             _ if error.is_of_the_queue() => Exit::QueueLost(error),
-            AgentError::OtherSource { .. } => Exit::NotOurs(error),
+            AgentError::OtherSource { .. } | AgentError::Superseded => Exit::NotOurs(error),
             AgentError::Sync(ref of_sync) if of_sync.is_of_ownership() => Exit::NotOurs(error),
             _ => Exit::Failed(error),
         }
@@ -160,6 +160,8 @@ impl Agent {
         let orderly = async {
             // Neither waits for the other: a slow disk is no reason to keep the lease, nor the reverse.
             let (flushed, ()) = tokio::join!(flushed, self.release(filter));
+            // Behind the mark: whoever has the turn may take that.
+            standby::give_back(self).await;
             tokio::join!(self.local.peer.close(), self.atlas.peer.close());
             flushed
         };

@@ -16,7 +16,7 @@ use crate::{
     model::checkpoint::ClusterTime,
     observe::{alerts::Notice, status::Status},
     queue::{Queue, note},
-    runtime::shutdown::blocking,
+    runtime::{clock::now_ms, shutdown::blocking},
     sync::state::SyncState,
 };
 
@@ -32,6 +32,12 @@ const WINDOW_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the server's last write is compared with the last one that a majority has.
 const MAJORITY_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is looked at what waits in the source, and how long its answer is waited for: a look takes at most such a
+/// share of the time.
+const BACKLOG_EVERY: Duration = Duration::from_secs(1);
+const BACKLOG_PATIENCE: Duration = Duration::from_secs(5);
+const BACKLOG_SHARE_MAX: u32 = 20;
 
 /// How often a fault that lasts is repeated in the log.
 const SLOW_BEAT: Duration = Duration::from_secs(600);
@@ -132,6 +138,27 @@ pub(super) async fn look_at_majority(handles: Handles) {
             status.state().majority.look(writes, Instant::now());
         }
         tokio::time::sleep(MAJORITY_EVERY).await;
+    }
+}
+
+/// Keeps up to date what waits in a source that keeps what nobody has read. Who does not answer tells nothing, and that is
+/// told as well.
+pub(super) async fn look_at_backlog(handles: Handles) {
+    let Handles { status, journal, .. } = handles;
+    loop {
+        let began = Instant::now();
+        let looked = tokio::time::timeout(BACKLOG_PATIENCE, journal.backlog()).await;
+        let now = Instant::now();
+        if let Ok(Ok(backlog)) = looked {
+            status.state().waiting.look(backlog, now);
+            // It answers, whether it has been asked for rows meanwhile or not: that none are read shows in how old they grow.
+            status.metrics.local_heard_ms.set(now_ms());
+            let rest = now.duration_since(began) * BACKLOG_SHARE_MAX;
+            tokio::time::sleep(BACKLOG_EVERY.max(rest)).await;
+        } else {
+            status.state().waiting.unanswered();
+            tokio::time::sleep(BACKLOG_EVERY).await;
+        }
     }
 }
 

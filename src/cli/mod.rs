@@ -212,6 +212,7 @@ impl From<AgentError> for Failure {
             AgentError::Queue(error) => error.into(),
             AgentError::Sync(error) => error.into(),
             error @ (AgentError::OtherSource { .. }
+            | AgentError::Superseded
             | AgentError::Admin { .. }
             | AgentError::Task(_)) => Failure::of(ExitCode::Problem, error),
         }

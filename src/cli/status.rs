@@ -135,6 +135,15 @@ fn print(health: &Value) {
             super::bars::pace(&sync)
         ));
     }
+    if let Some(holder) = health["readBy"].as_str() {
+        show::line(format!("standby  the outbox is read by {holder}"));
+    }
+    if let Some(rows) = health["waitingRows"].as_u64() {
+        let rows = if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
+        let oldest = health["oldestRowMs"].as_u64().map(ago);
+        let oldest = oldest.map_or_else(String::new, |oldest| format!(", the oldest for {oldest}"));
+        show::line(format!("outbox   {rows} to be read{oldest}"));
+    }
     let waiting = documents(show::number(&health["queueSize"]));
     match health["oldestPendingMs"].as_u64() {
         Some(oldest) => {

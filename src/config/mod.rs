@@ -12,6 +12,7 @@ use crate::model::namespace::NamespaceFilter;
 mod belongs;
 mod entries;
 mod error;
+mod indexes;
 mod keys;
 mod load;
 mod mapping;
@@ -23,6 +24,7 @@ mod uri;
 mod uri_options;
 
 pub use error::{ConfigError, FilePlace};
+pub use indexes::IndexRule;
 pub use load::{REFERENCE, Secrets, load, load_with, parse};
 pub use mapping::{ChildRule, ColumnRule, ColumnType, Mapping, NAME_BYTES_MAX, OWN_COLUMNS};
 pub use outbox::{

@@ -7,12 +7,23 @@ use toml::{Value, de::DeTable};
 use super::{
     ConfigError, PostgresUri,
     entries::{Entry, Mistake, entries},
+    indexes::{self, IndexRule},
 };
 use crate::model::namespace::Namespace;
 
 /// The keys of `[[route]]` and `[[table]]`, which may be shown with their values.
-pub const KEYS: &[&str] =
-    &["event", "collection", "key", "op", "payload", "dates", "decimals", "name", "columns"];
+pub const KEYS: &[&str] = &[
+    "event",
+    "collection",
+    "key",
+    "op",
+    "payload",
+    "dates",
+    "decimals",
+    "indexes",
+    "name",
+    "columns",
+];
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outbox {
@@ -114,6 +125,8 @@ pub struct RouteRule {
     /// Where in the payload the document is, with dots; empty where it is the payload.
     pub payload: String,
     pub values: ValueRules,
+    /// What the collection is to have in the target, whichever of its routes says so.
+    pub indexes: Vec<IndexRule>,
 }
 
 /// Where the `_id` stands.
@@ -169,6 +182,18 @@ pub struct Routes {
 }
 
 impl Routes {
+    /// What is declared of a collection's indexes, each once.
+    pub fn indexes<'a>(&'a self, ns: &'a Namespace) -> Vec<&'a IndexRule> {
+        let mut all: Vec<&IndexRule> = Vec::new();
+        let routes = self.routes.iter().filter(|route| route.collection == *ns);
+        for rule in routes.flat_map(|route| &route.indexes) {
+            if !all.contains(&rule) {
+                all.push(rule);
+            }
+        }
+        all
+    }
+
     /// The collections that they lead to, each once.
     pub fn collections(&self) -> Vec<&Namespace> {
         let mut all: Vec<_> = self.routes.iter().map(|route| &route.collection).collect();
@@ -188,6 +213,11 @@ pub(super) fn read(file: &DeTable<'_>, mistakes: &mut Vec<Mistake>) -> Routes {
             let problem = format!("= \"{}\" has a route already", route.event);
             mistakes.push(entry.invalid("event", problem));
         }
+        let there = routes.indexes(&route.collection);
+        let clash = |rule| indexes::clash(rule, there.iter().copied());
+        if let Some(problem) = route.indexes.iter().find_map(clash) {
+            mistakes.push(entry.invalid("indexes", problem));
+        }
         routes.routes.push(route);
     }
     for entry in entries(file, "table", mistakes) {
@@ -203,7 +233,7 @@ pub(super) fn read(file: &DeTable<'_>, mistakes: &mut Vec<Mistake>) -> Routes {
 
 fn route(entry: &Entry<'_, '_>, mistakes: &mut Vec<Mistake>) -> Option<RouteRule> {
     entry.check_keys(
-        &["event", "collection", "key", "op", "payload", "dates", "decimals"],
+        &["event", "collection", "key", "op", "payload", "dates", "decimals", "indexes"],
         mistakes,
     );
     let event = entry.text("event", mistakes);
@@ -239,6 +269,7 @@ fn route(entry: &Entry<'_, '_>, mistakes: &mut Vec<Mistake>) -> Option<RouteRule
         op: op?,
         payload,
         values: values(entry, mistakes),
+        indexes: indexes::read(entry, mistakes),
     })
 }
 

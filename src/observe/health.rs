@@ -74,6 +74,10 @@ pub struct Vitals {
     /// By how much of that only changes are behind that Atlas has rejected and that are tried again.
     pub lag_of_retries: Duration,
     pub queue_size: u64,
+    /// What waits in the source itself, of one that keeps what nobody has read; and whether that is not known, since it does
+    /// not answer.
+    pub backlog: u64,
+    pub is_backlog_unknown: bool,
     pub recent_writes: RecentWrites,
     /// Time since the local change stream answered.
     pub local_silence: Duration,
@@ -100,6 +104,8 @@ pub struct Vitals {
     pub atlas_denied: Option<String>,
     /// The lease could not be renewed.
     pub is_fenced: bool,
+    /// It is the right to read the source that could not.
+    pub has_lost_source: bool,
     /// Collections in which a comparison found too much to delete.
     pub refused_deletes: Vec<String>,
     /// Collections that are somebody else's in Atlas, with the reason.
@@ -131,12 +137,13 @@ pub fn judge(vitals: &Vitals, alerts: &Alerts) -> (Health, Vec<Condition>) {
     let conditions = conditions(vitals, alerts);
     let is_beyond_target = vitals.is_paused
         || vitals.lag > LAG_TARGET
-        || vitals.queue_size > QUEUE_TARGET
+        || vitals.queue_size.max(vitals.backlog) > QUEUE_TARGET
+        || vitals.is_backlog_unknown
         || vitals.recent_writes.error_rate() > ERROR_RATE_TARGET
         || vitals.breaker_open;
     let is_limited = match vitals.phase {
         Phase::Starting | Phase::Copying | Phase::Paused | Phase::Stopping => true,
-        Phase::Streaming | Phase::Failed => false,
+        Phase::Streaming | Phase::Standby | Phase::Failed => false,
     };
     let health = if conditions.iter().any(|found| found.severity == Severity::Critical) {
         Health::Unhealthy
@@ -174,6 +181,9 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
     if vitals.queue_size > alerts.queue_size {
         let message = format!("{} documents wait in the queue", vitals.queue_size);
         add("queue_size", critical, None, message);
+    } else if vitals.backlog > alerts.queue_size {
+        let message = format!("{} rows wait in the outbox", vitals.backlog);
+        add("queue_size", critical, None, message);
     }
     let writes = vitals.recent_writes;
     if writes.all() >= JUDGED_WRITES_MIN && writes.error_rate() > alerts.error_rate {
@@ -184,7 +194,9 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
         ("local_silent", "the local database", vitals.local_silence),
         ("atlas_silent", "Atlas", vitals.atlas_silence),
     ] {
-        if silence > SILENCE && !is_stopping {
+        // Who stands by asks nothing of Atlas.
+        let is_asked = name != "atlas_silent" || vitals.phase != Phase::Standby;
+        if silence > SILENCE && is_asked && !is_stopping {
             add(name, critical, None, format!("{end} has not answered for {}", whole(silence)));
         }
     }
@@ -238,8 +250,11 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
         }
     }
     if vitals.is_fenced {
-        let message =
-            "the mark of ownership in Atlas could not be renewed; nothing is written until it is";
+        let message = if vitals.has_lost_source {
+            "the outbox's lease could not be renewed, and another agent may have it; nothing is written until it is"
+        } else {
+            "the mark of ownership in Atlas could not be renewed; nothing is written until it is"
+        };
         add("ownership", critical, None, message.to_owned());
     }
     for ns in &vitals.refused_deletes {
@@ -287,6 +302,8 @@ fn conditions(vitals: &Vitals, alerts: &Alerts) -> Vec<Condition> {
 /// nothing to write.
 pub fn proves_life(writes_since: u64, vitals: &Vitals) -> bool {
     let is_idle = vitals.queue_size == 0
+        && vitals.backlog == 0
+        && !vitals.is_backlog_unknown
         && vitals.phase == Phase::Streaming
         && !vitals.is_fenced
         && vitals.reading_stopped.is_none();
@@ -390,6 +407,8 @@ mod tests {
             queue_size: 20_000,
             lag_of_retries: Duration::ZERO,
             recent_writes: RecentWrites { applied: 20, rejected: 20 },
+            backlog: 20_000,
+            is_backlog_unknown: true,
             local_silence: secs(100),
             atlas_silence: secs(100),
             uncommitted: secs(100),
@@ -403,6 +422,7 @@ mod tests {
             unshowable: Some(Unshowable::Failing("no".into())),
             is_put_back: true,
             is_fenced: true,
+            has_lost_source: false,
             refused_deletes: vec!["a.b".into()],
             not_ours: vec![("a.b".into(), "it is theirs".into())],
             divergences: vec![

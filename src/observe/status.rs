@@ -20,7 +20,7 @@ use crate::{
         recent::Recent,
         repaired::Repaired,
     },
-    policy::{breaker::Stage, majority::Majority, position::Position},
+    policy::{backlog::Waiting, breaker::Stage, majority::Majority, position::Position},
 };
 
 /// Overall condition.
@@ -29,6 +29,8 @@ use crate::{
 pub enum Phase {
     #[default]
     Starting,
+    /// Another agent reads the source, of which one does at a time. Nothing is read or written meanwhile.
+    Standby,
     /// The first copy, or the comparison that takes its place, is under way. Changes are read into
     /// the queue meanwhile.
     Copying,
@@ -43,6 +45,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Phase::Starting => "starting",
+            Phase::Standby => "standby",
             Phase::Copying => "copying",
             Phase::Streaming => "streaming",
             Phase::Paused => "paused",
@@ -94,6 +97,10 @@ pub struct StatusState {
     pub unshowable: Option<Unshowable>,
     /// Local writes that no majority has yet, so that the stream does not show them.
     pub majority: Majority,
+    /// What waits in the source itself, of one that keeps what nobody has read.
+    pub waiting: Waiting,
+    /// Who reads the source, while this agent stands by.
+    pub read_by: Option<String>,
     /// The latest source time at which the copy in Atlas equalled the local database.
     pub consistent_as_of: Option<ClusterTime>,
     /// The full sync that runs, or ran last.
@@ -189,6 +196,7 @@ impl Status {
     pub fn knows_lag(&self, against: Against, position: Position) -> bool {
         self.flow(Against { is_fenced: false, ..against }) == Flow::Flowing
             && self.state().phase == Phase::Streaming
+            && !self.state().waiting.is_unknown()
             && !self.faults.local.is_any()
             && !position.is_unknown()
     }

@@ -115,6 +115,12 @@ const WORDS: &[Words] = &[
         "Nothing, but to wait for the comparison. See who restored it, or which replica took over.",
     ),
     words(
+        "standby",
+        "Standing by",
+        "Another agent reads the outbox and writes the copy. This one does when that one is gone.",
+        "Nothing.",
+    ),
+    words(
         "paused",
         "Paused by a person",
         "Changes wait in the queue on disk, and nothing is lost.",
@@ -265,7 +271,10 @@ impl Moment<'_> {
             "both_away" => self.is_atlas_away() && self.is_local_away(),
             "atlas_away" => self.is_atlas_away(),
             "local_away" => self.is_local_away(),
+            // What cannot be renewed may be the right to read.
+            "ownership" => self.has(code) && !(self.vitals.has_lost_source && self.is_local_away()),
             "paused" => self.flow == Flow::Paused,
+            "standby" => phase == Phase::Standby,
             "starting" => phase == Phase::Starting,
             "copying" => phase == Phase::Copying,
             "rejected" => self.vitals.waits_for_retries(),
@@ -294,8 +303,8 @@ impl Moment<'_> {
                 Some(both.collect::<Vec<_>>().join("; ")).filter(|both| !both.is_empty())
             }
             "starting" => error(self.atlas_error),
-            "stopping" | "paused" | "copying" | "rejected" | "catching_up" | "streaming"
-            | "held" => None,
+            "stopping" | "standby" | "paused" | "copying" | "rejected" | "catching_up"
+            | "streaming" | "held" => None,
             alert => of_alert(alert),
         }
     }
@@ -434,6 +443,7 @@ mod tests {
         assert_eq!(of(&paused, Flow::Paused), "paused");
         for (phase, code) in [
             (Phase::Starting, "starting"),
+            (Phase::Standby, "standby"),
             (Phase::Copying, "copying"),
             (Phase::Stopping, "stopping"),
             (Phase::Failed, "failed"),

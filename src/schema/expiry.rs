@@ -145,10 +145,11 @@ mod tests {
     use bson::{Bson, Document, doc, rawdoc};
 
     use super::*;
-    use crate::schema::Kind;
+    use crate::schema::{Claim, Kind};
 
     fn described(options: RawDocumentBuf, indexes: Vec<RawDocumentBuf>) -> Description {
-        Description { kind: Kind::Collection, id: None, options, indexes }
+        let (kind, claim) = (Kind::Collection, Claim::Whole);
+        Description { kind, claim, id: None, options, indexes }
     }
 
     fn ttl(seconds: impl Into<Bson>) -> RawDocumentBuf {

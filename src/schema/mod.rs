@@ -21,7 +21,7 @@ pub mod watch;
 pub use make::{
     BUILD_ABORTED, Building, Left, Problem, StepRefusal, StepResult, Target, joined, make,
 };
-pub use steps::{Description, Kind, Step, build_command, in_the_way, index_names, steps};
+pub use steps::{Claim, Description, Kind, Step, build_command, in_the_way, index_names, steps};
 use value::{Value, fields, get, is_on, is_same, projection};
 pub use versions::{Version, not_taken};
 
@@ -184,11 +184,13 @@ fn essence(spec: &RawDocument) -> RawDocumentBuf {
     value::collect(fields(spec).filter(|field| !says_nothing(field)))
 }
 
+/// The names of its key, in their order.
+fn order(spec: &RawDocument) -> Vec<Vec<u8>> {
+    let key = get(spec, "key").and_then(Value::document);
+    key.map(|key| fields(key).map(|field| field.name.to_vec()).collect()).unwrap_or_default()
+}
+
 fn difference(spec: RawDocumentBuf, copy: &RawDocument) -> Option<IndexChange> {
-    let order = |spec: &RawDocument| -> Vec<Vec<u8>> {
-        let key = get(spec, "key").and_then(Value::document);
-        key.map(|key| fields(key).map(|field| field.name.to_vec()).collect()).unwrap_or_default()
-    };
     let names = |of: &RawDocument| -> Vec<Vec<u8>> {
         fields(of).map(|field| field.name.to_vec()).collect()
     };

@@ -5,9 +5,9 @@ use std::fmt;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use super::{
-    IndexChange, OptionChange, creation, index_changes, is_same, name_bytes, name_of,
-    option_changes,
-    value::{Value, command, fields, get},
+    IndexChange, OptionChange, creation, essence, index_changes, is_same, name_bytes, name_of,
+    option_changes, order,
+    value::{Value, command, fields, get, is_on, names},
 };
 use crate::model::{
     event::CollectionId,
@@ -24,10 +24,21 @@ pub enum Kind {
     Other,
 }
 
+/// How much of a copy a description speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// All of it: what it does not name goes.
+    Whole,
+    /// What it names, which is made where it is not there. Nothing that is there is changed, and all else is the copy's
+    /// own.
+    Named,
+}
+
 /// A collection or a view, as its server describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Description {
     pub kind: Kind,
+    pub claim: Claim,
     /// A view has none.
     pub id: Option<CollectionId>,
     /// As `create` takes them.
@@ -50,7 +61,7 @@ impl Description {
         let id = id.and_then(|id| CollectionId::from_value(id.bytes));
         let options = get(item, "options").and_then(Value::document);
         let options = options.map(ToOwned::to_owned).unwrap_or_default();
-        Self { kind, id, options, indexes: Vec::new() }
+        Self { kind, claim: Claim::Whole, id, options, indexes: Vec::new() }
     }
 
     /// True for one that keeps its documents in the order of their insertion, and drops the oldest.
@@ -212,6 +223,11 @@ pub fn index_names<'a>(specs: impl IntoIterator<Item = &'a RawDocumentBuf>) -> V
 pub fn steps(original: &Description, copy: Option<&Description>) -> Vec<Step> {
     let create = || Step::Create { options: original.options.clone() };
     let build_all = || index_changes(&original.indexes, &[]).into_iter().map(Step::Index);
+    if original.claim == Claim::Named
+        && let Some(copy) = copy
+    {
+        return missing(original, copy);
+    }
     match (original.kind, copy.map(|copy| (copy.kind, copy))) {
         (Kind::TimeSeries | Kind::Other, _) => Vec::new(),
         (_, Some((kind @ (Kind::TimeSeries | Kind::Other), _))) => {
@@ -237,6 +253,30 @@ pub fn steps(original: &Description, copy: Option<&Description>) -> Vec<Step> {
                 .collect()
         }
     }
+}
+
+/// What a copy lacks of a description that speaks for no more than it names.
+fn missing(original: &Description, copy: &Description) -> Vec<Step> {
+    match copy.kind {
+        Kind::Collection => {
+            let wanted = original.indexes.iter();
+            let missing = wanted.filter(|spec| !copy.indexes.iter().any(|has| serves(has, spec)));
+            missing.map(|spec| Step::Index(IndexChange::Create { spec: spec.clone() })).collect()
+        }
+        Kind::View => vec![Step::InTheWay { what: "Atlas has a view where documents are to be" }],
+        kind @ (Kind::TimeSeries | Kind::Other) => vec![Step::InTheWay { what: in_the_way(kind) }],
+    }
+}
+
+/// True for an index that does what a plain or unique one is wanted for, whatever it is called and does besides.
+fn serves(index: &RawDocument, wanted: &RawDocument) -> bool {
+    let does_no_less = |name: std::borrow::Cow<'_, str>| {
+        matches!(&*name, "key" | "name" | "unique" | "expireAfterSeconds" | "prepareUnique")
+    };
+    order(index) == order(wanted)
+        && is_same(get(index, "key"), get(wanted, "key"))
+        && names(&essence(index)).all(does_no_less)
+        && (is_on(index, "unique") || !is_on(wanted, "unique"))
 }
 
 /// What a person reads of something in Atlas that this version can neither write to nor compare.
@@ -271,7 +311,8 @@ mod tests {
     use super::*;
 
     fn described(kind: Kind, options: RawDocumentBuf, indexes: &[RawDocumentBuf]) -> Description {
-        Description { kind, id: None, options, indexes: indexes.to_vec() }
+        let (claim, indexes) = (Claim::Whole, indexes.to_vec());
+        Description { kind, claim, id: None, options, indexes }
     }
 
     fn sentences(steps: &[Step]) -> Vec<String> {
@@ -309,6 +350,40 @@ mod tests {
         let in_the_way = steps(&view, Some(&collection));
         assert!(in_the_way[0].is_fixed() && in_the_way[0].commands("v").is_empty());
         assert_eq!(steps(&collection, Some(&view))[0], Step::DropView);
+    }
+
+    #[test]
+    fn what_is_only_named_is_made_where_it_is_not_there_and_all_else_stays() {
+        let wanted = described(
+            Kind::Collection,
+            rawdoc! {},
+            &[
+                rawdoc! { "key": { "a": 1 }, "name": "a_1" },
+                rawdoc! { "key": { "b": -1, "c": 1 }, "name": "b_-1_c_1" },
+                rawdoc! { "key": { "d": 1 }, "name": "d_1", "unique": true },
+            ],
+        );
+        let wanted = Description { claim: Claim::Named, ..wanted };
+        let copy = described(
+            Kind::Collection,
+            rawdoc! { "validator": { "a": 1 } },
+            &[
+                rawdoc! { "v": 2, "key": { "a": 1.0 }, "name": "its own", "expireAfterSeconds": 9 },
+                rawdoc! { "v": 2, "key": { "c": 1, "b": -1 }, "name": "turned" },
+                rawdoc! { "v": 2, "key": { "d": 1 }, "name": "not unique" },
+                rawdoc! { "v": 2, "key": { "e": 1 }, "name": "nobody asks for it" },
+            ],
+        );
+
+        let missing = ["index `b_-1_c_1` is missing in Atlas", "index `d_1` is missing in Atlas"];
+        assert_eq!(sentences(&steps(&wanted, Some(&copy))), missing);
+        assert_eq!(steps(&wanted, None).len(), 4, "it is made with all of them");
+        assert_eq!(
+            steps(&wanted, Some(&Description { claim: Claim::Whole, ..wanted.clone() })),
+            []
+        );
+        let view = described(Kind::View, rawdoc! { "viewOn": "x", "pipeline": [] }, &[]);
+        assert!(steps(&wanted, Some(&view))[0].is_fixed(), "a view is somebody's too");
     }
 
     #[test]

@@ -146,6 +146,7 @@ mod tests {
     use bson::rawdoc;
 
     use super::*;
+    use crate::schema::Claim;
 
     fn phrases(description: &Description, version: &str) -> Vec<String> {
         let found = not_taken(description, version.parse().unwrap());
@@ -156,6 +157,7 @@ mod tests {
     fn what_a_version_cannot_take_is_named_with_the_version_that_can() {
         let description = Description {
             kind: Kind::Collection,
+            claim: Claim::Whole,
             id: None,
             options: rawdoc! { "clusteredIndex": {}, "changeStreamPreAndPostImages": { "enabled": true } },
             indexes: vec![
@@ -180,6 +182,7 @@ mod tests {
     fn a_view_is_judged_by_its_pipeline() {
         let view = Description {
             kind: Kind::View,
+            claim: Claim::Whole,
             id: None,
             options: rawdoc! { "viewOn": "a", "pipeline": [{ "$set": { "s": { "$sortArray": { "input": "$x", "sortBy": 1 } } } }] },
             indexes: Vec::new(),

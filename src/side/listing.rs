@@ -4,7 +4,7 @@ use bson::RawDocumentBuf;
 
 use crate::{
     model::{event::CollectionId, namespace::Namespace},
-    schema::{Description, Kind, value},
+    schema::{Claim, Description, Kind, value},
 };
 
 /// A collection or a view that is replicated.
@@ -23,7 +23,7 @@ impl Collection {
         let options = self.options.clone();
         let is_view = value::get(&options, "viewOn").is_some();
         let kind = if is_view { Kind::View } else { Kind::Collection };
-        Description { kind, id: self.id, options, indexes: Vec::new() }
+        Description { kind, claim: Claim::Whole, id: self.id, options, indexes: Vec::new() }
     }
 
     pub fn is_capped(&self) -> bool {
@@ -50,6 +50,8 @@ pub struct Listing {
     /// Views, which hold no documents.
     pub views: Vec<Collection>,
     pub left_out: Vec<LeftOut>,
+    /// Collections of which indexes are declared, and whose documents nobody can list.
+    pub declared: Vec<Namespace>,
     /// What it does not choose.
     pub not_chosen: Vec<Namespace>,
     /// All databases, but for the server's own.

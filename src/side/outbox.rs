@@ -16,7 +16,7 @@ use crate::{
         namespace::{Namespace, NamespaceFilter},
         raw::Malformed,
     },
-    schema::{Description, Kind},
+    schema::Description,
     source::{
         Source, SourceError,
         outbox::{COLLECTION, OutboxSource, Stretch},
@@ -59,6 +59,8 @@ impl Side for OutboxSide {
                     listing.not_chosen.push(ns);
                 }
             }
+            let is_listed = |ns: &&Namespace| self.0.tables().of(ns).is_none();
+            listing.declared.extend(self.0.indexed().filter(is_listed).cloned());
             listing.databases.sort();
             listing.databases.dedup();
             listing.collections.sort_by(|a, b| a.ns.cmp(&b.ns));
@@ -67,11 +69,7 @@ impl Side for OutboxSide {
     }
 
     fn describe_options<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, Option<Description>> {
-        let is_there = self.0.tables().of(ns).is_some();
-        let (options, id, indexes) = (RawDocumentBuf::new(), Some(COLLECTION), Vec::new());
-        let described =
-            is_there.then_some(Description { kind: Kind::Collection, id, options, indexes });
-        Box::pin(std::future::ready(Ok(described)))
+        Box::pin(std::future::ready(Ok(self.0.declared(ns))))
     }
 
     fn size<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, Size> {

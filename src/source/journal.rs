@@ -1,9 +1,12 @@
 //! What a source tells of its own past, to those who watch and wait.
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 
 use super::SourceError;
-use crate::{model::checkpoint::ClusterTime, policy::majority::Writes};
+use crate::{
+    model::checkpoint::ClusterTime,
+    policy::{backlog::Backlog, majority::Writes},
+};
 
 pub trait Journal: Send + Sync {
     /// What was written last: whoever has read up to there has read all that was committed before the call.
@@ -17,4 +20,18 @@ pub trait Journal: Send + Sync {
     /// # Errors
     /// When the source does not answer.
     fn begin(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>>;
+
+    /// True for a source that keeps what nobody has read yet where it can be counted: [`backlog`](Self::backlog). Who
+    /// waits for it to be read asks there, and not for a majority.
+    fn keeps_a_backlog(&self) -> bool {
+        false
+    }
+
+    /// What waits in the source now.
+    ///
+    /// # Errors
+    /// When the source does not answer.
+    fn backlog(&self) -> BoxFuture<'_, Result<Backlog, SourceError>> {
+        Box::pin(ready(Ok(Backlog::default())))
+    }
 }

@@ -44,7 +44,10 @@ pub struct Context<K> {
     pub status: Arc<Status>,
     pub reading: Arc<Reading>,
     pub writing: Arc<Writing>,
+    /// What is copied and compared.
     pub filter: NamespaceFilter,
+    /// What is written, of which that may be a part.
+    pub written: NamespaceFilter,
     pub in_doubt: Arc<Mutex<InDoubtWrites>>,
     /// What the worker leaves to the task that builds indexes.
     pub watch: Arc<SchemaWatch>,

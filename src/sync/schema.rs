@@ -13,7 +13,7 @@ use crate::{
     model::namespace::Namespace,
     runtime::shutdown::Stop,
     schema::{
-        Description, IndexChange, Kind, Problem, Step, StepRefusal, StepResult, Target,
+        Claim, Description, IndexChange, Kind, Problem, Step, StepRefusal, StepResult, Target,
         index_changes, make, steps,
     },
     side::{Because, SchemaSide, Side, SideError, Unaltered},
@@ -56,7 +56,8 @@ pub async fn schema_steps(
 }
 
 fn described(options: &RawDocument, indexes: Vec<RawDocumentBuf>) -> Description {
-    Description { kind: Kind::Collection, id: None, options: options.to_owned(), indexes }
+    let (kind, claim) = (Kind::Collection, Claim::Whole);
+    Description { kind, claim, id: None, options: options.to_owned(), indexes }
 }
 
 /// A sentence each.

@@ -43,7 +43,7 @@ async fn what_an_outbox_lacks_is_named_with_what_mends_it_and_nothing_is_made_by
     source
         .ask(
             "ALTER TABLE outbox ADD processed_at timestamptz; CREATE TABLE outrigger_outbox (outbox text PRIMARY KEY, \
-             reader text NOT NULL, term bigint NOT NULL, position bigint NOT NULL, expires_at timestamptz NOT NULL)",
+             reader text NOT NULL, term bigint NOT NULL, position bigint NOT NULL, holder text, expires_at timestamptz NOT NULL)",
         )
         .await;
     let said = Said::by(&agent, &["check"]);

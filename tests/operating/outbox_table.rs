@@ -2,6 +2,10 @@
 
 use std::process::Command;
 
+use outrigger::observe::{
+    health::{Health, SILENCE, Vitals, judge, proves_life},
+    status::Phase,
+};
 use tempfile::TempDir;
 
 use crate::support::postgres::Postgres;
@@ -85,16 +89,56 @@ fn what_does_not_go_with_an_outbox_is_refused() {
         ("op = \"merge\"\nevnt = 1", "did you mean `event`?"),
         ("op = \"merge\"\ndates = [\"a..b\"]", "an empty part"),
         ("op = \"merge\"\ndates = 1", "is no list of texts"),
+        ("op = \"merge\"\nindexes = \"status\"", "is no list"),
+        ("op = \"merge\"\nindexes = [1]", "neither a text"),
+        ("op = \"merge\"\nindexes = [\"a,,b\"]", "that is empty"),
+        ("op = \"merge\"\nindexes = [\"a, -a\"]", "has `a` twice"),
+        ("op = \"merge\"\nindexes = [\"_id\"]", "there by itself"),
+        ("op = \"merge\"\nindexes = [\"at:2dsphere\"]", "of another kind is made in Atlas"),
+        ("op = \"merge\"\nindexes = [{ keys = \"a\", sparse = true }]", "has `keys` and `unique`"),
+        ("op = \"merge\"\nindexes = [{ unique = true }]", "without `keys"),
+        ("op = \"merge\"\nindexes = [{ keys = \"a\", unique = 1 }]", "neither true nor false"),
+        (
+            "op = \"merge\"\nindexes = [\"a\", { keys = \"a\", unique = true }]",
+            "once unique and once not",
+        ),
     ] {
         let route =
             format!("[[route]]\nevent = \"a\"\ncollection = \"app.a\"\nkey = \"id\"\n{line}\n");
         let told = refused(&format!("{outbox}{route}"));
         assert!(told.contains(part), "{told}");
+        assert!(told.contains("config.toml:"), "where it stands: {told}");
     }
+    let of = |event: &str, indexes: &str| {
+        format!(
+            "[[route]]\nevent = \"{event}\"\ncollection = \"app.a\"\nkey = \"id\"\nop = \"merge\"\nindexes = [{indexes}]\n"
+        )
+    };
+    let two = of("a", "\"x\"") + &of("b", "{ keys = \"x\", unique = true }");
+    assert!(refused(&format!("{outbox}{two}")).contains("once unique and once not"));
     let twice = format!("{outbox}{}", &ROUTES[..ROUTES.len() / 2]);
     assert!(refused(&twice).contains("has a route already"));
     let odd = format!("{outbox}[outbox]\ncolumns = {{ payload = \"\" }}");
     assert!(refused(&odd).contains("cannot be left out"));
     let (code, _, told) = outrigger(&outbox, &["run"]);
     assert!(code == 2 && told.contains("no connection string"), "{told}");
+}
+
+#[test]
+fn what_waits_in_the_table_counts_as_what_waits_in_the_queue_and_what_is_not_known_is_not_healthy()
+{
+    let alerts = outrigger::config::Config::default().alerts;
+    let health = |vitals: &Vitals| judge(vitals, &alerts).0;
+    let streaming = || Vitals { phase: Phase::Streaming, ..Vitals::default() };
+    let rows = |backlog| Vitals { backlog, ..streaming() };
+    let unknown = Vitals { is_backlog_unknown: true, ..streaming() };
+    let standby = Vitals { phase: Phase::Standby, atlas_silence: 2 * SILENCE, ..streaming() };
+
+    assert_eq!(health(&rows(1_000)), Health::Healthy);
+    assert_eq!(health(&rows(1_001)), Health::Degraded);
+    assert_eq!(health(&rows(10_001)), Health::Unhealthy);
+    assert_eq!((health(&unknown), proves_life(0, &unknown)), (Health::Degraded, false));
+    assert!(!proves_life(0, &rows(1)));
+    assert_eq!(health(&standby), Health::Healthy, "it asks nothing of Atlas");
+    assert_eq!(health(&Vitals { local_silence: 2 * SILENCE, ..standby }), Health::Unhealthy);
 }

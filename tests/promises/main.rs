@@ -16,6 +16,8 @@ mod odd_schema;
 mod one_agent_one_copy;
 mod one_collection_alone;
 mod outbox;
+mod outbox_by_the_agent;
+mod outbox_of_two;
 mod postgres_by_the_agent;
 mod postgres_is_compared;
 mod postgres_tables;

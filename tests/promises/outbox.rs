@@ -1,16 +1,11 @@
 //! An outbox as the source: what transactions have committed is in MongoDB, in order for each key, whatever happens in
-//! between. The model is the application's own table, which each transaction changes together with its row.
+//! between.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::doc;
 use outrigger::{
-    config::{self, Config},
+    config::Config,
     gate::{Gate, reading::Reading, writing::Writing},
     observe::status::Status,
     policy::{backoff::RetrySchedule, limiter::Limiter, read_watermark::ReadWatermark},
@@ -21,118 +16,12 @@ use outrigger::{
     tailer::{IMPASSE_PATIENCE, Identity, QueueLimits, Tailer},
     worker::{Shared, Worker, WorkerOptions},
 };
-use tempfile::TempDir;
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
 
-use crate::support::{PATIENCE, eventually, mongod::Mongod, postgres::Postgres};
-
-const ROUTES: &str = r#"
-[[route]]
-event = "todo.*"
-collection = "app.todos"
-key = "entity_id"
-op = "replace"
-[[route]]
-event = "todo.changed"
-collection = "app.todos"
-key = "entity_id"
-op = "merge"
-[[route]]
-event = "todo.deleted"
-collection = "app.todos"
-key = "entity_id"
-op = "delete"
-"#;
-
-/// Both databases, with the tables in the one, and a folder for queues.
-struct World {
-    postgres: Postgres,
-    mongod: Mongod,
-    dir: TempDir,
-}
-
-impl World {
-    async fn start() -> Self {
-        let (postgres, mongod) = tokio::join!(Postgres::start(), Mongod::start());
-        let world = Self { postgres, mongod, dir: TempDir::new().unwrap() };
-        let file = world.dir.path().join("config.toml");
-        std::fs::write(&file, world.text("")).unwrap();
-        let printed = std::process::Command::new(env!("CARGO_BIN_EXE_outrigger"))
-            .arg("--config")
-            .arg(&file)
-            .args(["outbox", "init"])
-            .output()
-            .unwrap();
-        world.postgres.ask(&String::from_utf8(printed.stdout).unwrap()).await;
-        world.postgres.ask("CREATE TABLE todos (id text PRIMARY KEY, doc jsonb)").await;
-        world
-    }
-
-    fn text(&self, more: &str) -> String {
-        format!(
-            "[source]\nkind = \"outbox\"\n[outbox]\nbatch_size = 100\npoll = \"100ms\"\n{more}\n\
-             [atlas]\nuri = \"{}\"\nallow_insecure = true\n{ROUTES}",
-            self.mongod.uri()
-        )
-    }
-
-    fn config(&self, more: &str) -> Config {
-        let uri = self.postgres.uri();
-        let env = |name: &str| (name == "OUTBOX_URI").then(|| uri.clone());
-        config::parse(&self.text(more), Path::new("config.toml"), env).unwrap()
-    }
-
-    fn queue(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    async fn write(&self, event: &str, id: &str, payload: &str) {
-        let sql = format!(
-            "INSERT INTO outbox (event_type, entity_id, payload) VALUES ('{event}', '{id}', '{payload}')"
-        );
-        self.postgres.ask(&sql).await;
-    }
-
-    async fn todos(&self) -> BTreeMap<String, Document> {
-        let mut all = BTreeMap::new();
-        let todos = self.mongod.client.database("app").collection::<Document>("todos");
-        let mut cursor = todos.find(doc! {}).await.unwrap();
-        while cursor.advance().await.unwrap() {
-            let mut document = cursor.deserialize_current().unwrap();
-            let id = document.remove("_id").unwrap().as_str().unwrap().to_owned();
-            all.insert(id, document);
-        }
-        all
-    }
-
-    /// What the application's table holds.
-    async fn model(&self) -> BTreeMap<String, Document> {
-        let rows = self.postgres.ask("SELECT id, doc::text FROM todos WHERE doc IS NOT NULL").await;
-        let pairs = rows.iter().map(|row| {
-            let (id, text) = row.split_once('|').unwrap();
-            let json: serde_json::Value = serde_json::from_str(text).unwrap();
-            let Bson::Document(document) = Bson::try_from(json).unwrap() else { panic!("{text}") };
-            (id.to_owned(), document)
-        });
-        pairs.collect()
-    }
-
-    /// Waits until the copy is what the model is.
-    async fn equal(&self) {
-        eventually("the copy is the model", PATIENCE, async || {
-            let waiting =
-                self.postgres.ask("SELECT count(*) FROM outbox WHERE processed_at IS NULL");
-            waiting.await == ["0"] && sorted(self.todos().await) == sorted(self.model().await)
-        })
-        .await;
-    }
-}
-
-/// The order of fields is none of JSON's.
-fn sorted(documents: BTreeMap<String, Document>) -> BTreeMap<String, BTreeMap<String, Bson>> {
-    documents.into_iter().map(|(id, document)| (id, document.into_iter().collect())).collect()
-}
+use crate::support::{
+    PATIENCE, eventually,
+    outbox::{World, work},
+};
 
 /// The tasks of an agent that reads an outbox.
 struct Reader {
@@ -207,62 +96,6 @@ impl Reader {
         drop(self.queue);
         eventually("nobody has the queue", PATIENCE, async || queue.strong_count() == 0).await;
     }
-}
-
-/// A transaction of the application: the entity and its row, after the entity's lock; perhaps long, perhaps in vain.
-async fn transaction(client: &mut Client, n: u64) -> Result<(), tokio_postgres::Error> {
-    let ids: Vec<String> =
-        (0..fastrand::usize(1..3)).map(|_| fastrand::u8(0..12).to_string()).collect();
-    let mut ids = ids;
-    ids.sort();
-    ids.dedup();
-    let transaction = client.transaction().await?;
-    for id in &ids {
-        let kind = fastrand::u8(0..10);
-        let (event, payload, change) = match kind {
-            0..=1 => ("todo.deleted", None, "NULL".to_owned()),
-            2..=5 => {
-                let payload =
-                    format!(r#"{{"n": {n}, "title": "t{n}", "tags": ["a", null, {{"x": 1.5}}]}}"#);
-                ("todo.saved", Some(payload.clone()), format!("'{payload}'::jsonb"))
-            }
-            _ => {
-                let payload = format!(r#"{{"f{}": {n}, "n": {n}}}"#, fastrand::u8(0..4));
-                (
-                    "todo.changed",
-                    Some(payload.clone()),
-                    format!("coalesce(todos.doc, '{{}}') || '{payload}'::jsonb"),
-                )
-            }
-        };
-        let sql = format!(
-            "INSERT INTO todos (id, doc) VALUES ('{id}', {}) ON CONFLICT (id) DO UPDATE SET doc = {change}",
-            payload.as_ref().map_or("NULL".to_owned(), |payload| format!("'{payload}'::jsonb"))
-        );
-        transaction.batch_execute(&sql).await?;
-        let payload = payload.map_or("NULL".to_owned(), |payload| format!("'{payload}'"));
-        let sql = format!(
-            "INSERT INTO outbox (event_type, entity_id, payload) VALUES ('{event}', '{id}', {payload})"
-        );
-        transaction.batch_execute(&sql).await?;
-        if fastrand::u8(0..8) == 0 {
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..60))).await;
-        }
-    }
-    if fastrand::u8(0..6) == 0 { transaction.rollback().await } else { transaction.commit().await }
-}
-
-async fn work(world: &World, writers: u64, transactions: u64) -> JoinSet<()> {
-    let mut writing = JoinSet::new();
-    for writer in 0..writers {
-        let mut client = world.postgres.client().await;
-        writing.spawn(async move {
-            for n in 0..transactions {
-                transaction(&mut client, writer * transactions + n).await.unwrap();
-            }
-        });
-    }
-    writing
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -396,154 +229,4 @@ async fn processed_rows_go_after_their_time_in_their_order() {
     })
     .await;
     reader.stop().await;
-}
-
-/// The program, as it is run.
-struct Program {
-    child: std::process::Child,
-}
-
-impl Program {
-    fn command(world: &World, args: &[&str]) -> std::process::Command {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_outrigger"));
-        command
-            .arg("--config")
-            .arg(world.dir.path().join("config.toml"))
-            .args(args)
-            .current_dir(world.dir.path())
-            .env("OUTBOX_URI", world.postgres.uri());
-        command
-    }
-
-    fn start(world: &World) -> Self {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(world.dir.path().join("log"))
-            .unwrap();
-        let child = Self::command(world, &["run"]).stderr(log).spawn().unwrap();
-        Self { child }
-    }
-
-    fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn configure(world: &World, more: &str) {
-    let port = crate::support::free_port();
-    let text = format!(
-        "{}{more}\n[admin]\nlisten = \"127.0.0.1:{port}\"\n[breaker]\nopen_for_max = \"1s\"\n",
-        world.text("")
-    );
-    std::fs::write(world.dir.path().join("config.toml"), text).unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn kills_of_the_agent_and_of_both_databases_lose_nothing_and_put_nothing_in_another_order() {
-    let mut world = World::start().await;
-    configure(&world, "");
-    let mut program = Program::start(&world);
-    let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let mut writing = JoinSet::new();
-    for writer in 0..4_u64 {
-        let (is_over, uri) = (is_over.clone(), world.postgres.uri());
-        writing.spawn(async move {
-            let mut n = writer << 32;
-            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                let connected = tokio_postgres::connect(&uri, tokio_postgres::NoTls).await;
-                let Ok((mut client, connection)) = connected else {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                };
-                tokio::spawn(connection);
-                // What a commit without an answer has come to is in the model as well.
-                while !is_over.load(std::sync::atomic::Ordering::Relaxed)
-                    && transaction(&mut client, n).await.is_ok()
-                {
-                    n += 1;
-                }
-            }
-        });
-    }
-    let processed = "SELECT count(*) FROM outbox WHERE processed_at IS NOT NULL";
-    let count =
-        async |world: &World| world.postgres.ask(processed).await[0].parse::<u64>().unwrap();
-    for round in 0..5 {
-        let before = count(&world).await;
-        eventually("it reads", PATIENCE, async || count(&world).await > before + 20).await;
-        match round {
-            1 => {
-                world.postgres.kill();
-                world.postgres.resume().await;
-            }
-            3 => {
-                world.mongod.kill();
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                world.mongod.resume().await;
-            }
-            _ => {
-                program.kill();
-                program = Program::start(&world);
-            }
-        }
-    }
-    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
-    while writing.join_next().await.is_some() {}
-
-    world.equal().await;
-    program.kill();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tables_are_copied_at_first_and_compared_and_mended_when_somebody_asks() {
-    let world = World::start().await;
-    let ask = async |sql: &str| world.postgres.ask(sql).await;
-    ask("CREATE TABLE items (id int PRIMARY KEY, title text, price numeric, at timestamptz)").await;
-    ask("INSERT INTO items SELECT n, 'item ' || n, n / 4.0, '2026-01-31T10:00:00.5Z' FROM generate_series(1, 3000) n").await;
-    configure(
-        &world,
-        "[[table]]\nname = \"items\"\nkey = \"id\"\ncollection = \"app.items\"\ndates = [\"at\"]\ndecimals = [\"price\"]\n",
-    );
-    let mut program = Program::start(&world);
-    let items = world.mongod.client.database("app").collection::<Document>("items");
-    eventually("all are copied", PATIENCE, async || {
-        items.count_documents(doc! {}).await.unwrap() == 3_000
-    })
-    .await;
-    let one = items.find_one(doc! { "_id": 7 }).await.unwrap().unwrap();
-    assert_eq!(one.get("price"), Some(&Bson::Decimal128("1.7500000000000000".parse().unwrap())));
-    assert_eq!(one.get_datetime("at").unwrap().timestamp_millis() % 1_000, 500);
-    let run = |args: &[&str]| {
-        let output = Program::command(&world, args).output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code().unwrap(), text(&output.stdout) + &text(&output.stderr))
-    };
-    eventually("the sides are equal", PATIENCE, async || run(&["verify"]).0 == 0).await;
-
-    // The order of fields is none of theirs.
-    items.delete_one(doc! { "_id": 5 }).await.unwrap();
-    items.update_one(doc! { "_id": 6 }, doc! { "$set": { "title": "other" } }).await.unwrap();
-    items.insert_one(doc! { "_id": 9_000, "title": "nobody's" }).await.unwrap();
-    let first = items.find_one(doc! { "_id": 8 }).await.unwrap().unwrap();
-    let mut turned = doc! { "_id": 8 };
-    turned.extend(
-        first.into_iter().filter(|(name, _)| name != "_id").collect::<Vec<_>>().into_iter().rev(),
-    );
-    items.replace_one(doc! { "_id": 8 }, turned).await.unwrap();
-    let (code, told) = run(&["verify", "--json"]);
-    assert_eq!(code, 1, "{told}");
-    let (code, told) = run(&["sync", "--wait"]);
-    assert_eq!(code, 0, "{told}");
-
-    assert_eq!(run(&["verify"]).0, 0);
-    assert!(items.find_one(doc! { "_id": 9_000 }).await.unwrap().is_none());
-    program.kill();
 }

@@ -28,6 +28,14 @@ pub fn signal(pid: u32, name: &str) {
     assert!(status.expect("kill runs").success());
 }
 
+/// The program. An example has no binary of its own to name; it is told by the environment.
+pub fn program() -> PathBuf {
+    std::env::var_os("OUTRIGGER_BIN")
+        .map(PathBuf::from)
+        .or_else(|| option_env!("CARGO_BIN_EXE_outrigger").map(PathBuf::from))
+        .expect("OUTRIGGER_BIN names the program")
+}
+
 /// Whether there is such a process, and it has not ended.
 pub fn is_running(pid: u32) -> bool {
     // One that has ended and was not waited for is a zombie.
@@ -183,11 +191,7 @@ impl Agent {
 
     /// The program, from the environment of the test that includes this file.
     pub fn command(&self) -> Command {
-        // An example has no binary of its own to name; it is told by the environment.
-        let program = std::env::var_os("OUTRIGGER_BIN")
-            .map(PathBuf::from)
-            .or_else(|| option_env!("CARGO_BIN_EXE_outrigger").map(PathBuf::from))
-            .expect("OUTRIGGER_BIN names the program");
+        let program = program();
         let mut command = match &self.wrapper {
             None => Command::new(program),
             Some(wrapper) => {

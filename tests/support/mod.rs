@@ -21,6 +21,8 @@ pub mod names;
 pub mod odd;
 pub mod odd_work;
 #[cfg(not(demo))]
+pub mod outbox;
+#[cfg(not(demo))]
 pub mod pooler;
 pub mod postgres;
 pub mod proof;

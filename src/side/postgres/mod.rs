@@ -28,7 +28,7 @@ use crate::{
         raw::Malformed,
     },
     postgres::connect::{Failed, Postgres},
-    schema::{Description, Kind, value},
+    schema::{Claim, Description, Kind, value},
     sink::{
         SinkError,
         postgres::{
@@ -188,6 +188,7 @@ impl Side for PostgresSide {
             let is_there = self.reader.is_there(&self.rows(ns).table).await.map_err(failed)?;
             Ok(is_there.then(|| Description {
                 kind: Kind::Collection,
+                claim: Claim::Whole,
                 id: None,
                 options: RawDocumentBuf::new(),
                 indexes: Vec::new(),

@@ -6,7 +6,7 @@ use super::{AtlasSink, classify};
 use crate::{
     model::{namespace::Namespace, raw::Builder},
     schema::{
-        Description, Kind, Step, steps,
+        Claim, Description, Kind, Step, steps,
         value::{self, Value, get, without},
     },
     sink::{Changed, SinkError},
@@ -84,7 +84,8 @@ impl AtlasSink {
         let existing = existing.map_err(|error| classify::command_error(&error))?;
         let kind = if get(options, "viewOn").is_some() { Kind::View } else { Kind::Collection };
         let options = without(options, &NOT_OPTIONS);
-        let wanted = Description { kind, id: None, options, indexes: Vec::new() };
+        let wanted =
+            Description { kind, claim: Claim::Whole, id: None, options, indexes: Vec::new() };
         let mut made = Changed::Done;
         for step in steps(&wanted, existing.as_ref()) {
             match &step {

@@ -30,7 +30,7 @@ use crate::{
     },
     observe::misfits::Misfits,
     policy::{insert_mode::InsertMode, limiter::Limiter},
-    schema::{Description, Kind, value},
+    schema::{Claim, Description, Kind, value},
     sink::{
         Changed, ConflictingWrite, CurrentOwner, SchemaSink, Sink, SinkError, Taken, Write, Written,
     },
@@ -403,7 +403,7 @@ impl SchemaSink for PostgresSink {
         let is_there = self.number(&sql, &self.table_of(ns)).await?.is_some_and(|count| count > 0);
         let (id, options, indexes) = (None, RawDocumentBuf::new(), Vec::new());
         let kind = Kind::Collection;
-        Ok(is_there.then_some(Description { kind, id, options, indexes }))
+        Ok(is_there.then_some(Description { kind, claim: Claim::Whole, id, options, indexes }))
     }
 
     async fn estimated_count(&self, ns: &Namespace) -> Result<u64, SinkError> {

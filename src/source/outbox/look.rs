@@ -121,7 +121,9 @@ impl OutboxSource {
 /// The answer to [`Shape::waiting`].
 pub(super) fn counted(row: &tokio_postgres::Row) -> (u64, Option<u64>) {
     let number = |of: i64| u64::try_from(of).ok();
-    (number(row.get(0)).unwrap_or(0), row.get::<_, Option<i64>>(1).and_then(number))
+    let now_ms: i64 = row.get(2);
+    let since = row.get::<_, Option<i64>>(1).and_then(|age| number(now_ms - age));
+    (number(row.get(0)).unwrap_or(0), since)
 }
 
 /// An index of nothing but what waits.

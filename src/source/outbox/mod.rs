@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The files in their order: `json` (values), `route` (what a row asks for), `table` (what makes the table), `shape` (what
-//! it is found to be like, and the statements), `lease` (one reads), `stream`, `upkeep`; `tables` (those that are compared); `look` (before a start).
+//! it is found to be like, and the statements), `lease` and `turn` (one reads), `stream`, `upkeep`, `waiting`; `renewed` (a
+//! document of all its rows), `tables` (those that are compared); `look` (before a start).
 //!
 //! # What is proven by what
 //!
@@ -22,41 +23,43 @@
 pub mod json;
 mod lease;
 mod look;
+mod renewed;
 pub mod route;
 mod shape;
 mod stream;
 pub mod table;
 mod tables;
+mod turn;
 mod upkeep;
+mod waiting;
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use bson::RawDocumentBuf;
-use futures_util::future::BoxFuture;
-use tokio_postgres::types::Type;
+use parking_lot::Mutex;
 
 use self::{
     lease::Held,
-    route::{Routed, Routes},
+    route::Routes,
     shape::{NotSeen, Shape, Unfit},
-    stream::Position,
+    stream::{Position, fenced},
     tables::NotRead,
+    turn::overtaken,
+    waiting::Progress,
 };
 pub use self::{
     look::{Flaw, Looked},
     stream::{COLLECTION, OutboxStream},
     tables::{Stretch, Tables},
+    turn::Whose,
 };
-use super::{Cause, Journal, Page, Pages, SchemaSource, Source, SourceError, StartFrom};
+use super::{Cause, Page, Pages, SchemaSource, Source, SourceError, StartFrom};
 use crate::{
-    config::{Config, ConfigError, Outbox},
+    config::{Config, ConfigError, IndexRule, Outbox},
+    gate::lease::Lease,
     model::{
         checkpoint::{ClusterTime, PositionKind},
         document_key::DocumentKey,
@@ -64,18 +67,17 @@ use crate::{
         namespace::Namespace,
         write_op::WriteOp,
     },
-    policy::{coalesce::coalesce, majority::Writes},
     postgres::{
         class::Class,
         connect::{Failed, Postgres},
         listen::Listener,
     },
     runtime::clock::now_ms,
-    schema::{Description, Kind},
+    schema::{Claim, Description, Kind},
 };
 
-/// Connections: one reads, one marks, one renews the lease and deletes, one looks documents up.
-const CONNECTIONS: usize = 4;
+/// Connections: one reads, one marks, one renews the lease, one deletes, one counts what waits, one looks documents up.
+const CONNECTIONS: usize = 6;
 
 /// What the positions count.
 pub const POSITIONS: PositionKind = PositionKind::named("rows of an outbox");
@@ -94,18 +96,32 @@ struct Inner {
     db: Postgres,
     config: Outbox,
     routes: Routes,
-    collections: Vec<Namespace>,
+    /// With the indexes that they are to have, as `listIndexes` would tell them.
+    collections: Vec<(Namespace, Vec<RawDocumentBuf>)>,
     tables: Tables,
     /// Of the rows themselves, for what makes no sense.
     own: Namespace,
-    /// What the stream has come to, and up to where its rows are marked.
-    number: AtomicU64,
-    marked: AtomicU64,
+    progress: Mutex<Progress>,
+    /// Up to where rows are marked: held while they are.
+    marked: tokio::sync::Mutex<u64>,
+    /// The right to read, while this agent has it, and who is told of that.
+    held: Mutex<Option<Arc<Held>>>,
+    fence: OnceLock<Arc<Lease>>,
 }
 
 impl Inner {
-    fn reached(&self, number: u64) {
-        self.number.fetch_max(number, Ordering::Relaxed);
+    /// The stream has come to this position.
+    fn reached(&self, position: &mut Position) {
+        let mut progress = self.progress.lock();
+        if position.renewing.is_none() {
+            position.number = position.number.max(std::mem::take(&mut progress.renewed_at));
+        }
+        progress.renewing.clone_from(&position.renewing);
+        progress.number = progress.number.max(position.number);
+    }
+
+    fn number(&self) -> u64 {
+        self.progress.lock().number
     }
 
     async fn shape(&self) -> Result<Shape, SourceError> {
@@ -149,15 +165,22 @@ impl OutboxSource {
             db,
             config: config.outbox.clone(),
             routes: Routes::new(config.routes.routes.clone()),
-            collections: config.routes.collections().into_iter().cloned().collect(),
+            collections: config
+                .routes
+                .collections()
+                .into_iter()
+                .map(|ns| (ns.clone(), config.routes.indexes(ns).into_iter().map(spec).collect()))
+                .collect(),
             own: Namespace::new(OWN_DATABASE, bare),
             tables: Tables::new(
                 config.routes.tables.clone(),
                 config.routes.routes.clone(),
                 config.outbox.clone(),
             ),
-            number: AtomicU64::new(0),
-            marked: AtomicU64::new(0),
+            progress: Mutex::default(),
+            marked: tokio::sync::Mutex::default(),
+            held: Mutex::default(),
+            fence: OnceLock::new(),
         })))
     }
 
@@ -168,12 +191,28 @@ impl OutboxSource {
 
     /// What the stream has come to.
     pub fn come_to(&self) -> ClusterTime {
-        ClusterTime(self.0.number.load(Ordering::Relaxed))
+        ClusterTime(self.0.number())
     }
 
     /// The tables whose rows are documents.
     pub fn tables(&self) -> &Tables {
         &self.0.tables
+    }
+
+    /// What is declared of a collection beside its documents; `None` where nothing leads to it.
+    pub fn declared(&self, ns: &Namespace) -> Option<Description> {
+        self.0.collections.iter().find(|(of, _)| of == ns).map(|(_, indexes)| Description {
+            kind: Kind::Collection,
+            claim: Claim::Named,
+            id: Some(COLLECTION),
+            options: RawDocumentBuf::new(),
+            indexes: indexes.clone(),
+        })
+    }
+
+    /// The collections of which indexes are declared.
+    pub fn indexed(&self) -> impl Iterator<Item = &Namespace> {
+        self.0.collections.iter().filter(|(_, indexes)| !indexes.is_empty()).map(|(ns, _)| ns)
     }
 
     /// The documents of a stretch of a table; none of a collection that has none.
@@ -220,120 +259,41 @@ impl OutboxSource {
         self.0.tables.count(&self.0.db, rule).await.map_err(not_read)
     }
 
-    /// The position at which all rows have been read that are committed now.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    pub async fn all_read_at(&self) -> Result<ClusterTime, SourceError> {
-        let marked = self.0.marked.load(Ordering::Relaxed);
-        let (waiting, _) = self.waiting().await?;
-        let number = self.0.number.load(Ordering::Relaxed);
-        // What is handed out and not marked waits as well: its numbers are given already.
-        Ok(ClusterTime(if marked == 0 { number + waiting } else { number.max(marked + waiting) }))
-    }
-
-    /// How many rows wait, and how old the oldest is in milliseconds since 1970.
-    ///
-    /// # Errors
-    /// When the database cannot be asked.
-    pub async fn waiting(&self) -> Result<(u64, Option<u64>), SourceError> {
-        let shape = self.0.shape().await?;
-        let mut session = self.0.db.session().await.map_err(away)?;
-        let rows = session.query(&shape.waiting(), &[]).await.map_err(away)?;
-        Ok(rows.first().map(look::counted).unwrap_or_default())
-    }
-
-    /// What the rows that are there make of these documents, one after the other.
-    async fn folded(
-        &self,
-        ns: &Namespace,
-        keys: &[&DocumentKey],
-    ) -> Result<Vec<Option<WriteOp>>, SourceError> {
-        let shape = self.0.shape().await?;
-        let mut folded = vec![None; keys.len()];
-        let Some((sql, params)) = shape.of_documents(&self.0.routes, ns, keys) else {
-            return Ok(folded);
-        };
-        let places: HashMap<Vec<u8>, usize> =
-            keys.iter().enumerate().map(|(at, key)| (key.canonical(), at)).collect();
-        let params: Vec<_> = params
-            .iter()
-            .map(|texts| (texts as &(dyn tokio_postgres::types::ToSql + Sync), Type::TEXT_ARRAY))
-            .collect();
-        let mut session = self.0.db.session().await.map_err(away)?;
-        let rows = session.query(&sql, &params).await.map_err(away)?;
-        for row in &rows {
-            let Ok(Routed { ns: of, key, op }) = self.0.routes.route(&shape.row(row)) else {
-                continue;
-            };
-            let Some(&at) = places.get(&key.canonical()).filter(|_| of == *ns) else { continue };
-            folded[at] = Some(match folded[at].take() {
-                Some(before) => coalesce(before, op),
-                None => op,
-            });
-        }
-        Ok(folded)
-    }
-
-    /// Has rows come again that made no sense before, each with all that is newer of its entity. What is asked for and is
-    /// not there any more is `None`.
-    async fn read_again(&self, keys: &[&DocumentKey]) -> Result<Vec<Option<WriteOp>>, SourceError> {
-        let shape = self.0.shape().await?;
-        let id_of = |key: &DocumentKey| Some(key.value().ok()?.as_str()?.to_owned());
-        let ids: Vec<String> = keys.iter().filter_map(|key| id_of(key)).collect();
-        let mut session = self.0.db.session().await.map_err(away)?;
-        let rows =
-            session.query(&shape.again(), &[(&ids, Type::TEXT_ARRAY)]).await.map_err(away)?;
-        let come: HashSet<String> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
-        let comes = |key: &&DocumentKey| id_of(key).is_some_and(|id| come.contains(&id));
-        Ok(keys.iter().map(|key| comes(key).then_some(WriteOp::Refresh)).collect())
-    }
-
     async fn start(&self, wanted: Position, is_new: bool) -> Result<OutboxStream, SourceError> {
+        let mut position = wanted;
+        let lease = self.0.turn(&position.reader).await?.map_err(|holder| {
+            let waits = "; this one waits until its lease has run out";
+            SourceError::Unavailable(Cause::Other(format!(
+                "another agent reads the outbox ({holder}){waits}"
+            )))
+        })?;
         let shape = Arc::new(self.0.shape().await?);
         let mut session = self.0.db.session().await.map_err(away)?;
         let seen = lease::look(&mut session, &shape).await.map_err(away)?;
-        let mut position = wanted;
-        let number = |of: i64| u64::try_from(of).unwrap_or(0);
-        match &seen {
-            Some(seen)
-                if seen.reader == position.reader && number(seen.position) > position.number =>
-            {
-                return Err(lost("the queue is older than what was marked in the outbox from it"));
-            }
-            Some(seen) if seen.reader == position.reader => {}
-            Some(seen) if seen.is_live => {
-                return Err(SourceError::Unavailable(Cause::Other(
-                    "another agent reads the outbox; this one waits until its lease has run out"
-                        .to_owned(),
-                )));
-            }
-            Some(_) if !is_new => {
-                return Err(lost("another agent has read the outbox since"));
-            }
+        let seen = seen.filter(|seen| !seen.reader.is_empty());
+        match seen.as_ref().map(|seen| (seen, overtaken(seen, &position))) {
+            Some((_, Some(why))) if !is_new => return Err(lost(why)),
             // What another queue has had may not be in the target.
-            Some(seen) => {
-                position.number = position.number.max(number(seen.position) + 1);
+            Some((seen, Some(_))) => {
+                position.number = position.number.max(whole_number(seen.position) + 1);
                 position.renewing = Some(Vec::new());
             }
             None if !is_new => return Err(lost("nothing is known of who has read the outbox")),
-            None => {}
+            Some((_, None)) | None => {}
         }
         let at = i64::try_from(position.number).unwrap_or(i64::MAX);
         // Behind the rows that are still to be marked.
         let marked = seen.as_ref().filter(|seen| seen.reader == position.reader);
         let at = marked.map_or(at, |seen| seen.position);
-        let taken = lease::take(&mut session, &shape, seen.as_ref(), (&position.reader, at)).await;
-        let Some(term) = taken.map_err(away)? else {
-            return Err(SourceError::Unavailable(Cause::Other(
-                "another agent took the outbox's lease at the same moment".to_owned(),
-            )));
-        };
+        let begun = lease::begin(&mut session, &shape, lease.term, (&position.reader, at));
+        if !begun.await.map_err(away)? {
+            return Err(fenced());
+        }
         drop(session);
-        // Renewed from here on, whatever takes long.
-        let lease = Held::new(self.0.db.clone(), shape.clone(), term, self.0.config.retention);
         let listener = if self.0.config.listen { self.listen().await } else { None };
-        self.0.reached(position.number);
+        let unmarked = (position.rows.len() + position.refused.len()) as u64;
+        *self.0.marked.lock().await = position.number.saturating_sub(unmarked);
+        self.0.reached(&mut position.clone());
         let open = Position { renewing: None, ..position.clone() };
         position.rows.clear();
         position.refused.clear();
@@ -345,7 +305,6 @@ impl OutboxSource {
             position,
             open: if is_open { vec![open] } else { Vec::new() },
             listener,
-            row_bytes: 1 << 10,
             is_first: true,
         })
     }
@@ -360,11 +319,28 @@ impl OutboxSource {
     }
 }
 
+/// An index as a server would tell of it.
+fn spec(rule: &IndexRule) -> RawDocumentBuf {
+    let keys = rule.keys.iter();
+    let keys: bson::Document = keys
+        .map(|(path, up)| (path.clone(), bson::Bson::Int32(if *up { 1 } else { -1 })))
+        .collect();
+    let mut spec = bson::doc! { "key": keys, "name": rule.name() };
+    if rule.unique {
+        spec.insert("unique", true);
+    }
+    RawDocumentBuf::try_from(&spec).expect("no path of the configuration has a zero byte")
+}
+
 fn not_read(error: NotRead) -> SourceError {
     match error {
         NotRead::Failed(failed) => away(failed),
         NotRead::NoDocument(problem) => SourceError::Failed(Cause::Other(problem)),
     }
+}
+
+fn whole_number(of: i64) -> u64 {
+    u64::try_from(of).unwrap_or(0)
 }
 
 fn lost(why: &str) -> SourceError {
@@ -410,23 +386,23 @@ impl Source for OutboxSource {
         keys: &[&DocumentKey],
         _: ClusterTime,
     ) -> Result<OutboxPages, SourceError> {
-        let read_at = ClusterTime(self.0.number.load(Ordering::Relaxed));
+        let read_at = ClusterTime(self.0.number());
         if self.0.tables.of(ns).is_some() {
             let documents = self.find(ns, keys.iter().copied()).await?;
             return Ok(OutboxPages(Some(Page { documents, read_at })));
         }
         let mut documents: Vec<RawDocumentBuf> = Vec::new();
-        for op in self.folded(ns, keys).await? {
+        for op in renewed::folded(&self.0, ns, keys).await? {
             match op {
                 Some(WriteOp::Insert(document) | WriteOp::Replace(document)) => {
                     documents.push(document);
                 }
-                Some(WriteOp::Delete) => {}
-                Some(WriteOp::Merge(_) | WriteOp::Update(_) | WriteOp::Refresh) | None => {
-                    return Err(SourceError::Failed(Cause::Other(
-                        "the outbox does not have the whole of a document any more".to_owned(),
-                    )));
-                }
+                // What no row says the whole of any more is not shown, which is no reason to delete it: documents are
+                // renewed, and not read, where they are to be written.
+                Some(
+                    WriteOp::Delete | WriteOp::Merge(_) | WriteOp::Update(_) | WriteOp::Refresh,
+                )
+                | None => {}
             }
         }
         Ok(OutboxPages(Some(Page { documents, read_at })))
@@ -438,40 +414,24 @@ impl Source for OutboxSource {
         keys: &[&DocumentKey],
     ) -> Result<Option<Vec<Option<WriteOp>>>, SourceError> {
         if *ns == self.0.own {
-            return self.read_again(keys).await.map(Some);
+            return renewed::read_again(&self.0, keys).await.map(Some);
         }
         if self.0.tables.of(ns).is_some() {
             return Ok(None);
         }
-        self.folded(ns, keys).await.map(Some)
+        renewed::folded(&self.0, ns, keys).await.map(Some)
     }
 
     async fn time(&self) -> Result<ClusterTime, SourceError> {
         let mut session = self.0.db.session().await.map_err(away)?;
         session.query("SELECT 1", &[]).await.map_err(away)?;
-        Ok(ClusterTime(self.0.number.load(Ordering::Relaxed)))
-    }
-}
-
-impl Journal for OutboxSource {
-    fn last_write(&self) -> BoxFuture<'_, Result<Writes, SourceError>> {
-        Box::pin(async {
-            let at = self.all_read_at().await?;
-            Ok(Writes { written: at, committed: at, delay: Duration::ZERO })
-        })
-    }
-
-    fn begin(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
-        Box::pin(std::future::ready(Ok(None)))
+        Ok(ClusterTime(self.0.number()))
     }
 }
 
 impl SchemaSource for OutboxSource {
     async fn describe(&self, ns: &Namespace) -> Result<Option<Description>, SourceError> {
-        let is_known = self.0.collections.contains(ns);
-        let (options, indexes) = (RawDocumentBuf::new(), Vec::new());
-        let id = Some(COLLECTION);
-        Ok(is_known.then_some(Description { kind: Kind::Collection, id, options, indexes }))
+        Ok(self.declared(ns))
     }
 
     fn tells_of_schema(&self) -> bool {
@@ -479,6 +439,6 @@ impl SchemaSource for OutboxSource {
     }
 
     async fn collection_id(&self, ns: &Namespace) -> Result<Option<CollectionId>, SourceError> {
-        Ok(self.0.collections.contains(ns).then_some(COLLECTION))
+        Ok(self.declared(ns).map(|_| COLLECTION))
     }
 }

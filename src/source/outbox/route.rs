@@ -193,6 +193,7 @@ mod tests {
             op,
             payload: String::new(),
             values: ValueRules::default(),
+            indexes: Vec::new(),
         }
     }
 

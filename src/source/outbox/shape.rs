@@ -16,6 +16,9 @@ use crate::{
     postgres::connect::{Failed, Session},
 };
 
+/// Bytes that a row takes beside its payload, about.
+const ROW_BYTES: usize = 200;
+
 /// The table as it is.
 #[derive(Clone, Debug)]
 pub struct Shape {
@@ -209,20 +212,29 @@ impl Shape {
         format!("ANY(${param}::text[]::{}[])", self.id().1)
     }
 
-    /// What waits, but for rows of these ids (`$1`).
-    pub fn unprocessed(&self, limit: usize) -> String {
+    /// The first rows of a condition, in order: so many at the most, and so many bytes of payloads as they are stored, one
+    /// row at the least. What a batch takes in memory is known before it is read, however large the next rows are.
+    fn first(&self, condition: &str, (rows, bytes): (usize, usize)) -> String {
+        let (table, order, (id, _)) = (&self.table, self.in_order("t"), self.id());
+        let payload = self.of_row("payload");
         format!(
-            "{} WHERE t.{} IS NULL AND NOT (t.{} = {}) ORDER BY {} LIMIT {limit}",
+            "{} JOIN (SELECT s.{id} AS one, sum(s.size) OVER (ORDER BY {} ROWS UNBOUNDED PRECEDING) - s.size AS before \
+             FROM (SELECT {order}, coalesce(pg_column_size(t.{payload}), 0) + {ROW_BYTES} AS size FROM {table} t \
+             WHERE {condition} ORDER BY {order} LIMIT {rows}) s) f ON f.one = t.{id} AND f.before < {bytes} ORDER BY {order}",
             self.select(),
-            self.of_row("processed_at"),
-            self.id().0,
-            self.ids(1),
-            self.in_order("t"),
+            self.in_order("s"),
         )
     }
 
-    /// What was processed, behind a row (`$1`…) where `is_behind`.
-    pub fn processed(&self, is_behind: bool, limit: usize) -> String {
+    /// What waits, but for rows of these ids (`$1`).
+    pub fn unprocessed(&self, limit: (usize, usize)) -> String {
+        let (processed, (id, _)) = (self.of_row("processed_at"), self.id());
+        let condition = format!("t.{processed} IS NULL AND NOT (t.{id} = {})", self.ids(1));
+        self.first(&condition, limit)
+    }
+
+    /// Of what was processed that which is behind a row (`$1`…), or all of it.
+    fn is_processed(&self, is_behind: bool) -> String {
         let behind = if is_behind {
             let values: Vec<_> = self
                 .order
@@ -230,16 +242,21 @@ impl Shape {
                 .enumerate()
                 .map(|(at, (_, ty))| format!("${}::text::{ty}", at + 1))
                 .collect();
-            format!("AND ({}) > ({})", self.in_order("t"), values.join(", "))
+            format!(" AND ({}) > ({})", self.in_order("t"), values.join(", "))
         } else {
             String::new()
         };
-        format!(
-            "{} WHERE t.{} IS NOT NULL {behind} ORDER BY {} LIMIT {limit}",
-            self.select(),
-            self.of_row("processed_at"),
-            self.in_order("t"),
-        )
+        format!("t.{} IS NOT NULL{behind}", self.of_row("processed_at"))
+    }
+
+    /// What was processed, behind a row (`$1`…) where `is_behind`.
+    pub fn processed(&self, is_behind: bool, limit: (usize, usize)) -> String {
+        self.first(&self.is_processed(is_behind), limit)
+    }
+
+    /// How many rows that is.
+    pub fn count_processed(&self, is_behind: bool) -> String {
+        format!("SELECT count(*) FROM {} t WHERE {}", self.table, self.is_processed(is_behind))
     }
 
     /// Marks rows (`$1`), and those that make no sense (`$2`) with what is wrong with them (`$3`), for the reader of the
@@ -360,14 +377,18 @@ impl Shape {
         )
     }
 
-    /// How many rows wait, and since when the oldest, as milliseconds since 1970.
+    /// How many rows wait, for how many milliseconds the oldest, and what time it is, as milliseconds since 1970: all by the
+    /// database's own clock.
     pub fn waiting(&self) -> String {
         let oldest = match self.has("created_at") {
-            Some(at) => format!("(extract(epoch from min({at})) * 1000)::bigint"),
+            Some(at) => {
+                format!("(extract(epoch from clock_timestamp() - min({at})) * 1000)::bigint")
+            }
             None => "NULL::bigint".to_owned(),
         };
         format!(
-            "SELECT count(*), {oldest} FROM {} WHERE {} IS NULL",
+            "SELECT count(*), {oldest}, (extract(epoch from clock_timestamp()) * 1000)::bigint \
+             FROM {} WHERE {} IS NULL",
             self.table,
             self.of_row("processed_at")
         )

@@ -30,11 +30,8 @@ use crate::{
     source::{Cause, EventBatch, EventStream, SourceError},
 };
 
-/// Fewest rows that are read at once, where there are as many.
-const ROWS_MIN: usize = 100;
-
-/// Bytes of payloads that a batch should have at the most.
-const BATCH_BYTES: usize = 16 << 20;
+/// Bytes of a batch at the most, as the database keeps them; one row may be larger.
+const BATCH_BYTES: usize = 8 << 20;
 
 /// The collection that every name of it has: it keeps no other.
 pub const COLLECTION: CollectionId = CollectionId(*b"outrigger-outbox");
@@ -94,13 +91,11 @@ impl Position {
 pub struct OutboxStream {
     pub(super) source: Arc<Inner>,
     pub(super) shape: Arc<Shape>,
-    pub(super) lease: Held,
+    pub(super) lease: Arc<Held>,
     pub(super) position: Position,
     /// Handed out and not confirmed.
     pub(super) open: Vec<Position>,
     pub(super) listener: Option<Listener>,
-    /// Bytes of a payload, on the average of the last batch.
-    pub(super) row_bytes: usize,
     /// The first batch is handed out at once, though it is empty.
     pub(super) is_first: bool,
 }
@@ -110,12 +105,8 @@ impl OutboxStream {
         if self.lease.is_lost() { Err(fenced()) } else { Ok(()) }
     }
 
-    fn limit(&self) -> usize {
-        (BATCH_BYTES / self.row_bytes.max(1)).clamp(ROWS_MIN, self.source.config.batch_size)
-    }
-
     async fn read(&mut self) -> Result<Option<Vec<ChangeEvent>>, SourceError> {
-        let limit = self.limit();
+        let limit = (self.source.config.batch_size, BATCH_BYTES);
         let rows = if let Some(behind) = self.position.renewing.clone() {
             let sql = self.shape.processed(!behind.is_empty(), limit);
             let params: Vec<_> = behind
@@ -134,13 +125,8 @@ impl OutboxStream {
             let sql = self.shape.unprocessed(limit);
             self.rows(&sql, &[(&open, Type::TEXT_ARRAY)]).await?
         };
-        let bytes: usize = rows.iter().map(|row| row.payload.as_ref().map_or(0, String::len)).sum();
-        if let Some(average) = bytes.checked_div(rows.len()) {
-            self.row_bytes = average;
-        }
         if self.position.renewing.is_some() {
-            let is_last = rows.len() < limit;
-            self.position.renewing = rows.last().map(|row| row.order.clone()).filter(|_| !is_last);
+            self.position.renewing = rows.last().map(|row| row.order.clone());
             return Ok(Some(self.renewals(rows)));
         }
         Ok((!rows.is_empty()).then(|| self.changes(rows)))
@@ -185,9 +171,10 @@ impl OutboxStream {
         events
     }
 
-    /// The documents of these rows, each once.
+    /// The documents of these rows, each once. Every row counts all the same: by their number it is known when all have
+    /// been read.
     fn renewals(&mut self, rows: Vec<OutboxRow>) -> Vec<ChangeEvent> {
-        let mut met = HashSet::new();
+        let (mut met, end) = (HashSet::new(), self.position.number + rows.len() as u64);
         let mut events = Vec::new();
         for row in rows {
             let Ok(Routed { ns, key, .. }) = self.source.routes.route(&row) else { continue };
@@ -197,12 +184,13 @@ impl OutboxStream {
                 );
             }
         }
+        self.position.number = end;
         events
     }
 
     fn batch(&mut self, events: Vec<ChangeEvent>) -> EventBatch {
+        self.source.reached(&mut self.position);
         let cluster_time = ClusterTime(self.position.number);
-        self.source.reached(self.position.number);
         let token = self.position.token();
         if !self.position.rows.is_empty() || !self.position.refused.is_empty() {
             self.open.push(self.position.clone());
@@ -231,7 +219,11 @@ impl EventStream for OutboxStream {
             self.check()?;
             events = self.read().await?;
         }
-        Ok(self.batch(events.unwrap_or_default()))
+        let batch = self.batch(events.unwrap_or_default());
+        if self.open.is_empty() {
+            *self.source.marked.lock().await = self.position.number;
+        }
+        Ok(batch)
     }
 
     fn keeps_unconfirmed(&self) -> bool {
@@ -246,6 +238,8 @@ impl EventStream for OutboxStream {
             let ids: Vec<&str> = open.refused.iter().map(|(id, _)| id.as_str()).collect();
             let reasons: Vec<&str> =
                 open.refused.iter().map(|(_, reason)| reason.as_str()).collect();
+            // Nobody counts what waits between the statement and the note of it.
+            let mut marked = self.source.marked.lock().await;
             let mut session = self.source.db.session().await.map_err(away)?;
             let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 5] = [
                 (&open.rows, Type::TEXT_ARRAY),
@@ -259,14 +253,13 @@ impl EventStream for OutboxStream {
             if !is_held {
                 return Err(fenced());
             }
-            let marked = self.open.remove(0);
-            self.source.marked.store(marked.number, std::sync::atomic::Ordering::Relaxed);
+            *marked = self.open.remove(0).number;
         }
         Ok(())
     }
 }
 
-fn fenced() -> SourceError {
+pub(super) fn fenced() -> SourceError {
     SourceError::Unavailable(Cause::Other("another agent reads the outbox".to_owned()))
 }
 

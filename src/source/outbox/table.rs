@@ -119,9 +119,12 @@ pub fn ddl(outbox: &Outbox, routes: &Routes, dialect: Dialect) -> Vec<String> {
     }
     statements.push(format!(
         "CREATE TABLE IF NOT EXISTS {} (\n  outbox text PRIMARY KEY,\n  reader text NOT NULL,\n  term bigint NOT NULL,\n  \
-         position bigint NOT NULL,\n  expires_at timestamptz NOT NULL\n)",
+         position bigint NOT NULL,\n  holder text,\n  expires_at timestamptz NOT NULL\n)",
         lease_table(&outbox.table)
     ));
+    // Of one that is older.
+    let lease = lease_table(&outbox.table);
+    statements.push(format!("ALTER TABLE {lease} ADD COLUMN IF NOT EXISTS holder text"));
     statements
 }
 

@@ -133,6 +133,10 @@ impl<K: SchemaSink> FullSync<K> {
             Ok(outcome) => outcome,
         };
         self.end(outcome);
+        if self.cx.sides.local.schema().is_none() {
+            // What is only declared of indexes is no part of it, and may not have been looked at since the start.
+            self.cx.watch.ask_everything();
+        }
         Ok(())
     }
 

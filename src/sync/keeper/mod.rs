@@ -25,7 +25,10 @@ use crate::{
     schema::{Description, Kind, Problem, joined, steps},
     sink::{SchemaSink, SinkError},
     source::SourceError,
-    sync::{schema::list_indexes, state::SyncState},
+    sync::{
+        schema::{describe, list_indexes},
+        state::SyncState,
+    },
 };
 
 mod due;
@@ -146,7 +149,8 @@ impl<K: SchemaSink> SchemaKeeper<K> {
         let source = self.cx.source_listing().await?;
         let target = self.cx.target_listing().await?;
         self.cx.note_left_out(&source);
-        let described = self.describe_all(&source, &target).await?;
+        let mut described = self.describe_all(&source, &target).await?;
+        described.extend(self.describe_declared(&source).await?);
         if !self.stream_has_come(stop).await? {
             return Ok(None);
         }
@@ -202,6 +206,20 @@ impl<K: SchemaSink> SchemaKeeper<K> {
                 })
             })
             .await
+    }
+
+    /// Collections that are not listed, and of which something is declared.
+    async fn describe_declared(&self, source: &Listing) -> Result<Vec<Described>, SyncError> {
+        let kept_apart = self.cx.queue.kept_apart();
+        let names = source.declared.iter().filter(|ns| !kept_apart.has(ns));
+        let pairs = self.cx.sides.each(names.collect(), |ns| {
+            Box::pin(async move {
+                let wanted = describe(&*self.cx.sides.local, ns).await?;
+                let target = describe(&*self.cx.sides.atlas, ns).await?;
+                Ok(wanted.map(|wanted| (ns.clone(), wanted, target)))
+            })
+        });
+        Ok(pairs.await?.into_iter().flatten().collect())
     }
 
     /// Those that only Atlas has go.
@@ -266,9 +284,15 @@ impl<K: SchemaSink> SchemaKeeper<K> {
         collection: &Collection,
         is_view: bool,
     ) -> Result<Description, SyncError> {
+        let side = self.cx.sides.of(end);
+        if side.schema().is_none() {
+            // It keeps no indexes, and says what is declared of them.
+            let declared = side.describe_options(&collection.ns).await?;
+            return Ok(declared.unwrap_or_else(|| collection.description()));
+        }
         let mut description = collection.description();
         if !is_view && description.kind == Kind::Collection {
-            description.indexes = list_indexes(self.cx.sides.of(end), &collection.ns).await?;
+            description.indexes = list_indexes(side, &collection.ns).await?;
         }
         Ok(description)
     }

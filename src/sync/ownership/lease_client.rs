@@ -13,7 +13,7 @@
 //!
 //! The agent renews its *heartbeat* in the lease record. Another agent of the same source refuses to start beside
 //! it: always while the heartbeat is fresh, and, after an agent that was not stopped in order, until it is
-//! told to take over. A lease that an agent released at its end is free. An agent that cannot renew its
+//! told to take over; or, where one agent at a time reads the source, as soon as that is another one. A lease that an agent released at its end is free. An agent that cannot renew its
 //! heartbeat stops writing before it is stale ([`lease`](crate::gate::lease)). All times are Atlas's own.
 //!
 //! Each time the target turns out to be another one than the queue's position belongs to (another Atlas,
@@ -161,6 +161,11 @@ impl LeaseClient<'_> {
             } else {
                 Err(lease_held(holder))
             };
+        }
+        // Where the source is read by one agent at a time, and that is this one, the other has had its turn: an agent of
+        // the same source writes nothing any more by then.
+        if !is_us && self.lease.has_source(BootTime::now()) {
+            return Ok(());
         }
         if !is_us {
             return if acquisition.adopt && !is_fresh { Ok(()) } else { Err(lease_held(holder)) };

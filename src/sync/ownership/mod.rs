@@ -149,7 +149,7 @@ impl<K: SchemaSink> Ownership<K> {
     fn lease_client(&self) -> LeaseClient<'_> {
         LeaseClient {
             atlas: &*self.cx.sides.atlas,
-            filter: &self.cx.filter,
+            filter: &self.cx.written,
             source_id: &self.source_id,
             agent: &self.agent,
             lease: self.cx.writing.lease(),

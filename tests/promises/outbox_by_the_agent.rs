@@ -1,0 +1,225 @@
+//! The whole program with an outbox as its source.
+
+use std::{sync::Arc, time::Duration};
+
+use mongodb::{
+    IndexModel,
+    bson::{Bson, Document, doc},
+    options::IndexOptions,
+};
+use tokio::task::JoinSet;
+
+use crate::support::{
+    PATIENCE, eventually,
+    outbox::{Program, World, transaction},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_of_the_agent_and_of_both_databases_lose_nothing_and_put_nothing_in_another_order() {
+    let mut world = World::start().await;
+    let mut program = Program::started(&world, "agent", "");
+    let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut writing = JoinSet::new();
+    for writer in 0..4_u64 {
+        let (is_over, uri) = (is_over.clone(), world.postgres.uri());
+        writing.spawn(async move {
+            let mut n = writer << 32;
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let connected = tokio_postgres::connect(&uri, tokio_postgres::NoTls).await;
+                let Ok((mut client, connection)) = connected else {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                tokio::spawn(connection);
+                // What a commit without an answer has come to is in the model as well.
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed)
+                    && transaction(&mut client, n).await.is_ok()
+                {
+                    n += 1;
+                }
+            }
+        });
+    }
+    let processed = "SELECT count(*) FROM outbox WHERE processed_at IS NOT NULL";
+    let count =
+        async |world: &World| world.postgres.ask(processed).await[0].parse::<u64>().unwrap();
+    for round in 0..5 {
+        let before = count(&world).await;
+        eventually("it reads", PATIENCE, async || count(&world).await > before + 20).await;
+        match round {
+            1 => {
+                world.postgres.kill();
+                world.postgres.resume().await;
+            }
+            3 => {
+                world.mongod.kill();
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                world.mongod.resume().await;
+            }
+            _ => {
+                program.kill();
+                program.start();
+            }
+        }
+    }
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    while writing.join_next().await.is_some() {}
+
+    world.equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_copied_at_first_and_compared_and_mended_when_somebody_asks() {
+    let world = World::start().await;
+    let ask = async |sql: &str| world.postgres.ask(sql).await;
+    ask("CREATE TABLE items (id int PRIMARY KEY, title text, price numeric, at timestamptz)").await;
+    ask("INSERT INTO items SELECT n, 'item ' || n, n / 4.0, '2026-01-31T10:00:00.5Z' FROM generate_series(1, 3000) n").await;
+    let items = world.mongod.client.database("app").collection::<Document>("items");
+    let title = IndexModel::builder().keys(doc! { "title": 1 }).build();
+    items.create_index(title).await.unwrap();
+    let program = Program::started(
+        &world,
+        "agent",
+        "[[table]]\nname = \"items\"\nkey = \"id\"\ncollection = \"app.items\"\ndates = [\"at\"]\ndecimals = [\"price\"]\n",
+    );
+    eventually("all are copied", PATIENCE, async || {
+        items.count_documents(doc! {}).await.unwrap() == 3_000
+    })
+    .await;
+    let one = items.find_one(doc! { "_id": 7 }).await.unwrap().unwrap();
+    assert_eq!(one.get("price"), Some(&Bson::Decimal128("1.7500000000000000".parse().unwrap())));
+    assert_eq!(one.get_datetime("at").unwrap().timestamp_millis() % 1_000, 500);
+    let run = |args: &[&str]| program.run(args);
+    eventually("the sides are equal", PATIENCE, async || run(&["verify"]).0 == 0).await;
+
+    // The order of fields is none of theirs.
+    items.delete_one(doc! { "_id": 5 }).await.unwrap();
+    items.update_one(doc! { "_id": 6 }, doc! { "$set": { "title": "other" } }).await.unwrap();
+    items.insert_one(doc! { "_id": 9_000, "title": "nobody's" }).await.unwrap();
+    let first = items.find_one(doc! { "_id": 8 }).await.unwrap().unwrap();
+    let mut turned = doc! { "_id": 8 };
+    turned.extend(
+        first.into_iter().filter(|(name, _)| name != "_id").collect::<Vec<_>>().into_iter().rev(),
+    );
+    items.replace_one(doc! { "_id": 8 }, turned).await.unwrap();
+    let (code, told) = run(&["verify", "--json"]);
+    assert_eq!(code, 1, "{told}");
+    let (code, told) = run(&["sync", "--wait"]);
+    assert_eq!(code, 0, "{told}");
+
+    assert_eq!(run(&["verify"]).0, 0);
+    assert!(items.find_one(doc! { "_id": 9_000 }).await.unwrap().is_none());
+    assert_eq!(items.list_index_names().await.unwrap(), ["_id_", "title_1"], "it is somebody's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_gets_the_indexes_of_its_routes_and_keeps_those_that_somebody_has_made() {
+    let world = World::start().await;
+    let app = world.mongod.client.database("app");
+    let todos = app.collection::<Document>("todos");
+    let index = |keys, name: &str| {
+        let options = IndexOptions::builder().name(name.to_owned()).build();
+        IndexModel::builder().keys(keys).options(options).build()
+    };
+    // What somebody has made: one that does what one of the routes asks for, one that is in the way of another, and one
+    // that nobody asks for.
+    let by = |name: &str| index(doc! { "status": 1 }, name);
+    todos.create_index(by("by status")).await.unwrap();
+    todos.create_index(index(doc! { "other": 1 }, "owner_1")).await.unwrap();
+    todos.create_index(index(doc! { "more": 1 }, "more")).await.unwrap();
+    world.write("todo.saved", "1", r#"{"code": 1, "status": "a"}"#).await;
+
+    let program = Program::started(
+        &world,
+        "agent",
+        "[[route]]\nevent = \"todo.more\"\ncollection = \"app.todos\"\nkey = \"entity_id\"\nop = \"merge\"\n\
+         indexes = [\"status\", \"owner\", \"list.id, -at\", { keys = \"code\", unique = true }]\n\
+         [[route]]\nevent = \"list.*\"\ncollection = \"app.lists\"\nkey = \"entity_id\"\nop = \"replace\"\nindexes = [\"-made\"]\n",
+    );
+
+    let names = async |collection: &str| {
+        let names = app.collection::<Document>(collection).list_index_names().await;
+        let mut names = names.unwrap_or_default();
+        names.sort();
+        names
+    };
+    let wanted = ["_id_", "by status", "code_1", "list.id_1_at_-1", "more", "owner_1"];
+    eventually("they are made", PATIENCE, async || {
+        names("todos").await == wanted && names("lists").await == ["_id_", "made_-1"]
+    })
+    .await;
+    let told = async |part: &str| {
+        let health = program.health().unwrap_or_default();
+        let problems = health["schemaProblems"].to_string();
+        problems.contains("`app.todos`: index `owner_1`") && problems.contains(part)
+    };
+    eventually("what Atlas refuses is told", PATIENCE, async || told("same name").await).await;
+    eventually("and keeps no document away", PATIENCE, async || {
+        todos.count_documents(doc! {}).await.unwrap() == 1
+    })
+    .await;
+
+    // A unique one: what is older than the rows that are kept stays, and what collides with it does not hold up the rest.
+    todos.insert_one(doc! { "_id": "old", "code": 7 }).await.unwrap();
+    world.write("todo.saved", "2", r#"{"code": 7}"#).await;
+    world.write("todo.saved", "3", r#"{"code": 8}"#).await;
+    eventually("the others flow", PATIENCE, async || {
+        todos.count_documents(doc! { "_id": "3" }).await.unwrap() == 1
+    })
+    .await;
+    assert_eq!(todos.count_documents(doc! { "code": 7, "_id": "old" }).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_the_table_is_told_and_while_the_database_is_away_that_it_is_not_known() {
+    let mut world = World::start().await;
+    let program = Program::started(&world, "agent", "[queue]\nmax_documents = 10\n");
+    let health = |program: &Program| program.health().unwrap_or_default();
+    eventually("it reads", PATIENCE, async || health(&program)["phase"] == "streaming").await;
+    assert_eq!(program.run(&["pause"]).0, 0);
+    // As many as a batch has are read, and no more: the queue is full then.
+    world
+        .postgres
+        .ask(
+            "INSERT INTO outbox (event_type, entity_id, payload, created_at) \
+             SELECT 'todo.saved', n, '{}', clock_timestamp() - interval '1 hour' FROM generate_series(1, 12000) n",
+        )
+        .await;
+
+    eventually("the rows that wait, and the oldest", PATIENCE, async || {
+        let health = health(&program);
+        let told = health["alerts"].to_string();
+        health["waitingRows"] == 11_900
+            && health["oldestRowMs"].as_u64().is_some_and(|ms| (3_600_000..7_200_000).contains(&ms))
+            && health["syncLagMs"].as_u64() >= Some(3_600_000)
+            && told.contains("11900 rows wait in the outbox")
+    })
+    .await;
+    let (_, told) = program.run(&["status"]);
+    assert!(told.contains("outbox   11900 rows to be read, the oldest for"), "{told}");
+    assert!(program.metrics().contains("\noutrigger_outbox_rows 11900\n"));
+
+    world.postgres.kill();
+    eventually("nobody knows", PATIENCE, async || {
+        let health = health(&program);
+        health["waitingRows"].is_null()
+            && health["lagKnown"] == false
+            && health["status"] != "healthy"
+    })
+    .await;
+    assert!(!program.metrics().contains("outrigger_outbox_rows"));
+    let connections = program.get("/api/sync/databases").unwrap();
+    assert_eq!(connections["local"]["state"], "disconnected", "{connections}");
+    assert_eq!(connections["atlas"]["state"], "connected", "{connections}");
+
+    world.postgres.resume().await;
+    assert_eq!(program.run(&["resume"]).0, 0);
+    eventually("all of it arrives", PATIENCE, async || {
+        let health = health(&program);
+        health["waitingRows"] == 0
+            && health["oldestRowMs"].is_null()
+            && health["status"] == "healthy"
+    })
+    .await;
+    assert_eq!(world.todos().await.len(), 12_000);
+}
