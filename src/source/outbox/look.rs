@@ -13,7 +13,7 @@ use crate::{
     source::SourceError,
 };
 
-/// See the [module](self).
+/// What was found.
 #[derive(Debug, Default)]
 pub struct Looked {
     /// Why the table of events cannot be read at all. Nothing else is looked at then.
