@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo demo-postgres test test-matrix memory many check fmt clippy deny doc fuzz-check build deb bench bench-queue bench-copy bench-smoke soak nightly nightly-soak nightly-faults nightly-settings nightly-aarch64 fuzz mutants clean
+.PHONY: demo demo-postgres demo-outbox test test-matrix memory many check fmt clippy deny doc fuzz-check build deb bench bench-queue bench-copy bench-smoke soak nightly nightly-soak nightly-faults nightly-settings nightly-aarch64 fuzz mutants clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
@@ -16,6 +16,13 @@ demo-postgres:
 	@scripts/postgres > /dev/null
 	@$(CARGO) build --quiet --profile demo --no-default-features --package outrigger --package outrigger-demo --bins
 	@OUTRIGGER_BIN="$(CURDIR)/target/demo/outrigger" target/demo/demo postgres
+
+# A shop that keeps its orders in PostgreSQL, and has MongoDB as the copy.
+demo-outbox:
+	@scripts/mongod > /dev/null
+	@scripts/postgres > /dev/null
+	@$(CARGO) build --quiet --profile demo --no-default-features --package outrigger --package outrigger-demo --bins
+	@OUTRIGGER_BIN="$(CURDIR)/target/demo/outrigger" target/demo/demo outbox
 
 # Everything that CI runs.
 test: check

@@ -33,6 +33,7 @@ mod first_copy;
 mod growth;
 mod idle;
 mod limits;
+mod outbox;
 mod postgres;
 mod process;
 mod raw;
@@ -67,6 +68,7 @@ const SCENARIOS: &[(&str, u64, Scenario)] = &[
     ("first-copy/large", 15, |s, b| first_copy::large(s, b).boxed_local()),
     ("first-copy/many", 15, |s, b| first_copy::many(s, b).boxed_local()),
     ("postgres", 15, |s, b| postgres::writes(s, b).boxed_local()),
+    ("outbox", 15, |s, b| outbox::rows(s, b).boxed_local()),
     ("steady", 60, |s, b| steady::run(s, b).boxed_local()),
     ("idle", 15, |s, b| idle::run(s, b).boxed_local()),
     ("slow-line/compressed", 30, |s, b| slow_line::compressed(s, b).boxed_local()),

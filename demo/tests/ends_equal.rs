@@ -43,13 +43,31 @@ fn the_demo_of_postgres_answers_in_sql_over_an_outage_and_ends_with_every_row_eq
     }
 }
 
+#[test]
+fn the_demo_of_an_outbox_carries_sql_into_mongodb_over_an_outage_and_ends_with_every_document_equal()
+ {
+    let text = shows(&["outbox"]);
+    for part in [
+        "outrigger outbox init | psql",
+        "<- the line to MongoDB is cut",
+        "open",
+        "Every document equals its row.",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
 /// Without starting them: what the Makefile names, packages, a profile and programs, is there.
 #[test]
 fn make_demo_builds_what_it_runs() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let manifest = std::fs::read_to_string(format!("{root}/Cargo.toml")).expect("a manifest");
     assert!(manifest.contains("[profile.demo]") && manifest.contains("members = [\"demo\"]"));
-    for (target, runs) in [("demo", "target/demo/demo\n"), ("demo-postgres", "demo postgres\n")] {
+    for (target, runs) in [
+        ("demo", "target/demo/demo\n"),
+        ("demo-postgres", "demo postgres\n"),
+        ("demo-outbox", "demo outbox\n"),
+    ] {
         let make = Command::new("make").args(["-n", target]).current_dir(root).output();
         let make = make.expect("make");
         let lines = String::from_utf8_lossy(&make.stdout);
