@@ -33,7 +33,7 @@ impl Agent {
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         let filter = self.config.filter()?;
         // The port was bound before; answers begin here, when what they tell is known.
-        let serving = match self.serve.take() {
+        let mut serving = match self.serve.take() {
             Some(serve) => Some(serve(self.handles()).await?),
             None => None,
         };
@@ -47,7 +47,11 @@ impl Agent {
         let (monitor, config) = (self.monitor.clone(), self.config.clone());
         blocking(move || chronicle::take_up(&monitor, &config)).await;
         let parts = self.build(&filter)?;
-        if let Some(serving) = serving {
+        // Once an agent answers, all that happens from then on is read. One that may have to wait for its turn says before
+        // that that it does.
+        if self.source.journal().keeps_a_backlog()
+            && let Some(serving) = serving.take()
+        {
             beside.spawn(serving);
         }
         tokio::pin!(shutdown);
@@ -58,6 +62,9 @@ impl Agent {
         if !is_ready {
             beside.abort_all();
             return self.end(&filter, Instant::now()).await;
+        }
+        if let Some(serving) = serving {
+            beside.spawn(serving);
         }
         let alert_delivery = Arc::new(AlertDelivery::default());
         self.spawn_beside(&mut beside, &parts.reconciler, &alert_delivery);
