@@ -82,8 +82,9 @@ impl Monitor {
 /// threads.
 pub fn vitals(handles: &Handles) -> Vitals {
     let Handles { status, queue, local, atlas, reading, writing, .. } = handles;
-    let lag = lag(status, queue);
-    let lag_of_flow = behind(status, queue.oldest_but_for_retries_ms().ok().flatten());
+    let oldest = queue.oldest().unwrap_or_default();
+    let lag = behind(status, oldest.ms);
+    let lag_of_flow = behind(status, oldest.but_for_retries_ms);
     let (queue_size, _) = queue.pending();
     let recent_writes = status.recent_writes();
     let dead_letters = queue.dead_letters_len();

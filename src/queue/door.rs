@@ -19,7 +19,8 @@ use super::{
     layout::CHECKPOINT,
     lease,
     ledger::{Front, POISONED},
-    look, metas, note,
+    look::{self, Oldest},
+    metas, note,
     state::StoreState,
     store::Store,
     transfer::{self, Header, Whole},
@@ -251,9 +252,9 @@ impl Queue {
         Ok(look::first(&self.store, &self.lock())?.map(|entry| entry.first_ms))
     }
 
-    /// The same without a few changes that Atlas has rejected and that are tried again.
-    pub fn oldest_but_for_retries_ms(&self) -> Result<Option<u64>, QueueError> {
-        look::oldest_but_for_retries(&self.store, &self.lock())
+    /// The same, and of what Atlas has not rejected, by one look.
+    pub fn oldest(&self) -> Result<Oldest, QueueError> {
+        look::oldest(&self.store, &self.lock())
     }
 
     /// True while an entry from before `position` is in the queue.

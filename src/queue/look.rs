@@ -8,31 +8,37 @@ use crate::model::{document_key::DocumentKey, namespace::Namespace};
 /// Most entries that are read to find one that Atlas has not rejected.
 const RETRIES_MAX: usize = 20;
 
+/// Of all that is queued, milliseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Oldest {
+    /// When the oldest change was made.
+    pub ms: Option<u64>,
+    /// The same without a few changes that Atlas has rejected and that are tried again. Where it has rejected the first
+    /// twenty, so many are no single ones any more, and the oldest counts as any other.
+    pub but_for_retries_ms: Option<u64>,
+}
+
 /// The oldest entry.
 pub fn first(store: &Store, state: &StoreState) -> Result<Option<Entry>, QueueError> {
     let Some(first) = state.blocks.next_from(0) else { return Ok(None) };
     Ok(Some(store.reader().entry(&state.blocks, first)?.0))
 }
 
-/// When the oldest change was made that Atlas has not rejected yet, milliseconds since 1970. Where it has rejected the
-/// first [`RETRIES_MAX`], so many are no single ones any more, and the oldest counts as any other.
-pub fn oldest_but_for_retries(
-    store: &Store,
-    state: &StoreState,
-) -> Result<Option<u64>, QueueError> {
+/// When the oldest change was made, and the oldest that Atlas has not rejected yet.
+pub fn oldest(store: &Store, state: &StoreState) -> Result<Oldest, QueueError> {
     let mut reader = store.reader();
-    let mut oldest_ms = None;
+    let mut oldest = Oldest::default();
     let mut next = state.blocks.next_from(0);
     for _ in 0..RETRIES_MAX {
-        let Some((seq, place)) = next else { return Ok(None) };
+        let Some((seq, place)) = next else { return Ok(oldest) };
         let entry = reader.entry(&state.blocks, (seq, place))?.0;
+        oldest.ms = oldest.ms.or(Some(entry.first_ms));
         if entry.attempts == 0 {
-            return Ok(Some(entry.first_ms));
+            return Ok(Oldest { but_for_retries_ms: Some(entry.first_ms), ..oldest });
         }
-        oldest_ms = oldest_ms.or(Some(entry.first_ms));
         next = state.blocks.next_from(seq + 1);
     }
-    Ok(next.and(oldest_ms))
+    Ok(Oldest { but_for_retries_ms: next.and(oldest.ms), ..oldest })
 }
 
 /// The newest entry of a document, pending or leased.

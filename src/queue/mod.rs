@@ -121,6 +121,7 @@ pub use door::Queue;
 pub use entry::{Ack, Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Work, body_json};
 pub use files::{QueueOptions, agent_in};
 pub use ledger::{Front, NextDue};
+pub use look::Oldest;
 pub use open::Rebuilt;
 pub use refuse::Refused;
 pub use reserve::Reservation;

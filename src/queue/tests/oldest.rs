@@ -6,7 +6,7 @@ use super::*;
 fn the_oldest_change_is_looked_for_behind_a_few_that_were_rejected() {
     let (_dir, queue) = fresh();
     let at = |id: i32, wall_ms| Incoming { wall_ms, ..insert(id, 1) };
-    let oldest = || queue.oldest_but_for_retries_ms().unwrap();
+    let oldest = || queue.oldest().unwrap().but_for_retries_ms;
     let back = Outcome::Retry { due_ms: 10, error: "no".into() };
     queue.commit(vec![at(1, 100)], None).unwrap();
     ack(&queue, &lease(&queue), &back);
