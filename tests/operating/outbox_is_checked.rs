@@ -93,9 +93,9 @@ async fn what_an_outbox_lacks_is_named_with_what_mends_it_and_nothing_is_made_by
 async fn the_roles_that_are_printed_for_an_outbox_are_enough_and_each_that_is_missing_is_named() {
     let (source, atlas) = tokio::join!(Postgres::start(), Mongod::start());
     source
-        .ask("CREATE SCHEMA sales; CREATE TABLE sales.todos (id text PRIMARY KEY, title text)")
+        .ask("CREATE SCHEMA sales; CREATE SCHEMA books; CREATE TABLE books.todos (id text PRIMARY KEY, title text)")
         .await;
-    let routes = ROUTES.replace("\"todos\"", "\"sales.todos\"");
+    let routes = ROUTES.replace("\"todos\"", "\"books.todos\"");
     let config = format!("table = \"sales.outbox\"\n{routes}");
     let owner = Agent::from_outbox(&source, &atlas.uri(), &config).await;
 
@@ -127,7 +127,7 @@ async fn the_roles_that_are_printed_for_an_outbox_are_enough_and_each_that_is_mi
         ("UPDATE", "sales.outbox", "PROBLEM", "the user lacks UPDATE on \"sales\".\"outbox\""),
         ("DELETE", "sales.outbox", "warning", "the user may not delete in \"sales\".\"outbox\""),
         ("INSERT", "sales.outrigger_outbox", "PROBLEM", "the user lacks INSERT on"),
-        ("SELECT", "sales.todos", "PROBLEM", "the user lacks SELECT on \"sales\".\"todos\""),
+        ("SELECT", "books.todos", "PROBLEM", "the user lacks SELECT on \"books\".\"todos\""),
     ] {
         source.ask(&format!("REVOKE {right} ON {table} FROM r")).await;
         let said = Said::by(&agent, &["check"]);
@@ -135,6 +135,12 @@ async fn the_roles_that_are_printed_for_an_outbox_are_enough_and_each_that_is_mi
         said.has(verdict, words, &format!("GRANT {right} ON"));
         source.ask(&format!("GRANT {right} ON {table} TO r")).await;
     }
+    source.ask("REVOKE USAGE ON SCHEMA books FROM r").await;
+    let said = Said::by(&agent, &["check"]);
+    assert_eq!(said.code, 3, "{}", said.text);
+    said.has("PROBLEM", "or the user may not look into its schema", "GRANT USAGE ON SCHEMA");
+    said.has("ok", "the user may read its rows", "");
+    source.ask("GRANT USAGE ON SCHEMA books TO r").await;
     source.ask("REVOKE USAGE ON SCHEMA sales FROM r").await;
     let said = Said::by(&agent, &["check"]);
     assert_eq!(said.code, 3, "{}", said.text);
@@ -142,13 +148,13 @@ async fn the_roles_that_are_printed_for_an_outbox_are_enough_and_each_that_is_mi
     source.ask("GRANT USAGE ON SCHEMA sales TO r").await;
 
     // It is enough: for a first copy, for rows, for a comparison.
-    source.ask("INSERT INTO sales.todos VALUES ('1', 'one')").await;
+    source.ask("INSERT INTO books.todos VALUES ('1', 'one')").await;
     assert_eq!(Said::by(&agent, &["check"]).code, 0);
     agent.start(&[]);
     agent.streaming().await;
     source
         .ask(
-            "BEGIN; INSERT INTO sales.todos VALUES ('2', 'two'); INSERT INTO sales.outbox (event_type, entity_id, payload) \
+            "BEGIN; INSERT INTO books.todos VALUES ('2', 'two'); INSERT INTO sales.outbox (event_type, entity_id, payload) \
              VALUES ('todo.made', '2', '{\"id\": \"2\", \"title\": \"two\"}'); COMMIT",
         )
         .await;

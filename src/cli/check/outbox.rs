@@ -1,7 +1,5 @@
 //! An outbox: whether its rows can be read and marked, and the tables beside it compared.
 
-use std::time::Duration;
-
 use super::{
     Report,
     line::{self, EndWords},
@@ -11,6 +9,7 @@ use super::{
 use crate::{
     agent::AgentError,
     config::{Config, units},
+    policy::backlog::Backlog,
     postgres::{
         class::Class,
         connect::{Failed, Postgres, Row, Session},
@@ -141,12 +140,11 @@ fn tell(server: &Server, looked: &Looked, lines: &mut Report) {
         lines.ok(NAME, "an agent reads it now, or did half a minute ago; another one waits");
     }
     match looked.waiting {
-        Some((0, _)) => lines.ok(NAME, "no row waits"),
-        Some((waiting, oldest)) => {
-            let age = oldest.map(|ms| Duration::from_millis(server.now_ms.saturating_sub(ms)));
-            let age = age.map(|age| format!(", the oldest for {}", units::show_duration(age)));
+        Some(Backlog { rows: 0, .. }) => lines.ok(NAME, "no row waits"),
+        Some(Backlog { rows, oldest, .. }) => {
+            let age = oldest.map(|age| format!(", the oldest for {}", units::show_duration(age)));
             let age = age.unwrap_or_default();
-            lines.ok(NAME, format!("{waiting} rows wait{age}"));
+            lines.ok(NAME, format!("{rows} rows wait{age}"));
         }
         None => {}
     }

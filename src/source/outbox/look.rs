@@ -6,9 +6,11 @@ use super::{
     OutboxSource, away, lease,
     shape::{NotSeen, Shape, Unfit},
     table::{lease_table, quoted, quoted_table},
+    waiting,
 };
 use crate::{
     config::TableRule,
+    policy::backlog::Backlog,
     postgres::connect::{Failed, Session},
     source::SourceError,
 };
@@ -26,8 +28,8 @@ pub struct Looked {
     pub is_indexed: bool,
     /// Whether an agent reads it now; `None` where none ever has.
     pub is_read: Option<bool>,
-    /// Rows that wait, and since when the oldest in milliseconds since 1970; `None` where the user may not read them.
-    pub waiting: Option<(u64, Option<u64>)>,
+    /// `None` where the user may not read the rows.
+    pub waiting: Option<Backlog>,
     /// Each table that is compared, with what is wrong with it.
     pub tables: Vec<(String, Vec<Flaw>)>,
 }
@@ -108,7 +110,7 @@ impl OutboxSource {
             let seen = lease::look(&mut session, &shape).await?;
             looked.is_read = seen.map(|seen| seen.is_live);
             let rows = session.query(&shape.waiting(), &[]).await?;
-            looked.waiting = rows.first().map(counted);
+            looked.waiting = rows.first().map(waiting::backlog);
         }
         for rule in inner.tables.all() {
             let flaws = flaws(&mut session, rule).await?;
@@ -116,14 +118,6 @@ impl OutboxSource {
         }
         Ok(looked)
     }
-}
-
-/// The answer to [`Shape::waiting`].
-pub(super) fn counted(row: &tokio_postgres::Row) -> (u64, Option<u64>) {
-    let number = |of: i64| u64::try_from(of).ok();
-    let now_ms: i64 = row.get(2);
-    let since = row.get::<_, Option<i64>>(1).and_then(|age| number(now_ms - age));
-    (number(row.get(0)).unwrap_or(0), since)
 }
 
 /// An index of nothing but what waits.
@@ -160,7 +154,10 @@ async fn flaws(session: &mut Session, rule: &TableRule) -> Result<Vec<Flaw>, Fai
 
 /// A name in a schema that the user may not look into is as good as missing.
 async fn is_there(session: &mut Session, table: &str) -> Result<bool, Failed> {
-    asks(session, "SELECT to_regclass($1::text) IS NOT NULL", &[table]).await
+    match asks(session, "SELECT to_regclass($1::text) IS NOT NULL", &[table]).await {
+        Err(failed) if failed.is(&["42501"]) => Ok(false),
+        asked => asked,
+    }
 }
 
 /// On the whole table, or on columns of it alone.

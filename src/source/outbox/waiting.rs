@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
 
 use super::{OutboxSource, TIMEOUT, away, whole_number};
 use crate::{
@@ -78,19 +81,21 @@ impl OutboxSource {
         let shape = self.0.shape().await?;
         let mut session = self.0.db.session().await.map_err(away)?;
         let rows = session.query(&shape.waiting(), &[]).await.map_err(away)?;
-        let here_ms = now_ms();
-        let row = rows.first().ok_or_else(|| {
+        rows.first().map(backlog).ok_or_else(|| {
             SourceError::Unavailable(Cause::Other("a count without an answer".to_owned()))
-        })?;
-        let whole = |at: usize| -> Option<u64> {
-            row.get::<_, Option<i64>>(at).map(|number| u64::try_from(number).unwrap_or(0))
-        };
-        Ok(Backlog {
-            rows: whole(0).unwrap_or(0),
-            oldest: whole(1).map(Duration::from_millis),
-            there_ms: whole(2).unwrap_or(here_ms),
-            here_ms,
         })
+    }
+}
+
+/// The answer to [`Shape::waiting`](super::shape::Shape::waiting), which came just now.
+pub(super) fn backlog(row: &Row) -> Backlog {
+    let whole = |at: usize| row.get::<_, Option<i64>>(at).map(whole_number);
+    let here_ms = now_ms();
+    Backlog {
+        rows: whole(0).unwrap_or(0),
+        oldest: whole(1).map(Duration::from_millis),
+        there_ms: whole(2).unwrap_or(here_ms),
+        here_ms,
     }
 }
 
