@@ -33,20 +33,22 @@ pub fn target() -> &'static str {
     if IS_POSTGRES.load(Relaxed) { OTHER } else { WORD }
 }
 
-/// The text as it is told.
+/// The text as it is told. An outbox goes into no PostgreSQL: at most one end is called otherwise.
 pub fn told(text: &str) -> Cow<'_, str> {
-    let told = if IS_OUTBOX.load(Relaxed) { with(text, &OF_OUTBOX) } else { text.into() };
-    if IS_POSTGRES.load(Relaxed) { of_postgres(&told).into_owned().into() } else { told }
+    told_by(text, of_postgres)
 }
 
 /// The same of a text in which no name of anybody's stands: a page, its scripts, what a metric is for.
 pub fn told_of_ours(text: &str) -> Cow<'_, str> {
     let is_between = |c: char| !(c.is_alphanumeric() || c == '_');
-    let told = if IS_OUTBOX.load(Relaxed) { with(text, &OF_OUTBOX) } else { text.into() };
-    if IS_POSTGRES.load(Relaxed) {
-        renamed(&told, is_between, is_between).into_owned().into()
-    } else {
-        told
+    told_by(text, |text| renamed(text, is_between, is_between))
+}
+
+fn told_by<'a>(text: &'a str, of_postgres: impl FnOnce(&'a str) -> Cow<'a, str>) -> Cow<'a, str> {
+    match () {
+        () if IS_OUTBOX.load(Relaxed) => with(text, &OF_OUTBOX),
+        () if IS_POSTGRES.load(Relaxed) => of_postgres(text),
+        () => text.into(),
     }
 }
 
