@@ -4,18 +4,14 @@ use std::time::{Duration, Instant};
 
 use crate::{
     shop::{self, Shop},
-    show::{Table, say, summary},
+    show::{Table, conclude, say, summary},
     support::{
         agent::Agent,
         equal::{Everything, Held, MayDiffer, differences, everything},
         mongod::Mongod,
-        proxy::{Line, Proxy},
+        proxy::Proxy,
     },
 };
-
-const BEFORE: Duration = Duration::from_secs(6);
-const AWAY: Duration = Duration::from_secs(8);
-const AFTER: Duration = Duration::from_secs(4);
 
 /// Whether both sides are equal in the end.
 pub async fn demo() -> bool {
@@ -31,13 +27,7 @@ pub async fn demo() -> bool {
     let shop = Shop::opens(&local.client);
     let changes = shop.changes.clone();
     let table = Table { agent: &agent, changes, last: "", ask: async || String::new() };
-    table.header();
-    table.watch(BEFORE, "").await;
-    line.set(Line::Cut);
-    table.watch_an_outage(AWAY, "the line to Atlas is cut").await;
-    line.set(Line::Up);
-    let caught_up = table.time_to_catch_up().await;
-    table.watch(AFTER, "the line is back").await;
+    let caught_up = table.watch_over_an_outage(&line, "Atlas").await;
     let changes = shop.closes().await;
     wait_for_the_rest(&local, &atlas).await;
     table.line("the application has stopped").await;
@@ -48,11 +38,7 @@ pub async fn demo() -> bool {
     let (here, there) = (here.expect("local can be read"), there.expect("Atlas can be read"));
     let found = differences(&here, &there, MayDiffer::Nothing);
     summary(&agent, changes, &size(&here), caught_up);
-    if found.is_empty() {
-        println!("\n  Both sides are equal, byte for byte.\n");
-    } else {
-        println!("\n  {} DIFFERENCES, the first:\n{}\n", found.len(), found[0]);
-    }
+    conclude(&found, "Both sides are equal, byte for byte.");
     found.is_empty()
 }
 

@@ -18,13 +18,8 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    show::{Table, say, summary},
-    support::{
-        agent::Agent,
-        mongod::Mongod,
-        postgres::Postgres,
-        proxy::{Line, Proxy},
-    },
+    show::{Table, conclude, say, summary, verified},
+    support::{agent::Agent, mongod::Mongod, postgres::Postgres, proxy::Proxy},
 };
 
 const DECLARED: &str = r#"
@@ -59,9 +54,6 @@ const FILLED: &str = "CREATE TABLE customers (id int PRIMARY KEY, name text NOT 
 const TELL_ORDER: &str = "INSERT INTO outbox (event_type, entity_id, payload) \
     SELECT 'order.' || status, id::text, to_jsonb(orders) FROM orders WHERE id = $1";
 
-const BEFORE: Duration = Duration::from_secs(6);
-const AWAY: Duration = Duration::from_secs(8);
-const AFTER: Duration = Duration::from_secs(4);
 const TABLES: [&str; 2] = ["customers", "orders"];
 
 /// Whether every document equals its row in the end, and nothing else is there.
@@ -89,32 +81,18 @@ pub async fn demo() -> bool {
     };
     let last = "  orders sent";
     let table = Table { agent: &agent, changes: shop.changes.clone(), last, ask };
-    table.header();
-    table.watch(BEFORE, "").await;
-    line.set(Line::Cut);
-    table.watch_an_outage(AWAY, "the line to MongoDB is cut").await;
-    line.set(Line::Up);
-    let caught_up = table.time_to_catch_up().await;
-    table.watch(AFTER, "the line is back").await;
+    let caught_up = table.watch_over_an_outage(&line, "MongoDB").await;
     let changes = shop.closes().await;
     let (rows, left) = compared(&source, &atlas).await;
     table.line("the application has stopped").await;
 
     println!();
-    say("outrigger verify");
-    let verified = agent.cli(&["verify"]);
-    for line in String::from_utf8_lossy(&verified.stdout).lines() {
-        println!("    {line}");
-    }
-    println!();
+    let is_verified = verified(&agent);
     say("comparing every document with its row");
     let size = format!("documents                    {rows} in {} collections", TABLES.len());
     summary(&agent, changes, &size, caught_up);
-    match &left[..] {
-        [] => println!("\n  Every document equals its row.\n"),
-        [first, ..] => println!("\n  {} DIFFERENCES, the first:\n{first}\n", left.len()),
-    }
-    left.is_empty() && verified.status.success()
+    conclude(&left, "Every document equals its row.");
+    left.is_empty() && is_verified
 }
 
 /// The application. Runs until it is closed.

@@ -15,12 +15,12 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     shop::{self, Shop},
-    show::{Table, say, summary},
+    show::{Table, conclude, say, summary, verified},
     support::{
         agent::Agent,
         mongod::Mongod,
         postgres::{Postgres, hex},
-        proxy::{Line, Proxy},
+        proxy::Proxy,
     },
 };
 
@@ -52,9 +52,6 @@ const QUESTIONS: [&str; 3] = [
     "SELECT doc->>'name', doc->>'orders' FROM shop.customers ORDER BY (doc->>'orders')::int DESC, _id LIMIT 3",
 ];
 
-const BEFORE: Duration = Duration::from_secs(6);
-const AWAY: Duration = Duration::from_secs(8);
-const AFTER: Duration = Duration::from_secs(4);
 const COLLECTIONS: [&str; 3] = ["customers", "orders", "products"];
 
 /// Whether every row equals its document in the end, and nothing else is there.
@@ -80,13 +77,7 @@ pub async fn demo() -> bool {
     };
     let last = "  count, turnover";
     let table = Table { agent: &agent, changes: shop.changes.clone(), last, ask };
-    table.header();
-    table.watch(BEFORE, "").await;
-    line.set(Line::Cut);
-    table.watch_an_outage(AWAY, "the line to PostgreSQL is cut").await;
-    line.set(Line::Up);
-    let caught_up = table.time_to_catch_up().await;
-    table.watch(AFTER, "the line is back").await;
+    let caught_up = table.watch_over_an_outage(&line, "PostgreSQL").await;
     let changes = shop.closes().await;
     let (wanted, left) = compared(&local.client, &target).await;
     table.line("the application has stopped").await;
@@ -99,23 +90,15 @@ pub async fn demo() -> bool {
         }
     }
     println!();
-    say("outrigger verify");
-    let verified = agent.cli(&["verify"]);
-    for line in String::from_utf8_lossy(&verified.stdout).lines() {
-        println!("    {line}");
-    }
-    println!();
+    let is_verified = verified(&agent);
     say(
         "comparing every row with its document: its bytes by their hash, the JSON, columns, elements",
     );
     let rows: usize = wanted.values().map(Vec::len).sum();
     let size = format!("rows                         {rows} in {} tables", wanted.len());
     summary(&agent, changes, &size, caught_up);
-    match &left[..] {
-        [] => println!("\n  Every row equals its document.\n"),
-        [first, ..] => println!("\n  {} DIFFERENCES, the first:\n{first}\n", left.len()),
-    }
-    left.is_empty() && verified.status.success()
+    conclude(&left, "Every row equals its document.");
+    left.is_empty() && is_verified
 }
 
 /// Of each table its rows, in the order of their keys: the hash of the BSON, and what SQL is to say of the document.

@@ -11,7 +11,14 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::agent::Agent;
+use crate::support::{
+    agent::Agent,
+    proxy::{Line, Proxy},
+};
+
+const BEFORE: Duration = Duration::from_secs(6);
+const AWAY: Duration = Duration::from_secs(8);
+const AFTER: Duration = Duration::from_secs(4);
 
 pub fn say(text: &str) {
     println!("  {text}");
@@ -27,7 +34,19 @@ pub struct Table<'a, A> {
 }
 
 impl<A: AsyncFn() -> String> Table<'_, A> {
-    pub fn header(&self) {
+    /// All of it, with `line`, which leads to `what`, away in the middle. Returns how long it took to catch up.
+    pub async fn watch_over_an_outage(&self, line: &Proxy, what: &str) -> Duration {
+        self.header();
+        self.watch(BEFORE, "").await;
+        line.set(Line::Cut);
+        self.watch_an_outage(AWAY, &format!("the line to {what} is cut")).await;
+        line.set(Line::Up);
+        let caught_up = self.time_to_catch_up().await;
+        self.watch(AFTER, "the line is back").await;
+        caught_up
+    }
+
+    fn header(&self) {
         println!(
             "  {:>7}  {:>8}  {:>7}  {:>8}  {:>9}{}",
             "changes", "written", "waiting", "lag", "breaker", self.last
@@ -35,7 +54,7 @@ impl<A: AsyncFn() -> String> Table<'_, A> {
     }
 
     /// Lines for so long, the first of them with `note`.
-    pub async fn watch(&self, time: Duration, note: &str) {
+    async fn watch(&self, time: Duration, note: &str) {
         let until = Instant::now() + time;
         let mut note = note;
         let pause = if std::io::stdout().is_terminal() { 500 } else { 1000 };
@@ -47,7 +66,7 @@ impl<A: AsyncFn() -> String> Table<'_, A> {
 
     /// As [`watch`](Self::watch), and on until the breaker is open: on a machine that has much to do an outage is found
     /// out later.
-    pub async fn watch_an_outage(&self, time: Duration, note: &str) {
+    async fn watch_an_outage(&self, time: Duration, note: &str) {
         self.watch(time, note).await;
         let give_up = Instant::now() + Duration::from_secs(60);
         let is_open = || self.agent.health().is_some_and(|health| health["breaker"] == "open");
@@ -75,7 +94,7 @@ impl<A: AsyncFn() -> String> Table<'_, A> {
     }
 
     /// From now until the target is less than a second behind, while the application goes on.
-    pub async fn time_to_catch_up(&self) -> Duration {
+    async fn time_to_catch_up(&self) -> Duration {
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(30) {
             let health = self.agent.health();
@@ -85,6 +104,25 @@ impl<A: AsyncFn() -> String> Table<'_, A> {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         start.elapsed()
+    }
+}
+
+/// Whether `verify` finds nothing, which it says.
+pub fn verified(agent: &Agent) -> bool {
+    say("outrigger verify");
+    let verified = agent.cli(&["verify"]);
+    for line in String::from_utf8_lossy(&verified.stdout).lines() {
+        println!("    {line}");
+    }
+    println!();
+    verified.status.success()
+}
+
+/// The last line: that everything is `equal`, or what is not.
+pub fn conclude(left: &[String], equal: &str) {
+    match left {
+        [] => println!("\n  {equal}\n"),
+        [first, ..] => println!("\n  {} DIFFERENCES, the first:\n{first}\n", left.len()),
     }
 }
 
