@@ -165,8 +165,12 @@ async fn run_here(
     let wanted = request.clone();
     let asked = blocking(move || {
         let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
-        let asked =
-            SyncState::request(&queue, position.unwrap_or_default(), request, Reason::Asked)?;
+        let asked = SyncState::request_behind(
+            &queue,
+            position.unwrap_or_default(),
+            request,
+            Reason::Asked,
+        )?;
         queue.flush()?;
         Ok::<_, Failure>(asked)
     })

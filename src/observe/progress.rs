@@ -92,7 +92,8 @@ const FAILED: &str = "failed: ";
 const NOT_DONE: &str = "not done, and tried again: ";
 const BEGINS_AGAIN: &str = "ended; it begins anew, since more was demanded meanwhile";
 const CANCELLED: &str = "cancelled";
-const GIVEN_WAY: &str = "ended for one of everything, which is owed";
+const GIVEN_WAY: &str =
+    "ended for one that is owed; what was asked for is part of that one, or comes behind it";
 
 impl fmt::Display for SyncOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -183,12 +183,16 @@ impl Stage {
     }
 
     /// Somebody changes a document of Atlas, and a person has it compared: it is read by its key locally, which nothing
-    /// else that happens here is sure to need.
+    /// else that happens here is sure to need. Before that has come to its end, a collection is replaced as a whole,
+    /// whose comparison goes first.
     async fn has_one_read_by_key(&self) {
         let change = doc! { "$set": { "by hand": true } };
         let changed = kept(&self.atlas).update_one(doc! { "_id": 1 }, change).await.unwrap();
         assert_eq!(changed.modified_count, 1, "the last one was repaired");
         assert!(self.agent.cli(&["sync", "--ns", "shop.kept"]).status.success());
+        let shop = self.local.client.database("shop");
+        shop.collection("turned").insert_one(doc! { "_id": 1 }).await.unwrap();
+        shop.run_command(doc! { "convertToCapped": "turned", "size": 65_536 }).await.unwrap();
     }
 
     async fn equal(&self) {

@@ -3,7 +3,9 @@
 //!
 //! Two kinds share the one place. A *mandatory* sync is what the agent owes: the first copy, a lost history. It is
 //! never refused and never cancelled; it takes the place of whatever else is noted. One *on demand* is what a
-//! person or the clock asked for: refused while anything runs, and cancelled on request.
+//! person or the clock asked for: refused while anything runs, and cancelled on request. Where it has given way to one
+//! that is owed of some collections only, it is *postponed* to the end of that: else whoever asked would be told of an
+//! end that another sync has come to.
 //!
 //! The run itself is one short note; how far it is in each collection is noted beside it, see `notes`.
 
@@ -256,8 +258,8 @@ impl SyncState {
     }
 
     /// Requires that these collections, or [whole databases](Namespace::all_of), be copied or compared, as they are at
-    /// `position` or later. What is
-    /// required already stays so; one on demand of everything becomes mandatory, and any other one gives way.
+    /// `position` or later. What is required already stays so; one on demand of everything becomes mandatory, and any
+    /// other one is postponed.
     ///
     /// # Errors
     /// When the queue cannot be written.
@@ -281,16 +283,19 @@ impl SyncState {
                     open.put_as_noted(&mut changes);
                 }
                 open => {
-                    let is_everything = open.is_some_and(|open| {
-                        let request = open.request.unwrap_or_default();
-                        request.namespaces.is_empty() && !request.dry_run
-                    });
                     changes = notes::remove_all(queue)?;
+                    let is_everything = open.as_ref().is_some_and(|open| {
+                        let request = open.request.as_ref();
+                        request.is_some_and(|asked| asked.namespaces.is_empty() && !asked.dry_run)
+                    });
                     if is_everything {
                         notes::put_again(&mut changes, next.id, namespaces);
                     } else {
                         next.is_of_some = !namespaces.is_empty();
                         notes::put_only(&mut changes, next.id, namespaces);
+                        if let Some(asked) = open {
+                            notes::put_postponed(&mut changes, &asked.run());
+                        }
                     }
                     next.put(&mut changes);
                 }
@@ -321,6 +326,34 @@ impl SyncState {
             Ok(changes)
         })?;
         Ok(open.map_or(Ok(next), Err))
+    }
+
+    /// As [`request`](Self::request), but where the one that is open is owed of some collections only, it is to come
+    /// behind it.
+    ///
+    /// # Errors
+    /// When the queue cannot be read or written.
+    pub fn request_behind(
+        queue: &Queue,
+        position: ClusterTime,
+        request: SyncRequest,
+        reason: Reason,
+    ) -> Result<Result<Self, Self>, QueueError> {
+        let asked = Self::request(queue, position, request.clone(), reason)?;
+        if !matches!(&asked, Err(open) if open.request.is_none() && open.is_of_some) {
+            return Ok(asked);
+        }
+        let next = Self::begin(position, reason, Some(request));
+        let mut refused = None;
+        queue.update_metas(|| {
+            let mut changes = Changes::new();
+            match notes::postponed(queue)? {
+                Some(asked) if asked.request != next.request => refused = Some(asked),
+                _ => notes::put_postponed(&mut changes, &next),
+            }
+            Ok(changes)
+        })?;
+        Ok(refused.map_or(Ok(next), Err))
     }
 
     /// Takes a sync on demand back.
@@ -428,7 +461,7 @@ impl SyncState {
         Ok(again)
     }
 
-    /// Ends the run `id`. False when it must go on: more was required meanwhile.
+    /// Ends the run `id`; what was postponed for it comes next. False when it must go on: more was required meanwhile.
     ///
     /// # Errors
     /// When the queue cannot be read or written.
@@ -436,9 +469,19 @@ impl SyncState {
         let mut current = false;
         queue.update_metas(|| {
             let noted = Self::open(queue)?;
+            let after = noted.as_ref().map_or(0, |noted| noted.after);
             current = noted.is_some_and(|noted| noted.id == id && noted.again.is_empty())
                 && !notes::has_again(queue, id)?;
-            if current { Self::removed(queue) } else { Ok(Changes::new()) }
+            if !current {
+                return Ok(Changes::new());
+            }
+            let mut changes = Self::removed(queue)?;
+            if let Some(asked) = notes::postponed(queue)? {
+                // Whoever waits for an id waits for that one or a later one.
+                Self { id: Uuid::now_v7(), after: asked.after.max(after), ..asked }
+                    .put(&mut changes);
+            }
+            Ok(changes)
         })?;
         Ok(current)
     }

@@ -10,6 +10,7 @@
 //! | `begun`, name | its copy or comparison has begun: the [`CopyPlan`], without the ranges |
 //! | `range`, name, number | a range that is done |
 //! | `done`, name | it is done; with a 1 when a mass delete was refused in it |
+//! | `postponed` | of no run yet, and so without an id before it: the note of one on demand that is to come behind this one |
 //!
 //! Earlier builds kept all of it in the one note of the run. That is read, and written anew in this form by the next
 //! run that goes on.
@@ -32,6 +33,7 @@ const AGAIN: &str = "again";
 const BEGUN: &str = "begun";
 const RANGE: &str = "range";
 const DONE: &str = "done";
+const POSTPONED: &str = "postponed";
 
 /// Notes to be put, and with `None` to be removed.
 pub(super) type Changes = BTreeMap<String, Option<Vec<u8>>>;
@@ -156,6 +158,16 @@ pub(super) fn take_again(
 pub(super) fn has_again(queue: &Queue, id: Uuid) -> Result<bool, QueueError> {
     let again = queue.metas_below(&below(AGAIN))?;
     Ok(again.iter().any(|(_, noted)| noted.starts_with(id.as_bytes())))
+}
+
+/// Notes a sync on demand that is to come behind the one that is open.
+pub(super) fn put_postponed(changes: &mut Changes, asked: &SyncState) {
+    changes.insert(format!("{META}{BETWEEN}{POSTPONED}"), Some(asked.encode()));
+}
+
+/// The sync on demand that is to come behind the one that is open, if there is one.
+pub(super) fn postponed(queue: &Queue) -> Result<Option<SyncState>, QueueError> {
+    SyncState::decode(queue.meta(&format!("{META}{BETWEEN}{POSTPONED}"))?.as_deref())
 }
 
 /// Removes all notes, of whichever run.

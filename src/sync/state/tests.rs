@@ -62,6 +62,76 @@ fn a_sync_on_demand_is_refused_while_another_is_open_and_gives_way_to_a_mandator
 }
 
 #[test]
+fn a_sync_on_demand_that_gives_way_to_one_of_other_collections_comes_behind_it() {
+    let (_dir, queue) = queue();
+    let kept =
+        SyncRequest { namespaces: vec!["shop.kept".into()], digest: true, ..Default::default() };
+    let of_some = [Namespace::new("shop", "some")].into();
+    let ask = |position| {
+        let position = ClusterTime(position);
+        SyncState::request(&queue, position, kept.clone(), Reason::Asked).unwrap()
+    };
+    let asked = ask(10).unwrap();
+
+    SyncState::require_of(&queue, ClusterTime(20), &of_some, Reason::Replaced).unwrap();
+    let owed = load(&queue);
+    assert_eq!((&owed.request, &owed.only), (&None, &of_some));
+    // What is required beside it, and a restart, leave it there.
+    SyncState::require_of(&queue, ClusterTime(30), &of_some, Reason::Renamed).unwrap();
+    SyncState::take_again(&queue, owed.id).unwrap();
+    SyncState::resume(&queue).unwrap();
+    assert!(SyncState::complete(&queue, owed.id).unwrap());
+
+    let next = load(&queue);
+    assert_eq!((&next.request, next.reason), (&asked.request, Reason::Asked));
+    assert_eq!(next.after(), ClusterTime(29), "as late as what it has waited for");
+    assert!(next.id > owed.id, "whoever waits for the first one waits for this");
+    assert!(SyncState::complete(&queue, next.id).unwrap());
+    assert!(notes_of(&queue).is_empty(), "it comes once");
+}
+
+#[test]
+fn one_of_everything_that_is_owed_takes_the_place_of_what_was_postponed() {
+    let (_dir, queue) = queue();
+    let of_some = [Namespace::new("shop", "some")].into();
+    let asked = SyncRequest { namespaces: vec!["shop.kept".into()], ..Default::default() };
+    SyncState::request(&queue, ClusterTime(10), asked, Reason::Asked).unwrap().unwrap();
+    SyncState::require_of(&queue, ClusterTime(20), &of_some, Reason::Replaced).unwrap();
+
+    SyncState::require(&queue, ClusterTime(30), Reason::HistoryLost).unwrap();
+
+    let id = load(&queue).id;
+    SyncState::take_again(&queue, id).unwrap();
+    assert!(SyncState::complete(&queue, id).unwrap());
+    assert!(notes_of(&queue).is_empty());
+}
+
+#[test]
+fn what_is_asked_for_behind_one_that_is_owed_of_some_collections_is_not_taken_for_done_with_it() {
+    let (_dir, queue) = queue();
+    let request = |name: &str| SyncRequest { namespaces: vec![name.into()], ..Default::default() };
+    let ask = |name| {
+        let asked = request(name);
+        SyncState::request_behind(&queue, ClusterTime(10), asked, Reason::Asked).unwrap()
+    };
+    let of_some = [Namespace::new("shop", "some")].into();
+    SyncState::require_of(&queue, ClusterTime(20), &of_some, Reason::Replaced).unwrap();
+    let owed = load(&queue);
+
+    let asked = ask("shop.kept").unwrap();
+    assert!(asked.id > owed.id);
+    assert_eq!(ask("shop.other").unwrap_err().request, Some(request("shop.kept")));
+    assert_eq!(ask("shop.kept").unwrap().request, Some(request("shop.kept")), "the same is one");
+
+    assert!(SyncState::complete(&queue, owed.id).unwrap());
+    let next = load(&queue);
+    assert_eq!(next.request, Some(request("shop.kept")));
+    assert!(next.id > asked.id);
+    // What is owed of everything finds the same, and what is on demand is as before.
+    assert_eq!(ask("shop.kept").unwrap_err().id, next.id);
+}
+
+#[test]
 fn a_sync_on_demand_can_be_cancelled_and_a_mandatory_one_cannot() {
     let (_dir, queue) = queue();
     assert_eq!(SyncState::cancel(&queue).unwrap(), Cancelled::NothingRuns);
