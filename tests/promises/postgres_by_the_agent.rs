@@ -113,6 +113,38 @@ async fn a_sync_repairs_what_verify_finds_in_postgres_and_deletes_no_more_than_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_view_on_a_column_that_is_declared_anew_is_said_at_the_start_and_loses_no_document() {
+    let (local, target) = tokio::join!(Mongod::start(), Postgres::start());
+    orders(&local).insert_many((0..20).map(|id| doc! { "_id": id, "v": id })).await.unwrap();
+    let mut agent = Agent::into_postgres(&local.uri(), &target.uri(), DECLARED);
+    agent.start(&[]);
+    agent.streaming().await;
+    assert!(agent.stop().success());
+    target.ask("CREATE VIEW public.mine AS SELECT v + 1 AS w FROM shop.orders").await;
+    agent.replace_setting("path = \"v\"\ntype = \"integer\"", "path = \"v\"\ntype = \"text\"");
+    orders(&local).update_one(doc! { "_id": 7 }, doc! { "$set": { "v": "seven" } }).await.unwrap();
+
+    let refused = agent.cli(&["run"]);
+    let told = told(&refused);
+    assert_eq!(refused.status.code(), Some(2), "{told}");
+    for part in ["the column \"v\"", "the view mine stands on it", "drop that first"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+
+    target.ask("DROP VIEW public.mine").await;
+    agent.may(&[Unasked::Repair], "a column is made anew");
+    agent.start(&[]);
+    agent.streaming().await;
+    let filled = "SELECT v FROM shop.orders WHERE doc->>'_id' IN ('7', '8') ORDER BY _id";
+    eventually("it is filled", PATIENCE, async || {
+        target.try_ask(filled).await.is_ok_and(|rows| rows == ["seven", "NULL"])
+    })
+    .await;
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+    eventually("all of it", PATIENCE, async || verified(&agent) == [0; 3]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_postgres_refuses_is_failed_to_whoever_asks_until_it_is_written() {
     let (local, target) = tokio::join!(Mongod::start(), Postgres::start());
     orders(&local).insert_many((0..20).map(|id| doc! { "_id": id, "v": id })).await.unwrap();

@@ -9,7 +9,7 @@ use crate::{
     agent::source_side,
     config::Config,
     postgres::connect::{Failed, Param, Row, Session, Type},
-    sink::postgres::{change::in_the_way, names::OWN_SCHEMA, table::Table},
+    sink::postgres::{names::OWN_SCHEMA, obstacle::in_the_way, table::Table},
 };
 
 /// What the end is called in the findings.

@@ -39,7 +39,7 @@ pub enum Change<'a> {
 }
 
 /// Why it was not done.
-enum Undone {
+pub(super) enum Undone {
     Failed(Failed),
     /// A person has to make way for it.
     InTheWay(String),
@@ -123,62 +123,6 @@ async fn within(session: &mut Session, change: Change<'_>) -> Result<Changed, Un
     }
 }
 
-/// Why what is declared cannot be made as it is: a table that is another's has the name.
-///
-/// # Errors
-/// Where the server could not be asked.
-pub async fn in_the_way(
-    session: &mut Session,
-    tables: &[Table],
-) -> Result<Option<String>, SinkError> {
-    let mut noted = Noted::ByName;
-    for table in tables {
-        let mut looked = require_ours(session, table, noted).await;
-        // Nothing of Outrigger is there yet.
-        if matches!(&looked, Err(Undone::Failed(failed)) if failed.is(&["42P01", "3F000"])) {
-            noted = Noted::Nowhere;
-            looked = require_ours(session, table, noted).await;
-        }
-        match looked {
-            Ok(()) => {}
-            Err(Undone::InTheWay(reason)) => return Ok(Some(reason)),
-            Err(Undone::Failed(failed)) => return Err(failed.into()),
-            // It is looked at, and not waited for.
-            Err(Undone::InUse) => {}
-        }
-    }
-    Ok(None)
-}
-
-/// What is noted of a table, or of one of its children, and is not there any more.
-///
-/// # Errors
-/// Where the server could not be asked.
-pub async fn gone(session: &mut Session, table: &Table) -> Result<Option<String>, SinkError> {
-    let own = quoted(OWN_SCHEMA);
-    let sql = format!(
-        "SELECT format('%I.%I', table_schema, table_name) FROM (SELECT ns, table_schema, table_name FROM {own}.tables \
-         UNION ALL SELECT ns, table_schema, table_name FROM {own}.children) a WHERE ns = $1 AND table_schema = $2 \
-         AND table_name = ANY($3) AND to_regclass(format('%I.%I', table_schema, table_name)) IS NULL"
-    );
-    let ns = table.ns.as_str();
-    let children = table.children.iter().map(|child| child.name.as_str());
-    let names: Vec<_> = std::iter::once(table.name.as_str()).chain(children).collect();
-    let params: [Param<'_>; 3] =
-        [(&ns, Type::TEXT), (&table.schema, Type::TEXT), (&names, Type::TEXT_ARRAY)];
-    let rows = match session.query(&sql, &params).await {
-        // Nothing of Outrigger is there yet.
-        Err(failed) if failed.is(&["42P01", "3F000"]) => return Ok(None),
-        rows => rows?,
-    };
-    let name = rows.first().and_then(|row| row.try_get::<_, String>(0).ok());
-    Ok(name.map(|name| {
-        format!(
-            "the table {name} of {ns} is gone: somebody has renamed or dropped it; it is made anew, and {ns} compared"
-        )
-    }))
-}
-
 /// Whether all of it is there, and noted.
 async fn is_made(session: &mut Session, table: &Table) -> Result<bool, Failed> {
     let own = quoted(OWN_SCHEMA);
@@ -211,9 +155,23 @@ fn named(columns: Vec<(&str, ColumnType)>) -> (Vec<&str>, Vec<&'static str>) {
 /// A column that is declared with another type by now is made again. What was in it is in the documents as well, and
 /// whoever has declared it anew has everything compared.
 async fn drop_retyped(session: &mut Session, table: &Table) -> Result<(), Undone> {
+    for (name, column) in retyped(session, table).await? {
+        tracing::warn!(ns = %table.ns, column, "a column is declared with another type now: it is made anew, without its indexes, and filled again");
+        let column = quoted(&column);
+        session.batch(&format!("ALTER TABLE {name} DROP COLUMN {column}")).await?;
+    }
+    Ok(())
+}
+
+/// The declared columns that have another type in the database: each with its table as SQL names it.
+pub(super) async fn retyped(
+    session: &mut Session,
+    table: &Table,
+) -> Result<Vec<(String, String)>, Failed> {
     let sql = "SELECT attname::text FROM unnest($2, $3) w(name, type) JOIN pg_attribute ON attrelid = to_regclass($1) \
                AND attname = name AND atttypid <> type::regtype AND NOT attisdropped";
     let (own_columns, child_columns) = columns_of_each();
+    let mut found = Vec::new();
     for (name, columns) in table.all() {
         let is_declared =
             |(name, _): &(&str, _)| !own_columns.contains(name) && !child_columns.contains(name);
@@ -221,18 +179,15 @@ async fn drop_retyped(session: &mut Session, table: &Table) -> Result<(), Undone
         let params: [Param<'_>; 3] =
             [(&name, Type::TEXT), (&names, Type::TEXT_ARRAY), (&types, Type::TEXT_ARRAY)];
         for row in session.query(sql, &params).await? {
-            let column: String = row.try_get(0).map_err(Failed::from)?;
-            tracing::warn!(ns = %table.ns, column, "a column is declared with another type now: it is made anew, without its indexes, and filled again");
-            let column = quoted(&column);
-            session.batch(&format!("ALTER TABLE {name} DROP COLUMN {column}")).await?;
+            found.push((name.clone(), row.try_get(0)?));
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// What is noted of the tables that there are.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Noted {
+pub(super) enum Noted {
     /// And whose name is to be another's, since it is to be made.
     ToBeMade,
     ByName,
@@ -241,7 +196,11 @@ enum Noted {
 }
 
 /// A table that is there is this collection's, or one of its children's, as Outrigger has noted it.
-async fn require_ours(session: &mut Session, table: &Table, noted: Noted) -> Result<(), Undone> {
+pub(super) async fn require_ours(
+    session: &mut Session,
+    table: &Table,
+    noted: Noted,
+) -> Result<(), Undone> {
     let own = quoted(OWN_SCHEMA);
     let (tables, children) = match noted {
         Noted::ToBeMade | Noted::ByName => (format!("{own}.tables"), format!("{own}.children")),

@@ -27,6 +27,7 @@ mod jsonb;
 mod key;
 mod moment;
 pub mod names;
+pub mod obstacle;
 pub mod print;
 pub mod read;
 pub mod row;

@@ -18,6 +18,7 @@ use super::{
     copy,
     fence::Fence,
     names::{OWN_SCHEMA, quoted},
+    obstacle,
     row::{self, Rows},
     table::Table,
 };
@@ -106,7 +107,7 @@ impl PostgresSink {
         let children = self.mapping.children.iter().map(|(ns, _)| ns);
         let declared: BTreeSet<_> = columns.chain(children).collect();
         let tables: Vec<_> = declared.into_iter().map(|ns| self.table_of(ns)).collect();
-        change::in_the_way(&mut self.pg.session().await?, &tables).await
+        obstacle::in_the_way(&mut self.pg.session().await?, &tables).await
     }
 
     /// How many values of another type a column was given, which are NULL there, by collection and column. Each time
@@ -132,7 +133,7 @@ impl PostgresSink {
         let rows = Arc::new(Rows::of(Table::of(ns, &self.mapping), self.exact));
         // In a program of one's own there is nobody who could compare it.
         if self.fence.is_some()
-            && let Some(gone) = change::gone(session, &rows.table).await?
+            && let Some(gone) = obstacle::gone(session, &rows.table).await?
         {
             return Err(SinkError::Gone(gone));
         }
