@@ -1,5 +1,8 @@
 //! Into PostgreSQL: the first copy beside `COPY` by hand, updates beside `INSERT … ON CONFLICT DO UPDATE` by hand, of the
 //! same rows into tables of the same definition, over one connection and over two.
+//!
+//! By hand PostgreSQL has the machine to itself; beside the agent it shares it with the MongoDB that is read from. So it is
+//! also told what PostgreSQL itself takes for a row, which is of the statements alone.
 
 use std::{pin::pin, time::Duration};
 
@@ -11,7 +14,7 @@ use tokio_postgres::Client;
 use crate::{
     bed::{Bed, Variant, await_until, streaming},
     data::{self, ORDERS, USUAL},
-    process::{Meter, Process},
+    process::{Meter, Process, Usage},
     report::{Notebook, Target},
     settings::Settings,
     support::{agent::Agent, api::Api, postgres::Postgres},
@@ -20,6 +23,8 @@ use crate::{
 const COPY: &str = "first copy / COPY by hand";
 const UPDATES: &str = "updates / upserts by hand";
 const CPU: &str = "first copy, agent CPU";
+const COPY_COST: &str = "PostgreSQL's CPU for a row, COPY by hand / first copy";
+const UPDATE_COST: &str = "PostgreSQL's CPU for a row, upserts by hand / updates";
 
 /// Rows in a statement by hand, as in one of the agent's.
 const BATCH: usize = 500;
@@ -32,6 +37,8 @@ pub async fn writes(settings: Settings, book: Notebook) {
     book.mark(COPY, Target::AtLeast(0.7));
     book.mark(UPDATES, Target::AtLeast(0.7));
     book.mark(CPU, Target::AtMost(25.0));
+    book.mark(COPY_COST, Target::AtLeast(0.7));
+    book.mark(UPDATE_COST, Target::AtLeast(0.7));
     let (bed, target) = tokio::join!(Bed::start(), Postgres::start());
     bed.reset().await;
     data::insert(&bed.local.client, ORDERS, 0..documents, USUAL).await;
@@ -40,7 +47,7 @@ pub async fn writes(settings: Settings, book: Notebook) {
             .ask("DROP SCHEMA IF EXISTS shop CASCADE; DROP SCHEMA IF EXISTS outrigger CASCADE")
             .await;
         let mut agent = agent(&bed, &target);
-        let meter = start(&mut agent);
+        let meter = start(&bed, &target, &mut agent);
         let took = end_of_copy(&agent).await;
         let usage = meter.stop();
         book.costs("first copy", &usage);
@@ -49,23 +56,29 @@ pub async fn writes(settings: Settings, book: Notebook) {
         let copied = documents as f64 / took.as_secs_f64();
         book.add("first copy", "documents/s", copied);
         book.add(CPU, "µs/document", usage.cpu("agent") * 1e6 / documents as f64);
+        let copy_cpu = usage.cpu(POSTGRES);
         assert!(agent.stop().success());
 
-        let mut best = (0.0_f64, 0.0_f64);
+        let (mut best, mut least) = ([0.0_f64; 2], [f64::INFINITY; 2]);
         for connections in [1, 2] {
-            let (by_copy, by_upsert) = by_hand(&target, connections, documents).await;
-            book.add(&format!("COPY by hand, {connections} connections"), "rows/s", by_copy);
-            book.add(&format!("upserts by hand, {connections} connections"), "rows/s", by_upsert);
-            best = (best.0.max(by_copy), best.1.max(by_upsert));
+            let found = by_hand(&target, connections).await;
+            for (at, (what, usage)) in ["COPY", "upserts"].into_iter().zip(found).enumerate() {
+                let rate = documents as f64 / usage.elapsed.as_secs_f64();
+                book.add(&format!("{what} by hand, {connections} connections"), "rows/s", rate);
+                book.costs(&format!("{what} by hand, {connections} connections"), &usage);
+                best[at] = best[at].max(rate);
+                least[at] = least[at].min(usage.cpu(POSTGRES));
+            }
         }
-        book.add(COPY, "ratio", copied / best.0);
+        book.add(COPY, "ratio", copied / best[0]);
+        book.add(COPY_COST, "ratio", least[0] / copy_cpu);
 
         // Every document is changed while nobody looks, and read when it is its turn.
         let set = doc! { "$set": { "number": round as i32 } };
         let orders = bed.local.client.database("shop").collection::<bson::Document>(ORDERS);
         orders.update_many(doc! {}, set).await.unwrap();
         bed.write_sentinel(round as u64).await;
-        let meter = start(&mut agent);
+        let meter = start(&bed, &target, &mut agent);
         let written = format!("SELECT count(*) FROM shop.sentinel WHERE doc->>'_id' = '{round}'");
         await_until("the last update", Duration::from_millis(50), async || {
             target.try_ask(&written).await.is_ok_and(|count| count != ["0"])
@@ -77,7 +90,8 @@ pub async fn writes(settings: Settings, book: Notebook) {
         let updated = documents as f64 / usage.elapsed.as_secs_f64();
         book.add("updates", "documents/s", updated);
         book.add("updates, agent CPU", "µs/document", usage.cpu("agent") * 1e6 / documents as f64);
-        book.add(UPDATES, "ratio", updated / best.1);
+        book.add(UPDATES, "ratio", updated / best[1]);
+        book.add(UPDATE_COST, "ratio", least[1] / usage.cpu(POSTGRES));
         let numbers = target.ask("SELECT DISTINCT number FROM shop.orders").await;
         assert_eq!(numbers, [round.to_string()]);
         assert!(agent.stop().success());
@@ -103,8 +117,13 @@ fn agent(bed: &Bed, target: &Postgres) -> Agent {
     new
 }
 
-fn start(agent: &mut Agent) -> Meter {
-    let meter = Meter::start(&[]);
+const POSTGRES: &str = "postgres";
+
+fn start(bed: &Bed, target: &Postgres, agent: &mut Agent) -> Meter {
+    let meter = Meter::start(&[
+        Process { name: POSTGRES, pid: target.id() },
+        Process { name: "local mongod", pid: bed.local.id() },
+    ]);
     agent.start(&[]);
     meter.born(Process { name: "agent", pid: agent.id() });
     meter
@@ -138,8 +157,8 @@ struct Rows {
     cities: Vec<Option<String>>,
 }
 
-/// Rows per second by `COPY`, and by upserts of what is there.
-async fn by_hand(target: &Postgres, connections: usize, documents: u64) -> (f64, f64) {
+/// What `COPY` takes, and what upserts of what is there then.
+async fn by_hand(target: &Postgres, connections: usize) -> [Usage; 2] {
     target
         .ask("DROP SCHEMA IF EXISTS hand CASCADE; CREATE SCHEMA hand; CREATE TABLE hand.orders (LIKE shop.orders INCLUDING ALL)")
         .await;
@@ -155,7 +174,8 @@ async fn by_hand(target: &Postgres, connections: usize, documents: u64) -> (f64,
         let rows = rows(&client, &share).await;
         clients.push((client, chunks, rows));
     }
-    let started = std::time::Instant::now();
+    let process = Process { name: POSTGRES, pid: target.id() };
+    let meter = Meter::start(&[process]);
     futures_util::future::join_all(clients.iter().map(async |(client, chunks, _)| {
         let sink = client
             .copy_in::<_, Bytes>(&format!(
@@ -170,13 +190,13 @@ async fn by_hand(target: &Postgres, connections: usize, documents: u64) -> (f64,
         sink.finish().await.unwrap();
     }))
     .await;
-    let by_copy = documents as f64 / started.elapsed().as_secs_f64();
-    let started = std::time::Instant::now();
+    let by_copy = meter.stop();
+    let meter = Meter::start(&[process]);
     futures_util::future::join_all(
         clients.iter().map(async |(client, _, rows)| upsert(client, rows).await),
     )
     .await;
-    (by_copy, documents as f64 / started.elapsed().as_secs_f64())
+    [by_copy, meter.stop()]
 }
 
 async fn rows(client: &Client, share: &str) -> Rows {

@@ -16,13 +16,22 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// A process that begins anew by `exec`, or ends, loses its peak, so it is looked at now and then.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// User and system time of a process and its threads since it was born.
+/// User and system time of a process and its threads since it was born, and of its children: PostgreSQL has one for each
+/// connection.
 pub fn cpu_seconds(pid: u32) -> Option<f64> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    let live = children.split_whitespace().filter_map(|child| own_seconds(child.parse().ok()?));
+    Some(own_seconds(pid)? + live.sum::<f64>())
+}
+
+/// With the children that have ended.
+fn own_seconds(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Behind the name, which may hold anything: state is the third field, utime the 14th.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<f64>().ok();
-    Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
+    // Behind the name, which may hold anything: state is the third field, utime the 14th, then stime, cutime, cstime.
+    let fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let ticks: Vec<f64> = fields.take(4).filter_map(|ticks| ticks.parse().ok()).collect();
+    (ticks.len() == 4).then(|| ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
 }
 
 /// A line of `/proc/PID/status` that is in kB, in MB.

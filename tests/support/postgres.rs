@@ -57,6 +57,11 @@ impl Postgres {
             .expect("scripts/postgres runs")
     }
 
+    /// Of the process whose children are its connections.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
     /// Ends it as a crash does.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
