@@ -2,7 +2,8 @@
 //!
 //! Only with the feature `crash-points`, which no release has: `OUTRIGGER_CRASH_AT=name` aborts at the
 //! first pass of the step of that name, `name:3` at the third. Without the feature nothing is left of
-//! it. `tests/faults/crash_points.rs` exercises every name.
+//! it. `tests/faults/crash_points.rs` exercises every name, those of an outbox
+//! `tests/faults/outbox_crash_points.rs`.
 
 /// The steps. The names of what is durable end in `done`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +34,16 @@ pub enum CrashPoint {
     EvictionNoted,
     /// The documents are gone from Atlas.
     Evicted,
+    /// The right to read an outbox is taken.
+    TurnTaken,
+    /// An outbox says whose queue has what is marked from here on.
+    ReaderNoted,
+    /// Rows of an outbox are marked, which the queue has.
+    RowsMarked,
 }
 
 impl CrashPoint {
-    pub const ALL: [CrashPoint; 16] = [
+    pub const ALL: [CrashPoint; 19] = [
         CrashPoint::PositionNoted,
         CrashPoint::LeaseIdNoted,
         CrashPoint::PartCopied,
@@ -53,6 +60,9 @@ impl CrashPoint {
         CrashPoint::DeadLetterDone,
         CrashPoint::EvictionNoted,
         CrashPoint::Evicted,
+        CrashPoint::TurnTaken,
+        CrashPoint::ReaderNoted,
+        CrashPoint::RowsMarked,
     ];
 }
 

@@ -19,12 +19,13 @@ use crate::{
     schema::Description,
     source::{
         Source, SourceError,
-        outbox::{COLLECTION, OutboxSource, Stretch},
+        outbox::{COLLECTION, OutboxSource, Stretch, Walked},
     },
 };
 
-/// Bytes of a document, where nobody has counted them: for an estimate of how long a copy takes.
-const DOCUMENT: u64 = 500;
+/// Rows of the first page of a walk. Each later one may have four times as many as the last, for as long as all of them
+/// fit: what the database makes of a page and does not send is in vain.
+const FIRST: usize = 500;
 
 /// What an outbox's tables hold, as a side.
 pub struct OutboxSide(OutboxSource);
@@ -74,13 +75,13 @@ impl Side for OutboxSide {
 
     fn size<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, Size> {
         Box::pin(async move {
-            let documents = self.counted(ns).await?;
-            Ok(Size { documents, bytes: documents * DOCUMENT })
+            let (documents, each) = self.0.measure(ns).await?;
+            Ok(Size { documents, bytes: documents.saturating_mul(each) })
         })
     }
 
     fn is_empty<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, bool> {
-        Box::pin(async move { Ok(self.counted(ns).await? == 0) })
+        Box::pin(async move { Ok(self.0.is_empty(ns).await?) })
     }
 
     fn estimated_count<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, u64> {
@@ -102,7 +103,8 @@ impl Side for OutboxSide {
     }
 
     fn walk(&self, route: Route) -> Box<dyn Walk + '_> {
-        Box::new(TableWalk { side: self, route, behind: None, is_over: false })
+        let limit = FIRST.min(route.page as usize);
+        Box::new(TableWalk { side: self, route, behind: None, limit, is_over: false })
     }
 
     fn find<'a>(
@@ -128,6 +130,8 @@ struct TableWalk<'a> {
     side: &'a OutboxSide,
     route: Route,
     behind: Option<DocumentKey>,
+    /// Rows of the next page, at the most.
+    limit: usize,
     is_over: bool,
 }
 
@@ -154,10 +158,13 @@ impl Walk for TableWalk<'_> {
                 from: from.as_ref(),
                 until: until.as_ref(),
                 behind: self.behind.as_ref(),
-                limit: self.route.page as usize,
+                limit: self.limit,
             };
-            let documents = self.side.0.walk(&self.route.ns, stretch).await?;
-            self.is_over = documents.len() < self.route.page as usize;
+            let Walked { documents, is_end } = self.side.0.walk(&self.route.ns, stretch).await?;
+            self.is_over = is_end;
+            let is_cut = documents.len() < self.limit;
+            let most = documents.len() * if is_cut { 2 } else { 4 };
+            self.limit = most.clamp(1, self.route.page.max(1) as usize);
             let before = Place { behind: self.behind.clone(), leg: 0 };
             let Some(last) = documents.last() else { return Ok(None) };
             self.behind = DocumentKey::of(last).ok();

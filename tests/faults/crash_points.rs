@@ -29,6 +29,10 @@ const AT_THE_START: [CrashPoint; 5] = [
     CrashPoint::CollectionCopied,
 ];
 
+/// Those that `outbox_crash_points` passes.
+const OF_AN_OUTBOX: [CrashPoint; 3] =
+    [CrashPoint::TurnTaken, CrashPoint::ReaderNoted, CrashPoint::RowsMarked];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_step_of_the_start_is_made_good_by_the_next_start() {
     let (local, atlas) = pair().await;
@@ -88,7 +92,9 @@ async fn a_crash_at_any_step_of_streaming_is_made_good_by_the_next_start() {
     assert!(agent.stop().success());
     let mut rng = StdRng::seed_from_u64(seed());
 
-    let streaming = CrashPoint::ALL.into_iter().filter(|step| !AT_THE_START.contains(step));
+    let streaming = CrashPoint::ALL
+        .into_iter()
+        .filter(|step| !AT_THE_START.contains(step) && !OF_AN_OUTBOX.contains(step));
     for step in streaming {
         for passes in [1, 2] {
             crash(&mut agent, step, passes, async |agent| stage.work(agent, &mut rng).await).await;

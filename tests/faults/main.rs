@@ -13,6 +13,8 @@ mod lost_history;
 mod many;
 mod memory_of_the_unit;
 mod names_behind_a_gap;
+#[cfg(feature = "crash-points")]
+mod outbox_crash_points;
 mod postgres_behind_a_pooler;
 mod postgres_put_back;
 mod postgres_target;

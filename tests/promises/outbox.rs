@@ -7,12 +7,20 @@ use mongodb::bson::doc;
 use outrigger::{
     config::Config,
     gate::{Gate, reading::Reading, writing::Writing},
+    model::{
+        document_key::DocumentKey,
+        event::{Change, ChangeEvent},
+        write_op::WriteOp,
+    },
     observe::status::Status,
     policy::{backoff::RetrySchedule, limiter::Limiter, read_watermark::ReadWatermark},
     queue::{Queue, QueueOptions},
     runtime::shutdown::Stop,
     sink::AtlasSink,
-    source::outbox::OutboxSource,
+    source::{
+        EventStream, Source, StartFrom,
+        outbox::{OutboxSource, Stretch},
+    },
     tailer::{IMPASSE_PATIENCE, Identity, QueueLimits, Tailer},
     worker::{Shared, Worker, WorkerOptions},
 };
@@ -229,4 +237,123 @@ async fn processed_rows_go_after_their_time_in_their_order() {
     })
     .await;
     reader.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_bounded_by_the_bytes_of_its_rows_and_one_that_is_larger_still_comes() {
+    let world = World::start().await;
+    world.postgres.ask("ALTER TABLE outbox ALTER payload SET STORAGE EXTERNAL").await;
+    // Of a megabyte each; then one of twelve, and one behind it.
+    let fill = async |key: &str, rows: u32, bytes: u32| {
+        let sql = format!(
+            "INSERT INTO outbox (event_type, entity_id, payload) SELECT 'todo.saved', {key}, \
+             jsonb_build_object('text', repeat('x', {bytes})) FROM generate_series(1, {rows}) n"
+        );
+        world.postgres.ask(&sql).await;
+    };
+    fill("n::text", 30, 1 << 20).await;
+    fill("'large'", 1, 12 << 20).await;
+    world.write("todo.saved", "behind", "{}").await;
+    let source = OutboxSource::new(&world.config("")).unwrap();
+    let mut stream = source.open(&StartFrom::Now).await.unwrap();
+
+    let (mut rows, mut batches) = (0, Vec::new());
+    while rows < 32 {
+        let batch = stream.next().await.unwrap();
+        let bytes: usize = batch.events.iter().map(bytes_of).sum();
+        let largest = batch.events.iter().map(bytes_of).max().unwrap_or_default();
+        // The one that goes over the bound is the last.
+        assert!(
+            bytes < (8 << 20) + largest + 100_000,
+            "{} rows of {bytes} bytes",
+            batch.events.len()
+        );
+        rows += batch.events.len();
+        batches.push(batch.events.len());
+        stream.confirm(&batch.token).await.unwrap();
+    }
+    assert_eq!(rows, 32);
+    assert!(batches.len() >= 5, "a hundred rows would fit by their number: {batches:?}");
+    assert_eq!(
+        world.postgres.ask("SELECT count(*) FROM outbox WHERE processed_at IS NULL").await,
+        ["0"]
+    );
+}
+
+fn bytes_of(event: &ChangeEvent) -> usize {
+    match &event.change {
+        Change::Document { op: WriteOp::Replace(document), .. } => document.as_bytes().len(),
+        change => panic!("{change:?}"),
+    }
+}
+
+/// What `flush` waits for: a position before it has not read everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_read_when_all_that_is_to_be_renewed_is_and_not_before() {
+    let world = World::start().await;
+    let fill = "INSERT INTO outbox (event_type, entity_id, payload) SELECT 'todo.saved', n::text, '{}' FROM generate_series(1, 250) n";
+    world.postgres.ask(fill).await;
+    let config = world.config("");
+    let first = OutboxSource::new(&config).unwrap();
+    let mut stream = first.open(&StartFrom::Now).await.unwrap();
+    for _ in 0..3 {
+        let batch = stream.next().await.unwrap();
+        stream.confirm(&batch.token).await.unwrap();
+    }
+    assert_eq!(
+        world.postgres.ask("SELECT count(*) FROM outbox WHERE processed_at IS NULL").await,
+        ["0"]
+    );
+    drop((stream, first));
+    world.postgres.ask("UPDATE outrigger_outbox SET expires_at = now()").await;
+    world.write("todo.saved", "new", "{}").await;
+
+    // Another queue, which has nothing of it.
+    let second = OutboxSource::new(&config).unwrap();
+    let mut stream = second.open(&StartFrom::Now).await.unwrap();
+    let (mut read, mut asked) = (0, 0);
+    while read < 251 {
+        let wanted = second.all_read_at().await.unwrap();
+        let batch = stream.next().await.unwrap();
+        read += batch.events.len();
+        asked += 1;
+        assert_eq!(
+            batch.whole >= wanted,
+            read == 251,
+            "{read} rows: {wanted:?} and {:?}",
+            batch.whole
+        );
+        stream.confirm(&batch.token).await.unwrap();
+    }
+    assert!(asked > 3, "it takes several batches");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_a_table_is_bounded_by_the_bytes_of_its_rows_and_one_that_is_larger_still_comes()
+{
+    let world = World::start().await;
+    world.postgres.ask("CREATE TABLE wide (id int PRIMARY KEY, text text)").await;
+    // Of a megabyte each but every fifth, which is small; one of nine.
+    let fill = "INSERT INTO wide SELECT n, repeat('x', CASE WHEN n = 7 THEN 9 WHEN n % 5 = 0 THEN 0 ELSE 1 END << 20) \
+                FROM generate_series(1, 20) n";
+    world.postgres.ask(fill).await;
+    let rule = "\n[[table]]\nname = \"wide\"\nkey = \"id\"\ncollection = \"app.wide\"\n";
+    let source = OutboxSource::new(&world.config(rule)).unwrap();
+    let ns = "app.wide".parse().unwrap();
+
+    let (rows, each) = source.measure(&ns).await.unwrap();
+    assert!(rows == 20 && (1 << 20..2 << 20).contains(&each), "{rows} rows of {each} bytes");
+    let (mut behind, mut all, mut is_over): (Option<DocumentKey>, Vec<i32>, bool) =
+        Default::default();
+    while !is_over {
+        let stretch = Stretch { behind: behind.as_ref(), limit: 100, ..Stretch::default() };
+        let walked = source.walk(&ns, stretch).await.unwrap();
+        let sizes = walked.documents.iter().map(|document| document.as_bytes().len());
+        let (bytes, largest) = (sizes.clone().sum::<usize>(), sizes.max().unwrap_or_default());
+        assert!(bytes <= (4 << 20) + largest, "{} rows of {bytes} bytes", walked.documents.len());
+        all.extend(walked.documents.iter().map(|document| document.get_i32("_id").unwrap()));
+        behind = walked.documents.last().map(|document| DocumentKey::of(document).unwrap());
+        is_over = walked.is_end;
+    }
+    assert_eq!(all, (1..=20).collect::<Vec<_>>());
 }

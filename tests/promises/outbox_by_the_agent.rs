@@ -113,6 +113,89 @@ async fn tables_are_copied_at_first_and_compared_and_mended_when_somebody_asks()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tables_are_walked_by_the_index_of_their_keys_whatever_type_those_have() {
+    let world = World::start().await;
+    let ask = async |sql: &str| world.postgres.ask(sql).await;
+    // In the order of the database's own collation `a` comes before `B`; the index that serves MongoDB's is somebody's.
+    let tables = [
+        ("uuids", "uuid", "md5(n::text)::uuid", 3_000),
+        ("bytes", "text COLLATE \"C\"", "chr(65 + n % 50) || n", 3_000),
+        // Few rows are sorted in no time.
+        ("texts", "text COLLATE \"und-x-icu\"", "chr(65 + n % 50) || n", 10_100),
+        ("wholes", "bigint", "n * 7 - 500", 10_100),
+    ];
+    let mut config = String::new();
+    for (name, ty, key, rows) in tables {
+        ask(&format!("CREATE TABLE {name} (id {ty} PRIMARY KEY, n int)")).await;
+        ask(&format!("INSERT INTO {name} SELECT {key}, n FROM generate_series(1, {rows}) n")).await;
+        config += &format!(
+            "[[route]]\nevent = \"{name}.*\"\ncollection = \"app.{name}\"\nkey = \"entity_id\"\nop = \"replace\"\n\
+             [[table]]\nname = \"{name}\"\nkey = \"id\"\ncollection = \"app.{name}\"\n"
+        );
+    }
+    ask("ANALYZE").await;
+    let program = Program::new(&world, "agent", &config);
+    let (_, told) = program.run(&["check"]);
+    for (table, index) in
+        [("texts", "(\"id\" COLLATE \"C\")"), ("wholes", "((\"id\"::text) COLLATE \"C\")")]
+    {
+        let statement = format!("CREATE INDEX CONCURRENTLY ON \"{table}\" ({index})");
+        assert!(told.contains(&statement), "{statement}: {told}");
+        ask(&statement).await;
+    }
+    ask("ANALYZE").await;
+    let (code, told) = program.run(&["check"]);
+    assert!(code == 0 && !told.contains("CREATE INDEX CONCURRENTLY"), "{told}");
+
+    let mut program = program;
+    program.start();
+    let app = world.mongod.client.database("app");
+    eventually("all are copied", Duration::from_secs(120), async || {
+        program.health().is_some_and(|health| health["phase"] == "streaming")
+    })
+    .await;
+    assert_eq!(program.run(&["verify"]).0, 0);
+    let scans = async || {
+        let sql = "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname IN ('uuids', 'bytes', 'texts', 'wholes') ORDER BY 1";
+        let rows = ask(sql).await;
+        rows.iter().map(|row| row.split_once('|').unwrap().1.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    let before = scans().await;
+    assert_eq!(program.run(&["verify"]).0, 0);
+    // What is counted, and drawn by chance, is read as a whole; what a page or a key needs is not.
+    let whole = scans().await - before;
+    assert!(whole <= 4 * 4, "{whole} times whole tables were read");
+
+    // Somebody's documents, with keys that no row can have, and one that is missing: each is found.
+    let uuids = app.collection::<Document>("uuids");
+    for id in ["", "0193A5B0", "zz", "c4ca4238-a0b9-2382-0dcc-509a6f75849B"] {
+        uuids.insert_one(doc! { "_id": id }).await.unwrap();
+    }
+    uuids.delete_one(doc! { "_id": "c4ca4238-a0b9-2382-0dcc-509a6f75849b" }).await.unwrap();
+    let texts = app.collection::<Document>("texts");
+    texts.update_one(doc! { "_id": "a32" }, doc! { "$set": { "n": 0 } }).await.unwrap();
+    let wholes = app.collection::<Document>("wholes");
+    wholes.insert_one(doc! { "_id": "007" }).await.unwrap();
+    wholes.delete_one(doc! { "_id": "-493" }).await.unwrap();
+    wholes.delete_one(doc! { "_id": "200" }).await.unwrap();
+    assert_eq!(program.run(&["verify"]).0, 1);
+    let (code, told) = program.run(&["sync", "--wait"]);
+    assert_eq!(code, 0, "{told}");
+    assert_eq!(program.run(&["verify"]).0, 0);
+    for (name, _, _, rows) in tables {
+        let collection = app.collection::<Document>(name);
+        assert_eq!(collection.count_documents(doc! {}).await.unwrap(), rows, "{name}");
+    }
+
+    // Somebody gives a key another type while the agent runs.
+    ask("ALTER TABLE uuids ALTER id TYPE text").await;
+    eventually("it is compared as what it is now", PATIENCE, async || {
+        program.run(&["verify"]).0 == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collection_gets_the_indexes_of_its_routes_and_keeps_those_that_somebody_has_made() {
     let world = World::start().await;
     let app = world.mongod.client.database("app");
@@ -222,4 +305,35 @@ async fn what_waits_in_the_table_is_told_and_while_the_database_is_away_that_it_
     })
     .await;
     assert_eq!(world.todos().await.len(), 12_000);
+}
+
+/// The lines for an application are SQL that runs, in the tables that they speak of.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lines_that_init_prints_for_an_application_carry_its_change_over() {
+    let world = World::start().await;
+    world.postgres.ask("ALTER TABLE todos ADD title text").await;
+    world.postgres.ask("INSERT INTO todos (id, title) VALUES ('7', 'old')").await;
+    let program = Program::started(&world, "agent", "");
+    let (code, printed) = program.run(&["outbox", "init"]);
+    assert_eq!(code, 0, "{printed}");
+    let lines = printed.lines().map(|line| line.trim_start_matches("-- ").trim_end());
+    let sql = lines.skip_while(|line| *line != "SQL:").skip(1).take_while(|line| *line != "--");
+    let sql = sql.collect::<Vec<_>>().join("\n");
+    let statements: Vec<&str> = sql.split(';').map(str::trim).filter(|of| !of.is_empty()).collect();
+    let ["BEGIN", update, insert, "COMMIT"] = &statements[..] else { panic!("{statements:?}") };
+
+    let mut client = world.postgres.client().await;
+    let transaction = client.transaction().await.unwrap();
+    assert_eq!(transaction.execute(*update, &[&"7", &"new"]).await.unwrap(), 1);
+    assert_eq!(transaction.execute(*insert, &[&"7"]).await.unwrap(), 1);
+    transaction.commit().await.unwrap();
+
+    eventually("it is carried over", PATIENCE, async || {
+        world
+            .todos()
+            .await
+            .get("7")
+            .is_some_and(|todo| todo.get_str("title").is_ok_and(|title| title == "new"))
+    })
+    .await;
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, Command, ExitStatus},
     time::Duration,
 };
 
@@ -222,9 +222,16 @@ impl Program {
     }
 
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// With these in its environment.
+    pub fn start_with(&mut self, env: &[(&str, &str)]) {
         let log = self.dir.join("log");
         let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
-        self.child = Some(self.command(&["run"]).stderr(log).spawn().unwrap());
+        let mut run = self.command(&["run"]);
+        run.envs(env.iter().copied());
+        self.child = Some(run.stderr(log).spawn().unwrap());
     }
 
     pub fn log(&self) -> String {
@@ -252,12 +259,20 @@ impl Program {
         ureq::get(url).call().unwrap().body_mut().read_to_string().unwrap()
     }
 
+    /// How it has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut().expect("it runs").try_wait().unwrap();
+        if status.is_some() {
+            self.child = None;
+        }
+        status
+    }
+
     /// Waits for a process that ends by itself; its exit code.
     pub async fn ended(&mut self) -> Option<i32> {
-        let mut child = self.child.take().expect("it runs");
         let mut status = None;
         eventually("the agent's end", PATIENCE, async || {
-            status = child.try_wait().unwrap();
+            status = self.has_ended();
             status.is_some()
         })
         .await;

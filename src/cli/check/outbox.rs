@@ -211,6 +211,14 @@ fn tell_table(user: &str, table: &str, flaws: &[Flaw], lines: &mut Report) {
                 ),
                 "make one, or name the primary key in `[[table]]`",
             ),
+            Flaw::IsSorted { rows, index } => lines.warning(
+                NAME,
+                format!(
+                    "each page of a comparison sorts all {rows} rows of the table {table}: no index has its keys in the order of \
+                     MongoDB's"
+                ),
+                format!("CREATE INDEX CONCURRENTLY ON {table} ({index})"),
+            ),
         }
     }
 }

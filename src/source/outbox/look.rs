@@ -6,12 +6,13 @@ use super::{
     OutboxSource, away, lease,
     shape::{NotSeen, Shape, Unfit},
     table::{lease_table, quoted, quoted_table},
+    tables::Tables,
     waiting,
 };
 use crate::{
     config::TableRule,
     policy::backlog::Backlog,
-    postgres::connect::{Failed, Session},
+    postgres::connect::{Failed, Row, Session},
     source::SourceError,
 };
 
@@ -44,6 +45,11 @@ pub enum Flaw {
     MayNotRead,
     /// Nothing keeps two rows from having one key, and each page of a comparison sorts all rows.
     KeyIsNotUnique,
+    /// Each page of a comparison sorts so many rows, about, for want of an index of this, in SQL.
+    IsSorted {
+        rows: u64,
+        index: String,
+    },
 }
 
 impl OutboxSource {
@@ -113,7 +119,7 @@ impl OutboxSource {
             looked.waiting = rows.first().map(waiting::backlog);
         }
         for rule in inner.tables.all() {
-            let flaws = flaws(&mut session, rule).await?;
+            let flaws = flaws(&mut session, &inner.tables, rule).await?;
             looked.tables.push((quoted_table(&rule.name), flaws));
         }
         Ok(looked)
@@ -131,7 +137,11 @@ const IS_UNIQUE: &str = "SELECT EXISTS (SELECT 1 FROM pg_index i JOIN pg_attribu
 const HAS_COLUMN: &str = "SELECT EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = $1::text::regclass \
      AND attname = $2::text AND attnum > 0 AND NOT attisdropped)";
 
-async fn flaws(session: &mut Session, rule: &TableRule) -> Result<Vec<Flaw>, Failed> {
+async fn flaws(
+    session: &mut Session,
+    tables: &Tables,
+    rule: &TableRule,
+) -> Result<Vec<Flaw>, Failed> {
     let table = quoted_table(&rule.name);
     if !is_there(session, &table).await? {
         return Ok(vec![Flaw::IsMissing]);
@@ -149,7 +159,36 @@ async fn flaws(session: &mut Session, rule: &TableRule) -> Result<Vec<Flaw>, Fai
     if found.is_empty() && !asks(session, IS_UNIQUE, &[&table, &rule.key]).await? {
         found.push(Flaw::KeyIsNotUnique);
     }
+    if found.is_empty() {
+        found.extend(sorted(session, tables, rule).await?);
+    }
     Ok(found)
+}
+
+/// Rows that are sorted in no time.
+const FEW: f64 = 10_000.0;
+
+/// What the database itself plans to do for a page.
+async fn sorted(
+    session: &mut Session,
+    tables: &Tables,
+    rule: &TableRule,
+) -> Result<Option<Flaw>, Failed> {
+    let (table, key) = (quoted_table(&rule.name), tables.key(session, rule).await?);
+    let Some(index) = key.wants_index() else { return Ok(None) };
+    let sql = "SELECT reltuples::float8 FROM pg_class WHERE oid = $1::text::regclass";
+    let rows = session.query(sql, &[(&table, Type::TEXT)]).await?;
+    let rows = rows.first().map_or(0.0, |row| row.get::<_, f64>(0));
+    if rows < FEW {
+        return Ok(None);
+    }
+    let page = format!("EXPLAIN SELECT * FROM {table} t ORDER BY {} LIMIT 1", key.order());
+    let plan = session.query(&page, &[]).await?;
+    let is_sort = |row: &Row| {
+        let step = row.get::<_, String>(0);
+        step.trim_start_matches(|c: char| !c.is_alphanumeric()).to_lowercase().starts_with("sort")
+    };
+    Ok(plan.iter().any(is_sort).then_some(Flaw::IsSorted { rows: rows as u64, index }))
 }
 
 /// A name in a schema that the user may not look into is as good as missing.

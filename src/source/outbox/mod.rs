@@ -9,7 +9,7 @@
 //!
 //! The files in their order: `json` (values), `route` (what a row asks for), `table` (what makes the table), `shape` (what
 //! it is found to be like, and the statements), `lease` and `turn` (one reads), `stream`, `upkeep`, `waiting`; `renewed` (a
-//! document of all its rows), `tables` (those that are compared); `look` (before a start).
+//! document of all its rows), `key`, `tables` and `compared` (those that are compared); `look` (before a start).
 //!
 //! # What is proven by what
 //!
@@ -20,7 +20,9 @@
 //! - *As often as it takes.* Each op says what fields are, and none what they were before. So rows that are read once more,
 //!   in their order and to the last, end where they ended before.
 
+mod compared;
 pub mod json;
+mod key;
 mod lease;
 mod look;
 mod renewed;
@@ -53,7 +55,7 @@ use self::{
 pub use self::{
     look::{Flaw, Looked},
     stream::{COLLECTION, OutboxStream},
-    tables::{Stretch, Tables},
+    tables::{Stretch, Tables, Walked},
     turn::Whose,
 };
 use super::{Cause, Page, Pages, SchemaSource, Source, SourceError, StartFrom};
@@ -72,7 +74,10 @@ use crate::{
         connect::{Failed, Postgres},
         listen::Listener,
     },
-    runtime::clock::now_ms,
+    runtime::{
+        clock::now_ms,
+        crash::{self, CrashPoint},
+    },
     schema::{Claim, Description, Kind},
 };
 
@@ -194,11 +199,6 @@ impl OutboxSource {
         ClusterTime(self.0.number())
     }
 
-    /// The tables whose rows are documents.
-    pub fn tables(&self) -> &Tables {
-        &self.0.tables
-    }
-
     /// What is declared of a collection beside its documents; `None` where nothing leads to it.
     pub fn declared(&self, ns: &Namespace) -> Option<Description> {
         self.0.collections.iter().find(|(of, _)| of == ns).map(|(_, indexes)| Description {
@@ -213,50 +213,6 @@ impl OutboxSource {
     /// The collections of which indexes are declared.
     pub fn indexed(&self) -> impl Iterator<Item = &Namespace> {
         self.0.collections.iter().filter(|(_, indexes)| !indexes.is_empty()).map(|(ns, _)| ns)
-    }
-
-    /// The documents of a stretch of a table; none of a collection that has none.
-    ///
-    /// # Errors
-    /// When the database cannot be asked, or a row is none.
-    pub async fn walk(
-        &self,
-        ns: &Namespace,
-        stretch: Stretch<'_>,
-    ) -> Result<Vec<RawDocumentBuf>, SourceError> {
-        let Some(rule) = self.0.tables.of(ns) else { return Ok(Vec::new()) };
-        self.0.tables.walk(&self.0.db, rule, stretch).await.map_err(not_read)
-    }
-
-    /// As [`walk`](Self::walk), by key.
-    ///
-    /// # Errors
-    /// As of [`walk`](Self::walk).
-    pub async fn find(
-        &self,
-        ns: &Namespace,
-        keys: impl Iterator<Item = &DocumentKey> + Send,
-    ) -> Result<Vec<RawDocumentBuf>, SourceError> {
-        let Some(rule) = self.0.tables.of(ns) else { return Ok(Vec::new()) };
-        self.0.tables.find(&self.0.db, rule, keys).await.map_err(not_read)
-    }
-
-    /// Keys of a table by chance, in order.
-    ///
-    /// # Errors
-    /// As of [`walk`](Self::walk).
-    pub async fn sample(&self, ns: &Namespace, keys: u64) -> Result<Vec<DocumentKey>, SourceError> {
-        let Some(rule) = self.0.tables.of(ns) else { return Ok(Vec::new()) };
-        self.0.tables.sample(&self.0.db, rule, keys).await.map_err(not_read)
-    }
-
-    /// How many rows a table has.
-    ///
-    /// # Errors
-    /// As of [`walk`](Self::walk).
-    pub async fn count(&self, ns: &Namespace) -> Result<u64, SourceError> {
-        let Some(rule) = self.0.tables.of(ns) else { return Ok(0) };
-        self.0.tables.count(&self.0.db, rule).await.map_err(not_read)
     }
 
     async fn start(&self, wanted: Position, is_new: bool) -> Result<OutboxStream, SourceError> {
@@ -289,6 +245,7 @@ impl OutboxSource {
         if !begun.await.map_err(away)? {
             return Err(fenced());
         }
+        crash::point(CrashPoint::ReaderNoted);
         drop(session);
         let listener = if self.0.config.listen { self.listen().await } else { None };
         let unmarked = (position.rows.len() + position.refused.len()) as u64;

@@ -26,7 +26,10 @@ use crate::{
         write_op::WriteOp,
     },
     postgres::listen::Listener,
-    runtime::clock::now_ms,
+    runtime::{
+        clock::now_ms,
+        crash::{self, CrashPoint},
+    },
     source::{Cause, EventBatch, EventStream, SourceError},
 };
 
@@ -253,6 +256,7 @@ impl EventStream for OutboxStream {
             if !is_held {
                 return Err(fenced());
             }
+            crash::point(CrashPoint::RowsMarked);
             *marked = self.open.remove(0).number;
         }
         Ok(())

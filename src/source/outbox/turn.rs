@@ -11,6 +11,7 @@ use super::{
 use crate::{
     gate::lease::{BootTime, Lease},
     model::checkpoint::ResumeToken,
+    runtime::crash::{self, CrashPoint},
     source::SourceError,
 };
 
@@ -42,6 +43,7 @@ impl Inner {
         let Some(term) = taken.await.map_err(away)? else {
             return Ok(Err("an agent that took it at the same moment".to_owned()));
         };
+        crash::point(CrashPoint::TurnTaken);
         let (retention, fence) = (self.config.retention, self.fence.get().cloned());
         let held = Arc::new(Held::new(&self.db, &shape, (term, sent_at), retention, fence));
         *self.held.lock() = Some(held.clone());
