@@ -28,7 +28,7 @@ demo-outbox:
 test: check
 	scripts/mongod > /dev/null
 	scripts/postgres > /dev/null
-	$(CARGO) build --locked --workspace --all-targets --all-features
+	$(CARGO) build --locked --workspace --lib --bins --tests --examples --all-features
 	scripts/test
 
 # Every pair of MongoDB 5.0.4, 6.0.5 and 6.0.27 as local database and as target; about five minutes. Of others with

@@ -89,6 +89,44 @@ async fn a_postgres_that_lacks_its_last_moments_is_compared_by_itself_and_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_behind_when_it_took_over_is_compared_by_itself_and_it_is_said() {
+    let (local, mut target) = tokio::join!(Mongod::start(), Postgres::start());
+    orders(&local).insert_many((0..50).map(|n| doc! { "_id": n, "a": n })).await.unwrap();
+    let replica = target.replica().await;
+    // The one of both that takes writes, as a driver is told of a pair.
+    let uri = format!(
+        "postgres://outrigger:outrigger@127.0.0.1:{},127.0.0.1:{}/postgres?sslmode=disable&target_session_attrs=read-write",
+        target.port, replica.port
+    );
+    let mut agent = Agent::into_postgres(&local.uri(), &uri, &rows::declared());
+    agent.may(&[Unasked::Doubt, Unasked::Repair, Unasked::Retries], "a replica takes over");
+    agent.start(&[]);
+    agent.streaming().await;
+    rows::equal(&local.client, &replica, PATIENCE).await;
+
+    // It hears of nothing any more, and the agent of nothing but its own success.
+    replica.ask("ALTER SYSTEM SET primary_conninfo = ''").await;
+    replica.ask("SELECT pg_reload_conf()").await;
+    let hears = "SELECT count(*) FROM pg_stat_wal_receiver";
+    eventually("it follows no more", PATIENCE, async || replica.ask(hears).await == ["0"]).await;
+    let late = (0..20).map(|n| doc! { "_id": format!("late {n}"), "a": n });
+    orders(&local).insert_many(late).await.unwrap();
+    orders(&local).delete_one(doc! { "_id": 7 }).await.unwrap();
+    orders(&local).update_one(doc! { "_id": 40 }, doc! { "$set": { "a": 1_000 } }).await.unwrap();
+    rows::equal(&local.client, &target, PATIENCE).await;
+    target.kill();
+    replica.ask("SELECT pg_promote()").await;
+
+    rows::equal(&local.client, &replica, PATIENCE).await;
+    let part = "lacks what it had confirmed; everything is compared";
+    eventually(part, PATIENCE, async || agent.log().contains(part)).await;
+    orders(&local).insert_one(doc! { "_id": "after" }).await.unwrap();
+    rows::equal(&local.client, &replica, PATIENCE).await;
+    let health = agent.health().unwrap();
+    assert_eq!(health["deadLetters"], 0, "{health}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_was_put_back_while_no_agent_ran_is_known_at_the_next_start() {
     let mut stage = Stage::set().await;
     let backup = stage.written_behind_a_backup().await;

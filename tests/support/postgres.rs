@@ -94,6 +94,23 @@ impl Postgres {
         copy(&backup.path().join("data"), &data);
     }
 
+    /// A replica of it that follows it. It is down for a moment, so that its files are those of one moment.
+    pub async fn replica(&mut self) -> Self {
+        self.stop();
+        let dir = self.back_up();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).unwrap();
+        self.resume().await;
+        let mut replica = Self { port: free_port(), dir, child: None };
+        replica.becomes_a_standby();
+        let of = format!("host=127.0.0.1 port={} user=outrigger password=outrigger", self.port);
+        let settings = replica.dir.path().join("data/postgresql.auto.conf");
+        let kept = std::fs::read_to_string(&settings).unwrap();
+        std::fs::write(&settings, format!("{kept}primary_conninfo = '{of}'\n")).unwrap();
+        replica.resume().await;
+        replica
+    }
+
     /// From its next start on it takes no writes, as one that follows another.
     pub fn becomes_a_standby(&self) {
         std::fs::write(self.dir.path().join("data/standby.signal"), "").unwrap();

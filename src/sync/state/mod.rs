@@ -356,7 +356,7 @@ impl SyncState {
         Ok(refused.map_or(Ok(next), Err))
     }
 
-    /// Takes a sync on demand back.
+    /// Takes a sync on demand back, also one that is postponed.
     ///
     /// # Errors
     /// When the queue cannot be read or written.
@@ -365,7 +365,15 @@ impl SyncState {
         queue.update_metas(|| {
             result = match Self::open(queue)? {
                 None => Cancelled::NothingRuns,
-                Some(state) if state.request.is_none() => Cancelled::IsOwed(state),
+                Some(state) if state.request.is_none() => match notes::postponed(queue)? {
+                    None => Cancelled::IsOwed(state),
+                    Some(asked) => {
+                        let mut changes = Changes::new();
+                        notes::remove_postponed(&mut changes);
+                        result = Cancelled::Done(asked);
+                        return Ok(changes);
+                    }
+                },
                 Some(state) => {
                     result = Cancelled::Done(state);
                     return Self::removed(queue);

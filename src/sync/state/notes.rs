@@ -165,6 +165,11 @@ pub(super) fn put_postponed(changes: &mut Changes, asked: &SyncState) {
     changes.insert(format!("{META}{BETWEEN}{POSTPONED}"), Some(asked.encode()));
 }
 
+/// Nothing on demand is to come behind the one that is open.
+pub(super) fn remove_postponed(changes: &mut Changes) {
+    changes.insert(format!("{META}{BETWEEN}{POSTPONED}"), None);
+}
+
 /// The sync on demand that is to come behind the one that is open, if there is one.
 pub(super) fn postponed(queue: &Queue) -> Result<Option<SyncState>, QueueError> {
     SyncState::decode(queue.meta(&format!("{META}{BETWEEN}{POSTPONED}"))?.as_deref())

@@ -122,6 +122,10 @@ fn what_is_asked_for_behind_one_that_is_owed_of_some_collections_is_not_taken_fo
     assert!(asked.id > owed.id);
     assert_eq!(ask("shop.other").unwrap_err().request, Some(request("shop.kept")));
     assert_eq!(ask("shop.kept").unwrap().request, Some(request("shop.kept")), "the same is one");
+    let cancelled = SyncState::cancel(&queue).unwrap();
+    assert!(matches!(cancelled, Cancelled::Done(of) if of.request == Some(request("shop.kept"))));
+    assert!(matches!(SyncState::cancel(&queue).unwrap(), Cancelled::IsOwed(_)));
+    let asked = ask("shop.kept").unwrap();
 
     assert!(SyncState::complete(&queue, owed.id).unwrap());
     let next = load(&queue);
