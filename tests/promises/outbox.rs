@@ -8,6 +8,7 @@ use outrigger::{
     config::Config,
     gate::{Gate, reading::Reading, writing::Writing},
     model::{
+        checkpoint::ClusterTime,
         document_key::DocumentKey,
         event::{Change, ChangeEvent},
         write_op::WriteOp,
@@ -18,7 +19,7 @@ use outrigger::{
     runtime::shutdown::Stop,
     sink::AtlasSink,
     source::{
-        EventStream, Source, StartFrom,
+        EventStream, Pages, Source, StartFrom,
         outbox::{OutboxSource, Stretch},
     },
     tailer::{IMPASSE_PATIENCE, Identity, QueueLimits, Tailer},
@@ -50,10 +51,7 @@ impl Reader {
             status: status.clone(),
             reading: reading.clone(),
             writing: Arc::new(Writing::default()),
-            watermark: Arc::new(parking_lot::Mutex::new(ReadWatermark::new(
-                outrigger::model::checkpoint::ClusterTime(0),
-                1_000,
-            ))),
+            watermark: Arc::new(parking_lot::Mutex::new(ReadWatermark::new(ClusterTime(0), 1_000))),
             in_doubt: Arc::default(),
             watch: Arc::clone(&watch),
         };
@@ -356,4 +354,21 @@ async fn a_page_of_a_table_is_bounded_by_the_bytes_of_its_rows_and_one_that_is_l
         is_over = walked.is_end;
     }
     assert_eq!(all, (1..=20).collect::<Vec<_>>());
+
+    // And so are those that are found by their keys.
+    world.postgres.ask("TRUNCATE wide").await;
+    let fill = "INSERT INTO wide SELECT n, repeat('x', 100000) FROM generate_series(1, 300) n";
+    world.postgres.ask(fill).await;
+    let keys: Vec<_> =
+        (0..400).map(|n| DocumentKey::from_json(serde_json::json!(n)).unwrap()).collect();
+    let keys: Vec<_> = keys.iter().collect();
+    let mut pages = source.read(&ns, &keys, ClusterTime(0)).await.unwrap();
+    let mut all = Vec::new();
+    while let Some(page) = pages.next().await.unwrap() {
+        let bytes: usize = page.documents.iter().map(|document| document.as_bytes().len()).sum();
+        assert!(bytes < 11 << 20, "{bytes} bytes in {} documents", page.documents.len());
+        all.extend(page.documents.iter().map(|document| document.get_i32("_id").unwrap()));
+    }
+    all.sort_unstable();
+    assert_eq!(all, (1..=300).collect::<Vec<_>>());
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{
     PATIENCE, eventually,
-    outbox::{Program, World, transaction},
+    outbox::{Program, World, transaction, work},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,15 +124,17 @@ async fn tables_are_walked_by_the_index_of_their_keys_whatever_type_those_have()
         ("texts", "text COLLATE \"und-x-icu\"", "chr(65 + n % 50) || n", 10_100),
         ("wholes", "bigint", "n * 7 - 500", 10_100),
     ];
-    let mut config = String::new();
     for (name, ty, key, rows) in tables {
         ask(&format!("CREATE TABLE {name} (id {ty} PRIMARY KEY, n int)")).await;
         ask(&format!("INSERT INTO {name} SELECT {key}, n FROM generate_series(1, {rows}) n")).await;
-        config += &format!(
+    }
+    let config = tables.map(|(name, ..)| {
+        format!(
             "[[route]]\nevent = \"{name}.*\"\ncollection = \"app.{name}\"\nkey = \"entity_id\"\nop = \"replace\"\n\
              [[table]]\nname = \"{name}\"\nkey = \"id\"\ncollection = \"app.{name}\"\n"
-        );
-    }
+        )
+    });
+    let config = config.concat();
     ask("ANALYZE").await;
     let program = Program::new(&world, "agent", &config);
     let (_, told) = program.run(&["check"]);
@@ -336,4 +338,29 @@ async fn the_lines_that_init_prints_for_an_application_carry_its_change_over() {
             .is_some_and(|todo| todo.get_str("title").is_ok_and(|title| title == "new"))
     })
     .await;
+}
+
+/// What the queue has needs no row any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_the_target_that_is_longer_than_the_retention_loses_nothing() {
+    let mut world = World::start().await;
+    let program = Program::started(&world, "agent", "");
+    let mut writing = work(&world, 3, 20).await;
+    while writing.join_next().await.is_some() {}
+    world.equal().await;
+    world.mongod.kill();
+    let mut writing = work(&world, 3, 40).await;
+    while writing.join_next().await.is_some() {}
+    let waiting = "SELECT count(*) FROM outbox WHERE processed_at IS NULL";
+    eventually("all are read", PATIENCE, async || world.postgres.ask(waiting).await == ["0"]).await;
+
+    // As if a week had gone by.
+    world.postgres.ask("UPDATE outbox SET processed_at = processed_at - interval '8 days'").await;
+    let rows = "SELECT count(*) FROM outbox";
+    eventually("the rows are gone", PATIENCE, async || world.postgres.ask(rows).await == ["0"])
+        .await;
+    world.mongod.resume().await;
+
+    world.equal().await;
+    assert_eq!(program.health().unwrap()["deadLetters"], 0);
 }

@@ -43,6 +43,13 @@ use std::{
 use bson::RawDocumentBuf;
 use parking_lot::Mutex;
 
+pub use self::{
+    compared::OutboxPages,
+    look::{Flaw, Looked},
+    stream::{COLLECTION, OutboxStream},
+    tables::{Stretch, Tables, Walked},
+    turn::Whose,
+};
 use self::{
     lease::Held,
     route::Routes,
@@ -52,13 +59,7 @@ use self::{
     turn::overtaken,
     waiting::Progress,
 };
-pub use self::{
-    look::{Flaw, Looked},
-    stream::{COLLECTION, OutboxStream},
-    tables::{Stretch, Tables, Walked},
-    turn::Whose,
-};
-use super::{Cause, Page, Pages, SchemaSource, Source, SourceError, StartFrom};
+use super::{Cause, Page, SchemaSource, Source, SourceError, StartFrom};
 use crate::{
     config::{Config, ConfigError, IndexRule, Outbox},
     gate::lease::Lease,
@@ -304,15 +305,6 @@ fn lost(why: &str) -> SourceError {
     SourceError::HistoryLost(Cause::Other(why.to_owned()))
 }
 
-/// Documents, as far as the rows say them whole.
-pub struct OutboxPages(Option<Page>);
-
-impl Pages for OutboxPages {
-    async fn next(&mut self) -> Result<Option<Page>, SourceError> {
-        Ok(self.0.take())
-    }
-}
-
 impl Source for OutboxSource {
     type Stream = OutboxStream;
     type Pages = OutboxPages;
@@ -343,11 +335,10 @@ impl Source for OutboxSource {
         keys: &[&DocumentKey],
         _: ClusterTime,
     ) -> Result<OutboxPages, SourceError> {
-        let read_at = ClusterTime(self.0.number());
         if self.0.tables.of(ns).is_some() {
-            let documents = self.find(ns, keys.iter().copied()).await?;
-            return Ok(OutboxPages(Some(Page { documents, read_at })));
+            return Ok(OutboxPages::found(self, ns, keys));
         }
+        let read_at = ClusterTime(self.0.number());
         let mut documents: Vec<RawDocumentBuf> = Vec::new();
         for op in renewed::folded(&self.0, ns, keys).await? {
             match op {
@@ -362,7 +353,7 @@ impl Source for OutboxSource {
                 | None => {}
             }
         }
-        Ok(OutboxPages(Some(Page { documents, read_at })))
+        Ok(OutboxPages::Read(Some(Page { documents, read_at })))
     }
 
     async fn renew(

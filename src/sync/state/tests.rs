@@ -67,11 +67,8 @@ fn a_sync_on_demand_that_gives_way_to_one_of_other_collections_comes_behind_it()
     let kept =
         SyncRequest { namespaces: vec!["shop.kept".into()], digest: true, ..Default::default() };
     let of_some = [Namespace::new("shop", "some")].into();
-    let ask = |position| {
-        let position = ClusterTime(position);
-        SyncState::request(&queue, position, kept.clone(), Reason::Asked).unwrap()
-    };
-    let asked = ask(10).unwrap();
+    let asked = SyncState::request(&queue, ClusterTime(10), kept, Reason::Asked);
+    let asked = asked.unwrap().unwrap();
 
     SyncState::require_of(&queue, ClusterTime(20), &of_some, Reason::Replaced).unwrap();
     let owed = load(&queue);
@@ -112,7 +109,8 @@ fn what_is_asked_for_behind_one_that_is_owed_of_some_collections_is_not_taken_fo
     let request = |name: &str| SyncRequest { namespaces: vec![name.into()], ..Default::default() };
     let ask = |name| {
         let asked = request(name);
-        SyncState::request_behind(&queue, ClusterTime(10), asked, Reason::Asked).unwrap()
+        let asked = SyncState::request_behind(&queue, ClusterTime(10), asked, Reason::Asked);
+        asked.unwrap().map_err(Box::new)
     };
     let of_some = [Namespace::new("shop", "some")].into();
     SyncState::require_of(&queue, ClusterTime(20), &of_some, Reason::Replaced).unwrap();
