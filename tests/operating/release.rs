@@ -23,7 +23,8 @@ fn make_executable(program: &Path) {
 }
 
 fn release_in(folder: &Path, args: &[&str]) -> Output {
-    Command::new(folder.join("scripts/release")).args(args).output().unwrap()
+    // By its shell: a file that was just written may be open still in a process that another test starts, and is busy then.
+    Command::new("bash").arg(folder.join("scripts/release")).args(args).output().unwrap()
 }
 
 #[test]

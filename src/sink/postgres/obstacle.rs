@@ -10,7 +10,8 @@ use super::{
 };
 use crate::sink::SinkError;
 
-/// Why what is declared cannot be made as it is: a table that is another's has the name.
+/// Why what is declared cannot be made as it is: a table that is another's has the name, or something of a person's stands on a
+/// column that is to have another type.
 ///
 /// # Errors
 /// Where the server could not be asked.

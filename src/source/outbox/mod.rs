@@ -9,7 +9,7 @@
 //!
 //! The files in their order: `json` (values), `route` (what a row asks for), `table` (what makes the table), `shape` (what
 //! it is found to be like, and the statements), `lease` and `turn` (one reads), `stream`, `upkeep`, `waiting`; `renewed` (a
-//! document of all its rows), `key`, `tables` and `compared` (those that are compared); `look` (before a start).
+//! document of all its rows), `key`, `tables` and `pages` (those that are compared); `look` (before a start).
 //!
 //! # What is proven by what
 //!
@@ -20,11 +20,11 @@
 //! - *As often as it takes.* Each op says what fields are, and none what they were before. So rows that are read once more,
 //!   in their order and to the last, end where they ended before.
 
-mod compared;
 pub mod json;
 mod key;
 mod lease;
 mod look;
+mod pages;
 mod renewed;
 pub mod route;
 mod shape;
@@ -43,13 +43,6 @@ use std::{
 use bson::RawDocumentBuf;
 use parking_lot::Mutex;
 
-pub use self::{
-    compared::OutboxPages,
-    look::{Flaw, Looked},
-    stream::{COLLECTION, OutboxStream},
-    tables::{Stretch, Tables, Walked},
-    turn::Whose,
-};
 use self::{
     lease::Held,
     route::Routes,
@@ -58,6 +51,13 @@ use self::{
     tables::NotRead,
     turn::overtaken,
     waiting::Progress,
+};
+pub use self::{
+    look::{Flaw, Looked},
+    pages::OutboxPages,
+    stream::{COLLECTION, OutboxStream},
+    tables::{Stretch, Tables, Walked},
+    turn::Whose,
 };
 use super::{Cause, Page, SchemaSource, Source, SourceError, StartFrom};
 use crate::{
@@ -214,6 +214,70 @@ impl OutboxSource {
     /// The collections of which indexes are declared.
     pub fn indexed(&self) -> impl Iterator<Item = &Namespace> {
         self.0.collections.iter().filter(|(_, indexes)| !indexes.is_empty()).map(|(ns, _)| ns)
+    }
+
+    /// The tables whose rows are documents.
+    pub fn tables(&self) -> &Tables {
+        &self.0.tables
+    }
+
+    /// The documents of a stretch of a table; none of a collection that has none.
+    ///
+    /// # Errors
+    /// When the database cannot be asked, or a row is none.
+    pub async fn walk(&self, ns: &Namespace, stretch: Stretch<'_>) -> Result<Walked, SourceError> {
+        let none = Walked { documents: Vec::new(), is_end: true };
+        let Some(rule) = self.0.tables.of(ns) else { return Ok(none) };
+        self.0.tables.walk(&self.0.db, rule, stretch).await.map_err(not_read)
+    }
+
+    /// As [`walk`](Self::walk), by key.
+    ///
+    /// # Errors
+    /// As of [`walk`](Self::walk).
+    pub async fn find(
+        &self,
+        ns: &Namespace,
+        keys: impl Iterator<Item = &DocumentKey> + Send,
+    ) -> Result<Vec<RawDocumentBuf>, SourceError> {
+        let Some(rule) = self.0.tables.of(ns) else { return Ok(Vec::new()) };
+        self.0.tables.find(&self.0.db, rule, keys).await.map_err(not_read)
+    }
+
+    /// Keys of a table by chance, in order.
+    ///
+    /// # Errors
+    /// As of [`walk`](Self::walk).
+    pub async fn sample(&self, ns: &Namespace, keys: u64) -> Result<Vec<DocumentKey>, SourceError> {
+        let Some(rule) = self.0.tables.of(ns) else { return Ok(Vec::new()) };
+        self.0.tables.sample(&self.0.db, rule, keys).await.map_err(not_read)
+    }
+
+    /// How many rows a table has.
+    ///
+    /// # Errors
+    /// As of [`walk`](Self::walk).
+    pub async fn count(&self, ns: &Namespace) -> Result<u64, SourceError> {
+        let Some(rule) = self.0.tables.of(ns) else { return Ok(0) };
+        self.0.tables.count(&self.0.db, rule).await.map_err(not_read)
+    }
+
+    /// How many rows a table has, and about how many bytes each.
+    ///
+    /// # Errors
+    /// As of [`walk`](Self::walk).
+    pub async fn measure(&self, ns: &Namespace) -> Result<(u64, u64), SourceError> {
+        let Some(rule) = self.0.tables.of(ns) else { return Ok((0, 0)) };
+        self.0.tables.measure(&self.0.db, rule).await.map_err(not_read)
+    }
+
+    /// Whether a table has no rows.
+    ///
+    /// # Errors
+    /// As of [`walk`](Self::walk).
+    pub async fn is_empty(&self, ns: &Namespace) -> Result<bool, SourceError> {
+        let Some(rule) = self.0.tables.of(ns) else { return Ok(true) };
+        self.0.tables.is_empty(&self.0.db, rule).await.map_err(not_read)
     }
 
     async fn start(&self, wanted: Position, is_new: bool) -> Result<OutboxStream, SourceError> {

@@ -54,7 +54,7 @@ pub struct Walked {
 }
 
 /// Bytes of a page as text, but for one document: so an answer takes no more memory, however large the next rows are.
-const PAGE_BYTES: usize = 4 << 20;
+pub(super) const PAGE_BYTES: usize = 4 << 20;
 
 /// Rows by which the size of all is estimated.
 const MEASURED: usize = 200;
