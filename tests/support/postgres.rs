@@ -22,9 +22,7 @@ impl Postgres {
     /// Starts a server, and waits until it answers.
     pub async fn start() -> Self {
         let dir = TempDir::new().unwrap();
-        // The folder is this user's alone, and the server may be another's.
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(dir.path(), open).unwrap();
+        open_to_others(&dir);
         let mut server = Self { port: free_port(), dir, child: None };
         server.resume().await;
         server
@@ -98,8 +96,7 @@ impl Postgres {
     pub async fn replica(&mut self) -> Self {
         self.stop();
         let dir = self.back_up();
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(dir.path(), open).unwrap();
+        open_to_others(&dir);
         self.resume().await;
         let mut replica = Self { port: free_port(), dir, child: None };
         replica.becomes_a_standby();
@@ -159,6 +156,12 @@ impl Postgres {
             })
             .collect())
     }
+}
+
+/// The folder is this user's alone, and the server may be another's.
+fn open_to_others(dir: &TempDir) {
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), open).unwrap();
 }
 
 /// With their owner, who need not be this user.

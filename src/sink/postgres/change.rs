@@ -176,6 +176,9 @@ pub(super) async fn retyped(
         let is_declared =
             |(name, _): &(&str, _)| !own_columns.contains(name) && !child_columns.contains(name);
         let (names, types) = named(columns.into_iter().filter(is_declared).collect());
+        if names.is_empty() {
+            continue;
+        }
         let params: [Param<'_>; 3] =
             [(&name, Type::TEXT), (&names, Type::TEXT_ARRAY), (&types, Type::TEXT_ARRAY)];
         for row in session.query(sql, &params).await? {

@@ -147,16 +147,17 @@ impl Tables {
             let (conditions, order) = (conditions.join(" AND "), key.order());
             let limit = stretch.limit;
             Some(format!(
-                "SELECT id, document FROM (SELECT *, sum(octet_length(document)) OVER (ORDER BY place \
-                 ROWS UNBOUNDED PRECEDING) - octet_length(document) AS before FROM (SELECT {}, {order} AS place \
-                 FROM {} t WHERE {conditions} ORDER BY {order} LIMIT {limit}) a) b WHERE before < {PAGE_BYTES} ORDER BY place",
+                "SELECT id, document, through FROM (SELECT *, (sum(octet_length(document)) OVER (ORDER BY place \
+                 ROWS UNBOUNDED PRECEDING))::int8 AS through FROM (SELECT {}, {order} AS place FROM {} t WHERE {conditions} \
+                 ORDER BY {order} LIMIT {limit}) a) b WHERE through - octet_length(document) < {PAGE_BYTES} ORDER BY place",
                 columns(rule),
                 quoted_table(&rule.name)
             ))
         };
         let (key, rows) = self.rows(db, rule, sql).await?;
-        let bytes: usize = rows.iter().map(|row| row.get::<_, &str>(1).len()).sum();
-        let is_end = rows.len() < stretch.limit && bytes < PAGE_BYTES;
+        // As the database counts them, which has cut: in its encoding a text may be longer than it is here.
+        let bytes = rows.last().map_or(0, |row| row.get::<_, i64>(2));
+        let is_end = rows.len() < stretch.limit && bytes < PAGE_BYTES as i64;
         let documents = rows.iter().map(|row| document(rule, &key, row));
         Ok(Walked { documents: documents.collect::<Result<_, _>>()?, is_end })
     }
