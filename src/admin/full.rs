@@ -67,6 +67,9 @@ pub(super) async fn start(
     NamespaceFilter::new(&request.namespaces, &[]).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, error.to_string()).hint("a pattern is `shop.*`")
     })?;
+    if let Err(error) = api.handles.config.comparable() {
+        return Err(Problem::new(StatusCode::CONFLICT, error.to_string()));
+    }
     if let Some(nothing) = nothing_matches(&api, &request.namespaces).await {
         return Err(Problem::new(StatusCode::NOT_FOUND, nothing.to_string())
             .hint("a pattern is `shop.*`; `outrigger check` counts what there is"));

@@ -34,6 +34,7 @@ use crate::{
 /// Starts a full sync in the running agent; without one, makes it here and now.
 pub async fn run(config: Config, args: SyncArgs) -> Result<Code, Failure> {
     check_patterns(&args.ns)?;
+    config.comparable()?;
     let output = args.output;
     let request = SyncRequest {
         namespaces: args.ns,

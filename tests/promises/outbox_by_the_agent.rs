@@ -364,3 +364,25 @@ async fn an_outage_of_the_target_that_is_longer_than_the_retention_loses_nothing
     world.equal().await;
     assert_eq!(program.health().unwrap()["deadLetters"], 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_table_what_is_compared_says_what_is_missing() {
+    let world = World::start().await;
+    world.write("todo.saved", "1", "{}").await;
+    let program = Program::started(&world, "agent", "");
+    eventually("it arrives", PATIENCE, async || {
+        world.todos().await.len() == 1
+            && program.health().is_some_and(|health| health["phase"] == "streaming")
+    })
+    .await;
+    for args in [&["verify"][..], &["sync", "--wait"], &["sync", "--dry-run", "--wait"]] {
+        let (code, told) = program.run(args);
+        assert!(code == 2 && told.contains("a `[[table]]` with"), "{args:?}: {code}: {told}");
+    }
+    let token = std::fs::read_to_string(program.dir.join("outrigger.token")).unwrap();
+    let url = format!("http://127.0.0.1:{}/api/sync/full", program.port);
+    let asked = ureq::post(url).header("Authorization", format!("Bearer {}", token.trim()));
+    let asked = asked.config().http_status_as_error(false).build().send_empty().unwrap();
+    assert_eq!(asked.status().as_u16(), 409);
+    assert_eq!(world.todos().await.len(), 1);
+}
