@@ -76,6 +76,7 @@
 mod ack;
 mod block;
 mod blocks;
+mod capitals;
 mod codec;
 mod commit;
 mod compact;

@@ -24,6 +24,7 @@
 //! | its namespace waits for the stream | `stream_reached`, `no_longer_behind` | capped collections, see below |
 //! | another batch has entries of its namespace, or one that is parked goes first | that batch is acked; that one's turn | capped collections, and what is kept in order |
 //! | a barrier of its namespace stands in front of it | the barrier is acked | the [line](super::lines) of the namespace |
+//! | a barrier of a database in other capitals does, and it is no drop | likewise | [databases of one name](super::capitals) |
 //! | it is a barrier, and entries of its namespaces are in front | these are acked | likewise |
 //! | another entry of its document is leased, or the document is reserved | an ack, or it is let go | a lease; a worker that takes the document out of Atlas |
 //! | it waits for its retry | its time | an ack |
@@ -43,7 +44,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use ahash::{HashMap, HashSet};
 
-use super::{lines::Lines, turns::Knowledge};
+use super::{capitals::are_twins, lines::Lines, turns::Knowledge};
 use crate::model::{
     checkpoint::ClusterTime, event::SchemaChange, foreign::Foreign, namespace::Namespace,
 };
@@ -60,6 +61,8 @@ pub struct Schedule {
     reserved: HashMap<u64, u32>,
     parked_at_document: HashMap<u64, Vec<u64>>,
     parked_at_namespace: HashMap<Namespace, BTreeSet<u64>>,
+    /// Those of them that were parked for a database in other capitals. There are none next to always.
+    parked_for_twins: HashSet<Namespace>,
     /// Namespaces whose parked entries may go, by the lowest of them, as it was when they were let go.
     open: BTreeSet<(u64, Namespace)>,
     /// How much there is of each namespace, and the barriers between it.
@@ -131,6 +134,13 @@ impl Schedule {
         for ns in namespaces {
             self.lines.barrier_removed(ns, seq);
             self.unpark_namespace(ns);
+        }
+        // They stay until nothing of them is parked, as what was let go may be blocked by the next one.
+        self.parked_for_twins.retain(|ns| self.parked_at_namespace.contains_key(ns));
+        for waiting in self.parked_for_twins.clone() {
+            if namespaces.iter().any(|ns| are_twins(&waiting, ns)) {
+                self.unpark_namespace(&waiting);
+            }
         }
     }
 
@@ -261,6 +271,9 @@ impl Schedule {
         self.ready.remove(&seq);
         if let Some(ns) = namespaces.iter().find(|ns| self.is_blocked(ns, seq)) {
             self.parked_at_namespace.entry(ns.clone()).or_default().insert(seq);
+            if self.lines.waits_for_twins(ns, seq) {
+                self.parked_for_twins.insert(ns.clone());
+            }
             return false;
         }
         // Let go between the moment at which this one was met and now: those before it go first.
@@ -291,7 +304,7 @@ impl Schedule {
         if self.hold_all || is_kept || self.busy.contains(ns) {
             return true;
         }
-        self.lines.is_blocked(ns, seq)
+        self.lines.is_blocked(ns, seq) || self.lines.waits_for_twins(ns, seq)
     }
 
     /// Entries of `ns` go in their order, one batch at a time; or as any others. That holds for a batch that is being

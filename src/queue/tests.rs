@@ -11,6 +11,7 @@ use crate::model::{
     write_op::{Refusal, WriteOp},
 };
 
+mod capitals;
 mod copied;
 mod earlier;
 mod in_blocks;

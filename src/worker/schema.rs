@@ -195,6 +195,11 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
             Ok(changed) => return Ok(Some(changed)),
             // It waits for a person, or for another change; and so does what comes after it, of these collections
             // alone.
+            Err(SinkError::Held(reason)) if self.is_gone_behind(turn.seq, change) => {
+                tracing::debug!(%ns, %reason, "not made, as it is dropped behind that");
+                self.watch.let_go(&change.namespaces());
+                Outcome::Applied
+            }
             Err(SinkError::Held(reason)) => {
                 self.hold(change, reason);
                 wait(HELD_WAIT_MS)
@@ -216,6 +221,13 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
         };
         outcomes.insert(turn.seq, outcome);
         Ok(None)
+    }
+
+    /// True where what it makes is dropped behind all that is queued. Its drop waits for it, and what is in its way may
+    /// wait for the drop.
+    fn is_gone_behind(&self, seq: u64, change: &SchemaChange) -> bool {
+        let is_made = matches!(change, SchemaChange::Create { .. });
+        is_made && self.queue.called_now(change.ns(), [seq].into_iter()) == [None]
     }
 
     fn hold(&self, change: &SchemaChange, reason: String) {

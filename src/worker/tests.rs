@@ -416,6 +416,23 @@ async fn a_change_that_has_to_wait_is_listed_and_holds_up_its_collection_alone()
 }
 
 #[tokio::test]
+async fn what_has_to_wait_is_passed_over_where_the_collection_is_dropped_behind_it() {
+    let (create, drop) = (
+        schema(SchemaChange::Create { ns: orders(), options: RawDocumentBuf::new() }),
+        schema(SchemaChange::Drop { ns: orders() }),
+    );
+    let scene = Scene::new().queued([create, insert(1, 1), drop]);
+    let held = SinkError::Held("a database in other capitals".to_owned());
+    scene.atlas.fails_with(held.clone());
+    scene.atlas.answers_a_change_with(Err(held));
+
+    let scene = scene.drained().await;
+
+    assert_eq!((scene.atlas.changes(), scene.waiting()), (vec!["create", "drop"], 1));
+    assert!(scene.atlas.documents().is_empty());
+}
+
+#[tokio::test]
 async fn a_change_of_a_collection_is_on_the_disk_before_it_is_made() {
     let scene = Scene::new().queued([insert(1, 1), rename()]);
     let (folder, seen) = (scene.dir.path().join("queue"), Arc::new(Mutex::new(Vec::new())));
