@@ -14,10 +14,10 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     equal::equal,
-    eventually,
+    eventually, fresh_pair,
     guarded::Guarded,
     mongod::Mongod,
-    orders, pair,
+    orders,
     proxy::{Line, Proxy},
 };
 
@@ -62,7 +62,7 @@ async fn the_agent_needs_no_right_to_write_locally() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn property_01_the_local_database_serves_every_operation_whatever_the_state_of_atlas() {
-    let (local, mut atlas) = pair().await;
+    let (local, mut atlas) = fresh_pair().await;
     let line = Proxy::to(atlas.port).await;
     let orders = local.client.database("shop").collection::<Document>("orders");
     let agent = Agent::started(&local.uri(), &line.uri());
@@ -92,7 +92,7 @@ async fn property_01_the_local_database_serves_every_operation_whatever_the_stat
 /// A local write returns while nothing of it can have reached Atlas, which does not answer at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn property_05_no_local_write_waits_for_atlas() {
-    let (local, atlas) = pair().await;
+    let (local, atlas) = fresh_pair().await;
     let line = Proxy::to(atlas.port).await;
     let orders = local.client.database("shop").collection::<Document>("orders");
     let agent = Agent::started(&local.uri(), &line.uri());
@@ -114,7 +114,7 @@ async fn property_05_no_local_write_waits_for_atlas() {
 /// The same application code, the same data, with the agent up, stopped and killed.
 #[tokio::test(flavor = "multi_thread")]
 async fn property_10_no_change_to_the_application_is_needed() {
-    let (local, atlas) = pair().await;
+    let (local, atlas) = fresh_pair().await;
     let orders = local.client.database("shop").collection::<Document>("orders");
     orders.insert_one(doc! { "_id": "before" }).await.unwrap();
     let indexes = orders.list_index_names().await.unwrap();
@@ -227,7 +227,7 @@ async fn kept(server: &Mongod) -> Kept {
 /// restart and the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_local_server_sees_no_write_and_no_lock_and_keeps_no_more_for_the_agent_with_time() {
-    let (local, atlas) = pair().await;
+    let (local, atlas) = fresh_pair().await;
     local.admin(doc! { "profile": 0, "slowms": -1 }).await;
     for n in 0..20 {
         let name = format!("c{n}");

@@ -136,6 +136,10 @@ impl Run {
         known(|known| known.running.retain(|run| !Arc::ptr_eq(run, self)));
     }
 
+    fn has(&self, port: u16) -> bool {
+        is_running(self.pid) && (self.local.contains(&port) || self.atlas.contains(&port))
+    }
+
     /// Why what it has copied need not be final.
     fn unrest(&self) -> Option<String> {
         // One that is stopped changes nothing, and cannot be asked.
@@ -155,6 +159,11 @@ impl Run {
         (health["deadLetters"] != 0 && !are_meant)
             .then(|| format!("{} dead letters", health["deadLetters"]))
     }
+}
+
+/// True while an agent runs that has a server at this port as one of its ends.
+pub fn is_copied(port: u16) -> bool {
+    known(|known| known.running.iter().any(|run| run.has(port)))
 }
 
 /// What a running agent answers; nothing while it is stopped, or busy with a fault.

@@ -22,6 +22,7 @@ pub mod odd;
 pub mod odd_work;
 #[cfg(not(demo))]
 pub mod outbox;
+pub mod pool;
 #[cfg(not(demo))]
 pub mod pooler;
 pub mod postgres;
@@ -62,6 +63,11 @@ pub fn root() -> &'static std::path::Path {
 /// A local database and a stand-in for Atlas, each a replica set of one.
 pub async fn pair() -> (mongod::Mongod, mongod::Mongod) {
     tokio::join!(mongod::Mongod::start(), mongod::Mongod::start())
+}
+
+/// As [`pair`], of servers whose counters and logs begin with the test.
+pub async fn fresh_pair() -> (mongod::Mongod, mongod::Mongod) {
+    tokio::join!(mongod::Mongod::start_fresh(), mongod::Mongod::start_fresh())
 }
 
 /// The collection that most tests work on.

@@ -3,8 +3,11 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::OnceLock,
-    time::Duration,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use mongodb::{
@@ -13,7 +16,11 @@ use mongodb::{
 };
 use tempfile::TempDir;
 
-use super::{eventually, free_port, root};
+use super::{
+    eventually, free_port,
+    pool::{self, Idle, Looks},
+    root,
+};
 
 /// The program, as `scripts/mongod` finds or fetches it.
 pub fn program() -> &'static Path {
@@ -40,10 +47,12 @@ pub fn program_of(version: &str) -> PathBuf {
     String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
-/// A server process with its data in a folder of its own. Killed when dropped.
+/// A server process with its data in a folder of its own. When it is dropped it is [handed on](pool) to another test, where
+/// nobody can have changed its ways, or killed.
 pub struct Mongod {
     pub port: u16,
-    dir: TempDir,
+    /// Gone when it is dropped.
+    dir: Option<TempDir>,
     args: Vec<String>,
     program: PathBuf,
     /// What a connection string must have beside the usual, for TLS.
@@ -51,14 +60,54 @@ pub struct Mongod {
     child: Option<Child>,
     /// Connects past the replica set's discovery. Not bound to the agent's client in any way.
     pub client: Client,
+    /// How it was after its start, of one that may be handed on.
+    first: Option<Looks>,
+    is_touched: AtomicBool,
 }
 
 impl Mongod {
-    /// Starts a server that is a replica set of one, ready for writes.
+    /// A server that is a replica set of one, ready for writes, and empty. What it has counted and logged may be of another
+    /// test.
     pub async fn start() -> Self {
+        if let Some(server) = pool::take().await {
+            return server;
+        }
+        let mut server = Self::start_fresh().await;
+        server.first = Some(pool::look(&server.client).await.unwrap());
+        server
+    }
+
+    /// As [`start`](Self::start), one that nobody has used before.
+    pub async fn start_fresh() -> Self {
         let server = Self::start_with(&["--replSet", "rs"]).await;
         server.initiate().await;
         server
+    }
+
+    /// One that was [started](Self::start) for another test.
+    pub async fn of(idle: Idle) -> Self {
+        let Idle { child, dir, port, first, .. } = idle;
+        Self {
+            port,
+            dir: Some(dir),
+            args: ["--replSet", "rs"].map(str::to_owned).into(),
+            program: program().to_owned(),
+            options: String::new(),
+            child: Some(child),
+            client: client_of(port, "").await,
+            first: Some(first),
+            is_touched: AtomicBool::new(false),
+        }
+    }
+
+    /// How it was after its start, of one that may be handed on.
+    pub fn first(&self) -> Option<&Looks> {
+        self.first.as_ref().filter(|_| !self.is_touched.load(Ordering::SeqCst))
+    }
+
+    /// Nobody else gets it: something is done to it that it does not tell.
+    pub fn is_touched(&self) {
+        self.is_touched.store(true, Ordering::SeqCst);
     }
 
     /// As [`start`](Self::start), of one version; TTL indexes are looked at every second.
@@ -84,12 +133,14 @@ impl Mongod {
             let port = free_port();
             let mut server = Self {
                 port,
-                dir: TempDir::new().unwrap(),
+                dir: Some(TempDir::new().unwrap()),
                 args: args.iter().map(|arg| (*arg).to_owned()).collect(),
                 program: program.clone(),
                 options: options.to_owned(),
                 child: None,
                 client: client_of(port, options).await,
+                first: None,
+                is_touched: AtomicBool::new(false),
             };
             if server.launch().await {
                 return server;
@@ -148,7 +199,7 @@ impl Mongod {
     /// False when the process ends before it answers.
     async fn launch(&mut self) -> bool {
         assert!(self.child.is_none(), "it runs already");
-        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
+        let log = std::fs::File::create(self.folder().join("log")).unwrap();
         let mut command = Command::new(&self.program);
         command
             .args(["--bind_ip", "127.0.0.1", "--nounixsocket"])
@@ -157,7 +208,7 @@ impl Mongod {
             .args(["--port", &self.port.to_string()])
             .args(&self.args)
             .arg("--dbpath")
-            .arg(self.dir.path())
+            .arg(self.folder())
             .stdout(log)
             .stderr(Stdio::null());
         // The server takes none of them twice.
@@ -166,7 +217,9 @@ impl Mongod {
                 command.args([name, default]);
             }
         }
-        self.child = Some(command.spawn().expect("mongod starts"));
+        let child = command.spawn().expect("mongod starts");
+        pool::is_started(child.id(), self.folder());
+        self.child = Some(child);
         let client = self.client.clone();
         let mut ended = None;
         let child = self.child.as_mut().expect("it was just started");
@@ -178,7 +231,7 @@ impl Mongod {
         .await;
         if let Some(ended) = ended {
             self.child = None;
-            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            let log = std::fs::read_to_string(self.folder().join("log")).unwrap_or_default();
             let last: Vec<_> = log.lines().rev().take(12).collect();
             eprintln!("mongod ended at once, {ended}: {last:#?}");
             return false;
@@ -186,7 +239,7 @@ impl Mongod {
         // Who answers may be somebody else, and this process about to find the port taken.
         let admin = client.database("admin");
         if let Ok(status) = admin.run_command(doc! { "serverStatus": 1 }).await
-            && status.get_i64("pid").unwrap() != i64::from(self.id())
+            && status.get_i64("pid").unwrap() != i64::from(self.pid())
         {
             self.kill();
             return false;
@@ -204,6 +257,7 @@ impl Mongod {
 
     /// `kill -9`.
     pub fn kill(&mut self) {
+        self.is_touched();
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -212,6 +266,7 @@ impl Mongod {
 
     /// Asks it to stop, and waits until it has.
     pub fn terminate(&mut self) {
+        self.is_touched();
         if let Some(mut child) = self.child.take() {
             super::agent::signal(child.id(), "TERM");
             let _ = child.wait();
@@ -241,11 +296,21 @@ impl Mongod {
 
     /// Where its data is.
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        self.is_touched();
+        self.folder()
+    }
+
+    fn folder(&self) -> &Path {
+        self.dir.as_ref().expect("it is not dropped").path()
     }
 
     /// The process id, for a fault that needs it.
     pub fn id(&self) -> u32 {
+        self.is_touched();
+        self.pid()
+    }
+
+    fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }
 
@@ -327,12 +392,18 @@ impl Mongod {
 
 async fn client_of(port: u16, options: &str) -> Client {
     let uri = "directConnection=true&serverSelectionTimeoutMS=30000";
-    let uri = format!("mongodb://127.0.0.1:{port}/?{uri}{options}");
+    let uri = format!("mongodb://127.0.0.1:{port}/?{uri}&appName={}{options}", pool::TAKER);
     Client::with_uri_str(uri).await.unwrap()
 }
 
 impl Drop for Mongod {
     fn drop(&mut self) {
+        let first = self.first().filter(|_| cfg!(test) && !std::thread::panicking()).cloned();
+        if let Some(first) = first
+            && let (Some(child), Some(dir)) = (self.child.take(), self.dir.take())
+        {
+            pool::hand_on(Idle { child, dir, port: self.port, first, since: Instant::now() });
+        }
         self.kill();
     }
 }
