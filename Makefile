@@ -63,8 +63,9 @@ clippy:
 deny:
 	scripts/deny
 
+# With the examples, since then it takes what `clippy` has of the dependencies, and does not look at all of them again.
 doc:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --lib --bins --examples --all-features --no-deps --document-private-items
 
 # That the fuzz targets still fit what they fuzz, with the compiler that all else is built with. Nothing is linked, so the
 # fuzzer itself need not be built.

@@ -10,7 +10,7 @@
 use std::{
     io::Write,
     path::Path,
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{LazyLock, Mutex},
     time::{Duration, Instant},
 };
@@ -196,7 +196,7 @@ pub async fn look(client: &Client) -> mongodb::error::Result<Looks> {
 
 /// Ends servers that are left when this process has ended, however it did, and removes their folders: a static value is
 /// never dropped, and a process that is killed drops nothing.
-static REAPER: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
+static REAPER: LazyLock<Mutex<Child>> = LazyLock::new(|| {
     // Told `PID FOLDER` for each server, until the pipe is closed by the end of this process.
     let script = r#"trap '' INT TERM HUP
         while read -r line; do all+=("$line"); done
@@ -210,8 +210,7 @@ static REAPER: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
         done"#;
     let mut reaper = Command::new("bash");
     reaper.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut reaper = reaper.spawn().expect("bash runs");
-    Mutex::new(reaper.stdin.take().expect("it was asked for"))
+    Mutex::new(reaper.spawn().expect("bash runs"))
 });
 
 /// A server runs with its data in this folder.
@@ -220,5 +219,7 @@ pub fn is_started(pid: u32, dir: &Path) {
         return;
     }
     let line = format!("{pid} {}\n", dir.display());
-    REAPER.lock().unwrap().write_all(line.as_bytes()).expect("it lives as long as this process");
+    let mut reaper = REAPER.lock().unwrap();
+    let told = reaper.stdin.as_mut().expect("it was asked for").write_all(line.as_bytes());
+    told.expect("it lives as long as this process");
 }

@@ -16,9 +16,7 @@ struct Server(BTreeSet<Namespace>);
 impl Server {
     /// False where it refuses.
     fn make(&mut self, ns: &Namespace) -> bool {
-        let is_twin = |of: &Namespace| {
-            of.db() != ns.db() && of.db().to_ascii_lowercase() == ns.db().to_ascii_lowercase()
-        };
+        let is_twin = |of: &Namespace| of.db() != ns.db() && of.db().eq_ignore_ascii_case(ns.db());
         let is_free = !self.0.iter().any(is_twin);
         is_free && self.0.insert(ns.clone())
     }
