@@ -32,6 +32,26 @@ fn the_readme_is_short_and_begins_with_two_commands() {
     assert!(readme.text.find("## Install").unwrap() < limits, "limits come after the start");
 }
 
+/// It was once cut off in its middle, and nobody noticed.
+#[test]
+fn contributing_names_every_script_and_every_target_of_make() {
+    let text = page("CONTRIBUTING.md").text;
+    let scripts = std::fs::read_dir(root().join("scripts")).unwrap();
+    let scripts = scripts.map(|of| format!("`scripts/{}", of.unwrap().file_name().display()));
+    let makefile = page("Makefile").text;
+    let phony = makefile.lines().find_map(|line| line.strip_prefix(".PHONY: ")).unwrap();
+    // What they do is in their names, or they are parts of one that is named.
+    let plain =
+        ["demo", "demo-postgres", "demo-outbox", "build", "clean", "fmt", "clippy", "deny", "doc"];
+    let parts = ["nightly-", "bench-copy", "deb"];
+    let targets = phony
+        .split(' ')
+        .filter(|name| !plain.contains(name) && !parts.iter().any(|part| name.starts_with(part)));
+    let targets = targets.map(|name| format!("`make {name}"));
+    let missing: Vec<_> = scripts.chain(targets).filter(|name| !text.contains(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// `a/b/../c` as `a/c`.
 fn plain(path: &Path) -> PathBuf {
     let mut parts = PathBuf::new();
