@@ -39,7 +39,8 @@ pub async fn writes(settings: Settings, book: Notebook) {
     book.mark(CPU, Target::AtMost(25.0));
     book.mark(COPY_COST, Target::AtLeast(0.7));
     book.mark(UPDATE_COST, Target::AtLeast(0.7));
-    let (bed, target) = tokio::join!(Bed::start(), Postgres::start());
+    // It comes a minute later than what it cleans up, and what was written by hand would be counted as the agent's.
+    let (bed, target) = tokio::join!(Bed::start(), Postgres::start_with(&["autovacuum=off"]));
     bed.reset().await;
     data::insert(&bed.local.client, ORDERS, 0..documents, USUAL).await;
     for round in 0..settings.runs {
@@ -47,6 +48,7 @@ pub async fn writes(settings: Settings, book: Notebook) {
             .ask("DROP SCHEMA IF EXISTS shop CASCADE; DROP SCHEMA IF EXISTS outrigger CASCADE")
             .await;
         let mut agent = agent(&bed, &target);
+        target.ask("CHECKPOINT").await;
         let meter = start(&bed, &target, &mut agent);
         let took = end_of_copy(&agent).await;
         let usage = meter.stop();
@@ -78,6 +80,7 @@ pub async fn writes(settings: Settings, book: Notebook) {
         let orders = bed.local.client.database("shop").collection::<bson::Document>(ORDERS);
         orders.update_many(doc! {}, set).await.unwrap();
         bed.write_sentinel(round as u64).await;
+        target.ask("CHECKPOINT").await;
         let meter = start(&bed, &target, &mut agent);
         let written = format!("SELECT count(*) FROM shop.sentinel WHERE doc->>'_id' = '{round}'");
         await_until("the last update", Duration::from_millis(50), async || {
@@ -175,6 +178,7 @@ async fn by_hand(target: &Postgres, connections: usize) -> [Usage; 2] {
         clients.push((client, chunks, rows));
     }
     let process = Process { name: POSTGRES, pid: target.id() };
+    target.ask("CHECKPOINT").await;
     let meter = Meter::start(&[process]);
     futures_util::future::join_all(clients.iter().map(async |(client, chunks, _)| {
         let sink = client
@@ -191,6 +195,7 @@ async fn by_hand(target: &Postgres, connections: usize) -> [Usage; 2] {
     }))
     .await;
     let by_copy = meter.stop();
+    target.ask("CHECKPOINT").await;
     let meter = Meter::start(&[process]);
     futures_util::future::join_all(
         clients.iter().map(async |(client, _, rows)| upsert(client, rows).await),

@@ -16,14 +16,20 @@ pub struct Postgres {
     pub port: u16,
     dir: TempDir,
     child: Option<Child>,
+    settings: &'static [&'static str],
 }
 
 impl Postgres {
     /// Starts a server, and waits until it answers.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`start`](Self::start), with further settings, each `name=value`.
+    pub async fn start_with(settings: &'static [&'static str]) -> Self {
         let dir = TempDir::new().unwrap();
         open_to_others(&dir);
-        let mut server = Self { port: free_port(), dir, child: None };
+        let mut server = Self { port: free_port(), dir, child: None, settings };
         server.resume().await;
         server
     }
@@ -49,6 +55,7 @@ impl Postgres {
             .arg(self.dir.path().join("data"))
             .arg(self.port.to_string())
             .args(["-c", "fsync=off", "-c", "shared_buffers=32MB"])
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -98,7 +105,7 @@ impl Postgres {
         let dir = self.back_up();
         open_to_others(&dir);
         self.resume().await;
-        let mut replica = Self { port: free_port(), dir, child: None };
+        let mut replica = Self { port: free_port(), dir, child: None, settings: &[] };
         replica.becomes_a_standby();
         let of = format!("host=127.0.0.1 port={} user=outrigger password=outrigger", self.port);
         let settings = replica.dir.path().join("data/postgresql.auto.conf");
