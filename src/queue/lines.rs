@@ -12,15 +12,12 @@ use std::collections::{BTreeSet, VecDeque};
 
 use ahash::HashMap;
 
-use super::{capitals::Capitals, turns::Turn};
+use super::turns::Turn;
 use crate::model::{event::SchemaChange, namespace::Namespace};
 
 /// A line for each namespace that has entries.
 #[derive(Default)]
-pub struct Lines {
-    of: HashMap<Namespace, Line>,
-    capitals: Capitals,
-}
+pub struct Lines(HashMap<Namespace, Line>);
 
 /// The entries of one namespace: so many before each barrier, so many behind the last.
 #[derive(Default)]
@@ -33,45 +30,36 @@ struct Barrier {
     seq: u64,
     ahead: u64,
     turn: Option<Turn>,
-    /// It takes something away, and makes nothing.
-    is_drop: bool,
 }
 
 impl Line {
     fn len(&self) -> u64 {
         self.behind + self.barriers.iter().map(|barrier| barrier.ahead + 1).sum::<u64>()
     }
-
-    /// True when anything of it stands behind `seq`.
-    fn goes_beyond(&self, seq: u64) -> bool {
-        self.behind > 0 || self.barriers.back().is_some_and(|last| last.seq > seq)
-    }
 }
 
 impl Lines {
     /// A new entry, with the largest sequence number so far.
     pub fn added(&mut self, ns: &Namespace) {
-        match self.of.get_mut(ns) {
+        match self.0.get_mut(ns) {
             Some(line) => line.behind += 1,
-            None => drop(self.of.insert(ns.clone(), Line { behind: 1, ..Line::default() })),
+            None => drop(self.0.insert(ns.clone(), Line { behind: 1, ..Line::default() })),
         }
     }
 
     /// A new barrier, with the largest sequence number so far.
     pub fn barrier_added(&mut self, change: &SchemaChange, seq: u64) {
-        let is_drop = matches!(change, SchemaChange::Drop { .. } | SchemaChange::DropIfGone { .. });
         for ns in change.namespaces() {
             let turn = Turn::of(change, &ns);
-            self.capitals.barrier_added(&ns, seq);
-            let line = self.of.entry(ns).or_default();
+            let line = self.0.entry(ns).or_default();
             let ahead = std::mem::take(&mut line.behind);
-            line.barriers.push_back(Barrier { seq, ahead, turn, is_drop });
+            line.barriers.push_back(Barrier { seq, ahead, turn });
         }
     }
 
     /// An entry is gone for good. True when it was the last in front of a barrier, which may go now.
     pub fn removed(&mut self, ns: &Namespace, seq: u64) -> bool {
-        let Some(line) = self.of.get_mut(ns) else { return false };
+        let Some(line) = self.0.get_mut(ns) else { return false };
         let is_last = if let Some(next) = line.barriers.iter_mut().find(|next| next.seq > seq) {
             next.ahead -= 1;
             next.ahead == 0
@@ -85,8 +73,7 @@ impl Lines {
 
     /// A barrier of the namespace is gone for good.
     pub fn barrier_removed(&mut self, ns: &Namespace, seq: u64) {
-        self.capitals.barrier_removed(ns, seq);
-        if let Some(line) = self.of.get_mut(ns)
+        if let Some(line) = self.0.get_mut(ns)
             && let Some(at) = line.barriers.iter().position(|barrier| barrier.seq == seq)
         {
             // Only a front barrier is ever leased; one that a person removes may stand anywhere.
@@ -100,41 +87,29 @@ impl Lines {
     }
 
     fn forget_empty(&mut self, ns: &Namespace) {
-        if self.of.get(ns).is_some_and(|line| line.behind == 0 && line.barriers.is_empty()) {
-            self.of.remove(ns);
+        if self.0.get(ns).is_some_and(|line| line.behind == 0 && line.barriers.is_empty()) {
+            self.0.remove(ns);
         }
     }
 
     /// True for an entry that waits for a barrier in front of it, or a barrier that waits for what is in front of it.
     pub fn is_blocked(&self, ns: &Namespace, seq: u64) -> bool {
-        match self.front(ns) {
+        match self.0.get(ns).and_then(|line| line.barriers.front()) {
             Some(barrier) if barrier.seq == seq => barrier.ahead > 0,
             Some(barrier) => barrier.seq < seq,
             None => false,
         }
     }
 
-    /// True for an entry that waits for a barrier of a database that differs from its own in [capitals](super::capitals)
-    /// alone.
-    pub fn waits_for_twins(&self, ns: &Namespace, seq: u64) -> bool {
-        let mut firsts = self.capitals.twins_of(ns).filter_map(BTreeSet::first);
-        firsts.any(|first| *first < seq)
-            && !self.front(ns).is_some_and(|barrier| barrier.seq == seq && barrier.is_drop)
-    }
-
-    fn front(&self, ns: &Namespace) -> Option<&Barrier> {
-        self.of.get(ns)?.barriers.front()
-    }
-
     /// Entries of the namespace, without its barriers.
     pub fn documents_of(&self, ns: &Namespace) -> u64 {
         let of = |line: &Line| line.behind + line.barriers.iter().map(|b| b.ahead).sum::<u64>();
-        self.of.get(ns).map_or(0, of)
+        self.0.get(ns).map_or(0, of)
     }
 
     /// True when a barrier stands behind `seq`, so that a new op must not be merged into it.
     pub fn is_closed(&self, ns: &Namespace, seq: u64) -> bool {
-        self.of.get(ns).and_then(|line| line.barriers.back()).is_some_and(|last| last.seq > seq)
+        self.0.get(ns).and_then(|line| line.barriers.back()).is_some_and(|last| last.seq > seq)
     }
 
     /// True when a turn stands behind `seq`: the name means another collection by then.
@@ -156,37 +131,29 @@ impl Lines {
 
     /// The first turn behind `seq`.
     fn turn_behind(&self, ns: &Namespace, seq: u64) -> Option<(u64, &Turn)> {
-        let barriers = &self.of.get(ns)?.barriers;
+        let barriers = &self.0.get(ns)?.barriers;
         let from = barriers.partition_point(|barrier| barrier.seq <= seq);
         barriers.range(from..).find_map(|barrier| Some((barrier.seq, barrier.turn.as_ref()?)))
     }
 
     /// Entries of the namespace, barriers included.
     pub fn len_of(&self, ns: &Namespace) -> u64 {
-        self.of.get(ns).map_or(0, Line::len)
+        self.0.get(ns).map_or(0, Line::len)
     }
 
     /// Every namespace that has entries, with their number.
     pub fn lens(&self) -> impl Iterator<Item = (&Namespace, u64)> {
-        self.of.iter().map(|(ns, line)| (ns, line.len()))
+        self.0.iter().map(|(ns, line)| (ns, line.len()))
     }
 
-    /// Those of the namespaces, and what waits behind a barrier that it has in common with one of them, or behind one
-    /// of a database that differs from its own in capitals alone.
+    /// Those of the namespaces, and what waits behind a barrier that it has in common with one of them.
     pub fn behind(&self, mut namespaces: BTreeSet<Namespace>) -> BTreeSet<Namespace> {
         let mut barriers = BTreeSet::new();
         loop {
             let before = (namespaces.len(), barriers.len());
-            for (ns, line) in &self.of {
+            for (ns, line) in &self.0 {
                 let seqs = line.barriers.iter().map(|barrier| barrier.seq);
-                let waits_for_twins = || {
-                    let mut twins = self.capitals.twins_of(ns).flatten();
-                    twins.any(|seq| barriers.contains(seq) && line.goes_beyond(*seq))
-                };
-                if namespaces.contains(ns)
-                    || seqs.clone().any(|seq| barriers.contains(&seq))
-                    || waits_for_twins()
-                {
+                if namespaces.contains(ns) || seqs.clone().any(|seq| barriers.contains(&seq)) {
                     namespaces.insert(ns.clone());
                     barriers.extend(seqs);
                 }
@@ -199,6 +166,6 @@ impl Lines {
 
     /// True when any barrier of the namespace is left.
     pub fn has_barrier(&self, ns: &Namespace) -> bool {
-        self.of.get(ns).is_some_and(|line| !line.barriers.is_empty())
+        self.0.get(ns).is_some_and(|line| !line.barriers.is_empty())
     }
 }

@@ -76,7 +76,6 @@
 mod ack;
 mod block;
 mod blocks;
-mod capitals;
 mod codec;
 mod commit;
 mod compact;

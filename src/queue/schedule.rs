@@ -24,7 +24,6 @@
 //! | its namespace waits for the stream | `stream_reached`, `no_longer_behind` | capped collections, see below |
 //! | another batch has entries of its namespace, or one that is parked goes first | that batch is acked; that one's turn | capped collections, and what is kept in order |
 //! | a barrier of its namespace stands in front of it | the barrier is acked | the [line](super::lines) of the namespace |
-//! | a barrier of a database in other capitals does, and it is no drop | likewise | [databases of one name](super::capitals) |
 //! | it is a barrier, and entries of its namespaces are in front | these are acked | likewise |
 //! | another entry of its document is leased, or the document is reserved | an ack, or it is let go | a lease; a worker that takes the document out of Atlas |
 //! | it waits for its retry | its time | an ack |
@@ -44,7 +43,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use ahash::{HashMap, HashSet};
 
-use super::{capitals::are_twins, lines::Lines, turns::Knowledge};
+use super::{lines::Lines, turns::Knowledge};
 use crate::model::{
     checkpoint::ClusterTime, event::SchemaChange, foreign::Foreign, namespace::Namespace,
 };
@@ -61,8 +60,6 @@ pub struct Schedule {
     reserved: HashMap<u64, u32>,
     parked_at_document: HashMap<u64, Vec<u64>>,
     parked_at_namespace: HashMap<Namespace, BTreeSet<u64>>,
-    /// Those of them that were parked for a database in other capitals. There are none next to always.
-    parked_for_twins: HashSet<Namespace>,
     /// Namespaces whose parked entries may go, by the lowest of them, as it was when they were let go.
     open: BTreeSet<(u64, Namespace)>,
     /// How much there is of each namespace, and the barriers between it.
@@ -134,13 +131,6 @@ impl Schedule {
         for ns in namespaces {
             self.lines.barrier_removed(ns, seq);
             self.unpark_namespace(ns);
-        }
-        // They stay until nothing of them is parked, as what was let go may be blocked by the next one.
-        self.parked_for_twins.retain(|ns| self.parked_at_namespace.contains_key(ns));
-        for waiting in self.parked_for_twins.clone() {
-            if namespaces.iter().any(|ns| are_twins(&waiting, ns)) {
-                self.unpark_namespace(&waiting);
-            }
         }
     }
 
@@ -271,9 +261,6 @@ impl Schedule {
         self.ready.remove(&seq);
         if let Some(ns) = namespaces.iter().find(|ns| self.is_blocked(ns, seq)) {
             self.parked_at_namespace.entry(ns.clone()).or_default().insert(seq);
-            if self.lines.waits_for_twins(ns, seq) {
-                self.parked_for_twins.insert(ns.clone());
-            }
             return false;
         }
         // Let go between the moment at which this one was met and now: those before it go first.
@@ -304,7 +291,7 @@ impl Schedule {
         if self.hold_all || is_kept || self.busy.contains(ns) {
             return true;
         }
-        self.lines.is_blocked(ns, seq) || self.lines.waits_for_twins(ns, seq)
+        self.lines.is_blocked(ns, seq)
     }
 
     /// Entries of `ns` go in their order, one batch at a time; or as any others. That holds for a batch that is being
@@ -438,4 +425,75 @@ impl Schedule {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    /// Three entries of one namespace, of which a batch has the first, while another one is gathered.
+    fn gathering(in_order: bool) -> (Schedule, Namespace) {
+        let (mut schedule, ns) = (Schedule::default(), Namespace::new("shop", "orders"));
+        schedule.keep_in_order(&ns, in_order);
+        for _ in 1..=3 {
+            schedule.lines.added(&ns);
+        }
+        schedule.batch_begins();
+        take(&mut schedule, &ns, 1);
+        schedule.batch_begins();
+        (schedule, ns)
+    }
+
+    fn is_admitted(schedule: &mut Schedule, ns: &Namespace, seq: u64) -> bool {
+        schedule.admit(std::slice::from_ref(ns), seq, Some(seq))
+    }
+
+    fn take(schedule: &mut Schedule, ns: &Namespace, seq: u64) {
+        assert!(is_admitted(schedule, ns, seq));
+        let lease =
+            Leased { version: 1, document: Some(seq), successor: None, ns: ns.clone(), bytes: 1 };
+        schedule.lease(seq, lease);
+    }
+
+    #[test]
+    fn an_order_that_ends_while_a_batch_is_gathered_leaves_nothing_behind() {
+        let (mut schedule, ns) = gathering(true);
+        assert!(!is_admitted(&mut schedule, &ns, 2), "another batch has an older one");
+
+        schedule.keep_in_order(&ns, false);
+
+        assert_eq!(schedule.next_ready(0), Some(2));
+        take(&mut schedule, &ns, 2);
+        take(&mut schedule, &ns, 3);
+    }
+
+    #[test]
+    fn an_order_that_begins_while_a_batch_is_gathered_holds_for_it() {
+        let (mut schedule, ns) = gathering(false);
+
+        schedule.keep_in_order(&ns, true);
+        assert!(!is_admitted(&mut schedule, &ns, 2) && schedule.next_ready(0).is_none());
+
+        schedule.unlease(1);
+        schedule.batch_begins();
+        assert_eq!(schedule.next_ready(0), Some(2));
+        take(&mut schedule, &ns, 2);
+    }
+    /// An entry is met, read from the disk, and admitted: its namespace may be let go in between.
+    #[test]
+    fn an_entry_that_is_met_before_its_namespace_is_let_go_overtakes_none_in_front_of_it() {
+        let (mut schedule, ns) = (Schedule::default(), Namespace::new("shop", "log"));
+        schedule.keep_in_order(&ns, true);
+        for _ in 1..=3 {
+            schedule.lines.added(&ns);
+        }
+        schedule.wait_for_stream(&ns, ClusterTime(5));
+        schedule.batch_begins();
+        assert!(!is_admitted(&mut schedule, &ns, 1) && !is_admitted(&mut schedule, &ns, 2));
+
+        schedule.stream_reached(ClusterTime(5));
+        assert!(!is_admitted(&mut schedule, &ns, 3));
+
+        for seq in 1..=3 {
+            assert_eq!(schedule.next_ready(0), Some(seq));
+            take(&mut schedule, &ns, seq);
+        }
+    }
+}

@@ -11,7 +11,6 @@ use crate::model::{
     write_op::{Refusal, WriteOp},
 };
 
-mod capitals;
 mod copied;
 mod earlier;
 mod in_blocks;

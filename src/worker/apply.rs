@@ -53,7 +53,11 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             match self.apply_namespace(&ns, entries, &mut outcomes).await {
                 Ok(()) => self.dispatch.way_is_free(&ns),
                 Err(Halt::Sink(SinkError::Held(reason))) => {
-                    self.dispatch.hold_documents(&ns, &seqs, reason, &mut outcomes);
+                    let held = self.dispatch.hold_documents(&ns, &seqs, reason, &mut outcomes);
+                    if let Err(halt) = held.await {
+                        halted = Some(verdict_of(halt)?);
+                        break;
+                    }
                 }
                 Err(halt @ Halt::Local) => halted = Some(verdict_of(halt)?),
                 Err(halt) => {

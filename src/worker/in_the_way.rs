@@ -103,25 +103,28 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
         required.await.map_err(Halt::from)
     }
 
-    /// The entries wait, and no others do.
-    pub(super) fn hold_documents(
+    /// The entries wait, and no others do; but those of a collection that is [gone behind them](Self::is_gone_behind).
+    ///
+    /// # Errors
+    /// Where Atlas could not be asked.
+    pub(super) async fn hold_documents(
         &self,
         ns: &Namespace,
         seqs: &[u64],
         reason: String,
         outcomes: &mut Outcomes,
-    ) {
+    ) -> Result<(), Halt> {
         outcomes.answered = true;
         let names = self.queue.called_now(ns, seqs.iter().copied());
+        let is_free = names.contains(&None) && self.is_nothing_there(ns).await?;
+        let is_gone = |name: &Option<Namespace>| is_free && name.is_none();
         for (&seq, name) in seqs.iter().zip(&names) {
-            // What is gone behind all that is queued need not come first. It may be what its own drop waits for.
-            let is_gone = name.is_none();
-            outcomes
-                .insert_if_open(seq, if is_gone { Outcome::Applied } else { wait(HELD_WAIT_MS) });
+            let outcome = if is_gone(name) { Outcome::Applied } else { wait(HELD_WAIT_MS) };
+            outcomes.insert_if_open(seq, outcome);
         }
-        if names.iter().all(Option::is_none) {
-            tracing::debug!(%ns, %reason, "its documents wait for nothing, as the collection is dropped behind them");
-            return;
+        if names.iter().all(is_gone) {
+            self.pass_over(ns, &reason);
+            return Ok(());
         }
         let what = Problem::refused("its documents wait", reason);
         if self.watch.hold(std::slice::from_ref(ns)) {
@@ -130,6 +133,32 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
             self.watch.ask_everything();
         } else {
             self.watch.list(ns, vec![what]);
+        }
+        Ok(())
+    }
+
+    /// True for an entry of a collection that is dropped behind all that is queued, while nothing has its name in Atlas. Its
+    /// drop waits for the entry, and what is in the entry's way, a database in other capitals that was made after that drop,
+    /// for nothing: so it need not be made. Where something has the name it is somebody else's, and the drop must not come
+    /// to it by itself.
+    pub(super) async fn is_gone_behind(&self, ns: &Namespace, seq: u64) -> Result<bool, Halt> {
+        let is_dropped = self.queue.called_now(ns, [seq].into_iter()) == [None];
+        Ok(is_dropped && self.is_nothing_there(ns).await?)
+    }
+
+    async fn is_nothing_there(&self, ns: &Namespace) -> Result<bool, Halt> {
+        match self.sink.describe(ns).await {
+            Ok(there) => Ok(there.is_none()),
+            Err(SinkError::Held(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Nothing of it waits any more.
+    pub(super) fn pass_over(&self, ns: &Namespace, reason: &str) {
+        tracing::info!(%ns, reason, "not made in Atlas, as the collection is dropped behind that");
+        if self.watch.let_go(std::slice::from_ref(ns)) {
+            self.watch.strike(ns);
         }
     }
 

@@ -193,13 +193,14 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
             matches!(result, Ok(_) | Err(SinkError::Rejected(_) | SinkError::Held(_)));
         let outcome = match result {
             Ok(changed) => return Ok(Some(changed)),
-            // It waits for a person, or for another change; and so does what comes after it, of these collections
-            // alone.
-            Err(SinkError::Held(reason)) if self.is_gone_behind(turn.seq, change) => {
-                tracing::debug!(%ns, %reason, "not made, as it is dropped behind that");
-                self.watch.let_go(&change.namespaces());
+            Err(SinkError::Held(reason))
+                if is_create(change) && self.dispatch.is_gone_behind(ns, turn.seq).await? =>
+            {
+                self.dispatch.pass_over(ns, &reason);
                 Outcome::Applied
             }
+            // It waits for a person, or for another change; and so does what comes after it, of these collections
+            // alone.
             Err(SinkError::Held(reason)) => {
                 self.hold(change, reason);
                 wait(HELD_WAIT_MS)
@@ -221,13 +222,6 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
         };
         outcomes.insert(turn.seq, outcome);
         Ok(None)
-    }
-
-    /// True where what it makes is dropped behind all that is queued. Its drop waits for it, and what is in its way may
-    /// wait for the drop.
-    fn is_gone_behind(&self, seq: u64, change: &SchemaChange) -> bool {
-        let is_made = matches!(change, SchemaChange::Create { .. });
-        is_made && self.queue.called_now(change.ns(), [seq].into_iter()) == [None]
     }
 
     fn hold(&self, change: &SchemaChange, reason: String) {
@@ -396,6 +390,10 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
         let has_turned = self.queue.has_turned(ns, seq);
         Ok(if has_turned { Left::IsHere } else { Left::InAtlasAlone })
     }
+}
+
+fn is_create(change: &SchemaChange) -> bool {
+    matches!(change, SchemaChange::Create { .. })
 }
 
 fn is_view(change: &SchemaChange) -> bool {

@@ -15,7 +15,7 @@ use crate::support::{
     PATIENCE,
     agent::Agent,
     equal::{Everything, MayDiffer, brief, equal, equal_but, equal_in, everything, strays},
-    eventually,
+    eventually, fresh_pair,
     mongod::Mongod,
     pair,
     proxy::{Line, Proxy},
@@ -391,7 +391,7 @@ async fn is_proven_again(agent: &Agent) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_was_read_before_a_new_proof_is_read_again_before_it_is_written() {
-    let (local, atlas) = pair().await;
+    let (local, atlas) = fresh_pair().await;
     let people = people(&local.client, "late");
     people.insert_many((0..20).map(|n| person(n, 1, "before"))).await.unwrap();
     let slow = doc! { "failCommands": ["insert"], "namespace": "late.people", "errorCode": 50 };
@@ -424,7 +424,7 @@ async fn a_page_that_was_read_before_a_new_proof_is_read_again_before_it_is_writ
 /// old by now.
 #[tokio::test(flavor = "multi_thread")]
 async fn options_that_were_read_before_a_new_proof_are_read_again_before_they_are_written() {
-    let (local, atlas) = pair().await;
+    let (local, atlas) = fresh_pair().await;
     people(&local.client, "late").insert_one(person(1, 1, "before")).await.unwrap();
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), &config("late", ""));
     agent.waits_long_for_atlas();

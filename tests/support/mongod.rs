@@ -325,6 +325,8 @@ impl Mongod {
 
     /// Has commands of the agent fail as `data` says, `times` times.
     pub async fn fail(&self, data: Document, times: i32) {
+        // Not every version tells how often one was met.
+        self.is_touched();
         let mut data = data;
         data.insert("appName", "outrigger");
         let mode = doc! { "times": times };

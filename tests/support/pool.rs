@@ -202,7 +202,7 @@ static REAPER: LazyLock<Mutex<Child>> = LazyLock::new(|| {
         while read -r line; do all+=("$line"); done
         for line in "${all[@]}"; do
           folder=${line#* }
-          case $(ps -o args= -p "${line%% *}") in *"$folder"*)
+          case $(tr '\0' ' ' < "/proc/${line%% *}/cmdline" || ps -o args= -p "${line%% *}") in *"$folder"*)
             kill -KILL "${line%% *}"
             for _ in {1..100}; do kill -0 "${line%% *}" || break; sleep 0.05; done ;;
           esac

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use parking_lot::Mutex;
 
 use crate::{
@@ -186,6 +186,9 @@ struct AtlasState {
     odd: BTreeSet<Vec<u8>>,
     takes_no_changes: bool,
     change: Option<Result<Changed, SinkError>>,
+    create: Option<SinkError>,
+    /// Of the name that it is asked for, and no collection of ours.
+    is_there: bool,
     changes: Vec<&'static str>,
     looks: Option<Box<dyn Fn() + Send>>,
 }
@@ -211,6 +214,14 @@ impl Atlas {
 
     pub fn answers_a_change_with(&self, answer: Result<Changed, SinkError>) {
         self.0.lock().change = Some(answer);
+    }
+
+    pub fn answers_a_create_with(&self, answer: SinkError) {
+        self.0.lock().create = Some(answer);
+    }
+
+    pub fn has_something_else_there(&self, is_there: bool) {
+        self.0.lock().is_there = is_there;
     }
 
     pub fn documents(&self) -> Vec<RawDocumentBuf> {
@@ -313,6 +324,9 @@ impl SchemaSink for Atlas {
         if let Some(looks) = &state.looks {
             looks();
         }
+        if let (SchemaChange::Create { .. }, Some(error)) = (change, &state.create) {
+            return Err(error.clone());
+        }
         state.change.clone().unwrap_or(Ok(Changed::Done))
     }
 
@@ -325,7 +339,9 @@ impl SchemaSink for Atlas {
     }
 
     async fn describe(&self, _: &Namespace) -> Result<Option<Description>, SinkError> {
-        Ok(None)
+        let is_there = self.0.lock().is_there;
+        let series = rawdoc! { "name": "orders", "type": "timeseries" };
+        Ok(is_there.then(|| Description::of(&series)))
     }
 
     async fn estimated_count(&self, _: &Namespace) -> Result<u64, SinkError> {

@@ -15,19 +15,50 @@ async fn a_change_that_has_to_wait_is_listed_and_holds_up_its_collection_alone()
     assert_eq!(problems[&Namespace::new("shop", "held")].len(), 1);
 }
 
-#[tokio::test]
-async fn what_has_to_wait_is_passed_over_where_the_collection_is_dropped_behind_it() {
-    let (create, drop) = (
-        schema(SchemaChange::Create { ns: orders(), options: RawDocumentBuf::new() }),
-        schema(SchemaChange::Drop { ns: orders() }),
-    );
-    let scene = Scene::new().queued([create, insert(1, 1), drop]);
+/// A collection is made, written and dropped, and Atlas will not make it.
+async fn made_and_dropped(is_there: bool) -> Scene {
+    let create = SchemaChange::Create { ns: orders(), options: RawDocumentBuf::new() };
+    let drop = SchemaChange::Drop { ns: orders() };
+    let scene = Scene::new().queued([schema(create), insert(1, 1), schema(drop)]);
     let held = SinkError::Held("a database in other capitals".to_owned());
     scene.atlas.fails_with(held.clone());
-    scene.atlas.answers_a_change_with(Err(held));
+    scene.atlas.answers_a_create_with(held);
+    scene.atlas.has_something_else_there(is_there);
+    scene.drained().await
+}
+
+#[tokio::test]
+async fn what_has_to_wait_is_passed_over_where_the_collection_is_dropped_behind_it() {
+    let scene = made_and_dropped(false).await;
+
+    assert_eq!((scene.atlas.changes(), scene.waiting()), (vec!["create", "drop"], 0));
+    assert!(scene.atlas.documents().is_empty() && scene.queue.dead_letters_len() == 0);
+    let watch = &scene.worker.watch;
+    assert!(watch.all_held().is_empty() && watch.all_listed().is_empty());
+}
+
+/// The drop would be somebody else's.
+#[tokio::test]
+async fn what_has_to_wait_for_what_has_its_name_in_atlas_is_not_passed_over() {
+    let scene = made_and_dropped(true).await;
+
+    assert_eq!((scene.atlas.changes(), scene.waiting()), (vec!["create"], 3));
+    assert_eq!(scene.worker.watch.all_held(), [orders()].into());
+}
+
+#[tokio::test]
+async fn documents_that_have_to_wait_are_passed_over_where_their_collection_is_dropped_behind_them()
+{
+    let drop = SchemaChange::Drop { ns: orders() };
+    let scene = Scene::new().queued([insert(1, 1), insert(2, 1)]);
+    let held = SinkError::Held("a database in other capitals".to_owned());
+    scene.atlas.fails_with(held);
 
     let scene = scene.drained().await;
+    assert_eq!((scene.waiting(), scene.worker.watch.all_listed().len()), (2, 1));
+    let scene = scene.queued([schema(drop)]);
+    scene.until_nothing_waits().await;
 
-    assert_eq!((scene.atlas.changes(), scene.waiting()), (vec!["create", "drop"], 1));
-    assert!(scene.atlas.documents().is_empty());
+    assert_eq!((scene.atlas.changes(), scene.atlas.documents()), (vec!["drop"], vec![]));
+    assert!(scene.worker.watch.all_listed().is_empty(), "nothing waits for a person");
 }
