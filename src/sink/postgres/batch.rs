@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 
-use futures_util::future::{BoxFuture, FutureExt, try_join_all};
+use futures_util::future::{BoxFuture, FutureExt, join_all};
 use tokio_postgres::{Client, types::Type};
 
 use super::{
@@ -104,7 +104,7 @@ async fn attempt(
         .within(async |client| {
             let commit = async { client.batch_execute("COMMIT").await.map(|()| Vec::new()) };
             let all = statements.futures(client).chain([commit.boxed()]);
-            try_join_all(all).await
+            answers(all).await
         })
         .await;
     match sent {
@@ -117,6 +117,14 @@ async fn attempt(
             Err(failed)
         }
     }
+}
+
+/// The answers to statements that are sent at once, in their order; or the first of them that is an error. Those behind it
+/// are told that the transaction is aborted, which may be seen first, and says nothing of why.
+pub(super) async fn answers<T, E>(
+    sent: impl Iterator<Item = BoxFuture<'_, Result<T, E>>>,
+) -> Result<Vec<T>, E> {
+    join_all(sent).await.into_iter().collect()
 }
 
 /// In halves.
@@ -152,8 +160,7 @@ fn halves<'a>(
     async move {
         let statements = Statements::of(table, items);
         session.batch("SAVEPOINT part").await?;
-        let sent =
-            session.within(async |client| try_join_all(statements.futures(client)).await).await;
+        let sent = session.within(async |client| answers(statements.futures(client)).await).await;
         let failed = match sent {
             Ok(answers) => {
                 session.batch("RELEASE SAVEPOINT part").await?;
@@ -320,4 +327,22 @@ fn keys_of(items: &[RowWrite]) -> (Column<'_>, Type) {
 
 fn of_child<'a>(child: &Child, elements: &[&'a [Cell]]) -> Vec<(Column<'a>, Type)> {
     statement::columns(child.types().map(|(_, ty)| ty), elements)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_statement_that_is_refused_is_told_of_whichever_answer_is_seen_first() {
+        let row = async {
+            tokio::task::yield_now().await;
+            Err::<(), _>("a value that is no number")
+        };
+        let commit = async { Err("the transaction is aborted") };
+
+        let answered = answers([row.boxed(), commit.boxed()].into_iter()).await;
+
+        assert_eq!(answered, Err("a value that is no number"));
+    }
 }

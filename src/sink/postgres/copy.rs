@@ -4,11 +4,7 @@
 //! is there, and they go through [`batch`], which finds the row.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::{
-    SinkExt,
-    future::{FutureExt, try_join_all},
-    stream,
-};
+use futures_util::{SinkExt, future::FutureExt, stream};
 use tokio_postgres::{Client, Error};
 
 use super::{
@@ -53,7 +49,7 @@ pub async fn copy(
                 send(client, &statement::copy_child(child), elements).await?;
             }
             let commit = async { client.batch_execute("COMMIT").await.map(|()| Vec::new()) };
-            try_join_all(said.futures(client).chain([commit.boxed()])).await.map(drop)
+            batch::answers(said.futures(client).chain([commit.boxed()])).await.map(drop)
         })
         .await;
     let Err(failed) = copied else {
