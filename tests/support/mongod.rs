@@ -84,8 +84,8 @@ impl Mongod {
         server
     }
 
-    /// One that was [started](Self::start) for another test.
-    pub async fn of(idle: Idle) -> Self {
+    /// One that was [started](Self::start) for another test, whose client says that it is `taker`.
+    pub async fn of(idle: Idle, taker: &str) -> Self {
         let Idle { child, dir, port, first, .. } = idle;
         Self {
             port,
@@ -94,7 +94,7 @@ impl Mongod {
             program: program().to_owned(),
             options: String::new(),
             child: Some(child),
-            client: client_of(port, "").await,
+            client: client_of(port, &format!("&appName={taker}")).await,
             first: Some(first),
             is_touched: AtomicBool::new(false),
         }
@@ -394,7 +394,7 @@ impl Mongod {
 
 async fn client_of(port: u16, options: &str) -> Client {
     let uri = "directConnection=true&serverSelectionTimeoutMS=30000";
-    let uri = format!("mongodb://127.0.0.1:{port}/?{uri}&appName={}{options}", pool::TAKER);
+    let uri = format!("mongodb://127.0.0.1:{port}/?{uri}{options}");
     Client::with_uri_str(uri).await.unwrap()
 }
 

@@ -17,7 +17,7 @@ use std::{
 
 use mongodb::{
     Client, Database,
-    bson::{Bson, Document, doc},
+    bson::{Bson, Document, doc, oid::ObjectId},
 };
 use tempfile::TempDir;
 
@@ -66,8 +66,10 @@ pub async fn take() -> Option<Mongod> {
             let at = all.iter().position(is_fit)?;
             all.remove(at)
         };
-        let server = Mongod::of(idle).await;
-        match cleaned(&server).await {
+        // A name that no other client has: what the last test has left of its own is told from this one.
+        let taker = format!("taker-{}", ObjectId::new());
+        let server = Mongod::of(idle, &taker).await;
+        match cleaned(&server, &taker).await {
             Ok(()) => return Some(server),
             Err(why) => {
                 println!("a server is not handed on: {why}");
@@ -78,11 +80,11 @@ pub async fn take() -> Option<Mongod> {
 }
 
 /// Drops what is there, and looks whether anything else is left.
-async fn cleaned(server: &Mongod) -> Result<(), String> {
+async fn cleaned(server: &Mongod, taker: &str) -> Result<(), String> {
     let admin = server.client.database("admin");
     let said =
         async |command: Document| admin.run_command(command).await.map_err(|e| e.to_string());
-    alone(&admin).await?;
+    alone(&admin, taker).await?;
     said(doc! { "killAllSessions": [] }).await?;
     for name in server.client.list_database_names().await.map_err(|error| error.to_string())? {
         if !["admin", "config", "local"].contains(&name.as_str()) {
@@ -107,16 +109,16 @@ async fn cleaned(server: &Mongod) -> Result<(), String> {
     if ahead > TIME_MAX {
         return Err(format!("its time is {ahead} s ahead"));
     }
-    alone(&admin).await
+    alone(&admin, taker).await
 }
 
-/// Waits until nobody else is connected.
-async fn alone(admin: &Database) -> Result<(), String> {
+/// Waits until nobody is connected but `taker`.
+async fn alone(admin: &Database, taker: &str) -> Result<(), String> {
     let all = doc! { "$currentOp": { "allUsers": true, "idleConnections": true } };
     // Some connections are the server's own, to itself.
     let others = doc! { "$match": {
         "client": { "$exists": true },
-        "appName": { "$ne": TAKER },
+        "appName": { "$ne": taker },
         "clientMetadata.driver.name": { "$not": { "$regex": "^NetworkInterface" } },
     } };
     let mut left = String::new();
@@ -131,9 +133,6 @@ async fn alone(admin: &Database) -> Result<(), String> {
     }
     Err(format!("somebody is connected: {left}"))
 }
-
-/// The application's name of whoever takes a server.
-pub const TAKER: &str = "tests";
 
 /// Which of its answers are others.
 fn differing(first: &Looks, now: &Looks) -> Vec<String> {
