@@ -22,6 +22,7 @@ use crate::{
 
 const COPY: &str = "first copy / COPY by hand";
 const UPDATES: &str = "updates / upserts by hand";
+const WRITES: &str = "writing what waited / upserts by hand";
 const CPU: &str = "first copy, agent CPU";
 const COPY_COST: &str = "PostgreSQL's CPU for a row, COPY by hand / first copy";
 const UPDATE_COST: &str = "PostgreSQL's CPU for a row, upserts by hand / updates";
@@ -33,9 +34,10 @@ const BATCH: usize = 500;
 const COLUMNS: &str = "_id, id, doc, hash, shape, raw, source_time, number, city";
 
 pub async fn writes(settings: Settings, book: Notebook) {
-    let documents = settings.scaled(200_000);
+    let documents = settings.scaled(500_000);
     book.mark(COPY, Target::AtLeast(0.7));
     book.mark(UPDATES, Target::AtLeast(0.7));
+    book.mark(WRITES, Target::AtLeast(0.7));
     book.mark(CPU, Target::AtMost(25.0));
     book.mark(COPY_COST, Target::AtLeast(0.7));
     book.mark(UPDATE_COST, Target::AtLeast(0.7));
@@ -97,8 +99,38 @@ pub async fn writes(settings: Settings, book: Notebook) {
         book.add(UPDATE_COST, "ratio", least[1] / usage.cpu(POSTGRES));
         let numbers = target.ask("SELECT DISTINCT number FROM shop.orders").await;
         assert_eq!(numbers, [round.to_string()]);
+
+        let written = what_waited(&bed, &target, &agent, documents).await;
+        book.costs("writing what waited", &written);
+        let rate = documents as f64 / written.elapsed.as_secs_f64();
+        book.add("writing what waited", "documents/s", rate);
+        book.add(WRITES, "ratio", rate / best[1]);
         assert!(agent.stop().success());
     }
+}
+
+/// Every document is changed and read into the queue while nothing is written to PostgreSQL, as in an outage: what is measured
+/// is the writing that comes behind it.
+async fn what_waited(bed: &Bed, target: &Postgres, agent: &Agent, documents: u64) -> Usage {
+    let api = Api::of(agent);
+    assert_eq!(api.with_token("POST", "/api/sync/pause").0, 200);
+    let orders = bed.local.client.database("shop").collection::<bson::Document>(ORDERS);
+    orders.update_many(doc! {}, doc! { "$set": { "number": -1 } }).await.unwrap();
+    await_until("everything in the queue", Duration::from_millis(50), async || {
+        crate::bed::queue_size(agent) == Some(documents)
+    })
+    .await;
+    target.ask("CHECKPOINT").await;
+    let meter = Meter::start(&[
+        Process { name: POSTGRES, pid: target.id() },
+        Process { name: "local mongod", pid: bed.local.id() },
+        Process { name: "agent", pid: agent.id() },
+    ]);
+    assert_eq!(api.with_token("POST", "/api/sync/resume").0, 200);
+    crate::bed::emptied(agent).await;
+    let usage = meter.stop();
+    assert_eq!(target.ask("SELECT DISTINCT number FROM shop.orders").await, ["-1"]);
+    usage
 }
 
 fn agent(bed: &Bed, target: &Postgres) -> Agent {

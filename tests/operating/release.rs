@@ -2,7 +2,6 @@
 //! tell.
 
 use std::{
-    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Output},
 };
@@ -11,20 +10,22 @@ use tempfile::TempDir;
 
 use crate::support::{
     proof::{Need, not_proved},
-    root,
+    root, write_program,
 };
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-fn make_executable(program: &Path) {
-    std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755)).unwrap();
+/// By its shell: a file that was just written may be open still in a process that another test starts, and is busy then.
+fn release(folder: &Path) -> Command {
+    let mut command = Command::new("bash");
+    command.arg(folder.join("scripts/release"));
+    command
 }
 
 fn release_in(folder: &Path, args: &[&str]) -> Output {
-    // By its shell: a file that was just written may be open still in a process that another test starts, and is busy then.
-    Command::new("bash").arg(folder.join("scripts/release")).args(args).output().unwrap()
+    release(folder).args(args).output().unwrap()
 }
 
 #[test]
@@ -92,8 +93,7 @@ fn what_a_build_for_other_machines_lacks_is_named_with_the_package_that_has_it()
     // No compiler of any kind, and no cargo that could begin.
     let path = path_of(&["bash", "dirname"]);
     let machine = path.path().join("uname");
-    std::fs::write(&machine, "#!/bin/sh\necho x86_64\n").unwrap();
-    make_executable(&machine);
+    write_program(&machine, "#!/bin/sh\necho x86_64\n");
     let script =
         || Command::new(root().join("scripts/aarch64")).env("PATH", path.path()).output().unwrap();
     let run = script();
@@ -102,8 +102,7 @@ fn what_a_build_for_other_machines_lacks_is_named_with_the_package_that_has_it()
     assert!(said(&run).contains(packages), "{}", said(&run));
     // A compiler without the library that its programs are built with, as Debian has them: two packages.
     let compiler = path.path().join("aarch64-linux-gnu-gcc");
-    std::fs::write(&compiler, "#!/bin/sh\nexit 1\n").unwrap();
-    make_executable(&compiler);
+    write_program(&compiler, "#!/bin/sh\nexit 1\n");
     let run = said(&script());
     assert!(run.contains("hint: apt-get install libc6-dev-arm64-cross\n"), "{run}");
 }
@@ -125,8 +124,7 @@ fn what_a_static_build_lacks_is_named_with_the_package_that_has_it() {
     assert!(run.contains("hint: apt-get install musl-tools\n"), "{run}");
     for program in ["musl-gcc", "rustc"] {
         let program = path.path().join(program);
-        std::fs::write(&program, "#!/bin/bash\necho /nowhere\n").unwrap();
-        make_executable(&program);
+        write_program(&program, "#!/bin/bash\necho /nowhere\n");
     }
     let run = script();
     assert!(run.contains("hint: rustup target add x86_64-unknown-linux-musl\n"), "{run}");
@@ -148,10 +146,8 @@ fn a_list_of_what_it_is_built_of_leaves_nothing_in_the_tree() {
         let text = format!(
             "#!/bin/sh\nname=\"$6.json\"\necho '{{}}' | tee \"$name\" > demo/\"$name\"\n{ends}\n"
         );
-        std::fs::write(&tool, text).unwrap();
-        make_executable(&tool);
-        let script = dir.path().join("scripts/release");
-        let run = Command::new(script).arg("sbom").env("PATH", &path).output().unwrap();
+        write_program(&tool, &text);
+        let run = release(dir.path()).arg("sbom").env("PATH", &path).output().unwrap();
         assert_eq!(run.status.success(), files == 1, "{}", said(&run));
         let left = |folder: &str| {
             let entries = std::fs::read_dir(dir.path().join(folder)).into_iter().flatten();

@@ -2,7 +2,6 @@
 //! understand, and what the scripts around them take for an answer.
 
 use std::{
-    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Output},
     time::Duration,
@@ -20,6 +19,7 @@ use crate::support::{
     mongod::Mongod,
     orders, pair,
     proof::{Need, may_lack},
+    write_program,
 };
 
 fn script(name: &str) -> Command {
@@ -145,8 +145,7 @@ fn nothing_is_installed_into_the_system_unasked() {
         let path = dir.path().join(name);
         // Rights would be there.
         let text = format!("#!/bin/sh\necho 0\necho \"$0 $*\" >> {}\n", told.display());
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&path, &text);
     }
     for name in ["bash", "dirname", "mkdir", "flock"] {
         let path = format!("/usr/bin/{name}");
@@ -177,8 +176,7 @@ fn the_script_that_runs_them_ends_with_each_failure_and_its_reason() {
     let dir = TempDir::new().unwrap();
     let program = |name: &str, text: &str| {
         let path = dir.path().join(name);
-        std::fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&path, &format!("#!/bin/sh\n{text}"));
         path.display().to_string()
     };
     let tests = program(
@@ -241,8 +239,7 @@ fn deny(fetch: &str, advisories: &str, ci: &[(&str, &str)]) -> Output {
     let text = format!(
         "#!/bin/sh\ncase \"$*\" in\n*\" fetch db\") {fetch};;\n*advisories*) {advisories};;\nesac\n"
     );
-    std::fs::write(&tool, text).unwrap();
-    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&tool, &text);
     let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
     script("deny").env("PATH", path).envs(ci.iter().copied()).output().unwrap()
 }

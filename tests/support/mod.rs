@@ -89,6 +89,17 @@ pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
+/// Writes a program, to be run at once. Another process does it: a file that was open for writing here may be open still in a
+/// process that another test has just forked, and until that one runs its own program the system refuses to run the file
+/// ("Text file busy").
+pub fn write_program(path: &std::path::Path, text: &str) {
+    let written = std::process::Command::new("sh")
+        .args(["-c", r#"printf %s "$2" > "$1" && chmod 755 "$1""#, "sh"])
+        .args([path.as_os_str(), text.as_ref()])
+        .status();
+    assert!(written.unwrap().success(), "{} is not written", path.display());
+}
+
 /// A port that is free, that no other test of this process is given, and that the system hands out to nobody: it
 /// takes those for outgoing connections, and for listeners that name none, from 32768 on. So it also stays free
 /// while a server is down that is to come back.
