@@ -521,6 +521,23 @@ fn policies_are_pure() {
     assert!(pure.is_empty(), "in the table, and nowhere else: {pure:?}");
 }
 
+/// Else a test that holds the timers sees a wait pass, and nothing that was decided by it.
+#[test]
+fn a_loop_takes_the_time_of_its_timers() {
+    let mut found = Vec::new();
+    for file in sources() {
+        if ["worker/", "tailer/", "sync/"].iter().any(|loops| file.name.starts_with(loops)) {
+            let code = without_tests(&file.name, &file.text);
+            let words = ["Instant::now", ".elapsed()", "SystemTime"];
+            let named = words.iter().filter(|word| code.contains(**word));
+            found.extend(
+                named.map(|word| format!("{}: {word}, and not `runtime::clock`", file.name)),
+            );
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
 #[test]
 fn a_panic_names_its_invariant() {
     let mut found = Vec::new();

@@ -2,7 +2,8 @@
 //! same rows into tables of the same definition, over one connection and over two.
 //!
 //! By hand PostgreSQL has the machine to itself; beside the agent it shares it with the MongoDB that is read from. So it is
-//! also told what PostgreSQL itself takes for a row, which is of the statements alone.
+//! also told what PostgreSQL itself takes for a row, which is of the statements alone; and all of it is measured a second
+//! time with PostgreSQL on a core of its own, by hand and by the agent, as where it has a machine of its own.
 
 use std::{pin::pin, time::Duration};
 
@@ -33,80 +34,151 @@ const BATCH: usize = 500;
 /// Columns of a table of the agent's with the two that are declared.
 const COLUMNS: &str = "_id, id, doc, hash, shape, raw, source_time, number, city";
 
+/// Where the processes run.
+#[derive(Clone, Copy)]
+enum Cores {
+    /// Anywhere.
+    Shared,
+    /// PostgreSQL on the first, all else on the others.
+    Apart,
+}
+
+impl Cores {
+    fn named(self, figure: &str) -> String {
+        match self {
+            Cores::Shared => figure.to_owned(),
+            Cores::Apart => format!("{figure}, PostgreSQL on a core of its own"),
+        }
+    }
+
+    /// Puts everything where it belongs; what is started later is where its parent is.
+    fn put(self, bed: &Bed, target: &Postgres) {
+        let last = std::thread::available_parallelism().map_or(0, usize::from).max(1) - 1;
+        let (first, others) = match self {
+            Cores::Shared => (format!("0-{last}"), format!("0-{last}")),
+            Cores::Apart => ("0".to_owned(), format!("1-{last}")),
+        };
+        let postmaster = target.id();
+        let children = format!("/proc/{postmaster}/task/{postmaster}/children");
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+        for process in [postmaster].into_iter().chain(children) {
+            pin(process, &first);
+        }
+        pin(bed.local.id(), &others);
+        pin(std::process::id(), &others);
+    }
+}
+
+/// A process with all of its threads, onto these cores.
+fn pin(process: u32, cores: &str) {
+    let pid = process.to_string();
+    let pinned = std::process::Command::new("taskset").args(["-acp", cores, &pid]).output();
+    let pinned = pinned.expect("taskset, of util-linux");
+    // One that has ended needs no place.
+    let is_there = std::path::Path::new(&format!("/proc/{pid}")).exists();
+    assert!(pinned.status.success() || !is_there, "{pinned:?}");
+}
+
 pub async fn writes(settings: Settings, book: Notebook) {
     let documents = settings.scaled(500_000);
-    book.mark(COPY, Target::AtLeast(0.7));
-    book.mark(UPDATES, Target::AtLeast(0.7));
-    book.mark(WRITES, Target::AtLeast(0.7));
-    book.mark(CPU, Target::AtMost(25.0));
-    book.mark(COPY_COST, Target::AtLeast(0.7));
-    book.mark(UPDATE_COST, Target::AtLeast(0.7));
     // It comes a minute later than what it cleans up, and what was written by hand would be counted as the agent's.
     let (bed, target) = tokio::join!(Bed::start(), Postgres::start_with(&["autovacuum=off"]));
     bed.reset().await;
     data::insert(&bed.local.client, ORDERS, 0..documents, USUAL).await;
-    for round in 0..settings.runs {
-        target
-            .ask("DROP SCHEMA IF EXISTS shop CASCADE; DROP SCHEMA IF EXISTS outrigger CASCADE")
-            .await;
-        let mut agent = agent(&bed, &target);
-        target.ask("CHECKPOINT").await;
-        let meter = start(&bed, &target, &mut agent);
-        let took = end_of_copy(&agent).await;
-        let usage = meter.stop();
-        book.costs("first copy", &usage);
-        streaming(&agent).await;
-        assert_eq!(target.ask("SELECT count(*) FROM shop.orders").await, [documents.to_string()]);
-        let copied = documents as f64 / took.as_secs_f64();
-        book.add("first copy", "documents/s", copied);
-        book.add(CPU, "µs/document", usage.cpu("agent") * 1e6 / documents as f64);
-        let copy_cpu = usage.cpu(POSTGRES);
-        assert!(agent.stop().success());
-
-        let (mut best, mut least) = ([0.0_f64; 2], [f64::INFINITY; 2]);
-        for connections in [1, 2] {
-            let found = by_hand(&target, connections).await;
-            for (at, (what, usage)) in ["COPY", "upserts"].into_iter().zip(found).enumerate() {
-                let rate = documents as f64 / usage.elapsed.as_secs_f64();
-                book.add(&format!("{what} by hand, {connections} connections"), "rows/s", rate);
-                book.costs(&format!("{what} by hand, {connections} connections"), &usage);
-                best[at] = best[at].max(rate);
-                least[at] = least[at].min(usage.cpu(POSTGRES));
-            }
-        }
-        book.add(COPY, "ratio", copied / best[0]);
-        book.add(COPY_COST, "ratio", least[0] / copy_cpu);
-
-        // Every document is changed while nobody looks, and read when it is its turn.
-        let set = doc! { "$set": { "number": round as i32 } };
-        let orders = bed.local.client.database("shop").collection::<bson::Document>(ORDERS);
-        orders.update_many(doc! {}, set).await.unwrap();
-        bed.write_sentinel(round as u64).await;
-        target.ask("CHECKPOINT").await;
-        let meter = start(&bed, &target, &mut agent);
-        let written = format!("SELECT count(*) FROM shop.sentinel WHERE doc->>'_id' = '{round}'");
-        await_until("the last update", Duration::from_millis(50), async || {
-            target.try_ask(&written).await.is_ok_and(|count| count != ["0"])
-                && crate::bed::queue_size(&agent) == Some(0)
-        })
-        .await;
-        let usage = meter.stop();
-        book.costs("updates", &usage);
-        let updated = documents as f64 / usage.elapsed.as_secs_f64();
-        book.add("updates", "documents/s", updated);
-        book.add("updates, agent CPU", "µs/document", usage.cpu("agent") * 1e6 / documents as f64);
-        book.add(UPDATES, "ratio", updated / best[1]);
-        book.add(UPDATE_COST, "ratio", least[1] / usage.cpu(POSTGRES));
-        let numbers = target.ask("SELECT DISTINCT number FROM shop.orders").await;
-        assert_eq!(numbers, [round.to_string()]);
-
-        let written = what_waited(&bed, &target, &agent, documents).await;
-        book.costs("writing what waited", &written);
-        let rate = documents as f64 / written.elapsed.as_secs_f64();
-        book.add("writing what waited", "documents/s", rate);
-        book.add(WRITES, "ratio", rate / best[1]);
-        assert!(agent.stop().success());
+    let mut all = vec![Cores::Shared];
+    if std::thread::available_parallelism().map_or(1, usize::from) > 1 {
+        all.push(Cores::Apart);
+    } else {
+        book.note("PostgreSQL has no core of its own here: there is one.");
     }
+    for cores in &all {
+        for ratio in [COPY, UPDATES, WRITES, COPY_COST, UPDATE_COST] {
+            book.mark(&cores.named(ratio), Target::AtLeast(0.7));
+        }
+        book.mark(&cores.named(CPU), Target::AtMost(25.0));
+    }
+    let mut number = 0;
+    for _ in 0..settings.runs {
+        for cores in &all {
+            cores.put(&bed, &target);
+            round(&bed, &target, &book, documents, *cores, number).await;
+            number += 1;
+        }
+    }
+    Cores::Shared.put(&bed, &target);
+}
+
+/// Everything once; `number` is what the documents are changed to.
+async fn round(
+    bed: &Bed,
+    target: &Postgres,
+    book: &Notebook,
+    documents: u64,
+    cores: Cores,
+    number: i32,
+) {
+    let add =
+        |figure: &str, unit: &'static str, value: f64| book.add(&cores.named(figure), unit, value);
+    let costs = |step: &str, usage: &Usage| book.costs(&cores.named(step), usage);
+    let rate = |usage: &Usage| documents as f64 / usage.elapsed.as_secs_f64();
+    target.ask("DROP SCHEMA IF EXISTS shop CASCADE; DROP SCHEMA IF EXISTS outrigger CASCADE").await;
+    let mut agent = agent(bed, target);
+    target.ask("CHECKPOINT").await;
+    let meter = start(bed, target, &mut agent);
+    let took = end_of_copy(&agent).await;
+    let usage = meter.stop();
+    costs("first copy", &usage);
+    streaming(&agent).await;
+    assert_eq!(target.ask("SELECT count(*) FROM shop.orders").await, [documents.to_string()]);
+    let copied = documents as f64 / took.as_secs_f64();
+    add("first copy", "documents/s", copied);
+    add(CPU, "µs/document", usage.cpu("agent") * 1e6 / documents as f64);
+    let copy_cpu = usage.cpu(POSTGRES);
+    assert!(agent.stop().success());
+
+    let (mut best, mut least) = ([0.0_f64; 2], [f64::INFINITY; 2]);
+    for connections in [1, 2] {
+        let found = by_hand(target, connections).await;
+        for (at, (what, usage)) in ["COPY", "upserts"].into_iter().zip(found).enumerate() {
+            add(&format!("{what} by hand, {connections} connections"), "rows/s", rate(&usage));
+            costs(&format!("{what} by hand, {connections} connections"), &usage);
+            best[at] = best[at].max(rate(&usage));
+            least[at] = least[at].min(usage.cpu(POSTGRES));
+        }
+    }
+    add(COPY, "ratio", copied / best[0]);
+    add(COPY_COST, "ratio", least[0] / copy_cpu);
+
+    // Every document is changed while nobody looks, and read when it is its turn.
+    let set = doc! { "$set": { "number": number } };
+    let orders = bed.local.client.database("shop").collection::<bson::Document>(ORDERS);
+    orders.update_many(doc! {}, set).await.unwrap();
+    bed.write_sentinel(number as u64).await;
+    target.ask("CHECKPOINT").await;
+    let meter = start(bed, target, &mut agent);
+    let written = format!("SELECT FROM shop.sentinel WHERE doc->>'_id' = '{number}'");
+    // One that is there already: to begin one takes PostgreSQL as long as 300 rows. It has no table to look into at first.
+    let looks = target.client().await;
+    await_until("the last update", Duration::from_millis(50), async || {
+        crate::bed::queue_size(&agent) == Some(0)
+            && looks.query(&written, &[]).await.is_ok_and(|found| !found.is_empty())
+    })
+    .await;
+    let usage = meter.stop();
+    costs("updates", &usage);
+    add("updates", "documents/s", rate(&usage));
+    add("updates, agent CPU", "µs/document", usage.cpu("agent") * 1e6 / documents as f64);
+    add(UPDATES, "ratio", rate(&usage) / best[1]);
+    add(UPDATE_COST, "ratio", least[1] / usage.cpu(POSTGRES));
+    let numbers = target.ask("SELECT DISTINCT number FROM shop.orders").await;
+    assert_eq!(numbers, [number.to_string()]);
+
+    let usage = what_waited(bed, target, &agent, documents).await;
+    costs("writing what waited", &usage);
+    add("writing what waited", "documents/s", rate(&usage));
+    add(WRITES, "ratio", rate(&usage) / best[1]);
+    assert!(agent.stop().success());
 }
 
 /// Every document is changed and read into the queue while nothing is written to PostgreSQL, as in an outage: what is measured

@@ -1,10 +1,27 @@
-//! The wall clock, as it is stored and shown.
+//! The two clocks: one for waits, which never goes back, and the wall clock, as it is stored and shown.
+//!
+//! Whoever waits in a loop takes the time of tokio's timers, since a test that holds these (`start_paused`) then sees an hour
+//! pass in milliseconds, and every decision that rests on the hour.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The time of tokio's timers. It never goes back.
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// How long ago that was, by [`now`].
+pub fn since(then: Instant) -> Duration {
+    now().saturating_duration_since(then)
+}
 
 /// Milliseconds since 1970. Everything that is stored or shown counts in these.
 pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
+    let now = SystemTime::now();
+    // Timers that are held and moved on are ahead, and what waits for a time of the day waits no longer than for them.
+    #[cfg(test)]
+    let now = now + self::now().saturating_duration_since(Instant::now());
+    now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
 }
 
 /// RFC 3339, or nothing for 0, which stands for "never".

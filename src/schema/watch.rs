@@ -156,15 +156,15 @@ impl SchemaWatch {
     }
 
     /// An index had to let a document in. It is to be looked at, though not at once.
-    pub fn loosened(&self, ns: &Namespace) {
-        self.loose().insert(ns.clone(), Instant::now());
+    pub fn loosened(&self, ns: &Namespace, now: Instant) {
+        self.loose().insert(ns.clone(), now);
         self.ask(ns);
     }
 
-    /// True when that was less than `within` ago.
-    pub fn is_loosened(&self, ns: &Namespace, within: Duration) -> bool {
+    /// True when that was less than `within` before `now`.
+    pub fn is_loosened(&self, ns: &Namespace, within: Duration, now: Instant) -> bool {
         let mut loose = self.loose();
-        loose.retain(|_, since| since.elapsed() < within);
+        loose.retain(|_, since| now.saturating_duration_since(*since) < within);
         loose.contains_key(ns)
     }
 

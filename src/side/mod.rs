@@ -39,6 +39,8 @@ use crate::{
 mod blind;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+pub(crate) mod fake_schema;
 mod listing;
 pub mod mongodb;
 mod outbox;

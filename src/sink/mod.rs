@@ -21,6 +21,8 @@ use crate::{
 };
 
 mod any;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod hint;
 pub mod mongodb;
 mod plain;

@@ -1,34 +1,59 @@
 //! A source for tests of what stands behind the seam: a stream that says what it is told to.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bson::{RawDocumentBuf, rawdoc};
 use parking_lot::Mutex;
 
 use super::*;
+use crate::runtime::clock;
 
 /// The collection that every name of it has.
 pub const COLLECTION: CollectionId = CollectionId([7; 16]);
 
 #[derive(Default)]
 pub struct FakeSource {
-    /// What the next stream hands out.
-    pub batches: Mutex<VecDeque<EventBatch>>,
+    /// What its streams hand out, in this order.
+    pub batches: Arc<Mutex<VecDeque<EventBatch>>>,
+    /// How long each batch takes to come.
+    pub every: Duration,
+    /// When all is handed out a stream is silent until there is more, and does not break.
+    pub goes_on: bool,
+    /// Each attempt to open a stream, and when it was made.
+    pub opened: Mutex<Vec<(Instant, StartFrom)>>,
+    /// Why a stream cannot be opened there.
+    pub refuses: Mutex<Option<Refuses>>,
     /// Hears of each confirmation, where the source keeps what is not confirmed; false when it does not get through.
     pub confirmed: Option<Confirmed>,
 }
 
+pub type Refuses = Box<dyn Fn(&StartFrom) -> Option<SourceError> + Send>;
+
 type Confirmed = Arc<dyn Fn(&ResumeToken) -> bool + Send + Sync>;
 
-/// Ends with an error once everything is handed out.
+/// Ends with an error once everything is handed out, unless it [goes on](FakeSource::goes_on).
 pub struct FakeStream {
-    batches: VecDeque<EventBatch>,
+    batches: Arc<Mutex<VecDeque<EventBatch>>>,
+    every: Duration,
+    goes_on: bool,
     confirmed: Option<Confirmed>,
 }
 
 impl EventStream for FakeStream {
     async fn next(&mut self) -> Result<EventBatch, SourceError> {
-        self.batches.pop_front().ok_or_else(away)
+        tokio::time::sleep(self.every).await;
+        loop {
+            let next = self.batches.lock().pop_front();
+            match next {
+                Some(batch) => return Ok(batch),
+                None if self.goes_on => tokio::time::sleep(Duration::from_millis(10)).await,
+                None => return Err(away()),
+            }
+        }
     }
 
     fn keeps_unconfirmed(&self) -> bool {
@@ -43,7 +68,7 @@ impl EventStream for FakeStream {
     }
 }
 
-fn away() -> SourceError {
+pub fn away() -> SourceError {
     SourceError::Unavailable(Cause::Other("nothing more is told".to_owned()))
 }
 
@@ -64,9 +89,17 @@ impl Source for FakeSource {
         PositionKind::named("number of a batch")
     }
 
-    async fn open(&self, _: &StartFrom) -> Result<FakeStream, SourceError> {
-        let batches = std::mem::take(&mut *self.batches.lock());
-        Ok(FakeStream { batches, confirmed: self.confirmed.clone() })
+    async fn open(&self, from: &StartFrom) -> Result<FakeStream, SourceError> {
+        self.opened.lock().push((clock::now(), from.clone()));
+        if let Some(error) = self.refuses.lock().as_ref().and_then(|refuses| refuses(from)) {
+            return Err(error);
+        }
+        Ok(FakeStream {
+            batches: self.batches.clone(),
+            every: self.every,
+            goes_on: self.goes_on,
+            confirmed: self.confirmed.clone(),
+        })
     }
 
     async fn read(

@@ -23,7 +23,7 @@ use crate::{
     model::namespace::Namespace,
     observe::status::{Counted, Divergence},
     runtime::{
-        clock::now_ms,
+        clock::{self, now_ms},
         shutdown::{Stop, blocking},
     },
     schema::expiry::Expiry,
@@ -79,7 +79,7 @@ impl CountsSoFar {
     fn keep(&mut self, open: &[Collection]) {
         self.counted.retain(|ns, counted| {
             open.iter().any(|collection| collection.ns == *ns)
-                || (counted.divergences.is_empty() && counted.at.elapsed() < CONFIRM_EVERY)
+                || (counted.divergences.is_empty() && clock::since(counted.at) < CONFIRM_EVERY)
         });
     }
 
@@ -93,7 +93,7 @@ impl CountsSoFar {
         sync: Option<&String>,
     ) -> Option<Vec<Divergence>> {
         let counted = self.counted.get(ns)?;
-        let is_young = counted.at.elapsed() < CONFIRM_EVERY;
+        let is_young = clock::since(counted.at) < CONFIRM_EVERY;
         let is_of_now = counted.difference == difference || expires;
         (is_young && is_of_now && counted.sync.as_ref() == sync).then(|| self.told(ns))
     }
@@ -266,7 +266,7 @@ impl<K: SchemaSink> CountCheck<K> {
         };
         if let Some(found) = &found {
             let divergences = found.clone();
-            let counted = Exact { at: Instant::now(), difference, divergences, sync };
+            let counted = Exact { at: clock::now(), difference, divergences, sync };
             known.counted.insert(ns.clone(), counted);
         }
         Ok(found)

@@ -11,7 +11,7 @@
 //! within the index, else the collection is read as it would be for any exact count; the server gives up after
 //! the time for which an answer is waited for.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{
     SyncError,
@@ -21,7 +21,10 @@ use super::{
 use crate::{
     model::namespace::Namespace,
     observe::status::{Counted, Divergence},
-    runtime::{clock::now_ms, shutdown::Stop},
+    runtime::{
+        clock::{self, now_ms},
+        shutdown::Stop,
+    },
     schema::expiry::Expiry,
     sink::SchemaSink,
 };
@@ -93,9 +96,9 @@ impl<K: SchemaSink> CountCheck<K> {
             if !self.has_read_all(stop).await? {
                 return Ok(CountVerdict::Unknown);
             }
-            let began = Instant::now();
+            let began = clock::now();
             let exact = self.count_exactly(ns, Some(&filter)).await?;
-            let took = began.elapsed();
+            let took = clock::since(began);
             verdict = match exact {
                 // Some of them may have gone meanwhile.
                 Some(_) if took > margin / 2 => {

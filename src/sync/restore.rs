@@ -31,7 +31,7 @@ use crate::{
     },
     observe::progress::{Progress, ShareState},
     runtime::{
-        clock::now_ms,
+        clock::{self, now_ms},
         crash::{self, CrashPoint},
         shutdown::Stop,
     },
@@ -429,8 +429,8 @@ impl CopyObserver for RestoreNotes<'_> {
             *away_since = None;
             return Ok(());
         };
-        let since = away_since.get_or_insert_with(Instant::now);
-        if matches!(error, SinkError::Denied(_)) || since.elapsed() > PATIENCE {
+        let since = *away_since.get_or_insert_with(clock::now);
+        if matches!(error, SinkError::Denied(_)) || clock::since(since) > PATIENCE {
             return Err(local_error(error));
         }
         Ok(())

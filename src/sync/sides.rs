@@ -15,7 +15,7 @@ use crate::{
     model::namespace::Namespace,
     observe::status::Status,
     policy::{backoff::OutageWait, limiter::Limiter},
-    runtime::shutdown::Stop,
+    runtime::{clock, shutdown::Stop},
     side::Side,
     sink::{SinkError, may_write},
     source::SourceError,
@@ -103,7 +103,7 @@ impl Sides {
     pub async fn throttle(&self, documents: usize, stop: &Stop) -> Result<(), SyncError> {
         let wait = {
             let mut reads = self.reads.lock();
-            reads.throttle(Instant::now(), documents, 0)
+            reads.throttle(clock::now(), documents, 0)
         };
         if stop.is_draining() {
             return Err(SyncError::Stopped);
@@ -184,12 +184,12 @@ impl<'a> Attempts<'a> {
     /// The error itself, when waiting does not help or patience has ended; [`SyncError::Stopped`].
     pub async fn failed(&mut self, error: impl Into<SyncError>) -> Result<(), SyncError> {
         let error = self.unless_changing(error.into());
-        let since = *self.since.get_or_insert_with(Instant::now);
+        let since = *self.since.get_or_insert_with(clock::now);
         // A person who waits wants to know; the agent goes on until somebody has mended it.
         let is_over = self
             .sides
             .patience
-            .is_some_and(|patience| since.elapsed() > patience || !error.is_unavailable());
+            .is_some_and(|patience| clock::since(since) > patience || !error.is_unavailable());
         // A server that has understood and will not is asked some times more, and then no more.
         self.refusals += u32::from(error.is_rejected());
         if !error.is_transient() || is_over || self.refusals > self.refusals_max {

@@ -32,7 +32,7 @@ use crate::{
     observe::status::Status,
     queue::{Queue, QueueError, free_disk},
     runtime::{
-        clock::now_ms,
+        clock::{self, now_ms},
         crash::{self, CrashPoint},
         shutdown::{Stop, blocking},
     },
@@ -185,9 +185,9 @@ impl<S: Source> Tailer<S> {
             self.status.metrics.local_heard_ms.set(now_ms());
             self.wait_for_room().await?;
             let is_due = !batch.events.is_empty()
-                || last_commit.is_none_or(|last| last.elapsed() >= IDLE_CHECKPOINT);
+                || last_commit.is_none_or(|last| clock::since(last) >= IDLE_CHECKPOINT);
             if is_due {
-                last_commit = Some(Instant::now());
+                last_commit = Some(clock::now());
                 let position = stream.keeps_unconfirmed().then(|| batch.token.clone());
                 let (committed, next) = tokio::join!(self.commit(batch), stream.next());
                 committed?;

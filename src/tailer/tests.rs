@@ -20,6 +20,8 @@ use crate::{
     source::fake::{COLLECTION, FakeSource, document},
 };
 
+mod hours;
+
 /// A batch of one document, which has the batch's number for its `_id`.
 fn batch(n: u64) -> EventBatch {
     let (ns, document) = (Namespace::new("shop", "orders"), document(n as i32, 1));

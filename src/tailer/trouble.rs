@@ -17,7 +17,7 @@ use crate::{
     policy::{backoff::OutageWait, impasse::Impasse},
     queue::note,
     runtime::{
-        clock::now_ms,
+        clock::{self, now_ms},
         shutdown::{Stop, blocking},
     },
     source::{Source, SourceError},
@@ -56,7 +56,7 @@ impl Trouble {
 
     /// True when nothing was wrong before.
     fn begins(&mut self) -> bool {
-        self.outage.replace(self.outage.unwrap_or_else(Instant::now)).is_none()
+        self.outage.replace(self.outage.unwrap_or_else(clock::now)).is_none()
     }
 }
 
@@ -83,7 +83,7 @@ impl<S: Source> Tailer<S> {
         let Some(since) = trouble.outage.take() else { return };
         trouble.wait.reset();
         self.status.state().no_longer_failing();
-        let elapsed_ms = since.elapsed().as_millis() as u64;
+        let elapsed_ms = clock::since(since).as_millis() as u64;
         tracing::info!(elapsed_ms, "reading from the local database again");
     }
 
@@ -102,8 +102,8 @@ impl<S: Source> Tailer<S> {
             TailerError::Source(
                 error @ (SourceError::HistoryLost(_) | SourceError::Malformed(_)),
             ) => {
-                let before = trouble.lost.replace(Instant::now());
-                if before.is_some_and(|before| before.elapsed() < LOST_AGAIN_WITHIN) {
+                let before = trouble.lost.replace(clock::now());
+                if before.is_some_and(|before| clock::since(before) < LOST_AGAIN_WITHIN) {
                     // A new position may be of as little use as the last one.
                     self.show(&error);
                     self.pause(stop, trouble.lost_wait.next_wait()).await;
@@ -117,7 +117,7 @@ impl<S: Source> Tailer<S> {
             TailerError::Source(error) if error.is_transient() => {
                 self.show(&error);
                 let text = one_line(&error);
-                if trouble.outage.is_some_and(|since| since.elapsed() > STREAM_PATIENCE) {
+                if trouble.outage.is_some_and(|since| clock::since(since) > STREAM_PATIENCE) {
                     self.queue.no_longer_behind(&text);
                 }
                 if trouble.begins() {

@@ -30,7 +30,7 @@ use crate::{
     policy::position::Position,
     queue::{Incoming, Outcome, QueueError, Reservation, Work},
     runtime::{
-        clock::now_ms,
+        clock::{self, now_ms},
         crash::{self, CrashPoint},
         shutdown::blocking,
     },
@@ -223,7 +223,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 Ok(false) => {}
                 Ok(true) => {
                     tracing::info!(%ns, indexes = index, "documents with the same value arrive before an index is prepared to become unique");
-                    self.watch.loosened(ns);
+                    self.watch.loosened(ns, clock::now());
                 }
                 // Then the write is refused, and tried again.
                 Err(SinkError::Rejected(error) | SinkError::Held(error)) => {

@@ -41,7 +41,10 @@ use crate::{
     },
     mongo::MongoError,
     queue::{Outcome, Proof},
-    runtime::{clock::now_ms, shutdown::blocking},
+    runtime::{
+        clock::{self, now_ms},
+        shutdown::blocking,
+    },
     sink::SchemaSink,
     source::{Page, Pages, SchemaSource, SourceError},
     sync::unproven,
@@ -179,7 +182,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         wanted: &mut Wanted,
         outcomes: &mut Outcomes,
     ) -> Result<Result<(), SourceError>, Halt> {
-        let read_began = Instant::now();
+        let read_began = clock::now();
         let permit = self.source.permit();
         let pages = {
             let keys: Vec<&DocumentKey> = wanted.values().map(|unread| &unread.item.key).collect();

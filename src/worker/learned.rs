@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::{
     model::{checkpoint::ClusterTime, namespace::Namespace},
     policy::insert_mode::InsertMode,
+    runtime::clock,
 };
 
 /// What decides how documents of a collection are written.
@@ -69,8 +70,7 @@ impl Collections {
         let mut all = self.0.lock();
         if is_seen {
             let uuid_mismatch = &mut all.entry(ns.clone()).or_default().uuid_mismatch;
-            uuid_mismatch
-                .get_or_insert_with(|| UuidMismatch { seen: Instant::now(), read_at: None });
+            uuid_mismatch.get_or_insert_with(|| UuidMismatch { seen: clock::now(), read_at: None });
         } else if let Some(learned) = all.get_mut(ns) {
             learned.uuid_mismatch = None;
         }

@@ -25,7 +25,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -43,7 +43,7 @@ use crate::{
     },
     queue::{Ack, Entry, Incoming, NextDue, Outcome, Queue, QueueError, Work},
     runtime::{
-        clock::now_ms,
+        clock::{self, now_ms},
         crash::{self, CrashPoint},
         shutdown::{Stop, blocking},
     },
@@ -251,7 +251,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 self.wait(stop, changed, until(next_due)).await;
                 continue;
             }
-            let permit = self.writing.breaker().permit(Instant::now());
+            let permit = self.writing.breaker().permit(clock::now());
             let ops_max = match permit {
                 Admission::Proceed => self.options.batch_size,
                 Admission::Probe => self.options.batch_size.min(PROBE_OPS),
@@ -266,7 +266,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             let batch = blocking(move || queue.lease(ops_max, LEASE_BYTES, now_ms())).await?;
             if batch.entries.is_empty() {
                 if permit == Admission::Probe {
-                    self.writing.breaker().abandoned(Instant::now());
+                    self.writing.breaker().abandoned(clock::now());
                 }
                 if stop.is_draining() {
                     return Ok(());
@@ -295,7 +295,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     }
 
     async fn write(&self, entries: Vec<Entry>, permit: Admission) -> Result<(), QueueError> {
-        let started = Instant::now();
+        let started = clock::now();
         // It comes alone.
         let changed = entries.first().and_then(|entry| match &entry.work {
             Work::Schema(change) => Some(change.namespaces().into_iter().collect::<BTreeSet<_>>()),
@@ -330,16 +330,16 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         if verdict == Verdict::Answered {
             let metrics = &self.status.metrics;
             metrics.batches.add(1);
-            metrics.batch_micros.add(started.elapsed().as_micros() as u64);
-            metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
-            self.in_doubt.lock().answered(Instant::now());
+            metrics.batch_micros.add(clock::since(started).as_micros() as u64);
+            metrics.batch_seconds.observe(clock::since(started).as_secs_f64());
+            self.in_doubt.lock().answered(clock::now());
         }
         Ok(())
     }
 
     /// Queues a `Refresh` of documents whose given-up writes may have been made since.
     async fn refresh_in_doubt(&self) -> Result<(), QueueError> {
-        let due = self.in_doubt.lock().due(Instant::now());
+        let due = self.in_doubt.lock().due(clock::now());
         if due == Overdue::default() {
             return Ok(());
         }
@@ -413,7 +413,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
 
     /// Tells the breaker, and, when it changes, everybody.
     fn learn(&self, verdict: &Verdict, permit: Admission) {
-        let now = Instant::now();
+        let now = clock::now();
         // Held to the end: what another writer's batch has changed of it must not be told before.
         let mut breaker = self.writing.breaker();
         match verdict {

@@ -4,7 +4,7 @@
 //! database *is now*, which is right whatever happened in between, and as often as it is done. What takes
 //! long, or what Atlas will not do, is left to the task that builds indexes; documents never wait for it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc};
 
 use bson::{RawDocument, RawDocumentBuf};
 use parking_lot::Mutex;
@@ -25,7 +25,7 @@ use crate::{
     },
     policy::{in_doubt::InDoubtWrites, read_watermark::ReadWatermark},
     queue::{Outcome, Queue},
-    runtime::shutdown::blocking,
+    runtime::{clock, shutdown::blocking},
     schema::{
         Building, Description, Kind, Problem, Step, StepRefusal, StepResult, Target, make, steps,
         value::{get, is_on},
@@ -106,7 +106,7 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
     ) -> Result<(), Halt> {
         let reconciled = self.reconcile(ns, collection).await;
         if let Err(Halt::Sink(SinkError::Unanswered(_))) = &reconciled {
-            self.in_doubt.lock().schema_given_up([ns.clone()].into(), Instant::now());
+            self.in_doubt.lock().schema_given_up([ns.clone()].into(), clock::now());
         }
         // Documents do not wait for the local database: what is left is seen to when it is back.
         if reconciled? {
@@ -216,7 +216,7 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
             }
             Err(error) => {
                 let may_still = error.may_still_change(change);
-                self.in_doubt.lock().schema_given_up(may_still, Instant::now());
+                self.in_doubt.lock().schema_given_up(may_still, clock::now());
                 return Err(error.into());
             }
         };

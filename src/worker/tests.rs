@@ -32,16 +32,20 @@ use crate::{
         read_watermark::ReadWatermark,
     },
     queue::{Incoming, Queue, QueueOptions, Work, after_a_crash},
-    runtime::{clock::now_ms, shutdown::Stop},
+    runtime::{
+        clock::{self, now_ms},
+        shutdown::Stop,
+    },
     schema::watch::SchemaWatch,
-    sink::{Changed, SinkError},
+    sink::{Changed, SinkError, fake::FakeSink},
     sync::state::SyncState,
 };
 
 mod fakes;
 mod held;
+mod hours;
 
-use fakes::{Atlas, HERE, Local};
+use fakes::{HERE, Local};
 
 /// Up to here an earlier run may have written already.
 const FLOOR: u64 = 10;
@@ -96,14 +100,15 @@ fn schema(change: SchemaChange) -> Incoming {
 /// A worker, its queue and both ends.
 struct Scene {
     local: Arc<Local>,
-    atlas: Arc<Atlas>,
+    atlas: Arc<FakeSink>,
     queue: Arc<Queue>,
     status: Arc<Status>,
     reading: Arc<Reading>,
     writing: Arc<Writing>,
     gate: Arc<Gate>,
     in_doubt: Arc<Mutex<InDoubtWrites>>,
-    worker: Worker<Local, Atlas>,
+    worker: Arc<Worker<Local, FakeSink>>,
+    started: Instant,
     dir: TempDir,
 }
 
@@ -113,13 +118,23 @@ impl Scene {
     }
 
     fn of(update_mode: UpdateMode) -> Self {
+        Self::with(WorkerOptions {
+            batch_size: 100,
+            interval: Duration::ZERO,
+            retries: RetrySchedule::new(vec![Duration::from_millis(1)], 2),
+            update_mode,
+            atlas_timeout: Duration::from_millis(10),
+        })
+    }
+
+    fn with(options: WorkerOptions) -> Self {
         let dir = TempDir::new().unwrap();
         let queue = Queue::open(&QueueOptions::new(dir.path().join("queue"))).unwrap();
         let (queue, gate) = (Arc::new(queue), Arc::new(Gate::default()));
         let (open_for, open_for_max) = (Duration::from_secs(60), Duration::from_secs(60));
         let breaker = BreakerPolicy { failure_threshold: 2, open_for, open_for_max };
         let writing = Arc::new(Writing::new(gate.clone(), breaker));
-        let (local, atlas): (Arc<Local>, Arc<Atlas>) = Default::default();
+        let (local, atlas): (Arc<Local>, Arc<FakeSink>) = Default::default();
         let (status, reading): (Arc<Status>, Arc<Reading>) = Default::default();
         let in_doubt: Arc<Mutex<InDoubtWrites>> = Arc::default();
         reading.end_reply(ClusterTime(25), ClusterTime(25));
@@ -132,15 +147,9 @@ impl Scene {
             in_doubt: in_doubt.clone(),
             watch: Arc::new(SchemaWatch::default()),
         };
-        let options = WorkerOptions {
-            batch_size: 100,
-            interval: Duration::ZERO,
-            retries: RetrySchedule::new(vec![Duration::from_millis(1)], 2),
-            update_mode,
-            atlas_timeout: Duration::from_millis(10),
-        };
-        let worker = Worker::new(local.clone(), atlas.clone(), shared, options);
-        Self { local, atlas, queue, status, reading, writing, gate, in_doubt, worker, dir }
+        let worker = Arc::new(Worker::new(local.clone(), atlas.clone(), shared, options));
+        let started = clock::now();
+        Self { local, atlas, queue, status, reading, writing, gate, in_doubt, worker, started, dir }
     }
 
     /// These wait in the queue.

@@ -3,7 +3,7 @@
 //! Knows Atlas and what has come of writes before. What is to be written is the business of those who read the entry,
 //! or the local database.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use bson::RawDocumentBuf;
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use crate::{
     observe::status::Status,
     policy::{backoff::RetrySchedule, in_doubt::InDoubtWrites},
     queue::{Outcome, Queue},
-    runtime::clock::now_ms,
+    runtime::clock::{self, now_ms},
     schema::{Problem, watch::SchemaWatch},
     sink::{SchemaSink, SinkError, Write, Written},
     source::SchemaSource,
@@ -111,7 +111,7 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
                 self.in_doubt.lock().given_up(
                     ns,
                     writes.iter().filter_map(Write::key).collect(),
-                    Instant::now(),
+                    clock::now(),
                 );
                 Err(error)
             }

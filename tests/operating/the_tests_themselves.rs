@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use tempfile::TempDir;
 
 use crate::support::{
@@ -17,7 +17,7 @@ use crate::support::{
     equal::equal,
     eventually,
     mongod::Mongod,
-    orders, pair,
+    orders, pair, pool,
     proof::{Need, may_lack},
     write_program,
 };
@@ -309,4 +309,62 @@ async fn equal_sides_are_not_believed_while_changes_wait_letters_are_dead_or_one
     assert!(why.contains("cannot be read"), "{why}");
     atlas.admin(no_indexes("off")).await;
     equal(&local, &atlas, PATIENCE).await;
+}
+
+/// The server as another test would get it, if it is not refused with these words; then as the test goes on with it.
+async fn passed_on(mut server: Mongod, refused: Option<&str>) -> Mongod {
+    let idle = server.left().expect("nobody has touched it");
+    // Its client ends with the test that has it, and not by being dropped.
+    let client = server.client.clone();
+    drop(server);
+    client.shutdown().await;
+    let (server, looked) = pool::looked_at(idle).await;
+    match refused {
+        None => looked.unwrap(),
+        Some(words) => {
+            let why = looked.expect_err(words);
+            assert!(why.contains(words), "{why}");
+        }
+    }
+    server
+}
+
+/// What a test has left would be found by the next one, which one that is being chance.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_goes_to_another_test_only_as_it_was_after_its_start_and_without_what_is_in_it() {
+    let mut server = Mongod::start().await;
+    orders(&server).insert_one(doc! { "_id": 1 }).await.unwrap();
+    server = passed_on(server, None).await;
+    assert_eq!(server.client.list_database_names().await.unwrap(), ["admin", "config", "local"]);
+
+    let parameter = |ms: i32| doc! { "setParameter": 1, "cursorTimeoutMillis": ms };
+    server.admin(parameter(1_000)).await;
+    server = passed_on(server, Some("getParameter.cursorTimeoutMillis")).await;
+    server.admin(parameter(600_000)).await;
+    server = passed_on(server, None).await;
+
+    let fail_point = |mode: &str| {
+        let data = doc! { "failCommands": ["insert"], "errorCode": 121, "appName": "nobody" };
+        doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data }
+    };
+    server.admin(fail_point("alwaysOn")).await;
+    server = passed_on(server, Some("getParameter.failpoint.failCommand")).await;
+    server.is_touched();
+    assert!(server.left().is_none(), "one that a test has had in its hands is not even asked");
+
+    let mut server = Mongod::start().await;
+    server.admin(doc! { "profile": 0, "slowms": 7 }).await;
+    server = passed_on(server, Some("profile")).await;
+    server.admin(doc! { "profile": 0, "slowms": 100 }).await;
+
+    let users = server.client.database("admin");
+    users.create_collection("somebody").await.unwrap();
+    server = passed_on(server, Some("admin.somebody")).await;
+    server.client.database("admin").collection::<Document>("somebody").drop().await.unwrap();
+
+    let somebody = mongodb::Client::with_uri_str(server.uri()).await.unwrap();
+    somebody.database("shop").run_command(doc! { "ping": 1 }).await.unwrap();
+    server = passed_on(server, Some("somebody is connected")).await;
+    somebody.shutdown().await;
+    passed_on(server, None).await;
 }

@@ -105,6 +105,13 @@ impl Mongod {
         self.first.as_ref().filter(|_| !self.is_touched.load(Ordering::SeqCst))
     }
 
+    /// Lets go of it, where it may be handed on.
+    pub fn left(&mut self) -> Option<Idle> {
+        let first = self.first()?.clone();
+        let (child, dir) = (self.child.take()?, self.dir.take()?);
+        Some(Idle { child, dir, port: self.port, first, since: Instant::now() })
+    }
+
     /// Nobody else gets it: something is done to it that it does not tell.
     pub fn is_touched(&self) {
         self.is_touched.store(true, Ordering::SeqCst);
@@ -400,11 +407,11 @@ async fn client_of(port: u16, options: &str) -> Client {
 
 impl Drop for Mongod {
     fn drop(&mut self) {
-        let first = self.first().filter(|_| cfg!(test) && !std::thread::panicking()).cloned();
-        if let Some(first) = first
-            && let (Some(child), Some(dir)) = (self.child.take(), self.dir.take())
+        if cfg!(test)
+            && !std::thread::panicking()
+            && let Some(idle) = self.left()
         {
-            pool::hand_on(Idle { child, dir, port: self.port, first, since: Instant::now() });
+            pool::hand_on(idle);
         }
         self.kill();
     }

@@ -66,10 +66,8 @@ pub async fn take() -> Option<Mongod> {
             let at = all.iter().position(is_fit)?;
             all.remove(at)
         };
-        // A name that no other client has: what the last test has left of its own is told from this one.
-        let taker = format!("taker-{}", ObjectId::new());
-        let server = Mongod::of(idle, &taker).await;
-        match cleaned(&server, &taker).await {
+        let (server, looked) = looked_at(idle).await;
+        match looked {
             Ok(()) => return Some(server),
             Err(why) => {
                 println!("a server is not handed on: {why}");
@@ -77,6 +75,15 @@ pub async fn take() -> Option<Mongod> {
             }
         }
     }
+}
+
+/// Whether a server is as after its start, once what is in it was dropped; and why not.
+pub async fn looked_at(idle: Idle) -> (Mongod, Result<(), String>) {
+    // A name that no other client has: what the last test has left of its own is told from this one.
+    let taker = format!("taker-{}", ObjectId::new());
+    let server = Mongod::of(idle, &taker).await;
+    let looked = cleaned(&server, &taker).await;
+    (server, looked)
 }
 
 /// Drops what is there, and looks whether anything else is left.

@@ -4,16 +4,16 @@
 //! What is asked for says so, and ends without them. What is owed ends too; they are noted, and owed again as soon as the
 //! change is made.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use super::run::{LOOK_AGAIN, Run};
 use crate::{
     model::namespace::Namespace,
     queue::{Queue, QueueError},
-    runtime::{clock::now_ms, shutdown::blocking},
+    runtime::{
+        clock::{self, now_ms},
+        shutdown::blocking,
+    },
     schema::{joined, watch::SchemaWatch},
     sink::SchemaSink,
     sync::{
@@ -59,8 +59,8 @@ fn held_up<K>(cx: &Context<K>) -> BTreeSet<Namespace> {
 
 /// Waits, but not for ever, until what was queued is in Atlas: indexes must fit the documents.
 pub(super) async fn wait_until_written<K: SchemaSink>(run: &Run<'_, K>) -> Result<(), SyncError> {
-    let (began, since) = (Instant::now(), now_ms());
-    while !run.is_dry() && began.elapsed() < WRITTEN_WITHIN {
+    let (began, since) = (clock::now(), now_ms());
+    while !run.is_dry() && clock::since(began) < WRITTEN_WITHIN {
         let queue = run.cx.queue.clone();
         let oldest = blocking(move || queue.oldest_ms()).await?;
         if oldest.is_none_or(|oldest| oldest >= since)

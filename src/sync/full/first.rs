@@ -1,7 +1,5 @@
 //! The first copy of a collection: what is queued for it is held until it is over.
 
-use std::time::Instant;
-
 use super::{plan::Plan, run::Run};
 use crate::{
     model::{
@@ -11,7 +9,10 @@ use crate::{
         namespace::Namespace,
     },
     observe::progress::ShareState,
-    runtime::{clock::now_ms, crash},
+    runtime::{
+        clock::{self, now_ms},
+        crash,
+    },
     side::{KeyRange, Order, Size},
     sink::{SchemaSink, SinkError, Write},
     sync::{
@@ -246,7 +247,7 @@ impl<K: SchemaSink> CopyObserver for CopyNotes<'_, K> {
     ) -> Result<(), SyncError> {
         if let Some(SinkError::Unanswered(_)) = error {
             let keys = writes.iter().filter_map(Write::key).collect();
-            self.run.cx.in_doubt().given_up(ns, keys, Instant::now());
+            self.run.cx.in_doubt().given_up(ns, keys, clock::now());
         }
         let atlas = &self.run.cx.status.faults.atlas;
         match error {

@@ -3,7 +3,7 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -16,7 +16,10 @@ use crate::{
         namespace::Namespace,
     },
     queue::{Incoming, Work},
-    runtime::{clock::now_ms, shutdown::blocking},
+    runtime::{
+        clock::{self, now_ms},
+        shutdown::blocking,
+    },
     schema::Kind,
     side::{Collection, KeyRange, Part, Size},
     sink::SchemaSink,
@@ -249,12 +252,12 @@ impl<'a, K: SchemaSink> Repair<'a, K> {
     /// Waits, but not for ever, until what was made of the collection so far is in Atlas.
     async fn until_written(&self) -> Result<(), SyncError> {
         let Run { cx, stop, .. } = self.run;
-        let (mut began, now) = (Instant::now(), cx.local_time(stop).await?);
+        let (mut began, now) = (clock::now(), cx.local_time(stop).await?);
         let is_open = || !cx.reading.position().has_read(now) || cx.queue.pending_of(self.ns) > 0;
-        while is_open() && began.elapsed() < WRITTEN_WITHIN {
+        while is_open() && clock::since(began) < WRITTEN_WITHIN {
             pause(stop, LOOK_AGAIN).await?;
             if cx.writing.rests() {
-                began = Instant::now();
+                began = clock::now();
             }
         }
         Ok(())

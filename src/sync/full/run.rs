@@ -1,6 +1,6 @@
 //! A run: what it is about, how far it is, what it could not do. What it does with that are the [stages](super::stages).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -16,7 +16,10 @@ use crate::{
         progress::{Share, ShareState},
         report::one_line,
     },
-    runtime::shutdown::{Stop, blocking},
+    runtime::{
+        clock,
+        shutdown::{Stop, blocking},
+    },
     sink::{Changed, SchemaSink, SinkError},
     sync::{
         Collection, Context, Listing, SyncError,
@@ -177,7 +180,7 @@ impl<'a, K> Run<'a, K> {
         }
         let made = self.cx.sink.change_schema(change).await;
         if let Err(error) = &made {
-            self.cx.in_doubt().schema_given_up(error.may_still_change(change), Instant::now());
+            self.cx.in_doubt().schema_given_up(error.may_still_change(change), clock::now());
         }
         Ok(made)
     }

@@ -1,9 +1,6 @@
 //! Views: compared by what they show, and made like the local ones.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     plan::Scope,
@@ -11,6 +8,7 @@ use super::{
 };
 use crate::{
     model::{event::SchemaChange, namespace::Namespace},
+    runtime::clock,
     schema::steps,
     sink::SchemaSink,
     sync::{Collection, SyncError, pause, schema::sentences},
@@ -60,8 +58,9 @@ pub(super) async fn queue_and_wait<K: SchemaSink>(
     names: &BTreeSet<Namespace>,
 ) -> Result<(), SyncError> {
     run.cx.queue_changes(changes).await?;
-    let began = Instant::now();
-    while names.iter().any(|ns| run.cx.queue.has_barrier(ns)) && began.elapsed() < VIEWS_WITHIN {
+    let began = clock::now();
+    while names.iter().any(|ns| run.cx.queue.has_barrier(ns)) && clock::since(began) < VIEWS_WITHIN
+    {
         pause(run.stop, LOOK_AGAIN).await?;
     }
     Ok(())

@@ -14,7 +14,7 @@ use crate::{
     },
     queue::{QueueError, note},
     runtime::{
-        clock::now_ms,
+        clock::{self, now_ms},
         shutdown::{Stop, blocking},
     },
     schema::{
@@ -108,7 +108,7 @@ impl<K: SchemaSink> SchemaKeeper<K> {
     /// True while documents of a collection are copied or compared, or just now one came that an index had to let
     /// in: it may get more that it has had locally for long.
     fn documents_come(&self, ns: &Namespace) -> bool {
-        self.cx.in_hand.is_at(ns) || self.cx.watch.is_loosened(ns, LOOSE_FOR)
+        self.cx.in_hand.is_at(ns) || self.cx.watch.is_loosened(ns, LOOSE_FOR, clock::now())
     }
 
     /// What only a new collection can change is changed by a new one, where no more is at stake than a

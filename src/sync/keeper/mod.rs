@@ -21,7 +21,10 @@ use crate::{
     model::{event::SchemaChange, namespace::Namespace},
     observe::report::one_line,
     policy::breaker::Stage,
-    runtime::shutdown::{Stop, blocking},
+    runtime::{
+        clock,
+        shutdown::{Stop, blocking},
+    },
     schema::{Description, Kind, Problem, joined, steps},
     sink::{SchemaSink, SinkError},
     source::SourceError,
@@ -33,6 +36,8 @@ use crate::{
 
 mod due;
 mod look;
+#[cfg(test)]
+mod tests;
 
 use due::{Looked, Passed, Sorted, Table, Told, sort_out};
 
@@ -71,20 +76,20 @@ impl<K: SchemaSink> SchemaKeeper<K> {
         }
         let mut looks: FuturesUnordered<Look<'_>> = FuturesUnordered::new();
         let usual = if self.tells_of_schema { LOOK_EVERY } else { LOOK_OFTEN };
-        let mut table = Table::new(usual, Instant::now());
+        let mut table = Table::new(usual, clock::now());
         loop {
             let is_held = !self.cx.watch.all_held().is_empty();
-            table.ask(self.cx.watch.take(), is_held, Instant::now());
-            let began = Instant::now();
+            table.ask(self.cx.watch.take(), is_held, clock::now());
+            let began = clock::now();
             if table.is_pass_due(began) {
                 let passed = self.pass(stop).await?;
                 let is_owed = matches!(passed, Passed::Owed { .. });
-                table.passed(passed, began, Instant::now());
+                table.passed(passed, began, clock::now());
                 if is_owed {
                     continue;
                 }
             }
-            let now = Instant::now();
+            let now = clock::now();
             for (ns, is_asked) in table.take(now) {
                 looks.push(Box::pin(async move {
                     let looked = self.look(&ns, is_asked, stop).await;
@@ -99,7 +104,7 @@ impl<K: SchemaSink> SchemaKeeper<K> {
                 () = tokio::time::sleep_until(table.wake(now).into()) => {}
                 Some((ns, since, looked)) = looks.next() => {
                     let looked = looked_of(&ns, looked)?;
-                    self.tell(&ns, table.ended(&ns, looked, since, Instant::now()));
+                    self.tell(&ns, table.ended(&ns, looked, since, clock::now()));
                 }
             }
         }
@@ -267,7 +272,7 @@ impl<K: SchemaSink> SchemaKeeper<K> {
                     Err(error) => {
                         if let SinkError::DropUnanswered { db, .. } = &error {
                             let all = [Namespace::all_of(db)].into();
-                            self.cx.in_doubt().schema_given_up(all, Instant::now());
+                            self.cx.in_doubt().schema_given_up(all, clock::now());
                         }
                         return Err(error.into());
                     }
@@ -311,9 +316,9 @@ impl<K: SchemaSink> SchemaKeeper<K> {
     /// meant when it was looked at is certain then, if no barrier waits for it.
     async fn stream_has_come(&self, stop: &Stop) -> Result<bool, SyncError> {
         let now = self.cx.sides.local.now().await?;
-        let give_up = Instant::now() + STREAM_PATIENCE;
+        let give_up = clock::now() + STREAM_PATIENCE;
         while !self.cx.reading.position().has_read(now) {
-            if Instant::now() > give_up {
+            if clock::now() > give_up {
                 return Ok(false);
             }
             pause(stop, Duration::from_millis(50)).await?;

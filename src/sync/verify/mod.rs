@@ -33,7 +33,10 @@ use crate::{
         namespace::{Namespace, NamespaceFilter},
     },
     observe::progress::{Progress, ShareState},
-    runtime::{clock::now_ms, shutdown::Stop},
+    runtime::{
+        clock::{self, now_ms},
+        shutdown::Stop,
+    },
     side::{KeyRange, Part, Size},
 };
 
@@ -157,13 +160,13 @@ struct Seen {
 
 impl Seen {
     fn unknown() -> Self {
-        Self { fingerprint: None, since: Instant::now() }
+        Self { fingerprint: None, since: clock::now() }
     }
 
     fn look(&mut self, document: Option<&RawDocumentBuf>) {
         let seen = document.map_or(0, fingerprint);
         if self.fingerprint.replace(seen) != Some(seen) {
-            self.since = Instant::now();
+            self.since = clock::now();
         }
     }
 }
@@ -339,10 +342,10 @@ impl Verify<'_> {
         part_max: usize,
         result: &mut NamespaceResult,
     ) -> Result<(), SyncError> {
-        let began = Instant::now();
+        let began = clock::now();
         while !suspects.is_empty() {
             pause(self.stop, RECHECK_EVERY).await?;
-            let (lag, is_over) = (self.current_lag().await, began.elapsed() > LOOK_MAX);
+            let (lag, is_over) = (self.current_lag().await, clock::since(began) > LOOK_MAX);
             let allowed = lag.map_or(Duration::ZERO, |lag| lag + MARGIN);
             let mut open = Vec::new();
             let mut rest = suspects.into_iter();
@@ -372,7 +375,8 @@ impl Verify<'_> {
                     suspect.local.look(local);
                     suspect.copy.look(copy);
                     // One that changes all the time is on its way as long as Atlas follows.
-                    let stayed = suspect.local.since.elapsed().max(suspect.copy.since.elapsed());
+                    let stayed =
+                        clock::since(suspect.local.since).max(clock::since(suspect.copy.since));
                     // With a queue that does not drain the lag grows as fast as time goes by.
                     if stayed >= allowed || (is_over && stayed > LOOK_MAX / 2) {
                         result.add(kind, &suspect.key);

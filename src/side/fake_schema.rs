@@ -1,0 +1,324 @@
+//! A side for tests of what looks after options and indexes: collections and views in memory, without a document.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bson::{RawDocument, RawDocumentBuf, doc, rawdoc};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{fake::FakeSide, *};
+use crate::{
+    gate::Gate,
+    model::event::CollectionId,
+    runtime::clock,
+    schema::{Claim, Kind, value},
+    source::Cause,
+};
+
+/// A side whose databases keep options and indexes.
+#[derive(Default)]
+pub struct FakeSchemas {
+    state: Mutex<State>,
+    pub gate: Arc<Gate>,
+    /// What it has of documents: none.
+    empty: FakeSide,
+}
+
+#[derive(Default)]
+struct State {
+    there: BTreeMap<Namespace, Description>,
+    emptied: Vec<String>,
+    time: u64,
+    /// Of the next commands; beyond them all is done.
+    answers: VecDeque<Unaltered>,
+    /// How long it takes to build indexes.
+    builds_take: Duration,
+    /// Each command, and when it came.
+    commands: Vec<(Instant, String)>,
+    /// When everything was listed.
+    listings: Vec<Instant>,
+    denied: bool,
+    while_it_alters: Option<Box<dyn FnMut() + Send>>,
+}
+
+/// An index of this name, on the field of that name.
+pub fn index(name: &str) -> RawDocumentBuf {
+    RawDocumentBuf::try_from(doc! { "v": 2, "key": { name: 1 }, "name": name }).expect("a spec")
+}
+
+fn name_of(spec: &RawDocument) -> &str {
+    spec.get_str("name").expect("it has a name")
+}
+
+/// Why a command was not done.
+pub fn unaltered(reason: &str, is_away: bool) -> Unaltered {
+    let because = if is_away { Because::Silence } else { Because::Answer };
+    let error = SinkError::Rejected(reason.to_owned()).into();
+    Unaltered { reason: reason.to_owned(), advice: None, because, is_away, error }
+}
+
+impl FakeSchemas {
+    /// A database that is proven, at this time.
+    pub fn at(time: u64) -> Self {
+        let fake = Self::default();
+        fake.gate.proved(fake.gate.begin_proof(), ObjectId::from_bytes([1; 12]));
+        fake.is_at(time);
+        fake
+    }
+
+    pub fn is_at(&self, time: u64) {
+        self.lock().time = time;
+    }
+
+    /// Has this collection with these indexes.
+    pub fn has(&self, ns: &Namespace, indexes: &[RawDocumentBuf]) {
+        let id = Some(CollectionId([1; 16]));
+        let (options, indexes) = (RawDocumentBuf::new(), indexes.to_vec());
+        let made =
+            Description { kind: Kind::Collection, claim: Claim::Whole, id, options, indexes };
+        self.lock().there.insert(ns.clone(), made);
+    }
+
+    pub fn has_view(&self, ns: &Namespace) {
+        let options = rawdoc! { "viewOn": "orders", "pipeline": [] };
+        let (kind, claim, indexes) = (Kind::View, Claim::Whole, Vec::new());
+        let made = Description { kind, claim, id: None, options, indexes };
+        self.lock().there.insert(ns.clone(), made);
+    }
+
+    /// A database of which only the server's own is left.
+    pub fn has_emptied(&self, db: &str) {
+        self.lock().emptied.push(db.to_owned());
+    }
+
+    /// The next command ends so, and those behind it as was said before.
+    pub fn answers_with(&self, answers: impl IntoIterator<Item = Unaltered>) {
+        self.lock().answers.extend(answers);
+    }
+
+    /// What is asked of one collection is refused for want of a privilege.
+    pub fn is_denied(&self, denied: bool) {
+        self.lock().denied = denied;
+    }
+
+    pub fn builds_take(&self, so_long: Duration) {
+        self.lock().builds_take = so_long;
+    }
+
+    /// Done once, before the next command.
+    pub fn while_it_alters(&self, done: impl FnOnce() + Send + 'static) {
+        let mut done = Some(done);
+        let once = move || done.take().into_iter().for_each(|done| done());
+        self.lock().while_it_alters = Some(Box::new(once));
+    }
+
+    pub fn indexes(&self, ns: &Namespace) -> Vec<String> {
+        let state = self.lock();
+        let indexes = state.there.get(ns).map_or(&[][..], |found| &found.indexes);
+        indexes.iter().map(|spec| name_of(spec).to_owned()).collect()
+    }
+
+    /// The commands that came, and in which second after `start`.
+    pub fn commands(&self, start: Instant) -> Vec<(u64, String)> {
+        let state = self.lock();
+        let since = |(at, command): &(Instant, String)| ((*at - start).as_secs(), command.clone());
+        state.commands.iter().map(since).collect()
+    }
+
+    /// The seconds after `start` in which everything was listed.
+    pub fn listings(&self, start: Instant) -> Vec<u64> {
+        self.lock().listings.iter().map(|at| (*at - start).as_secs()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    fn found(&self, ns: &Namespace) -> Result<Option<Description>, SideError> {
+        let state = self.lock();
+        if state.denied {
+            let source = Cause::Other("not authorized".to_owned());
+            let error = SourceError::Denied { source, advice: String::new() };
+            return Err(error.into());
+        }
+        Ok(state.there.get(ns).cloned())
+    }
+}
+
+impl State {
+    fn alter(&mut self, ns: &Namespace, command: &RawDocument) {
+        let made = self.there.get_mut(ns).expect("it alters what is there");
+        let (name, _) = command.iter().next().expect("a command").expect("sound");
+        match name.as_str() {
+            "createIndexes" => {
+                for spec in command.get_array("indexes").expect("specs") {
+                    let spec = spec.expect("sound").as_document().expect("a spec").to_owned();
+                    // As a server keeps it.
+                    made.indexes.push(value::without(&spec, &["collation"]));
+                }
+            }
+            "dropIndexes" => {
+                let dropped = command.get_str("index").expect("a name");
+                made.indexes.retain(|spec| name_of(spec) != dropped);
+            }
+            "collMod" => {
+                let change = command.get_document("index").expect("of an index");
+                let changed = change.get_str("name").expect("a name");
+                for spec in &mut made.indexes {
+                    if name_of(spec) == changed && value::is_on(change, "unique") {
+                        spec.append(bson::cstr!("unique"), true);
+                    }
+                }
+            }
+            other => panic!("{other} is not known here"),
+        }
+    }
+}
+
+/// The command's name, with the indexes that it makes, or what it changes of one.
+fn said(command: &RawDocument) -> String {
+    let name = value::names(command).next().expect("a command").into_owned();
+    let specs = command.get_array("indexes").into_iter().flatten();
+    let made =
+        specs.filter_map(|spec| Some(spec.ok()?.as_document()?.get_str("name").ok()?.to_owned()));
+    let changed = command.get_document("index").into_iter().flat_map(value::names);
+    let changed = changed.filter(|of| of != "name").map(Into::into);
+    let words: Vec<String> = [name].into_iter().chain(made).chain(changed).collect();
+    words.join(" ")
+}
+
+fn told<'a, T: Send + 'a>(answer: Result<T, SideError>) -> Answer<'a, T> {
+    Box::pin(ready(answer))
+}
+
+impl Side for FakeSchemas {
+    fn permit(&self) -> Permit {
+        self.gate.permit()
+    }
+
+    fn now(&self) -> Answer<'_, ClusterTime> {
+        told(Ok(ClusterTime(self.lock().time)))
+    }
+
+    fn list<'a>(&'a self, _: &'a NamespaceFilter) -> Answer<'a, Listing> {
+        let mut state = self.lock();
+        state.listings.push(clock::now());
+        let named = |kind: Kind| {
+            let of_kind = state.there.iter().filter(move |(_, found)| found.kind == kind);
+            of_kind.map(|(ns, found)| Collection {
+                ns: ns.clone(),
+                options: found.options.clone(),
+                id: found.id,
+            })
+        };
+        let mut databases: Vec<_> = state.there.keys().map(|ns| ns.db().to_owned()).collect();
+        databases.extend(state.emptied.iter().cloned());
+        databases.dedup();
+        told(Ok(Listing {
+            collections: named(Kind::Collection).collect(),
+            views: named(Kind::View).collect(),
+            databases,
+            emptied: state.emptied.clone(),
+            ..Listing::default()
+        }))
+    }
+
+    fn describe_options<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, Option<Description>> {
+        let found = self.found(ns);
+        told(found.map(|found| found.map(|found| Description { indexes: Vec::new(), ..found })))
+    }
+
+    fn size<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, Size> {
+        self.empty.size(ns)
+    }
+
+    fn is_empty<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, bool> {
+        self.empty.is_empty(ns)
+    }
+
+    fn estimated_count<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, u64> {
+        self.empty.estimated_count(ns)
+    }
+
+    fn count<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        filter: Option<&'a RawDocument>,
+    ) -> Answer<'a, Option<u64>> {
+        self.empty.count(ns, filter)
+    }
+
+    fn sample<'a>(&'a self, ns: &'a Namespace, keys: u64) -> Answer<'a, Vec<DocumentKey>> {
+        self.empty.sample(ns, keys)
+    }
+
+    fn walk(&self, route: Route) -> Box<dyn Walk + '_> {
+        self.empty.walk(route)
+    }
+
+    fn find<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        keys: &'a [DocumentKey],
+    ) -> Answer<'a, HashMap<Vec<u8>, RawDocumentBuf>> {
+        self.empty.find(ns, keys)
+    }
+
+    fn malformed(&self, error: Malformed) -> SideError {
+        self.empty.malformed(error)
+    }
+
+    fn schema(&self) -> Option<&dyn SchemaSide> {
+        Some(self)
+    }
+}
+
+impl SchemaSide for FakeSchemas {
+    fn describe<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, Option<Description>> {
+        told(self.found(ns))
+    }
+
+    fn list_indexes<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, Vec<RawDocumentBuf>> {
+        told(self.found(ns).map(|found| found.map(|found| found.indexes).unwrap_or_default()))
+    }
+
+    fn alter<'a>(
+        &'a self,
+        ns: &'a Namespace,
+        command: RawDocumentBuf,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<(), Unaltered>> {
+        Box::pin(async move {
+            let what = said(&command);
+            let is_build = what.starts_with("createIndexes");
+            let (meanwhile, takes) = {
+                let mut state = self.lock();
+                state.commands.push((clock::now(), what));
+                (state.while_it_alters.take(), state.builds_take)
+            };
+            meanwhile.into_iter().for_each(|mut done| done());
+            if is_build {
+                tokio::time::sleep(takes).await;
+            }
+            let mut state = self.lock();
+            match state.answers.pop_front() {
+                Some(refusal) => Err(refusal),
+                None => {
+                    state.alter(ns, &command);
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    fn build_progress<'a>(&'a self, _: &'a Namespace) -> BoxFuture<'a, Option<u8>> {
+        Box::pin(ready(Some(40)))
+    }
+
+    fn is_there(&self) -> BoxFuture<'_, bool> {
+        Box::pin(ready(true))
+    }
+}
