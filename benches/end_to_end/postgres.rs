@@ -51,9 +51,8 @@ impl Cores {
         }
     }
 
-    /// Puts everything where it belongs; what is started later is where its parent is.
-    fn put(self, bed: &Bed, target: &Postgres) {
-        let last = std::thread::available_parallelism().map_or(0, usize::from).max(1) - 1;
+    /// Puts everything where it belongs, on a machine whose last core is `last`; what is started later is where its parent is.
+    fn put(self, bed: &Bed, target: &Postgres, last: usize) {
         let (first, others) = match self {
             Cores::Shared => (format!("0-{last}"), format!("0-{last}")),
             Cores::Apart => ("0".to_owned(), format!("1-{last}")),
@@ -87,7 +86,9 @@ pub async fn writes(settings: Settings, book: Notebook) {
     bed.reset().await;
     data::insert(&bed.local.client, ORDERS, 0..documents, USUAL).await;
     let mut all = vec![Cores::Shared];
-    if std::thread::available_parallelism().map_or(1, usize::from) > 1 {
+    // Asked before this process has a place of its own.
+    let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
+    if last > 0 {
         all.push(Cores::Apart);
     } else {
         book.note("PostgreSQL has no core of its own here: there is one.");
@@ -101,12 +102,12 @@ pub async fn writes(settings: Settings, book: Notebook) {
     let mut number = 0;
     for _ in 0..settings.runs {
         for cores in &all {
-            cores.put(&bed, &target);
+            cores.put(&bed, &target, last);
             round(&bed, &target, &book, documents, *cores, number).await;
             number += 1;
         }
     }
-    Cores::Shared.put(&bed, &target);
+    Cores::Shared.put(&bed, &target, last);
 }
 
 /// Everything once; `number` is what the documents are changed to.
@@ -192,6 +193,8 @@ async fn what_waited(bed: &Bed, target: &Postgres, agent: &Agent, documents: u64
         crate::bed::queue_size(agent) == Some(documents)
     })
     .await;
+    // As the table by hand is: without what was there before.
+    target.ask("VACUUM FULL shop.orders").await;
     target.ask("CHECKPOINT").await;
     let meter = Meter::start(&[
         Process { name: POSTGRES, pid: target.id() },
