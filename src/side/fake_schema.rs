@@ -23,7 +23,7 @@ use crate::{
 pub struct FakeSchemas {
     state: Mutex<State>,
     pub gate: Arc<Gate>,
-    /// What it has of documents: none.
+    /// What it hands out of documents: none.
     empty: FakeSide,
 }
 
@@ -31,6 +31,8 @@ pub struct FakeSchemas {
 struct State {
     there: BTreeMap<Namespace, Description>,
     emptied: Vec<String>,
+    /// How many each collection is said to have.
+    documents: u64,
     time: u64,
     /// Of the next commands; beyond them all is done.
     answers: VecDeque<Unaltered>,
@@ -80,6 +82,18 @@ impl FakeSchemas {
         let made =
             Description { kind: Kind::Collection, claim: Claim::Whole, id, options, indexes };
         self.lock().there.insert(ns.clone(), made);
+    }
+
+    /// Has this collection as a capped one, which only a new one can become.
+    pub fn has_capped(&self, ns: &Namespace) {
+        self.has(ns, &[]);
+        let options = rawdoc! { "capped": true, "size": 4_096 };
+        self.lock().there.get_mut(ns).expect("it is there").options = options;
+    }
+
+    /// Its collections have so many documents each.
+    pub fn has_documents(&self, documents: u64) {
+        self.lock().documents = documents;
     }
 
     pub fn has_view(&self, ns: &Namespace) {
@@ -235,12 +249,12 @@ impl Side for FakeSchemas {
         self.empty.size(ns)
     }
 
-    fn is_empty<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, bool> {
-        self.empty.is_empty(ns)
+    fn is_empty<'a>(&'a self, _: &'a Namespace) -> Answer<'a, bool> {
+        told(Ok(self.lock().documents == 0))
     }
 
-    fn estimated_count<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, u64> {
-        self.empty.estimated_count(ns)
+    fn estimated_count<'a>(&'a self, _: &'a Namespace) -> Answer<'a, u64> {
+        told(Ok(self.lock().documents))
     }
 
     fn count<'a>(

@@ -45,6 +45,12 @@ fn orders() -> Namespace {
     Namespace::new("shop", "orders")
 }
 
+/// A collection that a full sync is owed of.
+fn owed(scene: &Scene) -> Option<(Reason, Vec<Namespace>)> {
+    let owed = SyncState::load(&scene.queue).unwrap()?;
+    Some((owed.reason, owed.only.into_iter().collect()))
+}
+
 /// A keeper between two databases.
 struct Scene {
     local: Arc<FakeSchemas>,
@@ -445,4 +451,110 @@ async fn a_privilege_that_is_missing_is_listed_and_asked_for_again() {
     scene.local.is_denied(false);
     scene.until(6).await;
     assert_eq!((scene.problems(), scene.atlas.indexes(&orders())), (0, vec!["a".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_collection_that_is_another_kind_is_made_anew_once() {
+    let scene = scene();
+    scene.local.has_capped(&orders());
+    scene.atlas.has(&orders(), &[]);
+    scene.kept();
+
+    scene.until(2).await;
+    assert_eq!(owed(&scene), Some((Reason::Replaced, vec![orders()])));
+    let id = SyncState::load(&scene.queue).unwrap().unwrap().id;
+    assert!(SyncState::complete(&scene.queue, id).unwrap());
+    // Atlas has not taken the option then either.
+    scene.until(7_200).await;
+    assert_eq!((owed(&scene), scene.problems()), (None, 1));
+}
+
+/// A capped one holds no more than its buffer; of any other, all that it has is at stake.
+#[tokio::test(start_paused = true)]
+async fn a_collection_with_documents_is_made_anew_only_as_a_capped_one_and_with_most_of_them() {
+    for (is_capped, local, atlas, is_replaced) in
+        [(true, 900, 1_000, true), (true, 100, 1_000, false), (false, 1_000, 1_000, false)]
+    {
+        let scene = scene();
+        if is_capped {
+            scene.local.has_capped(&orders());
+            scene.atlas.has(&orders(), &[]);
+        } else {
+            scene.local.has(&orders(), &[]);
+            scene.atlas.has_capped(&orders());
+        }
+        scene.local.has_documents(local);
+        scene.atlas.has_documents(atlas);
+        scene.kept();
+
+        scene.until(60).await;
+        assert_eq!(owed(&scene).is_some(), is_replaced, "{is_capped}, {local} of {atlas}");
+        assert!(is_replaced || scene.problems() == 1, "and what is not is named");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_is_not_tightened_while_its_collection_is_copied_or_compared() {
+    let prepared = rawdoc! { "v": 2, "key": { "a": 1 }, "name": "a", "prepareUnique": true };
+    let scene = scene().orders_with(&[prepared], &[index("a")]);
+    SyncState::require(&scene.queue, ClusterTime(1), Reason::FirstCopy).unwrap();
+    scene.cx.in_hand.begins("1");
+    scene.cx.in_hand.meets(&orders());
+    scene.watch.ask(&orders());
+    scene.kept();
+
+    scene.until(3_600).await;
+    assert_eq!(scene.commands(), [""; 0]);
+    scene.cx.in_hand.is_through(&orders(), true);
+    scene.until(3_602).await;
+    assert_eq!(scene.commands(), ["collMod prepareUnique"]);
+}
+
+/// Nobody knows what becomes of it: its name is about to mean something else.
+#[tokio::test(start_paused = true)]
+async fn a_collection_that_a_change_waits_for_is_left_alone() {
+    let scene = scene().orders_with(&[index("a")], &[]);
+    let change = SchemaChange::Drop { ns: orders() };
+    let work = Work::Schema(change);
+    scene
+        .queue
+        .commit(vec![Incoming { work, cluster_time: ClusterTime(1), wall_ms: now_ms() }], None)
+        .unwrap();
+    scene.watch.ask(&orders());
+    scene.kept();
+
+    scene.until(60).await;
+    assert_eq!((scene.tries(), scene.problems()), (vec![], 0));
+    assert!(scene.watch.is_building(), "it is still to be looked at");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_collections_are_looked_at_at_a_time_and_the_third_when_one_of_them_is_done() {
+    let scene = scene();
+    for name in ["a", "b", "c"] {
+        let ns = Namespace::new("shop", name);
+        scene.local.has(&ns, &[index(name)]);
+        scene.atlas.has(&ns, &[]);
+    }
+    scene.atlas.builds_take(60 * SECOND);
+    scene.kept();
+
+    scene.until(59).await;
+    assert_eq!(scene.tries(), [0, 0]);
+    scene.until(121).await;
+    assert_eq!((scene.tries(), scene.watch.is_building()), (vec![0, 0, 60], false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_asks_for_is_looked_at_at_once_though_it_was_refused() {
+    let scene = scene().orders_with(&[index("a")], &[]);
+    scene.atlas.answers_with((0..20).map(|_| unaltered("duplicates", false)));
+    scene.kept();
+
+    scene.until(100).await;
+    let before = scene.tries();
+    assert_eq!(before, [0, 5, 15, 35, 75]);
+    scene.watch.ask(&orders());
+    scene.until(101).await;
+    assert_eq!(scene.tries().len(), before.len() + 1);
 }
