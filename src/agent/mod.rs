@@ -204,6 +204,12 @@ impl Agent {
         if checkpoint.pipeline != self.pipeline()? {
             tracing::info!("the namespaces have changed; everything will be compared");
             SyncState::require(&self.queue, self.source.now(), Reason::NamespacesChanged)?;
+            let filter = self.config.filter()?;
+            for (ns, documents) in self.queue.pending_by_namespace() {
+                if !filter.matches(&ns) {
+                    tracing::info!(%ns, documents, "it is not replicated any more, and what waits of it is not written");
+                }
+            }
         }
         Ok(())
     }

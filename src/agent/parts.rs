@@ -47,6 +47,7 @@ impl Agent {
             watermark,
             in_doubt,
             watch: self.watch.clone(),
+            filter: filter.clone(),
         };
         let worker = Worker::new(source, sink, shared, connect::worker_options(&self.config));
         Ok(Parts { tailer, reconciler, worker: Arc::new(worker) })

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     config::UpdateMode,
     model::{namespace::Namespace, write_op::WriteOp},
-    queue::{Ack, Entry, QueueError, Work},
+    queue::{Ack, Entry, Outcome, QueueError, Work},
     sink::{SchemaSink, SinkError},
     source::SchemaSource,
 };
@@ -28,6 +28,10 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         let mut by_namespace: Vec<(Namespace, Vec<Entry>)> = Vec::new();
         let mut schema = Vec::new();
         for entry in entries {
+            if !self.is_replicated(&entry.work) {
+                outcomes.insert(entry.seq, Outcome::Applied);
+                continue;
+            }
             match &entry.work {
                 Work::Schema(change) => {
                     let (seq, id, attempts) = (entry.seq, entry.id, entry.attempts);
@@ -78,6 +82,16 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             })
             .collect();
         Ok((acks, verdict))
+    }
+
+    /// False for what was queued before somebody left its collection out: its copy stays as it is from then on. Of a rename
+    /// both names must be replicated. What passing it over leaves undone elsewhere is found by the comparison that comes with
+    /// every other choice of namespaces, and so is what it was, should it be chosen again.
+    fn is_replicated(&self, work: &Work) -> bool {
+        match work {
+            Work::Document { ns, .. } => self.filter.matches(ns),
+            Work::Schema(change) => change.namespaces().iter().all(|ns| self.filter.matches(ns)),
+        }
     }
 
     /// What is read from the local database is written after what is not, but for a capped collection,

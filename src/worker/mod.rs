@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use crate::{
     config::UpdateMode,
     gate::{reading::Reading, writing::Writing},
-    model::namespace::Namespace,
+    model::namespace::{Namespace, NamespaceFilter},
     observe::status::Status,
     policy::{
         backoff::RetrySchedule,
@@ -105,6 +105,8 @@ pub struct Shared {
     pub in_doubt: Arc<Mutex<InDoubtWrites>>,
     /// What is left to the task that builds indexes.
     pub watch: Arc<SchemaWatch>,
+    /// What is replicated.
+    pub filter: NamespaceFilter,
 }
 
 /// Drains the queue into the sink. Shared by its writers.
@@ -119,6 +121,7 @@ pub struct Worker<S, K> {
     watermark: Arc<Mutex<ReadWatermark>>,
     in_doubt: Arc<Mutex<InDoubtWrites>>,
     watch: Arc<SchemaWatch>,
+    filter: NamespaceFilter,
     dispatch: Arc<Dispatch<S, K>>,
     changes: CollectionChanges<S, K>,
     collections: Arc<Collections>,
@@ -175,7 +178,7 @@ fn until(due_ms: Option<u64>) -> Duration {
 impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     /// A worker between the queue and `sink`, which reads documents from `source` when it must.
     pub fn new(source: Arc<S>, sink: Arc<K>, shared: Shared, options: WorkerOptions) -> Self {
-        let Shared { queue, status, reading, writing, watermark, in_doubt, watch } = shared;
+        let Shared { queue, status, reading, writing, watermark, in_doubt, watch, filter } = shared;
         let (collections, waiting): (Arc<Collections>, Arc<Waiting>) = Default::default();
         let dispatch = Arc::new(Dispatch {
             queue: queue.clone(),
@@ -210,6 +213,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             watermark,
             in_doubt,
             watch,
+            filter,
             dispatch,
             changes,
             collections,

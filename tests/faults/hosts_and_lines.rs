@@ -97,6 +97,12 @@ async fn a_clock_that_jumps_either_way_holds_nothing_up() {
             .unwrap();
         equal(&local, &atlas, PATIENCE).await;
         assert!(agent.cli(&["flush"]).status.success(), "{off}");
+        // By the agent's own clock, which has jumped and not only been told to.
+        let health = agent.health().unwrap();
+        let last = mongodb::bson::DateTime::parse_rfc3339_str(health["lastSync"].as_str().unwrap());
+        let ahead =
+            last.unwrap().timestamp_millis() - mongodb::bson::DateTime::now().timestamp_millis();
+        assert!((ahead / 1_000 - off).abs() < HOUR / 2, "{ahead} ms ahead, and not {off} s");
     }
     assert!(agent.stop().success());
 }

@@ -3,6 +3,21 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+/// So that the targets of cargo-fuzz find their macro.
+#[cfg(feature = "fuzzing")]
+extern crate self as libfuzzer_sys;
+
+/// The fuzzer's, without the fuzzer: what a target does with its bytes.
+#[cfg(feature = "fuzzing")]
+#[macro_export]
+macro_rules! fuzz_target {
+    (|$bytes:ident: &[u8]| $body:block) => {
+        pub fn target($bytes: &[u8]) {
+            $body
+        }
+    };
+}
+
 mod atlas_refuses;
 #[cfg(feature = "crash-points")]
 mod crash_points;

@@ -4,7 +4,32 @@
 use outrigger::fuzz;
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use crate::support::seed;
+use crate::support::{root, seed};
+
+#[path = "../../fuzz/fuzz_targets/admin_request.rs"]
+#[expect(unused_attributes, reason = "it is a program of its own elsewhere")]
+mod admin_request;
+#[path = "../../fuzz/fuzz_targets/codec.rs"]
+#[expect(unused_attributes, reason = "it is a program of its own elsewhere")]
+mod codec;
+#[path = "../../fuzz/fuzz_targets/configuration.rs"]
+#[expect(unused_attributes, reason = "it is a program of its own elsewhere")]
+mod configuration;
+#[path = "../../fuzz/fuzz_targets/delta.rs"]
+#[expect(unused_attributes, reason = "it is a program of its own elsewhere")]
+mod delta;
+#[path = "../../fuzz/fuzz_targets/event.rs"]
+#[expect(unused_attributes, reason = "it is a program of its own elsewhere")]
+mod event;
+
+/// The targets as cargo-fuzz has them, compiled with all else.
+const TARGETS: [(&str, fn(&[u8])); 5] = [
+    ("admin_request", admin_request::target),
+    ("codec", codec::target),
+    ("configuration", configuration::target),
+    ("delta", delta::target),
+    ("event", event::target),
+];
 
 const ROUNDS: usize = 20_000;
 
@@ -92,4 +117,23 @@ fn the_admin_api_survives_any_request() {
     ];
     let requests: Vec<_> = requests.iter().map(|request| request.as_bytes().to_vec()).collect();
     run(&requests, ROUNDS / 4, fuzz::admin_request);
+}
+
+#[test]
+fn each_target_of_the_fuzzer_is_compiled_and_run_here() {
+    let folder = root().join("fuzz");
+    let mut files: Vec<_> = std::fs::read_dir(folder.join("fuzz_targets"))
+        .unwrap()
+        .map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    files.sort();
+    assert_eq!(files, TARGETS.map(|(name, _)| name));
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    let makefile = std::fs::read_to_string(root().join("Makefile")).unwrap();
+    for (name, target) in TARGETS {
+        assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
+        let line = makefile.lines().find(|line| line.contains("for target in")).unwrap();
+        assert!(line.contains(name), "`make fuzz` runs {name}");
+        target(b"");
+    }
 }

@@ -84,6 +84,44 @@ async fn a_copy_is_restored_with_indexes_and_options_into_a_replica_set_and_a_st
     equal(&set, &atlas, PATIENCE).await;
 }
 
+/// The application has gone on in Atlas while there was no local database, and comes home.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_in_atlas_meanwhile_comes_home_and_is_replicated_from_there() {
+    let (_gone, atlas) = replica(500, 100).await;
+    let meanwhile = (0..300).map(|n| doc! { "_id": format!("atlas {n}"), "u": 10_000 + n });
+    orders(&atlas).insert_many(meanwhile).await.unwrap();
+    orders(&atlas).delete_many(doc! { "u": { "$lt": 100 } }).await.unwrap();
+    let some = doc! { "u": { "$gte": 100, "$lt": 200 } };
+    orders(&atlas).update_many(some, doc! { "$set": { "filler": "changed" } }).await.unwrap();
+    let db = atlas.client.database("shop");
+    db.run_command(doc! { "createIndexes": "orders", "indexes": [
+        { "key": { "filler": 1, "u": -1 }, "name": "made in Atlas" },
+    ] })
+    .await
+    .unwrap();
+    db.collection("made").insert_one(doc! { "_id": 1 }).await.unwrap();
+
+    let home = Mongod::start().await;
+    let mut agent = Agent::new(&home.uri(), &atlas.uri(), "");
+    assert!(agent.cli(&["restore"]).status.success());
+    assert_restored(&home, &atlas).await;
+    let all = orders(&home).count_documents(doc! {}).await.unwrap();
+    assert_eq!(all, 500 - 100 + 300);
+    assert!(
+        agent.refused(&[]).await.contains("--adopt"),
+        "nobody takes it for the old one unasked"
+    );
+    agent.start(&["--adopt"]);
+    agent.streaming().await;
+    assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), all, "and nothing goes");
+
+    let back = doc! { "_id": { "$regex": "^atlas 1" } };
+    orders(&home).delete_many(back).await.unwrap();
+    orders(&home).update_many(doc! {}, doc! { "$set": { "home": true } }).await.unwrap();
+    home.client.database("shop").collection::<Document>("made").drop().await.unwrap();
+    equal(&home, &atlas, PATIENCE).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_that_is_killed_goes_on_with_what_is_not_done() {
     let (_gone, atlas) = replica(8_000, 8_000).await;

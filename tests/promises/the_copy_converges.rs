@@ -95,6 +95,11 @@ async fn deltas_that_are_sent_as_such_end_equal_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn updates_that_go_as_whichever_is_shorter_end_equal_too() {
+    random_workload_with_restarts("auto").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_updates_of_one_document_while_atlas_is_away_arrive_as_one_write() {
     let (local, atlas) = pair().await;
     let line = Proxy::to(atlas.port).await;

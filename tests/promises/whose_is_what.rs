@@ -3,9 +3,19 @@
 
 use mongodb::bson::{DateTime, Document, doc};
 
+use rand::{SeedableRng, rngs::StdRng};
+
 use crate::support::{
-    PATIENCE, agent::Agent, equal::equal, eventually, mongod::Mongod, orders, pair,
-    unasked::Unasked::Repair,
+    PATIENCE,
+    agent::Agent,
+    equal::{equal, equal_in},
+    eventually,
+    mongod::Mongod,
+    orders, pair,
+    proxy::{Line, Proxy},
+    seed,
+    unasked::Unasked::{Doubt, Repair, Retries},
+    workload,
 };
 
 fn records(server: &Mongod) -> mongodb::Collection<Document> {
@@ -139,6 +149,87 @@ async fn two_sources_that_could_choose_one_name_do_not_share_an_atlas() {
     assert!(second.refused(&[]).await.contains("run --adopt"));
     second.start(&["--adopt"]);
     second.streaming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sources_with_names_of_their_own_each_end_equal_through_cut_lines_and_kills() {
+    let ((shop, atlas), crm) = tokio::join!(pair(), Mongod::start());
+    let line = Proxy::to(atlas.port).await;
+    let sources = [(&shop, "shop"), (&crm, "crm")];
+    let mut agents = sources.map(|(local, db)| {
+        let config = format!("[namespaces]\ninclude = [\"{db}.*\"]\n[worker]\nbatch_size = 20\n");
+        let agent = Agent::new(&local.uri(), &line.uri(), &config);
+        agent.may(&[Doubt, Retries], "the line breaks in the middle of a command");
+        agent
+    });
+    for agent in &mut agents {
+        agent.start(&[]);
+        agent.streaming().await;
+    }
+    let (mut rng, mut made) = (StdRng::seed_from_u64(seed()), 0);
+    for round in 0..6 {
+        line.set(if round % 3 == 1 { Line::Cut } else { Line::Up });
+        if round % 3 == 2 {
+            agents[round / 3].kill();
+        }
+        for _ in 0..80 {
+            for (local, db) in sources {
+                let orders = local.client.database(db).collection("orders");
+                made += u32::from(workload::change(&orders, &mut rng).await.unwrap());
+            }
+        }
+        if round % 3 == 2 {
+            agents[round / 3].start(&[]);
+        }
+    }
+    line.set(Line::Up);
+
+    assert!(made > 200, "{made} changes were made");
+    for (local, db) in sources {
+        equal_in(db, local, &atlas, PATIENCE).await;
+    }
+}
+
+/// While Atlas is away, somebody decides that it is not to have a collection.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_of_a_collection_that_is_left_out_by_now_is_not_written() {
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(atlas.port).await;
+    for name in ["orders", "logs"] {
+        let documents = (0..20).map(|n| doc! { "_id": n });
+        collection(&local, name).insert_many(documents).await.unwrap();
+    }
+    let mut agent = Agent::new(&local.uri(), &line.uri(), "[namespaces]\nexclude = []\n");
+    agent.may(&[Repair, Doubt], "it was left out");
+    agent.start(&[]);
+    agent.streaming().await;
+    equal(&local, &atlas, PATIENCE).await;
+    line.set(Line::Cut);
+    collection(&local, "logs").delete_many(doc! { "_id": { "$lt": 5 } }).await.unwrap();
+    for name in ["orders", "logs"] {
+        collection(&local, name).insert_one(doc! { "_id": "waits" }).await.unwrap();
+    }
+    agent.queued(7).await;
+    agent.stop();
+
+    agent.replace_setting("exclude = []", "exclude = [\"shop.logs\"]");
+    agent.start(&[]);
+    line.set(Line::Up);
+    eventually("the other collection", PATIENCE, async || count(&atlas, "orders").await == 21)
+        .await;
+    assert!(agent.cli(&["flush"]).status.success());
+    assert_eq!(count(&atlas, "logs").await, 20, "neither what was added nor what was removed");
+
+    // One that gets a name that is chosen comes whole.
+    let rename = doc! { "renameCollection": "shop.logs", "to": "shop.seen" };
+    local.admin(rename).await;
+    eventually("the renamed one", PATIENCE, async || count(&atlas, "seen").await == 16).await;
+    agent.stop();
+    agent.replace_setting("exclude = [\"shop.logs\"]", "exclude = []");
+    agent.start(&[]);
+    agent.streaming().await;
+    assert_eq!(count(&local, "logs").await, 0);
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
