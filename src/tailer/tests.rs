@@ -34,6 +34,9 @@ fn batch(n: u64) -> EventBatch {
     EventBatch { events, token, cluster_time, whole: cluster_time }
 }
 
+/// For what has happened already.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 fn number(position: &ResumeToken) -> u64 {
     position.0.get_i64("_data").unwrap() as u64
 }
@@ -137,6 +140,25 @@ async fn what_a_crash_kept_a_source_from_hearing_is_confirmed_when_it_is_read_ag
 
     assert_eq!(*told.lock(), [3, 3, 4, 5], "first what the queue had, before anything is read");
     assert_eq!(held(left.path()), (5, 5));
+}
+
+#[tokio::test]
+async fn a_position_is_taken_with_the_note_that_everything_is_to_be_copied_or_compared() {
+    let dir = TempDir::new().unwrap();
+    let queue = open(dir.path());
+    let source = FakeSource::default();
+    source.batches.lock().extend([batch(7), batch(9)]);
+    let tailer = tailer(dir.path(), queue.clone(), source);
+    let owed = || SyncState::open(&queue).unwrap().unwrap();
+    for (position, reason) in [(7, Reason::FirstCopy), (9, Reason::HistoryLost)] {
+        tailer.take_position().await.unwrap();
+
+        let checkpoint = queue.checkpoint().unwrap().unwrap();
+        assert_eq!((number(&checkpoint.token), owed().reason), (position, reason));
+        assert_eq!(owed().after(), ClusterTime(position - 1), "no older read will do");
+        tokio::time::timeout(PATIENCE, tailer.compare.notified()).await.expect("it is told of");
+    }
+    assert_eq!(queue.pending().0, 2, "what came with them is not lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]

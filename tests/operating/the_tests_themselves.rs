@@ -182,7 +182,9 @@ fn the_script_that_runs_them_ends_with_each_failure_and_its_reason() {
     let tests = program(
         "tests",
         "cat <<'END'\n\
+         NOT PROVED: good::lacking: there is no lintian here\n\
          test good ... ok\n\
+         test good::lacking ... ok\n\
          test bad::one ... FAILED\n\
          test bad::two ... FAILED\n\
          \nfailures:\n\n\
@@ -194,7 +196,7 @@ fn the_script_that_runs_them_ends_with_each_failure_and_its_reason() {
          ---- bad::two stdout ----\n\
          Error: no panic\n\n\
          \nfailures:\n    bad::one\n    bad::two\n\n\
-         test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+         test result: FAILED. 2 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
          END\nexit 101\n",
     );
     let died = program("died", "echo 'test bad::three ... '\nkill -9 $$\n");
@@ -217,16 +219,17 @@ fn the_script_that_runs_them_ends_with_each_failure_and_its_reason() {
 
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    let end: Vec<_> = text.lines().rev().take(5).collect();
+    let end: Vec<_> = text.lines().rev().take(6).collect();
     assert!(end[1].ends_with(" s"), "{text}");
     assert!(text.contains("---- faults: 0 s, 0 s of the cores\n"), "{text}");
     assert_eq!(
-        [end[4], end[3], end[2], end[0]],
+        [end[5], end[4], end[3], end[2], end[0]],
         [
             "FAILED bad::one: tests/faults/bad.rs:1:2: a reason",
             "FAILED bad::two: Error: no panic",
             "died ended with -9",
-            "2 passed, 3 failed, 0 skipped",
+            "NOT PROVED: good::lacking: there is no lintian here",
+            "2 passed, 3 failed, 1 skipped",
         ],
         "{text}"
     );

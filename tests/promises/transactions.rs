@@ -24,12 +24,15 @@ async fn a_large_transaction_arrives_whole_though_the_agent_is_killed_within_it(
     let filler = "x".repeat(2_000);
     let document = |id: i32| doc! { "_id": id, "v": 0, "filler": &filler };
     orders(&local).insert_many((0..3_000).map(document)).await.unwrap();
+    // Slow enough to be met within it.
     let config = "[worker]\nbatch_size = 100\n";
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.replace_setting("[atlas]\n", "[atlas]\nmax_ops_per_second = 5000\n");
     agent.start(&[]);
     agent.streaming().await;
     equal(&local, &atlas, PATIENCE).await;
 
+    let mut kills_within = 0;
     let archive = local.client.database("shop").collection::<Document>("archive");
     archive.insert_one(doc! { "_id": "before" }).await.unwrap();
     for round in 1..=2 {
@@ -53,6 +56,8 @@ async fn a_large_transaction_arrives_whole_though_the_agent_is_killed_within_it(
             let copied = orders(&atlas).count_documents(doc! {}).await.unwrap();
             println!("round {round}, kill {part}: {copied} in Atlas, {read} wait");
             agent.kill();
+            let before = 3_000 + 11_500 * u64::try_from(round - 1).unwrap();
+            kills_within += u32::from(copied > before && copied < before + 11_500);
             agent.start(&[]);
             eventually("some of it", PATIENCE, async || {
                 let now = orders(&atlas).count_documents(doc! {}).await.unwrap();
@@ -62,6 +67,7 @@ async fn a_large_transaction_arrives_whole_though_the_agent_is_killed_within_it(
         }
         equal(&local, &atlas, PATIENCE).await;
     }
+    assert!(kills_within > 0, "no kill fell between its first document and its last");
 }
 
 /// Atlas sees the changes one by one, and each state in between but the last breaks its unique index.
