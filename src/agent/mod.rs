@@ -24,13 +24,16 @@ use tokio::sync::Notify;
 use crate::{
     config::{Config, ConfigError},
     gate::{Gate, reading::Reading, tally::Tally, writing::Writing},
-    model::checkpoint::PositionKind,
+    model::{checkpoint::PositionKind, namespace::Namespace},
     observe::status::Status,
     queue::{Queue, QueueError, QueueOptions, Rebuilt, note},
-    runtime::shutdown::{Stop, blocking},
+    runtime::{
+        clock::now_ms,
+        shutdown::{Stop, blocking},
+    },
     schema::watch::SchemaWatch,
     side::records::AgentIdentity,
-    source::{PIPELINE_VERSION, SourceError},
+    source::{PIPELINE_VERSION, Source, SourceError},
     sync::{
         SyncError,
         state::{Reason, SyncState},
@@ -204,12 +207,24 @@ impl Agent {
         if checkpoint.pipeline != self.pipeline()? {
             tracing::info!("the namespaces have changed; everything will be compared");
             SyncState::require(&self.queue, self.source.now(), Reason::NamespacesChanged)?;
-            let filter = self.config.filter()?;
-            for (ns, documents) in self.queue.pending_by_namespace() {
-                if !filter.matches(&ns) {
-                    tracing::info!(%ns, documents, "it is not replicated any more, and what waits of it is not written");
-                }
-            }
+            self.pass_over()?;
+        }
+        Ok(())
+    }
+
+    /// What waits of collections that are left out from now on is not written. Should they be chosen again while it still waits,
+    /// it is read anew: the stream has a gap there, and what comes in it may be older than what a comparison brings.
+    fn pass_over(&self) -> Result<(), AgentError> {
+        let filter = self.config.filter()?;
+        let source = self.source.source(&filter);
+        let is_left_out = |ns: &Namespace| !filter.matches(ns) && !source.is_own(ns);
+        let waiting = self.queue.pending_by_namespace();
+        let left_out: Vec<_> = waiting.iter().filter(|(ns, _)| is_left_out(ns)).collect();
+        for (ns, documents) in &left_out {
+            tracing::info!(%ns, documents, "it is not replicated any more, and what waits of it is not written");
+        }
+        if !left_out.is_empty() {
+            self.queue.refresh_pending(self.source.now(), now_ms(), is_left_out)?;
         }
         Ok(())
     }

@@ -83,10 +83,13 @@ fn effect(
     }
     let (mut entry, _) = state.entry(reader, *seq)?.expect("a leased entry is in the store (I4)");
     let due_ms = match outcome {
-        Outcome::Applied => {
+        Outcome::Applied | Outcome::PassedOver => {
             edit.remove_entry(*seq, lease.bytes);
             if let Work::Schema(change) = &entry.work {
                 return Ok(Effect::Passed { namespaces: change.namespaces(), is_dead: false });
+            }
+            if *outcome == Outcome::PassedOver {
+                return Ok(Effect::Applied { revived: None });
             }
             return Ok(Effect::Applied { revived: clear_letter(store, state, &entry, edit)? });
         }

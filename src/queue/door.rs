@@ -114,19 +114,19 @@ impl Queue {
         Ok(committed)
     }
 
-    /// Turns everything that waits into `Refresh`. For a stream that has a gap: what was queued before
-    /// it may be older than what Atlas gets by a comparison, and nothing later in the stream would put
-    /// that right.
+    /// Turns what waits of these collections into `Refresh`, for a stream that has a gap: what was queued before it may be older
+    /// than what Atlas gets by a comparison, and nothing later in the stream would put that right.
     pub fn refresh_pending(
         &self,
         cluster_time: ClusterTime,
         wall_ms: u64,
+        is_of: impl Fn(&Namespace) -> bool,
     ) -> Result<(), QueueError> {
         let mut part = Vec::new();
         for entry in self.entries() {
-            if let Work::Document { ns, key, .. } = entry?.work {
-                let work = Work::refresh(ns, key);
-                part.push(Incoming { work, cluster_time, wall_ms });
+            let Work::Document { ns, key, .. } = entry?.work else { continue };
+            if is_of(&ns) {
+                part.push(Incoming { work: Work::refresh(ns, key), cluster_time, wall_ms });
             }
             if part.len() >= 1_000 {
                 self.commit(std::mem::take(&mut part), None)?;

@@ -189,6 +189,8 @@ pub struct Ack {
 pub enum Outcome {
     /// Atlas holds it. The entry goes, and so do the document's dead letters.
     Applied,
+    /// Nobody wants it written any more. The entry goes, and the document's dead letters stay.
+    PassedOver,
     /// Atlas, or the local database, could not be asked. The entry is ready again at `due_ms` (0: at
     /// once) and has lost no attempt.
     Unavailable { due_ms: u64 },

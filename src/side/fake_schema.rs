@@ -313,18 +313,18 @@ impl SchemaSide for FakeSchemas {
                 state.commands.push((clock::now(), what));
                 (state.while_it_alters.take(), state.builds_take)
             };
-            meanwhile.into_iter().for_each(|mut done| done());
+            if let Some(mut done) = meanwhile {
+                done();
+            }
             if is_build {
                 tokio::time::sleep(takes).await;
             }
             let mut state = self.lock();
-            match state.answers.pop_front() {
-                Some(refusal) => Err(refusal),
-                None => {
-                    state.alter(ns, &command);
-                    Ok(())
-                }
+            if let Some(refusal) = state.answers.pop_front() {
+                return Err(refusal);
             }
+            state.alter(ns, &command);
+            Ok(())
         })
     }
 

@@ -92,6 +92,10 @@ impl Source for AnySource {
         of_each!(self, source => source.renew(ns, keys).await)
     }
 
+    fn is_own(&self, ns: &Namespace) -> bool {
+        of_each!(self, source => source.is_own(ns))
+    }
+
     async fn time(&self) -> Result<ClusterTime, SourceError> {
         of_each!(self, source => source.time().await)
     }

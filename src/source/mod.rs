@@ -106,6 +106,12 @@ pub trait Source: Send + Sync + 'static {
         std::future::ready(Ok(None))
     }
 
+    /// Whether a name is the source's own: of something that it keeps and that is no collection of the target. Nobody chooses it,
+    /// and what is queued under it is the source's to see to ([`renew`](Self::renew)).
+    fn is_own(&self, _ns: &Namespace) -> bool {
+        false
+    }
+
     /// The time of the last operation that the server has made: not older than anything that was read
     /// before.
     fn time(&self) -> impl Future<Output = Result<ClusterTime, SourceError>> + Send;

@@ -130,7 +130,7 @@ impl<S: Source> Tailer<S> {
             let is_first = queue.checkpoint()?.is_none();
             let reason = if is_first { Reason::FirstCopy } else { reason };
             SyncState::require(&queue, position, reason)?;
-            queue.refresh_pending(ClusterTime(position.0.saturating_sub(1)), now_ms())
+            queue.refresh_pending(ClusterTime(position.0.saturating_sub(1)), now_ms(), |_| true)
         })
         .await?;
         crash::point(CrashPoint::PositionNoted);

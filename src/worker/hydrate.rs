@@ -153,6 +153,11 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 outcomes.insert(unread.item.seq, Outcome::Applied);
                 continue;
             };
+            // What is left out by now goes under no other name either: a change that makes it so comes behind this.
+            if !self.is_replicated(&name) {
+                outcomes.insert(unread.item.seq, Outcome::PassedOver);
+                continue;
+            }
             match groups.iter_mut().find(|(of, _)| *of == name) {
                 Some((_, group)) => group.push(unread),
                 None => groups.push((name, vec![unread])),

@@ -397,7 +397,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                     metrics.dead_letters.add(1);
                     metrics.dead_letters_by_reason.add(refusal.name(), 1);
                 }
-                Outcome::Unavailable { .. } | Outcome::Refresh { .. } => {}
+                Outcome::Unavailable { .. } | Outcome::Refresh { .. } | Outcome::PassedOver => {}
             }
         }
         let now = now_ms();

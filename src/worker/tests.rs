@@ -44,6 +44,7 @@ use crate::{
 mod fakes;
 mod held;
 mod hours;
+mod left_out;
 
 use fakes::{HERE, Local};
 
@@ -491,26 +492,4 @@ async fn without_the_local_database_an_update_waits_where_the_sink_takes_no_chan
     let scene = scene.drained().await;
 
     assert_eq!((scene.atlas.written(), scene.waiting()), (Vec::new(), 1));
-}
-
-#[tokio::test]
-async fn what_was_queued_of_a_collection_that_is_left_out_by_now_is_passed_over() {
-    let left_out = || Namespace::new("shop", "left_out");
-    let mut insert_there = insert(1, 1);
-    insert_there.work = Work::Document {
-        ns: left_out(),
-        key: key(1),
-        op: WriteOp::Insert(doc(1, 1)),
-        collection: Some(HERE),
-    };
-    let renames = [(left_out(), orders()), (orders(), left_out())]
-        .map(|(from, to)| schema(SchemaChange::Rename { from, to, drop_target: true }));
-    let [into, out_of] = renames;
-    let drop = schema(SchemaChange::Drop { ns: left_out() });
-
-    let scene = Scene::new().queued([insert_there, drop, into, insert(2, 2), out_of]);
-    scene.until_nothing_waits().await;
-
-    assert_eq!(scene.atlas.changes(), [""; 0]);
-    assert_eq!(scene.atlas.documents(), [doc(2, 2)]);
 }

@@ -171,7 +171,7 @@ fn large_documents_that_wait_take_no_more_memory_than_the_cache() {
             "update" => update(&queue),
             "update behind a barrier" => update_behind_a_barrier(&queue),
             "drain" => drain(&queue),
-            "refresh" => queue.refresh_pending(ClusterTime(2), 2).unwrap(),
+            "refresh" => queue.refresh_pending(ClusterTime(2), 2, |_| true).unwrap(),
             "give back" => nack(&queue),
             _ => {}
         }

@@ -22,8 +22,10 @@ mod delta;
 #[expect(unused_attributes, reason = "it is a program of its own elsewhere")]
 mod event;
 
-/// The targets as cargo-fuzz has them, compiled with all else.
-const TARGETS: [(&str, fn(&[u8])); 5] = [
+/// A target as cargo-fuzz has it, compiled with all else.
+type Target = fn(&[u8]);
+
+const TARGETS: [(&str, Target); 5] = [
     ("admin_request", admin_request::target),
     ("codec", codec::target),
     ("configuration", configuration::target),

@@ -54,7 +54,7 @@ impl Reader {
             watermark: Arc::new(parking_lot::Mutex::new(ReadWatermark::new(ClusterTime(0), 1_000))),
             in_doubt: Arc::default(),
             watch: Arc::clone(&watch),
-            filter: outrigger::model::namespace::NamespaceFilter::new(&[], &[]).unwrap(),
+            filter: config.filter().unwrap(),
         };
         let options = WorkerOptions {
             batch_size: 1_000,

@@ -434,6 +434,10 @@ impl Source for OutboxSource {
         renewed::folded(&self.0, ns, keys).await.map(Some)
     }
 
+    fn is_own(&self, ns: &Namespace) -> bool {
+        *ns == self.0.own
+    }
+
     async fn time(&self) -> Result<ClusterTime, SourceError> {
         let mut session = self.0.db.session().await.map_err(away)?;
         session.query("SELECT 1", &[]).await.map_err(away)?;

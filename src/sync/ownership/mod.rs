@@ -200,7 +200,7 @@ impl<K: SchemaSink> Ownership<K> {
                 if moved {
                     let position = queue.checkpoint()?.map(|checkpoint| checkpoint.cluster_time);
                     let before = position.unwrap_or_default().0.saturating_sub(1);
-                    queue.refresh_pending(ClusterTime(before), now_ms())?;
+                    queue.refresh_pending(ClusterTime(before), now_ms(), |_| true)?;
                 }
                 require_for_new_target(&queue, is_first, reason)
             })
