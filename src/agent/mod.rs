@@ -183,7 +183,7 @@ impl Agent {
         if let Some(gatekeeper) = agent.gatekeeper() {
             gatekeeper.open().await?;
         }
-        agent.check_filter()?;
+        agent.check_filter().await?;
         Ok(agent)
     }
 
@@ -200,33 +200,38 @@ impl Agent {
     }
 
     /// The checkpoint must be of this filter.
-    fn check_filter(&self) -> Result<(), AgentError> {
-        let Some(checkpoint) = self.queue.checkpoint()? else {
-            return Ok(());
-        };
-        if checkpoint.pipeline != self.pipeline()? {
+    async fn check_filter(&self) -> Result<(), AgentError> {
+        let (queue, pipeline, now) = (self.queue.clone(), self.pipeline()?, self.source.now());
+        let is_another = blocking(move || {
+            let is_another = queue.checkpoint()?.is_some_and(|of| of.pipeline != pipeline);
+            if is_another {
+                SyncState::require(&queue, now, Reason::NamespacesChanged)?;
+            }
+            Ok::<_, QueueError>(is_another)
+        });
+        if is_another.await? {
             tracing::info!("the namespaces have changed; everything will be compared");
-            SyncState::require(&self.queue, self.source.now(), Reason::NamespacesChanged)?;
-            self.pass_over()?;
+            self.pass_over().await?;
         }
         Ok(())
     }
 
     /// What waits of collections that are left out from now on is not written. Should they be chosen again while it still waits,
     /// it is read anew: the stream has a gap there, and what comes in it may be older than what a comparison brings.
-    fn pass_over(&self) -> Result<(), AgentError> {
+    async fn pass_over(&self) -> Result<(), AgentError> {
         let filter = self.config.filter()?;
         let source = self.source.source(&filter);
-        let is_left_out = |ns: &Namespace| !filter.matches(ns) && !source.is_own(ns);
-        let waiting = self.queue.pending_by_namespace();
-        let left_out: Vec<_> = waiting.iter().filter(|(ns, _)| is_left_out(ns)).collect();
+        let is_left_out = move |ns: &Namespace| !filter.matches(ns) && !source.is_own(ns);
+        let mut left_out = self.queue.pending_by_namespace();
+        left_out.retain(|ns, _| is_left_out(ns));
         for (ns, documents) in &left_out {
             tracing::info!(%ns, documents, "it is not replicated any more, and what waits of it is not written");
         }
-        if !left_out.is_empty() {
-            self.queue.refresh_pending(self.source.now(), now_ms(), is_left_out)?;
+        if left_out.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let (queue, now) = (self.queue.clone(), self.source.now());
+        Ok(blocking(move || queue.refresh_pending(now, now_ms(), is_left_out)).await?)
     }
 
     fn gatekeeper(&self) -> Option<Gatekeeper> {

@@ -33,10 +33,10 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             match &entry.work {
                 Work::Schema(change) => {
                     let (seq, id, attempts) = (entry.seq, entry.id, entry.attempts);
-                    match self.narrowed(change.clone()).await? {
-                        Some(change) => {
+                    match self.narrowed(change) {
+                        Some((change, to_compare)) => {
                             let turn = Turn { seq, id, attempts, time: entry.first_time };
-                            schema.push((turn, change));
+                            schema.push((turn, change, to_compare));
                         }
                         None => outcomes.insert(seq, Outcome::PassedOver),
                     }
@@ -50,9 +50,15 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             }
         }
         let mut halted = None;
-        for (turn, change) in schema {
+        for (turn, change, to_compare) in schema {
+            let seq = turn.seq;
             if let Err(halt) = self.changes.apply(turn, &change, &mut outcomes).await {
                 halted = Some(verdict_of(halt)?);
+            }
+            if let Some(ns) = to_compare
+                && outcomes.is_applied(seq)
+            {
+                self.compare(ns).await?;
             }
         }
         for (ns, entries) in self.keep_order(by_namespace) {
@@ -100,24 +106,26 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     }
 
     /// The part of a change that concerns what is replicated now, as whoever reads the stream has it of a change that comes
-    /// later.
-    async fn narrowed(&self, change: SchemaChange) -> Result<Option<SchemaChange>, QueueError> {
-        let SchemaChange::Rename { from, to, .. } = &change else {
-            return Ok(self.is_replicated(change.ns()).then_some(change));
+    /// later; and what is to be copied or compared behind it.
+    fn narrowed(&self, change: &SchemaChange) -> Option<(SchemaChange, Option<Namespace>)> {
+        let SchemaChange::Rename { from, to, .. } = change else {
+            return self.is_replicated(change.ns()).then(|| (change.clone(), None));
         };
-        Ok(match (self.is_replicated(from), self.is_replicated(to)) {
-            (true, true) => Some(change),
-            (true, false) => Some(SchemaChange::Drop { ns: from.clone() }),
-            (false, true) => {
-                // What it had under its other name may be nowhere in Atlas. First the note: a crash behind it repeats this.
-                let (queue, ns) = (self.queue.clone(), to.clone());
-                let (only, position) = ([to.clone()].into(), self.reading.position().whole());
-                blocking(move || SyncState::require_of(&queue, position, &only, Reason::Replaced))
-                    .await?;
-                Some(SchemaChange::Drop { ns })
-            }
+        match (self.is_replicated(from), self.is_replicated(to)) {
+            (true, true) => Some((change.clone(), None)),
+            (true, false) => Some((SchemaChange::Drop { ns: from.clone() }, None)),
+            // What it had under its other name may be nowhere in Atlas.
+            (false, true) => Some((SchemaChange::Drop { ns: to.clone() }, Some(to.clone()))),
             (false, false) => None,
-        })
+        }
+    }
+
+    /// Notes that a collection is to be copied or compared, behind the change that makes way for it: before its entry goes,
+    /// so that a crash repeats both, and not each time that it cannot be made yet.
+    async fn compare(&self, ns: Namespace) -> Result<(), QueueError> {
+        let (queue, position) = (self.queue.clone(), self.reading.position().whole());
+        blocking(move || SyncState::require_of(&queue, position, &[ns].into(), Reason::Replaced))
+            .await
     }
 
     /// What is read from the local database is written after what is not, but for a capped collection,
