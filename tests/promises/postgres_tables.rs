@@ -177,6 +177,12 @@ async fn tables_come_go_and_are_renamed_with_their_collections() {
     let target = Postgres::start().await;
     let sink = sink(&target, &mapping());
     let (orders, old) = (ns("shop.orders"), ns("shop.Old"));
+    // What is written late may be of a collection that has gone.
+    assert_eq!(
+        sink.write(&ns("shop.gone"), &[Write::Delete(&key(1))]).await.unwrap(),
+        [Written::Applied { created: false }]
+    );
+    assert_eq!(target.ask("SELECT to_regclass('shop.gone') IS NULL").await, ["t"]);
     let change = async |change: SchemaChange| sink.change_schema(&change).await.unwrap();
     let create = |ns: &Namespace, options: Document| SchemaChange::Create {
         ns: ns.clone(),

@@ -89,3 +89,13 @@ pub async fn gone(session: &mut Session, table: &Table) -> Result<Option<String>
         )
     }))
 }
+
+/// Whether a table is there, whoever made it.
+///
+/// # Errors
+/// Where the server could not be asked.
+pub async fn is_there(session: &mut Session, table: &Table) -> Result<bool, SinkError> {
+    let name = table.quoted();
+    let rows = session.query("SELECT to_regclass($1) IS NOT NULL", &[(&name, Type::TEXT)]).await?;
+    Ok(rows.first().is_some_and(|row| row.try_get(0).unwrap_or_default()))
+}

@@ -154,6 +154,13 @@ impl PostgresSink {
         changed_ms: &[Option<u64>],
     ) -> Result<Vec<Written>, SinkError> {
         let mut session = self.pg.session().await?;
+        // What is written late may be of a collection that has gone, and a table would be made for nothing.
+        if writes.iter().all(|write| matches!(write, Write::Delete(_)))
+            && !self.made.lock().contains_key(ns)
+            && !obstacle::is_there(&mut session, &Table::of(ns, &self.mapping)).await?
+        {
+            return Ok(vec![Written::Applied { created: false }; writes.len()]);
+        }
         let mut is_second_time = false;
         loop {
             let made = match self.table(&mut session, ns).await? {
