@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 use crate::{
     bed::{Bed, Variant, await_until, streaming},
     data::{self, ORDERS, USUAL},
-    process::{Meter, Process, Usage},
+    process::{Meter, Process, Usage, children},
     report::{Notebook, Target},
     settings::Settings,
     support::{agent::Agent, api::Api, postgres::Postgres},
@@ -58,10 +58,7 @@ impl Cores {
             Cores::Apart => ("0".to_owned(), format!("1-{last}")),
         };
         let postmaster = target.id();
-        let children = format!("/proc/{postmaster}/task/{postmaster}/children");
-        let children = std::fs::read_to_string(children).unwrap_or_default();
-        let children = children.split_whitespace().filter_map(|child| child.parse().ok());
-        for process in [postmaster].into_iter().chain(children) {
+        for process in [postmaster].into_iter().chain(children(postmaster)) {
             pin(process, &first);
         }
         pin(bed.local.id(), &others);

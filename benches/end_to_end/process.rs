@@ -19,10 +19,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// User and system time of a process and its threads since it was born, and of its children: PostgreSQL has one for each
 /// connection.
 pub fn cpu_seconds(pid: u32) -> Option<f64> {
+    let live = children(pid).into_iter().filter_map(own_seconds);
+    Some(own_seconds(pid)? + live.sum::<f64>())
+}
+
+/// Those of its first thread that live.
+pub fn children(pid: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let children = children.unwrap_or_default();
-    let live = children.split_whitespace().filter_map(|child| own_seconds(child.parse().ok()?));
-    Some(own_seconds(pid)? + live.sum::<f64>())
+    children.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
 /// With the children that have ended.

@@ -221,7 +221,7 @@ impl Agent {
     async fn pass_over(&self) -> Result<(), AgentError> {
         let filter = self.config.filter()?;
         let source = self.source.source(&filter);
-        let is_left_out = move |ns: &Namespace| !filter.matches(ns) && !source.is_own(ns);
+        let is_left_out = move |ns: &Namespace| !source.is_replicated(ns, &filter);
         let mut left_out = self.queue.pending_by_namespace();
         left_out.retain(|ns, _| is_left_out(ns));
         for (ns, documents) in &left_out {

@@ -15,6 +15,13 @@ pub fn since(then: Instant) -> Duration {
     now().saturating_duration_since(then)
 }
 
+/// For a test that holds the timers: waits until so many seconds after `start`, and half of one more.
+#[cfg(test)]
+pub async fn until(start: Instant, seconds: u64) {
+    let wait = (start + Duration::from_secs(seconds)).saturating_duration_since(now());
+    tokio::time::sleep(wait + Duration::from_millis(500)).await;
+}
+
 /// Milliseconds since 1970. Everything that is stored or shown counts in these.
 pub fn now_ms() -> u64 {
     let now = SystemTime::now();

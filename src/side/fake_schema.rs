@@ -43,7 +43,7 @@ struct State {
     /// When everything was listed.
     listings: Vec<Instant>,
     denied: bool,
-    while_it_alters: Option<Box<dyn FnMut() + Send>>,
+    while_it_alters: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// An index of this name, on the field of that name.
@@ -124,9 +124,7 @@ impl FakeSchemas {
 
     /// Done once, before the next command.
     pub fn while_it_alters(&self, done: impl FnOnce() + Send + 'static) {
-        let mut done = Some(done);
-        let once = move || done.take().into_iter().for_each(|done| done());
-        self.lock().while_it_alters = Some(Box::new(once));
+        self.lock().while_it_alters = Some(Box::new(done));
     }
 
     pub fn indexes(&self, ns: &Namespace) -> Vec<String> {
@@ -313,7 +311,7 @@ impl SchemaSide for FakeSchemas {
                 state.commands.push((clock::now(), what));
                 (state.while_it_alters.take(), state.builds_take)
             };
-            if let Some(mut done) = meanwhile {
+            if let Some(done) = meanwhile {
                 done();
             }
             if is_build {

@@ -16,7 +16,7 @@ use crate::{
         checkpoint::{ClusterTime, PositionKind, ResumeToken},
         document_key::DocumentKey,
         event::{ChangeEvent, CollectionId},
-        namespace::Namespace,
+        namespace::{Namespace, NamespaceFilter},
         write_op::WriteOp,
     },
     mongo::MongoError,
@@ -110,6 +110,11 @@ pub trait Source: Send + Sync + 'static {
     /// and what is queued under it is the source's to see to ([`renew`](Self::renew)).
     fn is_own(&self, _ns: &Namespace) -> bool {
         false
+    }
+
+    /// False for what was queued before somebody left its collection out.
+    fn is_replicated(&self, ns: &Namespace, filter: &NamespaceFilter) -> bool {
+        filter.matches(ns) || self.is_own(ns)
     }
 
     /// The time of the last operation that the server has made: not older than anything that was read

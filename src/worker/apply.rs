@@ -102,7 +102,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     /// False for a document that was queued before somebody left its collection out: its copy stays as it is from then on.
     /// Should it be chosen again, everything is compared.
     pub(super) fn is_replicated(&self, ns: &Namespace) -> bool {
-        self.filter.matches(ns) || self.source.is_own(ns)
+        self.source.is_replicated(ns, &self.filter)
     }
 
     /// The part of a change that concerns what is replicated now, as whoever reads the stream has it of a change that comes

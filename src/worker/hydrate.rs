@@ -153,17 +153,19 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 outcomes.insert(unread.item.seq, Outcome::Applied);
                 continue;
             };
-            // What is left out by now goes under no other name either: a change that makes it so comes behind this.
-            if !self.is_replicated(&name) {
-                outcomes.insert(unread.item.seq, Outcome::PassedOver);
-                continue;
-            }
             match groups.iter_mut().find(|(of, _)| *of == name) {
                 Some((_, group)) => group.push(unread),
                 None => groups.push((name, vec![unread])),
             }
         }
         for (name, group) in &mut groups {
+            // What is left out by now goes under no other name either: a change that makes it so comes behind this.
+            if !self.is_replicated(name) {
+                for unread in group.drain(..) {
+                    outcomes.insert(unread.item.seq, Outcome::PassedOver);
+                }
+                continue;
+            }
             if group.iter().any(|unread| unread.item.collection.is_none())
                 && self.queue.waits_for_proof(name, read)
                 && !self.is_full()

@@ -112,8 +112,7 @@ impl Scene {
 
     /// Until so long after the start.
     async fn until(&self, seconds: u64) {
-        let wait = (self.started + SECOND * seconds as u32).saturating_duration_since(clock::now());
-        tokio::time::sleep(wait + SECOND / 2).await;
+        clock::until(self.started, seconds).await;
     }
 
     /// The seconds in which Atlas was sent a command.

@@ -38,9 +38,8 @@ impl Scene {
     }
 
     /// Until so long after the start.
-    async fn until(&self, seconds: u32) {
-        let wait = (self.started + SECOND * seconds).saturating_duration_since(clock::now());
-        tokio::time::sleep(wait + SECOND / 2).await;
+    async fn until(&self, seconds: u64) {
+        clock::until(self.started, seconds).await;
     }
 
     fn has(&self, batches: impl IntoIterator<Item = EventBatch>) {
