@@ -180,9 +180,10 @@ const Letters = (() => {
   }
 
   $("dead-show").addEventListener("click", () => askForToken(false));
-  $("dead-retry").addEventListener("click", () => act("POST", "/api/dead-letters/retry", null, ({ queued, notRetried }) => (
+  $("dead-retry").addEventListener("click", () => act("POST", "/api/dead-letters/retry", null, ({ queued, notRetried, leftOut }) => (
     `${many(queued, "document", "documents")} queued again; each letter goes when Atlas takes it.`
-    + (notRetried ? ` ${many(notRetried, "change", "changes")} of collections cannot be: start a full sync.` : ""))));
+    + (notRetried ? ` ${many(notRetried, "change", "changes")} of collections cannot be: start a full sync.` : "")
+    + (leftOut ? ` ${many(leftOut, "letter", "letters")} of collections that are not replicated any more: discard them.` : ""))));
 
   return {
     /** The stream carries their number only; what they are is asked for when it changes. */

@@ -17,7 +17,8 @@ use super::{
     with_queue,
 };
 use crate::{
-    model::namespace::NamespaceFilter,
+    agent,
+    model::namespace::{Namespace, NamespaceFilter},
     queue::{Retried, body_json, dead_letter::DeadLetterSummary},
 };
 
@@ -59,7 +60,8 @@ pub(super) async fn retry(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = parse_id(&id)?;
-    with_queue(&api, move |queue| queue.retry_dead_letter(id)).await?;
+    let is_replicated = is_replicated(&api)?;
+    with_queue(&api, move |queue| queue.retry_dead_letter(id, &is_replicated)).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -80,12 +82,20 @@ pub(super) async fn retry_several(
             .cause(error)
             .hint("write `shop.orders` or `shop.*`")
     })?;
+    let is_replicated = is_replicated(&api)?;
     let retried = with_queue(&api, move |queue| {
-        let retried = queue.retry_dead_letters(|ns| scope.matches(ns))?;
+        let retried = queue.retry_dead_letters(&|ns| scope.matches(ns), &is_replicated)?;
         queue.flush()?;
         Ok(retried)
     });
     Ok(Json(retried.await?))
+}
+
+fn is_replicated(api: &Api) -> Result<impl Fn(&Namespace) -> bool + Send + use<>, Problem> {
+    agent::is_replicated(&api.handles.config).map_err(|error| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "what is replicated is not known")
+            .cause(error)
+    })
 }
 
 pub(super) async fn discard(

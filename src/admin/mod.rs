@@ -178,7 +178,9 @@ impl From<crate::queue::QueueError> for Problem {
     fn from(error: crate::queue::QueueError) -> Self {
         let status = match &error {
             crate::queue::QueueError::NotFound(_) => StatusCode::NOT_FOUND,
-            crate::queue::QueueError::NotRetried(_) => StatusCode::CONFLICT,
+            crate::queue::QueueError::NotRetried(_) | crate::queue::QueueError::LeftOut { .. } => {
+                StatusCode::CONFLICT
+            }
             crate::queue::QueueError::NotImported(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

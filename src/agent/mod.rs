@@ -76,7 +76,7 @@ pub use flush::{FlushError, Flushed, flush};
 pub use monitor::{Monitor, is_gapless, judged, judgement, lag, lives};
 pub use pause::set_paused;
 use source_end::{SourceEnd, of_another_outbox};
-pub use source_end::{known_source, refusal, source_side};
+pub use source_end::{is_replicated, known_source, refusal, source_side};
 pub use trial::{Delivery, try_deliveries};
 
 /// Why the agent does not start, or ended.

@@ -14,7 +14,7 @@ use crate::{
     gate::{Gate, lease::Lease},
     model::{
         checkpoint::{Checkpoint, ClusterTime, PositionKind, ResumeToken},
-        namespace::NamespaceFilter,
+        namespace::{Namespace, NamespaceFilter},
     },
     mongo::Mongo,
     observe::status::Status,
@@ -250,6 +250,24 @@ pub async fn known_source(config: &Config) -> Result<(Arc<dyn Side>, Option<Stri
             let id = source.known_id().await?;
             (End::outbox(&source).side, id)
         }
+    })
+}
+
+/// Whether a collection is replicated by what the configuration says, for who has no agent to ask.
+///
+/// # Errors
+/// For a configuration whose patterns or connection string are none.
+pub fn is_replicated(
+    config: &Config,
+) -> Result<impl Fn(&Namespace) -> bool + Send + use<>, ConfigError> {
+    let filter = config.filter()?;
+    let outbox = match config.source.kind {
+        SourceKind::Mongodb => None,
+        SourceKind::Outbox => Some(OutboxSource::new(config)?),
+    };
+    Ok(move |ns: &Namespace| match &outbox {
+        Some(source) => source.is_replicated(ns, &filter),
+        None => filter.matches(ns),
     })
 }
 

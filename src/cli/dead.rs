@@ -12,6 +12,7 @@ use super::{
     show,
 };
 use crate::{
+    agent::is_replicated,
     cli::args::{DiscardArgs, ItemArgs, ListArgs, RetryArgs},
     config::Config,
     observe::report::{ExitCode, Failure},
@@ -76,7 +77,7 @@ pub fn show(config: &Config, args: &ItemArgs) -> Result<Code, Failure> {
 
 pub fn retry(config: &Config, args: &RetryArgs) -> Result<Code, Failure> {
     let Some(id) = &args.id else {
-        return retry_several(Access::open(config)?, args);
+        return retry_several(config, args);
     };
     let (access, id) = resolve(config, Of::DeadToRetry, id)?;
     match access {
@@ -85,7 +86,7 @@ pub fn retry(config: &Config, args: &RetryArgs) -> Result<Code, Failure> {
             client.post(&format!("/api/dead-letters/{id}/retry"), &Value::Null)?;
         }
         Access::Queue(queue) => {
-            queue.retry_dead_letter(id)?;
+            queue.retry_dead_letter(id, &is_replicated(config)?)?;
             queue.flush()?;
         }
     }
@@ -93,22 +94,24 @@ pub fn retry(config: &Config, args: &RetryArgs) -> Result<Code, Failure> {
     Ok(Code::SUCCESS)
 }
 
-fn retry_several(access: Access, args: &RetryArgs) -> Result<Code, Failure> {
+fn retry_several(config: &Config, args: &RetryArgs) -> Result<Code, Failure> {
     let scope = check_patterns(&args.ns)?;
-    let answer = match access {
+    let answer = match Access::open(config)? {
         Access::Agent(client) => {
             // Each is a write of its own to the queue.
             let client = client.patient(std::time::Duration::from_secs(90)).because(&args.why);
             client.post("/api/dead-letters/retry", &json!({ "namespaces": args.ns }))?
         }
         Access::Queue(queue) => {
-            let retried = queue.retry_dead_letters(|ns| scope.matches(ns))?;
+            let retried =
+                queue.retry_dead_letters(&|ns| scope.matches(ns), &is_replicated(config)?)?;
             queue.flush()?;
             json!(retried)
         }
     };
     let (queued, not) = (show::number(&answer["queued"]), show::number(&answer["notRetried"]));
-    if queued + not == 0 && !args.ns.is_empty() {
+    let left_out = show::number(&answer["leftOut"]);
+    if queued + not + left_out == 0 && !args.ns.is_empty() {
         let error = anyhow::anyhow!("no dead letter is of {}", args.ns.join(", "));
         return Err(Failure::new(ExitCode::Problem, error)
             .hint("`outrigger dead list` shows what there is"));
@@ -119,6 +122,8 @@ fn retry_several(access: Access, args: &RetryArgs) -> Result<Code, Failure> {
     };
     let left = "are not repeated out of their order (`outrigger dead discard ID`)";
     let text = if not > 0 { format!("{text}; {not} changes of schemas {left}") } else { text };
+    let left = "of collections that are not replicated any more stay as they are";
+    let text = if left_out > 0 { format!("{text}; {left_out} {left}") } else { text };
     show::result(args.output, &answer, text);
     Ok(Code::SUCCESS)
 }

@@ -17,7 +17,12 @@ pub struct Retried {
     pub queued: u64,
     /// Changes of schemas; see [`QueueError::NotRetried`].
     pub not_retried: u64,
+    /// Of collections that are not replicated any more; see [`QueueError::LeftOut`].
+    pub left_out: u64,
 }
+
+/// Which collections.
+pub type Choice<'a> = &'a dyn Fn(&Namespace) -> bool;
 
 /// The first from `seq` on. Whoever asks holds the state, as for the others: see [`Store::letter`].
 pub fn from(store: &Store, _: &StoreState, seq: u64) -> Result<Option<DeadLetter>, QueueError> {
@@ -54,11 +59,12 @@ pub fn of(
 /// What is queued to try the letter `seq` again: the document as it is now, not as it was.
 ///
 /// # Errors
-/// [`QueueError::NotRetried`], [`QueueError::NotFound`].
+/// [`QueueError::NotRetried`], [`QueueError::LeftOut`], [`QueueError::NotFound`].
 pub fn again(
     store: &Store,
     _: &StoreState,
     (seq, id): (u64, Uuid),
+    is_replicated: Choice<'_>,
 ) -> Result<Incoming, QueueError> {
     // Its collection may have been renamed, or dropped, since it was looked for.
     let value = store.letter(seq)?.ok_or(QueueError::NotFound(id))?;
@@ -68,6 +74,9 @@ pub fn again(
     let Work::Document { ns, key, collection, .. } = entry.work else {
         return Err(QueueError::NotRetried(id));
     };
+    if !is_replicated(&ns) {
+        return Err(QueueError::LeftOut { id, ns });
+    }
     let work = Work::Document { ns, key, op: WriteOp::Refresh, collection };
     Ok(Incoming { work, cluster_time, wall_ms })
 }

@@ -13,8 +13,8 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Ack, Batch, Committed, Entry, EntrySummary, Incoming, QueueError, QueueStats, Reservation,
-    Retried, Work, ack, codec, commit, dead,
+    Ack, Batch, Choice, Committed, Entry, EntrySummary, Incoming, QueueError, QueueStats,
+    Reservation, Retried, Work, ack, codec, commit, dead,
     dead_letter::{DeadLetter, DeadLetterSummary},
     layout::CHECKPOINT,
     lease,
@@ -358,14 +358,13 @@ impl Queue {
         dead::of(&self.store, &self.lock(), ns, key)
     }
 
-    /// Queues a dead letter's document again, as a `Refresh`: what is tried is the document as it is
-    /// now, not as it was. The letter stays until that succeeds.
+    /// Queues a dead letter's document again, to be tried as it is now (a `Refresh`). The letter stays until that succeeds.
     ///
     /// # Errors
-    /// [`QueueError::NotRetried`] for a schema change: repeated after what has followed it, it would
-    /// destroy newer data.
-    pub fn retry_dead_letter(&self, id: Uuid) -> Result<(), QueueError> {
-        self.retry_letter((self.dead_letter(id)?.entry.seq, id))
+    /// [`QueueError::NotRetried`] for a schema change: repeated after what has followed it, it would destroy newer data.
+    /// [`QueueError::LeftOut`] for a collection that is not replicated by now.
+    pub fn retry_dead_letter(&self, id: Uuid, replicated: Choice<'_>) -> Result<(), QueueError> {
+        self.retry_letter((self.dead_letter(id)?.entry.seq, id), replicated)
     }
 
     /// As [`retry_dead_letter`](Self::retry_dead_letter), for every one in the `chosen` collections.
@@ -374,7 +373,8 @@ impl Queue {
     /// When the queue fails; what was queued until then stays.
     pub fn retry_dead_letters(
         &self,
-        chosen: impl Fn(&Namespace) -> bool,
+        chosen: Choice<'_>,
+        replicated: Choice<'_>,
     ) -> Result<Retried, QueueError> {
         let (mut found, mut retried) = (Vec::new(), Retried::default());
         for letter in self.letters() {
@@ -386,8 +386,9 @@ impl Queue {
             }
         }
         for letter in found {
-            match self.retry_letter(letter) {
+            match self.retry_letter(letter, replicated) {
                 Ok(()) => retried.queued += 1,
+                Err(QueueError::LeftOut { .. }) => retried.left_out += 1,
                 // A success of the document was faster.
                 Err(QueueError::NotFound(_)) => {}
                 Err(error) => return Err(error),
@@ -396,9 +397,9 @@ impl Queue {
         Ok(retried)
     }
 
-    fn retry_letter(&self, letter: (u64, Uuid)) -> Result<(), QueueError> {
+    fn retry_letter(&self, letter: (u64, Uuid), among: Choice<'_>) -> Result<(), QueueError> {
         let state = self.lock();
-        let mut incoming = vec![dead::again(&self.store, &state, letter)?].into_iter();
+        let mut incoming = vec![dead::again(&self.store, &state, letter, among)?].into_iter();
         self.commit_part(state, &mut incoming, None)?;
         Ok(())
     }

@@ -116,7 +116,7 @@ pub use commit::Committed;
 pub use compact::free_disk;
 #[cfg(test)]
 pub(crate) use cut::after_a_crash;
-pub use dead::Retried;
+pub use dead::{Choice, Retried};
 pub use door::Queue;
 pub use entry::{Ack, Batch, Entry, EntrySummary, Incoming, Outcome, QueueStats, Work, body_json};
 pub use files::{QueueOptions, agent_in};
@@ -129,7 +129,7 @@ pub use turns::Proof;
 
 use std::borrow::Cow;
 
-use crate::model::hint::Hint;
+use crate::model::{hint::Hint, namespace::Namespace};
 
 /// Why the queue cannot do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +169,9 @@ pub enum QueueError {
     /// when it was given up makes the documents equal.
     #[error("the dead letter {0} is a schema change, which is not repeated out of its order")]
     NotRetried(uuid::Uuid),
+    /// What the worker would pass over, and the letter would stay as if nobody had asked.
+    #[error("the dead letter {id} is of `{ns}`, which is not replicated any more")]
+    LeftOut { id: uuid::Uuid, ns: Namespace },
     /// The export cannot be written where it is to go. The queue is as it was.
     #[error("the export of the queue cannot be written")]
     NotExported(#[source] std::io::Error),
@@ -201,6 +204,9 @@ impl Hint for QueueError {
             Self::Unusable { .. } => "check owner and permissions of `queue.path`, and the disk",
             Self::NotRetried(_) => {
                 "make the change in Atlas by hand if it is still wanted, then `outrigger dead discard ID`"
+            }
+            Self::LeftOut { .. } => {
+                "choose the collection again under `[namespaces]`, and all of it is compared; or `outrigger dead discard ID`"
             }
             Self::NotExported(_) => {
                 "make room where it is to go, or name a file elsewhere; the queue itself is as it was"

@@ -82,20 +82,26 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::queue::QueueOptions;
+    use crate::queue::{QueueOptions, Retried};
+
+    fn ns() -> Namespace {
+        "outbox.events".parse().unwrap()
+    }
+
+    fn refused(id: &str, reason: &str) -> Refused {
+        Refused {
+            ns: ns(),
+            key: DocumentKey::of(&rawdoc! { "_id": id }).unwrap(),
+            reason: reason.to_owned(),
+            cluster_time: ClusterTime(5),
+            wall_ms: 7,
+        }
+    }
 
     #[test]
     fn what_is_refused_is_one_letter_until_it_is_tried_again_and_survives_a_restart() {
         let dir = TempDir::new().unwrap();
         let options = QueueOptions::new(dir.path());
-        let ns: Namespace = "outbox.events".parse().unwrap();
-        let refused = |id: &str, reason: &str| Refused {
-            ns: ns.clone(),
-            key: DocumentKey::of(&rawdoc! { "_id": id }).unwrap(),
-            reason: reason.to_owned(),
-            cluster_time: ClusterTime(5),
-            wall_ms: 7,
-        };
         let queue = Queue::open(&options).unwrap();
 
         queue.refuse(vec![refused("a", "first"), refused("b", "other")], 9).unwrap();
@@ -108,8 +114,24 @@ mod tests {
         reasons.sort_unstable();
         assert_eq!((reasons, queue.dead_letters_len()), (vec!["other", "second"], 2));
         let id = letters.iter().find(|letter| letter.reason == "second").unwrap().id;
-        queue.retry_dead_letter(id).unwrap();
+        queue.retry_dead_letter(id, &|_| true).unwrap();
         let batch = queue.lease(10, 1 << 20, 100).unwrap();
-        assert_eq!(batch.entries[0].work, Work::refresh(ns.clone(), refused("a", "").key));
+        assert_eq!(batch.entries[0].work, Work::refresh(ns(), refused("a", "").key));
+    }
+
+    #[test]
+    fn a_letter_of_a_collection_that_is_left_out_by_now_is_not_queued_again_and_stays() {
+        let dir = TempDir::new().unwrap();
+        let queue = Queue::open(&QueueOptions::new(dir.path())).unwrap();
+        queue.refuse(vec![refused("a", "first")], 9).unwrap();
+        let id = queue.dead_letters(1).unwrap()[0].id;
+
+        let one = queue.retry_dead_letter(id, &|of| *of != ns());
+        let all = queue.retry_dead_letters(&|_| true, &|of| *of != ns()).unwrap();
+
+        assert!(matches!(one, Err(QueueError::LeftOut { .. })), "{one:?}");
+        assert_eq!(all, Retried { left_out: 1, ..Retried::default() });
+        assert!(queue.lease(10, 1 << 20, 100).unwrap().entries.is_empty());
+        assert_eq!(queue.dead_letters_len(), 1);
     }
 }

@@ -441,7 +441,7 @@ fn a_dead_letter_can_be_retried_and_discarded() {
     ack(&queue, &lease(&queue), &rejected());
     let letters: Vec<_> = queue.letters().map(Result::unwrap).collect();
 
-    queue.retry_dead_letter(letters[0].id()).unwrap();
+    queue.retry_dead_letter(letters[0].id(), &|_| true).unwrap();
     queue.discard_dead_letter(letters[1].id()).unwrap();
 
     let entries = lease(&queue);

@@ -202,7 +202,7 @@ async fn a_row_that_makes_no_sense_is_a_dead_letter_and_comes_again_with_what_is
     world.postgres.ask("UPDATE outbox SET payload = '{\"a\": 0, \"b\": 0}' WHERE id = 1").await;
     let letters = reader.queue.dead_letters(10).unwrap();
     let letter = letters.iter().find(|letter| letter.document_id == "1").unwrap();
-    reader.queue.retry_dead_letter(letter.id).unwrap();
+    reader.queue.retry_dead_letter(letter.id, &|_| true).unwrap();
 
     eventually("it is what the rows say in their order", PATIENCE, async || {
         world.todos().await["2"] == doc! { "a": 1, "b": 0 }

@@ -379,7 +379,7 @@ impl Run {
         let letters: Vec<_> = self.queue().letters().map(Result::unwrap).collect();
         assert_eq!(letters.len() as u64, self.queue().dead_letters_len());
         for letter in letters {
-            self.queue().retry_dead_letter(letter.id()).unwrap();
+            self.queue().retry_dead_letter(letter.id(), &|_| true).unwrap();
         }
     }
 
