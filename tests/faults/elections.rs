@@ -24,14 +24,14 @@ use crate::support::{
 };
 
 /// Changes documents until it is ended; an error of the server's is an unknown outcome and no more.
-struct Load {
+pub struct Load {
     stop: CancellationToken,
     changes: Arc<AtomicU32>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Load {
-    fn begin(client: &Client, seed: u64) -> Self {
+    pub fn begin(client: &Client, seed: u64) -> Self {
         let (stop, changes) = (CancellationToken::new(), Arc::new(AtomicU32::new(0)));
         let (stopped, made) = (stop.clone(), changes.clone());
         let collections = workload::collections(client);
@@ -47,8 +47,15 @@ impl Load {
         Self { stop, changes, task }
     }
 
+    /// Waits for so many further changes.
+    pub async fn goes_on(&self, changes: u32) {
+        let made = || self.changes.load(Ordering::Relaxed);
+        let enough = made() + changes;
+        eventually("changes", PATIENCE, async || made() >= enough).await;
+    }
+
     /// Returns the number of changes, once they are enough to prove something.
-    async fn end(self) -> u32 {
+    pub async fn end(self) -> u32 {
         let made = || self.changes.load(Ordering::Relaxed);
         eventually("enough changes", PATIENCE, async || made() > 200).await;
         self.stop.cancel();
@@ -103,6 +110,62 @@ async fn elections_of_atlas_lose_nothing_and_make_no_dead_letter() {
     assert!(honesty.end().await > 0, "the agent was never asked");
     assert!(agent.is_running(), "without a restart");
     assert!(changes > 200, "{changes} changes prove little");
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+    assert!(agent.stop().success());
+}
+
+/// Of its two members with data the primary dies. The other goes on alone: what it takes then is no majority's, and could
+/// still be rolled back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_local_set_with_an_arbiter_takes_without_a_majority_waits_until_it_has_one() {
+    let (mut local, atlas) = tokio::join!(ReplicaSet::start_with_arbiter(), Mongod::start());
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
+    let load = Load::begin(&local.client, seed());
+    load.goes_on(100).await;
+
+    let killed = local.kill_primary().await;
+    local.primary().await;
+    let one = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
+    let lonely = |client: &Client| client.database("shop").collection::<Document>("lonely");
+    lonely(&local.client).insert_one(doc! { "_id": 1 }).write_concern(one).await.unwrap();
+    load.goes_on(100).await;
+    assert!(lonely(&atlas.client).find_one(doc! {}).await.unwrap().is_none(), "no majority has it");
+    local.members[killed].resume().await;
+    load.goes_on(100).await;
+    load.end().await;
+
+    equal(&local, &atlas, PATIENCE).await;
+    assert!(lonely(&atlas.client).find_one(doc! {}).await.unwrap().is_some());
+    assert!(honesty.end().await > 0, "the agent was never asked");
+    assert!(agent.is_running() && !agent.log().contains("restored"), "{}", agent.log());
+    assert!(!agent.log().contains("everything will be compared"), "the token survives it");
+    assert!(agent.stop().success());
+}
+
+/// The same of Atlas: it takes each write, and says of none that a majority has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_atlas_with_an_arbiter_takes_without_a_majority_is_not_held_to_be_there() {
+    let (local, mut atlas) = tokio::join!(Mongod::start(), ReplicaSet::start_with_arbiter());
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
+    let load = Load::begin(&local.client, seed());
+    load.goes_on(100).await;
+
+    let killed = atlas.kill_primary().await;
+    atlas.primary().await;
+    load.goes_on(100).await;
+    agent.queued(1).await;
+    let flush = agent.cli(&["flush", "--timeout", "3s"]);
+    assert!(!flush.status.success(), "no majority has it");
+    atlas.members[killed].resume().await;
+    load.end().await;
+
+    equal(&local, &atlas, PATIENCE).await;
+    assert!(agent.cli(&["flush"]).status.success());
+    assert!(honesty.end().await > 0, "the agent was never asked");
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
     assert!(agent.stop().success());
 }

@@ -2,18 +2,24 @@
 
 use std::time::Duration;
 
-use mongodb::bson::{Document, doc};
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+};
 
+use crate::elections::Load;
 use crate::support::{
     PATIENCE,
     agent::Agent,
     certificates::Certificates,
     equal::equal,
+    eventually,
     guarded::Guarded,
     mongod::Mongod,
     name_service::{Cluster, NameService},
     orders,
     replica_set::ReplicaSet,
+    seed,
     unasked::Unasked::Doubt,
 };
 
@@ -21,8 +27,8 @@ use crate::support::{
 const LOOKED: Duration = Duration::from_secs(90);
 
 /// Collections that come, change, get other names and go; documents all the while.
-async fn work(local: &Mongod, round: i32) {
-    let shop = local.client.database("shop");
+async fn work(local: &Client, round: i32) {
+    let shop = local.database("shop");
     let named = |what: &str| format!("{what}{round}");
     let checked = doc! { "create": named("checked"), "validator": { "v": { "$gte": 0 } } };
     shop.run_command(checked).await.unwrap();
@@ -38,7 +44,8 @@ async fn work(local: &Mongod, round: i32) {
     let other = doc! { "collMod": named("checked"), "validator": { "v": { "$gte": -1 } } };
     shop.run_command(other).await.unwrap();
     let from = format!("shop.{}", named("leaves"));
-    local.admin(doc! { "renameCollection": from, "to": format!("shop.{}", named("left")) }).await;
+    let rename = doc! { "renameCollection": from, "to": format!("shop.{}", named("left")) };
+    local.database("admin").run_command(rename).await.unwrap();
     if round > 1 {
         shop.collection::<Document>(&format!("left{}", round - 1)).drop().await.unwrap();
         let was = format!("v{}", round - 1);
@@ -53,17 +60,82 @@ async fn a_local_server_that_is_upgraded_under_a_running_agent_stays_equal() {
     let agent = Agent::started(&local.uri(), &atlas.uri());
     agent.may(&[Doubt], "5.0 tells of no options and indexes, and a new stream begins elsewhere");
     agent.streaming().await;
-    work(&local, 1).await;
+    work(&local.client, 1).await;
     equal(&local, &atlas, LOOKED).await;
 
     local.turn_into("6.0.5").await;
-    work(&local, 2).await;
+    work(&local.client, 2).await;
     equal(&local, &atlas, LOOKED).await;
 
     local.admin(doc! { "setFeatureCompatibilityVersion": "6.0" }).await;
-    work(&local, 3).await;
+    work(&local.client, 3).await;
     equal(&local, &atlas, LOOKED).await;
     assert!(agent.is_running());
+}
+
+/// As it is done where nobody may notice: a member after the other, the primary last, and changes of every kind all the while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_set_that_is_upgraded_member_by_member_under_a_running_agent_stays_equal() {
+    let (mut local, atlas) = tokio::join!(ReplicaSet::start_of("5.0.4"), Mongod::start());
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    let load = Load::begin(&local.client, seed());
+    let mut round = 1;
+    work(&local.client, round).await;
+
+    let between = async |client: &Client| {
+        round += 1;
+        work(client, round).await;
+    };
+    local.turn_into("6.0.5", between).await;
+    load.goes_on(50).await;
+    let newer = doc! { "setFeatureCompatibilityVersion": "6.0" };
+    local.client.database("admin").run_command(newer).await.unwrap();
+    work(&local.client, round + 1).await;
+    load.end().await;
+
+    equal(&local, &atlas, LOOKED).await;
+    assert!(agent.is_running() && !agent.log().contains("restored"), "{}", agent.log());
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+}
+
+/// Each says that it is a 6.0, and refuses what is new in it. So it is behind an upgrade of which the last step is still to
+/// come; here one side has it made long before the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_with_the_features_of_an_older_version_are_served_and_then_get_the_new_ones() {
+    let (local, atlas) = tokio::join!(Mongod::start_of("6.0.5"), Mongod::start_of("6.0.5"));
+    let features = |version: &str| doc! { "setFeatureCompatibilityVersion": version };
+    tokio::join!(local.admin(features("5.0")), atlas.admin(features("5.0")));
+    work(&local.client, 1).await;
+    let agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.streaming().await;
+    equal(&local, &atlas, PATIENCE).await;
+    work(&local.client, 2).await;
+    equal(&local, &atlas, LOOKED).await;
+
+    local.admin(features("6.0")).await;
+    work(&local.client, 3).await;
+    equal(&local, &atlas, LOOKED).await;
+    // What a server with the features of 5.0 refuses.
+    let shop = local.client.database("shop");
+    let either = doc! { "$or": [{ "v": 1 }, { "v": 2 }] };
+    let index = doc! { "key": { "w": 1 }, "name": "w", "partialFilterExpression": either };
+    shop.run_command(doc! { "createIndexes": "orders", "indexes": [&index] }).await.unwrap();
+    let images = doc! { "collMod": "orders", "changeStreamPreAndPostImages": { "enabled": true } };
+    shop.run_command(images).await.unwrap();
+    let refused = atlas.client.database("shop");
+    let refused = refused.run_command(doc! { "createIndexes": "orders", "indexes": [index] }).await;
+    assert!(refused.is_err(), "it proves nothing otherwise");
+    orders(&local).insert_one(doc! { "_id": "behind it" }).await.unwrap();
+    eventually("what comes behind it", PATIENCE, async || {
+        orders(&atlas).find_one(doc! { "_id": "behind it" }).await.unwrap().is_some()
+    })
+    .await;
+    atlas.admin(features("6.0")).await;
+
+    equal(&local, &atlas, LOOKED).await;
+    assert!(agent.is_running());
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
 }
 
 /// In the end none of those that the connection strings name is left.
@@ -128,6 +200,48 @@ async fn servers_that_a_name_service_tells_are_found_again_when_all_of_them_have
         equal(&local, &atlas, PATIENCE).await;
         assert!(agent.cli(&["flush"]).status.success());
     }
+    assert!(agent.stop().success());
+    assert!(!agent.log().contains("s3cret"));
+}
+
+/// As Atlas itself is: three members behind one name, with TLS and a password. The agent is also started while the name still
+/// tells of one that is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_of_three_that_a_name_service_tells_is_written_to_whoever_of_it_is_the_primary() {
+    let Some(names) = NameService::start().await else { return };
+    let certificates = Certificates::new();
+    let roles = vec!["readWriteAnyDatabase".into(), "dbAdminAnyDatabase".into()];
+    let (local, mut atlas) =
+        tokio::join!(Mongod::start(), ReplicaSet::start_tls(roles, &certificates));
+    let ports = atlas.members.iter().map(|member| member.port).collect();
+    let options = "authSource=admin";
+    names.tells("atlas", Cluster { service: "mongodb", ports, options });
+    let authority = certificates.options().replace("&tls=true", "");
+    let set = atlas.name();
+    let theirs = "mongodb+srv://outrigger:s3cret@atlas.outrigger.test/shop";
+    let theirs = format!("{theirs}?replicaSet={set}{authority}");
+    let mut agent = Agent::new(&local.uri(), &theirs, "");
+    agent.wrapper = Some(names.wrapper(agent.dir.path()));
+    agent.start(&[]);
+    agent.streaming().await;
+    let load = Load::begin(&local.client, seed());
+    load.goes_on(50).await;
+
+    atlas.step_down().await;
+    load.goes_on(50).await;
+    let killed = atlas.kill_primary().await;
+    atlas.primary().await;
+    load.goes_on(50).await;
+    let asked = names.asked();
+    assert!(agent.stop().success());
+    agent.start(&[]);
+    agent.streaming().await;
+    load.end().await;
+
+    equal(&local, &atlas, PATIENCE).await;
+    assert!(names.asked() > asked, "the name is asked for at each start");
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+    atlas.members[killed].resume().await;
     assert!(agent.stop().success());
     assert!(!agent.log().contains("s3cret"));
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mongodb::bson::{DateTime, Document, doc};
+use outrigger::side::records::STALE_AFTER;
 
 use crate::support::{
     PATIENCE,
@@ -226,11 +227,18 @@ async fn is_frozen_and_replaced(line: Line) {
     assert!(old_there().await < 80, "it is in the middle");
     to_atlas.set(Line::Up);
 
-    let long_ago = DateTime::from_millis(DateTime::now().timestamp_millis() - 600_000);
-    let stale = doc! { "$set": { "heartbeatAt": long_ago } };
-    records(&atlas).update_one(doc! {}, stale).await.unwrap();
     let mut next = Agent::new(&local.uri(), &atlas.uri(), "");
     next.may(&[Repair], "whoever takes over compares");
+    if line == Line::Up {
+        // By the time that passes, as it is with any two agents.
+        assert!(next.refused(&["--adopt"]).await.contains("last heartbeat"), "it is fresh");
+        let is_stale = async || since.elapsed() > STALE_AFTER;
+        eventually("a stale heartbeat", 2 * PATIENCE, is_stale).await;
+    } else {
+        let long_ago = DateTime::from_millis(DateTime::now().timestamp_millis() - 600_000);
+        let stale = doc! { "$set": { "heartbeatAt": long_ago } };
+        records(&atlas).update_one(doc! {}, stale).await.unwrap();
+    }
     next.start(&["--adopt"]);
     next.streaming().await;
     let newer = doc! { "$set": { "version": "new" } };

@@ -125,6 +125,11 @@ impl Mongod {
         server
     }
 
+    /// A server of one version that a set may be made of.
+    pub async fn start_of_set(version: &str, set: &str) -> Self {
+        Self::start_program(program_of(version), &["--replSet", set], "").await
+    }
+
     /// Starts a server with these arguments, and waits until it answers.
     pub async fn start_with(args: &[&str]) -> Self {
         Self::start_with_options(args, "").await

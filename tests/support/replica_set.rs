@@ -18,6 +18,14 @@ use super::{
     mongod::Mongod,
 };
 
+/// What a set is of.
+#[derive(Default)]
+struct Kind {
+    guard: Option<Guard>,
+    version: Option<&'static str>,
+    has_arbiter: bool,
+}
+
 /// Three members. An election takes about two seconds.
 pub struct ReplicaSet {
     /// No other set has it: to a driver, and to servers, a set is what goes by its name.
@@ -30,21 +38,44 @@ pub struct ReplicaSet {
 
 impl ReplicaSet {
     pub async fn start() -> Self {
-        Self::start_with(None, vec![]).await
+        Self::start_with(Kind::default(), vec![]).await
+    }
+
+    /// Whose third member holds nothing and only votes: while one of the others is away, nothing is a majority's.
+    pub async fn start_with_arbiter() -> Self {
+        Self::start_with(Kind { has_arbiter: true, ..Kind::default() }, vec![]).await
+    }
+
+    /// Whose members are of one version.
+    pub async fn start_of(version: &'static str) -> Self {
+        Self::start_with(Kind { version: Some(version), ..Kind::default() }, vec![]).await
     }
 
     /// With access control, for a user `outrigger` with these roles, and nobody may come without TLS.
     pub async fn start_tls(roles: Vec<Bson>, certificates: &Certificates) -> Self {
-        Self::start_with(Some(Guard::with_tls(certificates)), roles).await
+        let guard = Some(Guard::with_tls(certificates));
+        Self::start_with(Kind { guard, ..Kind::default() }, roles).await
     }
 
-    async fn start_with(guard: Option<Guard>, roles: Vec<Bson>) -> Self {
+    async fn start_with(kind: Kind, roles: Vec<Bson>) -> Self {
         static SETS: AtomicU32 = AtomicU32::new(0);
         let name = format!("rs{}", SETS.fetch_add(1, Ordering::Relaxed));
-        let members = join_all((0..3).map(|_| member(&name, guard.as_ref()))).await;
+        let Kind { guard, version, has_arbiter } = kind;
+        let members = join_all((0..3).map(|_| async {
+            match version {
+                None => member(&name, guard.as_ref()).await,
+                Some(version) => Mongod::start_of_set(version, &name).await,
+            }
+        }))
+        .await;
         let list: Vec<Document> = (0..)
             .zip(&members)
-            .map(|(id, member)| doc! { "_id": id, "host": format!("127.0.0.1:{}", member.port) })
+            .map(|(id, member)| {
+                let host = format!("127.0.0.1:{}", member.port);
+                // The last, so that the first two are the ones with data.
+                let is_arbiter = has_arbiter && id == 2;
+                doc! { "_id": id, "host": host, "arbiterOnly": is_arbiter, "priority": i32::from(!is_arbiter) }
+            })
             .collect();
         let settings = doc! { "electionTimeoutMillis": 2_000, "heartbeatIntervalMillis": 500 };
         let config = doc! { "_id": &name, "members": list, "settings": settings };
@@ -57,18 +88,16 @@ impl ReplicaSet {
             guard.let_in(&set.members[primary], roles).await;
             set.client = Client::with_uri_str(set.uri_of("root")).await.unwrap();
         }
-        eventually("two secondaries", Duration::from_secs(60), async || {
+        let states = if has_arbiter { [1, 1] } else { [2, 0] };
+        eventually("all members", Duration::from_secs(60), async || {
             let admin = set.client.database("admin");
             admin.run_command(doc! { "replSetGetStatus": 1 }).await.is_ok_and(|status| {
                 let members = status.get_array("members").unwrap().iter();
-                let secondary = |member: &&mongodb::bson::Bson| {
-                    member
-                        .as_document()
-                        .unwrap()
-                        .get_str("stateStr")
-                        .is_ok_and(|state| state == "SECONDARY")
-                };
-                members.filter(secondary).count() == 2
+                let told: Vec<_> = members
+                    .map(|member| member.as_document().unwrap().get_str("stateStr").unwrap())
+                    .collect();
+                let of = |state: &str| told.iter().filter(|told| **told == state).count();
+                [of("SECONDARY"), of("ARBITER")] == states
             })
         })
         .await;
@@ -93,6 +122,37 @@ impl ReplicaSet {
         })
         .await;
         found.unwrap()
+    }
+
+    /// Has the members go on as another version one by one, the primary last, as it is done where nobody may notice.
+    /// `between` is what goes on while they are not of one version.
+    pub async fn turn_into(&mut self, version: &str, mut between: impl AsyncFnMut(&Client)) {
+        let last = self.primary().await;
+        for n in (0..3).filter(|n| *n != last) {
+            self.turn_one_into(n, version).await;
+            between(&self.client).await;
+        }
+        self.step_down().await;
+        eventually("the other primary", Duration::from_secs(60), async || {
+            let hello = self.client.database("admin").run_command(doc! { "hello": 1 }).await;
+            hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
+        })
+        .await;
+        between(&self.client).await;
+        self.turn_one_into(last, version).await;
+    }
+
+    async fn turn_one_into(&mut self, n: usize, version: &str) {
+        self.members[n].turn_into(version).await;
+        self.follows(&self.members[n]).await;
+    }
+
+    async fn follows(&self, member: &Mongod) {
+        eventually("a secondary", Duration::from_secs(60), async || {
+            let hello = member.client.database("admin").run_command(doc! { "hello": 1 }).await;
+            hello.is_ok_and(|hello| hello.get_bool("secondary").unwrap_or(false))
+        })
+        .await;
     }
 
     /// Has another member elected, in order.
@@ -123,11 +183,7 @@ impl ReplicaSet {
             members.push(doc! { "_id": id, "host": &new });
         })
         .await;
-        eventually("a secondary", Duration::from_secs(60), async || {
-            let hello = next.client.database("admin").run_command(doc! { "hello": 1 }).await;
-            hello.is_ok_and(|hello| hello.get_bool("secondary").unwrap_or(false))
-        })
-        .await;
+        self.follows(&next).await;
         self.configure(|members| members.retain(|member| member.get_str("host").unwrap() != old))
             .await;
         self.members[n] = next;
@@ -158,6 +214,10 @@ impl ReplicaSet {
         let primary = self.primary().await;
         self.members[primary].kill();
         primary
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The connection string of `outrigger`, where there is access control.
