@@ -35,6 +35,7 @@ mod postgres_put_back;
 mod postgres_target;
 mod power_cut;
 mod queue_memory;
+mod queue_of_another_build;
 mod queue_trouble;
 #[cfg(feature = "fuzzing")]
 mod random_input;
