@@ -13,6 +13,7 @@ mod local_is_proven;
 mod local_wins;
 mod nothing_is_lost;
 mod odd_schema;
+mod odd_values;
 mod one_agent_one_copy;
 mod one_collection_alone;
 mod outbox;

@@ -19,6 +19,7 @@ pub mod mongod;
 pub mod name_service;
 pub mod names;
 pub mod odd;
+pub mod odd_values;
 pub mod odd_work;
 #[cfg(not(demo))]
 pub mod outbox;
