@@ -18,7 +18,11 @@ pub fn id(rng: &mut StdRng) -> Bson {
         3 => Bson::Double(f64::from(n) + 0.5),
         4 => Bson::Decimal128(format!("{n}.50").parse::<Decimal128>().unwrap()),
         5 => Bson::String(format!("s{n}")),
-        6 => Bson::Document(doc! { "a": n, "b": { "c": "x" } }),
+        // One document, whichever number it is.
+        6 => {
+            let a = [Bson::Int32(n), Bson::Int64(n.into()), Bson::Double(n.into())];
+            Bson::Document(doc! { "a": a.choose(rng).unwrap().clone(), "b": { "c": "x" } })
+        }
         7 => Bson::Document(
             doc! { "b": { "c": Regex { pattern: "x".try_into().unwrap(), options: "i".try_into().unwrap() } }, "a": f64::from(n) },
         ),
@@ -50,7 +54,7 @@ fn rare(rng: &mut StdRng) -> Bson {
     };
     let code = || "function() { return 1; }".to_owned();
     let scope = doc! { "a": 1, "b": { "c": "x" } };
-    match rng.random_range(0..21) {
+    match rng.random_range(0..24) {
         0 => Bson::ObjectId(ObjectId::from_bytes([7; 12])),
         1 => binary(BinarySubtype::Uuid, &[9; 16]),
         2 => binary(BinarySubtype::Generic, &[]),
@@ -73,12 +77,21 @@ fn rare(rng: &mut StdRng) -> Bson {
         16 => Bson::Int64(i64::MIN),
         17 => Bson::DateTime(mongodb::bson::DateTime::from_millis(-1)),
         18 => Bson::String("a\0b".to_owned()),
+        20 => {
+            let of_old = [BinarySubtype::BinaryOld, BinarySubtype::UuidOld, BinarySubtype::Md5];
+            binary(*of_old.choose(rng).unwrap(), &[3; 16])
+        }
+        21 => binary(BinarySubtype::from(rng.random_range(6..9)), &[0, 0, 7]),
+        22 => {
+            let ends = ["Infinity", "-Infinity", "-NaN", "-0", "1E+6111", "-1E-6176"];
+            Bson::Decimal128(ends.choose(rng).unwrap().parse().unwrap())
+        }
         // Of two, three and four bytes each.
         19 => {
             let longest = if rng.random_bool(0.1) { 8_000 } else { 400 };
             Bson::String("ü€𝄞".repeat(rng.random_range(1..longest)))
         }
-        _ => (0..40).fold(Bson::Int32(1), |inner, n| {
+        _ => (0..*[40, 90, 150].choose(rng).unwrap()).fold(Bson::Int32(1), |inner, n| {
             if n % 3 == 0 { Bson::Array(vec![inner]) } else { Bson::Document(doc! { "d": inner }) }
         }),
     }
