@@ -1,5 +1,10 @@
 //! The fault matrix: each row is a sentence and a fault on real servers, and ends with both sides equal
-//! byte for byte, the same agent running, and no dead letter.
+//! byte for byte, the same agent running, and no dead letter. No write has a second attempt (`max_retries = 0`), so that an
+//! outage that is taken for a rejection shows.
+//!
+//! Each command of a row fails by itself and is seen to: of several that share a count, one takes all of it. Among the
+//! other tests all commands of a row fail before both sides are compared, and each update mode has one stage; `make nightly`
+//! compares them after each, in every mode.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +13,12 @@ use mongodb::{
     bson::{Document, doc},
     options::IndexOptions,
 };
-use rand::{SeedableRng, rngs::StdRng};
+use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use crate::support::{
     PATIENCE,
     agent::Agent,
-    equal::{MayDiffer, brief, differences, equal, equal_by_hand, everything},
+    equal::{MayDiffer, equal, equal_by_hand},
     eventually,
     honesty::Honesty,
     mongod::Mongod,
@@ -22,95 +27,29 @@ use crate::support::{
     seed, workload,
 };
 
-/// A sentence, the commands that fail, and how.
-type Row = (&'static str, &'static [&'static str], Document);
+mod exchanged;
+mod rows;
 
-fn code(code: i32) -> Document {
-    doc! { "errorCode": code }
+use rows::{LOST_HISTORY, NO_SNAPSHOT, Row, is_stall};
+
+/// How updates are sent: read again, as they came where that is exact, or what is less.
+const MODES: [&str; 3] = ["document", "delta", "auto"];
+
+/// Every command of every row has both sides compared, in every mode. An hour at its own timeouts.
+fn is_whole() -> bool {
+    std::env::var_os("OUTRIGGER_TEST_UNSCALED").is_some()
 }
 
-fn labelled(code: i32, label: &str) -> Document {
-    doc! { "errorCode": code, "errorLabels": [label] }
+/// The modes of a stage whose turn it is in `mode` among the other tests.
+fn modes(mode: &'static str) -> Vec<&'static str> {
+    if is_whole() { MODES.into() } else { vec![mode] }
 }
 
-/// Rows from this one on lose history, so that capped collections may stand in another order.
-const LOST_HISTORY: &str = "a lost history is made good by a comparison";
-
-/// Each stage has another way for updates: read again (the default, with Atlas's faults and the exchanged database), sent as
-/// they came where that is exact, or what is less.
-const DELTAS: &str = "[worker]\nupdate_mode = \"delta\"\n";
-const AUTO: &str = "[worker]\nupdate_mode = \"auto\"\n";
-
-const READS: &[&str] = &["find", "getMore", "aggregate", "listCollections"];
-const LISTS: &[&str] = &["listCollections", "listIndexes"];
-const STREAM: &[&str] = &["getMore", "aggregate"];
-const WRITES: &[&str] = &["insert", "update", "delete"];
-
-fn rows_of_the_local_side() -> Vec<Row> {
-    let closed = || doc! { "closeConnection": true };
-    let blocked = || doc! { "blockConnection": true, "blockTimeMS": 7_000 };
-    vec![
-        ("a cursor that the server has lost is opened again", &["getMore"], code(43)),
-        ("a cursor that was killed is opened again", &["getMore"], code(237)),
-        ("a query plan that was killed is made again", &["getMore"], code(175)),
-        ("a primary that stepped down is looked for again", READS, code(189)),
-        ("a server that is no primary any more is left", READS, code(10107)),
-        ("a server that shuts down is waited for", READS, code(91)),
-        ("an interruption by a change of state is waited out", READS, code(11602)),
-        (
-            "a server that is overloaded is waited for",
-            READS,
-            labelled(462, "SystemOverloadedError"),
-        ),
-        ("a time limit that is exceeded is met by trying again", READS, code(262)),
-        ("a snapshot that is not there yet is waited for", &["find"], code(134)),
-        ("a missing privilege is waited for until it is granted", READS, code(13)),
-        ("an error that nobody knows ends nothing", READS, code(424_242)),
-        ("a connection that is closed in the middle is made again", READS, closed()),
-        ("a server that does not answer is given up and asked again", READS, blocked()),
-        ("a list that the server cannot give is asked for again", LISTS, code(424_242)),
-        ("a list that is lost on its way is asked for again", LISTS, closed()),
-        (LOST_HISTORY, STREAM, code(286)),
-        ("a stream that cannot resume is begun anew", STREAM, code(280)),
-        ("a token that is not understood is given up", STREAM, code(260)),
-        ("an oplog that rolled over under the cursor is made good", STREAM, code(136)),
-        ("an event that is too large is gone around", STREAM, code(10334)),
-    ]
-}
-
-fn rows_of_atlas() -> Vec<Row> {
-    let closed = || doc! { "closeConnection": true };
-    let blocked = || doc! { "blockConnection": true, "blockTimeMS": 7_000 };
-    let concern = |code: i32| doc! { "writeConcernError": { "code": code, "errmsg": "planted" } };
-    let schema: &[&str] = &["create", "drop", "renameCollection"];
-    let indexes: &[&str] = &["createIndexes", "dropIndexes", "collMod"];
-    vec![
-        ("a primary that stepped down is looked for again", WRITES, code(189)),
-        ("a server that is no primary any more is left", WRITES, code(10107)),
-        ("a server that shuts down is waited for", WRITES, code(91)),
-        ("an interruption at a shutdown is waited out", WRITES, code(11600)),
-        ("a time limit costs no retry", WRITES, code(50)),
-        ("a write conflict is tried again", WRITES, code(112)),
-        ("a full disk of Atlas is waited for", WRITES, code(14031)),
-        ("a quota that is used up is waited for", WRITES, code(8000)),
-        ("throttling is waited out", WRITES, labelled(462, "SystemOverloadedError")),
-        (
-            "an unknown error with a retry label is tried again",
-            WRITES,
-            labelled(424_242, "RetryableWriteError"),
-        ),
-        ("a missing privilege is waited for until it is granted", WRITES, code(18)),
-        ("a write that a majority did not confirm is made again", WRITES, concern(64)),
-        ("a write that a stepdown left unconfirmed is made again", WRITES, concern(189)),
-        ("a connection that is closed in the middle is made again", WRITES, closed()),
-        ("a server that does not answer is given up and asked again", WRITES, blocked()),
-        ("a schema change that is interrupted is made again", schema, code(11602)),
-        ("a schema change whose answer is lost is made again", schema, closed()),
-        ("a change of indexes or options that is interrupted is made again", indexes, code(11602)),
-        ("a change of indexes or options whose answer is lost is made again", indexes, closed()),
-        ("a list that Atlas cannot give is asked for again", LISTS, code(11602)),
-        ("a list that is lost on its way is asked for again", LISTS, closed()),
-    ]
+/// Which server fails.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Local,
+    Atlas,
 }
 
 /// Both ends, a proxy before each, and an agent that must outlive every row, watched in what it says.
@@ -123,23 +62,87 @@ struct Stage {
     honesty: Honesty,
     order: MayDiffer,
     rng: StdRng,
-    /// Of a field's index that is made with every row, in place of the last one.
-    indexes: u32,
+    /// So often something was made with a number, in place of the last one.
+    made: i32,
+    /// No event of a 5.0 tells of options and indexes, which are looked at twice a minute.
+    tells_all: bool,
 }
 
 impl Stage {
-    async fn set(config: &str) -> Self {
+    async fn set(mode: &str) -> Self {
         let (local, atlas) = pair().await;
+        Self::between(local, atlas, mode).await
+    }
+
+    async fn between(local: Mongod, atlas: Mongod, mode: &str) -> Self {
         let (to_local, to_atlas) = (Proxy::to(local.port).await, Proxy::to(atlas.port).await);
         orders(&local).insert_many((0..50).map(|n| doc! { "_id": n })).await.unwrap();
         kept(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
-        let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), config);
+        let config = format!("[worker]\nmax_retries = 0\nupdate_mode = \"{mode}\"\n");
+        let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), &config);
         agent.start(&[]);
         agent.streaming().await;
         let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
-        let rng = StdRng::seed_from_u64(seed());
-        let order = MayDiffer::Nothing;
-        Self { local, atlas, to_local, to_atlas, agent, honesty, order, rng, indexes: 0 }
+        let version = local.admin(doc! { "buildInfo": 1 }).await;
+        let tells_all = !version.get_str("version").unwrap().starts_with("5.");
+        let (order, rng) = (MayDiffer::Nothing, StdRng::seed_from_u64(seed()));
+        Self { local, atlas, to_local, to_atlas, agent, honesty, order, rng, made: 0, tells_all }
+    }
+
+    fn server(&self, side: Side) -> &Mongod {
+        if side == Side::Local { &self.local } else { &self.atlas }
+    }
+
+    fn line(&self, side: Side) -> &Proxy {
+        if side == Side::Local { &self.to_local } else { &self.to_atlas }
+    }
+
+    /// Something for each command that the agent has: a document that comes, one that goes, one that changes, collections
+    /// and indexes likewise, and a name that is taken over.
+    async fn step(&mut self) {
+        self.made += 1;
+        let n = self.made;
+        let shop = self.local.client.database("shop");
+        let guests = shop.collection::<Document>("guests");
+        guests.insert_one(doc! { "_id": n }).await.unwrap();
+        guests.delete_one(doc! { "_id": n - 1 }).await.unwrap();
+        // Large enough that a change of a little of it goes by itself, where either may.
+        let change = doc! { "$set": { "text": "ü€𝄞".repeat(600), "n": n } };
+        let texts = shop.collection::<Document>("texts");
+        texts.update_one(doc! { "_id": 1 }, change).upsert(true).await.unwrap();
+        // A field that the random changes leave alone: they may make anything of the others.
+        orders(&self.local).update_many(doc! {}, doc! { "$inc": { "touched": 1 } }).await.unwrap();
+        let staging = shop.collection::<Document>("staging");
+        staging.insert_many((0..5).map(|n| doc! { "_id": n })).await.unwrap();
+        let rename =
+            doc! { "renameCollection": "shop.staging", "to": "shop.archive", "dropTarget": true };
+        self.local.admin(rename).await;
+        let brief = shop.collection::<Document>("brief");
+        brief.insert_one(doc! { "_id": 1 }).await.unwrap();
+        brief.drop().await.unwrap();
+        if self.tells_all {
+            self.step_of_schema().await;
+        }
+    }
+
+    async fn step_of_schema(&mut self) {
+        let shop = self.local.client.database("shop");
+        shop.collection::<Document>("bounded").drop().await.unwrap();
+        let bounded = shop.create_collection("bounded").capped(true).size(65_536);
+        bounded.await.unwrap();
+        let validator = doc! { "n": { "$lte": self.made + 1_000 } };
+        shop.run_command(doc! { "collMod": "texts", "validator": validator }).await.unwrap();
+        let name = |n: i32| format!("touched {n}");
+        // The random changes leave indexes as they are now and then, and a server that was put back to a backup, or
+        // wiped, does not have the last one.
+        let there = orders(&self.local).list_index_names().await.unwrap_or_default();
+        if there.contains(&name(self.made - 1)) {
+            orders(&self.local).drop_index(name(self.made - 1)).await.unwrap();
+        }
+        let named = IndexOptions::builder().name(name(self.made)).build();
+        let keys = doc! { "touched": if self.made % 2 == 0 { 1 } else { -1 } };
+        let index = IndexModel::builder().keys(keys).options(named).build();
+        orders(&self.local).create_index(index).await.unwrap();
     }
 
     /// Changes of every kind: documents, collections that come, go and change their names, and odd schema.
@@ -149,42 +152,16 @@ impl Stage {
                 workload::change(collection, &mut self.rng).await.unwrap();
             }
         }
-        // Large enough that a change of a little of it goes by itself, where either may.
-        let texts = self.local.client.database("shop").collection::<Document>("texts");
-        let change = doc! { "$set": { "text": "ü€𝄞".repeat(600), "n": self.indexes } };
-        texts.update_one(doc! { "_id": 1 }, change).upsert(true).await.unwrap();
-        // A field that the random changes leave alone: they may make anything of the others.
-        orders(&self.local).update_many(doc! {}, doc! { "$inc": { "touched": 1 } }).await.unwrap();
-        // The random ones leave indexes as they are now and then.
-        let name = |n: u32| format!("touched {n}");
-        // A server that was put back to a backup, or wiped, does not have the last one.
-        let there = orders(&self.local).list_index_names().await.unwrap_or_default();
-        if there.contains(&name(self.indexes)) {
-            orders(&self.local).drop_index(name(self.indexes)).await.unwrap();
-        }
-        self.indexes += 1;
-        let named = IndexOptions::builder().name(name(self.indexes)).build();
-        let keys = doc! { "touched": if self.indexes.is_multiple_of(2) { 1 } else { -1 } };
-        let index = IndexModel::builder().keys(keys).options(named).build();
-        orders(&self.local).create_index(index).await.unwrap();
-        let shop = self.local.client.database("shop");
-        let staging = shop.collection::<Document>("staging");
-        staging.insert_many((0..5).map(|n| doc! { "_id": n })).await.unwrap();
-        let rename =
-            doc! { "renameCollection": "shop.staging", "to": "shop.archive", "dropTarget": true };
-        self.local.admin(rename).await;
-        shop.collection::<Document>("brief").insert_one(doc! { "_id": 1 }).await.unwrap();
-        shop.collection::<Document>("brief").drop().await.unwrap();
-        let names = self.local.client.database("names");
-        for _ in 0..12 {
+        self.step().await;
+        for _ in 0..if self.tells_all { 12 } else { 0 } {
+            let names = self.local.client.database("names");
             names::step(&names, &mut self.rng).await.unwrap();
             odd_work::step(self.local.port, &mut self.rng).await.unwrap();
         }
     }
 
     /// Somebody changes a document of Atlas, and a person has it compared: it is read by its key locally, which nothing
-    /// else that happens here is sure to need. Before that has come to its end, a collection is replaced as a whole,
-    /// whose comparison goes first.
+    /// else that happens here is sure to need.
     async fn has_one_read_by_key(&self) {
         let change = doc! { "$set": { "by hand": true } };
         let changed = kept(&self.atlas).update_one(doc! { "_id": 1 }, change).await.unwrap();
@@ -198,9 +175,64 @@ impl Stage {
             !is_busy
         })
         .await;
+    }
+
+    /// A collection is replaced as a whole, whose comparison goes before another that is under way.
+    async fn replaces_one(&self) {
         let shop = self.local.client.database("shop");
         shop.collection("turned").insert_one(doc! { "_id": 1 }).await.unwrap();
         shop.run_command(doc! { "convertToCapped": "turned", "size": 65_536 }).await.unwrap();
+    }
+
+    /// Has a command of the agent fail, and sees that it has. What a stall is met by is a connection that is closed before
+    /// the answer has come.
+    async fn meets(&mut self, name: &str, side: Side, command: &str, fault: &Document) {
+        let (logged, given_up) = (self.server(side).logged(), self.line(side).given_up());
+        let mut data = doc! { "failCommands": [command] };
+        data.extend(fault.clone());
+        // After such a word the driver waits for the server's next one, up to ten seconds.
+        let is_shutdown = matches!(data.get_i32("errorCode"), Ok(91 | 11600));
+        self.server(side).fail(data, if is_shutdown { 1 } else { 3 }).await;
+        if (side, command) == (Side::Local, "find") {
+            self.has_one_read_by_key().await;
+            if matches!(fault.get_i32("errorCode"), Ok(NO_SNAPSHOT)) {
+                self.replaces_one().await;
+            }
+        }
+        let give_up = Instant::now() + PATIENCE;
+        let mut is_met = false;
+        while !is_met {
+            assert!(Instant::now() < give_up, "{name}: it was not asked");
+            self.step().await;
+            if (side, command) == (Side::Local, "aggregate") {
+                self.loses_its_cursors().await;
+            }
+            let again = Instant::now() + Duration::from_secs(5);
+            while !is_met && Instant::now() < again {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                is_met = self.server(side).failed_since(logged, command) > 0;
+            }
+        }
+        if is_stall(fault) {
+            eventually(&format!("{name}: nobody gives up"), PATIENCE, async || {
+                self.line(side).given_up() > given_up
+            })
+            .await;
+        }
+    }
+
+    /// Somebody kills the cursor of the change stream, which is opened again then. One that is idle does not say whose it is.
+    async fn loses_its_cursors(&self) {
+        let admin = self.local.client.database("admin");
+        let all = doc! { "$currentOp": { "allUsers": true, "idleCursors": true } };
+        let ours = doc! { "$match": { "cursor.tailable": true } };
+        let mut found = admin.aggregate([all, ours]).await.unwrap();
+        while found.advance().await.unwrap() {
+            let of = found.deserialize_current().unwrap();
+            let cursor = of.get_document("cursor").unwrap().get_i64("cursorId").unwrap();
+            let kill = doc! { "killCursors": "$cmd.aggregate", "cursors": [cursor] };
+            admin.run_command(kill).await.unwrap();
+        }
     }
 
     async fn equal(&self) {
@@ -240,43 +272,71 @@ fn kept(server: &Mongod) -> Collection<Document> {
     server.client.database("shop").collection("kept")
 }
 
-/// Each row on one stage; `at` is the server that fails.
-async fn run(rows: Vec<Row>, config: &str, at: fn(&Stage) -> &Mongod) {
-    let mut stage = Stage::set(config).await;
+/// Each row on one stage.
+async fn run(stage: &mut Stage, rows: Vec<Row>, side: Side) {
     for (row, commands, fault) in rows {
-        let mut data = doc! { "failCommands": commands };
-        data.extend(fault);
         if row == LOST_HISTORY {
             stage.order = MayDiffer::Order;
         }
-        let before = at(&stage).end_failing().await;
-        // After such a word the driver waits for the server's next one, up to ten seconds.
-        let is_shutdown = matches!(data.get_i32("errorCode"), Ok(91 | 11600));
-        at(&stage).fail(data, if is_shutdown { 1 } else { 3 }).await;
-        if commands == ["find"] {
-            stage.has_one_read_by_key().await;
+        for command in commands {
+            let name = format!("{row} ({command})");
+            stage.meets(&name, side, command, &fault).await;
+            if is_whole() {
+                stage.is_well(&name).await;
+            }
         }
         stage.work().await;
         stage.is_well(row).await;
-        assert!(at(&stage).end_failing().await > before, "{row}: nothing has failed");
     }
-    stage.ends().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_of_the_local_sides_faults_ends_equal() {
-    run(rows_of_the_local_side(), DELTAS, |stage| &stage.local).await;
+    for mode in modes("delta") {
+        let mut stage = Stage::set(mode).await;
+        run(&mut stage, rows::of_the_local_side(), Side::Local).await;
+        stage.ends().await;
+    }
+}
+
+/// Its stream tells less, so another part of the agent finds out what collections are like; a few rows among the other
+/// tests, and others each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_of_the_faults_of_a_local_side_that_is_a_5_0_ends_equal() {
+    for mode in modes("document") {
+        let (local, atlas) = tokio::join!(Mongod::start_of("5.0.4"), Mongod::start());
+        let mut stage = Stage::between(local, atlas, mode).await;
+        let mut rows = rows::of_the_local_side();
+        if !is_whole() {
+            let lost = rows.iter().position(|(row, ..)| *row == LOST_HISTORY).unwrap();
+            let last = rows.split_off(lost);
+            rows = [some(rows, 3, &mut stage.rng), some(last, 1, &mut stage.rng)].concat();
+            stage.order = MayDiffer::Order;
+        }
+        run(&mut stage, rows, Side::Local).await;
+        stage.ends().await;
+    }
+}
+
+fn some(mut rows: Vec<Row>, n: usize, rng: &mut StdRng) -> Vec<Row> {
+    rows.shuffle(rng);
+    rows.truncate(n);
+    rows
 }
 
 /// What only takes its time costs no write an attempt, so that none needs a second one.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_of_atlas_faults_ends_equal_without_a_single_retry() {
-    run(rows_of_atlas(), "[worker]\nmax_retries = 0\n", |stage| &stage.atlas).await;
+    for mode in modes("document") {
+        let mut stage = Stage::set(mode).await;
+        run(&mut stage, rows::of_atlas(), Side::Atlas).await;
+        stage.ends().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_of_the_lines_faults_ends_equal() {
-    let mut stage = Stage::set(AUTO).await;
+    let mut stage = Stage::set("auto").await;
     let rows = [
         ("a line that is cut", Line::Cut),
         ("a line on which nothing comes through", Line::Silent),
@@ -284,70 +344,21 @@ async fn every_row_of_the_lines_faults_ends_equal() {
         ("a line that is slow", Line::Slow),
     ];
     for (row, fault) in rows {
-        for (end, name) in [(0, "to the local database"), (1, "to Atlas")] {
-            let line = |stage: &Stage, state| {
-                let line = if end == 0 { &stage.to_local } else { &stage.to_atlas };
-                line.set(state);
-                line.struck()
-            };
-            let before = line(&stage, fault);
+        for (side, name) in [(Side::Local, "to the local database"), (Side::Atlas, "to Atlas")] {
+            let name = format!("{row} {name}");
+            let (struck, given_up) = (stage.line(side).struck(), stage.line(side).given_up());
+            stage.line(side).set(fault);
             stage.work().await;
-            // Longer than the timeout of 5 s, so that connections are given up.
-            tokio::time::sleep(Duration::from_secs(7)).await;
+            eventually(&name, PATIENCE, async || {
+                let line = stage.line(side);
+                let is_stall = matches!(fault, Line::Silent | Line::Mute);
+                line.struck() > struck && (!is_stall || line.given_up() > given_up)
+            })
+            .await;
             stage.work().await;
-            let struck = line(&stage, Line::Up) - before;
-            assert!(struck > 0, "{row} {name}: nothing was on the line");
-            stage.is_well(&format!("{row} {name}")).await;
+            stage.line(side).set(Line::Up);
+            stage.is_well(&name).await;
         }
     }
-    stage.ends().await;
-}
-
-/// Here a row ends refused, with Atlas as it was, and equal once the agent was told to adopt it.
-#[tokio::test(flavor = "multi_thread")]
-async fn every_row_of_another_database_at_the_local_address_ends_refused() {
-    let mut stage = Stage::set("").await;
-    stage.local.terminate();
-    let backup = stage.local.back_up();
-    stage.local.resume().await;
-    let rows =
-        ["a local database that was put back to a backup", "a local database that was wiped"];
-    for row in rows {
-        stage.work().await;
-        stage.honesty.look_away(true).await;
-        stage.is_well(row).await;
-        let before = everything(&stage.atlas).await.unwrap();
-        stage.local.kill();
-        if row.contains("wiped") {
-            stage.local.wipe();
-            stage.local.resume().await;
-            stage.local.initiate().await;
-        } else {
-            stage.local.put_back(&backup);
-            stage.local.resume().await;
-        }
-        stage.work().await;
-        let status = stage.agent.ended(PATIENCE).await;
-        let found =
-            differences(&before, &everything(&stage.atlas).await.unwrap(), MayDiffer::Nothing);
-        assert!(found.is_empty(), "{row}: {} strays, the first {}", found.len(), brief(&found[0]));
-        assert_eq!(status.code(), Some(1), "{row}");
-        stage.agent.adopt();
-        stage.order = MayDiffer::Order;
-        stage.is_well(row).await;
-        stage.honesty.look_away(false).await;
-    }
-
-    let row = "a line to Atlas that leads to the local database";
-    assert!(stage.agent.stop().success());
-    let records = stage.local.client.database("outrigger").collection::<Document>("replicas");
-    stage.agent.set_env("MONGODB_ATLAS_URI", &stage.to_local.uri());
-    stage.agent.start(&[]);
-    assert_eq!(stage.agent.ended(PATIENCE).await.code(), Some(2), "{row}");
-    assert_eq!(records.count_documents(doc! {}).await.unwrap(), 0, "{row}");
-    stage.agent.set_env("MONGODB_ATLAS_URI", &stage.to_atlas.uri());
-    stage.agent.start(&[]);
-    stage.work().await;
-    stage.is_well(row).await;
     stage.ends().await;
 }

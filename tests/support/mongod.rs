@@ -1,6 +1,7 @@
 //! A real `mongod`, as a replica set of one.
 
 use std::{
+    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -208,6 +209,17 @@ impl Mongod {
         self.wait_for_primary().await;
     }
 
+    /// Has it be one of three, of which the others are not there: there is no primary any more. [`initiate_again`](Self::initiate_again) ends it.
+    pub async fn loses_its_majority(&self) {
+        let found = self.admin(doc! { "replSetGetConfig": 1 }).await;
+        let mut config = found.get_document("config").unwrap().clone();
+        let member = |id: i32, port: u16| doc! { "_id": id, "host": format!("127.0.0.1:{port}") };
+        let members = [member(0, self.port), member(1, free_port()), member(2, free_port())];
+        config.insert("members", members.to_vec());
+        config.insert("version", config.get_i32("version").unwrap() + 1);
+        self.admin(doc! { "replSetReconfig": config, "force": true }).await;
+    }
+
     /// False when the process ends before it answers.
     async fn launch(&mut self) -> bool {
         assert!(self.child.is_none(), "it runs already");
@@ -353,6 +365,24 @@ impl Mongod {
             Some(mongodb::bson::Bson::Int64(n)) => *n,
             other => panic!("count: {other:?}"),
         }
+    }
+
+    /// How far its log goes by now, for [`failed_since`](Self::failed_since).
+    pub fn logged(&self) -> u64 {
+        std::fs::metadata(self.folder().join("log")).unwrap().len()
+    }
+
+    /// How often [`fail`](Self::fail) has met this command since its log went so far. All commands of a fail point share
+    /// one count, and the log names each.
+    pub fn failed_since(&self, logged: u64, command: &str) -> usize {
+        let mut log = std::fs::File::open(self.folder().join("log")).unwrap();
+        log.seek(SeekFrom::Start(logged)).unwrap();
+        let mut text = Vec::new();
+        log.read_to_end(&mut text).unwrap();
+        let named = format!("\"command\":\"{command}\"");
+        let is_met =
+            |line: &&str| line.contains("Activating 'failCommand'") && line.contains(&named);
+        String::from_utf8_lossy(&text).lines().filter(is_met).count()
     }
 
     /// Waits until the server has such a command under way.

@@ -3,13 +3,13 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -40,10 +40,7 @@ pub enum Line {
 /// Passes connections on to a port of this machine.
 pub struct Proxy {
     pub port: u16,
-    line: Arc<AtomicU8>,
-    changed: Arc<Notify>,
-    carried: Arc<Carried>,
-    struck: Arc<AtomicU64>,
+    wires: Wires,
     task: JoinHandle<()>,
 }
 
@@ -92,43 +89,53 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         ends::leads(port, target);
-        let line = Arc::new(AtomicU8::new(Line::Up as u8));
-        let changed = Arc::new(Notify::new());
-        let (carried, struck) = (Arc::<Carried>::default(), Arc::new(AtomicU64::new(0)));
         let wires = Wires {
-            line: line.clone(),
-            changed: changed.clone(),
-            carried: carried.clone(),
-            struck: struck.clone(),
+            line: Arc::new(AtomicU8::new(Line::Up as u8)),
+            target: Arc::new(AtomicU16::new(target)),
+            changed: Arc::default(),
+            carried: Arc::default(),
+            struck: Arc::default(),
+            given_up: Arc::default(),
         };
-        let task = tokio::spawn(accept(listener, target, wires));
-        Self { port, line, changed, carried, struck, task }
+        let task = tokio::spawn(accept(listener, wires.clone()));
+        Self { port, wires, task }
     }
 
     /// How often a fault of the line has met something so far: a connection that was reset or refused, data that
     /// was held up, swallowed or slowed down. A fault on an idle line is none.
     pub fn struck(&self) -> u64 {
-        self.struck.load(Ordering::SeqCst)
+        self.wires.struck.load(Ordering::SeqCst)
+    }
+
+    /// How many connections were closed by who had asked something, while the answer was still due: that is how a wait
+    /// ends that was long enough.
+    pub fn given_up(&self) -> u64 {
+        self.wires.given_up.load(Ordering::SeqCst)
+    }
+
+    /// Another server answers at its port from here on. Connections that stand are not changed by it.
+    pub fn turn_to(&self, target: u16) {
+        self.wires.target.store(target, Ordering::SeqCst);
     }
 
     /// Bytes that went to the target so far.
     pub fn asked(&self) -> u64 {
-        self.carried.asked.load(Ordering::SeqCst)
+        self.wires.carried.asked.load(Ordering::SeqCst)
     }
 
     /// Bytes that came back so far.
     pub fn answered(&self) -> u64 {
-        self.carried.answered.load(Ordering::SeqCst)
+        self.wires.carried.answered.load(Ordering::SeqCst)
     }
 
     /// Messages that went to the target so far.
     pub fn messages(&self) -> u64 {
-        self.carried.messages.load(Ordering::SeqCst)
+        self.wires.carried.messages.load(Ordering::SeqCst)
     }
 
     pub fn set(&self, line: Line) {
-        self.line.store(line as u8, Ordering::SeqCst);
-        self.changed.notify_waiters();
+        self.wires.line.store(line as u8, Ordering::SeqCst);
+        self.wires.changed.notify_waiters();
     }
 
     pub fn uri(&self) -> String {
@@ -146,9 +153,11 @@ impl Drop for Proxy {
 #[derive(Clone)]
 struct Wires {
     line: Arc<AtomicU8>,
+    target: Arc<AtomicU16>,
     changed: Arc<Notify>,
     carried: Arc<Carried>,
     struck: Arc<AtomicU64>,
+    given_up: Arc<AtomicU64>,
 }
 
 impl Wires {
@@ -157,22 +166,23 @@ impl Wires {
     }
 }
 
-async fn accept(listener: TcpListener, target: u16, wires: Wires) {
+async fn accept(listener: TcpListener, wires: Wires) {
     while let Ok((client, _)) = listener.accept().await {
         if wires.line.load(Ordering::SeqCst) == Line::Cut as u8 {
             wires.strikes();
             continue; // Dropped, so reset.
         }
+        let target = wires.target.load(Ordering::SeqCst);
         let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else {
             continue;
         };
         let (client_read, client_write) = client.into_split();
         let (server_read, server_write) = server.into_split();
-        let wires = wires.clone();
+        let (wires, due) = (wires.clone(), AtomicBool::new(false));
         tokio::spawn(async move {
             tokio::select! {
-                () = pass(client_read, server_write, &wires, Way::Question) => {}
-                () = pass(server_read, client_write, &wires, Way::Answer) => {}
+                () = pass(client_read, server_write, (&wires, &due), Way::Question) => {}
+                () = pass(server_read, client_write, (&wires, &due), Way::Answer) => {}
             }
         });
     }
@@ -184,9 +194,25 @@ enum Way {
     Answer,
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, wires: &Wires, way: Way) {
+/// Until the other end has closed it, whatever else there is to be read.
+async fn closed(from: &OwnedReadHalf) {
+    while !from.ready(Interest::READABLE).await.is_ok_and(|ready| ready.is_read_closed()) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// One way of a connection; `due` once something was asked that has no answer yet.
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    (wires, due): (&Wires, &AtomicBool),
+    way: Way,
+) {
     let mut buffer = vec![0; 16 * 1024];
     let mut framing = Framing::default();
+    let gives_up = || {
+        wires.given_up.fetch_add(1, Ordering::SeqCst);
+    };
     let (mut is_lost, mut was_silent, mut has_carried) = (false, false, false);
     loop {
         let change = wires.changed.notified();
@@ -198,12 +224,20 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, wires: &Wires, wa
             return;
         }
         if now == Line::Silent as u8 {
+            let held_up = async {
+                let has_asked = matches!(from.peek(&mut [0]).await, Ok(1..));
+                wires.strikes();
+                if way == Way::Question {
+                    closed(&from).await;
+                    if has_asked || due.swap(false, Ordering::SeqCst) {
+                        gives_up();
+                    }
+                }
+                std::future::pending().await
+            };
             tokio::select! {
                 () = &mut change => {}
-                _ = from.readable() => {
-                    wires.strikes();
-                    change.await;
-                }
+                () = held_up => {}
             }
             was_silent = true;
             continue;
@@ -216,7 +250,12 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, wires: &Wires, wa
             () = &mut change => continue,
             read = from.read(&mut buffer) => read,
         };
-        let Ok(n @ 1..) = read else { return };
+        let Ok(n @ 1..) = read else {
+            if way == Way::Question && due.load(Ordering::SeqCst) {
+                gives_up();
+            }
+            return;
+        };
         is_lost |= now == Line::Mute as u8 && way == Way::Answer;
         if is_lost {
             wires.strikes();
@@ -236,6 +275,8 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, wires: &Wires, wa
             }
             Way::Answer => &wires.carried.answered,
         };
+        // Nothing is asked before the last answer has come, but for what the server tells unasked.
+        due.store(way == Way::Question, Ordering::SeqCst);
         bytes.fetch_add(n as u64, Ordering::SeqCst);
         has_carried = true;
     }
