@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo demo-postgres demo-outbox test test-matrix memory many check fmt clippy deny doc fuzz-check build deb bench bench-queue bench-copy bench-smoke soak nightly nightly-soak nightly-faults nightly-settings nightly-aarch64 fuzz mutants clean
+.PHONY: demo demo-postgres demo-outbox test test-matrix memory many check fmt clippy deny doc fuzz-check build deb bench bench-queue bench-copy bench-smoke soak nightly nightly-soak nightly-faults nightly-cuts nightly-settings nightly-aarch64 fuzz mutants clean
 
 # A real workload between two real servers, with an outage in the middle. Under a minute once built.
 demo:
@@ -107,11 +107,12 @@ soak:
 	OUTRIGGER_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test faults soak:: -- --nocapture
 
 # What takes too long for every change: the program as it is shipped, with its allocator and at its own timeouts and waits
-# (tests have them shortened), under random faults and under every row of the fault matrix; each setting's own test against a
-# program that ignores the setting; whether it compiles for 64-bit ARM; the memory; every pair of servers. Some hours;
-# NIGHTLY="soak" for a part. What fails keeps none of the others from its turn.
+# (tests have them shortened), under random faults and under every row of the fault matrix; what a kill or a power cut leaves of
+# the queue behind any call; each setting's own test against a program that ignores the setting; whether it compiles for 64-bit
+# ARM; the memory; every pair of servers. Some hours; NIGHTLY="soak" for a part. What fails keeps none of the others from its
+# turn.
 nightly:
-	@$(MAKE) --no-print-directory --keep-going $(addprefix nightly-,$(or $(NIGHTLY),soak faults settings aarch64)) \
+	@$(MAKE) --no-print-directory --keep-going $(addprefix nightly-,$(or $(NIGHTLY),soak faults cuts settings aarch64)) \
 	  $(if $(NIGHTLY),,memory many test-matrix)
 
 nightly-soak nightly-faults: export OUTRIGGER_BIN := $(CURDIR)/target/release/outrigger
@@ -123,6 +124,10 @@ nightly-soak: build
 nightly-faults: build
 	scripts/mongod > /dev/null
 	$(CARGO) test --locked --all-features --test faults fault_matrix:: -- --nocapture --test-threads 2
+
+# A kill and two power cuts behind each call that changes a file of the queue, and not only behind some.
+nightly-cuts:
+	OUTRIGGER_TEST_EVERY_CALL=yes $(CARGO) test --locked --all-features --test faults power_cut:: -- --test-threads 2
 
 nightly-settings:
 	scripts/mongod > /dev/null

@@ -95,6 +95,10 @@ fn ack(queue: &Queue, outcome: impl Fn(i64) -> Outcome) {
     queue.ack(&batch.entries.iter().map(acked).collect::<Vec<_>>()).unwrap();
 }
 
+fn refused() -> Outcome {
+    Outcome::Rejected { reason: "validation".into(), refusal: Refusal::Validation, now_ms: 5 }
+}
+
 /// What the process does whose calls are written down.
 fn does(what: &str, within: &Path) {
     match what {
@@ -107,11 +111,7 @@ fn does(what: &str, within: &Path) {
                 if n % 8 == 0 {
                     ack(&queue, |id| match id {
                         _ if id % 3 == 0 => Outcome::Applied,
-                        _ if id % 5 == 0 => Outcome::Rejected {
-                            reason: "validation".into(),
-                            refusal: Refusal::Validation,
-                            now_ms: 5,
-                        },
+                        _ if id % 5 == 0 => refused(),
                         _ => Outcome::Unavailable { due_ms: 0 },
                     });
                 }
@@ -133,6 +133,27 @@ fn does(what: &str, within: &Path) {
             let file = || std::fs::File::open(within.join("exported")).unwrap();
             let header = read(file(), |_| Ok(())).unwrap();
             open(within).move_in(file(), &header, |_| true).unwrap();
+        }
+        // A person has the first half of the letters tried again, and throws the rest away.
+        "letters" => {
+            let queue = open(within);
+            let letters: Vec<_> = queue.letters().map(|letter| letter.unwrap().entry).collect();
+            for (n, letter) in letters.iter().enumerate() {
+                if n < letters.len() / 2 {
+                    queue.retry_dead_letter(letter.id).unwrap();
+                } else {
+                    queue.discard_dead_letter(letter.id).unwrap();
+                }
+                if n % 4 == 3 {
+                    queue.flush().unwrap();
+                }
+            }
+            // Of those that were tried again, every other one succeeds.
+            ack(&queue, |id| match id % 2 {
+                0 => Outcome::Applied,
+                _ => refused(),
+            });
+            queue.flush().unwrap();
         }
         "aside" => {
             let (_, rebuilt) = Queue::open_or_rebuild(&options(within, true)).unwrap();
@@ -174,6 +195,23 @@ struct Tally {
     opened: u32,
 }
 
+/// Every call has its turn, `make nightly`, and each is cut off so often.
+const EVERY: &str = "OUTRIGGER_TEST_EVERY_CALL";
+const CUTS_OF_EACH: usize = 2;
+
+/// Which calls have their turn: some, spread over all of them, others in each run, and the first and the last.
+fn chosen(calls: usize, times: usize, each: usize, rng: &mut StdRng) -> Vec<usize> {
+    if std::env::var_os(EVERY).is_some() {
+        return (0..=calls).flat_map(|n| std::iter::repeat_n(n, each)).collect();
+    }
+    let between = (1..times - 1).map(|time| {
+        let from = calls * (time - 1) / (times - 2);
+        let until = (calls * time / (times - 2)).max(from + 1);
+        rng.random_range(from..until)
+    });
+    std::iter::once(0).chain(between).chain([calls]).collect()
+}
+
 /// Has `what` be done to the files in `before`, and `look` at what is left behind `kills` and `cuts` of its calls.
 fn behind_each_call(
     what: &str,
@@ -195,9 +233,7 @@ fn behind_each_call(
     let mut rng = StdRng::seed_from_u64(seed());
     let tallies = [(true, kills), (false, cuts)].map(|(is_kill, times)| {
         let mut tally = Tally::default();
-        for time in 0..times {
-            // Spread over all of them, the first and the last included.
-            let n = calls.len() * time / (times - 1);
+        for n in chosen(calls.len(), times, if is_kill { 1 } else { CUTS_OF_EACH }, &mut rng) {
             let left = TempDir::new().unwrap();
             let end = if is_kill { End::Kill } else { End::PowerCut(&mut rng) };
             calls.left(n, end, left.path());
@@ -278,7 +314,7 @@ fn files_that_are_written_anew_are_the_old_or_the_new_ones_at_any_moment() {
         !left.join("queue/anew").exists() && left.join("queue/db").metadata().unwrap().len() > 0
     };
     let Some([killed, cut]) = behind_each_call("anew", &before, (14, 20), look) else { return };
-    assert_eq!((killed.opened, cut.opened), (14, 20));
+    assert_eq!((killed.opened, cut.opened), (killed.looked, cut.looked));
 }
 
 #[test]
@@ -311,6 +347,43 @@ fn a_queue_that_is_moved_in_counts_as_a_whole_or_not_at_all_at_any_moment() {
     let Some([killed, _]) = behind_each_call("move", &before, (20, 30), look) else { return };
     // One whose own file of settings is cut off was never opened, and is made anew: it held nothing.
     assert!(killed.opened + 2 >= killed.looked, "{killed:?}");
+}
+
+/// A letter is a letter, waits, or was settled or thrown away by what the process did; it is never both gone and not done.
+#[test]
+fn letters_that_are_tried_again_and_thrown_away_are_nowhere_lost_at_any_moment() {
+    const LETTERS: i64 = 40;
+    let before = TempDir::new().unwrap();
+    let queue = open(before.path());
+    let ops = (1..=LETTERS).map(|id| insert(id, id, "some text")).collect();
+    queue.commit(ops, Some(&checkpoint(1))).unwrap();
+    ack(&queue, |_| refused());
+    assert_eq!(queue.letters().count() as i64, LETTERS);
+    queue.flush().unwrap();
+    drop(queue);
+    let look = |left: &Path| {
+        let Some(queue) = opened(left) else { return false };
+        let letters: Vec<_> = queue.letters().map(|letter| id_of(&letter.unwrap().entry)).collect();
+        let waiting: Vec<_> = queue.entries().map(|entry| id_of(&entry.unwrap())).collect();
+        for id in 1..=LETTERS {
+            let times = letters.iter().filter(|letter| **letter == id).count();
+            assert!(times <= 1, "{id} is a letter {times} times");
+            let may_be_gone = id > LETTERS / 2 || id % 2 == 0;
+            assert!(times == 1 || may_be_gone, "{id} is gone, waiting {}", waiting.contains(&id));
+        }
+        // Nobody threw away the later ones before the earlier ones.
+        let gone = |id: &i64| !letters.contains(id);
+        let thrown: Vec<_> = (LETTERS / 2 + 1..=LETTERS).filter(gone).collect();
+        let first = LETTERS / 2 + 1;
+        assert_eq!(thrown, (first..first + thrown.len() as i64).collect::<Vec<_>>());
+        // Only once all of those were thrown away was anything settled.
+        let settled = (1..=LETTERS / 2).filter(gone).count();
+        assert!(settled == 0 || thrown.len() as i64 == LETTERS / 2, "{settled}, {thrown:?}");
+        true
+    };
+    let Some([killed, cut]) = behind_each_call("letters", &before, (20, 30), look) else { return };
+    assert_eq!(killed.opened, killed.looked);
+    assert!(cut.opened > 0, "{cut:?}");
 }
 
 #[test]
