@@ -3,7 +3,7 @@
 //! Only with the feature `crash-points`, which no release has: `OUTRIGGER_CRASH_AT=name` aborts at the
 //! first pass of the step of that name, `name:3` at the third. Without the feature nothing is left of
 //! it. `tests/faults/crash_points.rs` exercises every name, those of an outbox
-//! `tests/faults/outbox_crash_points.rs`.
+//! `tests/faults/outbox_crash_points.rs`. A name is passed at one place only, else one of two would go without a crash.
 
 /// The steps. The names of what is durable end in `done`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub enum CrashPoint {
     RangeNoted,
     /// A collection is in Atlas, and the queue does not know yet.
     CollectionCopied,
+    /// The same, of one that was compared.
+    CollectionCompared,
+    /// A range of a restored collection is noted.
+    RestoredRangeNoted,
     CommitBegins,
     CommitDone,
     /// A checkpoint without ops.
@@ -43,12 +47,14 @@ pub enum CrashPoint {
 }
 
 impl CrashPoint {
-    pub const ALL: [CrashPoint; 19] = [
+    pub const ALL: [CrashPoint; 21] = [
         CrashPoint::PositionNoted,
         CrashPoint::LeaseIdNoted,
         CrashPoint::PartCopied,
         CrashPoint::RangeNoted,
         CrashPoint::CollectionCopied,
+        CrashPoint::CollectionCompared,
+        CrashPoint::RestoredRangeNoted,
         CrashPoint::CommitBegins,
         CrashPoint::CommitDone,
         CrashPoint::CheckpointDone,

@@ -252,7 +252,7 @@ impl<K: SchemaSink> Restore<'_, K> {
                     let mut plan = plan.lock().await;
                     plan.done.insert(n);
                     self.note_plan(&unit.ns, &plan).await?;
-                    crash::point(CrashPoint::RangeNoted);
+                    crash::point(CrashPoint::RestoredRangeNoted);
                     Ok(())
                 })
             })

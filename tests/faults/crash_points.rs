@@ -17,7 +17,7 @@ use crate::support::{
     equal::{equal, equal_by_hand},
     eventually,
     mongod::Mongod,
-    names, odd_work, orders, pair, seed, workload,
+    names, odd_work, orders, pair, root, seed, workload,
 };
 
 /// Steps before anything streams. A collection of more than one part is copied.
@@ -28,6 +28,9 @@ const AT_THE_START: [CrashPoint; 5] = [
     CrashPoint::RangeNoted,
     CrashPoint::CollectionCopied,
 ];
+
+/// Passed by `outrigger restore`.
+const OF_A_RESTORE: [CrashPoint; 1] = [CrashPoint::RestoredRangeNoted];
 
 /// Those that `outbox_crash_points` passes.
 const OF_AN_OUTBOX: [CrashPoint; 3] =
@@ -92,12 +95,17 @@ async fn a_crash_at_any_step_of_streaming_is_made_good_by_the_next_start() {
     assert!(agent.stop().success());
     let mut rng = StdRng::seed_from_u64(seed());
 
-    let streaming = CrashPoint::ALL
-        .into_iter()
-        .filter(|step| !AT_THE_START.contains(step) && !OF_AN_OUTBOX.contains(step));
+    let others = [&AT_THE_START[..], &OF_A_RESTORE, &OF_AN_OUTBOX].concat();
+    let streaming = CrashPoint::ALL.into_iter().filter(|step| !others.contains(step));
     for step in streaming {
         for passes in [1, 2] {
-            crash(&mut agent, step, passes, async |agent| stage.work(agent, &mut rng).await).await;
+            crash(&mut agent, step, passes, async |agent| {
+                stage.work(agent, &mut rng).await;
+                if step == CrashPoint::CollectionCompared {
+                    agent.cli(&["sync"]);
+                }
+            })
+            .await;
             agent.start(&[]);
             agent.streaming().await;
             stage.forgive(&agent).await;
@@ -111,6 +119,58 @@ async fn a_crash_at_any_step_of_streaming_is_made_good_by_the_next_start() {
         }
     }
     assert!(!agent.log().contains("moved aside"), "the queue survives every crash");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_step_of_a_restore_is_made_good_by_the_next_one() {
+    let (gone, atlas) = pair().await;
+    // Several ranges.
+    let filler = "x".repeat(8_000);
+    for part in 0..8 {
+        let some = (0..500).map(|n| doc! { "_id": part * 500 + n, "filler": &filler });
+        orders(&gone).insert_many(some).await.unwrap();
+    }
+    let mut agent = Agent::started(&gone.uri(), &atlas.uri());
+    agent.streaming().await;
+    equal(&gone, &atlas, PATIENCE).await;
+    assert!(agent.stop().success());
+    let local = Mongod::start().await;
+    let mut restore = Agent::new(&local.uri(), &atlas.uri(), "[sync]\nparallel = 1\n");
+    for step in OF_A_RESTORE {
+        for passes in [1, 2] {
+            restore.set_env("OUTRIGGER_CRASH_AT", &format!("{step:?}:{passes}"));
+            let crashed = restore.cli(&["restore"]);
+            assert_eq!(crashed.status.signal(), Some(6), "{step:?}:{passes}: {crashed:?}");
+        }
+    }
+    restore.set_env("OUTRIGGER_CRASH_AT", "");
+
+    let restored = restore.cli(&["restore"]);
+    assert!(restored.status.success(), "{restored:?}");
+    equal(&local, &atlas, PATIENCE).await;
+}
+
+/// What a name is passed at twice, one of both places is never crashed at.
+#[test]
+fn each_crash_point_is_passed_at_one_place_of_the_program() {
+    fn read(folder: &std::path::Path, text: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read(&path, text);
+            } else if !path.ends_with("runtime/crash.rs") {
+                *text += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let mut text = String::new();
+    read(&root().join("src"), &mut text);
+    let words: Vec<_> = text.split(|c: char| !c.is_alphanumeric()).collect();
+    for step in CrashPoint::ALL {
+        let name = format!("{step:?}");
+        let passed = words.windows(3).filter(|words| **words == ["CrashPoint", "", &name]).count();
+        assert_eq!(passed, 1, "{name}");
+    }
 }
 
 /// Starts the agent so that it ends at `step`, and has `work` done until it has.

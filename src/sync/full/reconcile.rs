@@ -70,7 +70,7 @@ pub(super) async fn reconcile<K: SchemaSink>(
         run.refuse(ns).await?;
     }
     run.set_state(ns, ShareState::Done);
-    crash::point(CrashPoint::CollectionCopied);
+    crash::point(CrashPoint::CollectionCompared);
     run.plans.finished(ns, is_refused).await
 }
 
