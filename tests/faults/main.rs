@@ -28,6 +28,7 @@ mod lost_history;
 mod many;
 mod memory_of_the_unit;
 mod names_behind_a_gap;
+mod nothing_is_left_behind;
 #[cfg(feature = "crash-points")]
 mod outbox_crash_points;
 mod postgres_behind_a_pooler;
