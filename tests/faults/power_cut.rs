@@ -195,6 +195,10 @@ struct Tally {
     opened: u32,
 }
 
+/// A queue whose own file of settings, which is written in two parts, is cut off between them was never opened, and is
+/// made anew: it held nothing.
+const NEVER_OPENED: u32 = 1;
+
 /// Every call has its turn, `make nightly`, and each is cut off so often.
 const EVERY: &str = "OUTRIGGER_TEST_EVERY_CALL";
 const CUTS_OF_EACH: usize = 2;
@@ -274,7 +278,7 @@ fn a_queue_at_work_that_is_killed_goes_on_and_one_without_power_goes_on_or_says_
     };
     let nothing = TempDir::new().unwrap();
     let Some([killed, cut]) = behind_each_call("work", &nothing, (60, 60), look) else { return };
-    assert_eq!(killed.opened, killed.looked, "a kill damages nothing");
+    assert!(killed.opened + NEVER_OPENED >= killed.looked, "a kill damages nothing: {killed:?}");
     assert!(cut.opened > 5, "no cut left a queue that opens: {cut:?}");
 }
 
@@ -345,8 +349,7 @@ fn a_queue_that_is_moved_in_counts_as_a_whole_or_not_at_all_at_any_moment() {
         true
     };
     let Some([killed, _]) = behind_each_call("move", &before, (20, 30), look) else { return };
-    // One whose own file of settings is cut off was never opened, and is made anew: it held nothing.
-    assert!(killed.opened + 2 >= killed.looked, "{killed:?}");
+    assert!(killed.opened + NEVER_OPENED >= killed.looked, "{killed:?}");
 }
 
 /// A letter is a letter, waits, or was settled or thrown away by what the process did; it is never both gone and not done.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    io::{AsyncReadExt, AsyncWriteExt, Interest, Ready},
     net::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -196,7 +196,7 @@ enum Way {
 
 /// Until the other end has closed it, whatever else there is to be read.
 async fn closed(from: &OwnedReadHalf) {
-    while !from.ready(Interest::READABLE).await.is_ok_and(|ready| ready.is_read_closed()) {
+    while !from.ready(Interest::READABLE).await.is_ok_and(Ready::is_read_closed) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -233,7 +233,7 @@ async fn pass(
                         gives_up();
                     }
                 }
-                std::future::pending().await
+                std::future::pending::<()>().await;
             };
             tokio::select! {
                 () = &mut change => {}
