@@ -131,6 +131,7 @@ nightly-cuts:
 
 nightly-settings:
 	scripts/mongod > /dev/null
+	scripts/postgres > /dev/null
 	scripts/settings
 
 nightly-aarch64:

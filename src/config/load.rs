@@ -12,6 +12,7 @@ use super::{
     belongs::misplaced,
     entries::Mistake,
     error::FilePlace,
+    ignored::is_ignored,
     keys::KEYS,
     outbox,
     postgres::{self, PostgresUri},
@@ -221,7 +222,8 @@ fn set(
             .map(|(_, nearest)| nearest);
         return Err(ConfigError::UnknownKey { key: name.to_owned(), nearest });
     };
-    (key.set)(config, value).map_err(|problem| ConfigError::Value {
+    let mut unheard = is_ignored(name).then(|| config.clone());
+    (key.set)(unheard.as_mut().unwrap_or(config), value).map_err(|problem| ConfigError::Value {
         key: shown_as.unwrap_or(name).to_owned(),
         value: if name.contains("uri") || name.contains("url") || name.contains("webhook") {
             "<not shown>".to_owned()
@@ -279,7 +281,8 @@ fn read_environment(
             .split(',')
             .map(str::trim)
             .filter(|name| !name.is_empty())
-            .map(|name| if name.contains('.') { name.to_owned() } else { format!("*.{name}") });
+            .map(|name| if name.contains('.') { name.to_owned() } else { format!("*.{name}") })
+            .filter(|_| !is_ignored("namespaces.exclude"));
         config.namespaces.exclude.extend(listed);
     }
 }
@@ -299,15 +302,17 @@ fn read_secrets(
 ) {
     let local = (&mut config.local.uri, &config.local.uri_file);
     let atlas = (&mut config.atlas.uri, &config.atlas.uri_file);
-    for ((uri, file), variable, key) in [
-        (local, "MONGODB_LOCAL_URI", "local.uri_file"),
-        (atlas, "MONGODB_ATLAS_URI", "atlas.uri_file"),
+    // A variable stands for the key, and is ignored with it.
+    let said = |variable, key| said(env, variable).filter(|_| !is_ignored(key));
+    for ((uri, file), variable, key, of_file) in [
+        (local, "MONGODB_LOCAL_URI", "local.uri", "local.uri_file"),
+        (atlas, "MONGODB_ATLAS_URI", "atlas.uri", "atlas.uri_file"),
     ] {
-        let read = if let Some(text) = said(env, variable) {
+        let read = if let Some(text) = said(variable, key) {
             secret_uri(variable, &text)
         } else if let (None, Some(path)) = (&uri, file) {
             let path = in_use(path, env);
-            Uri::read(&path).map_err(|error| ConfigError::of_file(&path, Some(key), error))
+            Uri::read(&path).map_err(|error| ConfigError::of_file(&path, Some(of_file), error))
         } else {
             continue;
         };
@@ -318,15 +323,17 @@ fn read_secrets(
     }
     let postgres = (&mut config.postgres.uri, &config.postgres.uri_file);
     let outbox = (&mut config.outbox.uri, &config.outbox.uri_file);
-    for ((uri, file), variable, key) in
-        [(postgres, "POSTGRES_URI", "postgres.uri_file"), (outbox, "OUTBOX_URI", "outbox.uri_file")]
-    {
-        let read = if let Some(text) = said(env, variable) {
+    for ((uri, file), variable, key, of_file) in [
+        (postgres, "POSTGRES_URI", "postgres.uri", "postgres.uri_file"),
+        (outbox, "OUTBOX_URI", "outbox.uri", "outbox.uri_file"),
+    ] {
+        let read = if let Some(text) = said(variable, key) {
             let read = PostgresUri::parse(&text).map(|uri| uri.from(Origin::Named(variable)));
             read.map_err(|problem| unfit_uri(variable, problem))
         } else if let (None, Some(path)) = (&uri, file) {
             let path = in_use(path, env);
-            PostgresUri::read(&path).map_err(|error| ConfigError::of_file(&path, Some(key), error))
+            PostgresUri::read(&path)
+                .map_err(|error| ConfigError::of_file(&path, Some(of_file), error))
         } else {
             continue;
         };

@@ -12,6 +12,7 @@ use crate::model::namespace::NamespaceFilter;
 mod belongs;
 mod entries;
 mod error;
+mod ignored;
 mod indexes;
 mod keys;
 mod load;

@@ -149,10 +149,11 @@ async fn an_oplog_that_is_about_to_roll_over_is_an_alert_and_status_shows_what_i
     let small = ["--replSet", "rs", "--oplogSize", "16", "--syncdelay", "1"];
     let (local, atlas) = tokio::join!(Mongod::start_with(&small), Mongod::start());
     local.initiate().await;
-    let agent = Agent::started(&local.uri(), &atlas.uri());
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
-    let healthy = || agent.health().is_some_and(|health| health["status"] == "healthy");
-    eventually("health, while the oplog is whole", PATIENCE, async || healthy()).await;
+    let healthy =
+        |agent: &Agent| agent.health().is_some_and(|health| health["status"] == "healthy");
+    eventually("health, while the oplog is whole", PATIENCE, async || healthy(&agent)).await;
 
     // The default for `alerts.oplog_window` is far longer than this oplog lasts.
     let bulk = "x".repeat(1 << 20);
@@ -171,6 +172,15 @@ async fn an_oplog_that_is_about_to_roll_over_is_an_alert_and_status_shows_what_i
     let metrics = metrics.as_str().unwrap();
     assert!(metrics.contains("# TYPE outrigger_oplog_window_seconds gauge"), "{metrics}");
     assert!(metrics.contains("outrigger_alerts{name=\"oplog_window\"} 1"), "{metrics}");
+
+    // For whom as little is enough, all is well.
+    assert!(agent.stop().success());
+    agent.replace_setting("[admin]", "[alerts]\noplog_window = \"0s\"\n[admin]");
+    agent.start(&[]);
+    eventually("health with a short oplog", PATIENCE, async || healthy(&agent)).await;
+    // Told as an alert, it would have been by now.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(healthy(&agent), "{:?}", agent.health());
 }
 
 /// The same replica set, set back to an earlier state: its history has another end. The agent is down

@@ -34,5 +34,6 @@ mod postgres_settings;
 mod preflight;
 mod release;
 mod security;
+mod settings_by_their_effect;
 mod the_tests_themselves;
 mod version_matrix;

@@ -80,6 +80,13 @@ async fn a_mass_delete_that_only_a_comparison_asks_for_is_not_made() {
             && health["consistentAsOf"].is_null(),
         "{health}"
     );
+
+    // Who wants as much to go says so.
+    assert!(agent.stop().success());
+    agent.replace_setting("[admin]", "[sync]\nmax_delete_ratio = 0.9\n[admin]");
+    std::fs::remove_dir_all(agent.dir.path().join("queue")).unwrap();
+    agent.start(&[]);
+    equal(&local, &atlas, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,21 +89,6 @@ impl Agent {
         std::fs::write(path, text.replace(old, new)).unwrap();
     }
 
-    /// Takes a key such as `worker.lanes` out of its configuration, for `scripts/settings`.
-    fn ignores(&self, key: &str) {
-        let path = self.dir.path().join("config.toml");
-        let Ok(text) = std::fs::read_to_string(&path) else { return };
-        let mut section = "";
-        let kept = text.lines().filter(|line| {
-            if let Some(name) = line.strip_prefix('[') {
-                section = name.trim_end_matches(']');
-            }
-            line.split_once('=').is_none_or(|(name, _)| format!("{section}.{}", name.trim()) != key)
-        });
-        let kept: Vec<&str> = kept.collect();
-        std::fs::write(path, kept.join("\n") + "\n").unwrap();
-    }
-
     /// Longer than an Atlas takes that is told to take its time.
     pub fn waits_long_for_atlas(&self) {
         let setting = |time: &str| format!("allow_insecure = true\ntimeout = \"{time}\"");
@@ -203,9 +188,6 @@ impl Agent {
             }
         };
         command.current_dir(self.dir.path()).envs(self.env.clone());
-        if let Some(key) = super::from_env::<String>("OUTRIGGER_TEST_IGNORES") {
-            self.ignores(&key);
-        }
         command
     }
 
@@ -351,6 +333,8 @@ impl Agent {
     /// Waits for the first copy to be done.
     pub async fn streaming(&self) {
         eventually("the phase `streaming`", Duration::from_secs(120), async || {
+            // One that refuses to start will not come, however long it is waited for.
+            assert!(self.child.is_none() || self.is_running(), "the agent has ended");
             self.health().is_some_and(|health| health["phase"] == "streaming")
         })
         .await;
