@@ -1,6 +1,7 @@
 //! The one comparison of every suite: both sides as raw bytes. Documents with their counts, options, indexes, views, and the
 //! order of capped collections; a field that is named twice, an empty collection that is missing, and what cannot be read
-//! count. An equality is believed while the agents between both sides are at rest, and when a second look agrees.
+//! count. An equality is believed while the agents between both sides are at rest, and when a second look agrees. While they are
+//! not, or the servers themselves say that documents differ (`hashes`), nothing is read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,12 +18,15 @@ use outrigger::model::raw::{Builder, Field, fields, lossy};
 use super::{
     agent::Agent,
     ends::{End, unrest},
+    hashes,
     mongod::Mongod,
     odd::{self, text},
 };
 
 /// Between the look that finds no difference and the one that must agree.
 const MOMENT: Duration = Duration::from_millis(100);
+/// Of a database with more bytes of documents than this, the server's hash is compared in their place: the test holds both sides.
+const HELD_MAX: i64 = 256 << 20;
 
 /// What a test says may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct Held {
     indexes: Vec<Vec<u8>>,
     /// Sorted, but for a capped collection's, which stand in its own order.
     documents: Vec<Vec<u8>>,
+    /// In place of documents that are too many to be held.
+    hash: Option<String>,
     is_capped: bool,
 }
 
@@ -92,27 +98,37 @@ fn spec(told: &RawDocument) -> Vec<u8> {
     spec.finish().into_bytes()
 }
 
-async fn held(client: &Client, db: &str, name: &str, listed: &RawDocument) -> Result<Held> {
+async fn held(
+    client: &Client,
+    (db, is_large): (&str, bool),
+    name: &str,
+    listed: &RawDocument,
+) -> Result<Held> {
     let kind = text(listed, "type");
     let told = fields(listed).flatten().find(|field| field.name == b"options");
     let told = told.and_then(|field| RawDocument::from_bytes(field.value).ok()).expect("options");
     let mut options = Builder::default();
     fields(told).flatten().filter(|of| !says_nothing(of)).for_each(|of| options.push_field(of));
     let is_capped = told.get_bool("capped").unwrap_or(false);
-    let (mut indexes, mut documents) = (Vec::new(), Vec::new());
+    let (mut indexes, mut documents, mut hash) = (Vec::new(), Vec::new(), None);
     if kind == "collection" {
         let list = rawdoc! { "listIndexes": name, "includeBuildUUIDs": true };
         let mut finished = all(client, db, list).await?;
         finished.retain(|spec| !fields(spec).flatten().any(|field| field.name == b"buildUUID"));
         indexes.extend(finished.iter().map(|told| spec(told)));
         indexes.sort();
-        let find = rawdoc! { "find": name, "sort": { "$natural": 1 } };
-        documents.extend(all(client, db, find).await?.into_iter().map(RawDocumentBuf::into_bytes));
+        if is_large {
+            hash = Some(hashes::hash(client, db, name).await?);
+        } else {
+            let find = rawdoc! { "find": name, "sort": { "$natural": 1 } };
+            let found = all(client, db, find).await?;
+            documents.extend(found.into_iter().map(RawDocumentBuf::into_bytes));
+        }
         if !is_capped {
             documents.sort();
         }
     }
-    Ok(Held { kind, options: options.finish().into_bytes(), indexes, documents, is_capped })
+    Ok(Held { kind, options: options.finish().into_bytes(), indexes, documents, hash, is_capped })
 }
 
 /// Everything that a server holds.
@@ -120,22 +136,20 @@ async fn held(client: &Client, db: &str, name: &str, listed: &RawDocument) -> Re
 /// # Errors
 /// What the driver says; also when a collection goes away meanwhile.
 pub async fn everything(server: &impl End) -> Result<Everything> {
-    held_by(server.reader()).await
+    held_by(server.reader(), i64::MAX).await
 }
 
-async fn held_by(client: &Client) -> Result<Everything> {
+async fn held_by(client: &Client, held_max: i64) -> Result<Everything> {
     let mut found = Everything::new();
-    // A regular expression takes text alone.
-    let list = client.list_database_names().filter(doc! { "name": { "$regex": "^" } });
-    for db in list.await? {
-        if matches!(db.as_str(), "admin" | "config" | "local" | "outrigger") {
-            continue;
-        }
+    for db in hashes::databases(client).await? {
+        let stats = client.database(&db).run_command(doc! { "dbStats": 1 }).await?;
+        // It tells a double, whatever its size.
+        let is_large = stats.get_f64("dataSize").is_ok_and(|size| size as i64 > held_max);
         for listed in all(client, &db, rawdoc! { "listCollections": 1 }).await? {
             let name = text(&listed, "name");
             let is_left_out = name.starts_with("system.") || name.contains('\u{FFFD}');
             if !is_left_out && text(&listed, "type") != "timeseries" {
-                let held = held(client, &db, &name, &listed).await?;
+                let held = held(client, (&db, is_large), &name, &listed).await?;
                 found.insert(format!("{db}.{name}"), held);
             }
         }
@@ -188,6 +202,12 @@ pub fn differences(local: &Everything, atlas: &Everything, may: MayDiffer) -> Ve
         if may != MayDiffer::Schema && here.options != there.options {
             let (here, there) = (shown(&here.options), shown(&there.options));
             say(&format!("options {here}\n   but in Atlas {there}"));
+        }
+        if may != MayDiffer::Documents && here.hash != there.hash {
+            say(&format!(
+                "documents of which the hash is {:?}, in Atlas {:?}",
+                here.hash, there.hash
+            ));
         }
         for (what, here, there) in [
             ("index", &here.indexes, &there.indexes),
@@ -338,22 +358,37 @@ async fn wait(
     let give_up = Instant::now() + patience;
     let mut agreed = false;
     loop {
+        let began = Instant::now();
+        let is_late = began > give_up;
         // First, so that what is read is what was there at rest.
         let mut found =
             if may == MayDiffer::Documents { Vec::new() } else { unrest(local, atlas).await };
-        match (everything(local).await, everything(atlas).await) {
-            (Ok(mut here), Ok(mut there)) => {
-                here.retain(|name, _| counts(name));
-                there.retain(|name, _| counts(name));
-                found.extend(differences(&here, &there, may));
+        // Where options may differ, so may what the hash follows from: the order of a capped collection, or of its keys.
+        let has_hashes = matches!(may, MayDiffer::Nothing | MayDiffer::Order);
+        if has_hashes && found.is_empty() && !agreed {
+            let both = (local.reader(), atlas.reader());
+            let order_counts = may == MayDiffer::Nothing;
+            let differs = hashes::first_difference(both, &counts, order_counts).await;
+            found.extend(differs.map(|ns| format!("{ns}: its hash differs")));
+        }
+        // In the end what differs is to be told.
+        if found.is_empty() || is_late {
+            let here = held_by(local.reader(), HELD_MAX).await;
+            match (here, held_by(atlas.reader(), HELD_MAX).await) {
+                (Ok(mut here), Ok(mut there)) => {
+                    here.retain(|name, _| counts(name));
+                    there.retain(|name, _| counts(name));
+                    found.retain(|text| !text.ends_with(": its hash differs"));
+                    found.extend(differences(&here, &there, may));
+                }
+                (Err(error), _) | (_, Err(error)) => found.push(format!("cannot be read: {error}")),
             }
-            (Err(error), _) | (_, Err(error)) => found.push(format!("cannot be read: {error}")),
         }
         if found.is_empty() && agreed {
             return;
         }
         agreed = found.is_empty();
-        if !agreed && Instant::now() > give_up {
+        if !agreed && is_late {
             let first: Vec<_> = found.iter().take(5).map(|text| brief(text)).collect();
             let ns = found.iter().find_map(|text| Some(text.split_once(": ")?.0)).unwrap_or("");
             panic!(
@@ -364,7 +399,8 @@ async fn wait(
                 became(atlas.reader(), ns).await
             );
         }
-        tokio::time::sleep(MOMENT).await;
+        // A hash holds up who writes, for as long as it takes.
+        tokio::time::sleep(if agreed { MOMENT } else { began.elapsed().max(MOMENT) }).await;
     }
 }
 

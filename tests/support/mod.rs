@@ -14,6 +14,8 @@ pub mod certificates;
 pub mod ends;
 pub mod equal;
 pub mod guarded;
+pub mod hashes;
+#[cfg(not(demo))]
 pub mod honesty;
 pub mod mongod;
 pub mod name_service;
