@@ -13,6 +13,7 @@ use crate::support::{
     guarded::{Guarded, PASSWORD},
     mongod::Mongod,
     orders, pair,
+    unasked::Unasked::{DeadLetters, Retries},
 };
 
 /// May write, and not bypass validation.
@@ -35,6 +36,7 @@ async fn property_04_a_document_that_a_validator_refuses_is_retried_on_the_sched
     let (local, atlas) = tokio::join!(Mongod::start(), Guarded::start(writer()));
     let in_atlas = atlas.root.database("shop").collection::<Document>("orders");
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[log]\nlevel = \"debug\"\n");
+    agent.may(&[Retries, DeadLetters], "a validator of Atlas refuses the document");
     orders(&local).insert_one(doc! { "_id": 0, "total": 1 }).await.unwrap();
     agent.start(&[]);
     agent.streaming().await;
@@ -116,6 +118,7 @@ async fn a_letter_can_be_shown_retried_and_discarded_and_survives_a_restart() {
     let (local, atlas) = tokio::join!(Mongod::start(), Guarded::start(writer()));
     let config = "[worker]\nmax_retries = 1\nretry_delays = [\"100ms\"]\n";
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.may(&[Retries, DeadLetters], "a validator of Atlas refuses the document");
     agent.start(&[]);
     agent.streaming().await;
     // A full sync would drop what only Atlas has.

@@ -17,7 +17,9 @@ use crate::support::{
     equal::{equal, equal_by_hand},
     eventually,
     mongod::Mongod,
-    names, odd_work, orders, pair, root, seed, workload,
+    names, odd_work, orders, pair, root, seed,
+    unasked::Unasked::{DeadLetters, Doubt, Repair},
+    workload,
 };
 
 /// Steps before anything streams. A collection of more than one part is copied.
@@ -59,6 +61,7 @@ async fn a_crash_at_any_step_of_the_start_is_made_good_by_the_next_start() {
                 }
             }
             let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[sync]\nparallel = 1\n");
+            agent.may(&[Doubt, Repair], "what a crash leaves owed is compared");
             crash(&mut agent, step, passes, async |_| {}).await;
 
             // What the application does meanwhile.
@@ -89,6 +92,10 @@ async fn a_crash_at_any_step_of_streaming_is_made_good_by_the_next_start() {
     let Stage { local, atlas, .. } = &stage;
     let config = "[worker]\nbatch_size = 20\nmax_retries = 0\n";
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.may(
+        &[Doubt, Repair, DeadLetters],
+        "what a crash leaves owed is compared, and a letter is among the work",
+    );
     agent.start(&["--adopt"]);
     agent.streaming().await;
     equal(local, atlas, PATIENCE).await;

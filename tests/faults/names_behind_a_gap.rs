@@ -9,6 +9,7 @@ use crate::support::{
     eventually,
     mongod::Mongod,
     orders, pair,
+    unasked::Unasked::{Doubt, Repair},
 };
 
 /// Each write that is refused is a dead letter almost at once.
@@ -41,6 +42,7 @@ async fn is_well(local: &Mongod, atlas: &Mongod, agent: &Agent) {
 /// An agent that runs, and both sides equal.
 async fn running(local: &Mongod, atlas: &Mongod) -> Agent {
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), NO_PATIENCE);
+    agent.may(&[Doubt, Repair], "the history is lost");
     agent.start(&[]);
     agent.streaming().await;
     is_equal(local, atlas).await;

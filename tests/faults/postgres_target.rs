@@ -7,8 +7,15 @@ use mongodb::bson::{Bson, Document, doc};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::support::{
-    PATIENCE, agent::Agent, eventually, mongod::Mongod, names, orders, postgres::Postgres, rows,
-    seed, workload,
+    PATIENCE,
+    agent::Agent,
+    eventually,
+    mongod::Mongod,
+    names, orders,
+    postgres::Postgres,
+    rows, seed,
+    unasked::Unasked::{Doubt, Repair, Retries},
+    workload,
 };
 
 /// What a statement of the agent ends with, by PostgreSQL's own codes.
@@ -43,6 +50,10 @@ impl Stage {
     async fn set() -> Self {
         let (local, target) = tokio::join!(Mongod::start(), Postgres::start());
         let mut agent = Agent::into_postgres(&local.uri(), &target.uri(), &rows::declared());
+        agent.may(
+            &[Retries, Doubt, Repair],
+            "each refusal of PostgreSQL is provoked, and each end is killed",
+        );
         let mut rng = StdRng::seed_from_u64(seed());
         orders(&local).insert_many((0..50).map(|n| doc! { "_id": n, "a": n })).await.unwrap();
         for collection in &workload::collections(&local.client) {
@@ -235,6 +246,7 @@ async fn an_agent_that_was_frozen_writes_nothing_once_another_has_adopted_its_co
         .await;
     let mut other =
         Agent::into_postgres(&stage.local.uri(), &stage.target.uri(), &rows::declared());
+    other.may(&[Repair], "another agent has adopted the copy");
     other.start(&["--adopt"]);
     other.streaming().await;
     rows::equal(&stage.local.client, &stage.target, PATIENCE).await;

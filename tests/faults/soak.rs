@@ -25,7 +25,10 @@ use crate::support::{
     pair,
     proxy::{Line, Proxy},
     seed,
-    unasked::{self, Unasked},
+    unasked::{
+        self, Unasked,
+        Unasked::{Doubt, NewQueue, Repair, Retries},
+    },
 };
 
 mod application;
@@ -172,6 +175,8 @@ async fn random_work_under_random_faults_ends_equal() {
     ));
     let config = "[worker]\nbatch_size = 100\nretry_delays = [\"500ms\"]\nmax_retries = 200\n[sync]\nmax_delete_ratio = 1.0\n";
     let mut agent = Agent::new(&to_local.uri(), &to_atlas.uri(), config);
+    agent.may(&[Doubt, Repair, Retries, NewQueue], "every fault is dealt");
+    agent.beats();
     agent.start(&["--adopt"]);
     agent.streaming().await;
     let honesty = Some(Honesty::watch(&local.client, &atlas.client, &agent));
@@ -203,8 +208,7 @@ async fn random_work_under_random_faults_ends_equal() {
         let calm = stage.rng.random_range(200..2_500);
         tokio::time::sleep(Duration::from_millis(calm)).await;
     }
-    let looks = stage.honesty.take().expect("it watches").end().await;
-    assert!(looks > 0, "the agent was never asked");
+    let judged = stage.honesty.take().expect("it watches").end().await;
     stop.cancel();
     work.await.unwrap();
     let [operations, refused] =
@@ -227,6 +231,7 @@ async fn random_work_under_random_faults_ends_equal() {
     println!("operations {operations}, {refused} had an error");
     println!("faults     {faults:?}");
     println!("writes sent {sent}");
+    println!("judged     {judged:?}");
     println!("equal      yes, byte for byte");
     assert_eq!(stage.agent.health().unwrap()["deadLetters"], 0);
     // Servers are away for a part of the time; what the rest is must be work, of every kind.

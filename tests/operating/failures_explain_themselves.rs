@@ -21,6 +21,7 @@ use crate::support::{
     proxy::{Line, Proxy},
     router::Router,
     strangers,
+    unasked::Unasked::{DeadLetters, Retries},
 };
 
 fn nowhere() -> String {
@@ -183,6 +184,7 @@ async fn a_document_that_atlas_rejects_becomes_a_dead_letter_and_the_others_flow
         &atlas.uri(),
         "[worker]\nmax_retries = 2\nretry_delays = [\"100ms\"]\n",
     );
+    agent.may(&[Retries, DeadLetters], "an index of Atlas refuses the document");
     agent.start(&[]);
     agent.streaming().await;
     let index = doc! { "createIndexes": "orders", "indexes": [{ "key": { "email": 1 }, "name": "email", "unique": true }] };

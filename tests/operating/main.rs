@@ -36,4 +36,5 @@ mod release;
 mod security;
 mod settings_by_their_effect;
 mod the_tests_themselves;
+mod the_watchers_themselves;
 mod version_matrix;

@@ -18,7 +18,7 @@ use crate::support::{
     proxy::{Line, Proxy},
     receiver::Receiver,
     replica_set::ReplicaSet,
-    unasked::Unasked::Repair,
+    unasked::Unasked::{DeadLetters, Repair, Retries},
 };
 
 /// Waits for the first tenth of a second: what is done now stays within one second for a while.
@@ -345,6 +345,10 @@ async fn a_sync_says_repaired_only_when_atlas_took_the_documents_that_it_queued(
         &atlas.uri(),
         "[worker]\nmax_retries = 1\nretry_delays = [\"100ms\"]\n",
     );
+    agent.may(
+        &[Repair, Retries, DeadLetters],
+        "a document is taken out of Atlas, and a validator refuses others",
+    );
     agent.start(&[]);
     agent.streaming().await;
     eventually("a dead letter", PATIENCE, async || agent.health().unwrap()["deadLetters"] == 1)
@@ -469,6 +473,7 @@ async fn what_an_atomic_apply_ops_hides_from_the_stream_is_found_by_verify() {
     let (local, atlas) = pair().await;
     orders(&local).insert_many((0..10).map(|n| doc! { "_id": n, "v": 0 })).await.unwrap();
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[sync]\ncount_check_every = \"1s\"\n");
+    agent.may(&[Repair], "the stream tells nothing of it");
     agent.start(&[]);
     agent.streaming().await;
     let update = |n: i32| doc! { "op": "u", "ns": "shop.orders", "o2": { "_id": n }, "o": { "$v": 2, "diff": { "u": { "v": 1 } } } };

@@ -17,6 +17,7 @@ use crate::support::{
     mongod::Mongod,
     names::{self, rename},
     orders, pair, seed,
+    unasked::Unasked::{DeadLetters, Doubt, Retries},
 };
 
 /// `OUTRIGGER_SEED=13313997902051060551` left a view out now and then, while a comparison dropped by name what a
@@ -26,6 +27,7 @@ async fn collections_that_change_their_names_at_random_end_equal() {
     let mut rng = StdRng::seed_from_u64(seed());
     let (local, atlas) = pair().await;
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Doubt], "a collection whose name has changed hands is compared");
     agent.streaming().await;
     let db = local.client.database("shop");
 
@@ -126,6 +128,7 @@ async fn a_dead_letter_follows_its_collection_and_its_retry_mends_the_document()
         tokio::join!(Mongod::start(), Guarded::start(vec!["readWriteAnyDatabase".into()]));
     let config = "[worker]\nmax_retries = 1\nretry_delays = [\"100ms\"]\n";
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.may(&[Retries, DeadLetters], "Atlas refuses the document");
     agent.start(&[]);
     agent.streaming().await;
     let strict = doc! { "create": "orders", "validator": { "total": { "$exists": true } } };
@@ -182,6 +185,7 @@ async fn a_collection_that_comes_in_while_another_is_copied_gets_its_indexes_at_
     let index = doc! { "key": { "v": 1 }, "name": "v_1" };
     db.run_command(doc! { "createIndexes": "few", "indexes": [index] }).await.unwrap();
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
+    agent.may(&[Doubt], "it comes in while another is copied");
     agent.start(&[]);
     agent.streaming().await;
 
@@ -234,6 +238,7 @@ async fn a_queue_full_of_updates_with_a_local_5_0_drains_and_what_was_renamed_me
         &atlas.uri(),
         "[queue]\nmax_documents = 50\n[worker]\nlanes = 2\n",
     );
+    agent.may(&[Doubt], "an update of a local 5.0 does not tell its collection");
     agent.start(&[]);
     agent.streaming().await;
     equal(&local, &atlas, PATIENCE).await;
@@ -334,6 +339,7 @@ async fn a_rename_that_the_user_may_not_make_holds_its_names_alone_and_goes_on_w
 async fn a_comparison_does_not_drop_what_has_taken_the_name_of_a_collection_since_it_was_listed() {
     let (local, atlas) = pair().await;
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[Doubt], "a collection is taken for another while everything is compared");
     agent.streaming().await;
     let db = local.client.database("shop");
     orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();

@@ -16,10 +16,10 @@ use tempfile::TempDir;
 
 use super::{
     PATIENCE,
-    ends::Run,
+    ends::{self, Run},
     eventually, free_port,
     postgres::Postgres,
-    unasked::{self, Figures, Unasked},
+    unasked::{self, Cursors, Figures, Unasked},
 };
 
 /// Sends a signal by process id.
@@ -72,7 +72,12 @@ pub struct Agent {
     letters_are_meant: Arc<AtomicBool>,
     /// What its processes did that is no part of replication that works, and what the test says may be so.
     unasked: Vec<(Unasked, String)>,
+    /// As its process found them.
+    cursors: Option<Cursors>,
     may: Mutex<BTreeMap<Unasked, &'static str>>,
+    /// Where its heartbeats come.
+    #[cfg(not(demo))]
+    pub heartbeats: Option<super::receiver::Receiver>,
 }
 
 impl Agent {
@@ -115,7 +120,10 @@ impl Agent {
             run: None,
             letters_are_meant: Arc::default(),
             unasked: Vec::new(),
+            cursors: None,
             may: Mutex::default(),
+            #[cfg(not(demo))]
+            heartbeats: None,
         };
         if std::env::var_os("OUTRIGGER_TEST_UNSCALED").is_some() {
             // `make nightly`.
@@ -167,6 +175,27 @@ impl Agent {
         agent
     }
 
+    /// Has it send a heartbeat each second, from its next start on.
+    #[cfg(not(demo))]
+    pub fn beats(&mut self) {
+        let receiver = super::receiver::Receiver::start();
+        let path = self.dir.path().join("config.toml");
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        let url = format!("http://127.0.0.1:{}/beat", receiver.port);
+        text += &format!("\n[alerts]\nheartbeat_every = \"1s\"\nheartbeat_url = \"{url}\"\n");
+        std::fs::write(path, text).unwrap();
+        self.heartbeats = Some(receiver);
+    }
+
+    /// One that is started at once and [beats](Self::beats), for who watches what it says.
+    #[cfg(not(demo))]
+    pub fn watched(local: &str, atlas: &str, config: &str) -> Self {
+        let mut agent = Self::new(local, atlas, config);
+        agent.beats();
+        agent.start(&[]);
+        agent
+    }
+
     /// An agent that is started at once.
     pub fn started(local: &str, atlas: &str) -> Self {
         let mut agent = Self::new(local, atlas, "");
@@ -207,16 +236,18 @@ impl Agent {
     /// Starts it with its log elsewhere.
     pub fn start_with_log(&mut self, args: &[&str], log: Stdio) {
         assert!(self.child.is_none(), "it runs already");
-        let child = self.command().arg("run").args(args).stdout(Stdio::null()).stderr(log).spawn();
-        let child = child.expect("the agent starts");
-        let pid = child.id();
-        self.child = Some(child);
         let named = |name: &str| {
             let of_name = |(other, _): &&(String, String)| other == name;
             self.env.iter().rev().find(of_name).map_or("", |(_, uri)| uri)
         };
         let (local, atlas) = (named("MONGODB_LOCAL_URI"), named("MONGODB_ATLAS_URI"));
+        self.cursors =
+            Some(Cursors::of(ends::servers(local).into_iter().chain(ends::servers(atlas))));
+        let child = self.command().arg("run").args(args).stdout(Stdio::null()).stderr(log).spawn();
+        let child = child.expect("the agent starts");
+        let pid = child.id();
         self.run = Some(Run::begins((pid, self.admin_port), local, atlas, &self.letters_are_meant));
+        self.child = Some(child);
     }
 
     /// The test has Atlas refuse something for good: dead letters are no fault of the agent.
@@ -230,6 +261,9 @@ impl Agent {
         if let Some(child) = &self.child {
             let figures = Figures::of(child.id(), is_asked.then_some(self.admin_port));
             self.unasked.extend(figures.unasked());
+            if let Some(cursors) = self.cursors.as_ref().filter(|_| is_asked) {
+                self.unasked.extend(cursors.too_many());
+            }
         }
     }
 
@@ -261,7 +295,12 @@ impl Agent {
         self.is_over();
         let mut child = self.child.take().expect("it runs");
         signal(child.id(), "TERM");
-        child.wait().unwrap()
+        let status = child.wait().unwrap();
+        // One that is not stopped in order leaves its cursors to the server, which has patience.
+        if let Some(cursors) = self.cursors.take() {
+            self.unasked.extend(cursors.left());
+        }
+        status
     }
 
     pub fn signal(&self, name: &str) {

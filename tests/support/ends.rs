@@ -97,7 +97,7 @@ pub fn leads(port: u16, target: u16) {
 }
 
 /// The servers that a connection string leads to.
-fn servers(uri: &str) -> Vec<u16> {
+pub fn servers(uri: &str) -> Vec<u16> {
     let hosts = uri.split_once("://").map_or(uri, |(_, rest)| rest);
     let hosts = hosts.split(['/', '?']).next().unwrap_or_default();
     let hosts = hosts.rsplit_once('@').map_or(hosts, |(_, hosts)| hosts);

@@ -37,6 +37,16 @@ pub fn answered(port: u16, db: &str, command: &RawDocument) -> io::Result<RawDoc
 
 /// The server's answer, whatever it says; an error where there is none.
 pub fn ask(port: u16, db: &[u8], command: &RawDocument) -> io::Result<RawDocumentBuf> {
+    ask_within(Duration::from_secs(30), port, db, command)
+}
+
+/// As [`ask`], of a server that may be stopped.
+pub fn ask_within(
+    patience: Duration,
+    port: u16,
+    db: &[u8],
+    command: &RawDocument,
+) -> io::Result<RawDocumentBuf> {
     let body = joined(command, &string("$db", db));
     // `OP_MSG`, with one section of the kind 0.
     let len = i32::try_from(16 + 4 + 1 + body.as_bytes().len()).unwrap();
@@ -47,7 +57,7 @@ pub fn ask(port: u16, db: &[u8], command: &RawDocument) -> io::Result<RawDocumen
     message.push(0);
     message.extend_from_slice(body.as_bytes());
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_read_timeout(Some(patience))?;
     stream.write_all(&message)?;
     let mut len = [0; 4];
     stream.read_exact(&mut len)?;

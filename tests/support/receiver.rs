@@ -1,6 +1,7 @@
-//! Takes HTTP requests and remembers them: a web hook's far end.
+//! Takes HTTP requests and remembers them: a web hook's far end, a heartbeat's, or whoever is asked in an agent's place.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
@@ -24,6 +25,8 @@ pub struct Receiver {
     answer: Arc<AtomicU16>,
     /// Where it sends whoever asks, with an answer that says so.
     location: Arc<Mutex<String>>,
+    /// What it says of a path, with the status.
+    words: Arc<Mutex<BTreeMap<String, (u16, String)>>>,
 }
 
 impl Receiver {
@@ -56,6 +59,7 @@ impl Receiver {
             requests: Arc::default(),
             answer: Arc::new(AtomicU16::new(200)),
             location: Arc::default(),
+            words: Arc::default(),
         };
         let shared = receiver.clone();
         std::thread::spawn(move || {
@@ -75,6 +79,11 @@ impl Receiver {
     /// What it answers from now on.
     pub fn answer(&self, status: u16) {
         self.answer.store(status, Ordering::Relaxed);
+    }
+
+    /// What it says of a path from now on, instead.
+    pub fn says(&self, path: &str, status: u16, words: &str) {
+        self.words.lock().unwrap().insert(path.to_owned(), (status, words.to_owned()));
     }
 
     /// What was taken with a success so far: the request's line, and its JSON.
@@ -100,7 +109,10 @@ impl Receiver {
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
-        let status = self.answer.load(Ordering::Relaxed);
+        let path = first.split(' ').nth(1).unwrap_or_default();
+        let words = self.words.lock().unwrap().get(path).cloned();
+        let (status, words) =
+            words.unwrap_or_else(|| (self.answer.load(Ordering::Relaxed), String::new()));
         if status < 300 {
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
             self.requests.lock().unwrap().push((first.trim().to_owned(), body));
@@ -110,8 +122,9 @@ impl Receiver {
             _ => String::new(),
         };
         let stream = reader.get_mut();
-        let head = format!("HTTP/1.1 {status} Said\r\ncontent-length: 0\r\n{location}");
-        stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes())?;
+        let length = words.len();
+        let head = format!("HTTP/1.1 {status} Said\r\ncontent-length: {length}\r\n{location}");
+        stream.write_all(format!("{head}connection: close\r\n\r\n{words}").as_bytes())?;
         stream.flush()
     }
 }

@@ -5,9 +5,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
+    time::{Duration, Instant},
 };
 
-use super::ends::ask;
+use mongodb::bson::rawdoc;
+
+use super::{
+    ends::{ask, is_copied},
+    odd,
+};
 
 /// What is no part of replication that works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +34,8 @@ pub enum Unasked {
     Memory,
     /// More files and connections than a few for each task.
     Handles,
+    /// Cursors on a server, more than at its start once it has ended, or more than a few for each task.
+    Cursors,
 }
 
 /// Why comparisons run that are no doubt: their reasons, as the log has them.
@@ -43,29 +51,8 @@ const ASKED_FOR: [&str; 7] = [
 /// A build for tests, with its queue; the README promises less of a release.
 const MEMORY_MIB: u64 = 400;
 const HANDLES: usize = 150;
-
-/// Files of tests whose subject is what is told of here, each with its reason. Of them, panics alone are told.
-const MAY_ANYTHING: &[(&str, &str)] = &[
-    ("atlas_refuses", "what Atlas refuses is retried, and becomes a letter"),
-    ("crash_points", "what a crash leaves owed is compared, and may be found to differ"),
-    ("elections", "writes are rolled back, and a set is put back to a backup"),
-    ("failures_explain_themselves", "each failure is provoked, to see what is said of it"),
-    ("fault_matrix", "histories are lost, and the local database is exchanged"),
-    ("healthy_is_never_false", "what was hidden from the stream is found by a comparison"),
-    ("local_wins", "Atlas was written to by somebody else"),
-    ("memory_of_the_unit", "large documents wait, in as much memory as it may have"),
-    ("names_behind_a_gap", "each begins with a gap in the stream, which a comparison closes"),
-    (
-        "renames",
-        "a letter follows its collection, and what was renamed in a full queue is compared",
-    ),
-    ("postgres_target", "each refusal of PostgreSQL is provoked, and each end is killed"),
-    ("restore", "the restore is killed and compares, whatever it finds"),
-    ("schema", "what the server fills without events is compared"),
-    ("servers_change", "servers leave with what was asked of them last"),
-    ("soak", "every fault is dealt"),
-    ("version_matrix", "what is said by no event of 5.0 is found by a comparison"),
-];
+/// The stream's, and one for each collection that is copied or compared at once.
+const CURSORS: i64 = 20;
 
 /// What a process is told of, before it ends.
 #[derive(Clone, Debug, Default)]
@@ -162,6 +149,49 @@ fn number(line: &str, field: &str) -> Option<u64> {
     })
 }
 
+/// The cursors that these servers have open, of whomever: none tells whose it is. A server that is away, or that lets in nobody
+/// without a password, is left out.
+pub struct Cursors(BTreeMap<u16, i64>);
+
+impl Cursors {
+    pub fn of(ports: impl IntoIterator<Item = u16>) -> Self {
+        Self(ports.into_iter().filter_map(|port| Some((port, open_cursors(port)?))).collect())
+    }
+
+    /// Of a process that has ended in order, which had these at its start: what it has left, where no other agent runs. Somebody
+    /// else may have one open for a moment.
+    pub fn left(mut self) -> Option<(Unasked, String)> {
+        self.0.retain(|port, _| !is_copied(*port));
+        self.beyond(0, "left at its end")
+    }
+
+    /// Of a process that runs, which had these at its start.
+    pub fn too_many(&self) -> Option<(Unasked, String)> {
+        self.beyond(CURSORS, "more than at its start")
+    }
+
+    fn beyond(&self, most: i64, words: &str) -> Option<(Unasked, String)> {
+        let give_up = Instant::now() + Duration::from_secs(3);
+        loop {
+            let now = Self::of(self.0.keys().copied());
+            let more = |(port, open): (&u16, &i64)| open - self.0.get(port).unwrap_or(open);
+            let most_of_all = now.0.iter().map(more).max().filter(|more| *more > most)?;
+            if Instant::now() > give_up {
+                return Some((Unasked::Cursors, format!("{most_of_all} cursors {words}")));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn open_cursors(port: u16) -> Option<i64> {
+    let patience = Duration::from_secs(1);
+    let status = rawdoc! { "serverStatus": 1 };
+    let told = odd::ask_within(patience, port, b"admin", &status).ok()?;
+    let open = told.get_document("metrics").ok()?.get_document("cursor").ok()?;
+    open.get_document("open").ok()?.get_i64("total").ok()
+}
+
 /// What is left of it once the reasons of the test are taken into account, one line each. With `OUTRIGGER_TEST_NOTES` it is
 /// written to that file and nothing is left, to find out what the tests of a file have to name.
 pub fn left<'a>(
@@ -170,11 +200,9 @@ pub fn left<'a>(
 ) -> Vec<String> {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or_default();
-    let file = test.split("::").next().unwrap_or_default();
     let notes = super::from_env::<String>("OUTRIGGER_TEST_NOTES");
     // Outside of any test, such as the demo, nobody has named a reason.
-    let is_left_out = MAY_ANYTHING.iter().any(|(of, _)| *of == file);
-    let is_asked = notes.is_some() || (test.contains("::") && !is_left_out);
+    let is_asked = notes.is_some() || test.contains("::");
     // What is compared for a doubt, or because the queue is new, may be found to differ.
     let is_compared = [Unasked::Doubt, Unasked::NewQueue].iter().any(|what| may.contains_key(what));
     let is_named =
