@@ -20,6 +20,7 @@ use crate::{
     source::fake::{COLLECTION, FakeSource, document},
 };
 
+mod asked;
 mod hours;
 
 /// A batch of one document, which has the batch's number for its `_id`.

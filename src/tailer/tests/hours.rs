@@ -10,20 +10,20 @@ use crate::{
     },
 };
 
-const SECOND: Duration = Duration::from_secs(1);
-const ALL: QueueLimits =
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const ALL: QueueLimits =
     QueueLimits { max_bytes: u64::MAX, max_documents: u64::MAX, min_free_disk: 0 };
 
 /// A tailer at work on a source.
-struct Scene {
-    tailer: Arc<Tailer<FakeSource>>,
-    queue: Arc<Queue>,
+pub struct Scene {
+    pub tailer: Arc<Tailer<FakeSource>>,
+    pub queue: Arc<Queue>,
     started: Instant,
     stop: Stop,
     _dir: TempDir,
 }
 
-fn scene(source: FakeSource, limits: QueueLimits) -> Scene {
+pub fn scene(source: FakeSource, limits: QueueLimits) -> Scene {
     let dir = TempDir::new().unwrap();
     let queue = open(dir.path());
     let tailer = Tailer { limits, ..tailer(dir.path(), queue.clone(), source) };
@@ -32,37 +32,37 @@ fn scene(source: FakeSource, limits: QueueLimits) -> Scene {
 }
 
 impl Scene {
-    fn at_work(&self) -> tokio::task::JoinHandle<Result<(), TailerError>> {
+    pub fn at_work(&self) -> tokio::task::JoinHandle<Result<(), TailerError>> {
         let (tailer, stop) = (self.tailer.clone(), self.stop.clone());
         tokio::spawn(async move { tailer.run(&stop).await })
     }
 
     /// Until so long after the start.
-    async fn until(&self, seconds: u64) {
+    pub async fn until(&self, seconds: u64) {
         clock::until(self.started, seconds).await;
     }
 
-    fn has(&self, batches: impl IntoIterator<Item = EventBatch>) {
+    pub fn has(&self, batches: impl IntoIterator<Item = EventBatch>) {
         self.tailer.source.batches.lock().extend(batches);
     }
 
-    fn refuses(&self, refuses: Option<Refuses>) {
+    pub fn refuses(&self, refuses: Option<Refuses>) {
         *self.tailer.source.refuses.lock() = refuses;
     }
 
     /// In which second after the start a stream was asked for, and from where.
-    fn opened(&self) -> Vec<(u64, StartFrom)> {
+    pub fn opened(&self) -> Vec<(u64, StartFrom)> {
         let opened = self.tailer.source.opened.lock();
         opened.iter().map(|(at, from)| ((*at - self.started).as_secs(), from.clone())).collect()
     }
 
     /// The number of the batch that the checkpoint is behind.
-    fn checkpoint(&self) -> u64 {
+    pub fn checkpoint(&self) -> u64 {
         self.queue.checkpoint().unwrap().map_or(0, |checkpoint| number(&checkpoint.token))
     }
 
     /// Why everything is to be compared.
-    fn owed(&self) -> Option<Reason> {
+    pub fn owed(&self) -> Option<Reason> {
         SyncState::open(&self.queue).unwrap().map(|state| state.reason)
     }
 }
@@ -72,7 +72,7 @@ fn position(n: u64) -> StartFrom {
 }
 
 /// Nothing happened, and the position is a later one.
-fn nothing(n: u64) -> EventBatch {
+pub fn nothing(n: u64) -> EventBatch {
     EventBatch { events: Vec::new(), ..batch(n) }
 }
 
@@ -237,7 +237,7 @@ async fn a_database_that_is_away_for_hours_keeps_its_position() {
     assert!(clock::since(scene.started) < 20_002 * SECOND, "a wait ends when it is told to");
 }
 
-fn checkpoint_at(n: u64) -> Checkpoint {
+pub fn checkpoint_at(n: u64) -> Checkpoint {
     Checkpoint {
         token: batch(n).token,
         kind: PositionKind::named("number of a batch"),
