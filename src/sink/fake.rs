@@ -9,7 +9,7 @@ use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use parking_lot::Mutex;
 
 use super::*;
-use crate::{model::document_key::DocumentKey, runtime::clock};
+use crate::{model::document_key::DocumentKey, runtime::clock, schema::Kind};
 
 /// Its field `u` is unique, and the `_id`s are numbers.
 #[derive(Default)]
@@ -31,8 +31,10 @@ struct State {
     takes_no_changes: bool,
     change: Option<Result<Changed, SinkError>>,
     create: Option<SinkError>,
-    /// Of the name that it is asked for, and no collection of ours.
-    is_there: bool,
+    /// What has the name that it is asked for.
+    there: Option<Description>,
+    /// The names of the commands that alter a collection.
+    altered: Vec<String>,
     changes: Vec<&'static str>,
     /// Databases.
     dropped: Vec<String>,
@@ -69,8 +71,19 @@ impl FakeSink {
         self.0.lock().create = Some(answer);
     }
 
+    /// A time series has the name, or nothing.
     pub fn has_something_else_there(&self, is_there: bool) {
-        self.0.lock().is_there = is_there;
+        let series = rawdoc! { "name": "orders", "type": "timeseries" };
+        self.is_described(is_there.then(|| Description::of(&series)));
+    }
+
+    pub fn is_described(&self, there: impl Into<Option<Description>>) {
+        self.0.lock().there = there.into();
+    }
+
+    /// The commands that alter a collection, in their order.
+    pub fn altered(&self) -> Vec<String> {
+        self.0.lock().altered.clone()
     }
 
     pub fn documents(&self) -> Vec<RawDocumentBuf> {
@@ -200,6 +213,13 @@ impl SchemaSink for FakeSink {
         if let (SchemaChange::Create { .. }, Some(error)) = (change, &state.create) {
             return Err(error.clone());
         }
+        // The collection takes the place of a view, or of what has gone.
+        if matches!(change, SchemaChange::Create { .. })
+            && (matches!(&state.there, Some(there) if there.kind == Kind::View)
+                || matches!(state.fault, Some(SinkError::Gone(_))))
+        {
+            (state.there, state.fault) = (None, None);
+        }
         state.change.clone().unwrap_or(Ok(Changed::Done))
     }
 
@@ -217,16 +237,16 @@ impl SchemaSink for FakeSink {
     }
 
     async fn describe(&self, _: &Namespace) -> Result<Option<Description>, SinkError> {
-        let is_there = self.0.lock().is_there;
-        let series = rawdoc! { "name": "orders", "type": "timeseries" };
-        Ok(is_there.then(|| Description::of(&series)))
+        Ok(self.0.lock().there.clone())
     }
 
     async fn estimated_count(&self, _: &Namespace) -> Result<u64, SinkError> {
         Ok(self.0.lock().documents.len() as u64)
     }
 
-    async fn alter(&self, _: &Namespace, _: RawDocumentBuf) -> Result<(), SinkError> {
+    async fn alter(&self, _: &Namespace, command: RawDocumentBuf) -> Result<(), SinkError> {
+        let name = command.iter().next().and_then(Result::ok).map(|(name, _)| name.to_string());
+        self.0.lock().altered.extend(name);
         Ok(())
     }
 }

@@ -45,6 +45,8 @@ mod fakes;
 mod held;
 mod hours;
 mod left_out;
+mod options;
+mod sent;
 
 use fakes::{HERE, Local};
 
@@ -348,7 +350,7 @@ async fn a_refusal_of_access_opens_the_breaker_with_the_first_answer() {
 
     assert_eq!(scene.writing.against().breaker, Stage::Open);
     assert!(scene.status.faults.atlas.get().is_some_and(|fault| fault.is_denied));
-    assert_eq!(scene.waiting(), 1);
+    assert_eq!((scene.atlas.commands(scene.started).len(), scene.waiting()), (1, 1));
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use crate::{
         document_key::DocumentKey,
         event::CollectionId,
         namespace::Namespace,
+        write_op::WriteOp,
     },
     mongo::MongoError,
     schema::Description,
@@ -34,6 +35,10 @@ struct LocalState {
     gate: Arc<Gate>,
     is_exchanged: bool,
     tells_of_schema: bool,
+    /// What every name is.
+    described: Option<Description>,
+    /// It keeps no documents, but what brings each up to date.
+    renews: Option<WriteOp>,
     reads: usize,
 }
 
@@ -49,6 +54,8 @@ impl Default for LocalState {
             gate,
             is_exchanged: false,
             tells_of_schema: true,
+            described: None,
+            renews: None,
             reads: 0,
         }
     }
@@ -76,6 +83,15 @@ impl Local {
 
     pub fn tells_nothing_of_schema(&self) {
         self.0.lock().tells_of_schema = false;
+    }
+
+    pub fn is_described(&self, described: impl Into<Option<Description>>) {
+        self.0.lock().described = described.into();
+    }
+
+    /// It shows no document, and brings each up to date by this.
+    pub fn renews(&self, op: WriteOp) {
+        self.0.lock().renews = Some(op);
     }
 
     /// How often documents were read.
@@ -138,6 +154,15 @@ impl Source for Local {
         })
     }
 
+    async fn renew(
+        &self,
+        _: &Namespace,
+        keys: &[&DocumentKey],
+    ) -> Result<Option<Vec<Option<WriteOp>>>, SourceError> {
+        let Some(op) = self.0.lock().renews.clone() else { return Ok(None) };
+        self.ask(|_| Some(vec![Some(op); keys.len()]))
+    }
+
     async fn time(&self) -> Result<ClusterTime, SourceError> {
         self.ask(|state| state.time)
     }
@@ -153,7 +178,7 @@ impl Source for Local {
 
 impl SchemaSource for Local {
     async fn describe(&self, _: &Namespace) -> Result<Option<Description>, SourceError> {
-        self.ask(|_| None)
+        self.ask(|state| state.described.clone())
     }
 
     fn tells_of_schema(&self) -> bool {
