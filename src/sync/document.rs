@@ -174,3 +174,130 @@ fn is_same(atlas: &dyn Side, source: Option<&RawDocument>, target: Option<&RawDo
         (Some(_), None) | (None, Some(_)) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        model::write_op::{Refusal, WriteOp},
+        queue::{Ack, Incoming, Outcome, QueueOptions, Work},
+        side::fake::FakeSide,
+        sync::state::Reason,
+    };
+
+    /// A queue, and what looks the document 1 of a collection up.
+    struct Scene {
+        queue: Arc<Queue>,
+        _dir: TempDir,
+    }
+
+    fn orders() -> Namespace {
+        Namespace::new("shop", "orders")
+    }
+
+    fn key() -> DocumentKey {
+        DocumentKey::of(&rawdoc! { "_id": 1 }).unwrap()
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let dir = TempDir::new().unwrap();
+            let queue = Queue::open(&QueueOptions::new(dir.path().join("queue"))).unwrap();
+            Self { queue: Arc::new(queue), _dir: dir }
+        }
+
+        /// Where the two sides have documents of these values.
+        async fn look(
+            &self,
+            reading: Option<&Reading>,
+            local: Option<i32>,
+            atlas: Option<i32>,
+        ) -> DocumentReport {
+            let side = |v: Option<i32>| FakeSide::of(v.map(|v| (1, v)));
+            let (local, atlas) = (side(local), side(atlas));
+            look_up(&self.queue, reading, &local, &atlas, &orders(), &key()).await.unwrap()
+        }
+
+        fn waits(&self) {
+            let op = WriteOp::Insert(rawdoc! { "_id": 1 });
+            let work = Work::Document { ns: orders(), key: key(), op, collection: None };
+            let change = Incoming { work, cluster_time: ClusterTime(1), wall_ms: 1_000 };
+            self.queue.commit(vec![change], None).unwrap();
+        }
+    }
+
+    /// The stream was read up to this time.
+    fn reading(time: u64) -> Reading {
+        let reading = Reading::default();
+        reading.end_reply(ClusterTime(time), ClusterTime(time));
+        reading
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_document_is_synced_when_both_sides_have_the_same_of_it_or_nothing() {
+        for (v, is_there) in [(Some(5), true), (None, false)] {
+            let report = Scene::new().look(None, v, v).await;
+
+            assert_eq!(report.state, DocumentState::Synced);
+            assert_eq!((report.in_local, report.in_atlas), (Some(is_there), Some(is_there)));
+            assert_eq!((report.error, report.next), (None, None));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_document_that_differs_though_nothing_waits_has_failed_and_it_is_said_in_what() {
+        for (local, atlas, what) in [
+            (Some(5), None, "it is missing in Atlas"),
+            (None, Some(5), "only Atlas has it"),
+            (Some(5), Some(6), "Atlas has it with another content"),
+        ] {
+            let report = Scene::new().look(Some(&reading(50)), local, atlas).await;
+
+            assert_eq!(report.state, DocumentState::Failed);
+            assert_eq!(report.error, Some(format!("{what}; nothing waits for it")));
+            assert!(report.next.is_some_and(|next| next.contains("--ns shop.orders")));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_document_that_may_still_come_is_pending_and_it_is_said_why() {
+        let (scene, owing) = (Scene::new(), Scene::new());
+        SyncState::require(&owing.queue, ClusterTime(1), Reason::FirstCopy).unwrap();
+        for (scene, reading, why, next) in [
+            (&scene, None, "no agent runs", Some("start the agent with `outrigger run`")),
+            (&scene, Some(reading(0)), "not every change was read yet", None),
+            (&owing, Some(reading(50)), "a copy or a comparison is not done", None),
+        ] {
+            let report = scene.look(reading.as_ref(), Some(5), None).await;
+
+            assert_eq!(report.state, DocumentState::Pending);
+            assert!(report.error.as_ref().is_some_and(|error| error.contains(why)), "{report:?}");
+            assert_eq!(report.next.as_deref(), next);
+        }
+    }
+
+    /// It need not be read then.
+    #[tokio::test(start_paused = true)]
+    async fn a_document_that_waits_in_the_queue_is_pending_and_one_that_was_given_up_has_failed() {
+        let scene = Scene::new();
+        scene.waits();
+        let report = scene.look(Some(&reading(50)), Some(5), Some(5)).await;
+        assert_eq!((report.state, report.in_atlas), (DocumentState::Pending, None));
+        assert_eq!(report.since, rfc3339(1_000));
+
+        let entry = scene.queue.lease(1, usize::MAX, 1_000).unwrap().entries.remove(0);
+        let (reason, refusal) = ("too large".to_owned(), Refusal::TooLarge);
+        let outcome = Outcome::Rejected { reason, refusal, now_ms: 2_000 };
+        scene.queue.ack(&[Ack { seq: entry.seq, version: entry.version, outcome }]).unwrap();
+        let report = scene.look(Some(&reading(50)), Some(5), Some(5)).await;
+        assert_eq!(
+            (report.state, report.error.as_deref()),
+            (DocumentState::Failed, Some("too large"))
+        );
+        assert_eq!(report.since, rfc3339(2_000));
+        assert!(report.next.is_some_and(|next| next.contains("outrigger dead retry")));
+    }
+}
