@@ -317,7 +317,8 @@ fn behind(status: &Status, oldest: Option<u64>) -> Duration {
     let now = now_ms();
     let (there_ms, unread) = {
         let state = status.state();
-        let unread = state.majority.behind().max(state.waiting.oldest(Instant::now()));
+        let unread = state.majority.behind().max(state.unread.behind());
+        let unread = unread.max(state.waiting.oldest(Instant::now()));
         (state.waiting.there_ms(now), unread)
     };
     let unapplied = oldest.map_or(0, |oldest| there_ms.saturating_sub(oldest));
@@ -325,4 +326,31 @@ fn behind(status: &Status, oldest: Option<u64>) -> Duration {
     // The stream answers at least every second, so what goes beyond two is time of which nothing is known.
     let silence = if heard == 0 { 0 } else { now.saturating_sub(heard).saturating_sub(2_000) };
     Duration::from_millis(unapplied.max(silence)).max(unread)
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{model::checkpoint::ClusterTime, policy::majority::Writes, queue::QueueOptions};
+
+    #[test]
+    fn what_is_not_read_yet_is_behind_although_nothing_waits_and_the_stream_has_just_answered() {
+        let dir = TempDir::new().unwrap();
+        let queue = Queue::open(&QueueOptions::new(dir.path())).unwrap();
+        let (status, start) = (Status::default(), Instant::now());
+        let look = |written, read, after| {
+            let (written, committed) = (ClusterTime(written), ClusterTime(read));
+            let writes = Writes { written, committed, ..Writes::default() };
+            status.state().unread.look(writes, start + Duration::from_secs(after));
+            status.metrics.local_heard_ms.set(now_ms());
+            lag(&status, &queue)
+        };
+
+        assert_eq!(look(100, 50, 0), Duration::ZERO, "it is as old as it was seen to be");
+        assert_eq!(look(200, 99, 15), Duration::from_secs(15));
+        assert_eq!(look(300, 100, 20), Duration::from_secs(5), "what came behind the first look");
+        assert_eq!(look(300, 300, 21), Duration::ZERO);
+    }
 }

@@ -15,6 +15,7 @@ use crate::{
     gate::faults::Fault,
     model::checkpoint::ClusterTime,
     observe::{alerts::Notice, status::Status},
+    policy::majority::Writes,
     queue::{Queue, note},
     runtime::{clock::now_ms, shutdown::blocking},
     sync::state::SyncState,
@@ -132,10 +133,17 @@ pub(super) async fn look_at_oplog(handles: Handles) {
 
 /// Keeps up to date what the local server has written and no majority has.
 pub(super) async fn look_at_majority(handles: Handles) {
-    let Handles { status, journal, .. } = handles;
+    let Handles { status, journal, reading, .. } = handles;
     loop {
         if let Ok(writes) = journal.last_write().await {
-            status.state().majority.look(writes, Instant::now());
+            let (position, now) = (reading.position(), Instant::now());
+            let mut state = status.state();
+            state.majority.look(writes, now);
+            // A first copy may begin long before anything is read of the stream.
+            if !position.is_unknown() {
+                let (written, committed) = (writes.committed, position.whole());
+                state.unread.look(Writes { written, committed, ..Writes::default() }, now);
+            }
         }
         tokio::time::sleep(MAJORITY_EVERY).await;
     }

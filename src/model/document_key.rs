@@ -59,22 +59,6 @@ impl DocumentKey {
         matches!(self.value(), Ok(RawBsonRef::MaxKey))
     }
 
-    /// The filter that finds the documents of all `keys`. Built from undecoded bytes, so that an `_id`
-    /// that is no UTF-8 is found as well.
-    pub fn filter_of_any<'a>(keys: impl IntoIterator<Item = &'a DocumentKey>) -> RawDocumentBuf {
-        let mut ids = raw::Builder::default();
-        for (n, key) in keys.into_iter().enumerate() {
-            for element in raw::elements(key.filter()).flatten() {
-                ids.push(element.kind, &n.to_string(), element.value);
-            }
-        }
-        let mut any = raw::Builder::default();
-        any.push(raw::kind::ARRAY, "$in", ids.finish().as_bytes());
-        let mut filter = raw::Builder::default();
-        filter.push(raw::kind::DOCUMENT, "_id", any.finish().as_bytes());
-        filter.finish()
-    }
-
     /// Bytes that two keys share exactly when MongoDB holds their `_id`s for equal.
     pub fn canonical(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.0.as_bytes().len());

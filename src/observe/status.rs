@@ -97,6 +97,8 @@ pub struct StatusState {
     pub unshowable: Option<Unshowable>,
     /// Local writes that no majority has yet, so that the stream does not show them.
     pub majority: Majority,
+    /// What a majority has and this agent has not read yet: replies that come one behind the other may all be old.
+    pub unread: Majority,
     /// What waits in the source itself, of one that keeps what nobody has read.
     pub waiting: Waiting,
     /// Who reads the source, while this agent stands by.

@@ -44,6 +44,7 @@ struct State {
     listings: Vec<Instant>,
     denied: bool,
     while_it_alters: Option<Box<dyn FnOnce() + Send>>,
+    while_it_lists: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// An index of this name, on the field of that name.
@@ -125,6 +126,11 @@ impl FakeSchemas {
     /// Done once, before the next command.
     pub fn while_it_alters(&self, done: impl FnOnce() + Send + 'static) {
         self.lock().while_it_alters = Some(Box::new(done));
+    }
+
+    /// Done once, before indexes are listed next.
+    pub fn while_it_lists(&self, done: impl FnOnce() + Send + 'static) {
+        self.lock().while_it_lists = Some(Box::new(done));
     }
 
     pub fn indexes(&self, ns: &Namespace) -> Vec<String> {
@@ -294,6 +300,8 @@ impl SchemaSide for FakeSchemas {
     }
 
     fn list_indexes<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, Vec<RawDocumentBuf>> {
+        let first = self.lock().while_it_lists.take();
+        first.into_iter().for_each(|done| done());
         told(self.found(ns).map(|found| found.map(|found| found.indexes).unwrap_or_default()))
     }
 

@@ -84,7 +84,12 @@ pub struct PatientWalk<'a> {
 }
 
 impl<'a> PatientWalk<'a> {
-    pub fn new(sides: &'a Sides, end: SideName, route: Route, stop: &'a Stop) -> Self {
+    /// Of the local database in pages of no more than its rate has for a moment: a page is read before it is
+    /// [paid for](Sides::throttle).
+    pub fn new(sides: &'a Sides, end: SideName, mut route: Route, stop: &'a Stop) -> Self {
+        if end == SideName::Local {
+            route.page = sides.page_max(route.page);
+        }
         let ns = route.ns.clone();
         Self { walk: sides.of(end).walk(route), sides, ns, stop }
     }

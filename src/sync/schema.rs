@@ -50,8 +50,10 @@ pub async fn schema_steps(
     if sides.of(copy).schema().is_none() || sides.of(original).schema().is_none() {
         return Ok(Vec::new());
     }
-    let wanted = described(options.0, indexes_of(sides, original, ns, stop).await?);
+    // The copy first, which may be away for minutes: an index that the original got meanwhile, and the worker has made,
+    // would stand in the copy only.
     let target = described(options.1, indexes_of(sides, copy, ns, stop).await?);
+    let wanted = described(options.0, indexes_of(sides, original, ns, stop).await?);
     Ok(steps(&wanted, Some(&target)))
 }
 
@@ -211,4 +213,31 @@ fn is_denied(error: &SyncError) -> bool {
         error,
         SyncError::Source(SourceError::Denied { .. }) | SyncError::Sink(SinkError::Denied(_))
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::side::fake_schema::{FakeSchemas, index};
+
+    #[tokio::test]
+    async fn an_index_that_is_made_on_both_sides_while_the_copy_is_waited_for_is_no_difference() {
+        let ns: Namespace = "shop.orders".parse().unwrap();
+        let (local, atlas) = (Arc::new(FakeSchemas::at(1)), Arc::new(FakeSchemas::at(1)));
+        let make = {
+            let (ends, ns) = ([local.clone(), atlas.clone()], ns.clone());
+            move |index: &[RawDocumentBuf]| ends.iter().for_each(|end| end.has(&ns, index))
+        };
+        make(&[]);
+        atlas.while_it_lists(move || make(&[index("late")]));
+        let sides = Sides::new(local, atlas, 1, 0);
+        let options = RawDocumentBuf::new();
+
+        let (options, stop) = ((&options, &options), Stop::default());
+        let steps = schema_steps(&sides, &ns, SideName::Local, options, &stop).await.unwrap();
+
+        assert_eq!(sentences(&steps), Vec::<String>::new());
+    }
 }

@@ -99,6 +99,12 @@ impl Sides {
         self.copying.acquire_many(kilobytes).await.expect("the semaphore is never closed")
     }
 
+    /// Documents that a page of the local database may have, of so many at the most.
+    pub fn page_max(&self, page: u32) -> u32 {
+        let most = self.reads.lock().ops_max(page as usize);
+        u32::try_from(most).unwrap_or(page)
+    }
+
     /// Waits until so many documents may be read from the local database.
     pub async fn throttle(&self, documents: usize, stop: &Stop) -> Result<(), SyncError> {
         let wait = {

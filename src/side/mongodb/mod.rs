@@ -13,6 +13,7 @@ use crate::{
     model::{
         checkpoint::ClusterTime,
         document_key::DocumentKey,
+        lookup::filters_of,
         namespace::{Namespace, NamespaceFilter},
         raw::Malformed,
     },
@@ -246,16 +247,18 @@ impl MongoSide {
         ns: &Namespace,
         keys: &[DocumentKey],
     ) -> Result<HashMap<Vec<u8>, RawDocumentBuf>, MongoError> {
-        let command = rawdoc! {
-            "find": ns.coll(), "filter": DocumentKey::filter_of_any(keys), "batchSize": i32::MAX,
-            "readConcern": majority_after(ClusterTime::default()),
-        };
-        let mut cursor = self.mongo.cursor(ns.db(), command).await?;
         let mut found = HashMap::new();
-        while let Some(reply) = cursor.next().await? {
-            for document in documents(&reply)? {
-                let key = DocumentKey::of(document).map_err(malformed)?;
-                found.insert(key.canonical(), document.to_owned());
+        for filter in filters_of(keys) {
+            let command = rawdoc! {
+                "find": ns.coll(), "filter": filter, "batchSize": i32::MAX,
+                "readConcern": majority_after(ClusterTime::default()),
+            };
+            let mut cursor = self.mongo.cursor(ns.db(), command).await?;
+            while let Some(reply) = cursor.next().await? {
+                for document in documents(&reply)? {
+                    let key = DocumentKey::of(document).map_err(malformed)?;
+                    found.insert(key.canonical(), document.to_owned());
+                }
             }
         }
         Ok(found)

@@ -11,7 +11,7 @@
 //! and returns to the full one behind it. `$changeStreamSplitLargeEvent` would do the same, from
 //! 6.0.9 on; this works everywhere.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use mongodb::raw_batch_cursor::RawBatch;
@@ -27,6 +27,7 @@ use crate::{
         checkpoint::{ClusterTime, PositionKind, ResumeToken},
         document_key::DocumentKey,
         event::{ChangeEvent, CollectionId},
+        lookup::filters_of,
         namespace::{Interner, Namespace, NamespaceFilter},
         raw::Malformed,
     },
@@ -181,14 +182,13 @@ impl Source for ChangeStreamSource {
     ) -> Result<FindPages, SourceError> {
         // Read at least as far as the change that is being written.
         let concern = majority_after(after);
-        let command = rawdoc! {
-            "find": ns.coll(),
-            "filter": DocumentKey::filter_of_any(keys.iter().copied()),
-            "batchSize": i32::MAX,
-            "readConcern": concern,
-        };
-        let cursor = self.mongo.cursor(ns.db(), command).await?;
-        Ok(FindPages { cursor })
+        let commands = filters_of(keys.iter().copied()).into_iter().map(|filter| {
+            rawdoc! {
+                "find": ns.coll(), "filter": filter, "batchSize": i32::MAX, "readConcern": concern.clone(),
+            }
+        });
+        let (mongo, db) = (self.mongo.clone(), ns.db().to_owned());
+        Ok(FindPages { mongo, db, commands: commands.collect(), cursor: None })
     }
 
     async fn time(&self) -> Result<ClusterTime, SourceError> {
@@ -365,12 +365,30 @@ fn position_of(reply: &RawDocument, last: Option<&RawDocument>) -> Result<Resume
 
 /// Documents of a `find`.
 pub struct FindPages {
-    cursor: BatchCursor,
+    mongo: Mongo,
+    db: String,
+    /// What is still to be asked.
+    commands: VecDeque<RawDocumentBuf>,
+    cursor: Option<BatchCursor>,
+}
+
+impl FindPages {
+    async fn reply(&mut self) -> Result<Option<RawBatch>, MongoError> {
+        loop {
+            if let Some(cursor) = &mut self.cursor
+                && let Some(reply) = cursor.next().await?
+            {
+                return Ok(Some(reply));
+            }
+            let Some(command) = self.commands.pop_front() else { return Ok(None) };
+            self.cursor = Some(self.mongo.cursor(&self.db, command).await?);
+        }
+    }
 }
 
 impl Pages for FindPages {
     async fn next(&mut self) -> Result<Option<Page>, SourceError> {
-        let Some(reply) = self.cursor.next().await? else {
+        let Some(reply) = self.reply().await? else {
             return Ok(None);
         };
         let read_at = reply.as_raw_document().get_timestamp("operationTime").map(ClusterTime::from);

@@ -107,6 +107,8 @@ async fn apply_schema_of<K: SchemaSink>(
     }
     let left = apply_schema(&run.cx.sides, SideName::Atlas, ns, (steps, &permit), run.stop).await;
     run.cx.watch.build_ended(ns);
+    // What was changed locally between the look and now, the worker may have made before these steps were.
+    run.cx.watch.ask(ns);
     let left = left?;
     for problem in &left {
         tracing::warn!(%ns, error = %problem, "not mended");

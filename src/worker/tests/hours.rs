@@ -227,7 +227,7 @@ async fn a_write_without_an_answer_is_made_once_more_behind_the_next_answer_and_
     scene.until(7_200).await;
     let commands = scene.commands();
     let [_, _, (probe, _), (soon, _), (late, _)] = commands[..] else { panic!("{commands:?}") };
-    assert_eq!(soon - probe, 10, "soon after the next answer");
+    assert!((10..=11).contains(&(soon - probe)), "soon after the next answer: {commands:?}");
     assert_eq!(late, 300, "and when nothing can come any more");
     assert_eq!((scene.atlas.written(), scene.waiting()), (vec!["insert", "upsert", "upsert"], 0));
 }
