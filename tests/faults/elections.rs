@@ -119,7 +119,7 @@ async fn elections_of_atlas_lose_nothing_and_make_no_dead_letter() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_local_set_with_an_arbiter_takes_without_a_majority_waits_until_it_has_one() {
     let (mut local, atlas) = tokio::join!(ReplicaSet::start_with_arbiter(), Mongod::start());
-    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    let mut agent = Agent::watched(&local.uri(), &atlas.uri(), "");
     agent.streaming().await;
     let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     let load = Load::begin(&local.client, seed());
@@ -148,7 +148,7 @@ async fn what_a_local_set_with_an_arbiter_takes_without_a_majority_waits_until_i
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_atlas_with_an_arbiter_takes_without_a_majority_is_not_held_to_be_there() {
     let (local, mut atlas) = tokio::join!(Mongod::start(), ReplicaSet::start_with_arbiter());
-    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    let mut agent = Agent::watched(&local.uri(), &atlas.uri(), "");
     agent.streaming().await;
     let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     let load = Load::begin(&local.client, seed());

@@ -272,26 +272,14 @@ async fn property_11_the_breaker_stays_closed_for_as_many_failures_as_configured
     assert_eq!(Api::of(&agent).get("/api/sync/metrics").1["breakerOpenings"], 0);
 }
 
-/// What is read at once is never cut, so each collection takes its ten seconds; by default all are there in one.
+/// Which takes most of a minute; by default all are there in one second.
 #[tokio::test(flavor = "multi_thread")]
 async fn property_11_a_copy_reads_no_faster_than_configured() {
     let (local, atlas) = pair().await;
-    let names = ["a", "b", "c", "d", "e", "f"];
-    let collection = |server: &Mongod, name| -> Collection<Document> {
-        server.client.database("shop").collection(name)
-    };
-    for name in names {
-        let hundred = (0..100).map(|id| doc! { "_id": id });
-        collection(&local, name).insert_many(hundred).await.unwrap();
-    }
-    let there = async || {
-        let mut all = 0;
-        for name in names {
-            all += collection(&atlas, name).count_documents(doc! {}).await.unwrap();
-        }
-        all
-    };
-    let config = "[sync]\nmax_docs_per_second = 10\n";
+    let documents = (0..5_000).map(|id| doc! { "_id": id });
+    orders(&local).insert_many(documents).await.unwrap();
+    let there = async || orders(&atlas).count_documents(doc! {}).await.unwrap();
+    let config = "[sync]\nmax_docs_per_second = 100\n";
     let mut agent = Agent::new(&local.uri(), &atlas.uri(), config);
     agent.start(&[]);
     eventually("the first documents", PATIENCE, async || there().await > 0).await;
@@ -299,7 +287,7 @@ async fn property_11_a_copy_reads_no_faster_than_configured() {
     tokio::time::sleep(Duration::from_secs(3)).await;
 
     let there = there().await;
-    assert!(there < 400, "{there}");
+    assert!(there < 2_500, "{there}");
     assert_eq!(agent.health().unwrap()["phase"], "copying");
     agent.kill();
 }

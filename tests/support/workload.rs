@@ -91,7 +91,7 @@ fn rare(rng: &mut StdRng) -> Bson {
             let longest = if rng.random_bool(0.1) { 8_000 } else { 400 };
             Bson::String("ü€𝄞".repeat(rng.random_range(1..longest)))
         }
-        _ => (0..*[40, 90, 150].choose(rng).unwrap()).fold(Bson::Int32(1), |inner, n| {
+        _ => (0..*[40, 90].choose(rng).unwrap()).fold(Bson::Int32(1), |inner, n| {
             if n % 3 == 0 { Bson::Array(vec![inner]) } else { Bson::Document(doc! { "d": inner }) }
         }),
     }

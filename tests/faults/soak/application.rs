@@ -12,7 +12,7 @@ use mongodb::{
     Client, Collection, Database,
     bson::{Document, doc},
 };
-use rand::{Rng, rngs::StdRng};
+use rand::{Rng, rngs::StdRng, seq::SliceRandom};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -71,9 +71,16 @@ pub async fn work(
     let collections = workload::collections(&client);
     let shop = client.database("shop");
     let seats = shop.collection::<Document>("seats");
+    // Dealt, so that every kind comes; what a server that is away did not take is dealt again.
+    let mut deck: Vec<u32> = Vec::new();
     while !stop.is_cancelled() {
         let _turn = of_all.turn.lock().await;
-        let done = match rng.random_range(0..200) {
+        if deck.is_empty() {
+            deck = (0..200).collect();
+            deck.shuffle(&mut rng);
+        }
+        let dealt = deck.pop().expect("it has one");
+        let done = match dealt {
             0 => rename(&client, &mut rng).await,
             1 => shop.collection::<Document>("brief").drop().await,
             2..4 => index(&shop, &mut rng).await,
@@ -88,6 +95,9 @@ pub async fn work(
             50..55 => odd_work::step(port, &mut rng).await.map_err(Into::into),
             _ => workload::change(&collections[rng.random_range(0..3)], &mut rng).await.map(|_| ()),
         };
+        if done.is_err() {
+            deck.insert(rng.random_range(0..=deck.len()), dealt);
+        }
         let count = if done.is_ok() { &of_all.operations } else { &of_all.refused };
         count.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -106,9 +116,15 @@ async fn index(shop: &Database, rng: &mut StdRng) -> mongodb::error::Result<()> 
 /// Two collections take one another's names, where both are there by then.
 async fn swap(names: &Database) -> mongodb::error::Result<()> {
     for name in ["left", "right"] {
-        let insert = names.collection::<Document>(name).insert_one(doc! {}).await;
-        names::unless_refused(insert.map(drop))?;
+        let collection = names.collection::<Document>(name);
+        if let Err(error) = collection.insert_one(doc! {}).await {
+            // A view, or it would have two of a unique value.
+            names::unless_refused(Err(error))?;
+            collection.drop().await?;
+            collection.insert_one(doc! {}).await?;
+        }
     }
+    names.collection::<Document>("tmp").drop().await?;
     names::swap(names).await
 }
 
