@@ -301,7 +301,9 @@ impl SchemaSide for FakeSchemas {
 
     fn list_indexes<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, Vec<RawDocumentBuf>> {
         let first = self.lock().while_it_lists.take();
-        first.into_iter().for_each(|done| done());
+        if let Some(done) = first {
+            done();
+        }
         told(self.found(ns).map(|found| found.map(|found| found.indexes).unwrap_or_default()))
     }
 

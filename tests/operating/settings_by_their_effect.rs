@@ -3,10 +3,7 @@
 
 use std::{path::Path, process::Command, time::Duration};
 
-use mongodb::{
-    Collection,
-    bson::{Document, doc},
-};
+use mongodb::bson::{Document, doc};
 use outrigger::{
     config,
     source::{EventStream, Source, StartFrom, outbox::OutboxSource},

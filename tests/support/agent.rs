@@ -182,7 +182,8 @@ impl Agent {
         let path = self.dir.path().join("config.toml");
         let mut text = std::fs::read_to_string(&path).unwrap();
         let url = format!("http://127.0.0.1:{}/beat", receiver.port);
-        text += &format!("\n[alerts]\nheartbeat_every = \"1s\"\nheartbeat_url = \"{url}\"\n");
+        let alerts = format!("\n[alerts]\nheartbeat_every = \"1s\"\nheartbeat_url = \"{url}\"\n");
+        text.push_str(&alerts);
         std::fs::write(path, text).unwrap();
         self.heartbeats = Some(receiver);
     }

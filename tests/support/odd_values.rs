@@ -47,7 +47,9 @@ fn int32(n: i32) -> Value {
 /// A document of these fields, or an array whose items have these names.
 fn holder(kind: u8, fields: &[(&str, &Value)]) -> Value {
     let mut inside = Builder::default();
-    fields.iter().for_each(|(name, of)| inside.push(of.kind, name, &of.bytes));
+    for (name, of) in fields {
+        inside.push(of.kind, name, &of.bytes);
+    }
     value(kind, inside.finish().into_bytes())
 }
 
