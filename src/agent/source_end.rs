@@ -253,22 +253,19 @@ pub async fn known_source(config: &Config) -> Result<(Arc<dyn Side>, Option<Stri
     })
 }
 
-/// Whether a collection is replicated by what the configuration says, for who has no agent to ask.
+/// [`Source::is_replicated`] by what the configuration says, for who has no source: its connection string need not be known.
 ///
 /// # Errors
-/// For a configuration whose patterns or connection string are none.
+/// For patterns that are none.
 pub fn is_replicated(
     config: &Config,
 ) -> Result<impl Fn(&Namespace) -> bool + Send + use<>, ConfigError> {
     let filter = config.filter()?;
-    let outbox = match config.source.kind {
+    let own = match config.source.kind {
         SourceKind::Mongodb => None,
-        SourceKind::Outbox => Some(OutboxSource::new(config)?),
+        SourceKind::Outbox => Some(outbox::own_of(config)),
     };
-    Ok(move |ns: &Namespace| match &outbox {
-        Some(source) => source.is_replicated(ns, &filter),
-        None => filter.matches(ns),
-    })
+    Ok(move |ns: &Namespace| filter.matches(ns) || own.as_ref() == Some(ns))
 }
 
 /// What speaks against going on from this checkpoint with the source that the configuration names.

@@ -177,8 +177,8 @@ const WORDS: &[Words] = &[
     words(
         "lag",
         "Atlas is behind",
-        "Both ends answer, and writing is slower than what comes. Nothing is lost.",
-        "If it lasts: `worker.lanes`, `worker.update_mode = \"auto\"`.",
+        "Both ends answer, and writing, or with an empty queue reading, is slower than what comes. Nothing is lost.",
+        "If it lasts: `worker.lanes`, `worker.update_mode = \"auto\"`; where the queue is empty, the local database or its line.",
     ),
     words(
         "queue_size",

@@ -100,10 +100,12 @@ impl Comparison<'_> {
             page: 10_000,
         };
         let mut walk = PatientWalk::new(self.sides, SideName::Local, route, self.stop);
-        let (mut keys, mut n) = (Vec::new(), 0);
+        let (mut keys, mut n, mut unpaid) = (Vec::new(), 0, 0);
         while let Some(page) = walk.next().await? {
             let documents = page.documents()?;
-            self.sides.throttle(documents.len() / KEYS_PER_READ, self.stop).await?;
+            unpaid += documents.len();
+            self.sides.throttle(unpaid / KEYS_PER_READ, self.stop).await?;
+            unpaid %= KEYS_PER_READ;
             for document in documents {
                 n += 1;
                 if n % each == 0 {

@@ -157,6 +157,12 @@ fn away(failed: Failed) -> SourceError {
     }
 }
 
+/// The name under which an outbox keeps what is no collection's.
+pub fn own_of(config: &Config) -> Namespace {
+    let bare = config.outbox.table.rsplit('.').next().unwrap_or("outbox");
+    Namespace::new(OWN_DATABASE, bare)
+}
+
 impl OutboxSource {
     /// Connects nowhere yet.
     ///
@@ -166,7 +172,6 @@ impl OutboxSource {
         let uri = config.outbox_uri()?;
         let db = Postgres::new(uri.expose(), CONNECTIONS, TIMEOUT)
             .map_err(|error| ConfigError::invalid("outbox.uri", error.to_string()))?;
-        let bare = config.outbox.table.rsplit('.').next().unwrap_or("outbox");
         Ok(Self(Arc::new(Inner {
             db,
             config: config.outbox.clone(),
@@ -177,7 +182,7 @@ impl OutboxSource {
                 .into_iter()
                 .map(|ns| (ns.clone(), config.routes.indexes(ns).into_iter().map(spec).collect()))
                 .collect(),
-            own: Namespace::new(OWN_DATABASE, bare),
+            own: own_of(config),
             tables: Tables::new(
                 config.routes.tables.clone(),
                 config.routes.routes.clone(),

@@ -107,9 +107,12 @@ async fn apply_schema_of<K: SchemaSink>(
     }
     let left = apply_schema(&run.cx.sides, SideName::Atlas, ns, (steps, &permit), run.stop).await;
     run.cx.watch.build_ended(ns);
-    // What was changed locally between the look and now, the worker may have made before these steps were.
-    run.cx.watch.ask(ns);
     let left = left?;
+    // What was changed locally between the look and now, the worker may have made before these steps were. What is only
+    // dropped here is looked at once more when the documents are there, and what is left at the run's end.
+    if what == ToApply::Everything && left.is_empty() {
+        run.cx.watch.ask(ns);
+    }
     for problem in &left {
         tracing::warn!(%ns, error = %problem, "not mended");
     }
