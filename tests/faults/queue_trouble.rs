@@ -1,6 +1,10 @@
 //! The queue's disk and directory make trouble: nothing is lost, nothing panics, the disk is not filled.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use mongodb::bson::doc;
 use rand::{
@@ -167,6 +171,73 @@ async fn a_disk_that_takes_no_further_file_ends_nothing_and_loses_nothing() {
     std::fs::remove_dir_all(&filler).unwrap();
 
     equal(&local, &atlas, 2 * PATIENCE).await;
+    assert!(!agent.log().contains("panicked"), "{}", agent.log());
+    assert!(agent.stop().success());
+}
+
+/// A file system of one's own, which is to become read-only: in a file, behind a loop device. False where there can be none.
+fn makes_a_disk(agent: &mut Agent) -> bool {
+    let disk = agent.dir.path().join("disk");
+    std::fs::File::create(&disk).and_then(|file| file.set_len(64 << 20)).unwrap();
+    let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk).status();
+    let mounts = |way: &&[&str]| {
+        let mut mount = Command::new("unshare");
+        mount.args(*way).args(["mount", "-o", "loop"]).arg(&disk).arg("/mnt");
+        mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    if !made.is_ok_and(|status| status.success()) || !may_mount().as_ref().is_some_and(mounts) {
+        not_proved(Need::Mounts);
+        return false;
+    }
+    agent.wrapper = Some("mkdir -p queue && mount -o loop disk queue".to_owned());
+    true
+}
+
+/// As a kernel does with a disk that it does not trust any more (`errors=remount-ro`): what was open before cannot be written
+/// to either, and it stays so until somebody has looked after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_the_system_makes_read_only_is_told_of_and_loses_nothing() {
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(atlas.port).await;
+    // What was not written before it is gone with it, so that everything may be compared, what was deleted meanwhile too.
+    let config = "[queue]\nmin_free_disk = \"0B\"\n[sync]\nmax_delete_ratio = 1.0\n";
+    let mut agent = Agent::new(&local.uri(), &line.uri(), config);
+    agent.may(
+        &[NewQueue, Repair],
+        "its disk becomes read-only, and what it had not written is gone",
+    );
+    if !makes_a_disk(&mut agent) {
+        return;
+    }
+    agent.start(&[]);
+    agent.streaming().await;
+    fill(&local, 0, 200).await;
+    equal(&local, &atlas, PATIENCE).await;
+    line.set(Line::Cut);
+    fill(&local, 1_000, 200).await;
+    agent.queued(200).await;
+
+    let within = format!("--mount=/proc/{}/ns/mnt", agent.id());
+    let queue = inside(&agent);
+    let seen = agent.dir.path().join("queue");
+    let mut broken = Command::new("nsenter");
+    broken.arg(within).args(["mount", "-o", "remount,abort"]).arg(&seen);
+    assert!(broken.status().unwrap().success());
+    let refused = std::fs::write(queue.join("new"), "").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    fill(&local, 2_000, 200).await;
+    orders(&local).delete_many(doc! { "_id": { "$lt": 1_100 } }).await.unwrap();
+    eventually("it is told", PATIENCE, async || agent.log().contains("the queue failed")).await;
+    line.set(Line::Up);
+    // It is not given up, and not taken for damage either.
+    let told = "cannot be opened: Read-only file system";
+    eventually("a try", PATIENCE, async || agent.log().matches(told).count() > 1).await;
+    assert!(agent.is_running() && !agent.log().contains("moved aside"), "{}", agent.log());
+    // What it knew when it was stopped is on the disk, as far as that was written.
+    agent.stop();
+    agent.start(&[]);
+
+    equal(&local, &atlas, PATIENCE).await;
     assert!(!agent.log().contains("panicked"), "{}", agent.log());
     assert!(agent.stop().success());
 }
