@@ -25,7 +25,7 @@ use crate::support::{
     proxy::{Line, Proxy},
     seed,
     slow_line::{Shape, SlowLine},
-    unasked::Unasked::{Cursors, NewQueue, Retries},
+    unasked::Unasked::{Cursors, NewQueue, Repair, Retries},
 };
 
 /// A library that stands between a program and the system. `None` where there is no C compiler.
@@ -235,6 +235,7 @@ async fn a_local_database_behind_a_slow_line_is_copied_and_followed_with_few_cur
     let shape = Shape { round_trip: Duration::from_millis(500), bits_per_second: 256_000 };
     let line = SlowLine::to(local.port, shape).await;
     let mut agent = Agent::new(&line.uri(), &atlas.uri(), "");
+    agent.may(&[Repair], "markers come while they are copied, which takes this line seconds");
     agent.beats();
     agent.waits_as_by_default();
     agent.start(&[]);
