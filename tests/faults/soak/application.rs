@@ -93,6 +93,8 @@ pub async fn work(
             }
             40..50 => names::step(&names, &mut rng).await,
             50..55 => odd_work::step(port, &mut rng).await.map_err(Into::into),
+            55 => view(&names).await,
+            56 => capped(&names).await,
             _ => workload::change(&collections[rng.random_range(0..3)], &mut rng).await.map(|_| ()),
         };
         if done.is_err() {
@@ -126,6 +128,21 @@ async fn swap(names: &Database) -> mongodb::error::Result<()> {
     }
     names.collection::<Document>("tmp").drop().await?;
     names::swap(names).await
+}
+
+/// A view that is made anew.
+async fn view(names: &Database) -> mongodb::error::Result<()> {
+    names.collection::<Document>("window").drop().await?;
+    let made = doc! { "create": "window", "viewOn": "left", "pipeline": [] };
+    names.run_command(made).await.map(drop)
+}
+
+/// A buffer that is made anew.
+async fn capped(names: &Database) -> mongodb::error::Result<()> {
+    let ring = names.collection::<Document>("ring");
+    ring.drop().await?;
+    names.run_command(doc! { "create": "ring", "capped": true, "size": 4_096 }).await?;
+    ring.insert_one(doc! {}).await.map(drop)
 }
 
 /// A report that is made anew as a whole.
