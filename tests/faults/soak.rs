@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, RawDocumentBuf, doc};
 use rand::{
     Rng, SeedableRng,
     rngs::StdRng,
@@ -266,7 +266,8 @@ impl Stage {
 
     /// What the application has done, as the local oplog has it.
     async fn take_kinds(&mut self) {
-        let oplog = self.local.client.database("local").collection::<Document>("oplog.rs");
+        // Not decoded: it tells of names that are no text.
+        let oplog = self.local.client.database("local").collection::<RawDocumentBuf>("oplog.rs");
         for (kind, found) in application::kinds() {
             if !self.kinds.contains(kind) && oplog.find_one(found).await.unwrap().is_some() {
                 self.kinds.insert(kind);
