@@ -298,8 +298,12 @@ impl Agent {
         let mut child = self.child.take().expect("it runs");
         signal(child.id(), "TERM");
         let status = child.wait().unwrap();
-        // One that is not stopped in order leaves its cursors to the server, which has patience.
-        if let Some(cursors) = self.cursors.take() {
+        // One that is not stopped in order leaves its cursors to the server, which has patience; so does an exchange that broke.
+        let log = self.log();
+        let is_broken = ["interrupted", "the queue failed", "is not available"];
+        if let Some(cursors) = self.cursors.take()
+            && !is_broken.iter().any(|words| log.contains(words))
+        {
             self.unasked.extend(cursors.left());
         }
         status
