@@ -307,7 +307,7 @@ pub fn lives(handles: &Handles) -> bool {
 
 /// How far Atlas is behind the local database: the age of the oldest change that is not there yet.
 /// Changes that were not read yet are counted through the stream's silence, and through what the server tells of
-/// writes that no majority has, or a source of what waits in it.
+/// writes that no majority has or that are not read yet, or a source of what waits in it.
 pub fn lag(status: &Status, queue: &Queue) -> Duration {
     behind(status, queue.oldest_ms().ok().flatten())
 }

@@ -131,7 +131,7 @@ pub(super) async fn look_at_oplog(handles: Handles) {
     }
 }
 
-/// Keeps up to date what the local server has written and no majority has.
+/// Keeps up to date what the local server has written and no majority has, and what a majority has and is not read yet.
 pub(super) async fn look_at_majority(handles: Handles) {
     let Handles { status, journal, reading, .. } = handles;
     loop {

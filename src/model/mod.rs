@@ -7,7 +7,6 @@ pub mod document_key;
 pub mod event;
 pub mod foreign;
 pub mod hint;
-pub mod lookup;
 pub mod namespace;
 pub mod raw;
 pub mod write_op;

@@ -15,7 +15,6 @@ use crate::{
     config::Uri,
     gate::{Gate, Permit},
     model::{
-        checkpoint::ClusterTime,
         namespace::Namespace,
         raw::{self, Element, Malformed, kind},
     },
@@ -31,6 +30,7 @@ mod describe;
 mod explained;
 mod guard;
 mod lenient;
+mod lookup;
 mod records;
 mod renewal;
 mod seeds;
@@ -39,6 +39,7 @@ mod trusting;
 pub use explained::Explained;
 pub use guard::process_of;
 use guard::{Guard, noting};
+pub use lookup::{finds, majority_after};
 /// What a cursor brought at once.
 pub use mongodb::raw_batch_cursor::RawBatch as Reply;
 use renewal::{Place, Print, Renewal};
@@ -470,15 +471,6 @@ impl BatchCursor {
         mongo.received.add(bytes as u64);
         Ok(reply)
     }
-}
-
-/// The read concern `majority`, in a state not older than `after`.
-pub fn majority_after(after: ClusterTime) -> RawDocumentBuf {
-    let mut concern = bson::rawdoc! { "level": "majority" };
-    if after > ClusterTime::default() {
-        concern.append(bson::raw::cstr!("afterClusterTime"), bson::Timestamp::from(after));
-    }
-    concern
 }
 
 /// What a server has answered with is not what it should be.

@@ -13,14 +13,13 @@ use crate::{
     model::{
         checkpoint::ClusterTime,
         document_key::DocumentKey,
-        lookup::filters_of,
         namespace::{Namespace, NamespaceFilter},
         raw::Malformed,
     },
     mongo::{
         Mongo, MongoError,
         class::{is_no_collection, overtaken},
-        documents, majority_after, malformed,
+        documents, finds, malformed,
     },
     schema::Description,
     sink::classify::command_error,
@@ -248,11 +247,7 @@ impl MongoSide {
         keys: &[DocumentKey],
     ) -> Result<HashMap<Vec<u8>, RawDocumentBuf>, MongoError> {
         let mut found = HashMap::new();
-        for filter in filters_of(keys) {
-            let command = rawdoc! {
-                "find": ns.coll(), "filter": filter, "batchSize": i32::MAX,
-                "readConcern": majority_after(ClusterTime::default()),
-            };
+        for command in finds(ns, keys, ClusterTime::default()) {
             let mut cursor = self.mongo.cursor(ns.db(), command).await?;
             while let Some(reply) = cursor.next().await? {
                 for document in documents(&reply)? {

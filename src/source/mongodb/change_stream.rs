@@ -27,13 +27,10 @@ use crate::{
         checkpoint::{ClusterTime, PositionKind, ResumeToken},
         document_key::DocumentKey,
         event::{ChangeEvent, CollectionId},
-        lookup::filters_of,
         namespace::{Interner, Namespace, NamespaceFilter},
         raw::Malformed,
     },
-    mongo::{
-        BatchCursor, Mongo, MongoError, class::BSON_OBJECT_TOO_LARGE, documents, majority_after,
-    },
+    mongo::{BatchCursor, Mongo, MongoError, class::BSON_OBJECT_TOO_LARGE, documents, finds},
     policy::position::Replies,
     schema::Description,
     source::{EventBatch, EventStream, Page, Pages, SchemaSource, Source, SourceError, StartFrom},
@@ -181,14 +178,9 @@ impl Source for ChangeStreamSource {
         after: ClusterTime,
     ) -> Result<FindPages, SourceError> {
         // Read at least as far as the change that is being written.
-        let concern = majority_after(after);
-        let commands = filters_of(keys.iter().copied()).into_iter().map(|filter| {
-            rawdoc! {
-                "find": ns.coll(), "filter": filter, "batchSize": i32::MAX, "readConcern": concern.clone(),
-            }
-        });
+        let commands = finds(ns, keys.iter().copied(), after).collect();
         let (mongo, db) = (self.mongo.clone(), ns.db().to_owned());
-        Ok(FindPages { mongo, db, commands: commands.collect(), cursor: None })
+        Ok(FindPages { mongo, db, commands, cursor: None })
     }
 
     async fn time(&self) -> Result<ClusterTime, SourceError> {

@@ -1,13 +1,37 @@
 //! How documents are asked for by their keys.
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
-use super::{document_key::DocumentKey, raw};
+use crate::model::{checkpoint::ClusterTime, document_key::DocumentKey, namespace::Namespace, raw};
+
+/// The read concern `majority`, in a state not older than `after`.
+pub fn majority_after(after: ClusterTime) -> RawDocumentBuf {
+    let mut concern = rawdoc! { "level": "majority" };
+    if after > ClusterTime::default() {
+        concern.append(bson::raw::cstr!("afterClusterTime"), bson::Timestamp::from(after));
+    }
+    concern
+}
+
+/// The commands that together read the documents of all `keys`, each in one reply as far as that holds them, in a state not
+/// older than `after`.
+pub fn finds<'a>(
+    ns: &Namespace,
+    keys: impl IntoIterator<Item = &'a DocumentKey>,
+    after: ClusterTime,
+) -> impl Iterator<Item = RawDocumentBuf> {
+    let (coll, concern) = (ns.coll().to_owned(), majority_after(after));
+    filters_of(keys).into_iter().map(move |filter| {
+        rawdoc! {
+            "find": &*coll, "filter": filter, "batchSize": i32::MAX, "readConcern": concern.clone(),
+        }
+    })
+}
 
 /// The filters that together find the documents of all `keys`, each by a `find` of its own. It is one filter, but for the
 /// sake of `_id`s that hold an array whose items have other names than their places: beside another key in one `$in`,
 /// MongoDB 6.0.5 looks for such a one without end (seen), and by itself finds it.
-pub fn filters_of<'a>(keys: impl IntoIterator<Item = &'a DocumentKey>) -> Vec<RawDocumentBuf> {
+fn filters_of<'a>(keys: impl IntoIterator<Item = &'a DocumentKey>) -> Vec<RawDocumentBuf> {
     let (odd, usual): (Vec<_>, Vec<_>) =
         keys.into_iter().partition(|key| has_odd_array(key.filter()));
     let together = (!usual.is_empty()).then(|| filter_of_any(usual));
@@ -45,8 +69,6 @@ fn has_odd_array(within: &RawDocument) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use bson::rawdoc;
-
     use super::*;
 
     /// `{_id: {a: [10, 10, …]}}`, with these names for the items.
