@@ -37,12 +37,25 @@ fn integer(value: Option<&Bson>) -> Value {
         Some(Bson::Int32(v)) => Some(i64::from(*v)),
         Some(Bson::Int64(v)) => Some(*v),
         Some(Bson::Double(v)) if v.trunc() == *v && v.abs() < 1e15 => Some(*v as i64),
-        Some(Bson::Decimal128(v)) => {
-            v.to_string().trim_end_matches('0').trim_end_matches('.').parse().ok()
-        }
+        Some(Bson::Decimal128(v)) => decimal(&v.to_string()),
         _ => None,
     };
     json!(whole.and_then(|v| i32::try_from(v).ok()))
+}
+
+/// The whole number that a decimal is, whichever way it is written: `-0`, `2.00`, `1E+3`.
+fn decimal(text: &str) -> Option<i64> {
+    let (mantissa, exponent) = text.split_once('E').unwrap_or((text, "0"));
+    let (whole, part) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits: i128 = format!("{whole}{part}").parse().ok()?;
+    let exponent = exponent.parse::<i64>().ok()? - i64::try_from(part.len()).ok()?;
+    if digits == 0 {
+        return Some(0);
+    }
+    let power = 10_i128.checked_pow(exponent.unsigned_abs().try_into().ok()?)?;
+    let is_whole = exponent >= 0 || digits % power == 0;
+    let n = if exponent >= 0 { digits.checked_mul(power)? } else { digits / power };
+    is_whole.then(|| n.try_into().ok()).flatten()
 }
 
 fn text(value: Option<&Bson>) -> Value {

@@ -101,4 +101,22 @@ impl Numeric {
         let sign = if groups.is_empty() { 0 } else { sign };
         Some(Self { groups, weight: weight.try_into().ok()?, sign, scale: scale as u16 })
     }
+
+    /// The number where it is a whole one: `1E+3` and `2.00` are.
+    pub fn whole(&self) -> Option<i64> {
+        let is_negative = match self.sign {
+            0 => false,
+            NEGATIVE => true,
+            _ => return None,
+        };
+        let behind =
+            usize::try_from(i32::from(self.weight) + 1).ok()?.checked_sub(self.groups.len())?;
+        let zeros = std::iter::repeat_n(&0, if self.groups.is_empty() { 0 } else { behind });
+        let mut whole = 0_i64;
+        for group in self.groups.iter().chain(zeros) {
+            // Downwards, where there is room for one more.
+            whole = whole.checked_mul(10_000)?.checked_sub((*group).into())?;
+        }
+        if is_negative { Some(whole) } else { whole.checked_neg() }
+    }
 }

@@ -99,9 +99,7 @@ fn whole(kind: u8, value: &[u8]) -> Option<i64> {
             is_one.then_some(v as i64)
         }
         kind::DECIMAL128 => {
-            let text = bson::Decimal128::from_bytes(fixed(value)?).to_string();
-            let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
-            part.bytes().all(|digit| digit == b'0').then(|| whole.parse().ok()).flatten()
+            Numeric::parse(&bson::Decimal128::from_bytes(fixed(value)?).to_string())?.whole()
         }
         _ => None,
     }

@@ -68,7 +68,7 @@ pub(super) async fn empty_other_capitals<K: SchemaSink>(
     // What is asked for is no reason to drop what is not; what is owed cannot be done else.
     let goes = |ns: &&Namespace| old.contains(ns.db()) && (run.plan.is_owed() || run.scope.has(ns));
     let names: BTreeSet<_> = target.names().filter(goes).cloned().collect();
-    compare_rest(run, &Scope::only(names.clone())).await?;
+    compare_rest(run, &Scope::only(names.clone()), |_| true).await?;
     let views = target.views.into_iter().map(|view| view.ns).filter(|ns| names.contains(ns));
     let changes = views.map(|ns| SchemaChange::DropIfGone { ns }).collect();
     queue_and_wait(run, changes, &names).await

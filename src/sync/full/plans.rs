@@ -62,6 +62,15 @@ impl Plans {
         Ok(again)
     }
 
+    /// These are to be compared again before the run ends.
+    pub async fn compare_again(&self, names: BTreeSet<Namespace>) -> Result<(), SyncError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let (queue, id) = (self.queue.clone(), self.state.lock().await.id);
+        Ok(blocking(move || SyncState::compare_again(&queue, id, &names)).await?)
+    }
+
     /// How far a collection is, if it was begun in this way before.
     pub async fn known(&self, ns: &Namespace, is_copy: bool) -> Option<CopyPlan> {
         let state = self.state.lock().await;

@@ -3,19 +3,29 @@
 use std::collections::BTreeSet;
 
 use super::{plan::Scope, repair::Repair, run::Run};
-use crate::{observe::progress::ShareState, side::Size, sink::SchemaSink, sync::SyncError};
+use crate::{
+    model::namespace::Namespace, observe::progress::ShareState, side::Size, sink::SchemaSink,
+    sync::SyncError,
+};
 
-/// Collections that only Atlas has: they are dropped, unless they hold too much for that.
+/// Collections that only Atlas has: they are dropped, unless they hold too much for that. One that both have by now, and
+/// that is `unmet`, is to be compared again: what it has in Atlas is an older one's, of whose end no event has told, and
+/// that it is made anew leaves that there.
 pub(super) async fn compare_rest<K: SchemaSink>(
     run: &Run<'_, K>,
     scope: &Scope,
+    unmet: impl Fn(&Namespace) -> bool,
 ) -> Result<(), SyncError> {
     let target = run.target_listing().await?;
     // After those of Atlas, so that what is new here is in both.
     let source = run.source_listing().await?.collections;
     let source: BTreeSet<_> = source.into_iter().map(|collection| collection.ns).collect();
     let mut rest: Vec<_> = target.collections.into_iter().map(|collection| collection.ns).collect();
-    rest.retain(|ns| scope.has(ns) && !source.contains(ns));
+    rest.retain(|ns| scope.has(ns));
+    let (both, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|ns| source.contains(ns));
+    if !run.is_dry() {
+        run.plans.compare_again(both.into_iter().filter(unmet).collect()).await?;
+    }
     if rest.is_empty() {
         return Ok(());
     }

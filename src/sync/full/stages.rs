@@ -35,7 +35,13 @@ pub(super) async fn execute<K: SchemaSink>(
     while run.plan.replaces() && run.cx.reading.position().seen() <= run.after {
         pause(run.stop, LOOK_AGAIN).await?;
     }
-    let (source, target) = (run.source_listing().await?, run.target_listing().await?);
+    let source = run.source_listing().await?;
+    // What waits for Atlas is in one of the two, since the queue is asked first.
+    let waiting = run.cx.queue.pending_by_namespace();
+    let target = run.target_listing().await?;
+    let met: BTreeSet<_> = source.collections.iter().map(|of| of.ns.clone()).collect();
+    let stands = target.collections.iter().map(|of| of.ns.clone()).chain(waiting.into_keys());
+    let unmet: BTreeSet<_> = stands.filter(|ns| !met.contains(ns)).collect();
     let old = other_capitals(run, &source, &target);
     let collections = source.collections.into_iter().filter(|of| run.scope.has(&of.ns)).collect();
     let collections = make_way(run, collections, &target).await?;
@@ -55,7 +61,7 @@ pub(super) async fn execute<K: SchemaSink>(
     let others: Vec<_> = to_compare.into_iter().chain(in_doubt).collect();
     clear(run, &others).await?;
     reconcile_all(run, others).await?;
-    compare_rest(run, &run.scope).await?;
+    compare_rest(run, &run.scope, |ns| unmet.contains(ns)).await?;
     let scope = run.scope.with(after_renames(run).await?);
     wait_until_written(run).await?;
     // As they are called by now.
@@ -206,7 +212,7 @@ async fn after_renames<K: SchemaSink>(run: &Run<'_, K>) -> Result<BTreeSet<Names
         let are_all_in_source = again.iter().all(|ns| named.contains(ns));
         let scope = Scope::only(again);
         if !are_all_in_source {
-            compare_rest(run, &scope).await?;
+            compare_rest(run, &scope, |ns| !named.contains(ns)).await?;
         }
         let mut renamed = Vec::new();
         for collection in source.into_iter().filter(|found| scope.has(&found.ns)) {

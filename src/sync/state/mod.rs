@@ -404,6 +404,22 @@ impl SyncState {
         Ok(again)
     }
 
+    /// Notes that the run `id` is to look at these again.
+    ///
+    /// # Errors
+    /// When the queue cannot be read or written.
+    pub fn compare_again(
+        queue: &Queue,
+        id: Uuid,
+        namespaces: &BTreeSet<Namespace>,
+    ) -> Result<(), QueueError> {
+        queue.update_metas(|| {
+            let mut changes = Changes::new();
+            notes::put_again(&mut changes, id, namespaces);
+            Ok(changes)
+        })
+    }
+
     /// Ends the run `id`; what was postponed for it comes next. False when it must go on: more was required meanwhile.
     ///
     /// # Errors
