@@ -54,6 +54,20 @@ impl Load {
         eventually("changes", PATIENCE, async || made() >= enough).await;
     }
 
+    /// Waits until Atlas has each of the collections. One that is made while Atlas changes its primary may be made or not,
+    /// and is compared for that.
+    pub async fn is_met(&self, atlas: &Client) {
+        eventually("the collections in Atlas", PATIENCE, async || {
+            for one in workload::collections(atlas) {
+                if !one.find_one(doc! {}).await.is_ok_and(|found| found.is_some()) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+
     /// Returns the number of changes, once they are enough to prove something.
     pub async fn end(self) -> u32 {
         let made = || self.changes.load(Ordering::Relaxed);
@@ -102,6 +116,7 @@ async fn elections_of_atlas_lose_nothing_and_make_no_dead_letter() {
     agent.streaming().await;
     let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     let load = Load::begin(&local.client, seed());
+    load.is_met(&atlas.client).await;
 
     elect_twice(&mut atlas).await;
     let changes = load.end().await;
@@ -152,6 +167,7 @@ async fn what_an_atlas_with_an_arbiter_takes_without_a_majority_is_not_held_to_b
     agent.streaming().await;
     let honesty = Honesty::watch(&local.client, &atlas.client, &agent);
     let load = Load::begin(&local.client, seed());
+    load.is_met(&atlas.client).await;
     load.goes_on(100).await;
 
     let killed = atlas.kill_primary().await;
@@ -187,6 +203,7 @@ async fn elections_with_tls_and_passwords_lose_nothing() {
     let mut agent = Agent::started(&local.uri(), &atlas.uri());
     agent.streaming().await;
     let load = Load::begin(&local.client, seed());
+    load.is_met(&atlas.client).await;
 
     tokio::join!(local.step_down(), atlas.step_down());
     let killed = atlas.kill_primary().await;

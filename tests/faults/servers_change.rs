@@ -225,6 +225,7 @@ async fn a_set_of_three_that_a_name_service_tells_is_written_to_whoever_of_it_is
     agent.start(&[]);
     agent.streaming().await;
     let load = Load::begin(&local.client, seed());
+    load.is_met(&atlas.client).await;
     load.goes_on(50).await;
 
     atlas.step_down().await;

@@ -109,8 +109,8 @@ pub fn write_program(path: &std::path::Path, text: &str) {
 pub fn free_port() -> u16 {
     // `scripts/test` gives each program that runs beside others a slot, and with it ports of its own.
     const FIRST: u32 = 12_000;
-    const PORTS: u32 = 5_000;
-    const SLOTS: u32 = 4;
+    const PORTS: u32 = 3_400;
+    const SLOTS: u32 = 6;
     static SLOT: LazyLock<u32> =
         LazyLock::new(|| from_env("OUTRIGGER_TEST_SLOT").unwrap_or_else(std::process::id) % SLOTS);
     // A process begins where another that was started without a slot is not likely to be.
