@@ -225,7 +225,7 @@ fn the_script_that_runs_them_ends_with_each_failure_and_its_reason() {
     assert_eq!(
         [end[5], end[4], end[3], end[2], end[0]],
         [
-            "FAILED bad::one: tests/faults/bad.rs:1:2: a reason",
+            "FAILED bad::one: tests/faults/bad.rs:1:2: a reason more of it",
             "FAILED bad::two: Error: no panic",
             "died ended with -9",
             "NOT PROVED: good::lacking: there is no lintian here",
