@@ -42,6 +42,11 @@ fn is_whole() -> bool {
     std::env::var_os("OUTRIGGER_TEST_UNSCALED").is_some()
 }
 
+/// A server that holds up an answer does so three times, each longer than the agent waits for it.
+fn patience() -> Duration {
+    if is_whole() { 5 * PATIENCE } else { PATIENCE }
+}
+
 /// The modes of a stage whose turn it is in `mode` among the other tests.
 fn modes(mode: &'static str) -> Vec<&'static str> {
     if is_whole() { MODES.into() } else { vec![mode] }
@@ -169,7 +174,7 @@ impl Stage {
         let changed = kept(&self.atlas).update_one(doc! { "_id": 1 }, change).await.unwrap();
         assert_eq!(changed.modified_count, 1, "the last one was repaired");
         // It is refused as long as the comparison of what the row before has replaced goes on.
-        eventually("a comparison on demand", PATIENCE, async || {
+        eventually("a comparison on demand", patience(), async || {
             let asked = self.agent.cli(&["sync", "--ns", "shop.kept"]);
             let said = String::from_utf8_lossy(&asked.stderr).into_owned();
             let is_busy = said.contains("a full sync runs already");
@@ -201,7 +206,7 @@ impl Stage {
                 self.replaces_one().await;
             }
         }
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + patience();
         let mut is_met = false;
         while !is_met {
             assert!(Instant::now() < give_up, "{name}: it was not asked");
@@ -216,7 +221,7 @@ impl Stage {
             }
         }
         if is_stall(fault) {
-            eventually(&format!("{name}: nobody gives up"), PATIENCE, async || {
+            eventually(&format!("{name}: nobody gives up"), patience(), async || {
                 self.line(side).given_up() > given_up
             })
             .await;
@@ -239,9 +244,9 @@ impl Stage {
 
     async fn equal(&self) {
         match self.order {
-            MayDiffer::Nothing => equal(&self.local, &self.atlas, PATIENCE).await,
+            MayDiffer::Nothing => equal(&self.local, &self.atlas, patience()).await,
             _ => {
-                equal_by_hand(&self.local, &self.atlas, &self.agent, PATIENCE).await;
+                equal_by_hand(&self.local, &self.atlas, &self.agent, patience()).await;
             }
         }
     }
@@ -250,7 +255,7 @@ impl Stage {
         println!("    {row}");
         let started = Instant::now();
         self.equal().await;
-        eventually(row, PATIENCE, async || {
+        eventually(row, patience(), async || {
             self.agent.health().is_some_and(|health| {
                 health["queueSize"] == 0
                     && health["phase"] == "streaming"
@@ -356,7 +361,7 @@ async fn every_row_of_the_lines_faults_ends_equal() {
                 let lasts = Bounds::of_the_program().healthy + Duration::from_secs(3);
                 tokio::time::sleep(lasts).await;
             }
-            eventually(&name, PATIENCE, async || {
+            eventually(&name, patience(), async || {
                 let line = stage.line(side);
                 let is_stall = matches!(fault, Line::Silent | Line::Mute);
                 line.struck() > struck && (!is_stall || line.given_up() > given_up)
