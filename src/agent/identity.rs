@@ -42,9 +42,7 @@ impl Agent {
 
 /// Where the id stands beside the queue.
 fn beside(queue: &Path) -> PathBuf {
-    let mut path = queue.as_os_str().to_owned();
-    path.push(".id");
-    path.into()
+    files::beside(queue, ".id")
 }
 
 fn read(bytes: Vec<u8>) -> Option<Uuid> {

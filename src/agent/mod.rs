@@ -74,7 +74,7 @@ pub use ends::{End, TargetEnd};
 pub use far_end::reach;
 pub use flush::{FlushError, Flushed, flush};
 pub use monitor::{Monitor, is_gapless, judged, judgement, lag, lives};
-pub use pause::set_paused;
+pub use pause::{keep_pause, set_paused};
 use source_end::{SourceEnd, of_another_outbox};
 pub use source_end::{is_replicated, known_source, refusal, source_side};
 pub use trial::{Delivery, try_deliveries};

@@ -1,37 +1,98 @@
-//! Pausing and resuming a running agent.
+//! Pausing and resuming an agent. A pause stands in its queue, and in a file beside that for the case that the queue is
+//! moved aside: else a disk that fails would have everything compared, and overwritten, in an Atlas that a person wants
+//! left as it is.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt, chown},
+    path::{Path, PathBuf},
+};
 
 use tokio::sync::Mutex;
 
-use super::Handles;
+use super::{Handles, queue_options};
 use crate::{
     gate::pause::Pause,
     observe::status::Phase,
-    queue::{QueueError, note},
-    runtime::{clock::now_ms, shutdown::blocking},
+    queue::{Queue, QueueError, QueueOptions, note},
+    runtime::{clock::now_ms, files, shutdown::blocking},
 };
 
 /// Held by whoever pauses or resumes: else a pause that is over and one that takes its place could cross, and what is kept
 /// would not be what holds.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// Pauses the writing to Atlas, or lets it go on. Kept beside the queue first, so that a restart knows of it.
+fn beside(queue: &Path) -> PathBuf {
+    files::beside(queue, ".paused")
+}
+
+/// Keeps a pause for the agent that works with this queue, or will, and with `None` that there is none.
+///
+/// # Errors
+/// [`QueueError`]. What was kept before may still be then.
+pub fn keep_pause(
+    queue: &Queue,
+    options: &QueueOptions,
+    pause: Option<&Pause>,
+) -> Result<(), QueueError> {
+    let file = beside(&options.path);
+    // First: a pause that is over for the queue alone would begin again with the next queue.
+    if pause.is_none() {
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(QueueError::Disk(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    queue.set_meta(note::PAUSED, pause.map(Pause::stored).as_deref())?;
+    queue.flush()?;
+    // One that is not to persist ends with its queue. Where only the queue's own folder may be written, so does any other.
+    if let Some(pause) = pause.filter(|_| options.persist)
+        && let Err(error) = write(&file, &options.path, pause)
+    {
+        tracing::debug!(%error, "the pause is noted in the queue only");
+    }
+    Ok(())
+}
+
+fn write(file: &Path, queue: &Path, pause: &Pause) -> io::Result<()> {
+    files::replace(file, &pause.stored())?;
+    // Root may have paused it, and is not who reads it.
+    let owner = fs::metadata(queue)?;
+    if fs::metadata(file)?.uid() != owner.uid() {
+        chown(file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
+}
+
+/// The pause that was kept, also beside a queue that was moved aside since.
+///
+/// # Errors
+/// When the queue cannot be read.
+pub(super) fn kept_pause(
+    queue: &Queue,
+    options: &QueueOptions,
+) -> Result<Option<Pause>, QueueError> {
+    let noted = queue.meta(note::PAUSED)?;
+    let in_file = || fs::read(beside(&options.path)).ok().filter(|_| options.persist);
+    Ok(noted.or_else(in_file).as_deref().map(Pause::read))
+}
+
+/// Pauses the writing to Atlas, or lets it go on. Kept first, so that a restart knows of it.
 ///
 /// # Errors
 /// [`QueueError`]; nothing is changed then.
 pub async fn set_paused(handles: &Handles, pause: Option<Pause>) -> Result<(), QueueError> {
     let _turn = TURN.lock().await;
-    keep(handles, pause.as_ref()).await?;
+    keep(handles, pause.clone()).await?;
     take_effect(handles, pause);
     Ok(())
 }
 
-async fn keep(handles: &Handles, pause: Option<&Pause>) -> Result<(), QueueError> {
-    let (queue, kept) = (handles.queue.clone(), pause.map(Pause::stored));
-    blocking(move || {
-        queue.set_meta(note::PAUSED, kept.as_deref())?;
-        queue.flush()
-    })
-    .await
+async fn keep(handles: &Handles, pause: Option<Pause>) -> Result<(), QueueError> {
+    let (queue, options) = (handles.queue.clone(), queue_options(&handles.config));
+    blocking(move || keep_pause(&queue, &options, pause.as_ref())).await
 }
 
 fn take_effect(handles: &Handles, pause: Option<Pause>) {

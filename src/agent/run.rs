@@ -9,15 +9,15 @@ use super::{
     alert_delivery::{self, AlertDelivery},
     chronicle, from_tailer,
     parts::Parts,
-    standby,
+    pause::kept_pause,
+    queue_options, standby,
     stop::{Exit, result_of},
     vitals,
 };
 use crate::{
-    gate::pause::Pause,
     model::namespace::NamespaceFilter,
     observe::status::Unshowable,
-    queue::{QueueError, note},
+    queue::QueueError,
     runtime::{clock::now_ms, shutdown::blocking},
     sink::AnySink,
     sync::{self, Reconciler, state::SyncState},
@@ -107,13 +107,14 @@ impl Agent {
     async fn remember(&self) -> Result<(), AgentError> {
         // Nothing goes to Atlas before the reconciler holds the lease.
         self.queue.hold_all();
-        let queue = self.queue.clone();
+        let (queue, options) = (self.queue.clone(), queue_options(&self.config));
         let noted = blocking(move || {
-            let (pause, refused) = (queue.meta(note::PAUSED)?, sync::refused_deletes(&queue)?);
+            let pause = kept_pause(&queue, &options)?;
+            let refused = sync::refused_deletes(&queue)?;
             Ok::<_, QueueError>((pause, refused, SyncState::is_unshowable(&queue)?))
         });
         let (pause, refused_deletes, was_passed_over) = noted.await?;
-        self.writing.pause(pause.as_deref().map(Pause::read));
+        self.writing.pause(pause);
         self.writing.set_refused_deletes(refused_deletes);
         self.status.state().unshowable =
             was_passed_over.then_some(Unshowable::PassedOver { at_ms: 0 });

@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     admin::askers::told,
+    agent::{keep_pause, queue_options},
     cli::args::{PauseArgs, ResumeArgs},
     config::{Config, units},
     gate::pause::Pause,
     observe::report::Failure,
-    queue::{Queue, note},
     runtime::clock::{now_ms, rfc3339},
 };
 
@@ -37,7 +37,7 @@ pub fn pause(config: &Config, args: &PauseArgs) -> Result<Code, Failure> {
             let reason = args.why.reason.as_deref().map(told).filter(|why| !why.is_empty());
             let by = Some(told(&user()));
             let pause = Pause { since_ms, until_ms, reason, by };
-            keep(&queue, Some(&pause))?;
+            keep_pause(&queue, &queue_options(config), Some(&pause))?;
             let (since, until) = (rfc3339(since_ms), until_ms.and_then(rfc3339));
             json!({ "paused": true, "since": since, "until": until, "reason": pause.reason, "by": pause.by })
         }
@@ -56,16 +56,10 @@ pub fn resume(config: &Config, args: &ResumeArgs) -> Result<Code, Failure> {
         Access::Agent(client) => {
             client.because(&args.why).post("/api/sync/resume", &Value::Null)?;
         }
-        Access::Queue(queue) => keep(&queue, None)?,
+        Access::Queue(queue) => keep_pause(&queue, &queue_options(config), None)?,
     }
     show::result(args.output, &json!({ "paused": false }), "resumed");
     Ok(Code::SUCCESS)
-}
-
-/// For an agent that does not run yet.
-fn keep(queue: &Queue, pause: Option<&Pause>) -> Result<(), Failure> {
-    queue.set_meta(note::PAUSED, pause.map(Pause::stored).as_deref())?;
-    Ok(queue.flush()?)
 }
 
 /// What `status` says of a pause.

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{BufWriter, Write},
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode as Code,
     time::Duration,
 };
@@ -25,6 +25,7 @@ use crate::{
         Queue, QueueError,
         transfer::{EXPORT_VERSION, ImportEffect, Operation, Whole, read, read_keys},
     },
+    runtime::files,
     sync::state::{Reason, SyncState},
 };
 
@@ -47,9 +48,7 @@ pub fn export(config: &Config, args: &ExportArgs) -> Result<Code, Failure> {
         let error = anyhow::anyhow!("`{}` is already there", path.display());
         return Err(Failure::new(ExitCode::Problem, error).hint("name a file that is not"));
     }
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
+    let part = files::beside(path, ".part");
     let failed = |error: std::io::Error| {
         let error = anyhow::Error::new(error).context(format!("cannot write `{}`", path.display()));
         Failure::new(ExitCode::Problem, error)

@@ -4,8 +4,15 @@ use std::{
     fs,
     io::{ErrorKind, Write},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
+
+/// The file that has the name of `path` and this ending, in the same folder.
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
 
 /// Puts `content` at `path`, for its owner only: written beside it and moved there, so that a full disk or a crash
 /// leaves what was there before. What is there already, a link too, is replaced and never written through.
@@ -13,8 +20,7 @@ use std::{
 /// # Errors
 /// When it cannot be written; nothing has changed then.
 pub fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
+    let beside = beside(path, ".new");
     // A crash in the middle of an earlier write has left it, and `create_new` below would fail on it for ever.
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),

@@ -321,3 +321,37 @@ async fn a_queue_that_is_damaged_anywhere_is_rebuilt_and_loses_nothing() {
     println!("{rebuilt} of 15 were rebuilt");
     assert!(rebuilt > 0, "no damage was of consequence");
 }
+
+/// Whoever pauses the agent may do it to keep what Atlas has. The disk that fails then must not have all of it compared, and
+/// overwritten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_outlives_a_queue_that_is_damaged() {
+    let (local, atlas) = pair().await;
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+    let mut agent = Agent::started(&local.uri(), &atlas.uri());
+    agent.may(&[NewQueue, Repair], "the disk makes trouble");
+    agent.streaming().await;
+    assert!(agent.cli(&["pause", "--reason", "Atlas is what is right"]).status.success());
+    orders(&local).delete_one(doc! { "_id": 1 }).await.unwrap();
+    agent.queued(1).await;
+    agent.kill();
+    std::fs::remove_file(agent.dir.path().join("queue/db")).unwrap();
+
+    agent.start(&[]);
+    eventually("the pause", PATIENCE, async || {
+        agent.health().is_some_and(|of| of["pause"]["reason"] == "Atlas is what is right")
+    })
+    .await;
+    assert!(agent.log().contains("moved aside"), "{}", agent.log());
+    // In three seconds what is not paused has compared everything long since.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(orders(&atlas).count_documents(doc! {}).await.unwrap(), 1, "{}", agent.log());
+
+    assert!(agent.cli(&["resume"]).status.success());
+    equal(&local, &atlas, PATIENCE).await;
+    assert!(agent.stop().success());
+    agent.start(&[]);
+    agent.streaming().await;
+    assert!(agent.health().unwrap()["pause"].is_null(), "a pause that has ended stays over");
+    assert!(agent.stop().success());
+}
