@@ -52,6 +52,13 @@ pub fn index(name: &str) -> RawDocumentBuf {
     RawDocumentBuf::try_from(doc! { "v": 2, "key": { name: 1 }, "name": name }).expect("a spec")
 }
 
+/// As [`index`], and documents must obey it.
+pub fn unique(name: &str) -> RawDocumentBuf {
+    let mut spec = index(name);
+    spec.append(bson::cstr!("unique"), true);
+    spec
+}
+
 fn name_of(spec: &RawDocument) -> &str {
     spec.get_str("name").expect("it has a name")
 }
@@ -151,6 +158,44 @@ impl FakeSchemas {
         self.lock().listings.iter().map(|at| (*at - start).as_secs()).collect()
     }
 
+    /// What has this name from now on; nothing does where there is no description.
+    pub fn is(&self, ns: &Namespace, described: impl Into<Option<Description>>) {
+        let there = &mut self.lock().there;
+        match described.into() {
+            Some(described) => drop(there.insert(ns.clone(), described)),
+            None => drop(there.remove(ns)),
+        }
+    }
+
+    /// What has this name, with its indexes.
+    pub fn get(&self, ns: &Namespace) -> Option<Description> {
+        self.lock().there.get(ns).cloned()
+    }
+
+    /// What it has of what `filter` chooses.
+    pub fn listing(&self, filter: &NamespaceFilter) -> Listing {
+        let mut state = self.lock();
+        state.listings.push(clock::now());
+        let mut listing = Listing { emptied: state.emptied.clone(), ..Listing::default() };
+        for (ns, found) in &state.there {
+            let (ns, options) = (ns.clone(), found.options.clone());
+            match found.kind {
+                _ if !filter.matches(&ns) => listing.not_chosen.push(ns),
+                Kind::Collection => {
+                    listing.collections.push(Collection { ns, options, id: found.id })
+                }
+                Kind::View => listing.views.push(Collection { ns, options, id: found.id }),
+                Kind::TimeSeries | Kind::Other => {
+                    listing.left_out.push(LeftOut { ns, reason: "a time-series collection" });
+                }
+            }
+        }
+        listing.databases = state.there.keys().map(|ns| ns.db().to_owned()).collect();
+        listing.databases.extend(state.emptied.iter().cloned());
+        listing.databases.dedup();
+        listing
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
@@ -183,7 +228,14 @@ impl State {
                 made.indexes.retain(|spec| name_of(spec) != dropped);
             }
             "collMod" => {
-                let change = command.get_document("index").expect("of an index");
+                let Ok(change) = command.get_document("index") else {
+                    let mut options = value::without(&made.options, &["validator"]);
+                    let validator =
+                        command.get_document("validator").expect("no other is known here");
+                    options.append(bson::cstr!("validator"), validator);
+                    made.options = options;
+                    return;
+                };
                 let changed = change.get_str("name").expect("a name");
                 for spec in &mut made.indexes {
                     if name_of(spec) == changed && value::is_on(change, "unique") {
@@ -221,27 +273,8 @@ impl Side for FakeSchemas {
         told(Ok(ClusterTime(self.lock().time)))
     }
 
-    fn list<'a>(&'a self, _: &'a NamespaceFilter) -> Answer<'a, Listing> {
-        let mut state = self.lock();
-        state.listings.push(clock::now());
-        let named = |kind: Kind| {
-            let of_kind = state.there.iter().filter(move |(_, found)| found.kind == kind);
-            of_kind.map(|(ns, found)| Collection {
-                ns: ns.clone(),
-                options: found.options.clone(),
-                id: found.id,
-            })
-        };
-        let mut databases: Vec<_> = state.there.keys().map(|ns| ns.db().to_owned()).collect();
-        databases.extend(state.emptied.iter().cloned());
-        databases.dedup();
-        told(Ok(Listing {
-            collections: named(Kind::Collection).collect(),
-            views: named(Kind::View).collect(),
-            databases,
-            emptied: state.emptied.clone(),
-            ..Listing::default()
-        }))
+    fn list<'a>(&'a self, filter: &'a NamespaceFilter) -> Answer<'a, Listing> {
+        told(Ok(self.listing(filter)))
     }
 
     fn describe_options<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, Option<Description>> {

@@ -40,6 +40,8 @@ mod blind;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
+pub(crate) mod fake_database;
+#[cfg(test)]
 pub(crate) mod fake_schema;
 mod listing;
 pub mod mongodb;
