@@ -154,7 +154,10 @@ impl<'a, K> Run<'a, K> {
                 let error = one_line(&error);
                 tracing::error!(%ns, error, "the collection cannot be copied or compared");
                 self.cx.queue.release(ns);
-                self.failed().push(format!("`{ns}`: {error}"));
+                let (said, mut failed) = (format!("`{ns}`: {error}"), self.failed());
+                if !failed.contains(&said) {
+                    failed.push(said);
+                }
                 Ok(T::default())
             }
             result => result,

@@ -148,8 +148,9 @@ async fn copy_all<K: SchemaSink>(
         .each(collections, |(collection, size)| {
             Box::pin(async move {
                 let copy = copy_unless_barrier(run, run.plan, &collection, size).await;
-                let is_copied = run.unless_refused(&collection.ns, copy)?;
-                Ok((!is_copied).then_some((collection, size)))
+                // One that a server has refused is not tried once more by a comparison.
+                let is_copied = run.unless_refused(&collection.ns, copy.map(Some))?;
+                Ok((is_copied == Some(false)).then_some((collection, size)))
             })
         })
         .await?;
