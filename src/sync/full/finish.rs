@@ -58,6 +58,7 @@ pub(super) async fn finish<K: SchemaSink>(
     let is_everything = is_of_all && !is_dry && !state.is_of_some && left.is_empty();
     let (queue, noted) = (cx.queue.clone(), all_refused.clone());
     let owed = if run.plan.is_owed() { left.clone() } else { BTreeSet::new() };
+    run.ends();
     let is_complete = blocking(move || -> Result<_, QueueError> {
         behind::note(&queue, &owed)?;
         note_refused(&queue, &noted)?;

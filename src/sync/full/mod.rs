@@ -125,11 +125,15 @@ impl<K: SchemaSink> FullSync<K> {
         } else {
             tokio::select! {
                 result = stages::execute(&run, &self.watermark) => result,
-                replaced = self.replaced(id) => replaced,
+                replaced = self.replaced(&run, id) => replaced,
             }
         };
         let outcome = match result {
             Err(error) => self.give_up(plan, error, stop).await?,
+            // It was replaced while it was about to end.
+            Ok(SyncOutcome::BeginsAgain) if !plan.is_owed() => {
+                self.replaced_by_now(id).await?.unwrap_or(SyncOutcome::BeginsAgain)
+            }
             Ok(outcome) => outcome,
         };
         self.end(outcome);
@@ -198,20 +202,32 @@ impl<K: SchemaSink> FullSync<K> {
         );
     }
 
-    /// Completes when the run is not the one that is noted any more.
-    async fn replaced(&self, id: Uuid) -> Result<SyncOutcome, SyncError> {
+    /// Completes when the run is not the one that is noted any more, for another reason than that it has come to its end.
+    async fn replaced(&self, run: &Run<'_, K>, id: Uuid) -> Result<SyncOutcome, SyncError> {
         loop {
-            let queue = self.cx.queue.clone();
-            match blocking(move || SyncState::open(&queue)).await? {
-                None => return Ok(SyncOutcome::Cancelled),
-                Some(state) if state.id != id => return Ok(SyncOutcome::GivenWay),
-                Some(_) => {}
+            let replaced = self.replaced_by_now(id).await?;
+            // It removes its note itself then, and says how it was.
+            if run.is_ending() {
+                return std::future::pending().await;
+            }
+            if let Some(outcome) = replaced {
+                return Ok(outcome);
             }
             tokio::select! {
                 () = self.cx.sync_wanted.notified() => {}
                 () = tokio::time::sleep(UNANNOUNCED_EVERY) => {}
             }
         }
+    }
+
+    /// How a run ends whose note is gone, or another's by now.
+    async fn replaced_by_now(&self, id: Uuid) -> Result<Option<SyncOutcome>, SyncError> {
+        let queue = self.cx.queue.clone();
+        Ok(match blocking(move || SyncState::open(&queue)).await? {
+            None => Some(SyncOutcome::Cancelled),
+            Some(state) if state.id != id => Some(SyncOutcome::GivenWay),
+            Some(_) => None,
+        })
     }
 
     async fn ask_periodically(&self) -> Result<(), SyncError> {

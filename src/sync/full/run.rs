@@ -1,6 +1,9 @@
 //! A run: what it is about, how far it is, what it could not do. What it does with that are the [stages](super::stages).
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -53,6 +56,8 @@ pub(super) struct Run<'a, K> {
     failed: Mutex<Vec<String>>,
     /// Bytes that Atlas had sent when the run began.
     received_before: u64,
+    /// See [`ends`](Self::ends).
+    is_ending: AtomicBool,
 }
 
 impl<'a, K> Run<'a, K> {
@@ -73,12 +78,22 @@ impl<'a, K> Run<'a, K> {
             stop,
             failed: Mutex::default(),
             received_before: cx.sides.atlas.received(),
+            is_ending: AtomicBool::new(false),
             plans: Plans::new(cx.queue.clone(), state),
         }
     }
 
     pub fn is_dry(&self) -> bool {
         self.request.dry_run
+    }
+
+    /// All of it is done: from here on it is the run itself that removes its note.
+    pub fn ends(&self) {
+        self.is_ending.store(true, Ordering::Release);
+    }
+
+    pub fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
     }
 
     /// Bytes that Atlas has sent for it.
