@@ -436,3 +436,6 @@ impl CopyObserver for RestoreNotes<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

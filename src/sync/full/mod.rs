@@ -41,6 +41,9 @@ mod stages;
 mod verdict;
 mod views;
 
+#[cfg(test)]
+mod tests;
+
 pub use behind::is_all_held_up;
 pub use refusals::refused_deletes;
 pub use verdict::refused_of_the_run;

@@ -437,3 +437,6 @@ fn fingerprint(document: &RawDocumentBuf) -> u64 {
     hasher.write(document.as_bytes());
     hasher.finish().max(1)
 }
+
+#[cfg(test)]
+mod tests;

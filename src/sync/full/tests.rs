@@ -1,0 +1,6 @@
+//! Whole runs between two databases in memory, in which hours pass in milliseconds.
+
+mod compared;
+mod copied;
+mod replaced;
+mod scene;
