@@ -216,28 +216,4 @@ fn is_denied(error: &SyncError) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::side::fake_schema::{FakeSchemas, index};
-
-    #[tokio::test]
-    async fn an_index_that_is_made_on_both_sides_while_the_copy_is_waited_for_is_no_difference() {
-        let ns: Namespace = "shop.orders".parse().unwrap();
-        let (local, atlas) = (Arc::new(FakeSchemas::at(1)), Arc::new(FakeSchemas::at(1)));
-        let make = {
-            let (ends, ns) = ([local.clone(), atlas.clone()], ns.clone());
-            move |index: &[RawDocumentBuf]| ends.iter().for_each(|end| end.has(&ns, index))
-        };
-        make(&[]);
-        atlas.while_it_lists(move || make(&[index("late")]));
-        let sides = Sides::new(local, atlas, 1, 0);
-        let options = RawDocumentBuf::new();
-
-        let (options, stop) = ((&options, &options), Stop::default());
-        let steps = schema_steps(&sides, &ns, SideName::Local, options, &stop).await.unwrap();
-
-        assert_eq!(sentences(&steps), Vec::<String>::new());
-    }
-}
+mod tests;

@@ -286,3 +286,6 @@ macro_rules! ask {
     }};
 }
 pub(super) use ask;
+
+#[cfg(test)]
+mod tests;

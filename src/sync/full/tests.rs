@@ -2,5 +2,6 @@
 
 mod compared;
 mod copied;
+mod interrupted;
 mod replaced;
 mod scene;

@@ -59,6 +59,7 @@ async fn what_changes_while_its_collection_is_copied_waits_for_the_copy() {
 
     assert_eq!(scene.run().await, "done");
 
+    scene.serves_for(2).await;
     assert!(scene.is_equal("shop.orders"));
     assert_eq!(scene.atlas.values(&ns("shop.orders"))[&3], 9);
     assert_eq!(scene.queue.pending(), (0, 0));
@@ -215,6 +216,7 @@ async fn a_barrier_that_has_come_is_made_before_its_collection_is_copied() {
 
     assert_eq!(scene.run().await, "done");
 
+    scene.serves_for(2).await;
     assert!(scene.is_equal("shop.orders") && scene.is_equal("shop.items"));
     assert_eq!(scene.queue.pending(), (0, 0));
 }
