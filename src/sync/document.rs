@@ -184,7 +184,8 @@ mod tests {
     use crate::{
         model::write_op::{Refusal, WriteOp},
         queue::{Ack, Incoming, Outcome, QueueOptions, Work},
-        side::fake::FakeSide,
+        runtime::clock,
+        side::{fake::FakeSide, fake_database::FakeDatabase},
         sync::state::Reason,
     };
 
@@ -299,5 +300,36 @@ mod tests {
         );
         assert_eq!(report.since, rfc3339(2_000));
         assert!(report.next.is_some_and(|next| next.contains("outrigger dead retry")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_document_that_is_on_its_way_is_given_seconds_to_arrive() {
+        let (scene, began) = (Scene::new(), clock::now());
+        let local = FakeDatabase::source(1);
+        local.holds(&orders(), [(1, 5)]);
+        let atlas = Arc::new(FakeDatabase::target(1));
+        let arriving = atlas.clone();
+        atlas.when_nth("find shop.orders", 5, move || arriving.holds(&orders(), [(1, 5)]));
+
+        let (ns, key) = (orders(), key());
+        let report = look_up(&scene.queue, None, &local, &*atlas, &ns, &key).await.unwrap();
+
+        assert_eq!((report.state, report.in_atlas), (DocumentState::Synced, Some(true)));
+        assert_eq!(clock::since(began), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn what_is_not_replicated_is_said_and_what_chooses_it_where_that_helps() {
+        let filter = NamespaceFilter::new(&["shop.*".to_owned()], &[]).unwrap();
+        let said = |ns: &str| not_replicated(&filter, &ns.parse().unwrap());
+        assert_eq!(said("shop.orders"), None);
+        let (why, hint) = said("crm.people").unwrap();
+        assert_eq!((why.as_str(), hint.is_some()), ("`crm.people` is not replicated", true));
+
+        let everything = NamespaceFilter::new(&[], &[]).unwrap();
+        let of_ours = Namespace::new(everything.state_database(), "replicas");
+        let (why, hint) = not_replicated(&everything, &of_ours).unwrap();
+        assert!(why.starts_with("`outrigger.replicas` is not replicated: "), "{why}");
+        assert_eq!(hint, None);
     }
 }

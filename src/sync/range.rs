@@ -127,6 +127,7 @@ mod tests {
     use bson::rawdoc;
 
     use super::*;
+    use crate::side::fake_database::{FakeDatabase, ns, ones};
 
     fn keys(ids: impl IntoIterator<Item = i32>) -> Vec<DocumentKey> {
         ids.into_iter().map(|id| DocumentKey::of(&rawdoc! { "_id": id }).unwrap()).collect()
@@ -147,5 +148,19 @@ mod tests {
         assert_eq!((size(10_000, 1 << 20).page(), size(10_000, 1 << 20).ranges()), (4, 50));
         assert_eq!(size(100, 16 << 20).page(), 1);
         assert_eq!(size(1_000_000_000, 325).ranges(), RANGES_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_collection_is_cut_where_it_is_large_enough_for_two_ranges() {
+        let side = FakeDatabase::source(1);
+        for (documents, bounds) in [(399, 0), (400, 1), (1_000, 4)] {
+            side.holds(&ns("shop.orders"), ones(0..documents));
+            let size = Size { documents: documents as u64, bytes: documents as u64 * (64 << 10) };
+
+            let splits = splits(&side, &ns("shop.orders"), size).await.unwrap();
+
+            assert_eq!(splits.len(), bounds, "{documents}");
+        }
+        assert_eq!(side.times("sample shop.orders"), 2, "a small one is not asked for keys");
     }
 }

@@ -156,7 +156,8 @@ impl Notes for FakeDatabase {
         told(self.answers("read notes").map(|()| self.notes_left()))
     }
 
-    fn write<'a>(&'a self, _: &'a Namespace, name: &'a str, text: &'a str) -> Answer<'a, bool> {
+    fn write<'a>(&'a self, at: &'a Namespace, name: &'a str, text: &'a str) -> Answer<'a, bool> {
+        assert_eq!(at.to_string(), "outrigger.restore", "beside the application's databases");
         told(match self.hears("note") {
             Some(Failure::Refused) => Ok(false),
             Some(failure) => Err(self.error(failure)),

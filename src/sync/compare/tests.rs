@@ -155,6 +155,7 @@ async fn what_was_read_before_another_proof_was_asked_for_is_compared_again() {
     for way in WAYS {
         for (end, asked, nth) in [
             (0, "page", 3),
+            (0, "page", 5),
             (0, "keys", 1),
             (0, "digests", 1),
             (0, "find", 1),

@@ -347,6 +347,8 @@ mod tests {
         extra.keep(500, keys(3));
         extra.keep(500, keys(2));
         assert_eq!((extra.atlas_documents, extra.total), (1_000, 5));
+        let bytes: usize = extra.kept.iter().map(|key| key.filter().as_bytes().len()).sum();
+        assert_eq!(extra.kept_bytes, bytes);
         assert_eq!(extra.release().map(|kept| kept.len()), Some(5));
         assert_eq!(extra.pass, Pass::Release);
 

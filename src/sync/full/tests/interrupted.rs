@@ -2,9 +2,10 @@
 
 use bson::rawdoc;
 
-use super::scene::{NOW, SECOND, Scene, changed, key, ns, ones, scene, unique};
+use super::scene::{NOW, SECOND, Scene, barrier, changed, key, ns, ones, scene, unique};
 use crate::{
-    model::checkpoint::ClusterTime,
+    gate::pause::Pause,
+    model::{checkpoint::ClusterTime, event::SchemaChange},
     queue::{Ack, Outcome},
     runtime::clock::now_ms,
     side::{fake_database::Failure, fake_schema::index},
@@ -173,4 +174,64 @@ async fn a_collection_that_changes_while_its_schema_is_compared_is_left_to_the_k
         let asked = scene.watch.take().namespaces.contains(&ns("shop.orders"));
         assert_eq!(asked, !is_gone, "what has gone is the stream's");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_stands_still_while_writing_is_paused_and_goes_on_where_it_was() {
+    let scene = scene().local("shop.orders", ones(1..=9)).owes_everything();
+    let writing = scene.writing.clone();
+    scene.local.when("page shop.orders", move || writing.pause(Some(Pause::default())));
+    let resumed = async {
+        tokio::time::sleep(30 * SECOND).await;
+        assert_eq!(scene.atlas.times("write shop.orders"), 0);
+        scene.writing.pause(None);
+    };
+
+    let (outcome, ()) = tokio::join!(scene.run(), resumed);
+
+    assert_eq!(outcome, "done");
+    assert!(scene.is_equal("shop.orders"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_tasks_know_which_collections_a_run_is_at() {
+    let scene = scene().both("shop.orders", ones(1..=9)).asks(SyncRequest::default());
+    let (at, done) = (scene.cx.clone(), scene.cx.clone());
+    scene.atlas.when("page shop.orders", move || assert!(at.in_hand.is_at(&ns("shop.orders"))));
+    scene.local.when_nth("now", 2, move || assert!(!done.in_hand.is_at(&ns("shop.orders"))));
+
+    assert_eq!(scene.run().await, "done");
+
+    assert!(scene.local.times("now") >= 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_that_was_built_is_looked_at_once_more_and_one_that_was_dropped_is_not() {
+    for is_built in [true, false] {
+        let scene = scene().both("shop.orders", ones(1..=9)).asks(SyncRequest::default());
+        let end = if is_built { &scene.local } else { &scene.atlas };
+        end.indexed(&ns("shop.orders"), &[index("a")]);
+
+        assert_eq!(scene.run().await, "done");
+
+        let asked = scene.watch.take().namespaces.contains(&ns("shop.orders"));
+        assert_eq!(asked, is_built);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_atlas_has_is_believed_to_be_so_when_the_stream_has_come_as_far() {
+    let scene = scene().both("shop.orders", ones(1..=9)).atlas("shop.gone", ones(1..=300));
+    let scene = scene.asks(SyncRequest::default());
+    let local = scene.local.clone();
+    scene.local.when("now", move || local.schemas.is_at(NOW + 5));
+    let read = async {
+        tokio::time::sleep(30 * SECOND).await;
+        barrier(&scene.queue, SchemaChange::Drop { ns: ns("shop.gone") });
+        scene.reading.end_reply(ClusterTime(NOW + 5), ClusterTime(NOW + 5));
+    };
+
+    let (outcome, ()) = tokio::join!(scene.run(), read);
+
+    assert_eq!(outcome, "done", "its drop was on the way");
 }

@@ -274,3 +274,38 @@ async fn a_replaced_collection_whose_drop_is_refused_is_told_of_and_the_others_a
     assert!(outcome.starts_with("not done, and tried again: `shop.a`"), "{outcome}");
     assert!(scene.is_equal("shop.b"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_was_given_away_and_is_made_again_meanwhile_is_compared_again() {
+    let scene = scene().both("shop.a", ones(1..=9)).both("shop.b", ones(20..=29));
+    let scene = scene.both("shop.c", ones(1..=3)).owes_everything();
+    let (local, queue) = (scene.local.clone(), scene.queue.clone());
+    scene.local.when_nth("list", 2, move || {
+        local.renames(&ns("shop.a"), &ns("shop.b"));
+        assert!(SyncState::renamed(&queue, &[ns("shop.a"), ns("shop.b")]).unwrap());
+    });
+    let local = scene.local.clone();
+    scene.local.when_nth("list", 4, move || local.holds(&ns("shop.a"), [(40, 1)]));
+
+    assert_eq!(scene.run().await, "done");
+
+    scene.serves_for(5).await;
+    assert!(scene.is_equal("shop.a") && scene.is_equal("shop.b"));
+    assert_eq!(scene.local.times("size shop.c"), 1, "it is compared once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_lets_a_database_in_other_capitals_go_as_far_as_it_is_about_it() {
+    for (namespaces, goes) in [(vec![], true), (vec!["shop.orders".to_owned()], false)] {
+        let scene = scene().local("shop.orders", ones(1..=9)).atlas("Shop.items", ones(1..=9));
+        let scene = scene.asks(SyncRequest { namespaces, ..SyncRequest::default() });
+        let atlas = scene.atlas.clone();
+        scene.atlas.when("create shop.orders", move || {
+            assert_eq!(atlas.is_there(&ns("Shop.items")), !goes, "it goes first");
+        });
+
+        assert_eq!(scene.run().await, "done");
+
+        assert_eq!(scene.atlas.times("create shop.orders"), 1);
+    }
+}
