@@ -182,7 +182,7 @@ impl FakeSchemas {
             match found.kind {
                 _ if !filter.matches(&ns) => listing.not_chosen.push(ns),
                 Kind::Collection => {
-                    listing.collections.push(Collection { ns, options, id: found.id })
+                    listing.collections.push(Collection { ns, options, id: found.id });
                 }
                 Kind::View => listing.views.push(Collection { ns, options, id: found.id }),
                 Kind::TimeSeries | Kind::Other => {

@@ -71,6 +71,7 @@ pub struct FakeDatabase {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing that a test may want of it")]
 struct State {
     /// How many collections were made: each has another id.
     made: u8,

@@ -28,11 +28,7 @@ fn id(key: &DocumentKey) -> i32 {
 
 impl FakeDatabase {
     /// What comes of a change that ends with `failure`, if it does.
-    fn ends<T>(
-        &self,
-        failure: Option<Failure>,
-        change: impl FnOnce() -> T,
-    ) -> Result<T, SinkError> {
+    fn ends<T>(failure: Option<Failure>, change: impl FnOnce() -> T) -> Result<T, SinkError> {
         match failure {
             None => Ok(change()),
             Some(Failure::Unanswered) => {
@@ -88,7 +84,7 @@ impl FakeDatabase {
 impl Sink for FakeDatabase {
     async fn write(&self, ns: &Namespace, writes: &[Write<'_>]) -> Result<Vec<Written>, SinkError> {
         let failure = self.hears(&format!("write {ns}"));
-        self.ends(failure, || {
+        Self::ends(failure, || {
             // As a server makes it for the first document.
             if !self.is_there(ns) {
                 self.has(ns, RawDocumentBuf::new());
@@ -109,7 +105,7 @@ impl SchemaSink for FakeDatabase {
 
     async fn change_schema(&self, change: &SchemaChange) -> Result<Changed, SinkError> {
         let failure = self.hears(&format!("{} {}", change.name(), change.ns()));
-        self.ends(failure, || self.change(change))
+        Self::ends(failure, || self.change(change))
     }
 
     async fn drop_emptied(&self, _: &str) -> Result<bool, SinkError> {

@@ -41,9 +41,6 @@ mod stages;
 mod verdict;
 mod views;
 
-#[cfg(test)]
-mod tests;
-
 pub use behind::is_all_held_up;
 pub use refusals::refused_deletes;
 pub use verdict::refused_of_the_run;
@@ -257,3 +254,6 @@ impl<K: SchemaSink> FullSync<K> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,7 @@ async fn reads_keep_their_rate_in_pages_of_a_tenth_of_a_second() {
 #[tokio::test(start_paused = true)]
 async fn a_read_that_waits_for_its_turn_ends_when_the_agent_leaves() {
     for early in [true, false] {
-        let (sides, ..) = sides(if early { 0 } else { 1 });
+        let (sides, ..) = sides(u8::from(!early).into());
         let stop = Stop::default();
         let told = async {
             tokio::time::sleep(Duration::from_secs(3)).await;

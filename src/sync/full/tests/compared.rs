@@ -151,7 +151,7 @@ async fn a_comparison_waits_a_minute_for_what_is_on_its_way_and_longer_while_not
         scene.local.when("page shop.orders", move || {
             local.schemas.is_at(NOW + 5); // And nothing of it is read.
             if is_paused {
-                writing.pause(Some(Default::default()));
+                writing.pause(Some(crate::gate::pause::Pause::default()));
             }
         });
         let is_refused = || !scene.writing.refused_deletes().is_empty();
@@ -298,7 +298,7 @@ async fn a_comparison_in_ranges_goes_on_where_nothing_was_kept_back() {
     assert!(!plan.done.contains(&0), "what it has found there is in memory alone");
     assert_eq!(plan.splits.len(), 4);
 
-    scene.stop = Default::default();
+    scene.stop = crate::runtime::shutdown::Stop::default();
     let pages = scene.local.times("page shop.big");
     assert_eq!(scene.run().await, "done");
 

@@ -134,7 +134,8 @@ async fn a_dead_letter_of_before_the_run_or_of_another_document_is_not_the_runs(
     scene.serves_for(2).await;
     assert_eq!((scene.queue.dead_letters_len(), refused()), (1, 0));
 
-    let scene = scene.local("shop.orders", [(6, 2)]).asks(Default::default());
+    let scene =
+        scene.local("shop.orders", [(6, 2)]).asks(crate::sync::state::SyncRequest::default());
     assert_eq!(scene.run().await, "done");
     let refused = || refused_of_the_run(&scene.cx.status, &scene.queue).unwrap();
     assert_eq!(refused(), 0, "it was there before");
@@ -240,7 +241,10 @@ async fn what_becomes_somebody_elses_during_the_run_is_left_alone_from_then_on()
         let scene = scene().local("shop.orders", ones(1..=9)).local("shop.theirs", ones(1..=9));
         let scene = match what {
             "create" => scene.owes_everything(),
-            _ => scene.both("shop.orders", []).atlas("shop.theirs", []).asks(Default::default()),
+            _ => scene
+                .both("shop.orders", [])
+                .atlas("shop.theirs", [])
+                .asks(crate::sync::state::SyncRequest::default()),
         };
         let (queue, when) = (scene.queue.clone(), "empty shop.theirs");
         let asked = if what == "create" {
