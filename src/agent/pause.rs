@@ -38,12 +38,7 @@ pub fn keep_pause(
     let file = beside(&options.path);
     // First: a pause that is over for the queue alone would begin again with the next queue.
     if pause.is_none() {
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(QueueError::Disk(error));
-            }
-            Ok(()) | Err(_) => {}
-        }
+        remove(&file).map_err(QueueError::Disk)?;
     }
     queue.set_meta(note::PAUSED, pause.map(Pause::stored).as_deref())?;
     queue.flush()?;
@@ -52,6 +47,15 @@ pub fn keep_pause(
         && let Err(error) = write(&file, &options.path, pause)
     {
         tracing::debug!(%error, "the pause is noted in the queue only");
+    }
+    Ok(())
+}
+
+/// A power cut must not bring it back: what the queue has noted would be gone by then.
+fn remove(file: &Path) -> io::Result<()> {
+    if files::remove(file)? {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        files::sync(folder.unwrap_or(Path::new(".")))?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@
 use std::{fs, io, path::Path};
 
 use super::{QueueError, QueueOptions, files::open_sled, reader::CacheGuard};
+use crate::runtime::files::sync;
 
 const COMPACTED: &str = "anew";
 const WHOLE: &str = "whole";
@@ -144,10 +145,6 @@ fn sync_files(path: &Path) -> io::Result<()> {
         }
     }
     sync(path)
-}
-
-fn sync(path: &Path) -> io::Result<()> {
-    fs::File::open(path)?.sync_all()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::{
     reader::{CacheGuard, Reader, read_block},
     state::StoreState,
 };
+use crate::runtime::files::sync;
 
 /// See the [module](self).
 pub struct Store {
@@ -135,8 +136,7 @@ impl Store {
         if !self.persist {
             return Ok(());
         }
-        let synced = fs::File::open(self.path.join(FILE)).and_then(|file| file.sync_all());
-        synced.map_err(QueueError::Disk)
+        sync(&self.path.join(FILE)).map_err(QueueError::Disk)
     }
 
     /// True when writing the files anew would give back most of the disk that they take; `content` bytes are in

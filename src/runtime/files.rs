@@ -14,6 +14,26 @@ pub fn beside(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
+/// Removes the file at `path`, where there is one. True when there was.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove(path: &Path) -> std::io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Has the disk keep what is in a file, or which files a folder has.
+///
+/// # Errors
+/// When it cannot be opened, or the disk fails.
+pub fn sync(path: &Path) -> std::io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
 /// Puts `content` at `path`, for its owner only: written beside it and moved there, so that a full disk or a crash
 /// leaves what was there before. What is there already, a link too, is replaced and never written through.
 ///
@@ -22,10 +42,7 @@ pub fn beside(path: &Path, ending: &str) -> PathBuf {
 pub fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let beside = beside(path, ".new");
     // A crash in the middle of an earlier write has left it, and `create_new` below would fail on it for ever.
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
+    remove(&beside)?;
     let write = || {
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;

@@ -35,6 +35,11 @@ fn id(key: &DocumentKey) -> i32 {
     key.filter().get_i32("_id").expect("its keys are numbers")
 }
 
+fn is_in(range: &KeyRange, at: i32) -> bool {
+    range.from.as_ref().is_none_or(|from| at >= id(from))
+        && range.until.as_ref().is_none_or(|until| at < id(until))
+}
+
 impl FakeSide {
     /// With documents of these ids and values.
     pub fn of(documents: impl IntoIterator<Item = (i32, i32)>) -> Self {
@@ -96,11 +101,6 @@ impl FakeSide {
 
     /// What a walk reads behind a place, if anything is left.
     pub fn page(&self, route: &Route, behind: Option<&DocumentKey>) -> Option<Vec<RawDocumentBuf>> {
-        let KeyRange { from, until } = &route.range;
-        let is_in = |at: i32| {
-            from.as_ref().is_none_or(|from| at >= id(from))
-                && until.as_ref().is_none_or(|until| at < id(until))
-        };
         let all = self.documents.lock();
         let ids: Vec<i32> = match route.order {
             Order::ById => all.keys().copied().collect(),
@@ -113,7 +113,8 @@ impl FakeSide {
                 ids.iter().position(|at| *at == id(behind)).map_or(0, |at| at + 1)
             }
         };
-        let found = ids[begin..].iter().filter(|at| is_in(**at)).filter_map(|at| all.get(at));
+        let found =
+            ids[begin..].iter().filter(|at| is_in(&route.range, **at)).filter_map(|at| all.get(at));
         let found = found.take(route.page as usize).map(|document| match route.part {
             Part::Whole => document.clone(),
             Part::Key => rawdoc! { "_id": document.get_i32("_id").expect("a number") },
@@ -125,11 +126,7 @@ impl FakeSide {
     /// The sums of the parts into which `splits` cut a range.
     pub fn sums(&self, range: &KeyRange, splits: &[DocumentKey]) -> Vec<Digest> {
         let mut sums = vec![Digest::default(); splits.len() + 1];
-        let is_in = |at: i32| {
-            range.from.as_ref().is_none_or(|from| at >= id(from))
-                && range.until.as_ref().is_none_or(|until| at < id(until))
-        };
-        for (at, document) in self.documents.lock().iter().filter(|(at, _)| is_in(**at)) {
+        for (at, document) in self.documents.lock().iter().filter(|(at, _)| is_in(range, **at)) {
             let sum = &mut sums[splits.partition_point(|split| id(split) <= *at)];
             sum.documents += 1;
             sum.bytes += document.as_bytes().len() as u64;

@@ -195,3 +195,31 @@ impl<K> Context<K> {
         self.in_doubt.lock()
     }
 }
+
+#[cfg(test)]
+impl<K> Context<K> {
+    /// Of all that is replicated between two sides, with nothing in hand.
+    pub(super) fn between(
+        sides: Sides,
+        sink: Arc<K>,
+        queue: Arc<Queue>,
+        reading: Arc<Reading>,
+        writing: Arc<Writing>,
+    ) -> Self {
+        let filter = NamespaceFilter::new(&[], &[]).expect("no pattern is malformed");
+        Self {
+            queue,
+            sides,
+            sink,
+            status: Arc::default(),
+            reading,
+            writing,
+            written: filter.clone(),
+            filter,
+            in_doubt: Arc::default(),
+            watch: Arc::default(),
+            in_hand: Arc::default(),
+            sync_wanted: Arc::default(),
+        }
+    }
+}

@@ -251,7 +251,8 @@ impl FakeDatabase {
 
     /// What was changed in it, in that order.
     pub fn done(&self) -> Vec<String> {
-        let changes = ["create ", "drop ", "write ", "createIndexes ", "dropIndexes ", "collMod "];
+        let changes =
+            ["create ", "drop ", "rename ", "write ", "createIndexes ", "dropIndexes ", "collMod "];
         let mut asked = self.asked();
         asked.retain(|of| changes.iter().any(|change| of.starts_with(change)));
         asked

@@ -111,12 +111,40 @@ impl Numeric {
         };
         let behind =
             usize::try_from(i32::from(self.weight) + 1).ok()?.checked_sub(self.groups.len())?;
-        let zeros = std::iter::repeat_n(&0, if self.groups.is_empty() { 0 } else { behind });
+        let zeros = std::iter::repeat_n(&0, behind);
         let mut whole = 0_i64;
         for group in self.groups.iter().chain(zeros) {
             // Downwards, where there is room for one more.
             whole = whole.checked_mul(10_000)?.checked_sub((*group).into())?;
         }
         if is_negative { Some(whole) } else { whole.checked_neg() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_number_is_one_however_it_is_written() {
+        for (text, whole) in [
+            ("0", Some(0)),
+            ("-0E+3", Some(0)),
+            ("0E-6176", Some(0)),
+            ("2.00", Some(2)),
+            ("1E+3", Some(1_000)),
+            ("-1.2345E+8", Some(-123_450_000)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("-9223372036854775808", Some(i64::MIN)),
+            ("9223372036854775808", None),
+            ("1E+6111", None),
+            ("-1E-6176", None),
+            ("1.5", None),
+            ("0.5", None),
+            ("NaN", None),
+            ("-Infinity", None),
+        ] {
+            assert_eq!(Numeric::parse(text).unwrap().whole(), whole, "{text}");
+        }
     }
 }

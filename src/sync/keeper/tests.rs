@@ -14,11 +14,8 @@ use super::{Context, DeleteLimit, SchemaKeeper};
 use crate::{
     gate::{pause::Pause, reading::Reading, writing::Writing},
     model::{
-        checkpoint::ClusterTime,
-        document_key::DocumentKey,
-        event::SchemaChange,
-        namespace::{Namespace, NamespaceFilter},
-        write_op::WriteOp,
+        checkpoint::ClusterTime, document_key::DocumentKey, event::SchemaChange,
+        namespace::Namespace, write_op::WriteOp,
     },
     policy::breaker::BreakerPolicy,
     queue::{Incoming, Queue, QueueOptions, Work},
@@ -72,22 +69,11 @@ fn scene() -> Scene {
     writing.acquired();
     let reading: Arc<Reading> = Arc::default();
     reading.end_reply(ClusterTime(NOW), ClusterTime(NOW));
-    let filter = NamespaceFilter::new(&[], &[]).unwrap();
-    let (sink, watch): (Arc<FakeSink>, Arc<SchemaWatch>) = Default::default();
-    let cx = Arc::new(Context {
-        queue: queue.clone(),
-        sides: Sides::new(local.clone(), atlas.clone(), 4, 0),
-        sink: sink.clone(),
-        status: Arc::default(),
-        reading: reading.clone(),
-        writing: writing.clone(),
-        written: filter.clone(),
-        filter,
-        in_doubt: Arc::default(),
-        watch: watch.clone(),
-        in_hand: Arc::default(),
-        sync_wanted: Arc::default(),
-    });
+    let sides = Sides::new(local.clone(), atlas.clone(), 4, 0);
+    let sink: Arc<FakeSink> = Arc::default();
+    let cx = Context::between(sides, sink.clone(), queue.clone(), reading.clone(), writing.clone());
+    let watch = cx.watch.clone();
+    let cx = Arc::new(cx);
     let (started, stop) = (clock::now(), Stop::default());
     Scene { local, atlas, sink, queue, reading, writing, watch, cx, started, stop, _dir: dir }
 }

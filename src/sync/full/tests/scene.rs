@@ -9,11 +9,8 @@ use tempfile::TempDir;
 use crate::{
     gate::{reading::Reading, writing::Writing},
     model::{
-        checkpoint::ClusterTime,
-        document_key::DocumentKey,
-        event::SchemaChange,
-        namespace::{Namespace, NamespaceFilter},
-        write_op::WriteOp,
+        checkpoint::ClusterTime, document_key::DocumentKey, event::SchemaChange,
+        namespace::Namespace, write_op::WriteOp,
     },
     observe::progress::{Progress, Share},
     policy::{breaker::BreakerPolicy, read_watermark::ReadWatermark},
@@ -90,22 +87,11 @@ pub fn scene() -> Scene {
     writing.acquired();
     let reading: Arc<Reading> = Arc::default();
     reading.end_reply(ClusterTime(NOW), ClusterTime(NOW));
-    let filter = NamespaceFilter::new(&[], &[]).unwrap();
-    let watch: Arc<SchemaWatch> = Arc::default();
-    let cx = Arc::new(Context {
-        queue: queue.clone(),
-        sides: Sides::new(local.clone(), atlas.clone(), 4, 0),
-        sink: atlas.clone(),
-        status: Arc::default(),
-        reading: reading.clone(),
-        writing: writing.clone(),
-        written: filter.clone(),
-        filter,
-        in_doubt: Arc::default(),
-        watch: watch.clone(),
-        in_hand: Arc::default(),
-        sync_wanted: Arc::default(),
-    });
+    let sides = Sides::new(local.clone(), atlas.clone(), 4, 0);
+    let cx =
+        Context::between(sides, atlas.clone(), queue.clone(), reading.clone(), writing.clone());
+    let watch = cx.watch.clone();
+    let cx = Arc::new(cx);
     let watermark = Arc::new(Mutex::new(ReadWatermark::new(ClusterTime::default(), 100)));
     let (every, stop) = (Duration::ZERO, Stop::default());
     Scene { local, atlas, queue, reading, writing, watch, cx, watermark, stop, every, _dir: dir }
