@@ -362,13 +362,17 @@ impl Mongo {
         Ok(BatchCursor { cursor, mongo: self.clone(), slot, permit, mark })
     }
 
-    /// Closes all connections. Without it the driver's tasks complain while the runtime goes down.
+    /// Closes the cursors of reads that were broken off, which the server would keep for ten minutes, and all connections.
+    /// Without it the driver's tasks complain while the runtime goes down. A server that does not answer is not waited for.
     pub async fn close(&self) {
         // Held by somebody who makes a client just now, which may take seconds: there is nothing to close yet.
         let Ok(mut slot) = self.client.try_lock() else { return };
         let Some(ClientSlot { client, .. }) = slot.take() else { return };
-        let closing = client.shutdown().immediate(true);
-        let _ = tokio::time::timeout(Duration::from_millis(300), closing).await;
+        let patience = Duration::from_millis(300);
+        // The driver sends what closes a cursor beside whoever drops it, and waits for that here only.
+        if tokio::time::timeout(patience, client.clone().shutdown()).await.is_err() {
+            let _ = tokio::time::timeout(patience, client.shutdown().immediate(true)).await;
+        }
     }
 
     /// Bytes of all replies that cursors brought so far, as BSON: what the wire carries is less where it

@@ -91,6 +91,15 @@ async fn meanwhile(local: &Mongod, ids: &BTreeMap<Namespace, Bson>) {
     people.insert_one(doc! { "_id": id, "name": "Ann" }).await.unwrap();
 }
 
+/// The pause outlives the queue in which it was noted, until somebody ends it.
+async fn resume(agent: &Agent) {
+    eventually("the pause", PATIENCE, async || {
+        agent.health().is_some_and(|health| health["pause"].is_object())
+    })
+    .await;
+    assert!(agent.cli(&["resume"]).status.success());
+}
+
 /// The entries are the fixture's own bytes. Whose they are, and from where the stream goes on, is put beside them: no server
 /// of a test is the one that they were read from.
 #[tokio::test(flavor = "multi_thread")]
@@ -129,6 +138,7 @@ async fn what_waits_in_the_queue_of_an_earlier_build_arrives_when_this_one_is_st
     std::fs::remove_dir_all(&own).unwrap();
     std::fs::rename(&options.path, &own).unwrap();
     agent.start(&[]);
+    resume(&agent).await;
     agent.streaming().await;
 
     eventually("an empty queue", PATIENCE, async || {
@@ -172,6 +182,7 @@ async fn a_queue_of_a_newer_build_is_moved_aside_whole_and_what_waited_in_it_is_
     let told = String::from_utf8(refused.stderr).unwrap();
     assert!(!refused.status.success() && told.contains("layout 3"), "{told}");
     agent.start(&[]);
+    resume(&agent).await;
     agent.streaming().await;
     equal(&local, &atlas, PATIENCE).await;
 

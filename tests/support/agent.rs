@@ -406,6 +406,9 @@ impl Drop for Agent {
         let found = unasked::told(&log);
         let may = self.may.lock().unwrap();
         let left = unasked::left(found.iter().chain(&self.unasked), &may);
+        if !left.is_empty() {
+            eprintln!("--- the agent's log ---\n{log}");
+        }
         assert!(left.is_empty(), "nobody asked for it (tests/support/unasked.rs): {left:#?}");
     }
 }

@@ -1,6 +1,6 @@
 //! What the driver knows is told as one cause for each server, wherever a person looks.
 
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use serde_json::Value;
 
 use super::{checked, nowhere};
@@ -117,14 +117,19 @@ async fn outages_under_load_and_an_authority_that_no_longer_fits_are_told_as_one
             collection.insert_many(batch).await.unwrap();
         }
     });
+    let there = atlas.root.database("shop").collection::<Document>("orders");
+    let arrived = async || there.estimated_document_count().await.unwrap();
     let is_away = |health: Option<Value>| health.is_some_and(|h| !h["atlasError"].is_null());
     for fault in [Line::Cut, Line::Cut, Line::Silent] {
         line.set(fault);
         eventually("a fault", PATIENCE, async || is_away(agent.health())).await;
         is_told_plainly(&agent.health().unwrap().to_string(), "health");
         line.set(Line::Up);
+        // Over the wire: a client that is only being made would be made of the authority that is put there next, and then
+        // there is no old one to go on.
+        let before = arrived().await;
         eventually("writes", PATIENCE, async || {
-            agent.health().is_some() && !is_away(agent.health())
+            agent.health().is_some() && !is_away(agent.health()) && arrived().await > before
         })
         .await;
     }
