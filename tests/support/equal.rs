@@ -230,7 +230,12 @@ pub fn differences(local: &Everything, atlas: &Everything, may: MayDiffer) -> Ve
             }
             let is_order = missing.is_empty() && extra.is_empty() && here != there;
             if is_order && may != MayDiffer::Order {
-                say("the order of a capped collection differs");
+                let [here, there] = [here, there].map(|documents| {
+                    documents.iter().map(|bytes| shown(bytes)).collect::<Vec<_>>().join("\n")
+                });
+                say(&format!(
+                    "the order of a capped collection differs:\n{here}\n   but in Atlas\n{there}"
+                ));
             }
         }
     }
