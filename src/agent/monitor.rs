@@ -25,7 +25,7 @@ use crate::{
     policy::breaker::Stage,
     queue::Queue,
     runtime::clock::now_ms,
-    sync::state::{Reason, SyncState},
+    sync::state::SyncState,
 };
 
 /// How long something that is over at once is told of: longer than it takes to look at the conditions.
@@ -200,16 +200,9 @@ fn differs(handles: &Handles) -> bool {
 /// True when a moment of equality that was named says nothing of this Atlas, or was none: the sides differ, or the target
 /// or what is replicated is another one now. A history that was lost since leaves it as it was.
 pub(super) fn disproves_equality(handles: &Handles) -> bool {
-    let is_another = |state: &SyncState| {
-        state.request.is_none()
-            && matches!(
-                state.reason,
-                Reason::NewTarget | Reason::PutBack | Reason::NamespacesChanged
-            )
-    };
     differs(handles)
         || SyncState::open(&handles.queue)
-            .map_or(true, |open| open.as_ref().is_some_and(is_another))
+            .map_or(true, |open| open.is_some_and(|open| open.is_of_another()))
 }
 
 /// What waits when the agent starts may be what a comparison has found: its times are those of the comparison then.

@@ -26,6 +26,7 @@ use crate::{
 pub mod behind;
 mod notes;
 mod reason;
+mod why;
 
 use notes::Changes;
 pub use notes::CollectionStep;
@@ -67,6 +68,9 @@ pub struct SyncState {
     pub after: u64,
     #[serde(default)]
     pub reason: Reason,
+    /// Why else, of the reasons that [last](Reason::lasts).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub also: BTreeSet<Reason>,
     /// When it was required, milliseconds since 1970.
     #[serde(default)]
     pub since_ms: u64,
@@ -145,31 +149,6 @@ impl SyncState {
         Ok(found)
     }
 
-    /// True while something is owed: Atlas cannot be equal then, whatever the queue says.
-    ///
-    /// # Errors
-    /// When the queue cannot be read.
-    pub fn is_owed(queue: &Queue) -> Result<bool, QueueError> {
-        let is_open = Self::open(queue)?.is_some_and(|state| state.request.is_none());
-        Ok(is_open || !behind::noted(queue)?.is_empty())
-    }
-
-    /// True from when the stream left out what the server could not show, until everything is compared.
-    ///
-    /// # Errors
-    /// When the queue cannot be read.
-    pub fn is_unshowable(queue: &Queue) -> Result<bool, QueueError> {
-        Ok(Self::open(queue)?.is_some_and(|state| state.reason == Reason::Unshowable))
-    }
-
-    /// True from when the target was found to lack what it had confirmed, until everything is compared.
-    ///
-    /// # Errors
-    /// When the queue cannot be read.
-    pub fn is_put_back(queue: &Queue) -> Result<bool, QueueError> {
-        Ok(Self::open(queue)?.is_some_and(|state| state.reason == Reason::PutBack))
-    }
-
     /// Requires that everything be copied or compared, from the beginning, as it is at `position` or
     /// later.
     ///
@@ -180,10 +159,7 @@ impl SyncState {
             let last = Self::load(queue)?.unwrap_or_default();
             let mut next = Self::begin(position, reason, None);
             next.after = next.after.max(last.after);
-            // Told of until everything is compared.
-            if matches!(last.reason, Reason::Unshowable | Reason::PutBack) {
-                next.reason = last.reason;
-            }
+            next.carry(&last);
             let mut changes = notes::remove_all(queue)?;
             // What was to be copied as a whole still is.
             notes::put_again(&mut changes, next.id, last.again.union(&last.only));
@@ -214,6 +190,7 @@ impl SyncState {
                     }
                     // It may be done with them already.
                     notes::put_again(&mut changes, open.id, namespaces);
+                    open.also.extend(Some(reason).filter(|reason| reason.lasts()));
                     open.after = open.after.max(next.after);
                     open.put_as_noted(&mut changes);
                 }
@@ -458,6 +435,7 @@ impl SyncState {
             id: self.id,
             after: self.after,
             reason: self.reason,
+            also: self.also.clone(),
             since_ms: self.since_ms,
             request: self.request.clone(),
             is_of_some: self.is_of_some,

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Why everything is copied or compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// There is no position to go on from: a new queue, or one that was rebuilt.
@@ -41,6 +41,32 @@ pub enum Reason {
     Imported,
     #[default]
     Unknown,
+}
+
+impl Reason {
+    /// True where it is told of, or makes an earlier moment of equality say nothing, until everything is compared,
+    /// whatever comes to it meanwhile.
+    pub fn lasts(self) -> bool {
+        match self {
+            Reason::Unshowable
+            | Reason::NewTarget
+            | Reason::PutBack
+            | Reason::NamespacesChanged => true,
+            Reason::FirstCopy
+            | Reason::HistoryLost
+            | Reason::Renamed
+            | Reason::Gone
+            | Reason::Replaced
+            | Reason::SchemaGivenUp
+            | Reason::Unanswered
+            | Reason::Evicted
+            | Reason::Asked
+            | Reason::Periodic
+            | Reason::Cleared
+            | Reason::Imported
+            | Reason::Unknown => false,
+        }
+    }
 }
 
 impl fmt::Display for Reason {

@@ -329,3 +329,45 @@ fn what_a_run_has_left_is_owed_by_all_its_names_until_it_is_required() {
     assert_eq!(load(&queue).only, free);
     assert_eq!(behind::noted(&queue).unwrap(), names(&["a"]));
 }
+
+/// Each pair of reasons, whichever came first: what one of them means is not forgotten for the other.
+#[test]
+fn each_reason_that_lasts_is_known_until_everything_is_compared() {
+    use Reason::{HistoryLost, NamespacesChanged, NewTarget, PutBack, Unshowable};
+    let all = [HistoryLost, NamespacesChanged, NewTarget, PutBack, Unshowable];
+    for (first, second, third) in all
+        .into_iter()
+        .flat_map(|first| all.map(|second| (first, second)))
+        .flat_map(|(first, second)| all.map(|third| (first, second, third)))
+    {
+        let (_dir, queue) = queue();
+        let required = [first, second, third];
+        SyncState::require(&queue, ClusterTime(10), first).unwrap();
+        let orders = Namespace::new("shop", "orders");
+        SyncState::require_of(&queue, ClusterTime(11), &[orders].into(), second).unwrap();
+        SyncState::require(&queue, ClusterTime(12), third).unwrap();
+
+        let is_put_back = SyncState::is_put_back(&queue).unwrap();
+        let is_unshowable = SyncState::is_unshowable(&queue).unwrap();
+        let open = load(&queue);
+        assert_eq!(is_put_back, required.contains(&PutBack), "{required:?}");
+        assert_eq!(is_unshowable, required.contains(&Unshowable), "{required:?}");
+        let another = [NewTarget, PutBack, NamespacesChanged];
+        assert_eq!(
+            open.is_of_another(),
+            another.iter().any(|reason| required.contains(reason)),
+            "{required:?}"
+        );
+        SyncState::take_again(&queue, open.id).unwrap();
+        assert!(SyncState::complete(&queue, open.id).unwrap());
+        assert!(!SyncState::is_put_back(&queue).unwrap() && !SyncState::is_owed(&queue).unwrap());
+    }
+}
+
+#[test]
+fn what_a_person_asked_for_says_nothing_of_another_atlas() {
+    let (_dir, queue) = queue();
+    let asked = ask(&queue).unwrap();
+
+    assert!(!asked.is_of_another());
+}
