@@ -102,6 +102,20 @@ impl SchemaChange {
         }
     }
 
+    /// The name whose documents have an order from here on, which `is_in_order` tells of each as it was before: a capped
+    /// collection is made, or comes under another name.
+    pub fn puts_in_order(&self, is_in_order: impl Fn(&Namespace) -> bool) -> Option<&Namespace> {
+        match self {
+            SchemaChange::Create { ns, options } => {
+                matches!(options.get_bool("capped"), Ok(true)).then_some(ns)
+            }
+            SchemaChange::Rename { from, to, .. } => is_in_order(from).then_some(to),
+            SchemaChange::Drop { .. }
+            | SchemaChange::DropIfGone { .. }
+            | SchemaChange::Reconcile { .. } => None,
+        }
+    }
+
     /// The server's word for it.
     pub fn name(&self) -> &'static str {
         match self {

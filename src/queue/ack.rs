@@ -115,6 +115,12 @@ fn effect(
     entry.due_ms = due_ms.unwrap_or(0);
     let mut absorbed = None;
     if let Some((newer, bytes)) = successor(state, reader, *seq)? {
+        if newer.work.is_insert() && state.ledger().schedule.is_in_order(&lease.ns) {
+            edit.remove_entry(*seq, lease.bytes);
+            entry.begin_anew(newer.seq, newer.into_later());
+            let more = edit.change_entry(&entry, bytes) as i64 - bytes as i64;
+            return Ok(Effect::Overtaken { more });
+        }
         edit.remove_entry(newer.seq, bytes);
         absorbed = Some((newer.seq, bytes));
         entry.absorb(newer.into_later());
@@ -198,6 +204,8 @@ enum Effect {
     /// It is the letter of this document, or of none, where its collection is gone by then. What has arrived for it
     /// meanwhile has so many bytes more.
     Died { letter: Option<(Namespace, DocumentName)>, widened: i64 },
+    /// Its document has begun anew meanwhile, in the entry that arrived for it, which has so many bytes more.
+    Overtaken { more: i64 },
     /// It is pending again, with so many bytes, at once or at a time; what has arrived for it meanwhile is part of it.
     Back { bytes: usize, due_ms: Option<u64>, absorbed: Option<(u64, usize)> },
 }
@@ -208,6 +216,7 @@ impl Effect {
         match self {
             Effect::Applied { .. } | Effect::Passed { .. } => 0,
             Effect::Died { widened, .. } => *widened,
+            Effect::Overtaken { more } => *more,
             Effect::Back { bytes, absorbed, .. } => {
                 *bytes as i64 - absorbed.map_or(0, |(_, bytes)| bytes as i64)
             }
@@ -241,6 +250,7 @@ impl Acked {
                     ledger.dead_len += u64::from(state.letters.insert(&ns, name, seq));
                 }
             }
+            Effect::Overtaken { .. } => remove(seq, &lease, state, ledger),
             Effect::Back { due_ms, absorbed, .. } => {
                 if let Some((newer, _)) = absorbed {
                     let document = lease.document.expect("only documents are merged");

@@ -11,7 +11,7 @@
 
 use std::vec;
 
-use ahash::HashMap;
+use ahash::{HashMap, HashSet};
 use uuid::Uuid;
 
 use super::{
@@ -112,6 +112,10 @@ pub fn commit_part(
     let mut edit = state.edit();
     edit.reserve(staged.slots.iter().filter(|slot| slot.is_changed).map(|slot| &slot.entry));
     let mut bytes_added = 0_i64;
+    for gone in staged.slots.iter().filter(|slot| slot.is_gone) {
+        edit.remove_entry(gone.entry.seq, gone.bytes_before);
+        bytes_added -= gone.bytes_before as i64;
+    }
     for slot in staged.slots.iter_mut().filter(|slot| slot.is_changed) {
         let bytes = if slot.is_new {
             edit.add_entry(&slot.entry)
@@ -150,6 +154,9 @@ pub fn commit_part(
             if let Some(leased) = slot.succeeds {
                 ledger.schedule.succeeded(leased, slot.entry.seq);
             }
+            if let Some(stored) = slot.anew_of {
+                ledger.began_anew(slot.entry.work.ns(), stored, slot.entry.seq);
+            }
         }
     }
     for letter in followed {
@@ -167,6 +174,8 @@ struct Staged<'a> {
     slots: Vec<StagedEntry>,
     by_name: HashMap<DocumentName, usize>,
     barriers: Barriers,
+    /// What is in order from a barrier of this commit on.
+    in_order: HashSet<Namespace>,
     next_seq: u64,
     ids: Ids,
     reader: Reader<'a>,
@@ -200,10 +209,14 @@ struct StagedEntry {
     is_new: bool,
     /// False for an entry that was only looked at: it is leased, or behind it stands a barrier.
     is_changed: bool,
+    /// It is taken out of the store: another slot has what became of it.
+    is_gone: bool,
     /// The newest entry of the document before this one.
     previous: Option<u64>,
     /// The leased entry of the document that this one could have been merged into.
     succeeds: Option<u64>,
+    /// The number of the stored entry whose document this one has, and until when that one waits.
+    anew_of: Option<(u64, u64)>,
     /// Encoded size of what this entry replaces.
     bytes_before: usize,
 }
@@ -214,6 +227,7 @@ impl<'a> Staged<'a> {
             slots: Vec::with_capacity(incoming),
             by_name: HashMap::with_capacity_and_hasher(incoming, ahash::RandomState::default()),
             barriers: Barriers::default(),
+            in_order: HashSet::default(),
             next_seq: state.ledger().next_seq,
             ids: Ids::new(),
             reader,
@@ -233,6 +247,8 @@ impl<'a> Staged<'a> {
                 unreachable!("only barriers are nameless")
             };
             self.barriers.pass(change, self.next_seq, &state.letters);
+            let ordered = change.puts_in_order(|ns| self.is_in_order(state, ns)).cloned();
+            self.in_order.extend(ordered);
             self.push(incoming, None, None, None);
             return Ok(());
         };
@@ -255,6 +271,8 @@ impl<'a> Staged<'a> {
                     self.push(incoming, Some(name), Some(seq), None);
                 } else if state.ledger().schedule.leased(seq).is_some() {
                     self.push(incoming, Some(name), Some(seq), Some(seq));
+                } else if incoming.work.is_insert() && self.is_in_order(state, incoming.work.ns()) {
+                    self.begin_anew(slot, name, incoming);
                 } else {
                     if self.is_full()
                         && !self.slots[slot].is_new
@@ -305,12 +323,58 @@ impl<'a> Staged<'a> {
             name: Some(name.clone()),
             is_new: false,
             is_changed: false,
+            is_gone: false,
             previous: None,
             succeeds: None,
+            anew_of: None,
             bytes_before,
         });
         self.by_name.insert(name.clone(), self.slots.len() - 1);
         Ok(Some(self.slots.len() - 1))
+    }
+
+    /// True for a collection whose documents stand in the order of their inserts.
+    fn is_in_order(&self, state: &StoreState, ns: &Namespace) -> bool {
+        self.in_order.contains(ns) || state.ledger().schedule.is_in_order(ns)
+    }
+
+    /// See [`Entry::begin_anew`]: a new entry in place of the one in this slot.
+    fn begin_anew(&mut self, slot: usize, name: DocumentName, insert: Incoming) {
+        let before = &mut self.slots[slot];
+        // It is not needed, and may be large.
+        if before.is_changed {
+            self.bytes -= body_len(&before.entry.work);
+        } else {
+            self.bytes += before.bytes_before;
+        }
+        if let Work::Document { op, .. } = &mut before.entry.work {
+            *op = WriteOp::Refresh;
+        }
+        let mut entry = before.entry.clone();
+        entry.begin_anew(self.next_seq, Later::from(insert));
+        let stored = (before.entry.seq, before.entry.due_ms);
+        let (previous, succeeds, anew_of) = if before.is_new {
+            (before.previous, before.succeeds, before.anew_of)
+        } else {
+            (Some(stored.0), None, Some(stored))
+        };
+        before.is_gone |= !before.is_new;
+        (before.is_new, before.is_changed) = (false, false);
+        self.next_seq += 1;
+        self.committed.coalesced += 1;
+        self.bytes += body_len(&entry.work);
+        self.by_name.insert(name.clone(), self.slots.len());
+        self.slots.push(StagedEntry {
+            entry,
+            name: Some(name),
+            is_new: true,
+            is_changed: true,
+            is_gone: false,
+            previous,
+            succeeds,
+            anew_of,
+            bytes_before: 0,
+        });
     }
 
     /// True when a barrier, stored or of this commit, stands behind `seq`.
@@ -337,8 +401,10 @@ impl<'a> Staged<'a> {
             name,
             is_new: true,
             is_changed: true,
+            is_gone: false,
             previous,
             succeeds,
+            anew_of: None,
             bytes_before: 0,
         });
     }

@@ -142,8 +142,8 @@ impl Edit {
         self.bytes.reserve(bytes.sum());
     }
 
-    /// Puts an entry that is not in the store. Its number is above those of all that are, and the next of this
-    /// edit is the next number. Returns its bytes.
+    /// Puts an entry that is not in the store. Its number is above those of all that are, and of this edit. Returns its
+    /// bytes.
     pub fn add_entry(&mut self, entry: &Entry) -> usize {
         let piece = self.encode(entry);
         let len = piece.bytes.len();
@@ -187,7 +187,8 @@ impl Edit {
             changes.gone.push((id, bits));
         }
         let new: Vec<Piece> = joined.into_iter().chain(std::mem::take(&mut self.new)).collect();
-        for pieces in in_blocks(&new) {
+        // The place of an entry in its home block follows from its number.
+        for pieces in new.chunk_by(|one, next| one.seq + 1 == next.seq).flat_map(in_blocks) {
             let id = BlockId::Home(pieces[0].seq);
             let block = self.put_block(id, pieces);
             changes.added.push((id, block));

@@ -36,6 +36,11 @@ impl Work {
         }
     }
 
+    /// A document is born.
+    pub fn is_insert(&self) -> bool {
+        matches!(self, Work::Document { op: WriteOp::Insert(_), .. })
+    }
+
     /// The same document's under another name of its collection.
     #[must_use]
     pub fn renamed(self, to: &Namespace) -> Self {

@@ -68,6 +68,13 @@ impl Ledger {
         }
     }
 
+    /// What was the entry `seq` of `ns`, as [`Schedule::began_anew`] has it, is another one, which has appeared.
+    pub fn began_anew(&mut self, ns: &Namespace, (seq, due_ms): (u64, u64), anew: u64) {
+        self.pending -= 1;
+        self.schedule.began_anew(seq, due_ms, anew);
+        self.schedule.removed(ns, seq);
+    }
+
     /// True for an entry that nothing is merged into: a worker has it, or a barrier stands behind it.
     pub fn stays(&self, ns: &Namespace, seq: u64) -> bool {
         self.schedule.leased(seq).is_some() || self.schedule.lines.is_closed(ns, seq)

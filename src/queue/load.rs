@@ -19,7 +19,7 @@ use super::{
     reader::{CacheGuard, Reader, read_block},
     state::StoreState,
 };
-use crate::model::namespace::Namespace;
+use crate::{model::namespace::Namespace, queue::Work};
 
 /// The file beside sled's own that says that a queue was made here.
 const MADE: &str = "outrigger";
@@ -276,13 +276,28 @@ fn join(
                 let place = state.blocks.place_of(seq).expect("it was just met");
                 reader.entry(&state.blocks, (seq, place))
             };
-            let (mut entry, before) = read(pairs[0].0)?;
+            let first = pairs[0].0;
+            let (mut entry, counted) = read(first)?;
+            let mut before = counted;
             for (_, second) in pairs {
                 let (later, len) = read(*second)?;
-                entry.absorb(later.into_later());
-                edit.remove_entry(*second, len);
+                // Nobody knows yet whether its collection keeps the order of insertion, which is no matter to any other.
+                if later.work.is_insert() {
+                    edit.remove_entry(entry.seq, before);
+                    let begun = (entry.first_time, entry.first_ms);
+                    entry.begin_anew(*second, later.into_later());
+                    (entry.first_time, entry.first_ms) = begun;
+                    before = len;
+                } else {
+                    entry.absorb(later.into_later());
+                    edit.remove_entry(*second, len);
+                }
             }
-            bytes = bytes + edit.change_entry(&entry, before) as u64 - before as u64;
+            if let Work::Document { ns, key, .. } = &entry.work {
+                let hash = state.index.hash_of(ns, key);
+                state.index.replace(hash, first, entry.seq);
+            }
+            bytes = bytes + edit.change_entry(&entry, before) as u64 - counted as u64;
             if edit.weight() >= PART_BYTES {
                 break;
             }

@@ -32,12 +32,31 @@ impl Entry {
         self.version += 1;
     }
 
+    /// Takes an insert of the same document, in a collection that keeps the order of insertion: what the document was
+    /// before is gone, and its place is the one in which it arrived, with the times of those around it.
+    pub fn begin_anew(&mut self, seq: u64, insert: Later) {
+        (self.first_time, self.first_ms) = (insert.first_time, insert.first_ms);
+        if let Work::Document { op, .. } = &mut self.work {
+            *op = WriteOp::Delete;
+        }
+        self.absorb(insert);
+        if let Work::Document { op, .. } = &mut self.work
+            && let WriteOp::Replace(document) = std::mem::replace(op, WriteOp::Refresh)
+        {
+            *op = WriteOp::Insert(document);
+        }
+        self.seq = seq;
+        (self.attempts, self.due_ms, self.error) = (0, 0, None);
+    }
+
     /// This entry as a change that is merged into an older one.
     pub fn into_later(self) -> Later {
         let Work::Document { op, collection, .. } = self.work else {
             unreachable!("barriers are never merged")
         };
-        Later { op, collection, time: self.last_time, wall_ms: self.last_ms, changes: self.changes }
+        let (first_time, first_ms) = (self.first_time, self.first_ms);
+        let (time, wall_ms, changes) = (self.last_time, self.last_ms, self.changes);
+        Later { op, collection, first_time, first_ms, time, wall_ms, changes }
     }
 }
 
@@ -45,6 +64,10 @@ impl Entry {
 pub struct Later {
     op: WriteOp,
     collection: Option<CollectionId>,
+    /// Of the first change of it.
+    first_time: ClusterTime,
+    first_ms: u64,
+    /// Of the last.
     time: ClusterTime,
     wall_ms: u64,
     changes: u32,
@@ -52,9 +75,10 @@ pub struct Later {
 
 impl From<Incoming> for Later {
     fn from(incoming: Incoming) -> Self {
-        let Work::Document { op, collection, .. } = incoming.work else {
+        let Incoming { work, cluster_time: time, wall_ms } = incoming;
+        let Work::Document { op, collection, .. } = work else {
             unreachable!("barriers are never merged")
         };
-        Later { op, collection, time: incoming.cluster_time, wall_ms: incoming.wall_ms, changes: 1 }
+        Later { op, collection, first_time: time, first_ms: wall_ms, time, wall_ms, changes: 1 }
     }
 }

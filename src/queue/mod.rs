@@ -10,7 +10,8 @@
 //! ```
 //!
 //! One entry per document, in the order in which the documents first changed. What arrives for a
-//! document that waits is merged into its entry ([`coalesce`](crate::policy::coalesce::coalesce)).
+//! document that waits is merged into its entry ([`coalesce`](crate::policy::coalesce::coalesce)). In a capped collection
+//! an insert begins the entry anew, in the place where it arrived: the order of documents is that of their inserts.
 //!
 //! An entry, and a dead letter, belongs to a collection and not to a name. What becomes of a name is told by the
 //! barriers behind it: see `lines`, `turns` and `rename`.

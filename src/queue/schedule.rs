@@ -35,7 +35,9 @@
 //! lists the collections, or applies a change of one, tells the schedule. Where Atlas may hold a later state than the
 //! entries tell of (the agent was killed, or the collection was copied as it was later), a document that has given way
 //! already would come back at the end and push out another; so they wait until the stream has been read that far
-//! ([`wait_for_stream`](Schedule::wait_for_stream)). A copy reads them in one piece, as they lie, and writes over what
+//! ([`wait_for_stream`](Schedule::wait_for_stream)). A document that goes and comes again stands where its last insert
+//! arrived (`Entry::begin_anew`), and an insert of what Atlas has already takes it out first, with all
+//! that was inserted behind it (`worker/write`): so what is read once more ends in the same order. A copy reads them in one piece, as they lie, and writes over what
 //! is there in that order (`sync/copy`); where much is not lost they are made anew rather than compared (`sync/full`),
 //! and what they have thrown away is nothing that a count misses (`sync/counts`).
 
@@ -117,6 +119,10 @@ impl Schedule {
     pub fn barrier_added(&mut self, change: &SchemaChange, seq: u64) {
         self.lines.barrier_added(change, seq);
         self.knowledge.pass(change);
+        // What is queued behind it must stand in its order already; what stands in front may.
+        if let Some(ns) = change.puts_in_order(|ns| self.in_order.contains(ns)).cloned() {
+            self.keep_in_order(&ns, true);
+        }
     }
 
     /// An entry is gone for good.
@@ -412,6 +418,15 @@ impl Schedule {
         self.ready.remove(&seq);
     }
 
+    /// What was this entry, which no worker has and which waits until `due_ms`, is the one with the number `anew`.
+    pub fn began_anew(&mut self, seq: u64, due_ms: u64, anew: u64) {
+        self.forget(seq);
+        self.delayed.remove(&(due_ms, seq));
+        if let Some(lease) = self.leased.values_mut().find(|lease| lease.successor == Some(seq)) {
+            lease.successor = Some(anew);
+        }
+    }
+
     fn unpark_namespace(&mut self, ns: &Namespace) {
         let first = self.parked_at_namespace.get(ns).and_then(BTreeSet::first);
         self.open.extend(first.map(|first| (*first, ns.clone())));
@@ -425,75 +440,4 @@ impl Schedule {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Three entries of one namespace, of which a batch has the first, while another one is gathered.
-    fn gathering(in_order: bool) -> (Schedule, Namespace) {
-        let (mut schedule, ns) = (Schedule::default(), Namespace::new("shop", "orders"));
-        schedule.keep_in_order(&ns, in_order);
-        for _ in 1..=3 {
-            schedule.lines.added(&ns);
-        }
-        schedule.batch_begins();
-        take(&mut schedule, &ns, 1);
-        schedule.batch_begins();
-        (schedule, ns)
-    }
-
-    fn is_admitted(schedule: &mut Schedule, ns: &Namespace, seq: u64) -> bool {
-        schedule.admit(std::slice::from_ref(ns), seq, Some(seq))
-    }
-
-    fn take(schedule: &mut Schedule, ns: &Namespace, seq: u64) {
-        assert!(is_admitted(schedule, ns, seq));
-        let lease =
-            Leased { version: 1, document: Some(seq), successor: None, ns: ns.clone(), bytes: 1 };
-        schedule.lease(seq, lease);
-    }
-
-    #[test]
-    fn an_order_that_ends_while_a_batch_is_gathered_leaves_nothing_behind() {
-        let (mut schedule, ns) = gathering(true);
-        assert!(!is_admitted(&mut schedule, &ns, 2), "another batch has an older one");
-
-        schedule.keep_in_order(&ns, false);
-
-        assert_eq!(schedule.next_ready(0), Some(2));
-        take(&mut schedule, &ns, 2);
-        take(&mut schedule, &ns, 3);
-    }
-
-    #[test]
-    fn an_order_that_begins_while_a_batch_is_gathered_holds_for_it() {
-        let (mut schedule, ns) = gathering(false);
-
-        schedule.keep_in_order(&ns, true);
-        assert!(!is_admitted(&mut schedule, &ns, 2) && schedule.next_ready(0).is_none());
-
-        schedule.unlease(1);
-        schedule.batch_begins();
-        assert_eq!(schedule.next_ready(0), Some(2));
-        take(&mut schedule, &ns, 2);
-    }
-    /// An entry is met, read from the disk, and admitted: its namespace may be let go in between.
-    #[test]
-    fn an_entry_that_is_met_before_its_namespace_is_let_go_overtakes_none_in_front_of_it() {
-        let (mut schedule, ns) = (Schedule::default(), Namespace::new("shop", "log"));
-        schedule.keep_in_order(&ns, true);
-        for _ in 1..=3 {
-            schedule.lines.added(&ns);
-        }
-        schedule.wait_for_stream(&ns, ClusterTime(5));
-        schedule.batch_begins();
-        assert!(!is_admitted(&mut schedule, &ns, 1) && !is_admitted(&mut schedule, &ns, 2));
-
-        schedule.stream_reached(ClusterTime(5));
-        assert!(!is_admitted(&mut schedule, &ns, 3));
-
-        for seq in 1..=3 {
-            assert_eq!(schedule.next_ready(0), Some(seq));
-            take(&mut schedule, &ns, seq);
-        }
-    }
-}
+mod tests;

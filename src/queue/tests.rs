@@ -14,6 +14,7 @@ use crate::model::{
 mod copied;
 mod earlier;
 mod in_blocks;
+mod in_order;
 mod ledger;
 mod model;
 mod names;

@@ -170,9 +170,8 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         let mut direct = Vec::with_capacity(entries.len());
         let mut unread = Vec::new();
         let traits = self.collections.traits(ns);
-        // Else what was there already would be written after what it stands before, which may have pushed it
-        // out by then.
-        let use_upserts = traits.insert_mode.use_upserts() || self.queue.is_in_order(ns);
+        // Where the order counts, what is there already is no reason to leave it in its old place.
+        let use_upserts = traits.insert_mode.use_upserts() && !self.queue.is_in_order(ns);
         for entry in entries {
             let (item, op) = Item::split(entry);
             match op {

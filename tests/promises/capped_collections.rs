@@ -116,3 +116,42 @@ async fn a_capped_collection_keeps_its_order_when_the_disk_has_lost_the_latest_o
 
     equal(&local, &atlas, PATIENCE).await;
 }
+
+/// A ring of few ids: what has given way comes again under the same `_id`, many times over while nothing is sent.
+#[tokio::test]
+async fn a_ring_of_ids_that_come_again_and_again_keeps_its_order_through_an_outage() {
+    let (local, atlas) = pair().await;
+    let ring = local.client.database("shop").collection::<Document>("ring");
+    let command = doc! { "create": "ring", "capped": true, "size": 4_096, "max": 3 };
+    local.client.database("shop").run_command(command).await.unwrap();
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[worker]\nbatch_size = 4\n");
+    agent.may(&[Doubt], NEW);
+    agent.start(&[]);
+    agent.streaming().await;
+
+    let mut turn = 0;
+    for round in 0..6 {
+        assert!(agent.cli(&["pause"]).status.success());
+        for _ in 0..[2, 4, 5, 6, 23, 60][round] {
+            ring.insert_one(doc! { "_id": turn % 5, "turn": turn }).await.unwrap();
+            if turn % 7 == 0 {
+                let last = doc! { "_id": turn % 5 };
+                ring.update_one(last.clone(), doc! { "$set": { "n": turn } }).await.unwrap();
+                ring.delete_one(last.clone()).await.unwrap();
+                ring.insert_one(doc! { "_id": turn % 5, "again": turn }).await.unwrap();
+            }
+            turn += 1;
+        }
+        if round >= 3 {
+            agent.kill();
+            agent.start(&[]);
+        }
+        assert!(agent.cli(&["resume"]).status.success());
+        // While it is sent, more comes.
+        for _ in 0..4 {
+            ring.insert_one(doc! { "_id": turn % 5, "turn": turn }).await.unwrap();
+            turn += 1;
+        }
+        equal(&local, &atlas, PATIENCE).await;
+    }
+}

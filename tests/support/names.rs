@@ -34,12 +34,6 @@ pub async fn swap(db: &Database) -> Result<()> {
     rename(db, "tmp", "right", false).await
 }
 
-async fn is_capped(db: &Database, name: &str) -> Result<bool> {
-    let mut found =
-        db.list_collections().filter(doc! { "name": name, "options.capped": true }).await?;
-    found.advance().await
-}
-
 /// One step of it: a change of documents, as a rule, or of what a name means.
 pub async fn step(db: &Database, rng: &mut StdRng) -> Result<()> {
     let name = *NAMES.choose(rng).unwrap();
@@ -52,8 +46,6 @@ pub async fn step(db: &Database, rng: &mut StdRng) -> Result<()> {
         0..3 => collection.insert_one(doc! { "_id": id, "u": n, "of": name }).await.map(drop),
         3..10 => collection.update_one(doc! { "_id": id }, change).await.map(drop),
         10..12 => collection.update_many(doc! {}, change).await.map(drop),
-        // The order of what is deleted and inserted again while it waits is a limit that docs/limits.md names.
-        12 if is_capped(db, name).await? => return Ok(()),
         12 => collection.delete_one(doc! { "_id": id }).await.map(drop),
         13 => {
             let swap = doc! { "$set": { "u": n } };

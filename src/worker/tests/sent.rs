@@ -23,7 +23,7 @@ fn set_text(id: i32, bytes: usize) -> Incoming {
 #[tokio::test]
 async fn a_capped_collection_is_written_in_the_order_of_its_entries_whatever_is_to_be_read() {
     for (is_capped, kinds) in
-        [(true, ["upsert", "upsert", "upsert"]), (false, ["insert", "insert", "upsert"])]
+        [(true, ["insert", "upsert", "insert"]), (false, ["insert", "insert", "upsert"])]
     {
         let scene = Scene::new().local_has([doc(2, 2)]);
         scene.queue.keep_in_order(&orders(), is_capped);
