@@ -306,7 +306,9 @@ pub fn proves_life(writes_since: u64, vitals: &Vitals) -> bool {
         && !vitals.is_backlog_unknown
         && vitals.phase == Phase::Streaming
         && !vitals.is_fenced
-        && vitals.reading_stopped.is_none();
+        && vitals.reading_stopped.is_none()
+        // A server that works on its answer for minutes is there, and has not said that nothing was written.
+        && vitals.lag <= SILENCE;
     let are_both_there = vitals.local_silence <= SILENCE && vitals.atlas_silence <= SILENCE;
     are_both_there && !vitals.has_no_majority() && (writes_since > 0 || is_idle)
 }
@@ -446,7 +448,10 @@ mod tests {
         let paused = Vitals { phase: Phase::Paused, ..streaming() };
         let waiting = Vitals { queue_size: 5, ..streaming() };
         let silent = Vitals { local_silence: secs(31), ..streaming() };
+        let at_work = |lag| Vitals { lag: secs(lag), ..streaming() };
 
+        assert!(proves_life(0, &at_work(30)) && !proves_life(0, &at_work(31)));
+        assert!(proves_life(1, &at_work(31)));
         assert!(proves_life(0, &streaming()) && proves_life(1, &waiting));
         assert!(!proves_life(0, &waiting) && !proves_life(0, &paused));
         assert!(!proves_life(0, &silent) && !proves_life(1, &silent));
