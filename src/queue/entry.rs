@@ -38,7 +38,7 @@ impl Work {
 
     /// A document is born.
     pub fn is_insert(&self) -> bool {
-        matches!(self, Work::Document { op: WriteOp::Insert(_), .. })
+        matches!(self, Work::Document { op: WriteOp::Insert(_) | WriteOp::Reinsert(_), .. })
     }
 
     /// The same document's under another name of its collection.

@@ -71,7 +71,7 @@ impl Ledger {
     /// What was the entry `seq` of `ns`, as [`Schedule::began_anew`] has it, is another one, which has appeared.
     pub fn began_anew(&mut self, ns: &Namespace, (seq, due_ms): (u64, u64), anew: u64) {
         self.pending -= 1;
-        self.schedule.began_anew(seq, due_ms, anew);
+        self.schedule.began_anew(ns, (seq, due_ms), anew);
         self.schedule.removed(ns, seq);
     }
 

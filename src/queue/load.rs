@@ -362,6 +362,9 @@ impl StoreState {
         if let Some(first) = previous
             && !self.ledger().schedule.lines.is_closed(&ns, first)
         {
+            // The one that they become may have the number of either.
+            let mut ledger = self.ledger();
+            ledger.next_seq = ledger.next_seq.max(seq + 1);
             return Ok(Some((first, seq)));
         }
         self.count(&ns, seq, bytes.len());

@@ -20,6 +20,7 @@ impl Entry {
         *op = match (same, later.op) {
             (true, arriving) => coalesce(pending, arriving),
             (false, WriteOp::Insert(doc) | WriteOp::Replace(doc)) => WriteOp::Replace(doc),
+            (false, WriteOp::Reinsert(doc)) => WriteOp::Reinsert(doc),
             (false, WriteOp::Delete) => WriteOp::Delete,
             (false, WriteOp::Update(_) | WriteOp::Merge(_) | WriteOp::Refresh) => WriteOp::Refresh,
         };
@@ -39,12 +40,7 @@ impl Entry {
         if let Work::Document { op, .. } = &mut self.work {
             *op = WriteOp::Delete;
         }
-        self.absorb(insert);
-        if let Work::Document { op, .. } = &mut self.work
-            && let WriteOp::Replace(document) = std::mem::replace(op, WriteOp::Refresh)
-        {
-            *op = WriteOp::Insert(document);
-        }
+        self.absorb(insert.again());
         self.seq = seq;
         (self.attempts, self.due_ms, self.error) = (0, 0, None);
     }
@@ -57,6 +53,16 @@ impl Entry {
         let (first_time, first_ms) = (self.first_time, self.first_ms);
         let (time, wall_ms, changes) = (self.last_time, self.last_ms, self.changes);
         Later { op, collection, first_time, first_ms, time, wall_ms, changes }
+    }
+}
+
+impl Later {
+    /// Of a document that may have been there before.
+    fn again(self) -> Self {
+        match self.op {
+            WriteOp::Insert(document) => Self { op: WriteOp::Reinsert(document), ..self },
+            _ => self,
+        }
     }
 }
 

@@ -36,8 +36,7 @@
 //! entries tell of (the agent was killed, or the collection was copied as it was later), a document that has given way
 //! already would come back at the end and push out another; so they wait until the stream has been read that far
 //! ([`wait_for_stream`](Schedule::wait_for_stream)). A document that goes and comes again stands where its last insert
-//! arrived (`Entry::begin_anew`), and an insert of what Atlas has already takes it out first, with all
-//! that was inserted behind it (`worker/write`): so what is read once more ends in the same order. A copy reads them in one piece, as they lie, and writes over what
+//! arrived (`Entry::begin_anew`), and comes anew in Atlas, with all inserts that wait behind it (`worker/apply`). A copy reads them in one piece, as they lie, and writes over what
 //! is there in that order (`sync/copy`); where much is not lost they are made anew rather than compared (`sync/full`),
 //! and what they have thrown away is nothing that a count misses (`sync/counts`).
 
@@ -74,6 +73,8 @@ pub struct Schedule {
     behind: HashMap<Namespace, ClusterTime>,
     /// Namespaces whose entries go in their order.
     in_order: HashSet<Namespace>,
+    /// The last barrier that puts the name in order, while it is queued.
+    ordered_from: HashMap<Namespace, u64>,
     /// How many entries of each namespace are leased.
     leased_of: HashMap<Namespace, u64>,
     /// Those of them that another batch has.
@@ -122,6 +123,7 @@ impl Schedule {
         // What is queued behind it must stand in its order already; what stands in front may.
         if let Some(ns) = change.puts_in_order(|ns| self.in_order.contains(ns)).cloned() {
             self.keep_in_order(&ns, true);
+            self.ordered_from.insert(ns, seq);
         }
     }
 
@@ -135,6 +137,9 @@ impl Schedule {
     /// A barrier is gone for good.
     pub fn barrier_removed(&mut self, namespaces: &[Namespace], seq: u64) {
         for ns in namespaces {
+            if self.ordered_from.get(ns) == Some(&seq) {
+                self.ordered_from.remove(ns);
+            }
             self.lines.barrier_removed(ns, seq);
             self.unpark_namespace(ns);
         }
@@ -301,14 +306,15 @@ impl Schedule {
     }
 
     /// Entries of `ns` go in their order, one batch at a time; or as any others. That holds for a batch that is being
-    /// gathered, too: what it parked for another one's sake nobody would let go again.
+    /// gathered, too: what it parked for another one's sake nobody would let go again. In order it stays while a barrier
+    /// waits that puts it so.
     pub fn keep_in_order(&mut self, ns: &Namespace, on: bool) {
         if on {
             self.in_order.insert(ns.clone());
             if self.leased_of.contains_key(ns) {
                 self.busy.insert(ns.clone());
             }
-        } else if self.in_order.remove(ns) {
+        } else if !self.ordered_from.contains_key(ns) && self.in_order.remove(ns) {
             self.busy.remove(ns);
             self.unpark_namespace(ns);
         }
@@ -419,8 +425,11 @@ impl Schedule {
     }
 
     /// What was this entry, which no worker has and which waits until `due_ms`, is the one with the number `anew`.
-    pub fn began_anew(&mut self, seq: u64, due_ms: u64, anew: u64) {
+    pub fn began_anew(&mut self, ns: &Namespace, (seq, due_ms): (u64, u64), anew: u64) {
         self.forget(seq);
+        if let Some(parked) = self.parked_at_namespace.get_mut(ns) {
+            parked.remove(&seq);
+        }
         self.delayed.remove(&(due_ms, seq));
         if let Some(lease) = self.leased.values_mut().find(|lease| lease.successor == Some(seq)) {
             lease.successor = Some(anew);

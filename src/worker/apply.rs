@@ -16,6 +16,19 @@ use crate::{
     sync::state::{Reason, SyncState},
 };
 
+/// Documents of a capped collection that are taken out of Atlas at once, to come anew.
+const ANEW_MAX: usize = 100;
+
+/// What documents of a capped collection are written together, since Atlas takes one kind of write after the other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Plain,
+    /// Read from the local database.
+    Read,
+    /// Taken out, and put at the end.
+    Anew,
+}
+
 impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     /// Writes the batch and returns one ack for each entry.
     ///
@@ -129,7 +142,8 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     }
 
     /// What is read from the local database is written after what is not, but for a capped collection,
-    /// whose documents stay in the order of their entries.
+    /// whose documents stay in the order of their entries. What comes anew there goes by itself, and not too much of it
+    /// at once: it is in Atlas neither before nor after for a moment.
     fn keep_order(&self, groups: Vec<(Namespace, Vec<Entry>)>) -> Vec<(Namespace, Vec<Entry>)> {
         let mut parts = Vec::with_capacity(groups.len());
         for (ns, entries) in groups {
@@ -139,11 +153,22 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             }
             let mut last = None;
             for entry in entries {
-                let is_read = matches!(
-                    &entry.work,
-                    Work::Document { op: WriteOp::Update(_) | WriteOp::Refresh, .. }
-                );
-                if last.replace(is_read) != Some(is_read) {
+                let of = match &entry.work {
+                    Work::Document { op: WriteOp::Update(_) | WriteOp::Refresh, .. } => Part::Read,
+                    Work::Document { op: WriteOp::Reinsert(_), .. } => {
+                        // All that waits by now stands behind it, and may be in Atlas.
+                        self.collections.come_anew(&ns, entry.seq, self.queue.position());
+                        Part::Anew
+                    }
+                    Work::Document { op: WriteOp::Insert(_), .. }
+                        if self.collections.comes_anew(&ns, entry.seq) =>
+                    {
+                        Part::Anew
+                    }
+                    Work::Document { .. } | Work::Schema(_) => Part::Plain,
+                };
+                let is_full = |part: &Vec<Entry>| of == Part::Anew && part.len() >= ANEW_MAX;
+                if last.replace(of) != Some(of) || parts.last().is_none_or(|(_, of)| is_full(of)) {
                     parts.push((ns.clone(), Vec::new()));
                 }
                 let (_, part) = parts.last_mut().expect("one was just begun, or before");
@@ -170,15 +195,27 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         let mut direct = Vec::with_capacity(entries.len());
         let mut unread = Vec::new();
         let traits = self.collections.traits(ns);
-        // Where the order counts, what is there already is no reason to leave it in its old place.
-        let use_upserts = traits.insert_mode.use_upserts() && !self.queue.is_in_order(ns);
+        // Else what was there already would be written after what it stands before, which may have pushed it
+        // out by then.
+        let in_order = self.queue.is_in_order(ns);
+        let use_upserts = traits.insert_mode.use_upserts() || in_order;
         for entry in entries {
             let (item, op) = Item::split(entry);
             match op {
+                WriteOp::Reinsert(document) if in_order => {
+                    direct.push((item, Draft::Anew(document)));
+                }
+                WriteOp::Insert(document)
+                    if in_order && self.collections.comes_anew(ns, item.seq) =>
+                {
+                    direct.push((item, Draft::Anew(document)));
+                }
                 WriteOp::Insert(document) if !use_upserts => {
                     direct.push((item, Draft::Insert(document)));
                 }
-                WriteOp::Insert(document) | WriteOp::Replace(document) => {
+                WriteOp::Insert(document)
+                | WriteOp::Reinsert(document)
+                | WriteOp::Replace(document) => {
                     direct.push((item, Draft::Upsert(document)));
                 }
                 WriteOp::Delete => direct.push((item, Draft::Delete)),

@@ -112,9 +112,11 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         let mut writes = Vec::new();
         for (Unread { item, .. }, op) in renewed {
             let draft = match op {
-                Some(WriteOp::Insert(document) | WriteOp::Replace(document)) => {
-                    Draft::Upsert(document)
-                }
+                Some(
+                    WriteOp::Insert(document)
+                    | WriteOp::Reinsert(document)
+                    | WriteOp::Replace(document),
+                ) => Draft::Upsert(document),
                 Some(WriteOp::Merge(fields)) if self.sink.takes_changes() => Draft::Merge(fields),
                 Some(WriteOp::Delete) => Draft::Delete,
                 // The source sees to it itself, and it comes again.

@@ -61,6 +61,8 @@ pub(super) struct Unread {
 pub(super) enum Draft {
     Insert(RawDocumentBuf),
     Upsert(RawDocumentBuf),
+    /// As an upsert, when Atlas has been rid of it: so it comes last.
+    Anew(RawDocumentBuf),
     Change(UpdateCommand),
     /// Fields with their `_id`.
     Merge(RawDocumentBuf),
@@ -71,7 +73,7 @@ impl Draft {
     pub fn write_to<'a>(&'a self, key: &'a DocumentKey) -> Write<'a> {
         match self {
             Draft::Insert(document) => Write::Insert(document),
-            Draft::Upsert(document) => Write::Upsert { key, document },
+            Draft::Upsert(document) | Draft::Anew(document) => Write::Upsert { key, document },
             Draft::Change(command) => Write::Change { key, command },
             Draft::Merge(fields) => Write::Merge { key, fields },
             Draft::Delete => Write::Delete(key),
@@ -81,7 +83,7 @@ impl Draft {
     /// The whole document, if that is what is written.
     pub fn into_document(self) -> RawDocumentBuf {
         match self {
-            Draft::Insert(document) | Draft::Upsert(document) => document,
+            Draft::Insert(document) | Draft::Upsert(document) | Draft::Anew(document) => document,
             Draft::Change(_) | Draft::Merge(_) | Draft::Delete => RawDocumentBuf::new(),
         }
     }

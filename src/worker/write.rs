@@ -39,7 +39,7 @@ pub(super) struct Dispatch<S, K> {
 }
 
 impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
-    /// Writes, and once more as upserts what was there already. Returns the changes that did not
+    /// Writes, what comes anew when it is taken out, and once more as upserts what was there already. Returns the changes that did not
     /// match.
     pub async fn write_direct(
         &self,
@@ -50,24 +50,15 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
         if direct.is_empty() {
             return Ok(Vec::new());
         }
+        self.take_out(ns, &direct).await?;
         let writes = writes_of(&direct);
         let written = self.send(ns, &writes, &changed_of(&direct)).await?;
         outcomes.answered = true;
         self.learn_traits(ns, &writes, &written);
         let mut again = Vec::new();
         let mut unmatched = Vec::new();
-        let mut anew = Vec::new();
-        // What was inserted behind one that is there already stands behind it only when both come anew.
-        let in_order = self.queue.is_in_order(ns);
-        let mut is_behind = false;
         let rest = direct.into_iter().zip(written).filter_map(|((item, draft), written)| {
-            is_behind |= in_order && written == Written::AlreadyThere;
             match (written, draft) {
-                (Written::AlreadyThere | Written::Applied { .. }, Draft::Insert(document))
-                    if is_behind =>
-                {
-                    anew.push((item, Draft::Insert(document)));
-                }
                 (Written::AlreadyThere, Draft::Insert(document)) => {
                     again.push((item, Draft::Upsert(document)));
                 }
@@ -83,9 +74,6 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
             None
         });
         self.end_all(ns, rest, outcomes);
-        if !anew.is_empty() {
-            again = self.insert_anew(ns, anew, outcomes).await?;
-        }
         if !again.is_empty() {
             let written = self.send(ns, &writes_of(&again), &changed_of(&again)).await?;
             let rest = again.into_iter().zip(written);
@@ -95,28 +83,15 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
         Ok(unmatched)
     }
 
-    /// Takes documents out and inserts them once more, so that they come last, in their order. Returns what is there all
-    /// the same, to be written over.
-    async fn insert_anew(
-        &self,
-        ns: &Namespace,
-        anew: Vec<(Item, Draft)>,
-        outcomes: &mut Outcomes,
-    ) -> Result<Vec<(Item, Draft)>, Halt> {
-        let deletes: Vec<_> = anew.iter().map(|(item, _)| Write::Delete(&item.key)).collect();
-        self.send(ns, &deletes, &changed_of(&anew)).await?;
-        let written = self.send(ns, &writes_of(&anew), &changed_of(&anew)).await?;
-        let mut there = Vec::new();
-        let rest = anew.into_iter().zip(written).filter_map(|((item, draft), written)| {
-            let document = draft.into_document();
-            if written == Written::AlreadyThere {
-                there.push((item, Draft::Upsert(document)));
-                return None;
-            }
-            Some((item, document, written))
-        });
-        self.end_all(ns, rest, outcomes);
-        Ok(there)
+    /// Where Atlas refuses it, it is written over in its old place.
+    async fn take_out(&self, ns: &Namespace, direct: &[(Item, Draft)]) -> Result<(), Halt> {
+        let anew = direct.iter().filter(|(_, draft)| matches!(draft, Draft::Anew(_)));
+        let (deletes, changed): (Vec<_>, Vec<_>) =
+            anew.map(|(item, _)| (Write::Delete(&item.key), Some(item.last_ms))).unzip();
+        if !deletes.is_empty() {
+            self.send(ns, &deletes, &changed).await?;
+        }
+        Ok(())
     }
 
     /// Sends; where Atlas refuses a command as a whole, sends each write alone, so that one odd

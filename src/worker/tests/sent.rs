@@ -23,7 +23,7 @@ fn set_text(id: i32, bytes: usize) -> Incoming {
 #[tokio::test]
 async fn a_capped_collection_is_written_in_the_order_of_its_entries_whatever_is_to_be_read() {
     for (is_capped, kinds) in
-        [(true, ["insert", "upsert", "insert"]), (false, ["insert", "insert", "upsert"])]
+        [(true, ["upsert", "upsert", "upsert"]), (false, ["insert", "insert", "upsert"])]
     {
         let scene = Scene::new().local_has([doc(2, 2)]);
         scene.queue.keep_in_order(&orders(), is_capped);
@@ -40,6 +40,49 @@ async fn a_capped_collection_is_written_in_the_order_of_its_entries_whatever_is_
             .collect();
         assert_eq!(commands, if is_capped { vec![1, 1, 1] } else { vec![2, 1] });
     }
+}
+
+/// What Atlas has of one that comes anew gives way first, and so does what waits behind it: a kill may have left that there.
+/// What comes later cannot be.
+#[tokio::test]
+async fn a_document_that_comes_anew_in_a_capped_collection_comes_last_and_what_waits_behind_it_follows()
+ {
+    let again = || change_at(20, 2, WriteOp::Reinsert(doc(2, 2)));
+    for (is_capped, first, later) in [
+        (
+            true,
+            vec!["upsert", "delete", "delete", "delete", "upsert", "upsert", "upsert"],
+            "upsert",
+        ),
+        (false, vec!["insert", "upsert", "insert", "insert"], "insert"),
+    ] {
+        let scene = Scene::new();
+        scene.queue.keep_in_order(&orders(), is_capped);
+        let scene = scene.queued([insert(1, 1), again(), insert(3, 3), insert(4, 4)]);
+        scene.until_nothing_waits().await;
+        assert_eq!(scene.atlas.written(), first);
+
+        let scene = scene.queued([insert(5, 5)]);
+        scene.until_nothing_waits().await;
+        assert_eq!(scene.atlas.written()[first.len()..], [later]);
+    }
+}
+
+/// For a moment they are not in Atlas.
+#[tokio::test]
+async fn of_many_documents_that_come_anew_few_are_taken_out_at_once() {
+    let scene = Scene::new();
+    scene.queue.keep_in_order(&orders(), true);
+    let again = |id| change_at(20, id, WriteOp::Reinsert(doc(id, 2)));
+    scene.queue.commit((0..250).map(again).collect(), None).unwrap();
+
+    scene.until_nothing_waits().await;
+
+    let written = scene.atlas.written();
+    let out = written.chunk_by(|one, next| one == next).map(|run| (run[0], run.len()));
+    let hundred = [("delete", 100), ("upsert", 100)];
+    let expected = [hundred, hundred, [("delete", 50), ("upsert", 50)]].concat();
+    assert_eq!(out.collect::<Vec<_>>(), expected);
 }
 
 #[tokio::test]
