@@ -9,7 +9,7 @@ use std::{
 use bson::{RawDocument, RawDocumentBuf, doc, rawdoc};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{fake::FakeSide, *};
+use super::{fake::FakeSide, fake_records::FakeRecords, *};
 use crate::{
     gate::Gate,
     model::event::CollectionId,
@@ -25,6 +25,9 @@ pub struct FakeSchemas {
     pub gate: Arc<Gate>,
     /// What it hands out of documents: none.
     empty: FakeSide,
+    /// Where it keeps lease records, if it does.
+    records: Option<Arc<FakeRecords>>,
+    looks: Mutex<Looks>,
 }
 
 #[derive(Default)]
@@ -45,7 +48,13 @@ struct State {
     denied: bool,
     while_it_alters: Option<Box<dyn FnOnce() + Send>>,
     while_it_lists: Option<Box<dyn FnOnce() + Send>>,
+    /// What a count says of what a filter chooses.
+    counted: Option<Arc<CountOf>>,
+    counts_take: Duration,
+    counts: usize,
 }
+
+type CountOf = dyn Fn(Option<&RawDocument>) -> Option<u64> + Send + Sync;
 
 /// An index of this name, on the field of that name.
 pub fn index(name: &str) -> RawDocumentBuf {
@@ -77,6 +86,16 @@ impl FakeSchemas {
         fake.gate.proved(fake.gate.begin_proof(), ObjectId::from_bytes([1; 12]));
         fake.is_at(time);
         fake
+    }
+
+    /// Keeps lease records there from now on.
+    pub fn keeping(self, records: Arc<FakeRecords>) -> Self {
+        Self { records: Some(records), ..self }
+    }
+
+    /// Tells this of itself.
+    pub fn looks_like(&self, looks: Looks) {
+        *self.looks.lock() = looks;
     }
 
     pub fn is_at(&self, time: u64) {
@@ -138,6 +157,23 @@ impl FakeSchemas {
     /// Done once, before indexes are listed next.
     pub fn while_it_lists(&self, done: impl FnOnce() + Send + 'static) {
         self.lock().while_it_lists = Some(Box::new(done));
+    }
+
+    /// Whoever counts what a filter chooses is told this.
+    pub fn is_counted(
+        &self,
+        told: impl Fn(Option<&RawDocument>) -> Option<u64> + Send + Sync + 'static,
+    ) {
+        self.lock().counted = Some(Arc::new(told));
+    }
+
+    pub fn counts_take(&self, so_long: Duration) {
+        self.lock().counts_take = so_long;
+    }
+
+    /// How often documents were counted, and not only estimated.
+    pub fn counts(&self) -> usize {
+        self.lock().counts
     }
 
     pub fn indexes(&self, ns: &Namespace) -> Vec<String> {
@@ -282,8 +318,9 @@ impl Side for FakeSchemas {
         told(found.map(|found| found.map(|found| Description { indexes: Vec::new(), ..found })))
     }
 
-    fn size<'a>(&'a self, ns: &'a Namespace) -> Answer<'a, Size> {
-        self.empty.size(ns)
+    fn size<'a>(&'a self, _: &'a Namespace) -> Answer<'a, Size> {
+        let documents = self.lock().documents;
+        told(Ok(Size { documents, bytes: documents * 20 }))
     }
 
     fn is_empty<'a>(&'a self, _: &'a Namespace) -> Answer<'a, bool> {
@@ -299,7 +336,16 @@ impl Side for FakeSchemas {
         ns: &'a Namespace,
         filter: Option<&'a RawDocument>,
     ) -> Answer<'a, Option<u64>> {
-        self.empty.count(ns, filter)
+        let (counted, takes) = {
+            let mut state = self.lock();
+            state.counts += 1;
+            (state.counted.clone(), state.counts_take)
+        };
+        let Some(counted) = counted else { return self.empty.count(ns, filter) };
+        Box::pin(async move {
+            tokio::time::sleep(takes).await;
+            Ok(counted(filter))
+        })
     }
 
     fn sample<'a>(&'a self, ns: &'a Namespace, keys: u64) -> Answer<'a, Vec<DocumentKey>> {
@@ -324,6 +370,14 @@ impl Side for FakeSchemas {
 
     fn schema(&self) -> Option<&dyn SchemaSide> {
         Some(self)
+    }
+
+    fn looks(&self) -> Answer<'_, Looks> {
+        told(Ok(self.looks.lock().clone()))
+    }
+
+    fn records(&self) -> Option<&dyn LeaseRecords> {
+        self.records.as_deref().map(|records| records as &dyn LeaseRecords)
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) mod fake;
 #[cfg(test)]
 pub(crate) mod fake_database;
 #[cfg(test)]
+pub(crate) mod fake_records;
+#[cfg(test)]
 pub(crate) mod fake_schema;
 mod listing;
 pub mod mongodb;

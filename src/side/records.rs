@@ -36,6 +36,7 @@ pub struct AgentIdentity {
 }
 
 /// A lease as it was read.
+#[derive(Clone)]
 pub struct LeaseRecord {
     pub source_id: String,
     pub filter: NamespaceFilter,
@@ -76,6 +77,7 @@ impl LeaseRecord {
 }
 
 /// The agent that a lease names.
+#[derive(Clone)]
 pub struct LeaseHolder {
     pub agent: AgentIdentity,
     /// Its last heartbeat, milliseconds since 1970 by Atlas's clock, and the time since.

@@ -245,6 +245,7 @@ async fn what_the_stream_has_not_come_to_is_waited_for() {
 
     scene.until(60).await;
     assert_eq!(scene.tries(), [0; 0], "the name may mean another collection by now");
+    assert_eq!(scene.looks_at_everything()[..3], [0, 11, 22], "ten seconds at a time");
     scene.reading.end_reply(ClusterTime(NOW + 1), ClusterTime(NOW + 1));
     scene.until(72).await;
     assert_eq!(scene.atlas.indexes(&orders()), ["a"]);

@@ -28,6 +28,8 @@ use crate::{
 mod lease_client;
 mod remembered;
 mod review;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 pub use lease_client::LeaseClient;
