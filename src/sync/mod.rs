@@ -56,6 +56,8 @@ pub mod same;
 mod schema;
 mod sides;
 pub mod state;
+#[cfg(test)]
+mod tests;
 mod unmatched;
 pub mod unproven;
 mod verify;

@@ -135,7 +135,44 @@ fn plan(ns: Namespace, known: &Known, limit: DeleteLimit) -> Planned {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::side::{
+        fake_records::{FakeRecords, filter, lease_of},
+        fake_schema::FakeSchemas,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_preview_names_all_of_both_sides_in_the_order_of_what_becomes_of_it() {
+        let records: Arc<FakeRecords> = Arc::default();
+        let local = FakeSchemas::at(1);
+        let atlas = FakeSchemas::at(1).keeping(records.clone());
+        let ns = |name: &str| Namespace::new("shop", name);
+        for (side, names) in [(&local, ["both", "new"]), (&atlas, ["both", "old"])] {
+            names.iter().for_each(|name| side.has(&ns(name), &[]));
+            side.has_view(&ns("shown"));
+        }
+        atlas.has(&ns("theirs"), &[]);
+        local.has_view(&ns("a new view"));
+        atlas.has_documents(1);
+        records.has(lease_of("ours", &["shop.both", "shop.o*", "shop.shown"]));
+
+        let planned = preview(&local, &atlas, &filter(&["shop.*"]), "ours", 0.5).await.unwrap();
+
+        let told: Vec<_> = planned.iter().map(|of| (of.action, of.ns.coll())).collect();
+        assert_eq!(
+            told,
+            [
+                (Action::Copy, "a new view"),
+                (Action::Copy, "new"),
+                (Action::Compare, "both"),
+                (Action::Compare, "shown"),
+                (Action::Delete, "old"),
+                (Action::Leave, "theirs"),
+            ]
+        );
+    }
 
     #[test]
     fn what_is_planned_follows_from_what_both_sides_have() {

@@ -126,5 +126,7 @@ mod tests {
                 "`log.raw` is not replicated: `[namespaces]` leaves it out",
             ]
         );
+        let short = self::listing(&["a.b"], &[]);
+        assert_eq!(told(&["a.c"], &short), ["no collection matches `a.c`"], "any is as near");
     }
 }

@@ -106,7 +106,8 @@ mod tests {
         assert!(renamed("tmp", "right", 10), "the doubt goes with the collection");
         assert!(!renamed("right", "left", 11 + AHEAD), "what is made later was not read");
 
-        assert!(note("left", 12 + AHEAD, 12 + AHEAD), "what was noted is past");
+        assert!(note("far", 500 + AHEAD, 1) && note("left", 12 + AHEAD, 12 + AHEAD));
+        assert!(!note("far", 500, 1), "what is ahead stays noted");
         assert!(!renamed("other", "left", 15), "in the place of the one in doubt");
         assert!(!renamed("left", "tmp", 15));
     }

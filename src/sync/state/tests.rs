@@ -371,3 +371,15 @@ fn what_a_person_asked_for_says_nothing_of_another_atlas() {
 
     assert!(!asked.is_of_another());
 }
+
+#[test]
+fn a_sync_that_is_owed_says_why_and_since_when() {
+    let (_dir, queue) = queue();
+    let begun_ms = now_ms();
+
+    SyncState::require(&queue, ClusterTime(5), Reason::FirstCopy).unwrap();
+
+    let owed = load(&queue);
+    assert!((begun_ms..=now_ms()).contains(&owed.since_ms));
+    assert_eq!(owed.reason.to_string(), "the first copy");
+}

@@ -1,6 +1,7 @@
 //! What the keeper leaves to others, and what it makes anew.
 
 use super::*;
+use crate::model::foreign::Foreign;
 
 /// A collection that a full sync is owed of.
 fn owed(scene: &Scene) -> Option<(Reason, Vec<Namespace>)> {
@@ -81,4 +82,39 @@ async fn a_collection_that_a_change_waits_for_is_left_alone() {
     scene.until(60).await;
     assert_eq!((scene.tries(), scene.problems()), (vec![], 0));
     assert!(scene.watch.is_building(), "it is still to be looked at");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_change_waits_of_what_is_gone_locally_everything_is_looked_at_again() {
+    let gone = || Namespace::new("shop", "gone");
+    for (ns, is_foreign, looks_again) in
+        [(gone(), false, true), (gone(), true, false), (orders(), false, false)]
+    {
+        let scene = scene().orders_with(&[], &[]);
+        if is_foreign {
+            let names = [ns.clone()].into();
+            scene.queue.keep_apart(Foreign { names, ..Foreign::default() });
+        }
+        let work = Work::Schema(SchemaChange::Create { ns, options: RawDocumentBuf::new() });
+        let incoming = Incoming { work, cluster_time: ClusterTime(1), wall_ms: now_ms() };
+        scene.queue.commit(vec![incoming], None).unwrap();
+        scene.kept();
+
+        scene.until(100).await;
+
+        assert_eq!(scene.looks_at_everything().len() > 1, looks_again);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_only_a_view_is_left_of_is_looked_at_again_for_it_may_be_empty_soon() {
+    for (db, looks_again) in [("gone", true), ("shop", false)] {
+        let scene = scene().orders_with(&[], &[]);
+        scene.atlas.has_view(&Namespace::new(db, "view"));
+        scene.kept();
+
+        scene.until(100).await;
+
+        assert_eq!(scene.looks_at_everything().len() > 1, looks_again, "{db}");
+    }
 }
