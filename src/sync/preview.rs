@@ -155,6 +155,7 @@ mod tests {
         }
         atlas.has(&ns("theirs"), &[]);
         local.has_view(&ns("a new view"));
+        local.has_documents(3);
         atlas.has_documents(1);
         records.has(lease_of("ours", &["shop.both", "shop.o*", "shop.shown"]));
 
@@ -171,6 +172,15 @@ mod tests {
                 (Action::Delete, "old"),
                 (Action::Leave, "theirs"),
             ]
+        );
+        let counted = |name: &str| {
+            let of = planned.iter().find(|of| of.ns.coll() == name).unwrap();
+            (of.local_documents, of.atlas_documents)
+        };
+        assert_eq!(
+            ["both", "new", "shown"].map(counted),
+            [(3, 1), (3, 0), (0, 0)],
+            "a view has none"
         );
     }
 

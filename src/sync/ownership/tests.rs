@@ -169,6 +169,11 @@ impl Scene {
     }
 }
 
+/// How an agent has ended that keeps its lease.
+async fn ended(running: JoinHandle<Result<(), SyncError>>) -> Result<(), SyncError> {
+    tokio::time::timeout(SECOND * 3_600, running).await.expect("it ends within the hour").unwrap()
+}
+
 /// A problem that a person reads.
 fn said(result: Result<(), SyncError>) -> String {
     result.expect_err("it is refused").to_string()

@@ -1,5 +1,6 @@
 //! Collections whose documents expire: only what stays, and what should be gone for long, tells anything.
 
+use bson::{RawBsonRef, RawDocument};
 use parking_lot::Mutex;
 
 use super::*;
@@ -66,29 +67,82 @@ async fn a_difference_that_is_over_at_the_second_count_is_none_and_is_not_counte
     assert_eq!((scene.told(), scene.atlas.counts()), (vec![], 3));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_count_that_takes_long_is_made_again_with_a_larger_margin_and_tells_nothing_by_itself() {
-    let scene = expiring(10, 4);
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let seen = asked.clone();
-    scene.atlas.is_counted(move |filter| {
-        let staying = filter.unwrap().get_array("$nor").ok()?;
-        let until = format!("{staying:?}");
-        seen.lock().push(until);
-        Some(4)
+/// By which moment a filter chooses, in seconds from now.
+fn moment(filter: &RawDocument) -> i64 {
+    let dates = filter.iter().flat_map(|field| dates(field.unwrap().1)).collect::<Vec<_>>();
+    let date = dates.first().expect("it chooses by a date");
+    // A little of the real time passes, too.
+    (date - now_ms() as i64 + 500).div_euclid(1_000)
+}
+
+/// Those that any part of it has.
+fn dates(value: RawBsonRef<'_>) -> Vec<i64> {
+    match value {
+        RawBsonRef::DateTime(date) => vec![date.timestamp_millis()],
+        RawBsonRef::Array(items) => items.into_iter().flat_map(|of| dates(of.unwrap())).collect(),
+        RawBsonRef::Document(of) => of.iter().flat_map(|field| dates(field.unwrap().1)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The moments by which the local side is asked, each with whether it is for what stays.
+fn moments(scene: &Scene, documents: u64) -> Arc<Mutex<Vec<(bool, i64)>>> {
+    let asked: Arc<Mutex<Vec<_>>> = Arc::default();
+    let noted = asked.clone();
+    scene.local.is_counted(move |filter| {
+        let filter = filter.expect("all are never counted");
+        let stays = filter.get_array("$nor").is_ok();
+        noted.lock().push((stays, moment(filter)));
+        Some(if stays { documents } else { 0 })
     });
+    asked
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lives_for_two_minutes_more_stays_and_what_is_past_its_time_for_an_hour_is_gone() {
+    let scene = expiring(10, 4);
+    let asked = moments(&scene, 10);
+    scene.counts_every(600);
+
+    scene.until(COUNTED).await;
+
+    // A document expires a minute behind its date.
+    let asked = asked.lock();
+    assert_eq!(asked.first(), Some(&(true, 120 - 60)));
+    assert_eq!(asked.last(), Some(&(false, -3_600 - 60)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_count_that_takes_half_of_the_margin_is_made_again_with_four_times_as_much() {
+    let scene = expiring(10, 4);
+    let asked = moments(&scene, 10);
     scene.atlas.counts_take(SECOND * 61);
     scene.counts_every(3_600);
 
-    scene.until(BELIEVED + 62).await;
     scene.until(600).await;
 
-    assert_eq!(
-        scene.told(),
-        [(10, 4, Counted::Staying)],
-        "the later ones have a margin of 4 minutes"
-    );
-    assert!(asked.lock().len() >= 3);
+    assert_eq!(scene.told(), [(10, 4, Counted::Staying)]);
+    // The side is asked before and after the other one.
+    let begun: Vec<_> = asked.lock().iter().filter(|of| of.0).step_by(2).map(|of| of.1).collect();
+    assert_eq!(begun, [120 - 60, 4 * 61 - 60, 4 * 61 - 60]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_that_always_take_too_long_tell_nothing() {
+    let scene = expiring(10, 4);
+    let (atlas, takes) = (scene.atlas.clone(), Mutex::new(SECOND * 61));
+    scene.atlas.counts_take(*takes.lock());
+    scene.atlas.is_counted(move |_| {
+        let mut takes = takes.lock();
+        *takes *= 3;
+        atlas.counts_take(*takes);
+        Some(4)
+    });
+    scene.counts_every(36_000);
+
+    scene.until(30_000).await;
+
+    assert_eq!((scene.told(), scene.atlas.counts()), (vec![], 3));
 }
 
 #[tokio::test(start_paused = true)]

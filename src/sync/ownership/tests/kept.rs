@@ -59,7 +59,7 @@ async fn an_agent_whose_lease_was_taken_writes_nothing_and_ends() {
     scene.beats(started, 1).await;
 
     assert!(scene.writing.is_fenced() && !scene.may_write());
-    let ended = running.await.unwrap();
+    let ended = ended(running).await;
     assert!(matches!(ended, Err(SyncError::LeaseHeld { is_fresh: true, .. })), "{ended:?}");
     assert_eq!(scene.holder().as_deref(), Some("theirs"));
 }
@@ -70,7 +70,7 @@ async fn a_life_of_our_own_agent_that_is_heard_of_has_the_lease() {
     let running = scene.running().await;
     scene.records.is_taken_by(OURS, life("2"));
 
-    let ended = running.await.unwrap();
+    let ended = ended(running).await;
 
     assert!(matches!(ended, Err(SyncError::LeaseHeld { .. })), "{ended:?}");
     assert!(scene.writing.is_fenced());
@@ -119,7 +119,7 @@ async fn a_target_that_was_taken_from_us_in_a_backup_is_not_adopted_by_itself() 
     scene.records.change(OURS, |record| *record = lease_of("gone", &["crm.*"]));
     let scene = scene.atlas_holds(&[orders()]);
 
-    let ended = running.await.unwrap();
+    let ended = ended(running).await;
 
     assert!(matches!(ended, Err(SyncError::NotOwned { .. })), "{ended:?}");
     assert!(scene.writing.is_fenced(), "nothing is written meanwhile");
@@ -165,7 +165,7 @@ async fn a_local_database_that_becomes_a_copy_of_the_target_ends_the_agent() {
     let running = scene.running().await;
     scene.upstream.has(lease_of("theirs", PATTERNS));
 
-    let ended = running.await.unwrap();
+    let ended = ended(running).await;
 
     assert!(matches!(ended, Err(SyncError::Ring { .. })), "{ended:?}");
     assert!(scene.writing.is_fenced());
@@ -243,7 +243,7 @@ async fn the_heartbeat_goes_on_while_what_waits_is_written_and_ends_with_the_lea
     scene.beats(started, 7).await;
 
     assert!(draining.is_finished());
-    draining.await.unwrap().unwrap();
+    ended(draining).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -285,6 +285,8 @@ async fn a_target_that_is_away_is_waited_for_and_an_agent_that_is_told_to_stop_d
         stop.drain.cancel();
     });
     assert!(matches!(scene.start("2").await, Err(SyncError::Stopped)));
+    let lives = scene.noted(note::LIVES).unwrap();
+    assert_eq!(lives, br#"["1","2"]"#, "either may have the lease, for all that is known");
 }
 
 #[tokio::test(start_paused = true)]
