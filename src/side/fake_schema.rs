@@ -32,6 +32,7 @@ pub struct FakeSchemas {
 
 #[derive(Default)]
 struct State {
+    clock_ms: Option<i64>,
     there: BTreeMap<Namespace, Description>,
     emptied: Vec<String>,
     /// How many each collection is said to have.
@@ -96,6 +97,11 @@ impl FakeSchemas {
     /// Tells this of itself.
     pub fn looks_like(&self, looks: Looks) {
         *self.looks.lock() = looks;
+    }
+
+    /// Takes this for now, in milliseconds since 1970.
+    pub fn takes_for_now(&self, clock_ms: i64) {
+        self.lock().clock_ms = Some(clock_ms);
     }
 
     pub fn is_at(&self, time: u64) {
@@ -370,6 +376,10 @@ impl Side for FakeSchemas {
 
     fn schema(&self) -> Option<&dyn SchemaSide> {
         Some(self)
+    }
+
+    fn clock(&self) -> Answer<'_, Option<i64>> {
+        told(Ok(self.lock().clock_ms))
     }
 
     fn looks(&self) -> Answer<'_, Looks> {

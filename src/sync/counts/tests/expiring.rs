@@ -67,12 +67,10 @@ async fn a_difference_that_is_over_at_the_second_count_is_none_and_is_not_counte
     assert_eq!((scene.told(), scene.atlas.counts()), (vec![], 3));
 }
 
-/// By which moment a filter chooses, in seconds from now.
+/// By which moment a filter chooses, in seconds since 1970.
 fn moment(filter: &RawDocument) -> i64 {
     let dates = filter.iter().flat_map(|field| dates(field.unwrap().1)).collect::<Vec<_>>();
-    let date = dates.first().expect("it chooses by a date");
-    // A little of the real time passes, too.
-    (date - now_ms() as i64 + 500).div_euclid(1_000)
+    dates.first().expect("it chooses by a date") / 1_000
 }
 
 /// Those that any part of it has.
@@ -85,8 +83,15 @@ fn dates(value: RawBsonRef<'_>) -> Vec<i64> {
     }
 }
 
+/// What the local side takes for now, and what Atlas does, in seconds since 1970: far ahead of this host, and far behind, so
+/// that its own clock decides nothing.
+const AHEAD: i64 = 1 << 33;
+const BEHIND: i64 = 1 << 28;
+
 /// The moments by which the local side is asked, each with whether it is for what stays.
 fn moments(scene: &Scene, documents: u64) -> Arc<Mutex<Vec<(bool, i64)>>> {
+    scene.local.takes_for_now(AHEAD * 1_000);
+    scene.atlas.takes_for_now(BEHIND * 1_000);
     let asked: Arc<Mutex<Vec<_>>> = Arc::default();
     let noted = asked.clone();
     scene.local.is_counted(move |filter| {
@@ -99,7 +104,7 @@ fn moments(scene: &Scene, documents: u64) -> Arc<Mutex<Vec<(bool, i64)>>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_lives_for_two_minutes_more_stays_and_what_is_past_its_time_for_an_hour_is_gone() {
+async fn what_lives_for_two_minutes_by_each_clock_stays_and_what_is_an_hour_past_by_each_is_gone() {
     let scene = expiring(10, 4);
     let asked = moments(&scene, 10);
     scene.counts_every(600);
@@ -108,8 +113,8 @@ async fn what_lives_for_two_minutes_more_stays_and_what_is_past_its_time_for_an_
 
     // A document expires a minute behind its date.
     let asked = asked.lock();
-    assert_eq!(asked.first(), Some(&(true, 120 - 60)));
-    assert_eq!(asked.last(), Some(&(false, -3_600 - 60)));
+    assert_eq!(asked.first(), Some(&(true, AHEAD + 120 - 60)));
+    assert_eq!(asked.last(), Some(&(false, BEHIND - 3_600 - 60)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +129,7 @@ async fn a_count_that_takes_half_of_the_margin_is_made_again_with_four_times_as_
     assert_eq!(scene.told(), [(10, 4, Counted::Staying)]);
     // The side is asked before and after the other one.
     let begun: Vec<_> = asked.lock().iter().filter(|of| of.0).step_by(2).map(|of| of.1).collect();
-    assert_eq!(begun, [120 - 60, 4 * 61 - 60, 4 * 61 - 60]);
+    assert_eq!(begun, [120, 4 * 61, 4 * 61].map(|margin| AHEAD + margin - 60));
 }
 
 #[tokio::test(start_paused = true)]
