@@ -258,6 +258,7 @@ async fn who_holds_no_lease_has_no_heartbeat() {
     assert!(!running.is_finished());
 
     scene.stop.drain.cancel();
-    let ownership = scene.ownership(life("1"), false);
-    ownership.heartbeat_while_draining(&scene.stop).await.unwrap();
+    let (ownership, stop) = (scene.ownership(life("1"), false), scene.stop.clone());
+    let draining = tokio::spawn(async move { ownership.heartbeat_while_draining(&stop).await });
+    ended(draining).await.unwrap();
 }
