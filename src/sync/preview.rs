@@ -150,7 +150,9 @@ mod tests {
         let atlas = FakeSchemas::at(1).keeping(records.clone());
         let ns = |name: &str| Namespace::new("shop", name);
         for (side, names) in [(&local, ["both", "new"]), (&atlas, ["both", "old"])] {
-            names.iter().for_each(|name| side.has(&ns(name), &[]));
+            for name in names {
+                side.has(&ns(name), &[]);
+            }
             side.has_view(&ns("shown"));
         }
         atlas.has(&ns("theirs"), &[]);

@@ -243,7 +243,8 @@ async fn capped_collections_and_those_with_a_change_that_waits_are_left_out() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_counted_while_the_sides_are_on_their_way_or_nobody_could_tell() {
-    let conditions: [(fn(&Scene), fn(&Scene)); 4] = [
+    type Change = fn(&Scene);
+    let conditions: [(Change, Change); 4] = [
         (|of| of.writing.pause(Some(Pause::default())), |of| of.writing.pause(None)),
         (|of| of.cx.in_hand.begins("a sync"), |of| of.cx.in_hand.ended()),
         (|of| assert!(of.reading.stop("a person")), |of| assert!(of.reading.go_on())),

@@ -59,9 +59,12 @@ async fn a_queue_that_was_put_back_is_given_up() {
         scene.start("1").await.unwrap();
         scene.has_caught_up();
         has_come_to(&scene.queue, 100);
-        scene.records.change(OURS, |record| match why == another {
-            true => record.life = Some("later".to_owned()),
-            false => record.checkpoint = ClusterTime(200 << 32),
+        scene.records.change(OURS, |record| {
+            if why == another {
+                record.life = Some("later".to_owned());
+            } else {
+                record.checkpoint = ClusterTime(200 << 32);
+            }
         });
 
         let given_up = scene.start("2").await;
