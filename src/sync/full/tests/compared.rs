@@ -289,8 +289,7 @@ async fn a_comparison_in_ranges_goes_on_where_nothing_was_kept_back() {
         scene().both("shop.big", ones(0..1_000)).atlas("shop.big", [(-5, 1), (2_000, 1)]);
     scene.local.of(&ns("shop.big")).is_said_to_have(64 << 10);
     scene = scene.asks(SyncRequest::default());
-    let stop = scene.stop.clone();
-    scene.local.when_nth("page shop.big", 21, move || stop.drain.cancel());
+    scene.stops_once_a_range_is_noted("shop.big");
     assert!(scene.serve().await.is_err() || scene.stop.is_draining());
     let state = SyncState::load(&scene.queue).unwrap().unwrap();
     let plan = state.begun[&ns("shop.big")].clone();

@@ -75,8 +75,7 @@ fn large() -> Scene {
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_was_broken_off_goes_on_with_the_ranges_that_are_open() {
     let mut scene = large().owes_everything();
-    let stop = scene.stop.clone();
-    scene.local.when_nth("page shop.big", 18, move || stop.drain.cancel());
+    scene.stops_once_a_range_is_noted("shop.big");
 
     assert!(matches!(scene.serve().await, Err(SyncError::Stopped)));
 

@@ -17,7 +17,10 @@ use crate::{
     queue::{Ack, Entry, Incoming, Outcome, Queue, QueueOptions, Work},
     runtime::{clock::now_ms, shutdown::Stop},
     schema::watch::SchemaWatch,
-    side::{Side, fake_database::FakeDatabase},
+    side::{
+        Side,
+        fake_database::{Failure, FakeDatabase},
+    },
     sink::{SchemaSink, Sink, Write, Written},
     sync::{
         Context, SyncError,
@@ -177,6 +180,25 @@ impl Scene {
         tokio::select! {
             served = full.serve(&self.stop) => served,
             () = self.works() => panic!("a worker never ends"),
+        }
+    }
+
+    /// The agent is told to stop at the first page of a collection that is asked for once a range of it is noted. By the
+    /// twentieth, four ranges of four pages have been asked for all they have: the fifth waits for the notes of these.
+    pub fn stops_once_a_range_is_noted(&self, name: &'static str) {
+        let asked = format!("page {name}");
+        for nth in 1..=40 {
+            let (queue, local, stop) = (self.queue.clone(), self.local.clone(), self.stop.clone());
+            let page = asked.clone();
+            self.local.when_nth(&asked, nth, move || {
+                let state = SyncState::load(&queue).unwrap();
+                let plan = state.as_ref().and_then(|state| state.begun.get(&ns(name)));
+                match plan.map(|plan| plan.done.len()) {
+                    Some(1..) => stop.drain.cancel(),
+                    Some(0) if nth > 20 => local.fails(&page, Failure::Away, 1),
+                    Some(0) | None => {}
+                }
+            });
         }
     }
 
