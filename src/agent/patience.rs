@@ -102,7 +102,7 @@ impl Agent {
         })?;
         let now = self.source.position().await?;
         for collection in listing.collections.iter().filter(|found| found.is_capped()) {
-            self.queue.keep_in_order(&collection.ns, true);
+            self.queue.keep_capped_in_order(&collection.ns, true);
             self.queue.wait_for_stream(&collection.ns, now);
         }
         Ok(())

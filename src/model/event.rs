@@ -102,14 +102,14 @@ impl SchemaChange {
         }
     }
 
-    /// The name whose documents have an order from here on, which `is_in_order` tells of each as it was before: a capped
-    /// collection is made, or comes under another name.
-    pub fn puts_in_order(&self, is_in_order: impl Fn(&Namespace) -> bool) -> Option<&Namespace> {
+    /// The name that a capped collection has from here on, where it is made or renamed; `is_capped` tells it of what was
+    /// there before.
+    pub fn makes_capped(&self, is_capped: impl Fn(&Namespace) -> bool) -> Option<&Namespace> {
         match self {
             SchemaChange::Create { ns, options } => {
                 matches!(options.get_bool("capped"), Ok(true)).then_some(ns)
             }
-            SchemaChange::Rename { from, to, .. } => is_in_order(from).then_some(to),
+            SchemaChange::Rename { from, to, .. } => is_capped(from).then_some(to),
             SchemaChange::Drop { .. }
             | SchemaChange::DropIfGone { .. }
             | SchemaChange::Reconcile { .. } => None,

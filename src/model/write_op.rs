@@ -9,9 +9,6 @@ use crate::model::delta::Delta;
 pub enum WriteOp {
     /// The document was born: Atlas should not have it yet.
     Insert(RawDocumentBuf),
-    /// The document was born, and may have been there before: where the order of inserts counts, what Atlas has of it gives
-    /// way first, so that it comes last.
-    Reinsert(RawDocumentBuf),
     /// The document is now this, whether Atlas has one or not.
     Replace(RawDocumentBuf),
     /// The document changed by this much. Never creates a document: a document that is missing in
@@ -61,7 +58,7 @@ impl WriteOp {
     /// The name that people see, in the API, in metrics and in logs.
     pub fn name(&self) -> &'static str {
         match self {
-            WriteOp::Insert(_) | WriteOp::Reinsert(_) => "insert",
+            WriteOp::Insert(_) => "insert",
             WriteOp::Replace(_) => "replace",
             WriteOp::Update(_) => "update",
             WriteOp::Merge(_) => "merge",
@@ -73,10 +70,7 @@ impl WriteOp {
     /// The raw BSON that the op carries: the document, the diff, or nothing.
     pub fn body(&self) -> Option<&bson::RawDocument> {
         match self {
-            WriteOp::Insert(doc)
-            | WriteOp::Reinsert(doc)
-            | WriteOp::Replace(doc)
-            | WriteOp::Merge(doc) => Some(doc),
+            WriteOp::Insert(doc) | WriteOp::Replace(doc) | WriteOp::Merge(doc) => Some(doc),
             WriteOp::Update(delta) => Some(delta.as_raw()),
             WriteOp::Delete | WriteOp::Refresh => None,
         }

@@ -308,7 +308,7 @@ pub fn proves_life(writes_since: u64, vitals: &Vitals) -> bool {
         && !vitals.is_fenced
         && vitals.reading_stopped.is_none()
         // A server that works on its answer for minutes is there, and has not said that nothing was written.
-        && vitals.lag <= SILENCE;
+        && vitals.lag.saturating_sub(vitals.local_delay) <= SILENCE;
     let are_both_there = vitals.local_silence <= SILENCE && vitals.atlas_silence <= SILENCE;
     are_both_there && !vitals.has_no_majority() && (writes_since > 0 || is_idle)
 }
@@ -452,6 +452,9 @@ mod tests {
 
         assert!(proves_life(0, &at_work(30)) && !proves_life(0, &at_work(31)));
         assert!(proves_life(1, &at_work(31)));
+        // What a delayed member does not show yet nobody can read.
+        let delayed = |lag| Vitals { local_delay: secs(600), ..at_work(lag) };
+        assert!(proves_life(0, &delayed(630)) && !proves_life(0, &delayed(631)));
         assert!(proves_life(0, &streaming()) && proves_life(1, &waiting));
         assert!(!proves_life(0, &waiting) && !proves_life(0, &paused));
         assert!(!proves_life(0, &silent) && !proves_life(1, &silent));

@@ -10,9 +10,6 @@
 //! A source that tells of fields says Merge(m), and never Update: on a document it sets the fields of m, on another
 //! Merge it adds to them, and behind a Delete it is all that there is, Replace(m). The two together are a Refresh.
 //!
-//! Where the order of inserts counts, the queue lets an entry [begin anew](crate::queue) with an insert, as a Reinsert: it
-//! takes what an Insert takes, and stays one.
-//!
 //! Whenever a merge is not *provably* exact, or of two differences makes a large one, the result is
 //! [`WriteOp::Refresh`]: the document is then read from the local database when its turn comes, which is always
 //! right and costs one read.
@@ -28,29 +25,27 @@ use crate::model::{raw, write_op::WriteOp};
 
 /// Merges what is `pending` for a document with the op that is `arriving` after it.
 pub fn coalesce(pending: WriteOp, arriving: WriteOp) -> WriteOp {
-    use WriteOp::{Delete, Insert, Merge, Refresh, Reinsert, Replace, Update};
+    use WriteOp::{Delete, Insert, Merge, Refresh, Replace, Update};
     match (pending, arriving) {
-        (Refresh, _) | (_, Refresh) => Refresh,
+        (Refresh, Insert(_) | Replace(_) | Update(_) | Merge(_) | Delete | Refresh) => Refresh,
+        (Insert(_) | Replace(_) | Update(_) | Merge(_) | Delete, Refresh) => Refresh,
 
         // Atlas does not have the document yet, so it stays an insert: a quarter of an upsert's cost.
         (Insert(_), Insert(doc) | Replace(doc)) => Insert(doc),
-        (Reinsert(_), Insert(doc) | Replace(doc)) | (_, Reinsert(doc)) => Reinsert(doc),
         (Replace(_) | Update(_) | Merge(_), Insert(doc) | Replace(doc)) => Replace(doc),
 
         (Insert(doc), Update(delta)) => delta.apply(&doc).map_or(Refresh, Insert),
-        (Reinsert(doc), Update(delta)) => delta.apply(&doc).map_or(Refresh, Reinsert),
         (Replace(doc), Update(delta)) => delta.apply(&doc).map_or(Refresh, Replace),
         (Update(first), Update(then)) => first.then(&then).map_or(Refresh, Update),
 
         (Insert(doc), Merge(fields)) => overlaid(&doc, &fields).map_or(Refresh, Insert),
-        (Reinsert(doc), Merge(fields)) => overlaid(&doc, &fields).map_or(Refresh, Reinsert),
         (Replace(doc), Merge(fields)) => overlaid(&doc, &fields).map_or(Refresh, Replace),
         (Merge(first), Merge(then)) => overlaid(&first, &then).map_or(Refresh, Merge),
         (Update(_), Merge(_)) | (Merge(_), Update(_)) => Refresh,
         // Nothing of its first life is left in it.
         (Delete, Merge(fields)) => Replace(fields),
 
-        (Insert(_) | Reinsert(_) | Replace(_) | Update(_) | Merge(_) | Delete, Delete) => Delete,
+        (Insert(_) | Replace(_) | Update(_) | Merge(_) | Delete, Delete) => Delete,
 
         // Born again. A rule "after a delete, ignore what follows" loses the document. It may still
         // be in Atlas from its first life, so this is a replace and not an insert.

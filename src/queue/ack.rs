@@ -82,6 +82,7 @@ fn effect(
         return Ok(Effect::Applied { revived: None });
     }
     let (mut entry, _) = state.entry(reader, *seq)?.expect("a leased entry is in the store (I4)");
+    let is_capped = state.ledger().schedule.is_capped(&lease.ns);
     let due_ms = match outcome {
         Outcome::Applied | Outcome::PassedOver => {
             edit.remove_entry(*seq, lease.bytes);
@@ -104,6 +105,7 @@ fn effect(
             Some(*due_ms)
         }
         Outcome::Refresh { due_ms, keep_collection } => {
+            entry.again |= entry.work.is_insert() && is_capped;
             if let Work::Document { op, collection, .. } = &mut entry.work {
                 *op = WriteOp::Refresh;
                 *collection = collection.filter(|_| *keep_collection);
@@ -115,7 +117,7 @@ fn effect(
     entry.due_ms = due_ms.unwrap_or(0);
     let mut absorbed = None;
     if let Some((newer, bytes)) = successor(state, reader, *seq)? {
-        if newer.work.is_insert() && state.ledger().schedule.is_in_order(&lease.ns) {
+        if newer.is_born() && is_capped {
             edit.remove_entry(*seq, lease.bytes);
             entry.begin_anew(newer.seq, newer.into_later());
             let more = edit.change_entry(&entry, bytes) as i64 - bytes as i64;
@@ -123,7 +125,11 @@ fn effect(
         }
         edit.remove_entry(newer.seq, bytes);
         absorbed = Some((newer.seq, bytes));
-        entry.absorb(newer.into_later());
+        if is_capped {
+            entry.absorb_in_order(newer.into_later());
+        } else {
+            entry.absorb(newer.into_later());
+        }
     }
     entry.version += 1;
     let bytes = edit.change_entry(&entry, lease.bytes);

@@ -174,8 +174,8 @@ struct Staged<'a> {
     slots: Vec<StagedEntry>,
     by_name: HashMap<DocumentName, usize>,
     barriers: Barriers,
-    /// What is in order from a barrier of this commit on.
-    in_order: HashSet<Namespace>,
+    /// What is capped from a barrier of this commit on.
+    capped: HashSet<Namespace>,
     next_seq: u64,
     ids: Ids,
     reader: Reader<'a>,
@@ -227,7 +227,7 @@ impl<'a> Staged<'a> {
             slots: Vec::with_capacity(incoming),
             by_name: HashMap::with_capacity_and_hasher(incoming, ahash::RandomState::default()),
             barriers: Barriers::default(),
-            in_order: HashSet::default(),
+            capped: HashSet::default(),
             next_seq: state.ledger().next_seq,
             ids: Ids::new(),
             reader,
@@ -247,8 +247,8 @@ impl<'a> Staged<'a> {
                 unreachable!("only barriers are nameless")
             };
             self.barriers.pass(change, self.next_seq, &state.letters);
-            let ordered = change.puts_in_order(|ns| self.is_in_order(state, ns)).cloned();
-            self.in_order.extend(ordered);
+            let capped = change.makes_capped(|ns| self.is_capped(state, ns)).cloned();
+            self.capped.extend(capped);
             self.push(incoming, None, None, None);
             return Ok(());
         };
@@ -271,7 +271,7 @@ impl<'a> Staged<'a> {
                     self.push(incoming, Some(name), Some(seq), None);
                 } else if state.ledger().schedule.leased(seq).is_some() {
                     self.push(incoming, Some(name), Some(seq), Some(seq));
-                } else if incoming.work.is_insert() && self.is_in_order(state, incoming.work.ns()) {
+                } else if incoming.work.is_insert() && self.is_capped(state, incoming.work.ns()) {
                     self.begin_anew(slot, name, incoming);
                 } else {
                     if self.is_full()
@@ -283,6 +283,7 @@ impl<'a> Staged<'a> {
                     {
                         *op = WriteOp::Refresh;
                     }
+                    let is_capped = self.is_capped(state, incoming.work.ns());
                     let slot = &mut self.slots[slot];
                     // What goes out of the store counts too: sled reads it, and keeps it until the end of the batch.
                     if slot.is_changed {
@@ -290,7 +291,11 @@ impl<'a> Staged<'a> {
                     } else {
                         self.bytes += slot.bytes_before;
                     }
-                    slot.entry.absorb(Later::from(incoming));
+                    if is_capped {
+                        slot.entry.absorb_in_order(Later::from(incoming));
+                    } else {
+                        slot.entry.absorb(Later::from(incoming));
+                    }
                     slot.is_changed = true;
                     self.bytes += body_len(&slot.entry.work);
                     self.committed.coalesced += 1;
@@ -334,8 +339,8 @@ impl<'a> Staged<'a> {
     }
 
     /// True for a collection whose documents stand in the order of their inserts.
-    fn is_in_order(&self, state: &StoreState, ns: &Namespace) -> bool {
-        self.in_order.contains(ns) || state.ledger().schedule.is_in_order(ns)
+    fn is_capped(&self, state: &StoreState, ns: &Namespace) -> bool {
+        self.capped.contains(ns) || state.ledger().schedule.is_capped(ns)
     }
 
     /// See [`Entry::begin_anew`]: a new entry in place of the one in this slot.

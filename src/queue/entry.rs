@@ -38,7 +38,7 @@ impl Work {
 
     /// A document is born.
     pub fn is_insert(&self) -> bool {
-        matches!(self, Work::Document { op: WriteOp::Insert(_) | WriteOp::Reinsert(_), .. })
+        matches!(self, Work::Document { op: WriteOp::Insert(_), .. })
     }
 
     /// The same document's under another name of its collection.
@@ -107,6 +107,7 @@ impl Incoming {
             last_ms: wall_ms,
             changes: 1,
             version: 0,
+            again: false,
             attempts: 0,
             due_ms: 0,
             error: None,
@@ -117,7 +118,7 @@ impl Incoming {
 /// One entry of the queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// Place in the order of arrival. Coalescing keeps it.
+    /// Place in the order of arrival. Coalescing keeps it, but in a capped collection with an insert.
     pub seq: u64,
     /// Stable name for people and the API (UUID v7).
     pub id: Uuid,
@@ -130,6 +131,9 @@ pub struct Entry {
     pub last_ms: u64,
     /// How many changes were merged into this entry.
     pub changes: u32,
+    /// In a capped collection, the document was inserted where its entry stands, and may have been there before: what Atlas
+    /// has of it gives way first, so that it comes last.
+    pub again: bool,
     /// Grows with every merge; an ack names the version that was leased.
     pub version: u32,
     /// Attempts that Atlas rejected. An outage costs none.

@@ -52,6 +52,7 @@ pub fn samples() -> Vec<Vec<u8>> {
         Work::Schema(SchemaChange::Rename { from: ns.clone(), to: ns, drop_target: true }),
     ];
     let entries = works.map(|work| Entry {
+        again: matches!(work, Work::Document { op: WriteOp::Insert(_), .. }),
         seq: 1,
         id: uuid::Uuid::nil(),
         work,

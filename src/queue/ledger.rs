@@ -158,10 +158,20 @@ impl Front {
         self.ledger().schedule.lines.len_of(ns)
     }
 
-    /// Entries of `ns` are leased in their order, one batch at a time: it is a capped collection. Or as
-    /// any others.
-    pub fn keep_in_order(&self, ns: &Namespace, on: bool) {
-        self.ledger().schedule.keep_in_order(ns, on);
+    /// Entries of `ns` are leased in their order, one batch at a time.
+    pub fn keep_in_order(&self, ns: &Namespace) {
+        self.ledger().schedule.keep_in_order(ns, true);
+    }
+
+    /// Entries of `ns` are leased in their order, one batch at a time, and stand where their documents were inserted last: it
+    /// is a capped collection. Or as any others.
+    pub fn keep_capped_in_order(&self, ns: &Namespace, is_capped: bool) {
+        let schedule = &mut self.ledger().schedule;
+        if is_capped {
+            schedule.keep_inserts_in_order(ns);
+        } else {
+            schedule.keep_in_order(ns, false);
+        }
     }
 
     /// True while a batch has entries of `ns`.
@@ -169,9 +179,14 @@ impl Front {
         self.ledger().schedule.is_leased_of(ns)
     }
 
-    /// True for a namespace of [`keep_in_order`](Self::keep_in_order).
+    /// True for a namespace of [`keep_in_order`](Self::keep_in_order), or [a capped one](Self::keep_capped_in_order).
     pub fn is_in_order(&self, ns: &Namespace) -> bool {
         self.ledger().schedule.is_in_order(ns)
+    }
+
+    /// True for [a capped one](Self::keep_capped_in_order).
+    pub fn is_capped(&self, ns: &Namespace) -> bool {
+        self.ledger().schedule.is_capped(ns)
     }
 
     /// Keeps the entries of `ns` from being leased until [`release`](Self::release).

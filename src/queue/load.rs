@@ -282,7 +282,7 @@ fn join(
             for (_, second) in pairs {
                 let (later, len) = read(*second)?;
                 // Nobody knows yet whether its collection keeps the order of insertion, which is no matter to any other.
-                if later.work.is_insert() {
+                if later.is_born() {
                     edit.remove_entry(entry.seq, before);
                     let begun = (entry.first_time, entry.first_ms);
                     entry.begin_anew(*second, later.into_later());

@@ -20,7 +20,6 @@ impl Entry {
         *op = match (same, later.op) {
             (true, arriving) => coalesce(pending, arriving),
             (false, WriteOp::Insert(doc) | WriteOp::Replace(doc)) => WriteOp::Replace(doc),
-            (false, WriteOp::Reinsert(doc)) => WriteOp::Reinsert(doc),
             (false, WriteOp::Delete) => WriteOp::Delete,
             (false, WriteOp::Update(_) | WriteOp::Merge(_) | WriteOp::Refresh) => WriteOp::Refresh,
         };
@@ -40,9 +39,21 @@ impl Entry {
         if let Work::Document { op, .. } = &mut self.work {
             *op = WriteOp::Delete;
         }
-        self.absorb(insert.again());
-        self.seq = seq;
-        (self.attempts, self.due_ms, self.error) = (0, 0, None);
+        self.absorb(insert);
+        (self.seq, self.again) = (seq, true);
+    }
+
+    /// Its document is inserted where it stands: what it was before is no matter.
+    pub fn is_born(&self) -> bool {
+        self.again || self.work.is_insert()
+    }
+
+    /// As [`absorb`](Self::absorb), in a collection that keeps the order of insertion: what was inserted here has its place
+    /// here, though it must be read now.
+    pub fn absorb_in_order(&mut self, later: Later) {
+        let is_insert = self.work.is_insert();
+        self.absorb(later);
+        self.again |= is_insert && !self.work.is_insert();
     }
 
     /// This entry as a change that is merged into an older one.
@@ -53,16 +64,6 @@ impl Entry {
         let (first_time, first_ms) = (self.first_time, self.first_ms);
         let (time, wall_ms, changes) = (self.last_time, self.last_ms, self.changes);
         Later { op, collection, first_time, first_ms, time, wall_ms, changes }
-    }
-}
-
-impl Later {
-    /// Of a document that may have been there before.
-    fn again(self) -> Self {
-        match self.op {
-            WriteOp::Insert(document) => Self { op: WriteOp::Reinsert(document), ..self },
-            _ => self,
-        }
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Schedule {
     behind: HashMap<Namespace, ClusterTime>,
     /// Namespaces whose entries go in their order.
     in_order: HashSet<Namespace>,
+    /// Those of them whose documents stand in the order of their inserts.
+    capped: HashSet<Namespace>,
     /// The last barrier that puts the name in order, while it is queued.
     ordered_from: HashMap<Namespace, u64>,
     /// How many entries of each namespace are leased.
@@ -121,8 +123,8 @@ impl Schedule {
         self.lines.barrier_added(change, seq);
         self.knowledge.pass(change);
         // What is queued behind it must stand in its order already; what stands in front may.
-        if let Some(ns) = change.puts_in_order(|ns| self.in_order.contains(ns)).cloned() {
-            self.keep_in_order(&ns, true);
+        if let Some(ns) = change.makes_capped(|ns| self.capped.contains(ns)).cloned() {
+            self.keep_inserts_in_order(&ns);
             self.ordered_from.insert(ns, seq);
         }
     }
@@ -306,18 +308,31 @@ impl Schedule {
     }
 
     /// Entries of `ns` go in their order, one batch at a time; or as any others. That holds for a batch that is being
-    /// gathered, too: what it parked for another one's sake nobody would let go again. In order it stays while a barrier
-    /// waits that puts it so.
+    /// gathered, too: what it parked for another one's sake nobody would let go again.
     pub fn keep_in_order(&mut self, ns: &Namespace, on: bool) {
         if on {
             self.in_order.insert(ns.clone());
             if self.leased_of.contains_key(ns) {
                 self.busy.insert(ns.clone());
             }
-        } else if !self.ordered_from.contains_key(ns) && self.in_order.remove(ns) {
-            self.busy.remove(ns);
-            self.unpark_namespace(ns);
+        } else if !self.ordered_from.contains_key(ns) {
+            self.capped.remove(ns);
+            if self.in_order.remove(ns) {
+                self.busy.remove(ns);
+                self.unpark_namespace(ns);
+            }
         }
+    }
+
+    /// As [`keep_in_order`](Self::keep_in_order), of a collection that keeps the order of insertion. In order it stays while
+    /// a barrier waits that puts it so.
+    pub fn keep_inserts_in_order(&mut self, ns: &Namespace) {
+        self.capped.insert(ns.clone());
+        self.keep_in_order(ns, true);
+    }
+
+    pub fn is_capped(&self, ns: &Namespace) -> bool {
+        self.capped.contains(ns)
     }
 
     /// True while a batch has entries of the namespace.

@@ -19,7 +19,7 @@ pub struct FakeSink(Mutex<State>);
 struct State {
     documents: BTreeMap<Vec<u8>, RawDocumentBuf>,
     /// What each write was, in their order.
-    written: Vec<&'static str>,
+    written: Vec<(&'static str, i32)>,
     /// How many documents each command was of, and when it came.
     commands: Vec<(Instant, usize)>,
     /// How long each command takes.
@@ -92,6 +92,11 @@ impl FakeSink {
 
     /// The kinds of the writes that it was sent, in their order.
     pub fn written(&self) -> Vec<&'static str> {
+        self.0.lock().written.iter().map(|(kind, _)| *kind).collect()
+    }
+
+    /// The same, with the `_id` of each.
+    pub fn written_ids(&self) -> Vec<(&'static str, i32)> {
         self.0.lock().written.clone()
     }
 
@@ -158,7 +163,8 @@ impl State {
                 ("delete", Written::Applied { created: false })
             }
         };
-        self.written.push(kind);
+        let id = write.key().and_then(|key| key.value().ok()?.as_i32());
+        self.written.push((kind, id.unwrap_or_default()));
         written
     }
 }

@@ -27,6 +27,18 @@ enum Part {
     Read,
     /// Taken out, and put at the end.
     Anew,
+    /// Both: by itself, since what is read comes in no order.
+    ReadAnew,
+}
+
+impl Part {
+    fn most(self) -> usize {
+        match self {
+            Part::Plain | Part::Read => usize::MAX,
+            Part::Anew => ANEW_MAX,
+            Part::ReadAnew => 1,
+        }
+    }
 }
 
 impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
@@ -153,21 +165,12 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             }
             let mut last = None;
             for entry in entries {
-                let of = match &entry.work {
-                    Work::Document { op: WriteOp::Update(_) | WriteOp::Refresh, .. } => Part::Read,
-                    Work::Document { op: WriteOp::Reinsert(_), .. } => {
-                        // All that waits by now stands behind it, and may be in Atlas.
-                        self.collections.come_anew(&ns, entry.seq, self.queue.position());
-                        Part::Anew
-                    }
-                    Work::Document { op: WriteOp::Insert(_), .. }
-                        if self.collections.comes_anew(&ns, entry.seq) =>
-                    {
-                        Part::Anew
-                    }
-                    Work::Document { .. } | Work::Schema(_) => Part::Plain,
-                };
-                let is_full = |part: &Vec<Entry>| of == Part::Anew && part.len() >= ANEW_MAX;
+                if entry.again && self.orders_inserts(&ns) {
+                    // All that waits by now stands behind it, and may be in Atlas.
+                    self.collections.come_anew(&ns, entry.seq, self.queue.position());
+                }
+                let of = self.part_of(&ns, &entry);
+                let is_full = |part: &Vec<Entry>| part.len() >= of.most();
                 if last.replace(of) != Some(of) || parts.last().is_none_or(|(_, of)| is_full(of)) {
                     parts.push((ns.clone(), Vec::new()));
                 }
@@ -176,6 +179,30 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             }
         }
         parts
+    }
+
+    /// The order of inserts counts locally, and in Atlas.
+    fn orders_inserts(&self, ns: &Namespace) -> bool {
+        self.sink.carries_options() && self.queue.is_capped(ns)
+    }
+
+    fn part_of(&self, ns: &Namespace, entry: &Entry) -> Part {
+        let Work::Document { op, .. } = &entry.work else { return Part::Plain };
+        let again = entry.again && self.orders_inserts(ns);
+        match op {
+            WriteOp::Update(_) | WriteOp::Refresh if again => Part::ReadAnew,
+            WriteOp::Update(_) | WriteOp::Refresh => Part::Read,
+            WriteOp::Insert(_) | WriteOp::Replace(_) if again => Part::Anew,
+            WriteOp::Insert(_) if self.comes_anew(ns, entry.seq) => Part::Anew,
+            WriteOp::Insert(_) | WriteOp::Replace(_) | WriteOp::Merge(_) | WriteOp::Delete => {
+                Part::Plain
+            }
+        }
+    }
+
+    /// An insert that follows one that came anew.
+    fn comes_anew(&self, ns: &Namespace, seq: u64) -> bool {
+        self.orders_inserts(ns) && self.collections.comes_anew(ns, seq)
     }
 
     async fn apply_namespace(
@@ -197,25 +224,22 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         let traits = self.collections.traits(ns);
         // Else what was there already would be written after what it stands before, which may have pushed it
         // out by then.
-        let in_order = self.queue.is_in_order(ns);
-        let use_upserts = traits.insert_mode.use_upserts() || in_order;
+        let use_upserts = traits.insert_mode.use_upserts() || self.queue.is_in_order(ns);
+        let orders_inserts = self.orders_inserts(ns);
         for entry in entries {
-            let (item, op) = Item::split(entry);
+            let (mut item, op) = Item::split(entry);
+            item.again &= orders_inserts;
             match op {
-                WriteOp::Reinsert(document) if in_order => {
+                WriteOp::Insert(document) | WriteOp::Replace(document) if item.again => {
                     direct.push((item, Draft::Anew(document)));
                 }
-                WriteOp::Insert(document)
-                    if in_order && self.collections.comes_anew(ns, item.seq) =>
-                {
+                WriteOp::Insert(document) if self.comes_anew(ns, item.seq) => {
                     direct.push((item, Draft::Anew(document)));
                 }
                 WriteOp::Insert(document) if !use_upserts => {
                     direct.push((item, Draft::Insert(document)));
                 }
-                WriteOp::Insert(document)
-                | WriteOp::Reinsert(document)
-                | WriteOp::Replace(document) => {
+                WriteOp::Insert(document) | WriteOp::Replace(document) => {
                     direct.push((item, Draft::Upsert(document)));
                 }
                 WriteOp::Delete => direct.push((item, Draft::Delete)),

@@ -112,11 +112,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         let mut writes = Vec::new();
         for (Unread { item, .. }, op) in renewed {
             let draft = match op {
-                Some(
-                    WriteOp::Insert(document)
-                    | WriteOp::Reinsert(document)
-                    | WriteOp::Replace(document),
-                ) => Draft::Upsert(document),
+                Some(WriteOp::Insert(document) | WriteOp::Replace(document)) => {
+                    Draft::Upsert(document)
+                }
                 Some(WriteOp::Merge(fields)) if self.sink.takes_changes() => Draft::Merge(fields),
                 Some(WriteOp::Delete) => Draft::Delete,
                 // The source sees to it itself, and it comes again.
@@ -241,7 +239,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 continue;
             };
             watermark.read(name.into(), page.read_at);
-            writes.push((Item { key, ..unread.item }, Draft::Upsert(document)));
+            let again = unread.item.again;
+            let draft = if again { Draft::Anew(document) } else { Draft::Upsert(document) };
+            writes.push((Item { key, ..unread.item }, draft));
         }
         writes
     }

@@ -22,6 +22,8 @@ pub(super) struct Item {
     pub attempts: u32,
     pub key: DocumentKey,
     pub collection: Option<CollectionId>,
+    /// See [`Entry::again`].
+    pub again: bool,
     pub first_time: ClusterTime,
     pub last_time: ClusterTime,
     /// When the document was changed last, as far as is known here, by the source's clock: milliseconds since 1970.
@@ -40,6 +42,7 @@ impl Item {
             attempts: entry.attempts,
             key,
             collection,
+            again: entry.again,
             first_time: entry.first_time,
             last_time: entry.last_time,
             last_ms: entry.last_ms,

@@ -84,7 +84,7 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
                 self.apply_reconcile(turn, ns, *collection, outcomes).await
             }
             SchemaChange::Create { ns, options } => {
-                self.queue.keep_in_order(ns, is_on(options, "capped"));
+                self.queue.keep_capped_in_order(ns, is_on(options, "capped"));
                 self.apply_change(turn, change, outcomes).await
             }
             SchemaChange::Drop { .. } => self.apply_change(turn, change, outcomes).await,
@@ -289,7 +289,7 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
         if collection.is_some() && wanted.id != collection {
             return Ok(true);
         }
-        self.queue.keep_in_order(ns, wanted.is_capped());
+        self.queue.keep_capped_in_order(ns, wanted.is_capped());
         let target = match self.sink.describe(ns).await {
             Err(SinkError::Held(reason)) => {
                 self.dispatch.list(ns, Problem::plain(reason));

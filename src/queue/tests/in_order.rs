@@ -94,7 +94,7 @@ impl Run {
                 self.leased.clear();
                 (self.queue, self.anew) = (None, 0..0);
                 let queue = open(&self.dir);
-                queue.keep_in_order(&ns(), true);
+                queue.keep_capped_in_order(&ns(), true);
                 self.queue = Some(queue);
             }
             Action::Replay(n) => {
@@ -112,7 +112,7 @@ impl Run {
 
     fn change_local(&mut self, (id, kind, v): (i32, u8, i32)) -> Incoming {
         let at = self.local.iter().position(|(known, _)| *known == id);
-        let op = match (at, kind % 3) {
+        let op = match (at, kind % 4) {
             (None, _) => {
                 self.local.push((id, doc(id, v)));
                 WriteOp::Insert(doc(id, v))
@@ -124,6 +124,10 @@ impl Run {
             (Some(at), 1) => {
                 self.local[at].1 = doc(id, v);
                 WriteOp::Replace(doc(id, v))
+            }
+            (Some(at), 2) => {
+                self.local[at].1 = doc(id, v);
+                WriteOp::Refresh
             }
             (Some(at), _) => {
                 self.local[at].1 = doc(id, v);
@@ -167,7 +171,7 @@ impl Run {
                 continue;
             };
             let id = key.value().unwrap().as_i32().unwrap();
-            if matches!(op, WriteOp::Reinsert(_)) {
+            if entry.again {
                 let first = if self.anew.end > entry.seq {
                     self.anew.start.min(entry.seq)
                 } else {
@@ -176,7 +180,17 @@ impl Run {
                 self.anew = first..self.queue().position();
             }
             match (op, of.get(&id)) {
-                (WriteOp::Insert(document) | WriteOp::Reinsert(document), _) => {
+                (WriteOp::Replace(document), _) if entry.again => {
+                    self.atlas.retain(|(known, _)| *known != id);
+                    self.atlas.push((id, document.clone()));
+                }
+                (WriteOp::Refresh, Some(document)) => {
+                    if entry.again {
+                        self.atlas.retain(|(known, _)| *known != id);
+                    }
+                    put(&mut self.atlas, id, document.clone());
+                }
+                (WriteOp::Insert(document), _) => {
                     if self.anew.contains(&entry.seq) {
                         self.atlas.retain(|(known, _)| *known != id);
                     }
@@ -193,7 +207,7 @@ impl Run {
                     }
                 }
                 (WriteOp::Update(_), None) => {}
-                (WriteOp::Refresh, Some(_)) | (WriteOp::Merge(_), _) => unreachable!("{op:?}"),
+                (WriteOp::Merge(_), _) => unreachable!("{op:?}"),
             }
         }
     }
@@ -220,7 +234,7 @@ proptest! {
         actions in prop::collection::vec(action(), 1..40),
     ) {
         let (dir, queue) = fresh();
-        queue.keep_in_order(&ns(), true);
+        queue.keep_capped_in_order(&ns(), true);
         let (local, atlas, leased, history, anew) = Default::default();
         let mut run = Run { dir, queue: Some(queue), local, atlas, leased, history, anew };
         for action in actions {
@@ -235,7 +249,7 @@ proptest! {
 #[test]
 fn a_document_that_goes_and_comes_again_while_it_waits_takes_its_new_place() {
     let (dir, queue) = fresh();
-    queue.keep_in_order(&ns(), true);
+    queue.keep_capped_in_order(&ns(), true);
     let delete = |id| change(id, WriteOp::Delete);
     queue.commit(vec![insert(1, 1), insert(2, 1)], None).unwrap();
     queue.commit(vec![insert(3, 1), delete(1)], None).unwrap();
@@ -247,7 +261,8 @@ fn a_document_that_goes_and_comes_again_while_it_waits_takes_its_new_place() {
     let entries = lease(&queue);
     assert_eq!(ids(&entries), [1, 2, 3]);
     let ops: Vec<_> = entries.iter().map(op).cloned().collect();
-    assert_eq!(ops, [doc(1, 2), doc(2, 2), doc(3, 3)].map(WriteOp::Reinsert));
+    assert_eq!(ops, [doc(1, 2), doc(2, 2), doc(3, 3)].map(WriteOp::Replace));
+    assert!(entries.iter().all(|entry| entry.again));
     assert_eq!(queue.pending().0, 3, "each is there once");
 }
 
@@ -269,6 +284,24 @@ fn no_number_is_given_twice_after_a_restart() {
     queue.commit(vec![insert(2, 1)], None).unwrap();
     let entries = lease(&queue);
     assert_eq!(ids(&entries), [1, 2]);
+    ack(&queue, &entries, &Outcome::Applied);
+    assert_eq!(queue.pending(), (0, 0));
+}
+
+/// What is on its way meanwhile, and comes back, is no matter to what comes anew.
+#[test]
+fn a_document_that_comes_anew_while_it_is_written_has_its_place_though_that_has_no_answer() {
+    let (_dir, queue) = fresh();
+    queue.keep_capped_in_order(&ns(), true);
+    queue.commit(vec![insert(3, 1)], None).unwrap();
+    let leased = lease(&queue);
+    queue.commit(vec![insert(1, 1), change(3, WriteOp::Delete), insert(3, 2)], None).unwrap();
+
+    ack(&queue, &leased, &Outcome::Unavailable { due_ms: 0 });
+
+    let entries = lease(&queue);
+    assert_eq!(ids(&entries), [1, 3]);
+    assert!(entries[1].again);
     ack(&queue, &entries, &Outcome::Applied);
     assert_eq!(queue.pending(), (0, 0));
 }

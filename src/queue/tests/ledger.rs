@@ -19,8 +19,8 @@ fn what_async_code_asks_is_answered_while_somebody_walks_through_the_store() {
         queue.release(&ns);
         queue.hold_all();
         queue.release_all();
-        queue.keep_in_order(&ns, true);
-        queue.keep_in_order(&ns, queue.is_leased(&ns));
+        queue.keep_capped_in_order(&ns, true);
+        queue.keep_capped_in_order(&ns, queue.is_leased(&ns));
         queue.wait_for_stream(&ns, ClusterTime(1));
         queue.stream_reached(ClusterTime(1));
         queue.no_longer_behind("away");

@@ -182,7 +182,7 @@ impl Run {
         let id = key.value().unwrap().as_i32().unwrap();
         let local = self.local.get(&id).cloned();
         match (op, local) {
-            (WriteOp::Insert(doc) | WriteOp::Reinsert(doc) | WriteOp::Replace(doc), _) => {
+            (WriteOp::Insert(doc) | WriteOp::Replace(doc), _) => {
                 self.atlas.insert(id, doc.clone());
             }
             (WriteOp::Delete, _) | (WriteOp::Refresh, None) => {

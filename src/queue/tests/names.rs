@@ -326,9 +326,7 @@ impl Run {
         };
         let id = key.value().unwrap().as_i32().unwrap();
         let document = match op {
-            WriteOp::Insert(document)
-            | WriteOp::Reinsert(document)
-            | WriteOp::Replace(document) => Some(document.clone()),
+            WriteOp::Insert(document) | WriteOp::Replace(document) => Some(document.clone()),
             WriteOp::Delete => None,
             WriteOp::Merge(_) => unreachable!("no such source"),
             WriteOp::Update(_) | WriteOp::Refresh => match self.read(ns, entry.seq, id, collection)

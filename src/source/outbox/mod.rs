@@ -411,11 +411,7 @@ impl Source for OutboxSource {
         let mut documents: Vec<RawDocumentBuf> = Vec::new();
         for op in renewed::folded(&self.0, ns, keys).await? {
             match op {
-                Some(
-                    WriteOp::Insert(document)
-                    | WriteOp::Reinsert(document)
-                    | WriteOp::Replace(document),
-                ) => {
+                Some(WriteOp::Insert(document) | WriteOp::Replace(document)) => {
                     documents.push(document);
                 }
                 // What no row says the whole of any more is not shown, which is no reason to delete it: documents are

@@ -164,7 +164,7 @@ pub(super) async fn create<K: SchemaSink>(
     run: &Run<'_, K>,
     collection: &Collection,
 ) -> Result<(), SyncError> {
-    run.cx.queue.keep_in_order(&collection.ns, collection.is_capped());
+    run.cx.queue.keep_capped_in_order(&collection.ns, collection.is_capped());
     loop {
         match create_once(run, collection).await {
             Err(SyncError::Outdated) => {}

@@ -62,10 +62,10 @@ impl Plan {
     }
 
     /// The entries of a collection go in the order of the stream while it is compared. Those of a capped one always do.
-    pub fn keeps_in_order(self, is_capped: bool) -> bool {
+    pub fn keeps_in_order(self) -> bool {
         match self {
             Plan::MandatoryOfSome => true,
-            Plan::Mandatory | Plan::OnDemand => is_capped,
+            Plan::Mandatory | Plan::OnDemand => false,
         }
     }
 
@@ -153,12 +153,11 @@ mod tests {
                 plan.is_owed(),
                 plan.holds_everything(),
                 plan.replaces(),
-                plan.keeps_in_order(false),
+                plan.keeps_in_order(),
                 plan.copies_first(true),
                 plan.copies_first(false),
             );
             assert_eq!(found, expected, "{plan:?}");
-            assert!(plan.keeps_in_order(true), "a capped one always: {plan:?}");
         }
     }
 

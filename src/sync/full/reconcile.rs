@@ -28,7 +28,10 @@ pub(super) async fn reconcile<K: SchemaSink>(
     if queue.kept_apart().has(ns) {
         return Ok(()); // Since it was listed.
     }
-    queue.keep_in_order(ns, plan.keeps_in_order(collection.is_capped()));
+    queue.keep_capped_in_order(ns, collection.is_capped());
+    if plan.keeps_in_order() {
+        queue.keep_in_order(ns);
+    }
     // A drop or a rename that was queued before would destroy what is copied or compared now.
     queue.release(ns);
     if !barriers_go(run, ns).await? {
@@ -64,7 +67,7 @@ pub(super) async fn reconcile<K: SchemaSink>(
     }
     run.set_state(ns, ShareState::Running);
     let repaired = Repair::new(run, ns, collection.id).run(size, Some(collection)).await;
-    queue.keep_in_order(ns, collection.is_capped());
+    queue.keep_capped_in_order(ns, collection.is_capped());
     let is_refused = repaired?;
     if is_refused {
         run.refuse(ns).await?;

@@ -165,7 +165,7 @@ impl<K: SchemaSink> SchemaKeeper<K> {
             if self.cx.queue.has_barrier(&ns) {
                 continue; // What the name means is about to change.
             }
-            self.cx.queue.keep_in_order(&ns, wanted.is_capped());
+            self.cx.queue.keep_capped_in_order(&ns, wanted.is_capped());
             let steps = steps(&wanted, target.as_ref());
             match sort_out(&steps, &self.cx.watch.listed(&ns)) {
                 Sorted::Fine => self.cx.watch.strike(&ns),

@@ -26,7 +26,7 @@ async fn a_capped_collection_is_written_in_the_order_of_its_entries_whatever_is_
         [(true, ["upsert", "upsert", "upsert"]), (false, ["insert", "insert", "upsert"])]
     {
         let scene = Scene::new().local_has([doc(2, 2)]);
-        scene.queue.keep_in_order(&orders(), is_capped);
+        scene.queue.keep_capped_in_order(&orders(), is_capped);
         let scene = scene.queued([insert(1, 1), refresh(2), insert(3, 3)]);
 
         scene.until_nothing_waits().await;
@@ -42,39 +42,60 @@ async fn a_capped_collection_is_written_in_the_order_of_its_entries_whatever_is_
     }
 }
 
+fn delete(id: i32) -> Incoming {
+    change_at(20, id, WriteOp::Delete)
+}
+
+/// Of a capped collection, or of another.
+fn of(is_capped: bool) -> Scene {
+    let scene = Scene::new();
+    scene.queue.keep_capped_in_order(&orders(), is_capped);
+    scene
+}
+
 /// What Atlas has of one that comes anew gives way first, and so does what waits behind it: a kill may have left that there.
 /// What comes later cannot be.
 #[tokio::test]
 async fn a_document_that_comes_anew_in_a_capped_collection_comes_last_and_what_waits_behind_it_follows()
  {
-    let again = || change_at(20, 2, WriteOp::Reinsert(doc(2, 2)));
-    for (is_capped, first, later) in [
-        (
-            true,
-            vec!["upsert", "delete", "delete", "delete", "upsert", "upsert", "upsert"],
-            "upsert",
-        ),
-        (false, vec!["insert", "upsert", "insert", "insert"], "insert"),
-    ] {
-        let scene = Scene::new();
-        scene.queue.keep_in_order(&orders(), is_capped);
-        let scene = scene.queued([insert(1, 1), again(), insert(3, 3), insert(4, 4)]);
-        scene.until_nothing_waits().await;
-        assert_eq!(scene.atlas.written(), first);
+    let scene = of(true).queued([insert(1, 1)]);
+    scene.until_nothing_waits().await;
+    let scene = scene.queued([insert(2, 1), delete(1), insert(3, 3), delete(3), insert(3, 4)]);
+    let scene = scene.queued([delete(2), insert(2, 2), insert(4, 4), insert(1, 2)]);
+    scene.until_nothing_waits().await;
+    let scene = scene.queued([insert(5, 5)]);
+    scene.until_nothing_waits().await;
 
-        let scene = scene.queued([insert(5, 5)]);
-        scene.until_nothing_waits().await;
-        assert_eq!(scene.atlas.written()[first.len()..], [later]);
-    }
+    let anew = [3, 2, 4, 1];
+    let expected = [
+        vec![("upsert", 1)],
+        anew.map(|id| ("delete", id)).into(),
+        anew.map(|id| ("upsert", id)).into(),
+        vec![("upsert", 5)],
+    ];
+    assert_eq!(scene.atlas.written_ids(), expected.concat());
+}
+
+/// A document that was inserted, and must be read by now, still comes where it was inserted.
+#[tokio::test]
+async fn what_is_to_be_read_of_a_capped_collection_comes_anew_one_by_one_in_the_order_of_inserts() {
+    let scene = of(true).local_has([doc(1, 5), doc(2, 5), doc(3, 5)]);
+    let scene = scene.queued([insert(3, 1), insert(2, 1), insert(1, 1), insert(4, 1)]);
+    let scene = scene.queued([refresh(1), refresh(2), refresh(3)]);
+
+    scene.until_nothing_waits().await;
+
+    let each = [3, 2, 1, 4].map(|id| [("delete", id), ("upsert", id)]);
+    assert_eq!(scene.atlas.written_ids(), each.concat());
 }
 
 /// For a moment they are not in Atlas.
 #[tokio::test]
 async fn of_many_documents_that_come_anew_few_are_taken_out_at_once() {
-    let scene = Scene::new();
-    scene.queue.keep_in_order(&orders(), true);
-    let again = |id| change_at(20, id, WriteOp::Reinsert(doc(id, 2)));
-    scene.queue.commit((0..250).map(again).collect(), None).unwrap();
+    let scene = of(true);
+    let turn = |v| (0..250).map(move |id| insert(id, v));
+    let all = turn(1).chain((0..250).map(delete)).chain(turn(2));
+    scene.queue.commit(all.collect(), None).unwrap();
 
     scene.until_nothing_waits().await;
 
@@ -83,6 +104,18 @@ async fn of_many_documents_that_come_anew_few_are_taken_out_at_once() {
     let hundred = [("delete", 100), ("upsert", 100)];
     let expected = [hundred, hundred, [("delete", 50), ("upsert", 50)]].concat();
     assert_eq!(out.collect::<Vec<_>>(), expected);
+}
+
+/// The entries of any collection go in their order for a while (`sync::full`), and nothing of it is taken out for that.
+#[tokio::test]
+async fn in_a_collection_that_is_not_capped_nothing_comes_anew_whatever_goes_in_order() {
+    let scene = Scene::new();
+    scene.queue.keep_in_order(&orders());
+    let scene = scene.queued([insert(1, 1), insert(2, 1), delete(1), insert(1, 2)]);
+
+    scene.until_nothing_waits().await;
+
+    assert_eq!(scene.atlas.written_ids(), [("upsert", 1), ("upsert", 2)]);
 }
 
 #[tokio::test]
