@@ -35,6 +35,12 @@ struct State {
     there: Option<Description>,
     /// The names of the commands that alter a collection.
     altered: Vec<String>,
+    /// When the documents of the writes were changed, in the order of the writes.
+    changed_ms: Vec<Option<u64>>,
+    /// An index that is only prepared to become unique keeps all documents out.
+    is_prepared: bool,
+    /// How often documents were counted.
+    counts: usize,
     changes: Vec<&'static str>,
     /// Databases.
     dropped: Vec<String>,
@@ -79,6 +85,21 @@ impl FakeSink {
 
     pub fn is_described(&self, there: impl Into<Option<Description>>) {
         self.0.lock().there = there.into();
+    }
+
+    /// An index that is prepared to become unique keeps all documents out, until it is loosened.
+    pub fn is_prepared(&self) {
+        self.0.lock().is_prepared = true;
+    }
+
+    /// When the documents that it was sent were changed, in the order of the writes.
+    pub fn changed_ms(&self) -> Vec<Option<u64>> {
+        self.0.lock().changed_ms.clone()
+    }
+
+    /// How often it was asked for the number of documents.
+    pub fn counts(&self) -> usize {
+        self.0.lock().counts
     }
 
     /// The commands that alter a collection, in their order.
@@ -137,7 +158,7 @@ impl State {
     }
 
     fn put(&mut self, key: Vec<u8>, document: &RawDocument) -> Written {
-        if self.owner(document).is_some() {
+        if self.is_prepared || self.owner(document).is_some() {
             let taken = Taken { index: Some("u_1".to_owned()), key: None };
             return Written::Conflict { reason: "u is taken".to_owned(), taken };
         }
@@ -190,6 +211,16 @@ impl Sink for FakeSink {
         Ok(writes.iter().map(|write| state.write(write)).collect())
     }
 
+    async fn write_changes(
+        &self,
+        ns: &Namespace,
+        writes: &[Write<'_>],
+        changed_ms: &[Option<u64>],
+    ) -> Result<Vec<Written>, SinkError> {
+        self.0.lock().changed_ms.extend(changed_ms);
+        self.write(ns, writes).await
+    }
+
     fn takes_changes(&self) -> bool {
         !self.0.lock().takes_no_changes
     }
@@ -239,7 +270,7 @@ impl SchemaSink for FakeSink {
     }
 
     async fn loosen(&self, _: &Namespace, _: &str) -> Result<bool, SinkError> {
-        Ok(false)
+        Ok(std::mem::take(&mut self.0.lock().is_prepared))
     }
 
     async fn describe(&self, _: &Namespace) -> Result<Option<Description>, SinkError> {
@@ -247,7 +278,9 @@ impl SchemaSink for FakeSink {
     }
 
     async fn estimated_count(&self, _: &Namespace) -> Result<u64, SinkError> {
-        Ok(self.0.lock().documents.len() as u64)
+        let mut state = self.0.lock();
+        state.counts += 1;
+        Ok(state.documents.len() as u64)
     }
 
     async fn alter(&self, _: &Namespace, command: RawDocumentBuf) -> Result<(), SinkError> {

@@ -47,6 +47,7 @@ mod hours;
 mod left_out;
 mod options;
 mod sent;
+mod taken;
 
 use fakes::{HERE, Local};
 

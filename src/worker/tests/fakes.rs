@@ -40,6 +40,10 @@ struct LocalState {
     /// It keeps no documents, but what brings each up to date.
     renews: Option<WriteOp>,
     reads: usize,
+    /// What the last read was to show at least.
+    after: ClusterTime,
+    /// What happens while documents are read.
+    happens: Option<Box<dyn FnMut() + Send>>,
 }
 
 impl Default for LocalState {
@@ -57,6 +61,8 @@ impl Default for LocalState {
             described: None,
             renews: None,
             reads: 0,
+            after: ClusterTime::default(),
+            happens: None,
         }
     }
 }
@@ -97,6 +103,16 @@ impl Local {
     /// How often documents were read.
     pub fn reads(&self) -> usize {
         self.0.lock().reads
+    }
+
+    /// What the last read was to show at least.
+    pub fn was_read_after(&self) -> ClusterTime {
+        self.0.lock().after
+    }
+
+    /// This happens whenever documents are read.
+    pub fn while_it_is_read(&self, happens: impl FnMut() + Send + 'static) {
+        self.0.lock().happens = Some(Box::new(happens));
     }
 
     fn ask<T>(&self, answer: impl FnOnce(&mut LocalState) -> T) -> Result<T, SourceError> {
@@ -141,10 +157,16 @@ impl Source for Local {
         &self,
         _: &Namespace,
         keys: &[&DocumentKey],
-        _: ClusterTime,
+        after: ClusterTime,
     ) -> Result<OnePage, SourceError> {
+        let happens = self.0.lock().happens.take();
+        if let Some(mut happens) = happens {
+            happens();
+            self.0.lock().happens.get_or_insert(happens);
+        }
         self.ask(|state| {
             state.reads += 1;
+            state.after = after;
             if state.is_exchanged {
                 state.gate.close(&state.gate.permit(), "another process answers");
             }

@@ -62,3 +62,16 @@ async fn documents_that_have_to_wait_are_passed_over_where_their_collection_is_d
     assert_eq!((scene.atlas.changes(), scene.atlas.documents()), (vec!["drop"], vec![]));
     assert!(scene.worker.watch.all_listed().is_empty(), "nothing waits for a person");
 }
+
+/// What it would do is not done by what comes behind it.
+#[tokio::test]
+async fn a_drop_that_has_to_wait_is_not_passed_over_for_another_one_behind_it() {
+    let drop = || schema(SchemaChange::Drop { ns: orders() });
+    let create = SchemaChange::Create { ns: orders(), options: RawDocumentBuf::new() };
+    let scene = Scene::new().queued([drop(), schema(create), drop()]);
+    scene.atlas.answers_a_change_with(Err(SinkError::Held("a view needs it".to_owned())));
+
+    let scene = scene.drained().await;
+
+    assert_eq!((scene.atlas.changes(), scene.waiting()), (vec!["drop"], 3));
+}

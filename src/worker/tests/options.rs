@@ -242,3 +242,88 @@ async fn a_change_of_a_collection_without_an_answer_has_it_compared_behind_the_n
 
     assert_eq!(scene.owed(), Some(crate::sync::state::Reason::Unanswered));
 }
+
+/// Nobody but the stream tells of it, and it may be that it was made before the process ended.
+#[tokio::test]
+async fn a_rename_that_an_earlier_run_may_have_made_leaves_what_has_its_name() {
+    let scene = Scene::new().queued([Incoming { cluster_time: ClusterTime(FLOOR), ..rename() }]);
+    scene.local.tells_nothing_of_schema();
+    scene.atlas.answers_a_change_with(Ok(Changed::WasNotThere));
+
+    let scene = scene.drained().await;
+
+    assert_eq!(scene.atlas.changes(), ["rename"]);
+    assert_eq!(scene.owed(), Some(crate::sync::state::Reason::Renamed));
+}
+
+#[tokio::test]
+async fn a_change_that_atlas_does_not_make_is_given_up_in_the_end_and_its_collection_compared() {
+    let scene = Scene::new().queued([schema(SchemaChange::Drop { ns: orders() }), insert(1, 1)]);
+    scene.atlas.answers_a_change_with(Err(SinkError::Rejected("not allowed".to_owned())));
+
+    scene.until_nothing_waits().await;
+
+    assert_eq!(
+        (scene.atlas.changes(), scene.atlas.documents()),
+        (vec!["drop"; 3], vec![doc(1, 1)])
+    );
+    assert_eq!(scene.queue.dead_letters_len(), 1);
+    assert_eq!(scene.owed(), Some(crate::sync::state::Reason::SchemaGivenUp));
+    assert!(scene.worker.watch.all_listed().is_empty());
+}
+
+#[tokio::test]
+async fn a_change_that_atlas_makes_or_puts_off_is_an_answer_of_it() {
+    for answer in [Ok(Changed::Done), Err(SinkError::Held("a view needs it".to_owned()))] {
+        let scene = Scene::new().queued([schema(SchemaChange::Drop { ns: orders() })]);
+        scene.atlas.answers_a_change_with(answer);
+
+        assert_eq!(scene.drained().await.status.metrics.batches.get(), 1);
+    }
+}
+
+/// To count a view is to run it.
+#[tokio::test]
+async fn documents_are_counted_for_what_reads_them_and_in_a_collection() {
+    let validated = Description {
+        options: rawdoc! { "validator": { "a": 1 } },
+        ..described(Kind::Collection, &[])
+    };
+    for (wanted, there, altered, counts) in [
+        (validated, Kind::Collection, "collMod", 0),
+        (collection(&["a"]), Kind::View, "createIndexes", 0),
+    ] {
+        let scene = Scene::new().atlas_has([doc(1, 1)]).queued([reconcile(HERE)]);
+        scene.local.is_described(wanted);
+        scene.atlas.is_described(described(there, &[]));
+
+        let scene = scene.drained().await;
+
+        assert_eq!((scene.atlas.altered(), scene.atlas.counts()), (vec![altered.into()], counts));
+    }
+}
+
+#[tokio::test]
+async fn an_index_becomes_unique_where_there_is_no_document_and_is_prepared_behind_all_of_them() {
+    let unique = || crate::side::fake_schema::unique("a");
+    let prepared = || {
+        let mut spec = crate::side::fake_schema::index("a");
+        spec.append(bson::cstr!("prepareUnique"), true);
+        spec
+    };
+    for (wanted, documents, altered, asked) in
+        [(unique(), 0, 2, 0), (unique(), 1, 0, 1), (prepared(), 0, 0, 1), (prepared(), 1, 0, 1)]
+    {
+        let scene = Scene::new().queued([reconcile(HERE)]);
+        scene.local.is_described(Description { indexes: vec![wanted], ..collection(&[]) });
+        scene.atlas.is_described(collection(&["a"]));
+        (0..documents).for_each(|id| scene.atlas.has(doc(id, 1)));
+
+        let scene = scene.drained().await;
+
+        assert_eq!(
+            (scene.atlas.altered(), scene.asked().len()),
+            (vec!["collMod".to_owned(); altered], asked)
+        );
+    }
+}

@@ -312,3 +312,93 @@ async fn inserts_of_what_is_mostly_there_go_as_upserts_until_they_are_new_again(
     let scene = scene.queued([insert(8, 1), insert(9, 1)]).drained().await;
     assert_eq!(scene.atlas.written()[10..], ["insert"; 2]);
 }
+
+/// After so many batches of upserts it would be tried again.
+#[tokio::test]
+async fn deletes_say_nothing_of_whether_documents_are_new() {
+    let scene = Scene::new().atlas_has([doc(1, 0), doc(2, 0)]);
+    let mut scene = scene.queued([insert(1, 1), insert(2, 1)]).drained().await;
+    for _ in 0..20 {
+        scene = scene.queued([delete(3)]).drained().await;
+    }
+
+    let scene = scene.queued([insert(4, 1)]).drained().await;
+
+    assert_eq!(scene.atlas.written().last(), Some(&"upsert"));
+}
+
+#[tokio::test]
+async fn the_size_of_a_collections_documents_is_an_average_that_follows_slowly() {
+    let of = |bytes| large(1, bytes).as_bytes().len();
+    let known = |scene: &Scene| scene.worker.collections.traits(&orders()).document_bytes;
+
+    let scene = Scene::new().queued([change_at(20, 1, WriteOp::Insert(large(1, 8_000)))]);
+    let scene = scene.drained().await;
+    assert_eq!(known(&scene), of(8_000), "the first one");
+
+    let scene = scene.queued([replace(large(1, 1_000))]).drained().await;
+    let second = (of(8_000) * 7 + of(1_000)) / 8;
+    assert_eq!(known(&scene), second, "an eighth is the next one's");
+
+    let insert = change_at(20, 2, WriteOp::Insert(large(2, 3_000)));
+    let scene = scene.queued([insert, replace(large(1, 1_000)), delete(3)]).drained().await;
+    let average = (of(3_000) + of(1_000)) / 2;
+    assert_eq!(known(&scene), (second * 7 + average) / 8, "of a batch its own average");
+}
+
+#[tokio::test]
+async fn each_write_says_when_its_document_was_changed() {
+    let scene = Scene::new().atlas_has([doc(1, 0)]);
+    let one = Incoming { wall_ms: 700, ..insert(1, 1) };
+
+    let scene = scene.queued([one, Incoming { wall_ms: 800, ..delete(2) }]).drained().await;
+
+    assert_eq!(scene.atlas.written(), ["insert", "delete", "upsert"], "it was there already");
+    assert_eq!(scene.atlas.changed_ms(), [Some(700), Some(800), Some(700)]);
+}
+
+#[tokio::test]
+async fn what_is_to_be_read_of_a_collection_is_read_in_one_go() {
+    let scene = Scene::new().local_has([doc(1, 1), doc(2, 2)]).queued([refresh(1), refresh(2)]);
+
+    let scene = scene.drained().await;
+
+    assert_eq!((scene.local.reads(), scene.waiting()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_the_stream_is_not_read_meanwhile_and_no_longer_waited_for_when_it_stops() {
+    let scene = Scene::new().local_has([doc(1, 7)]).queued([nameless(1)]).drained().await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        scene.drain().await;
+    }
+    assert_eq!((scene.local.reads(), scene.waiting()), (1, 1));
+
+    scene.reading.stop("the queue is full");
+    scene.until_nothing_waits().await;
+    assert_eq!(scene.atlas.documents(), [doc(1, 7)]);
+}
+
+/// Its read may have been of either side of the rename.
+#[tokio::test(start_paused = true)]
+async fn a_document_whose_collection_is_renamed_while_it_is_read_is_read_at_once_under_its_new_name()
+ {
+    let scene = Scene::new().local_has([doc(1, 7)]).queued([refresh(1)]);
+    let (queue, local) = (scene.queue.clone(), Arc::downgrade(&scene.local));
+    scene.local.while_it_is_read(move || {
+        let local = local.upgrade().unwrap();
+        if local.reads() == 0 {
+            queue.commit(vec![rename()], None).unwrap();
+            local.is_another(CollectionId([2; 16]), 30);
+        } else {
+            local.is_another(HERE, 30);
+        }
+    });
+
+    let scene = scene.drained().await;
+
+    assert_eq!((scene.local.reads(), scene.waiting()), (2, 0));
+    assert_eq!((scene.atlas.documents(), scene.atlas.changes()), (vec![doc(1, 7)], vec!["rename"]));
+    assert!(!scene.reading.is_wanted());
+}
