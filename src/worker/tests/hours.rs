@@ -3,7 +3,7 @@
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::queue::QueueError;
+use crate::{policy::breaker::Admission, queue::QueueError, worker::Verdict};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -230,4 +230,29 @@ async fn a_write_without_an_answer_is_made_once_more_behind_the_next_answer_and_
     assert!((10..=11).contains(&(soon - probe)), "soon after the next answer: {commands:?}");
     assert_eq!(late, 300, "and when nothing can come any more");
     assert_eq!((scene.atlas.written(), scene.waiting()), (vec!["insert", "upsert", "upsert"], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asked_nothing_of_atlas_ends_its_own_probe_and_no_other() {
+    let scene = Scene::new().queued([insert(1, 1)]);
+    scene.atlas.fails_with(away());
+    let scene = scene.drained().await;
+    scene.until(61).await;
+    assert_eq!(scene.writing.breaker().permit(clock::now()), Admission::Probe);
+
+    scene.worker.learn(&Verdict::NotAsked, Admission::Proceed);
+    assert_eq!(scene.writing.against().breaker, Stage::HalfOpen);
+    scene.worker.learn(&Verdict::NotAsked, Admission::Probe);
+    assert_eq!(scene.writing.against().breaker, Stage::Open);
+}
+
+#[tokio::test]
+async fn a_batch_of_which_nothing_was_asked_of_atlas_is_none_that_it_answered() {
+    let scene = Scene::new().queued([refresh(1)]);
+    scene.local.is_away(true);
+    let scene = scene.drained().await;
+    assert_eq!(scene.status.metrics.batches.get(), 0);
+
+    let scene = scene.queued([insert(2, 1)]).drained().await;
+    assert_eq!(scene.status.metrics.batches.get(), 1);
 }

@@ -118,13 +118,8 @@ async fn documents_whose_collection_atlas_has_lost_have_it_made_and_compared() {
 #[tokio::test]
 async fn a_document_that_is_refused_by_something_else_of_its_name_waits_and_loses_no_attempt() {
     for (is_there, retries, waits_for_a_person) in [(true, 0, 1), (false, 1, 0)] {
-        let scene = Scene::with(WorkerOptions {
-            batch_size: 100,
-            interval: Duration::ZERO,
-            retries: RetrySchedule::new(vec![Duration::from_secs(60)], 2),
-            update_mode: UpdateMode::Document,
-            atlas_timeout: Duration::from_millis(10),
-        });
+        let schedule = RetrySchedule::new(vec![Duration::from_secs(60)], 2);
+        let scene = Scene::with(WorkerOptions { retries: schedule, ..Scene::options() });
         let scene = scene.queued([insert(1, 1)]);
         scene.atlas.refuses_commands_with(1);
         scene.atlas.has_something_else_there(is_there);

@@ -42,10 +42,6 @@ async fn a_capped_collection_is_written_in_the_order_of_its_entries_whatever_is_
     }
 }
 
-fn delete(id: i32) -> Incoming {
-    change_at(20, id, WriteOp::Delete)
-}
-
 /// Of a capped collection, or of another.
 fn of(is_capped: bool) -> Scene {
     let scene = Scene::new();
@@ -92,7 +88,8 @@ async fn what_is_to_be_read_of_a_capped_collection_comes_anew_one_by_one_in_the_
 /// For a moment they are not in Atlas.
 #[tokio::test]
 async fn of_many_documents_that_come_anew_few_are_taken_out_at_once() {
-    let scene = of(true);
+    let scene = Scene::with(WorkerOptions { batch_size: 1_000, ..Scene::options() });
+    scene.queue.keep_capped_in_order(&orders(), true);
     let turn = |v| (0..250).map(move |id| insert(id, v));
     let all = turn(1).chain((0..250).map(delete)).chain(turn(2));
     scene.queue.commit(all.collect(), None).unwrap();
@@ -131,6 +128,27 @@ async fn fields_are_merged_where_the_sink_can_and_else_the_document_is_read() {
 
         assert_eq!((scene.atlas.written(), scene.waiting()), (vec![kind], 0));
     }
+}
+
+#[tokio::test]
+async fn an_update_goes_as_a_whole_document_to_a_sink_that_takes_no_changes() {
+    let scene = Scene::of(UpdateMode::Delta).local_has([doc(1, 5)]).atlas_has([doc(1, 0)]);
+    scene.atlas.takes_no_changes();
+
+    let scene = scene.queued([set(1, 5)]).drained().await;
+
+    assert_eq!((scene.atlas.written(), scene.atlas.documents()), (vec!["upsert"], vec![doc(1, 5)]));
+}
+
+#[tokio::test]
+async fn without_the_local_database_an_update_waits_where_the_sink_takes_no_changes() {
+    let scene = Scene::of(UpdateMode::Delta).atlas_has([doc(1, 0)]).queued([set(1, 5)]);
+    scene.local.is_away(true);
+    scene.atlas.takes_no_changes();
+
+    let scene = scene.drained().await;
+
+    assert_eq!((scene.atlas.written(), scene.waiting()), (Vec::new(), 1));
 }
 
 /// A difference is worth sending where it saves most of a document that is not small.
@@ -342,7 +360,7 @@ async fn the_size_of_a_collections_documents_is_an_average_that_follows_slowly()
 
     let insert = change_at(20, 2, WriteOp::Insert(large(2, 3_000)));
     let scene = scene.queued([insert, replace(large(1, 1_000)), delete(3)]).drained().await;
-    let average = (of(3_000) + of(1_000)) / 2;
+    let average = usize::midpoint(of(3_000), of(1_000));
     assert_eq!(known(&scene), (second * 7 + average) / 8, "of a batch its own average");
 }
 
