@@ -35,6 +35,25 @@ pub fn describe(error: &Error) -> String {
     }
 }
 
+/// True when the driver had begun to send what failed, or may have.
+pub(super) fn may_be_sent(error: &Error) -> bool {
+    match error.kind.as_ref() {
+        ErrorKind::Io(_) => true,
+        ErrorKind::ConnectionPoolCleared { message, .. } => of_a_queue(message).is_none(),
+        _ => false,
+    }
+}
+
+/// By one kind of error the driver (3.9.1) tells of two things: of who waited for a connection when the pool was cleared, and
+/// of who was waiting for an answer ("Connection to … interrupted due to server monitor timeout"). The second was sent, and
+/// on a line that stalls it is what a write ends with: the monitor notices within 20 seconds, before any timeout of ours.
+///
+/// Of the first: the address, and why the pool was cleared.
+fn of_a_queue(message: &str) -> Option<(&str, &str)> {
+    let rest = message.strip_prefix("Connection pool for ")?;
+    rest.split_once(" cleared because another operation failed with: ")
+}
+
 /// The driver's dump, where it has one that says more than [`describe`].
 pub(super) fn dump(error: &Error) -> Option<&str> {
     match error.kind.as_ref() {
@@ -84,10 +103,7 @@ fn choice(message: &str) -> String {
 
 /// `Connection pool for h:1 cleared because another operation failed with: …`
 fn cleared(message: &str) -> String {
-    let between = message
-        .strip_prefix("Connection pool for ")
-        .and_then(|rest| rest.split_once(" cleared because another operation failed with: "));
-    match between {
+    match of_a_queue(message) {
         Some((address, cause)) => format!("{address}: {}", innermost(cause)),
         None => innermost(message),
     }
@@ -130,6 +146,15 @@ mod tests {
          db2:27017, Type: Unknown, Error: Kind: An error occurred during DNS resolution: failed to lookup, labels: {}, \
          source: None, server response: None }, { Address: db3:27017, Type: RsSecondary, Average RTT: 1ms, Max Wire \
          Version: 17 }, { Address: db4:27017, Type: Unknown } ] }";
+
+    #[test]
+    fn what_waited_for_a_connection_was_not_sent_and_what_waited_for_an_answer_was() {
+        let queued = "Connection pool for db1:27017 cleared because another operation failed with: Kind: I/O error: timed out";
+        let sent = "Connection to db1:27017 interrupted due to server monitor timeout";
+
+        assert!(of_a_queue(queued).is_some() && of_a_queue(sent).is_none());
+        assert_eq!(of_a_queue("anything that another driver may say"), None);
+    }
 
     #[test]
     fn of_all_servers_together_each_has_its_innermost_cause_in_one_line() {

@@ -78,9 +78,7 @@ impl MongoError {
     pub fn may_come_true(&self) -> bool {
         match self {
             MongoError::Silent(_) => true,
-            other => other.driver().is_some_and(|error| {
-                matches!(error.kind.as_ref(), mongodb::error::ErrorKind::Io(_))
-            }),
+            other => other.driver().is_some_and(cause::may_be_sent),
         }
     }
 

@@ -317,6 +317,38 @@ async fn a_line_that_carries_less_within_the_timeout_than_what_waits_carries_all
     equal(&local, &atlas, 2 * PATIENCE).await;
 }
 
+/// With the timeouts that an agent has by itself, the driver's monitor gives up what waits for an answer, long before they
+/// do. That is a write that may come late all the same, over a later one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_driver_gives_up_on_a_silent_line_is_written_once_more_when_the_line_is_back() {
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(atlas.port).await;
+    let mut agent = Agent::new(&local.uri(), &line.uri(), "");
+    agent.waits_long_for_atlas();
+    agent.start(&[]);
+    agent.streaming().await;
+    let orders = orders(&local);
+    orders.insert_one(doc! { "_id": 1, "v": 0 }).await.unwrap();
+    equal(&local, &atlas, PATIENCE).await;
+
+    line.set(Line::Silent);
+    orders.update_one(doc! { "_id": 1 }, doc! { "$set": { "v": 1 } }).await.unwrap();
+    eventually("the write is given up", PATIENCE, async || {
+        agent.health().is_some_and(|health| health["breaker"] != "closed")
+    })
+    .await;
+    let log = agent.log();
+    assert!(log.contains("server monitor timeout"), "it was not the driver: {log}");
+    orders.update_one(doc! { "_id": 1 }, doc! { "$set": { "v": 2 } }).await.unwrap();
+    line.set(Line::Up);
+
+    eventually("it is written once more", PATIENCE, async || {
+        agent.log().contains("what had no answer may have been done late")
+    })
+    .await;
+    equal(&local, &atlas, PATIENCE).await;
+}
+
 /// It cannot be sent in parts. Who is told nothing of it looks for a fault of the line, which answers all else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_the_line_never_carries_in_time_is_told_of_with_the_setting_that_helps() {
