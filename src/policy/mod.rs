@@ -1,6 +1,7 @@
 //! Decisions without a clock, I/O or async: each is told the time and what happened, and answers. The loops that
 //! ask them are in the tasks.
 
+pub mod anew;
 pub mod backlog;
 pub mod backoff;
 pub mod breaker;

@@ -39,6 +39,10 @@ impl Part {
             Part::ReadAnew => 1,
         }
     }
+
+    fn comes_anew(self) -> bool {
+        matches!(self, Part::Anew | Part::ReadAnew)
+    }
 }
 
 impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
@@ -163,13 +167,13 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 parts.push((ns, entries));
                 continue;
             }
+            let orders_inserts = self.orders_inserts(&ns);
             let mut last = None;
             for entry in entries {
-                if entry.again && self.orders_inserts(&ns) {
-                    // All that waits by now stands behind it, and may be in Atlas.
-                    self.collections.come_anew(&ns, entry.seq, self.queue.position());
+                let of = self.part_of(&ns, orders_inserts, &entry);
+                if entry.again && of.comes_anew() {
+                    self.collections.begin_anew(&ns, entry.seq, self.queue.position());
                 }
-                let of = self.part_of(&ns, &entry);
                 let is_full = |part: &Vec<Entry>| part.len() >= of.most();
                 if last.replace(of) != Some(of) || parts.last().is_none_or(|(_, of)| is_full(of)) {
                     parts.push((ns.clone(), Vec::new()));
@@ -186,23 +190,20 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         self.sink.carries_options() && self.queue.is_capped(ns)
     }
 
-    fn part_of(&self, ns: &Namespace, entry: &Entry) -> Part {
+    fn part_of(&self, ns: &Namespace, orders_inserts: bool, entry: &Entry) -> Part {
         let Work::Document { op, .. } = &entry.work else { return Part::Plain };
-        let again = entry.again && self.orders_inserts(ns);
+        let again = entry.again && orders_inserts;
         match op {
             WriteOp::Update(_) | WriteOp::Refresh if again => Part::ReadAnew,
             WriteOp::Update(_) | WriteOp::Refresh => Part::Read,
             WriteOp::Insert(_) | WriteOp::Replace(_) if again => Part::Anew,
-            WriteOp::Insert(_) if self.comes_anew(ns, entry.seq) => Part::Anew,
+            WriteOp::Insert(_) if orders_inserts && self.collections.comes_anew(ns, entry.seq) => {
+                Part::Anew
+            }
             WriteOp::Insert(_) | WriteOp::Replace(_) | WriteOp::Merge(_) | WriteOp::Delete => {
                 Part::Plain
             }
         }
-    }
-
-    /// An insert that follows one that came anew.
-    fn comes_anew(&self, ns: &Namespace, seq: u64) -> bool {
-        self.orders_inserts(ns) && self.collections.comes_anew(ns, seq)
     }
 
     async fn apply_namespace(
@@ -227,13 +228,10 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         let use_upserts = traits.insert_mode.use_upserts() || self.queue.is_in_order(ns);
         let orders_inserts = self.orders_inserts(ns);
         for entry in entries {
-            let (mut item, op) = Item::split(entry);
-            item.again &= orders_inserts;
+            let comes_anew = self.part_of(ns, orders_inserts, &entry).comes_anew();
+            let (item, op) = Item::split(entry, comes_anew);
             match op {
-                WriteOp::Insert(document) | WriteOp::Replace(document) if item.again => {
-                    direct.push((item, Draft::Anew(document)));
-                }
-                WriteOp::Insert(document) if self.comes_anew(ns, item.seq) => {
+                WriteOp::Insert(document) | WriteOp::Replace(document) if comes_anew => {
                     direct.push((item, Draft::Anew(document)));
                 }
                 WriteOp::Insert(document) if !use_upserts => {

@@ -239,9 +239,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
                 continue;
             };
             watermark.read(name.into(), page.read_at);
-            let again = unread.item.again;
-            let draft = if again { Draft::Anew(document) } else { Draft::Upsert(document) };
-            writes.push((Item { key, ..unread.item }, draft));
+            let item = Item { key, ..unread.item };
+            let draft = if item.comes_anew { Draft::Anew } else { Draft::Upsert };
+            writes.push((item, draft(document)));
         }
         writes
     }

@@ -22,8 +22,8 @@ pub(super) struct Item {
     pub attempts: u32,
     pub key: DocumentKey,
     pub collection: Option<CollectionId>,
-    /// See [`Entry::again`].
-    pub again: bool,
+    /// What Atlas has of it gives way first.
+    pub comes_anew: bool,
     pub first_time: ClusterTime,
     pub last_time: ClusterTime,
     /// When the document was changed last, as far as is known here, by the source's clock: milliseconds since 1970.
@@ -32,7 +32,7 @@ pub(super) struct Item {
 
 impl Item {
     /// The document's side of an entry, and its op.
-    pub fn split(entry: Entry) -> (Self, WriteOp) {
+    pub fn split(entry: Entry, comes_anew: bool) -> (Self, WriteOp) {
         let Work::Document { key, op, collection, .. } = entry.work else {
             unreachable!("barriers are leased alone and applied elsewhere")
         };
@@ -42,7 +42,7 @@ impl Item {
             attempts: entry.attempts,
             key,
             collection,
-            again: entry.again,
+            comes_anew,
             first_time: entry.first_time,
             last_time: entry.last_time,
             last_ms: entry.last_ms,

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    ops::Range,
     time::Instant,
 };
 
@@ -11,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::{
     model::{checkpoint::ClusterTime, namespace::Namespace},
-    policy::insert_mode::InsertMode,
+    policy::{anew::ComesAnew, insert_mode::InsertMode},
     runtime::clock,
 };
 
@@ -35,8 +34,8 @@ struct UuidMismatch {
 struct Learned {
     traits: Traits,
     uuid_mismatch: Option<UuidMismatch>,
-    /// Of a capped one: inserts with these numbers may be in Atlas, and stand behind one that came anew.
-    anew: Range<u64>,
+    /// Of a capped one.
+    anew: ComesAnew,
     /// It is there in Atlas: asked for only where the stream does not tell that collections are made.
     is_there: bool,
 }
@@ -54,18 +53,14 @@ impl Collections {
         learn(&mut self.0.lock().entry(ns.clone()).or_default().traits);
     }
 
-    /// The document of the entry `seq` comes anew, and all that waits behind it has a number below `position`: see
-    /// [`comes_anew`](Self::comes_anew).
-    pub fn come_anew(&self, ns: &Namespace, seq: u64, position: u64) {
-        let mut all = self.0.lock();
-        let anew = &mut all.entry(ns.clone()).or_default().anew;
-        let first = if anew.end > seq { anew.start.min(seq) } else { seq };
-        *anew = first..position;
+    /// See [`ComesAnew::begin`].
+    pub fn begin_anew(&self, ns: &Namespace, seq: u64, position: u64) {
+        self.0.lock().entry(ns.clone()).or_default().anew.begin(seq, position);
     }
 
-    /// True for an insert that comes anew in the collection's order, should Atlas have it: one in front of it did.
+    /// See [`ComesAnew::has`].
     pub fn comes_anew(&self, ns: &Namespace, seq: u64) -> bool {
-        self.0.lock().get(ns).is_some_and(|learned| learned.anew.contains(&seq))
+        self.0.lock().get(ns).is_some_and(|learned| learned.anew.has(seq))
     }
 
     pub fn is_there(&self, ns: &Namespace) -> bool {

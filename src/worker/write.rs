@@ -39,8 +39,8 @@ pub(super) struct Dispatch<S, K> {
 }
 
 impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
-    /// Writes, what comes anew when it is taken out, and once more as upserts what was there already. Returns the changes that did not
-    /// match.
+    /// Writes, what comes anew when it is taken out, and once more as upserts what was there already. Returns the changes
+    /// that did not match.
     pub async fn write_direct(
         &self,
         ns: &Namespace,
@@ -83,7 +83,7 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
         Ok(unmatched)
     }
 
-    /// Where Atlas refuses it, it is written over in its old place.
+    /// Takes what comes anew out of Atlas. Where that refuses it, the document is written over in its old place.
     async fn take_out(&self, ns: &Namespace, direct: &[(Item, Draft)]) -> Result<(), Halt> {
         let anew = direct.iter().filter(|(_, draft)| matches!(draft, Draft::Anew(_)));
         let (deletes, changed): (Vec<_>, Vec<_>) =

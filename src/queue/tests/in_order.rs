@@ -1,11 +1,12 @@
 //! A collection that keeps the order of insertion: whatever happens to its entries, the drained queue has made its
 //! documents, and their order, as they are locally.
 
-use std::{collections::HashMap, ops::Range};
+use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{model::check_numbers, *};
+use crate::policy::anew::ComesAnew;
 
 type Documents = Vec<(i32, RawDocumentBuf)>;
 
@@ -43,8 +44,9 @@ struct Run {
     leased: Vec<Entry>,
     /// Since the collection was made.
     history: Vec<Incoming>,
-    /// As the worker remembers it: these inserts may be in Atlas, and stand behind one that came anew.
-    anew: Range<u64>,
+    /// As the worker remembers it, and up to where what may stand behind one that came anew reaches.
+    anew: ComesAnew,
+    followed: u64,
 }
 
 fn put(documents: &mut Documents, id: i32, document: RawDocumentBuf) {
@@ -88,11 +90,11 @@ impl Run {
             Action::Ack(outcomes) => self.ack(&outcomes),
             Action::Restart => {
                 // An end while what came anew, and may have had no answer, is followed: docs/limits.md.
-                if self.queue().has_before(self.anew.end) {
+                if self.queue().has_before(self.followed) {
                     self.drain();
                 }
                 self.leased.clear();
-                (self.queue, self.anew) = (None, 0..0);
+                (self.queue, self.anew, self.followed) = (None, ComesAnew::default(), 0);
                 let queue = open(&self.dir);
                 queue.keep_capped_in_order(&ns(), true);
                 self.queue = Some(queue);
@@ -104,10 +106,7 @@ impl Run {
                 self.drain();
             }
         }
-        let entries: Vec<_> = self.queue().entries().map(Result::unwrap).collect();
-        assert_eq!(self.queue().pending().0, entries.len() as u64);
-        let bytes: usize = entries.iter().map(|entry| codec::encode_entry(entry).len()).sum();
-        assert_eq!(self.queue().pending().1, bytes as u64);
+        check_numbers(self.queue());
     }
 
     fn change_local(&mut self, (id, kind, v): (i32, u8, i32)) -> Incoming {
@@ -171,13 +170,9 @@ impl Run {
                 continue;
             };
             let id = key.value().unwrap().as_i32().unwrap();
-            if entry.again {
-                let first = if self.anew.end > entry.seq {
-                    self.anew.start.min(entry.seq)
-                } else {
-                    entry.seq
-                };
-                self.anew = first..self.queue().position();
+            if entry.again && !matches!(op, WriteOp::Delete) {
+                self.followed = self.queue().position();
+                self.anew.begin(entry.seq, self.followed);
             }
             match (op, of.get(&id)) {
                 (WriteOp::Replace(document), _) if entry.again => {
@@ -191,7 +186,7 @@ impl Run {
                     put(&mut self.atlas, id, document.clone());
                 }
                 (WriteOp::Insert(document), _) => {
-                    if self.anew.contains(&entry.seq) {
+                    if self.anew.has(entry.seq) {
                         self.atlas.retain(|(known, _)| *known != id);
                     }
                     put(&mut self.atlas, id, document.clone());
@@ -236,7 +231,8 @@ proptest! {
         let (dir, queue) = fresh();
         queue.keep_capped_in_order(&ns(), true);
         let (local, atlas, leased, history, anew) = Default::default();
-        let mut run = Run { dir, queue: Some(queue), local, atlas, leased, history, anew };
+        let queue = Some(queue);
+        let mut run = Run { dir, queue, local, atlas, leased, history, anew, followed: 0 };
         for action in actions {
             run.step(action);
         }

@@ -53,6 +53,14 @@ struct Run {
     part_bytes: usize,
 }
 
+/// What the queue says of how much waits is what it has, which is returned.
+pub fn check_numbers(queue: &Queue) -> Vec<Entry> {
+    let entries: Vec<_> = queue.entries().map(Result::unwrap).collect();
+    let bytes: usize = entries.iter().map(|entry| codec::encode_entry(entry).len()).sum();
+    assert_eq!(queue.pending(), (entries.len() as u64, bytes as u64));
+    entries
+}
+
 impl Run {
     fn queue(&self) -> &Queue {
         self.queue.as_ref().expect("open")
@@ -197,7 +205,7 @@ impl Run {
     }
 
     fn check_invariants(&self) {
-        let entries: Vec<_> = self.queue().entries().map(Result::unwrap).collect();
+        let entries = check_numbers(self.queue());
         let leased: HashSet<u64> = self.leased.iter().map(|entry| entry.seq).collect();
         let mut waiting = HashSet::new();
         for entry in &entries {
@@ -213,9 +221,6 @@ impl Run {
         for entry in &self.leased {
             assert!(documents.insert(entry.work.document_id().to_string()), "leased twice");
         }
-        assert_eq!(self.queue().pending().0, entries.len() as u64);
-        let bytes: usize = entries.iter().map(|entry| codec::encode_entry(entry).len()).sum();
-        assert_eq!(self.queue().pending().1, bytes as u64);
     }
 
     fn drain(&mut self) {

@@ -103,6 +103,19 @@ async fn of_many_documents_that_come_anew_few_are_taken_out_at_once() {
     assert_eq!(out.collect::<Vec<_>>(), expected);
 }
 
+/// What gives way before it is sent, as most does that a long outage leaves of a log, has nothing taken out behind it.
+#[tokio::test]
+async fn a_document_of_a_capped_collection_that_is_gone_before_it_is_sent_lets_no_other_come_anew()
+{
+    let scene = of(true).queued([insert(1, 1), insert(2, 1), delete(1), insert(1, 2)]);
+    let scene = scene.queued([insert(3, 1), delete(2), delete(1), insert(4, 1)]);
+
+    scene.until_nothing_waits().await;
+
+    let expected = [("delete", 2), ("delete", 1), ("upsert", 3), ("upsert", 4)];
+    assert_eq!(scene.atlas.written_ids(), expected);
+}
+
 /// The entries of any collection go in their order for a while (`sync::full`), and nothing of it is taken out for that.
 #[tokio::test]
 async fn in_a_collection_that_is_not_capped_nothing_comes_anew_whatever_goes_in_order() {
