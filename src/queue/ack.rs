@@ -82,7 +82,8 @@ fn effect(
         return Ok(Effect::Applied { revived: None });
     }
     let (mut entry, _) = state.entry(reader, *seq)?.expect("a leased entry is in the store (I4)");
-    let is_capped = state.ledger().schedule.is_capped(&lease.ns);
+    let was_insert = entry.work.is_insert();
+    let is_capped = |ns: &Namespace| state.ledger().schedule.is_capped(ns);
     let due_ms = match outcome {
         Outcome::Applied | Outcome::PassedOver => {
             edit.remove_entry(*seq, lease.bytes);
@@ -105,7 +106,6 @@ fn effect(
             Some(*due_ms)
         }
         Outcome::Refresh { due_ms, keep_collection } => {
-            entry.again |= entry.work.is_insert() && is_capped;
             if let Work::Document { op, collection, .. } = &mut entry.work {
                 *op = WriteOp::Refresh;
                 *collection = collection.filter(|_| *keep_collection);
@@ -117,7 +117,7 @@ fn effect(
     entry.due_ms = due_ms.unwrap_or(0);
     let mut absorbed = None;
     if let Some((newer, bytes)) = successor(state, reader, *seq)? {
-        if newer.is_born() && is_capped {
+        if newer.is_born() && is_capped(&lease.ns) {
             edit.remove_entry(*seq, lease.bytes);
             entry.begin_anew(newer.seq, newer.into_later());
             let more = edit.change_entry(&entry, bytes) as i64 - bytes as i64;
@@ -125,12 +125,9 @@ fn effect(
         }
         edit.remove_entry(newer.seq, bytes);
         absorbed = Some((newer.seq, bytes));
-        if is_capped {
-            entry.absorb_in_order(newer.into_later());
-        } else {
-            entry.absorb(newer.into_later());
-        }
+        entry.absorb(newer.into_later());
     }
+    entry.keep_place(was_insert, is_capped);
     entry.version += 1;
     let bytes = edit.change_entry(&entry, lease.bytes);
     Ok(Effect::Back { bytes, due_ms, absorbed })

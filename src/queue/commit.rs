@@ -112,9 +112,9 @@ pub fn commit_part(
     let mut edit = state.edit();
     edit.reserve(staged.slots.iter().filter(|slot| slot.is_changed).map(|slot| &slot.entry));
     let mut bytes_added = 0_i64;
-    for gone in staged.slots.iter().filter(|slot| slot.is_gone) {
-        edit.remove_entry(gone.entry.seq, gone.bytes_before);
-        bytes_added -= gone.bytes_before as i64;
+    for gone in staged.slots.iter().filter_map(|slot| slot.anew_of.as_ref()) {
+        edit.remove_entry(gone.seq, gone.bytes);
+        bytes_added -= gone.bytes as i64;
     }
     for slot in staged.slots.iter_mut().filter(|slot| slot.is_changed) {
         let bytes = if slot.is_new {
@@ -154,8 +154,9 @@ pub fn commit_part(
             if let Some(leased) = slot.succeeds {
                 ledger.schedule.succeeded(leased, slot.entry.seq);
             }
-            if let Some(stored) = slot.anew_of {
-                ledger.began_anew(slot.entry.work.ns(), stored, slot.entry.seq);
+            if let Some(gone) = &slot.anew_of {
+                let gone = (gone.seq, gone.due_ms);
+                ledger.began_anew(slot.entry.work.ns(), gone, slot.entry.seq);
             }
         }
     }
@@ -209,16 +210,21 @@ struct StagedEntry {
     is_new: bool,
     /// False for an entry that was only looked at: it is leased, or behind it stands a barrier.
     is_changed: bool,
-    /// It is taken out of the store: another slot has what became of it.
-    is_gone: bool,
     /// The newest entry of the document before this one.
     previous: Option<u64>,
     /// The leased entry of the document that this one could have been merged into.
     succeeds: Option<u64>,
-    /// The number of the stored entry whose document this one has, and until when that one waits.
-    anew_of: Option<(u64, u64)>,
+    /// The entry in the store that has begun anew as this one.
+    anew_of: Option<Gone>,
     /// Encoded size of what this entry replaces.
     bytes_before: usize,
+}
+
+/// An entry that is taken out of the store, which waits until `due_ms` and has so many bytes there.
+struct Gone {
+    seq: u64,
+    due_ms: u64,
+    bytes: usize,
 }
 
 impl<'a> Staged<'a> {
@@ -247,9 +253,10 @@ impl<'a> Staged<'a> {
                 unreachable!("only barriers are nameless")
             };
             self.barriers.pass(change, self.next_seq, &state.letters);
-            let capped = change.makes_capped(|ns| self.is_capped(state, ns)).cloned();
+            let capped =
+                change.makes_capped(|ns| Self::is_capped(&self.capped, state, ns)).cloned();
             self.capped.extend(capped);
-            self.push(incoming, None, None, None);
+            self.push(incoming, None, (None, None));
             return Ok(());
         };
         if let Work::Document { ns, op: op @ (WriteOp::Update(_) | WriteOp::Merge(_)), .. } =
@@ -264,14 +271,16 @@ impl<'a> Staged<'a> {
             None => self.load(state, &name)?,
         };
         match slot {
-            None => self.push(incoming, Some(name), None, None),
+            None => self.push(incoming, Some(name), (None, None)),
             Some(slot) => {
                 let seq = self.slots[slot].entry.seq;
+                let begins_anew = incoming.work.is_insert()
+                    && Self::is_capped(&self.capped, state, incoming.work.ns());
                 if self.is_closed(state, incoming.work.ns(), seq) {
-                    self.push(incoming, Some(name), Some(seq), None);
+                    self.push(incoming, Some(name), (Some(seq), None));
                 } else if state.ledger().schedule.leased(seq).is_some() {
-                    self.push(incoming, Some(name), Some(seq), Some(seq));
-                } else if incoming.work.is_insert() && self.is_capped(state, incoming.work.ns()) {
+                    self.push(incoming, Some(name), (Some(seq), Some(seq)));
+                } else if begins_anew {
                     self.begin_anew(slot, name, incoming);
                 } else {
                     if self.is_full()
@@ -283,19 +292,12 @@ impl<'a> Staged<'a> {
                     {
                         *op = WriteOp::Refresh;
                     }
-                    let is_capped = self.is_capped(state, incoming.work.ns());
+                    self.take_up(slot);
                     let slot = &mut self.slots[slot];
-                    // What goes out of the store counts too: sled reads it, and keeps it until the end of the batch.
-                    if slot.is_changed {
-                        self.bytes -= body_len(&slot.entry.work);
-                    } else {
-                        self.bytes += slot.bytes_before;
-                    }
-                    if is_capped {
-                        slot.entry.absorb_in_order(Later::from(incoming));
-                    } else {
-                        slot.entry.absorb(Later::from(incoming));
-                    }
+                    let was_insert = slot.entry.work.is_insert();
+                    slot.entry.absorb(Later::from(incoming));
+                    let is_capped = |ns: &Namespace| Self::is_capped(&self.capped, state, ns);
+                    slot.entry.keep_place(was_insert, is_capped);
                     slot.is_changed = true;
                     self.bytes += body_len(&slot.entry.work);
                     self.committed.coalesced += 1;
@@ -328,7 +330,6 @@ impl<'a> Staged<'a> {
             name: Some(name.clone()),
             is_new: false,
             is_changed: false,
-            is_gone: false,
             previous: None,
             succeeds: None,
             anew_of: None,
@@ -339,47 +340,40 @@ impl<'a> Staged<'a> {
     }
 
     /// True for a collection whose documents stand in the order of their inserts.
-    fn is_capped(&self, state: &StoreState, ns: &Namespace) -> bool {
-        self.capped.contains(ns) || state.ledger().schedule.is_capped(ns)
+    fn is_capped(capped: &HashSet<Namespace>, state: &StoreState, ns: &Namespace) -> bool {
+        capped.contains(ns) || state.ledger().schedule.is_capped(ns)
+    }
+
+    /// What a slot has is changed. What goes out of the store counts too: sled reads it, and keeps it until the end of the
+    /// batch.
+    fn take_up(&mut self, slot: usize) {
+        let slot = &self.slots[slot];
+        if slot.is_changed {
+            self.bytes -= body_len(&slot.entry.work);
+        } else {
+            self.bytes += slot.bytes_before;
+        }
     }
 
     /// See [`Entry::begin_anew`]: a new entry in place of the one in this slot.
     fn begin_anew(&mut self, slot: usize, name: DocumentName, insert: Incoming) {
+        self.take_up(slot);
         let before = &mut self.slots[slot];
         // It is not needed, and may be large.
-        if before.is_changed {
-            self.bytes -= body_len(&before.entry.work);
-        } else {
-            self.bytes += before.bytes_before;
-        }
         if let Work::Document { op, .. } = &mut before.entry.work {
             *op = WriteOp::Refresh;
         }
         let mut entry = before.entry.clone();
-        entry.begin_anew(self.next_seq, Later::from(insert));
-        let stored = (before.entry.seq, before.entry.due_ms);
         let (previous, succeeds, anew_of) = if before.is_new {
-            (before.previous, before.succeeds, before.anew_of)
+            (before.previous, before.succeeds, before.anew_of.take())
         } else {
-            (Some(stored.0), None, Some(stored))
+            let (seq, due_ms, bytes) = (entry.seq, entry.due_ms, before.bytes_before);
+            (Some(seq), None, Some(Gone { seq, due_ms, bytes }))
         };
-        before.is_gone |= !before.is_new;
         (before.is_new, before.is_changed) = (false, false);
-        self.next_seq += 1;
+        entry.begin_anew(self.next_seq, Later::from(insert));
         self.committed.coalesced += 1;
-        self.bytes += body_len(&entry.work);
-        self.by_name.insert(name.clone(), self.slots.len());
-        self.slots.push(StagedEntry {
-            entry,
-            name: Some(name),
-            is_new: true,
-            is_changed: true,
-            is_gone: false,
-            previous,
-            succeeds,
-            anew_of,
-            bytes_before: 0,
-        });
+        self.stage(entry, Some(name), (previous, succeeds), anew_of);
     }
 
     /// True when a barrier, stored or of this commit, stands behind `seq`.
@@ -391,12 +385,22 @@ impl<'a> Staged<'a> {
         &mut self,
         incoming: Incoming,
         name: Option<DocumentName>,
-        previous: Option<u64>,
-        succeeds: Option<u64>,
+        before: (Option<u64>, Option<u64>),
     ) {
         let entry = incoming.into_entry(self.next_seq, self.ids.next());
-        self.next_seq += 1;
         self.committed.queued += 1;
+        self.stage(entry, name, before, None);
+    }
+
+    /// An entry with the next number.
+    fn stage(
+        &mut self,
+        entry: Entry,
+        name: Option<DocumentName>,
+        (previous, succeeds): (Option<u64>, Option<u64>),
+        anew_of: Option<Gone>,
+    ) {
+        self.next_seq += 1;
         self.bytes += body_len(&entry.work);
         if let Some(name) = &name {
             self.by_name.insert(name.clone(), self.slots.len());
@@ -406,10 +410,9 @@ impl<'a> Staged<'a> {
             name,
             is_new: true,
             is_changed: true,
-            is_gone: false,
             previous,
             succeeds,
-            anew_of: None,
+            anew_of,
             bytes_before: 0,
         });
     }

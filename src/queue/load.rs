@@ -293,7 +293,9 @@ fn join(
                     edit.remove_entry(*second, len);
                 }
             }
-            if let Work::Document { ns, key, .. } = &entry.work {
+            if entry.seq != first
+                && let Work::Document { ns, key, .. } = &entry.work
+            {
                 let hash = state.index.hash_of(ns, key);
                 state.index.replace(hash, first, entry.seq);
             }

@@ -2,7 +2,9 @@
 
 use super::{Entry, Incoming, Work};
 use crate::{
-    model::{checkpoint::ClusterTime, event::CollectionId, write_op::WriteOp},
+    model::{
+        checkpoint::ClusterTime, event::CollectionId, namespace::Namespace, write_op::WriteOp,
+    },
     policy::coalesce::coalesce,
 };
 
@@ -48,12 +50,14 @@ impl Entry {
         self.again || self.work.is_insert()
     }
 
-    /// As [`absorb`](Self::absorb), in a collection that keeps the order of insertion: what was inserted here has its place
-    /// here, though it must be read now.
-    pub fn absorb_in_order(&mut self, later: Later) {
-        let is_insert = self.work.is_insert();
-        self.absorb(later);
-        self.again |= is_insert && !self.work.is_insert();
+    /// An insert in a collection that keeps the order of insertion has its place here, also where it must be read by now.
+    pub fn keep_place(&mut self, was_insert: bool, is_capped: impl FnOnce(&Namespace) -> bool) {
+        if was_insert
+            && let Work::Document { ns, op: WriteOp::Refresh, .. } = &self.work
+            && is_capped(ns)
+        {
+            self.again = true;
+        }
     }
 
     /// This entry as a change that is merged into an older one.

@@ -36,9 +36,10 @@
 //! entries tell of (the agent was killed, or the collection was copied as it was later), a document that has given way
 //! already would come back at the end and push out another; so they wait until the stream has been read that far
 //! ([`wait_for_stream`](Schedule::wait_for_stream)). A document that goes and comes again stands where its last insert
-//! arrived (`Entry::begin_anew`), and comes anew in Atlas, with all inserts that wait behind it (`worker/apply`). A copy reads them in one piece, as they lie, and writes over what
-//! is there in that order (`sync/copy`); where much is not lost they are made anew rather than compared (`sync/full`),
-//! and what they have thrown away is nothing that a count misses (`sync/counts`).
+//! arrived (`Entry::begin_anew`), and comes anew in Atlas, with all inserts that wait behind it (`worker/apply`). A copy
+//! reads them in one piece, as they lie, and writes over what is there in that order (`sync/copy`); where much is not lost
+//! they are made anew rather than compared (`sync/full`), and what they have thrown away is nothing that a count misses
+//! (`sync/counts`).
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -310,25 +311,26 @@ impl Schedule {
     /// Entries of `ns` go in their order, one batch at a time; or as any others. That holds for a batch that is being
     /// gathered, too: what it parked for another one's sake nobody would let go again.
     pub fn keep_in_order(&mut self, ns: &Namespace, on: bool) {
+        let becomes_capped = self.ordered_from.contains_key(ns);
+        if !becomes_capped {
+            self.capped.remove(ns);
+        }
         if on {
             self.in_order.insert(ns.clone());
             if self.leased_of.contains_key(ns) {
                 self.busy.insert(ns.clone());
             }
-        } else if !self.ordered_from.contains_key(ns) {
-            self.capped.remove(ns);
-            if self.in_order.remove(ns) {
-                self.busy.remove(ns);
-                self.unpark_namespace(ns);
-            }
+        } else if !becomes_capped && self.in_order.remove(ns) {
+            self.busy.remove(ns);
+            self.unpark_namespace(ns);
         }
     }
 
     /// As [`keep_in_order`](Self::keep_in_order), of a collection that keeps the order of insertion. In order it stays while
     /// a barrier waits that puts it so.
     pub fn keep_inserts_in_order(&mut self, ns: &Namespace) {
-        self.capped.insert(ns.clone());
         self.keep_in_order(ns, true);
+        self.capped.insert(ns.clone());
     }
 
     pub fn is_capped(&self, ns: &Namespace) -> bool {

@@ -28,9 +28,10 @@ pub(super) async fn reconcile<K: SchemaSink>(
     if queue.kept_apart().has(ns) {
         return Ok(()); // Since it was listed.
     }
-    queue.keep_capped_in_order(ns, collection.is_capped());
-    if plan.keeps_in_order() {
+    if plan.keeps_in_order() && !collection.is_capped() {
         queue.keep_in_order(ns);
+    } else {
+        queue.keep_capped_in_order(ns, collection.is_capped());
     }
     // A drop or a rename that was queued before would destroy what is copied or compared now.
     queue.release(ns);
