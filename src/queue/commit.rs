@@ -256,7 +256,7 @@ impl<'a> Staged<'a> {
             let capped =
                 change.makes_capped(|ns| Self::is_capped(&self.capped, state, ns)).cloned();
             self.capped.extend(capped);
-            self.push(incoming, None, (None, None));
+            self.push(incoming, None, (None, None), false);
             return Ok(());
         };
         if let Work::Document { ns, op: op @ (WriteOp::Update(_) | WriteOp::Merge(_)), .. } =
@@ -271,15 +271,16 @@ impl<'a> Staged<'a> {
             None => self.load(state, &name)?,
         };
         match slot {
-            None => self.push(incoming, Some(name), (None, None)),
+            None => self.push(incoming, Some(name), (None, None), false),
             Some(slot) => {
                 let seq = self.slots[slot].entry.seq;
+                // An entry in front that is read may bring what is inserted here, into the old place.
                 let begins_anew = incoming.work.is_insert()
                     && Self::is_capped(&self.capped, state, incoming.work.ns());
                 if self.is_closed(state, incoming.work.ns(), seq) {
-                    self.push(incoming, Some(name), (Some(seq), None));
+                    self.push(incoming, Some(name), (Some(seq), None), begins_anew);
                 } else if state.ledger().schedule.leased(seq).is_some() {
-                    self.push(incoming, Some(name), (Some(seq), Some(seq)));
+                    self.push(incoming, Some(name), (Some(seq), Some(seq)), begins_anew);
                 } else if begins_anew {
                     self.begin_anew(slot, name, incoming);
                 } else {
@@ -386,8 +387,10 @@ impl<'a> Staged<'a> {
         incoming: Incoming,
         name: Option<DocumentName>,
         before: (Option<u64>, Option<u64>),
+        again: bool,
     ) {
         let entry = incoming.into_entry(self.next_seq, self.ids.next());
+        let entry = Entry { again, ..entry };
         self.committed.queued += 1;
         self.stage(entry, name, before, None);
     }

@@ -301,3 +301,19 @@ fn a_document_that_comes_anew_while_it_is_written_has_its_place_though_that_has_
     ack(&queue, &entries, &Outcome::Applied);
     assert_eq!(queue.pending(), (0, 0));
 }
+
+/// What is read, and on its way, may bring what is inserted meanwhile, into the place that the document had before.
+#[test]
+fn an_insert_behind_what_is_on_its_way_comes_anew_though_that_is_answered() {
+    let (_dir, queue) = fresh();
+    queue.keep_capped_in_order(&ns(), true);
+    queue.commit(vec![change(3, WriteOp::Refresh), change(3, WriteOp::Delete)], None).unwrap();
+    let leased = lease(&queue);
+    queue.commit(vec![insert(1, 1), insert(3, 2)], None).unwrap();
+
+    ack(&queue, &leased, &Outcome::Applied);
+
+    let entries = lease(&queue);
+    assert_eq!(ids(&entries), [1, 3]);
+    assert_eq!(entries.iter().map(|entry| entry.again).collect::<Vec<_>>(), [false, true]);
+}
