@@ -289,7 +289,9 @@ fn join(
                     (entry.first_time, entry.first_ms) = begun;
                     before = len;
                 } else {
+                    let was_insert = entry.work.is_insert();
                     entry.absorb(later.into_later());
+                    entry.keep_place(was_insert, |_| true);
                     edit.remove_entry(*second, len);
                 }
             }

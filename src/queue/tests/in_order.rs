@@ -317,3 +317,16 @@ fn an_insert_behind_what_is_on_its_way_comes_anew_though_that_is_answered() {
     assert_eq!(ids(&entries), [1, 3]);
     assert_eq!(entries.iter().map(|entry| entry.again).collect::<Vec<_>>(), [false, true]);
 }
+
+#[test]
+fn what_was_inserted_and_must_be_read_after_a_restart_still_has_its_place() {
+    let (dir, queue) = fresh();
+    queue.keep_capped_in_order(&ns(), true);
+    queue.commit(vec![insert(1, 1)], None).unwrap();
+    assert_eq!(lease(&queue).len(), 1);
+    queue.commit(vec![change(1, WriteOp::Refresh)], None).unwrap();
+    drop(queue);
+
+    let entries = lease(&open(&dir));
+    assert_eq!((op(&entries[0]), entries[0].again), (&WriteOp::Refresh, true));
+}
