@@ -57,15 +57,27 @@ const UNAVAILABLE: &[(i32, &str)] = &[
     (202, "NetworkInterfaceExceededTimeLimit"),
     (211, "KeyNotFound"),
     (237, "CursorKilled"),
+    (249, "StaleDbVersion"),
     (262, "ExceededTimeLimit"),
     (314, "ObjectIsBusy"),
     (317, "ConnectionPoolExpired"),
     (365, "TemporarilyUnavailable"),
+    (USER_WRITES_BLOCKED, "UserWritesBlocked"),
+    (384, "ConnectionError"),
+    (402, "ResourceExhausted"),
+    (407, "PooledConnectionAcquisitionExceededTimeLimit"),
+    (433, "AdmissionQueueOverflow"),
+    (449, "RateLimitExceeded"),
+    (450, "PooledConnectionAcquisitionRejected"),
+    (453, "InterruptedDueToReshardingCriticalSection"),
     (462, "IngressRequestRateLimitExceeded"),
     (9001, "SocketException"),
     (10107, "NotWritablePrimary"),
     (12586, "BackgroundOperationInProgressForDatabase"),
     (12587, "BackgroundOperationInProgressForNamespace"),
+    (13388, "StaleConfig"),
+    (91331, "RetriableRemoteCommandFailure"),
+    (10_045_600, "InterruptedDueToFCVChange"),
     (11600, "InterruptedAtShutdown"),
     (11601, "Interrupted"),
     (11602, "InterruptedDueToReplStateChange"),
@@ -76,11 +88,21 @@ const UNAVAILABLE: &[(i32, &str)] = &[
 
 /// Those of them by which a server says that it stops, or is the primary no longer, or reaches nobody.
 const CHANGE_OF_STATE: &[i32] =
-    &[6, 7, 89, 91, 94, 189, 202, 317, 9001, 10107, 11600, 11602, 13435, 13436];
+    &[6, 7, 89, 91, 94, 189, 202, 317, 384, 9001, 10107, 11600, 11602, 13435, 13436, 91331];
 
 /// True when a server says with this code that it stops, or that its role changes.
 pub fn is_change_of_state(code: i32) -> bool {
     CHANGE_OF_STATE.contains(&code)
+}
+
+/// Those by which a router says that it has lost the server behind it, or waits for it no longer (`NetworkError` and
+/// `NetworkTimeoutError` in `error_codes.yml`, where something was sent).
+const BEHIND_A_ROUTER: &[i32] = &[6, 89, 202, 317, 384, 9001, 91331];
+
+/// True when a router answers with this code. What it has handed on may still be done by the server behind it, and as late as
+/// anything on a line that stalls: it is no answer to a write. No server says so of a write that it makes itself.
+pub fn is_unanswered_behind_a_router(code: i32) -> bool {
+    BEHIND_A_ROUTER.contains(&code)
 }
 
 /// Codes that a person must act upon: who we are, or what we may do.
@@ -93,6 +115,9 @@ const DENIED: &[(i32, &str)] = &[
 ];
 
 const UNAUTHORIZED: i32 = 13;
+/// Nobody may write for now but who is allowed to all the same: a migration's end, or a disk that is nearly full. No write is
+/// at fault.
+const USER_WRITES_BLOCKED: i32 = 371;
 const CURSOR_NOT_FOUND: i32 = 43;
 const CAPPED_POSITION_LOST: i32 = 136;
 /// `CommandNotSupportedOnView`.
@@ -181,7 +206,8 @@ pub fn is_missing_privilege(error: &MongoError) -> bool {
 }
 
 /// Codes that tell of the server's condition, and not of what it was asked; beside [`CHANGE_OF_STATE`].
-const OF_THE_SERVER: &[i32] = &[64, 100, 133, 134, 211, 365, 462];
+const OF_THE_SERVER: &[i32] =
+    &[64, 100, 133, 134, 211, 365, USER_WRITES_BLOCKED, 402, 433, 449, 450, 462];
 
 /// True where nobody has answered in time, or a server has ended what it was asked for the time that it took
 /// (`MaxTimeMSExpired`): less may be answered.
@@ -324,7 +350,7 @@ mod tests {
 
     #[test]
     fn throttling_elections_and_shutdowns_are_waited_for() {
-        for code in [462, 50, 91, 189, 10107, 11600, 13435, 14031] {
+        for code in [371, 433, 449, 462, 50, 91, 189, 10107, 11600, 13388, 13435, 14031] {
             assert_eq!(class_of_code(code, ""), Class::Unavailable, "{code}");
         }
     }

@@ -78,7 +78,10 @@ impl MongoError {
     pub fn may_come_true(&self) -> bool {
         match self {
             MongoError::Silent(_) => true,
-            other => other.driver().is_some_and(cause::may_be_sent),
+            other => {
+                other.code().is_some_and(class::is_unanswered_behind_a_router)
+                    || other.driver().is_some_and(cause::may_be_sent)
+            }
         }
     }
 

@@ -271,3 +271,29 @@ async fn what_a_validator_forbids_is_copied_though_atlas_refused_who_asked_a_whi
     }
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
 }
+
+/// A migration ends with it, and a disk that is nearly full may bring it. No document is at fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_nobody_may_write_in_atlas_everything_waits_and_no_op_becomes_a_dead_letter() {
+    let (local, atlas) = tokio::join!(Mongod::start(), Guarded::start(writer()));
+    let mut agent = Agent::new(&local.uri(), &atlas.uri(), "[worker]\nmax_retries = 0\n");
+    agent.may(&[Retries], "nobody may write in Atlas for a while");
+    agent.start(&[]);
+    agent.streaming().await;
+    orders(&local).insert_one(doc! { "_id": 1 }).await.unwrap();
+    equal_but(MayDiffer::Schema, &local, &atlas, PATIENCE).await;
+
+    atlas.admin(doc! { "setUserWriteBlockMode": 1, "global": true }).await;
+    orders(&local).insert_many((2..100).map(|id| doc! { "_id": id })).await.unwrap();
+    orders(&local).delete_one(doc! { "_id": 1 }).await.unwrap();
+    eventually("it is waited for", PATIENCE, async || {
+        agent.health().is_some_and(|health| health["breaker"] == "open")
+    })
+    .await;
+    assert!(agent.log().contains("User writes blocked (371)"), "{}", agent.log());
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+    atlas.admin(doc! { "setUserWriteBlockMode": 1, "global": false }).await;
+
+    equal_but(MayDiffer::Schema, &local, &atlas, PATIENCE).await;
+    assert_eq!(agent.health().unwrap()["deadLetters"], 0);
+}

@@ -23,6 +23,7 @@ use crate::support::{
     orders, pair,
     proof::{Need, not_proved},
     proxy::{Line, Proxy},
+    router::Router,
     seed,
     slow_line::{Shape, SlowLine},
     unasked::Unasked::{Cursors, NewQueue, Repair, Retries},
@@ -347,6 +348,40 @@ async fn what_the_driver_gives_up_on_a_silent_line_is_written_once_more_when_the
     })
     .await;
     equal(&local, &atlas, PATIENCE).await;
+}
+
+/// A router that gives up the server behind it answers, and the server may do what it was handed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_router_hands_on_late_is_written_once_more() {
+    let of_a_write = doc! {
+        "n": 0, "nModified": 0, "ok": 1.0,
+        "writeErrors": [{ "index": 0, "code": 202, "errmsg": "Request timed out" }],
+    };
+    let of_the_command =
+        doc! { "ok": 0.0, "errmsg": "socket", "code": 6, "codeName": "HostUnreachable" };
+    let (local, atlas) = pair().await;
+    let router = Router::to(atlas.port).await;
+    let mut agent = Agent::new(&local.uri(), &router.uri(), "[worker]\nmax_retries = 0\n");
+    agent.may(&[Retries], "a router gives up what it has handed on");
+    agent.start(&[]);
+    agent.streaming().await;
+    let orders = orders(&local);
+    for (id, reply) in [(1, of_a_write), (2, of_the_command)] {
+        orders.insert_one(doc! { "_id": id, "v": 0 }).await.unwrap();
+        equal(&local, &atlas, PATIENCE).await;
+        router.hold("update", &reply);
+        orders.update_one(doc! { "_id": id }, doc! { "$set": { "v": 1 } }).await.unwrap();
+        eventually("the router has it", PATIENCE, async || router.has_held()).await;
+        orders.update_one(doc! { "_id": id }, doc! { "$set": { "v": 2 } }).await.unwrap();
+        equal(&local, &atlas, PATIENCE).await;
+
+        router.let_go().await;
+        let theirs = crate::support::orders(&atlas);
+        let late = theirs.find_one(doc! { "_id": id }).await.unwrap().unwrap();
+        assert_eq!(late.get_i32("v").unwrap(), 1, "it did not come late");
+
+        equal(&local, &atlas, PATIENCE).await;
+    }
 }
 
 /// It cannot be sent in parts. Who is told nothing of it looks for a fault of the line, which answers all else.

@@ -7,7 +7,10 @@ use crate::{
     model::write_op::Refusal,
     mongo::{
         MongoError,
-        class::{Class, advice, class_of, class_of_code, is_missing_privilege},
+        class::{
+            Class, advice, class_of, class_of_code, is_missing_privilege,
+            is_unanswered_behind_a_router,
+        },
     },
     sink::{SinkError, Taken, Written},
 };
@@ -102,6 +105,9 @@ pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkErr
     }
     let reason = format!("{} ({code})", without_values(message));
     match class_of_code(code, message) {
+        Class::Unavailable if is_unanswered_behind_a_router(code) => {
+            Err(SinkError::Unanswered(reason))
+        }
         Class::Unavailable => Err(SinkError::Unavailable(reason)),
         Class::Denied => Err(SinkError::Denied(reason)),
         Class::HistoryLost | Class::Rejected => {
@@ -160,6 +166,15 @@ mod tests {
         }
         let error = doc! { "code": 13, "errmsg": "not authorized" };
         assert!(matches!(write_error(&error, true), Err(SinkError::Denied(_))));
+    }
+
+    #[test]
+    fn a_router_that_has_lost_its_server_has_not_answered_a_write() {
+        for code in [6, 89, 202, 317, 384, 9001, 91331] {
+            let error = doc! { "index": 0, "code": code, "errmsg": "x" };
+            let told = write_error(&error, false);
+            assert!(matches!(told, Err(SinkError::Unanswered(_))), "{code}: {told:?}");
+        }
     }
 
     #[test]
