@@ -121,7 +121,8 @@ class Replicator:
         eventually("the phase `streaming`", lambda: self.health().get("phase") == "streaming", patience)
 
     def flush(self, patience=PATIENCE):
-        """Until everything that was written before is in the target."""
+        """Until everything that was written before is in the target. Right behind a start, too."""
+        eventually("the agent's API", self.health, patience)
         done = self.cli("flush", "--timeout", f"{patience}s")
         assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self.log}"
 

@@ -19,6 +19,7 @@ mod embedding;
 mod every_kind;
 mod every_setting_is_respected;
 mod failures_explain_themselves;
+mod foreign_suites;
 mod guest_of_its_host;
 mod kubernetes;
 mod metrics_tell_the_truth;

@@ -29,10 +29,12 @@ pub enum Need {
     Actionlint,
     /// A pooler in front of a PostgreSQL; `scripts/pgbouncer` fetches Debian's.
     Pgbouncer,
+    /// What a foreign suite is run by, from PyPI; `scripts/foreign/run` fetches it.
+    Pytest,
 }
 
 impl Need {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Chromium,
         Self::CCompiler,
         Self::SystemdAnalyze,
@@ -44,6 +46,7 @@ impl Need {
         Self::Grafana,
         Self::Actionlint,
         Self::Pgbouncer,
+        Self::Pytest,
     ];
 
     /// As `OUTRIGGER_MAY_LACK` has it.
@@ -60,6 +63,7 @@ impl Need {
             Self::Grafana => "grafana",
             Self::Actionlint => "actionlint",
             Self::Pgbouncer => "pgbouncer",
+            Self::Pytest => "pytest",
         }
     }
 }
