@@ -192,7 +192,7 @@ impl Stage {
     }
 
     /// Has a command of the agent fail, and sees that it has. What a stall is met by is a connection that is closed before
-    /// the answer has come.
+    /// the answer has come; or, where a stream is opened or read on, that the server is known to work on it still.
     async fn meets(&mut self, name: &str, side: Side, command: &str, fault: &Document) {
         let (logged, given_up) = (self.server(side).logged(), self.line(side).given_up());
         let mut data = doc! { "failCommands": [command] };
@@ -222,7 +222,9 @@ impl Stage {
         }
         if is_stall(fault) {
             eventually(&format!("{name}: nobody gives up"), patience(), async || {
-                self.line(side).given_up() > given_up
+                let scans =
+                    || self.agent.health().is_some_and(|health| health["localScanMs"].is_u64());
+                self.line(side).given_up() > given_up || side == Side::Local && scans()
             })
             .await;
         }
