@@ -133,10 +133,7 @@ async fn ask(
         // Not in the `match`, which would keep the lock.
         let reply = held.lock().unwrap().take(&head, &message);
         match reply {
-            None => {
-                to.write_all(&message).await?;
-                continue;
-            }
+            None => to.write_all(&message).await?,
             Some(reply) => {
                 let len = i32::try_from(16 + 5 + reply.as_bytes().len()).unwrap();
                 // An answer to the message of this number, without flags, of one document.
