@@ -172,6 +172,18 @@ async fn an_estimate_that_is_off_is_counted_once_and_counts_as_it_is_from_then_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn estimates_that_are_off_on_both_sides_are_counted_once() {
+    let scene = scene(12, 4);
+    scene.local.is_counted(|_| Some(10));
+    scene.atlas.is_counted(|_| Some(10));
+    scene.counts_every(600);
+
+    scene.until(20_000).await;
+
+    assert_eq!((scene.told(), scene.atlas.counts()), (vec![], 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_estimate_is_not_taken_for_off_while_something_waits() {
     let scene = scene(10, 4);
     scene.waits(1);
@@ -207,6 +219,7 @@ async fn what_waits_or_was_rejected_explains_as_many_documents() {
     scene.atlas.has_documents(3);
     scene.until(2_000).await;
     assert_eq!(scene.atlas.counts(), 1, "one more than these");
+    assert_eq!(scene.told(), vec![], "which the exact count does not confirm");
 }
 
 #[tokio::test(start_paused = true)]

@@ -95,3 +95,55 @@ impl Plans {
         self.note(ns, CollectionStep::RangeDone(range)).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::checkpoint::ClusterTime, queue::QueueOptions, side::fake_database::ns,
+        sync::state::Reason,
+    };
+
+    fn plans() -> (tempfile::TempDir, Plans) {
+        let dir = tempfile::TempDir::new().unwrap();
+        let queue = Arc::new(Queue::open(&QueueOptions::new(dir.path().join("queue"))).unwrap());
+        SyncState::require(&queue, ClusterTime(1), Reason::FirstCopy).unwrap();
+        let state = SyncState::load(&queue).unwrap().unwrap();
+        (dir, Plans::new(queue, state))
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_is_begun_anew_here_and_after_a_restart() {
+        let (_dir, plans) = plans();
+        let copy = CopyPlan { is_copy: true, ..CopyPlan::default() };
+        for name in ["shop.a", "shop.b"] {
+            plans.begun(&ns(name), copy.clone()).await.unwrap();
+            plans.range_done(&ns(name), 0).await.unwrap();
+        }
+        let begun = plans.known(&ns("shop.a"), true).await;
+        assert!(begun.is_some_and(|plan| plan.done.contains(&0)));
+        assert_eq!(plans.known(&ns("shop.a"), false).await, None, "a comparison is another one");
+
+        plans.forget(&ns("shop.a")).await.unwrap();
+        plans.forget(&ns("shop.never")).await.unwrap();
+
+        let noted = SyncState::load(&plans.queue).unwrap().unwrap();
+        for state in [plans.state().await, noted] {
+            assert!(state.begun.keys().eq([&ns("shop.b")]), "{state:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_has_changed_hands_is_not_done_any_more_and_the_others_are() {
+        let (_dir, plans) = plans();
+        for name in ["shop.a", "shop.b"] {
+            plans.finished(&ns(name), false).await.unwrap();
+        }
+
+        plans.compare_again([ns("shop.a")].into()).await.unwrap();
+
+        assert!(plans.take_again().await.unwrap().iter().eq([&ns("shop.a")]));
+        assert!(plans.state().await.done.iter().eq([&ns("shop.b")]));
+        assert!(plans.take_again().await.unwrap().is_empty(), "once");
+    }
+}

@@ -185,6 +185,18 @@ async fn one_index_that_is_refused_keeps_none_of_the_others_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_know_how_to_name_a_collection_by_its_id_builds_without() {
+    let scene = scene().orders_with(&[index("a")], &[]);
+    scene.atlas.answers_with([unaltered("BSON field 'collectionUUID' is an unknown field", false)]);
+    scene.kept();
+
+    scene.until(1).await;
+
+    assert_eq!((scene.tries(), scene.atlas.indexes(&orders())), (vec![0, 0], vec!["a".to_owned()]));
+    assert_eq!(scene.problems(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_atlas_is_away_nothing_is_listed_and_it_is_asked_each_second() {
     let scene = scene().orders_with(&[index("a")], &[]);
     scene.atlas.answers_with((0..3).map(|_| unaltered("no primary", true)));

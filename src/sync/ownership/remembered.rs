@@ -93,6 +93,10 @@ mod tests {
             "it was not known whether it was set"
         );
         assert!(!queue(&[], 100).is_behind(&of("2", 100)), "of an earlier version");
+        assert!(!queue(&["1"], 100).is_behind(&of("1", 160)), "as much as it may cost at most");
+        let sent =
+            Remembered { position: ClusterTime::default(), sent: second(100), ..queue(&["1"], 0) };
+        assert!(!sent.is_behind(&of("1", 1_000)), "it is not known how far it has read");
         let counted = Remembered { kind: Some(PositionKind::named("row")), ..queue(&["1"], 100) };
         assert!(!counted.is_behind(&of("1", 1 << 30)), "rows are not times");
     }

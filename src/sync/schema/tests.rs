@@ -119,6 +119,17 @@ async fn how_often_a_command_is_tried_depends_on_what_was_answered() {
 
         assert_eq!(found, (tried, true), "{why:?}: {error}");
     }
+    let several = async |error: SinkError| {
+        let scene = scene();
+        scene.atlas.answers_with((0..9).map(|_| because(Because::Answer, error.clone())));
+        let steps = unique_builds(&[unique("a"), unique("b")]);
+        let permit = (steps, &scene.local.gate.permit());
+        let left =
+            apply_schema(&scene.sides, SideName::Atlas, &orders(), permit, &scene.stop).await;
+        (left.unwrap().len(), scene.atlas.commands(scene.began).len())
+    };
+    assert_eq!(several(refused()).await, (2, 3), "each of them is tried by itself");
+    assert_eq!(several(away()).await, (2, 2), "what may pass is the same for each");
     let done = scene().tried(|| because(Because::NoMajority, away())).await;
     assert_eq!(done, (1, false), "it is done");
 }

@@ -352,6 +352,8 @@ fn each_reason_that_lasts_is_known_until_everything_is_compared() {
         let open = load(&queue);
         assert_eq!(is_put_back, required.contains(&PutBack), "{required:?}");
         assert_eq!(is_unshowable, required.contains(&Unshowable), "{required:?}");
+        let is_told_twice = open.also.contains(&open.reason);
+        assert!(!open.also.contains(&HistoryLost) && !is_told_twice, "{required:?}: {open:?}");
         let another = [NewTarget, PutBack, NamespacesChanged];
         assert_eq!(
             open.is_of_another(),

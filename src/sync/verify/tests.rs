@@ -371,3 +371,16 @@ fn a_document_that_is_gone_looks_like_no_other() {
     seen.look(Some(&rawdoc! { "_id": 1 }));
     assert_eq!(seen.fingerprint, Some(fingerprint(&rawdoc! { "_id": 1 })));
 }
+
+#[test]
+fn a_collection_is_equal_where_nothing_of_any_kind_was_found_and_only_there() {
+    let key = DocumentKey::of(&rawdoc! { "_id": 1 }).unwrap();
+    assert!(NamespaceResult::default().is_equal());
+    for kind in [Mismatch::Missing, Mismatch::Extra, Mismatch::Content] {
+        let mut found = NamespaceResult::default();
+        found.add(kind, &key);
+        assert!(!found.is_equal(), "{kind:?}");
+    }
+    let of_schema = NamespaceResult { schema: vec!["an index".to_owned()], ..Default::default() };
+    assert!(!of_schema.is_equal());
+}

@@ -309,3 +309,16 @@ async fn what_is_asked_for_lets_a_database_in_other_capitals_go_as_far_as_it_is_
         assert_eq!(scene.atlas.times("create shop.orders"), 1);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn not_all_is_held_up_while_something_waits_that_may_go() {
+    let scene = scene().both("shop.a", ones(1..=9)).both("shop.b", ones(1..=3));
+    assert!(!is_all_held_up(&scene.queue, &scene.watch), "nothing waits");
+    barrier(&scene.queue, SchemaChange::Reconcile { ns: ns("shop.a"), collection: None });
+    scene.watch.hold(&[ns("shop.a")]);
+    assert!(is_all_held_up(&scene.queue, &scene.watch));
+
+    changed(&scene.queue, "shop.b", 1);
+
+    assert!(!is_all_held_up(&scene.queue, &scene.watch));
+}

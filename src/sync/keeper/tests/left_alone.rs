@@ -14,10 +14,13 @@ async fn an_empty_collection_that_is_another_kind_is_made_anew_once() {
     let scene = scene();
     scene.local.has_capped(&orders());
     scene.atlas.has(&orders(), &[]);
+    let wanted = scene.cx.sync_wanted.clone();
+    let woken = tokio::spawn(async move { wanted.notified().await });
     scene.kept();
 
     scene.until(2).await;
     assert_eq!(owed(&scene), Some((Reason::Replaced, vec![orders()])));
+    assert!(woken.is_finished(), "it is made at once");
     let id = SyncState::load(&scene.queue).unwrap().unwrap().id;
     assert!(SyncState::complete(&scene.queue, id).unwrap());
     // Atlas has not taken the option then either.

@@ -262,3 +262,15 @@ async fn who_holds_no_lease_has_no_heartbeat() {
     let draining = tokio::spawn(async move { ownership.heartbeat_while_draining(&stop).await });
     ended(draining).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_stops_before_it_has_a_lease_sends_no_heartbeat() {
+    let scene = scene();
+    scene.stop.drain.cancel();
+
+    let ownership = scene.ownership(life("1"), false);
+    let draining = ownership.heartbeat_while_draining(&scene.stop);
+    tokio::time::timeout(SECOND, draining).await.expect("it ends at once").unwrap();
+
+    assert_eq!(scene.noted(note::RENEWING), None);
+}

@@ -305,3 +305,39 @@ async fn a_target_without_records_is_given_everything_once_by_each_queue() {
         std::pin::pin!(async { scene.ownership(life("2"), false).keep(&scene.stop).await });
     assert!(tokio::time::timeout(SECOND * 60, &mut keeping).await.is_err(), "it has no end");
 }
+
+/// Of this machine and this start of it: whether the agent that has the lease runs is known at once.
+#[tokio::test(start_paused = true)]
+async fn the_last_life_on_this_machine_has_the_lease_as_long_as_its_process_runs() {
+    let dir = TempDir::new().unwrap();
+    let ours = std::fs::read_to_string("/proc/self/comm").unwrap();
+    // It is written by another process, for it is to be run at once.
+    let called = |name: &str| {
+        let program = dir.path().join(name.trim());
+        let copied = std::process::Command::new("cp").arg("/bin/sleep").arg(&program).status();
+        assert!(copied.unwrap().success());
+        std::process::Command::new(program).arg("600").spawn().unwrap()
+    };
+    for (name, holds) in [(&*ours, true), ("another", false)] {
+        let mut process = called(name);
+        let (scene, pid) = (scene(), process.id());
+        scene.records.has(lease_of(OURS, PATTERNS));
+        scene.records.is_taken_by(OURS, AgentIdentity { pid, ..life("0") });
+        let began = clock::now();
+
+        let started = scene.start("1").await;
+        let is_held = matches!(started, Err(SyncError::LeaseHeld { is_fresh: true, .. }));
+        assert_eq!(is_held, holds, "{name}: {started:?}");
+        process.kill().unwrap();
+        process.wait().unwrap();
+        scene.start("2").await.unwrap();
+
+        assert_eq!(scene.holder().as_deref(), Some("2"));
+        assert!(clock::since(began) < SECOND, "nobody waits for a heartbeat");
+    }
+    let scene = scene();
+    scene.records.has(lease_of(OURS, PATTERNS));
+    let pid = std::process::id();
+    scene.records.is_taken_by(OURS, AgentIdentity { pid, ..life("0") });
+    scene.start("1").await.expect("this process itself is none that is in its way");
+}
