@@ -369,7 +369,7 @@ async fn what_a_router_hands_on_late_is_written_once_more() {
     for (id, reply) in [(1, of_a_write), (2, of_the_command)] {
         orders.insert_one(doc! { "_id": id, "v": 0 }).await.unwrap();
         equal(&local, &atlas, PATIENCE).await;
-        router.hold("update", &reply);
+        router.hold("update", "orders", &reply);
         orders.update_one(doc! { "_id": id }, doc! { "$set": { "v": 1 } }).await.unwrap();
         eventually("the router has it", PATIENCE, async || router.has_held()).await;
         orders.update_one(doc! { "_id": id }, doc! { "$set": { "v": 2 } }).await.unwrap();

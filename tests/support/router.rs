@@ -42,8 +42,8 @@ pub struct Router {
 /// A command that is on its way to the server behind, while who has sent it has an answer.
 #[derive(Default)]
 struct Held {
-    /// The next of this name is to be held, and answered so.
-    next: Option<(String, RawDocumentBuf)>,
+    /// What the next one to be held has in it, and how it is answered.
+    next: Option<(Vec<u8>, RawDocumentBuf)>,
     message: Option<Vec<u8>>,
 }
 
@@ -76,11 +76,17 @@ impl Router {
         format!("mongodb://127.0.0.1:{}/", self.port)
     }
 
-    /// The next command of this name is answered with `reply`, and does not reach the server behind it before
-    /// [`let_go`](Self::let_go).
-    pub fn hold(&self, command: &str, reply: &bson::Document) {
+    /// The next command of this name, of this collection, is answered with `reply`, and does not reach the server behind it
+    /// before [`let_go`](Self::let_go).
+    pub fn hold(&self, command: &str, collection: &str, reply: &bson::Document) {
         let reply = RawDocumentBuf::try_from(reply).unwrap();
-        self.held.lock().unwrap().next = Some((command.to_owned(), reply));
+        let mut of_command = Builder::default();
+        of_command.push_str(command, collection);
+        let of_command = of_command.finish();
+        // The field by itself: what begins a document is its length, and what ends it a zero.
+        let field = of_command.as_bytes();
+        let field = field[4..field.len() - 1].to_vec();
+        self.held.lock().unwrap().next = Some((field, reply));
     }
 
     pub fn has_held(&self) -> bool {
@@ -148,9 +154,8 @@ async fn ask(
 impl Held {
     /// The answer to a message that is to be held, which is kept.
     fn take(&mut self, head: &[u8; 16], message: &[u8]) -> Option<RawDocumentBuf> {
-        // A document behind the flags; what it is about begins it, in whichever order the sections come.
-        let (name, _) = self.next.as_ref().filter(|_| int(head, 12) == OP_MSG)?;
-        let field = [&[2], name.as_bytes(), &[0]].concat();
+        // Its sections come in any order.
+        let (field, _) = self.next.as_ref().filter(|_| int(head, 12) == OP_MSG)?;
         if !message.windows(field.len()).any(|at| at == field) {
             return None;
         }
