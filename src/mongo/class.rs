@@ -42,9 +42,11 @@ const UNAVAILABLE: &[(i32, &str)] = &[
     (24, "LockTimeout"),
     (CURSOR_NOT_FOUND, "CursorNotFound"),
     (46, "LockBusy"),
-    (50, "MaxTimeMSExpired"),
+    (MAX_TIME_EXPIRED, "MaxTimeMSExpired"),
     (64, "WriteConcernFailed"),
+    (82, "NoProgressMade"),
     (89, "NetworkTimeout"),
+    (90, "CallbackCanceled"),
     (91, "ShutdownInProgress"),
     (94, "NotYetInitialized"),
     (100, "UnsatisfiableWriteConcern"),
@@ -52,6 +54,8 @@ const UNAVAILABLE: &[(i32, &str)] = &[
     (117, "ConflictingOperationInProgress"),
     (133, "FailedToSatisfyReadPreference"),
     (134, "ReadConcernMajorityNotAvailableYet"),
+    (145, "PooledConnectionsDropped"),
+    (150, "StaleEpoch"),
     (QUERY_PLAN_KILLED, "QueryPlanKilled"),
     (189, "PrimarySteppedDown"),
     (202, "NetworkInterfaceExceededTimeLimit"),
@@ -97,12 +101,21 @@ pub fn is_change_of_state(code: i32) -> bool {
 
 /// Those by which a router says that it has lost the server behind it, or waits for it no longer (`NetworkError` and
 /// `NetworkTimeoutError` in `error_codes.yml`, where something was sent).
-const BEHIND_A_ROUTER: &[i32] = &[6, 89, 202, 317, 384, 9001, 91331];
+const BEHIND_A_ROUTER: &[i32] = &[6, 89, 90, 202, 317, 384, 9001, 91331];
 
-/// True when a router answers with this code. What it has handed on may still be done by the server behind it, and as late as
-/// anything on a line that stalls: it is no answer to a write. No server says so of a write that it makes itself.
+/// By these a server ends a command, and never one of its writes alone (`handleError` of `write_ops_exec.cpp`): what names
+/// them of a write is a router, whose time was up, or which stops.
+const ENDS_A_COMMAND: &[i32] = &[MAX_TIME_EXPIRED, 91, 262, 11600, 11601];
+
+/// True when a router answers a command with this code. What it has handed on may still be done by the server behind it, and
+/// as late as anything on a line that stalls: it is no answer to a write. No server says so of a write that it makes itself.
 pub fn is_unanswered_behind_a_router(code: i32) -> bool {
     BEHIND_A_ROUTER.contains(&code)
+}
+
+/// As [`is_unanswered_behind_a_router`], of one write of a command.
+pub fn is_unanswered_write(code: i32) -> bool {
+    is_unanswered_behind_a_router(code) || ENDS_A_COMMAND.contains(&code)
 }
 
 /// Codes that a person must act upon: who we are, or what we may do.
@@ -115,6 +128,7 @@ const DENIED: &[(i32, &str)] = &[
 ];
 
 const UNAUTHORIZED: i32 = 13;
+const MAX_TIME_EXPIRED: i32 = 50;
 /// Nobody may write for now but who is allowed to all the same: a migration's end, or a disk that is nearly full. No write is
 /// at fault.
 const USER_WRITES_BLOCKED: i32 = 371;
@@ -212,7 +226,13 @@ const OF_THE_SERVER: &[i32] =
 /// True where nobody has answered in time, or a server has ended what it was asked for the time that it took
 /// (`MaxTimeMSExpired`): less may be answered.
 pub fn is_out_of_time(error: &MongoError) -> bool {
-    matches!(error, MongoError::Silent(_)) || error.code() == Some(50)
+    matches!(error, MongoError::Silent(_)) || error.code().is_some_and(is_code_out_of_time)
+}
+
+/// As [`is_out_of_time`], of one write by its code: a router does not wait for ever for the server behind it either
+/// (`NetworkInterfaceExceededTimeLimit`).
+pub fn is_code_out_of_time(code: i32) -> bool {
+    matches!(code, MAX_TIME_EXPIRED | 202)
 }
 
 /// True for a failure that may come of what was asked, so that asking the same again may fail for ever: if
@@ -350,7 +370,7 @@ mod tests {
 
     #[test]
     fn throttling_elections_and_shutdowns_are_waited_for() {
-        for code in [371, 433, 449, 462, 50, 91, 189, 10107, 11600, 13388, 13435, 14031] {
+        for code in [82, 145, 371, 433, 449, 462, 50, 91, 189, 10107, 11600, 13388, 13435, 14031] {
             assert_eq!(class_of_code(code, ""), Class::Unavailable, "{code}");
         }
     }

@@ -80,7 +80,10 @@ impl InDoubtWrites {
         }
     }
 
+    /// What was in doubt before, and was tried again, is so from now on: as long as nobody answers that, it makes no
+    /// difference which of the attempts comes late.
     fn add(&mut self, what: What, now: Instant) {
+        self.waiting.retain(|known| known.what != what);
         self.waiting.push(InDoubt { what, sent: now, early: Early::Open });
     }
 
@@ -236,14 +239,33 @@ mod tests {
         assert_eq!(in_doubt.due(start + AT_LAST).documents.len(), 3);
     }
 
+    /// A router that reaches no server answers at once, and each attempt would be remembered by itself.
+    #[test]
+    fn what_is_tried_again_and_again_is_remembered_once_for_as_long_as_its_last_attempt_may_come() {
+        let (mut in_doubt, start) = (InDoubtWrites::default(), Instant::now());
+        let keys = KEYS_MAX as i32 / 2;
+        for second in 0..100 {
+            noted(&mut in_doubt, keys, start + Duration::from_secs(second));
+            in_doubt.schema_given_up(names(["shop.old"]), start + Duration::from_secs(second));
+        }
+        let last = start + Duration::from_secs(99);
+        in_doubt.answered(last);
+
+        let early = in_doubt.due(last + AFTER_ANSWER);
+        assert_eq!((early.documents.len(), early.namespaces), (1, names(["shop.old"])));
+        assert_eq!(in_doubt.due(start + AT_LAST), Overdue::default(), "the last may still come");
+        let at_last = in_doubt.due(last + AT_LAST);
+        assert_eq!((at_last.documents.len(), at_last.namespaces), (1, names(["shop.old"])));
+    }
+
     #[test]
     fn too_many_are_forgotten_in_favour_of_a_comparison_of_their_collections() {
         let (mut in_doubt, start) = (InDoubtWrites::default(), Instant::now());
         noted(&mut in_doubt, 10, start);
         assert_eq!(in_doubt.due(start), Overdue::default());
 
-        for _ in 0..=KEYS_MAX / 1_000 {
-            noted(&mut in_doubt, 1_000, start);
+        for more in 0..=KEYS_MAX as i32 / 1_000 {
+            noted(&mut in_doubt, 1_000 + more, start);
         }
 
         assert_eq!(in_doubt.due(start).namespaces, names(["shop.orders"]));

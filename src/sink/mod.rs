@@ -281,17 +281,25 @@ pub enum SinkError {
 }
 
 impl SinkError {
+    /// True where something was sent, and nobody knows what has become of it.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, SinkError::Unanswered(_) | SinkError::DropUnanswered { .. })
+    }
+
+    /// The database that may still be dropped, with [all that is in it](Namespace::all_of).
+    pub fn may_still_drop(&self) -> Option<Namespace> {
+        match self {
+            SinkError::DropUnanswered { db, .. } => Some(Namespace::all_of(db)),
+            _ => None,
+        }
+    }
+
     /// What `change` may still do that ended with this: to collections, or to [whole databases](Namespace::all_of).
     pub fn may_still_change(&self, change: &SchemaChange) -> BTreeSet<Namespace> {
-        let database = match self {
-            SinkError::Unanswered(_) => None,
-            SinkError::DropUnanswered { db, .. } => Some(Namespace::all_of(db)),
-            SinkError::Unavailable(_)
-            | SinkError::Denied(_)
-            | SinkError::Rejected(_)
-            | SinkError::Held(_)
-            | SinkError::Gone(_) => return BTreeSet::new(),
-        };
+        if !self.is_unanswered() {
+            return BTreeSet::new();
+        }
+        let database = self.may_still_drop();
         change.namespaces().into_iter().chain(database).collect()
     }
 }

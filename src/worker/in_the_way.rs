@@ -43,7 +43,7 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
                 self.compare(ns, Reason::Gone).await?;
                 let options = RawDocumentBuf::new();
                 let create = SchemaChange::Create { ns: ns.clone(), options };
-                self.sink.change_schema(&create).await?;
+                self.change_schema(&create).await?;
                 self.send_all(ns, writes, changed_ms).await?
             }
             written => written?,
@@ -81,7 +81,7 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
         // Where it is no collection any more, its drop or its rename is still to come.
         let options = source.map_or_else(RawDocumentBuf::new, |source| source.options);
         let create = SchemaChange::Create { ns: ns.clone(), options };
-        self.sink.change_schema(&create).await?;
+        self.change_schema(&create).await?;
         self.watch.ask(ns);
         Ok(true)
     }

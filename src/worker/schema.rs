@@ -188,7 +188,7 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
             self.collections.set_there(&ns, false);
         }
         let ns = change.ns();
-        let result = self.sink.change_schema(change).await;
+        let result = self.dispatch.change_schema(change).await;
         outcomes.answered |=
             matches!(result, Ok(_) | Err(SinkError::Rejected(_) | SinkError::Held(_)));
         let outcome = match result {
@@ -214,11 +214,7 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
             Err(SinkError::Rejected(reason)) => {
                 self.dispatch.rejected(ns, (turn.id, turn.attempts), reason, Refused::Schema)
             }
-            Err(error) => {
-                let may_still = error.may_still_change(change);
-                self.in_doubt.lock().schema_given_up(may_still, clock::now());
-                return Err(error.into());
-            }
+            Err(error) => return Err(error.into()),
         };
         outcomes.insert(turn.seq, outcome);
         Ok(None)
@@ -253,7 +249,7 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
     /// name is compared. Else it was empty, so that nobody has made it (5.0), and what has the name goes.
     async fn clear_target(&self, to: &Namespace, may_be_made: bool) -> Result<(), Halt> {
         if !may_be_made && !self.source.tells_of_schema() && self.sink.carries_options() {
-            self.sink.change_schema(&SchemaChange::Drop { ns: to.clone() }).await?;
+            self.dispatch.change_schema(&SchemaChange::Drop { ns: to.clone() }).await?;
             return Ok(());
         }
         tracing::info!(ns = %to, "what was to be renamed to this name was not in Atlas; what has the name is compared");

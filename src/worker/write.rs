@@ -15,13 +15,13 @@ use super::{
     outcomes::{Conflict, Halt, Outcomes},
 };
 use crate::{
-    model::{namespace::Namespace, write_op::Refusal},
+    model::{event::SchemaChange, namespace::Namespace, write_op::Refusal},
     observe::status::Status,
     policy::{backoff::RetrySchedule, in_doubt::InDoubtWrites},
     queue::{Outcome, Queue},
     runtime::clock::{self, now_ms},
     schema::{Problem, watch::SchemaWatch},
-    sink::{SchemaSink, SinkError, Write, Written},
+    sink::{Changed, SchemaSink, SinkError, Write, Written},
     source::SchemaSource,
 };
 
@@ -102,33 +102,51 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
         writes: &[Write<'_>],
         changed_ms: &[Option<u64>],
     ) -> Result<Vec<Written>, SinkError> {
-        match self.sink.write_changes(ns, writes, changed_ms).await {
-            Err(SinkError::Rejected(reason)) if writes.len() == 1 => {
-                Ok(vec![Written::Rejected { reason, refusal: Refusal::Other }])
-            }
-            Err(SinkError::Rejected(_)) => {
-                let mut written = Vec::with_capacity(writes.len());
-                for one in writes.chunks(1).zip(changed_ms.chunks(1)) {
-                    match self.sink.write_changes(ns, one.0, one.1).await {
-                        Err(SinkError::Rejected(reason)) => {
-                            let refusal = Refusal::Other;
-                            written.push(Written::Rejected { reason, refusal });
-                        }
-                        one => written.extend(one?),
-                    }
-                }
-                Ok(written)
-            }
-            Err(error @ SinkError::Unanswered(_)) => {
-                self.in_doubt.lock().given_up(
-                    ns,
-                    writes.iter().filter_map(Write::key).collect(),
-                    clock::now(),
-                );
-                Err(error)
-            }
-            result => result,
+        let all = match self.send_once(ns, writes, changed_ms).await {
+            Err(SinkError::Rejected(reason)) => reason,
+            answered => return answered,
+        };
+        if let [_] = writes {
+            return Ok(vec![Written::Rejected { reason: all, refusal: Refusal::Other }]);
         }
+        let mut written = Vec::with_capacity(writes.len());
+        for one in writes.chunks(1).zip(changed_ms.chunks(1)) {
+            match self.send_once(ns, one.0, one.1).await {
+                Err(SinkError::Rejected(reason)) => {
+                    written.push(Written::Rejected { reason, refusal: Refusal::Other });
+                }
+                one => written.extend(one?),
+            }
+        }
+        Ok(written)
+    }
+
+    async fn send_once(
+        &self,
+        ns: &Namespace,
+        writes: &[Write<'_>],
+        changed_ms: &[Option<u64>],
+    ) -> Result<Vec<Written>, SinkError> {
+        let written = self.sink.write_changes(ns, writes, changed_ms).await;
+        if let Err(error) = written.as_ref()
+            && error.is_unanswered()
+        {
+            let keys = writes.iter().filter_map(Write::key).collect();
+            let mut in_doubt = self.in_doubt.lock();
+            in_doubt.given_up(ns, keys, clock::now());
+            in_doubt.schema_given_up(error.may_still_drop().into_iter().collect(), clock::now());
+        }
+        written
+    }
+
+    /// Has the target change a collection, and notes what may still come of it where there is no answer.
+    pub async fn change_schema(&self, change: &SchemaChange) -> Result<Changed, SinkError> {
+        let changed = self.sink.change_schema(change).await;
+        if let Err(error) = &changed {
+            let may_still = error.may_still_change(change);
+            self.in_doubt.lock().schema_given_up(may_still, clock::now());
+        }
+        changed
     }
 
     /// Names what Atlas will not take of a collection, until a look at it finds out more.

@@ -290,7 +290,15 @@ async fn while_nobody_may_write_in_atlas_everything_waits_and_no_op_becomes_a_de
         agent.health().is_some_and(|health| health["breaker"] == "open")
     })
     .await;
-    assert!(agent.log().contains("User writes blocked (371)"), "{}", agent.log());
+    let log = agent.log();
+    assert!(log.contains("User writes blocked") && log.contains("(371)"), "{log}");
+    eventually("and why it may not renew its mark", PATIENCE, async || {
+        let log = agent.log();
+        let told =
+            log.lines().find(|line| line.contains("mark of ownership in Atlas is not renewed"));
+        told.is_some_and(|line| line.contains("User writes blocked"))
+    })
+    .await;
     assert_eq!(agent.health().unwrap()["deadLetters"], 0);
     atlas.admin(doc! { "setUserWriteBlockMode": 1, "global": false }).await;
 

@@ -32,13 +32,11 @@ use crate::{
         Answer, SideError,
         records::{AgentIdentity, LeaseHolder, LeaseRecord, LeaseRecords, NewLeaseRecord},
     },
-    sink::SinkError,
+    sink::{SinkError, Written, classify},
 };
 
 /// In the database of `atlas.state_database`.
 const COLLECTION: &str = "replicas";
-
-const DUPLICATE_KEY: i32 = 11000;
 
 fn agent_doc(agent: &AgentIdentity) -> Document {
     let AgentIdentity { id, instance, host, boot, pid } = agent;
@@ -172,15 +170,17 @@ impl MongoSide {
         let command = RawDocumentBuf::try_from(command).expect("a literal");
         let reply = self.mongo.command(db, command).await;
         let reply = reply.map_err(|error| self.role.error(error))?;
-        let problem = reply.get_array("writeErrors").ok().and_then(|errors| {
-            errors.first().and_then(Bson::as_document).and_then(|error| error.get_i32("code").ok())
-        });
-        if problem == Some(DUPLICATE_KEY) {
-            return Ok(0);
-        }
-        if problem.is_some() {
-            let refused = "the mark of ownership was not taken".to_owned();
-            return Err(SinkError::Rejected(refused).into());
+        let failed = reply.get_array("writeErrors").ok().and_then(|errors| errors.first());
+        if let Some(failed) = failed.and_then(Bson::as_document) {
+            // What everybody is refused is no matter of this mark: it is waited for, and told.
+            return match classify::write_error(failed, false)? {
+                Written::Rejected { reason, .. } => {
+                    let refused = format!("the mark of ownership was not taken: {reason}");
+                    Err(SinkError::Rejected(refused).into())
+                }
+                // Somebody else's is there already.
+                _ => Ok(0),
+            };
         }
         if reply.get_document("writeConcernError").is_ok() {
             let unconfirmed = "the mark of ownership was not confirmed".to_owned();

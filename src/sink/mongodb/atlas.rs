@@ -16,6 +16,7 @@ use tokio::sync::RwLock;
 use super::{
     classify,
     command::{BYTES_MAX, Command, CommandKind, Ids, OPS_MAX, commands, may_be_folded},
+    reply::{confirmed, read_reply},
     unique::{UniqueIndex, is_same_key},
 };
 use crate::{
@@ -108,7 +109,7 @@ impl AtlasSink {
             known
         } else {
             let existing = self.mongo.describe_options(ns).await;
-            let existing = existing.map_err(|error| classify::command_error(&error))?;
+            let existing = existing.map_err(|error| classify::read_error(&error))?;
             let has = |of: &Description| value::get(&of.options, "collation").is_some();
             let has_collation = existing.as_ref().is_some_and(has);
             // One that is not there may still be made with any.
@@ -120,6 +121,7 @@ impl AtlasSink {
         Ok(if has_collation { Ids::Folded } else { Ids::Plain })
     }
 
+    /// Whatever is unanswered ends it: what a further attempt said would hide that it may still come.
     async fn send(&self, ns: &Namespace, command: &Command<'_>) -> Result<Document, SinkError> {
         let bypass = self.bypass_validation.load(Ordering::Relaxed);
         let time_max = self.mongo.server_time_max();
@@ -127,11 +129,14 @@ impl AtlasSink {
         let sent = Instant::now();
         let mut reply = self.order(ns.db(), body(bypass)).await?;
         let too_slow = self.learn_line(&reply, command, sent.elapsed());
+        if let Some(error) = classify::unanswered(&reply) {
+            return Err(classify::told_with(error, too_slow));
+        }
         // `Unauthorized`, or on Atlas's shared tiers the proxy's own words for it.
         let is_denied = reply.as_ref().is_err_and(|error| class_of(error) == Class::Denied);
         let is_plain = !bypass || is_denied;
         if bypass && is_denied {
-            reply = self.order(ns.db(), body(false)).await?;
+            reply = self.send_again(ns, body(false)).await?;
             if reply.is_ok() {
                 self.bypass_validation.store(false, Ordering::Relaxed);
             }
@@ -139,7 +144,7 @@ impl AtlasSink {
         // What was denied may have been so for a moment only. Writes that are made twice are as they were.
         if is_plain
             && reply.as_ref().is_ok_and(classify::is_refused_by_a_validator)
-            && let Ok(bypassed) = self.order(ns.db(), body(true)).await?
+            && let Ok(bypassed) = self.send_again(ns, body(true)).await?
         {
             self.bypass_validation.store(true, Ordering::Relaxed);
             reply = Ok(bypassed);
@@ -150,12 +155,21 @@ impl AtlasSink {
                 return Ok(bson::doc! { "n": 0 });
             }
             self.make_way(ns, obstacle).await?;
-            reply = self.order(ns.db(), body(false)).await?;
+            reply = self.send_again(ns, body(false)).await?;
             if let Some((_, error)) = classify::in_the_way(&reply) {
                 return Err(SinkError::Held(error));
             }
         }
         reply.map_err(|error| classify::told_with(classify::command_error(&error), too_slow))
+    }
+
+    async fn send_again(
+        &self,
+        ns: &Namespace,
+        body: RawDocumentBuf,
+    ) -> Result<Result<Document, MongoError>, SinkError> {
+        let reply = self.order(ns.db(), body).await?;
+        classify::unanswered(&reply).map_or(Ok(reply), Err)
     }
 
     /// A server that has ended a command for the time that it took has not answered it either. Returns what a person is
@@ -168,15 +182,17 @@ impl AtlasSink {
     ) -> Option<String> {
         let (timeout, bytes) = (self.mongo.server_time_max(), command.len());
         let mut line = self.line.lock();
-        match reply {
-            Err(error) if is_out_of_time(error) => {
-                line.unanswered(bytes);
-                if command.places.len() == 1 {
-                    return line.unanswered_alone(bytes, timeout);
-                }
+        let is_over = match reply {
+            Ok(reply) => classify::is_out_of_time(reply),
+            Err(error) => is_out_of_time(error),
+        };
+        if is_over {
+            line.unanswered(bytes);
+            if command.places.len() == 1 {
+                return line.unanswered_alone(bytes, timeout);
             }
-            Ok(_) => line.answered(bytes, took, timeout, BYTES_MAX),
-            Err(_) => {}
+        } else if reply.is_ok() {
+            line.answered(bytes, took, timeout, BYTES_MAX);
         }
         None
     }
@@ -213,7 +229,7 @@ impl AtlasSink {
             }
             Ok(found)
         };
-        match read.await.map_err(|error| classify::command_error(&error)) {
+        match read.await.map_err(|error| classify::read_error(&error)) {
             Err(SinkError::Rejected(error)) => {
                 tracing::debug!(%ns, %error, "nothing was found");
                 Ok(Vec::new())
@@ -227,7 +243,8 @@ impl AtlasSink {
     async fn abort_builds(&self, ns: &Namespace) -> Result<(), SinkError> {
         let builds = self.mongo.list_builds(ns).await;
         let needs = format!("`listIndexes` on `{ns}`");
-        let (_, building) = builds.map_err(|error| classify::schema_error(&error, &needs))?;
+        let denied = |error| classify::of_a_read(classify::schema_error(&error, &needs));
+        let (_, building) = builds.map_err(denied)?;
         if building.is_empty() {
             return Ok(());
         }
@@ -379,7 +396,7 @@ impl SchemaSink for AtlasSink {
 
     async fn loosen(&self, ns: &Namespace, index: &str) -> Result<bool, SinkError> {
         let indexes = self.mongo.list_indexes(ns).await;
-        let indexes = indexes.map_err(|error| classify::command_error(&error))?;
+        let indexes = indexes.map_err(|error| classify::read_error(&error))?;
         let is_it = |spec: &&RawDocumentBuf| {
             value::get(spec, "name").and_then(Value::text) == Some(index)
                 && value::is_on(spec, "prepareUnique")
@@ -397,11 +414,11 @@ impl SchemaSink for AtlasSink {
         let needs =
             format!("`listCollections` on the database `{}`, `listIndexes` on `{ns}`", ns.db());
         let described = self.mongo.describe(ns).await;
-        described.map_err(|error| classify::schema_error(&error, &needs))
+        described.map_err(|error| classify::of_a_read(classify::schema_error(&error, &needs)))
     }
 
     async fn estimated_count(&self, ns: &Namespace) -> Result<u64, SinkError> {
-        self.mongo.estimated_count(ns).await.map_err(|error| classify::command_error(&error))
+        self.mongo.estimated_count(ns).await.map_err(|error| classify::read_error(&error))
     }
 
     async fn alter(&self, ns: &Namespace, mut command: RawDocumentBuf) -> Result<(), SinkError> {
@@ -419,80 +436,4 @@ impl SchemaSink for AtlasSink {
             Ok(reply) => confirmed(&reply),
         }
     }
-}
-
-/// A majority has taken what was done.
-pub(super) fn confirmed(reply: &Document) -> Result<(), SinkError> {
-    match reply.get_document("writeConcernError") {
-        Ok(error) => Err(classify::write_concern_error(error)),
-        Err(_) => Ok(()),
-    }
-}
-
-fn read_reply(
-    reply: &Document,
-    command: &Command<'_>,
-    writes: &[Write<'_>],
-    outcomes: &mut [Written],
-) -> Result<(), SinkError> {
-    if let Ok(error) = reply.get_document("writeConcernError") {
-        return Err(classify::write_concern_error(error));
-    }
-    let index_of = |doc: &Document| doc.get_i32("index").ok().and_then(|n| usize::try_from(n).ok());
-    let failed = array(reply, "writeErrors");
-    if command.kind == CommandKind::Insert {
-        for &n in &command.places {
-            outcomes[n] = Written::Applied { created: true };
-        }
-    }
-    for upserted in array(reply, "upserted") {
-        if let Some(&n) = index_of(upserted).and_then(|n| command.places.get(n)) {
-            outcomes[n] = Written::Applied { created: true };
-        }
-    }
-    for error in &failed {
-        let Some(&n) = index_of(error).and_then(|n| command.places.get(n)) else {
-            return Err(SinkError::Unavailable("a write error that names no write".to_owned()));
-        };
-        outcomes[n] = match (
-            &writes[n],
-            classify::write_error(error, command.kind == CommandKind::Insert)?,
-        ) {
-            // Whatever keeps a change from being made, the whole document can still be written.
-            (Write::Change { .. }, _) => Written::Unmatched,
-            (_, written) => written,
-        };
-    }
-    mark_unmatched(reply, command, writes, outcomes, failed.len())
-}
-
-/// An update command answers with one count for all its statements. When not all matched, and
-/// changes are among them, it is not known which: all changes count as unmatched, since writing a
-/// whole document once more is harmless.
-fn mark_unmatched(
-    reply: &Document,
-    command: &Command<'_>,
-    writes: &[Write<'_>],
-    outcomes: &mut [Written],
-    failed: usize,
-) -> Result<(), SinkError> {
-    let matched = reply
-        .get_i32("n")
-        .map_err(|_| SinkError::Unavailable("an answer without a count".to_owned()))?;
-    let expected = command.places.len() - failed;
-    if command.kind == CommandKind::Update && usize::try_from(matched).unwrap_or(0) < expected {
-        for &n in &command.places {
-            if matches!(writes[n], Write::Change { .. }) {
-                outcomes[n] = Written::Unmatched;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn array<'a>(reply: &'a Document, name: &str) -> Vec<&'a Document> {
-    reply
-        .get_array(name)
-        .map(|array| array.iter().filter_map(bson::Bson::as_document).collect())
-        .unwrap_or_default()
 }

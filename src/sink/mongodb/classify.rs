@@ -8,8 +8,8 @@ use crate::{
     mongo::{
         MongoError,
         class::{
-            Class, advice, class_of, class_of_code, is_missing_privilege,
-            is_unanswered_behind_a_router,
+            Class, advice, class_of, class_of_code, is_code_out_of_time, is_missing_privilege,
+            is_unanswered_write,
         },
     },
     sink::{SinkError, Taken, Written},
@@ -36,14 +36,64 @@ pub fn in_the_way(reply: &Result<Document, MongoError>) -> Option<(i32, String)>
     let is_it = |code: &i32| matches!(*code, ON_VIEW | OTHER_CAPITALS);
     match reply {
         Err(error) => Some((error.code().filter(is_it)?, error.to_string())),
+        Ok(reply) => failed(reply).find_map(|error| {
+            let code = Some(code_of(error)).filter(is_it)?;
+            Some((code, error.get_str("errmsg").unwrap_or_default().to_owned()))
+        }),
+    }
+}
+
+/// What was not done of a reply's writes.
+fn failed(reply: &Document) -> impl Iterator<Item = &Document> {
+    let failed = reply.get_array("writeErrors").into_iter().flatten();
+    failed.filter_map(bson::Bson::as_document)
+}
+
+/// `MultipleErrorsOccurred`: a router has handed a write on to several servers, and each says something else.
+const SEVERAL: i32 = 65;
+
+/// A failed write by itself, and what several servers say of it.
+fn causes(error: &Document) -> impl Iterator<Item = &Document> {
+    let info = error.get_document("errInfo").unwrap_or(error);
+    let several = info.get_array("causedBy").into_iter().flatten();
+    std::iter::once(error).chain(several.filter_map(bson::Bson::as_document))
+}
+
+fn code_of(error: &Document) -> i32 {
+    error.get_i32("code").unwrap_or(0)
+}
+
+fn reason_of(error: &Document) -> String {
+    let message = error.get_str("errmsg").unwrap_or("no message");
+    format!("{} ({})", without_values(message), code_of(error))
+}
+
+/// The error where nobody knows what has become of writes, or of one of them: whatever else the reply says.
+pub fn unanswered(reply: &Result<Document, MongoError>) -> Option<SinkError> {
+    match reply {
+        Err(error) => Some(command_error(error)).filter(SinkError::is_unanswered),
         Ok(reply) => {
-            let failed = reply.get_array("writeErrors").into_iter().flatten();
-            let mut failed = failed.filter_map(bson::Bson::as_document);
-            failed.find_map(|error| {
-                let code = error.get_i32("code").ok().filter(is_it)?;
-                Some((code, error.get_str("errmsg").unwrap_or_default().to_owned()))
-            })
+            let found = failed(reply).flat_map(causes).find(|of| is_unanswered_write(code_of(of)));
+            found.map(|error| SinkError::Unanswered(reason_of(error)))
         }
+    }
+}
+
+/// True where the time was up for one of the writes: less may be answered.
+pub fn is_out_of_time(reply: &Document) -> bool {
+    failed(reply).flat_map(causes).any(|of| is_code_out_of_time(code_of(of)))
+}
+
+/// What a failed look means.
+pub fn read_error(error: &MongoError) -> SinkError {
+    of_a_read(command_error(error))
+}
+
+/// Nobody need fear what comes of a look late.
+pub fn of_a_read(error: SinkError) -> SinkError {
+    match error {
+        SinkError::Unanswered(reason) => SinkError::Unavailable(reason),
+        error => error,
     }
 }
 
@@ -83,7 +133,7 @@ pub fn schema_error(error: &MongoError, needs: &str) -> SinkError {
 /// What one element of a reply's `writeErrors` means: for the write alone, or, as an error, for the
 /// whole batch (a stepdown in the middle of it).
 pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkError> {
-    let code = error.get_i32("code").unwrap_or(0);
+    let code = code_of(error);
     let message = error.get_str("errmsg").unwrap_or("no message");
     if code == DUPLICATE_KEY {
         let pattern = error.get_document("keyPattern").ok();
@@ -103,11 +153,17 @@ pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkErr
         let key = key.and_then(|key| RawDocumentBuf::try_from(key).ok());
         return Ok(Written::Conflict { reason, taken: Taken { index: index_name(message), key } });
     }
-    let reason = format!("{} ({code})", without_values(message));
-    match class_of_code(code, message) {
-        Class::Unavailable if is_unanswered_behind_a_router(code) => {
-            Err(SinkError::Unanswered(reason))
-        }
+    let reason = reason_of(error);
+    if causes(error).any(|of| is_unanswered_write(code_of(of))) {
+        return Err(SinkError::Unanswered(reason));
+    }
+    let class_of = |of: &Document| class_of_code(code_of(of), of.get_str("errmsg").unwrap_or(""));
+    // Several reasons are no more than that: they pass where each of them does.
+    let mut several = causes(error).skip(1).map(class_of).peekable();
+    let may_pass =
+        code == SEVERAL && several.peek().is_some() && several.all(|of| of == Class::Unavailable);
+    match class_of(error) {
+        _ if may_pass => Err(SinkError::Unavailable(reason)),
         Class::Unavailable => Err(SinkError::Unavailable(reason)),
         Class::Denied => Err(SinkError::Denied(reason)),
         Class::HistoryLost | Class::Rejected => {
@@ -118,9 +174,7 @@ pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkErr
 
 /// True where one of the writes failed for the collection's validator.
 pub fn is_refused_by_a_validator(reply: &Document) -> bool {
-    let failed = reply.get_array("writeErrors").into_iter().flatten();
-    let mut codes = failed.filter_map(|error| error.as_document()?.get_i32("code").ok());
-    codes.any(|code| refusal(code) == Refusal::Validation)
+    failed(reply).any(|error| refusal(code_of(error)) == Refusal::Validation)
 }
 
 /// `DocumentValidationFailure`; `BSONObjectTooLarge` and its older number, and 17420, a document that an
@@ -160,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_stepdown_within_a_batch_is_no_documents_fault() {
-        for code in [91, 189, 10107, 11602] {
+        for code in [189, 10107, 11602] {
             let error = doc! { "index": 0, "code": code, "errmsg": "x" };
             assert!(matches!(write_error(&error, true), Err(SinkError::Unavailable(_))));
         }
@@ -168,13 +222,45 @@ mod tests {
         assert!(matches!(write_error(&error, true), Err(SinkError::Denied(_))));
     }
 
+    /// As a router tells of a write of its own, whatever else the reply says.
     #[test]
-    fn a_router_that_has_lost_its_server_has_not_answered_a_write() {
-        for code in [6, 89, 202, 317, 384, 9001, 91331] {
-            let error = doc! { "index": 0, "code": code, "errmsg": "x" };
+    fn a_router_that_waits_no_longer_for_its_server_has_not_answered_a_write() {
+        let of = |error: Document| {
+            let other = doc! { "index": 0, "code": 189, "errmsg": "stepped down" };
+            let concern = doc! { "code": 189, "errmsg": "x" };
+            let reply = doc! { "ok": 1, "writeErrors": [other, error.clone()], "writeConcernError": concern };
             let told = write_error(&error, false);
-            assert!(matches!(told, Err(SinkError::Unanswered(_))), "{code}: {told:?}");
+            assert!(matches!(told, Err(SinkError::Unanswered(_))), "{error}: {told:?}");
+            (unanswered(&Ok(reply.clone())), is_out_of_time(&reply))
+        };
+        for code in [6, 50, 89, 90, 91, 202, 262, 317, 384, 9001, 11600, 11601, 91331] {
+            let (told, out_of_time) = of(doc! { "index": 1, "code": code, "errmsg": "x" });
+            assert_eq!(told, Some(SinkError::Unanswered(format!("x ({code})"))));
+            assert_eq!(out_of_time, code == 50 || code == 202, "{code}");
         }
+        let both = [doc! { "code": 189, "errmsg": "a" }, doc! { "code": 50, "errmsg": "b" }];
+        for several in
+            [doc! { "causedBy": both.to_vec() }, doc! { "errInfo": { "causedBy": both.to_vec() } }]
+        {
+            let mut error = doc! { "index": 1, "code": 65, "errmsg": "several" };
+            error.extend(several);
+            assert_eq!(of(error), (Some(SinkError::Unanswered("b (50)".to_owned())), true));
+        }
+        let answered =
+            doc! { "ok": 1, "writeErrors": [{ "index": 0, "code": 189, "errmsg": "x" }] };
+        assert_eq!((unanswered(&Ok(answered.clone())), is_out_of_time(&answered)), (None, false));
+    }
+
+    #[test]
+    fn what_several_servers_say_passes_where_each_of_it_does() {
+        let of = |codes: &[i32]| {
+            let causes: Vec<_> =
+                codes.iter().map(|code| doc! { "code": *code, "errmsg": "x" }).collect();
+            write_error(&doc! { "code": 65, "errmsg": "several", "causedBy": causes }, false)
+        };
+        assert!(matches!(of(&[189, 112]), Err(SinkError::Unavailable(_))));
+        assert!(matches!(of(&[189, 121]), Ok(Written::Rejected { .. })));
+        assert!(matches!(of(&[]), Ok(Written::Rejected { .. })));
     }
 
     #[test]

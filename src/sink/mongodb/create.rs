@@ -58,7 +58,7 @@ impl AtlasSink {
         let mut has_made_room = false;
         loop {
             let error = match self.order(ns.db(), command.clone()).await? {
-                Ok(reply) => return Ok(super::atlas::confirmed(&reply)?),
+                Ok(reply) => return Ok(super::reply::confirmed(&reply)?),
                 Err(error) => error,
             };
             match error.code() {
@@ -81,7 +81,7 @@ impl AtlasSink {
         options: &RawDocument,
     ) -> Result<Changed, SinkError> {
         let existing = self.mongo().describe_options(ns).await;
-        let existing = existing.map_err(|error| classify::command_error(&error))?;
+        let existing = existing.map_err(|error| classify::read_error(&error))?;
         let kind = if get(options, "viewOn").is_some() { Kind::View } else { Kind::Collection };
         let options = without(options, &NOT_OPTIONS);
         let wanted =
@@ -115,7 +115,7 @@ impl AtlasSink {
     pub(super) async fn drop_view(&self, ns: &Namespace) -> Result<bool, SinkError> {
         let _alone = self.changing.write().await;
         let existing = self.mongo().describe_options(ns).await;
-        let existing = existing.map_err(|error| classify::command_error(&error))?;
+        let existing = existing.map_err(|error| classify::read_error(&error))?;
         if !existing.is_some_and(|existing| existing.kind == Kind::View) {
             return Ok(false);
         }
@@ -161,7 +161,7 @@ impl AtlasSink {
     pub(super) async fn drop_if_emptied(&self, db: &str) -> Result<bool, SinkError> {
         let _alone = self.changing.write().await;
         let listed = self.mongo().list_collections(db).await;
-        let listed = listed.map_err(|error| classify::command_error(&error))?;
+        let listed = listed.map_err(|error| classify::read_error(&error))?;
         let name = |item: &RawDocument| get(item, "name").and_then(Value::text).map(str::to_owned);
         let is_the_servers = |name: String| matches!(&*name, "system.views" | "system.profile");
         if !listed.iter().all(|item| name(item).is_some_and(is_the_servers)) {
@@ -170,7 +170,7 @@ impl AtlasSink {
         tracing::info!(db, "a database that was emptied is dropped in Atlas");
         let command = rawdoc! { "dropDatabase": 1, "writeConcern": { "w": "majority" } };
         match self.send_order(db, command).await? {
-            Ok(reply) => super::atlas::confirmed(&reply).map(|()| true),
+            Ok(reply) => super::reply::confirmed(&reply).map(|()| true),
             Err(error) => {
                 let needs = format!("`dropDatabase` on the database `{db}`");
                 Err(match classify::schema_error(&error, &needs) {

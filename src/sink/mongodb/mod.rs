@@ -4,6 +4,7 @@ mod atlas;
 pub mod classify;
 mod command;
 mod create;
+mod reply;
 mod unique;
 
 pub use atlas::AtlasSink;

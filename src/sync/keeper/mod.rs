@@ -270,10 +270,8 @@ impl<K: SchemaSink> SchemaKeeper<K> {
                         tracing::debug!(db, error, "an emptied database stays");
                     }
                     Err(error) => {
-                        if let SinkError::DropUnanswered { db, .. } = &error {
-                            let all = [Namespace::all_of(db)].into();
-                            self.cx.in_doubt().schema_given_up(all, clock::now());
-                        }
+                        let all = error.may_still_drop().into_iter().collect();
+                        self.cx.in_doubt().schema_given_up(all, clock::now());
                         return Err(error.into());
                     }
                 }

@@ -4,7 +4,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Once},
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,6 +17,7 @@ use super::{Context, SyncError, same};
 use crate::{
     gate::tally::Counts,
     model::{checkpoint::ClusterTime, foreign::Foreign},
+    observe::report::one_line,
     queue::{Queue, QueueError, note},
     runtime::{
         clock::now_ms,
@@ -96,6 +100,8 @@ pub(super) struct Ownership<K> {
     ring: Mutex<Ring>,
     /// What cannot be read of the ring is told once, however often the target has to be asked.
     unread: Once,
+    /// Why the heartbeat fails was told, since it was renewed last.
+    is_told: AtomicBool,
 }
 
 /// What is known of the way from the local database, and to the target.
@@ -114,7 +120,8 @@ impl<K: SchemaSink> Ownership<K> {
         adopt: bool,
     ) -> Self {
         let (seen_heartbeat, ring) = (Mutex::default(), Mutex::default());
-        Self { cx, source_id, agent, adopt, seen_heartbeat, ring, unread: Once::new() }
+        let (unread, is_told) = (Once::new(), AtomicBool::default());
+        Self { cx, source_id, agent, adopt, seen_heartbeat, ring, unread, is_told }
     }
 
     /// Makes sure that the target is ours, at the start.
@@ -298,11 +305,19 @@ impl<K: SchemaSink> Ownership<K> {
         let renewal = lease_client.renew(left, position, &upstream);
         match tokio::time::timeout(HEARTBEAT, renewal).await {
             Ok(Ok(is_as_left)) => {
+                self.is_told.store(false, Ordering::Relaxed);
                 if is_as_left {
                     let (queue, position) = (self.cx.queue.clone(), position.0.to_be_bytes());
                     blocking(move || queue.set_meta(note::RENEWED, Some(&position))).await?;
                 }
                 return Ok(Some(is_as_left));
+            }
+            // Once nothing is written for want of it, a person is to find why.
+            Ok(Err(error))
+                if self.cx.writing.is_fenced() && !self.is_told.swap(true, Ordering::Relaxed) =>
+            {
+                let error = one_line(&error);
+                tracing::warn!(error, "the mark of ownership in Atlas is not renewed");
             }
             Ok(Err(error)) => tracing::debug!(%error, "the heartbeat was not renewed"),
             Err(_) => tracing::debug!("the heartbeat was not renewed in time"),
