@@ -99,13 +99,17 @@ pub fn is_change_of_state(code: i32) -> bool {
     CHANGE_OF_STATE.contains(&code)
 }
 
-/// Those by which a router says that it has lost the server behind it, or waits for it no longer (`NetworkError` and
-/// `NetworkTimeoutError` in `error_codes.yml`, where something was sent).
+/// Those by which a router says that it has lost the server behind it, waits for it no longer, or gives up what it was at
+/// (`NetworkError`, `NetworkTimeoutError` and `CallbackCanceled` in `error_codes.yml`).
 const BEHIND_A_ROUTER: &[i32] = &[6, 89, 90, 202, 317, 384, 9001, 91331];
 
-/// By these a server ends a command, and never one of its writes alone (`handleError` of `write_ops_exec.cpp`): what names
-/// them of a write is a router, whose time was up, or which stops.
-const ENDS_A_COMMAND: &[i32] = &[MAX_TIME_EXPIRED, 91, 262, 11600, 11601];
+/// By these a server ends a command as a whole, and never one of its writes alone (`handleError` of `write_ops_exec.cpp`
+/// throws an interruption on): who names them of a write has handed it on to another server.
+const ENDS_A_COMMAND: &[i32] = &[MAX_TIME_EXPIRED, 262, 11600, 11601];
+
+/// A server stops. One that has made none of a command makes none of it later; a router has no such say over the servers
+/// behind it, and what it was is not known.
+const STOPS: &[i32] = &[91, 11600];
 
 /// True when a router answers a command with this code. What it has handed on may still be done by the server behind it, and
 /// as late as anything on a line that stalls: it is no answer to a write. No server says so of a write that it makes itself.
@@ -115,7 +119,12 @@ pub fn is_unanswered_behind_a_router(code: i32) -> bool {
 
 /// As [`is_unanswered_behind_a_router`], of one write of a command.
 pub fn is_unanswered_write(code: i32) -> bool {
-    is_unanswered_behind_a_router(code) || ENDS_A_COMMAND.contains(&code)
+    is_unanswered_behind_a_router(code) || ENDS_A_COMMAND.contains(&code) || is_stopping(code)
+}
+
+/// True when a server says with this code that it stops. Where that is a router, writes that it was at are unanswered.
+pub fn is_stopping(code: i32) -> bool {
+    STOPS.contains(&code)
 }
 
 /// Codes that a person must act upon: who we are, or what we may do.

@@ -277,4 +277,45 @@ mod tests {
 
         assert_eq!(breaker.permit(now), Admission::Wait(secs(60)));
     }
+
+    /// What may end a stretch of answers.
+    type Ends = fn(&mut CircuitBreaker, Instant) -> bool;
+
+    #[test]
+    fn an_outage_begins_with_one_failure_or_refusal_and_ends_with_the_answer_to_a_probe() {
+        let start = Instant::now();
+        let fails = |breaker: &mut CircuitBreaker, now| breaker.failed(now, 0.0);
+        let refuses = |breaker: &mut CircuitBreaker, now| breaker.denied(now, 0.0);
+        for (ends, threshold) in [(fails as Ends, 3), (refuses as Ends, 1)] {
+            let mut breaker = CircuitBreaker::new(POLICY);
+            for n in 1..=5 {
+                let begins = ends(&mut breaker, start);
+                assert_eq!(begins, n == threshold, "{n} of {threshold}");
+                let is_open = breaker.stage() == Stage::Open;
+                assert_eq!(is_open, n >= threshold, "{n} of {threshold}");
+            }
+            assert_eq!(breaker.succeeded(), None, "it was sent before");
+            assert_eq!(breaker.permit(start + secs(1)), Admission::Probe);
+            assert_eq!(breaker.stage(), Stage::HalfOpen);
+
+            assert!(!ends(&mut breaker, start + secs(1)), "the same outage goes on");
+            assert_eq!(breaker.permit(start + secs(1)), Admission::Wait(secs(2)));
+            assert_eq!(breaker.permit(start + secs(3)), Admission::Probe);
+            assert_eq!(breaker.succeeded(), Some(start), "since it began");
+            assert_eq!((breaker.stage(), breaker.succeeded()), (Stage::Closed, None));
+        }
+        assert_eq!(
+            [Stage::Closed, Stage::HalfOpen, Stage::Open].map(Stage::name),
+            ["closed", "half-open", "open"]
+        );
+    }
+
+    #[test]
+    fn up_to_a_fifth_of_the_wait_is_left_to_chance() {
+        let now = Instant::now();
+        let mut breaker = CircuitBreaker::new(POLICY);
+        breaker.denied(now, 0.5);
+
+        assert_eq!(breaker.permit(now), Admission::Wait(Duration::from_millis(900)));
+    }
 }

@@ -116,9 +116,13 @@ mod tests {
     fn two_failures_far_apart_are_no_impasse() {
         let mut impasse = Impasse::new(Duration::from_secs(300), None);
 
+        assert!(!impasse.is_likely());
         assert!(!impasse.failed(Some(token(1)), 0));
+        assert!(!impasse.is_likely(), "once is what an outage does");
         assert!(!impasse.failed(Some(token(1)), 400_000));
+        assert!(impasse.is_likely());
         assert!(impasse.failed(Some(token(1)), 800_000));
+        assert!(impasse.is_over() && !impasse.is_likely());
     }
 
     #[test]

@@ -80,10 +80,10 @@ impl InDoubtWrites {
         }
     }
 
-    /// What was in doubt before, and was tried again, is so from now on: as long as nobody answers that, it makes no
-    /// difference which of the attempts comes late.
+    /// What was in doubt before, and was tried again, is so from now on: as long as nothing was answered, it makes no
+    /// difference which of the attempts comes late. Whose first refresh is near keeps it.
     fn add(&mut self, what: What, now: Instant) {
-        self.waiting.retain(|known| known.what != what);
+        self.waiting.retain(|known| known.what != what || matches!(known.early, Early::At(_)));
         self.waiting.push(InDoubt { what, sent: now, early: Early::Open });
     }
 
@@ -256,6 +256,20 @@ mod tests {
         assert_eq!(in_doubt.due(start + AT_LAST), Overdue::default(), "the last may still come");
         let at_last = in_doubt.due(last + AT_LAST);
         assert_eq!((at_last.documents.len(), at_last.namespaces), (1, names(["shop.old"])));
+    }
+
+    #[test]
+    fn what_is_in_doubt_anew_is_refreshed_all_the_same_for_what_was_so_before() {
+        let (mut in_doubt, start) = (InDoubtWrites::default(), Instant::now());
+        let second = |n| start + Duration::from_secs(n);
+        for n in 0..60 {
+            // Each attempt in vain is followed by one that is answered.
+            noted(&mut in_doubt, 1, second(10 * n));
+            in_doubt.answered(second(10 * n + 1));
+            let due = due_documents(&mut in_doubt, second(10 * n + 9));
+            assert_eq!(due, usize::from(n > 0), "{n}: of the attempt before");
+            assert!(in_doubt.waiting.len() <= 2, "{n}");
+        }
     }
 
     #[test]

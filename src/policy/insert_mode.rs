@@ -63,4 +63,18 @@ mod tests {
 
         assert!(!mode.use_upserts());
     }
+
+    #[test]
+    fn a_third_of_duplicates_is_not_too_many_and_half_of_new_ones_end_no_replay() {
+        let mut mode = InsertMode::default();
+        mode.inserted(99, 33);
+        assert!(!mode.use_upserts());
+        mode.inserted(99, 34);
+        assert!(mode.use_upserts());
+
+        mode.upserted(10, 5);
+        assert!(mode.use_upserts());
+        mode.upserted(10, 6);
+        assert!(!mode.use_upserts());
+    }
 }

@@ -136,4 +136,36 @@ mod tests {
         assert!(!tells(&mut line, 1 << 20), "it has arrived meanwhile");
         assert!(!tells(&mut line, 1_000), "as small as that, it is not the line's width");
     }
+
+    #[test]
+    fn what_a_person_is_told_has_the_size_and_what_the_line_would_have_to_carry() {
+        let mut line = Line::default();
+        assert_eq!(line.unanswered_alone(2_000_000, TIMEOUT), None);
+
+        let told = line.unanswered_alone(2_000_000, TIMEOUT).unwrap();
+
+        assert!(told.contains("of 2000 kB") && told.contains("than 400 kB/s"), "{told}");
+        assert_eq!(line.unanswered_alone(LEAST, TIMEOUT), None);
+        assert!(line.unanswered_alone(LEAST + 1, TIMEOUT).is_some());
+    }
+
+    #[test]
+    fn more_is_given_to_a_line_that_has_carried_half_its_measure_in_less_than_a_quarter_of_the_time()
+     {
+        let after = |bytes, took| {
+            let mut line = Line::default();
+            line.unanswered(1 << 20);
+            line.answered(bytes, took, TIMEOUT, ALL);
+            line.bytes_max(ALL)
+        };
+        let just = TIMEOUT.mul_f64(0.249);
+        assert_eq!(after(1 << 18, just), 1 << 20);
+        assert_eq!(after((1 << 18) - 1, just), 1 << 19);
+        assert_eq!(after(1 << 18, TIMEOUT / 4), 1 << 19);
+        // No measure is needed once the next one would be all.
+        let mut line = Line::default();
+        line.unanswered(ALL);
+        line.answered(ALL / 2, just, TIMEOUT, ALL);
+        assert_eq!(line.bytes_max(usize::MAX), usize::MAX);
+    }
 }

@@ -209,4 +209,18 @@ mod tests {
         assert_eq!(of(Some(7_300), false), Some(3_000), "a copy is owed");
         assert_eq!(recovery_point(Reached { is_gapless: true, ..Reached::default() }), None);
     }
+
+    #[test]
+    fn what_is_less_than_noise_foretells_nothing_and_what_is_as_much_does() {
+        let drained = |from, to| outlook(&points([from, from, to]), &ROOM).caught_up_in;
+        assert_eq!(drained(20, 10), Some(Duration::from_secs(5)));
+        assert_eq!(drained(1_000, 9), None, "hardly anything waits");
+        assert_eq!(drained(1_000, 991), None, "hardly anything has gone");
+        let grown =
+            |points: &[u64]| outlook(&super::tests::points(points.to_vec()), &ROOM).queue_full_in;
+        assert_eq!(grown(&[0, 5, 10]), Some(Duration::from_secs(99_990)));
+        assert_eq!(grown(&[0, 5, 9]), None);
+        assert_eq!(grown(&[0, 5_000]), None, "for five seconds");
+        assert_eq!(grown(&[0, 5_000, 10_000]), Some(Duration::from_secs(90)), "for ten");
+    }
 }

@@ -77,4 +77,21 @@ mod tests {
         assert!(!watermark.is_exact(b"d", ClusterTime(7)));
         assert!(watermark.is_exact(b"d", ClusterTime(8)));
     }
+
+    #[test]
+    fn a_later_read_of_a_document_counts_and_what_all_may_be_of_only_rises() {
+        let mut watermark = ReadWatermark::new(ClusterTime(10), 100);
+        for at in [20, 15] {
+            watermark.read(Box::from(*b"a"), ClusterTime(at));
+        }
+        assert!(!watermark.is_exact(b"a", ClusterTime(20)));
+        assert!(watermark.is_exact(b"a", ClusterTime(21)));
+
+        watermark.raise(ClusterTime(30));
+        watermark.raise(ClusterTime(25));
+
+        assert!(!watermark.is_new(ClusterTime(30)) && watermark.is_new(ClusterTime(31)));
+        assert!(!watermark.is_exact(b"b", ClusterTime(30)));
+        assert!(!watermark.is_exact(b"a", ClusterTime(30)));
+    }
 }

@@ -4,7 +4,7 @@
 //! options and indexes is [`SchemaSink`]. Production enters through [`AtlasSink`], where what an error means is decided in
 //! [`classify`] alone.
 
-use std::{collections::BTreeSet, future::Future};
+use std::{collections::BTreeSet, future::Future, time::Instant};
 
 use bson::{RawDocument, RawDocumentBuf};
 
@@ -17,6 +17,7 @@ use crate::{
         delta::UpdateCommand, document_key::DocumentKey, event::SchemaChange, namespace::Namespace,
         write_op::Refusal,
     },
+    policy::in_doubt::InDoubtWrites,
     schema::Description,
 };
 
@@ -295,12 +296,31 @@ impl SinkError {
     }
 
     /// What `change` may still do that ended with this: to collections, or to [whole databases](Namespace::all_of).
-    pub fn may_still_change(&self, change: &SchemaChange) -> BTreeSet<Namespace> {
+    fn may_still_change(&self, change: &SchemaChange) -> BTreeSet<Namespace> {
         if !self.is_unanswered() {
             return BTreeSet::new();
         }
         let database = self.may_still_drop();
         change.namespaces().into_iter().chain(database).collect()
+    }
+
+    /// Notes what may still come of writes that ended with this.
+    pub fn note_writes(
+        &self,
+        ns: &Namespace,
+        writes: &[Write<'_>],
+        in_doubt: &mut InDoubtWrites,
+        now: Instant,
+    ) {
+        if self.is_unanswered() {
+            in_doubt.given_up(ns, writes.iter().filter_map(Write::key).collect(), now);
+            in_doubt.schema_given_up(self.may_still_drop().into_iter().collect(), now);
+        }
+    }
+
+    /// As [`note_writes`](Self::note_writes), of a change of collections.
+    pub fn note_change(&self, change: &SchemaChange, in_doubt: &mut InDoubtWrites, now: Instant) {
+        in_doubt.schema_given_up(self.may_still_change(change), now);
     }
 }
 

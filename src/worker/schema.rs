@@ -104,12 +104,8 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
         collection: Option<CollectionId>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Halt> {
-        let reconciled = self.reconcile(ns, collection).await;
-        if let Err(Halt::Sink(SinkError::Unanswered(_))) = &reconciled {
-            self.in_doubt.lock().schema_given_up([ns.clone()].into(), clock::now());
-        }
         // Documents do not wait for the local database: what is left is seen to when it is back.
-        if reconciled? {
+        if self.reconcile(ns, collection).await? {
             outcomes.answered = true;
         } else {
             self.watch.ask(ns);
@@ -265,6 +261,19 @@ impl<S: SchemaSource, K: SchemaSink> CollectionChanges<S, K> {
     /// Makes options and indexes in Atlas like the local ones are now. False when the local database cannot
     /// be asked.
     async fn reconcile(
+        &self,
+        ns: &Namespace,
+        collection: Option<CollectionId>,
+    ) -> Result<bool, Halt> {
+        let reconciled = self.make_alike(ns, collection).await;
+        if let Err(Halt::Sink(error)) = &reconciled {
+            let change = SchemaChange::Reconcile { ns: ns.clone(), collection };
+            error.note_change(&change, &mut self.in_doubt.lock(), clock::now());
+        }
+        reconciled
+    }
+
+    async fn make_alike(
         &self,
         ns: &Namespace,
         collection: Option<CollectionId>,

@@ -102,12 +102,12 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
         writes: &[Write<'_>],
         changed_ms: &[Option<u64>],
     ) -> Result<Vec<Written>, SinkError> {
-        let all = match self.send_once(ns, writes, changed_ms).await {
+        let reason = match self.send_once(ns, writes, changed_ms).await {
             Err(SinkError::Rejected(reason)) => reason,
             answered => return answered,
         };
         if let [_] = writes {
-            return Ok(vec![Written::Rejected { reason: all, refusal: Refusal::Other }]);
+            return Ok(vec![Written::Rejected { reason, refusal: Refusal::Other }]);
         }
         let mut written = Vec::with_capacity(writes.len());
         for one in writes.chunks(1).zip(changed_ms.chunks(1)) {
@@ -128,13 +128,8 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
         changed_ms: &[Option<u64>],
     ) -> Result<Vec<Written>, SinkError> {
         let written = self.sink.write_changes(ns, writes, changed_ms).await;
-        if let Err(error) = written.as_ref()
-            && error.is_unanswered()
-        {
-            let keys = writes.iter().filter_map(Write::key).collect();
-            let mut in_doubt = self.in_doubt.lock();
-            in_doubt.given_up(ns, keys, clock::now());
-            in_doubt.schema_given_up(error.may_still_drop().into_iter().collect(), clock::now());
+        if let Err(error) = &written {
+            error.note_writes(ns, writes, &mut self.in_doubt.lock(), clock::now());
         }
         written
     }
@@ -143,8 +138,7 @@ impl<S: SchemaSource, K: SchemaSink> Dispatch<S, K> {
     pub async fn change_schema(&self, change: &SchemaChange) -> Result<Changed, SinkError> {
         let changed = self.sink.change_schema(change).await;
         if let Err(error) = &changed {
-            let may_still = error.may_still_change(change);
-            self.in_doubt.lock().schema_given_up(may_still, clock::now());
+            error.note_change(change, &mut self.in_doubt.lock(), clock::now());
         }
         changed
     }

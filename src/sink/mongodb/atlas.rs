@@ -188,7 +188,8 @@ impl AtlasSink {
         };
         if is_over {
             line.unanswered(bytes);
-            if command.places.len() == 1 {
+            // Of one write by itself a router speaks whose servers do not answer: that is no matter of this line.
+            if command.places.len() == 1 && reply.is_err() {
                 return line.unanswered_alone(bytes, timeout);
             }
         } else if reply.is_ok() {

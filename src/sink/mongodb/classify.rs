@@ -9,7 +9,7 @@ use crate::{
         MongoError,
         class::{
             Class, advice, class_of, class_of_code, is_code_out_of_time, is_missing_privilege,
-            is_unanswered_write,
+            is_stopping, is_unanswered_write,
         },
     },
     sink::{SinkError, Taken, Written},
@@ -44,7 +44,7 @@ pub fn in_the_way(reply: &Result<Document, MongoError>) -> Option<(i32, String)>
 }
 
 /// What was not done of a reply's writes.
-fn failed(reply: &Document) -> impl Iterator<Item = &Document> {
+pub fn failed(reply: &Document) -> impl Iterator<Item = &Document> {
     let failed = reply.get_array("writeErrors").into_iter().flatten();
     failed.filter_map(bson::Bson::as_document)
 }
@@ -71,6 +71,9 @@ fn reason_of(error: &Document) -> String {
 /// The error where nobody knows what has become of writes, or of one of them: whatever else the reply says.
 pub fn unanswered(reply: &Result<Document, MongoError>) -> Option<SinkError> {
     match reply {
+        Err(error) if error.code().is_some_and(is_stopping) => {
+            Some(SinkError::Unanswered(error.to_string()))
+        }
         Err(error) => Some(command_error(error)).filter(SinkError::is_unanswered),
         Ok(reply) => {
             let found = failed(reply).flat_map(causes).find(|of| is_unanswered_write(code_of(of)));
@@ -110,11 +113,14 @@ pub fn command_error(error: &MongoError) -> SinkError {
     }
 }
 
-/// With more to be told of a command that stayed without an answer.
+/// With more to be told of a command for which the time was up.
 pub fn told_with(error: SinkError, advice: Option<String>) -> SinkError {
     match (error, advice) {
         (SinkError::Unanswered(text), Some(advice)) => {
             SinkError::Unanswered(format!("{text}; {advice}"))
+        }
+        (SinkError::Unavailable(text), Some(advice)) => {
+            SinkError::Unavailable(format!("{text}; {advice}"))
         }
         (error, _) => error,
     }
@@ -162,8 +168,7 @@ pub fn write_error(error: &Document, is_insert: bool) -> Result<Written, SinkErr
     let mut several = causes(error).skip(1).map(class_of).peekable();
     let may_pass =
         code == SEVERAL && several.peek().is_some() && several.all(|of| of == Class::Unavailable);
-    match class_of(error) {
-        _ if may_pass => Err(SinkError::Unavailable(reason)),
+    match if may_pass { Class::Unavailable } else { class_of(error) } {
         Class::Unavailable => Err(SinkError::Unavailable(reason)),
         Class::Denied => Err(SinkError::Denied(reason)),
         Class::HistoryLost | Class::Rejected => {

@@ -26,17 +26,16 @@ pub fn read_reply(
     writes: &[Write<'_>],
     outcomes: &mut [Written],
 ) -> Result<(), SinkError> {
-    if let Ok(error) = reply.get_document("writeConcernError") {
-        return Err(classify::write_concern_error(error));
-    }
+    confirmed(reply)?;
     let index_of = |doc: &Document| doc.get_i32("index").ok().and_then(|n| usize::try_from(n).ok());
-    let failed = array(reply, "writeErrors");
+    let failed: Vec<_> = classify::failed(reply).collect();
     if command.kind == CommandKind::Insert {
         for &n in &command.places {
             outcomes[n] = Written::Applied { created: true };
         }
     }
-    for upserted in array(reply, "upserted") {
+    let upserted = reply.get_array("upserted").into_iter().flatten();
+    for upserted in upserted.filter_map(bson::Bson::as_document) {
         if let Some(&n) = index_of(upserted).and_then(|n| command.places.get(n)) {
             outcomes[n] = Written::Applied { created: true };
         }
@@ -79,11 +78,4 @@ fn mark_unmatched(
         }
     }
     Ok(())
-}
-
-fn array<'a>(reply: &'a Document, name: &str) -> Vec<&'a Document> {
-    reply
-        .get_array(name)
-        .map(|array| array.iter().filter_map(bson::Bson::as_document).collect())
-        .unwrap_or_default()
 }

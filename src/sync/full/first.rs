@@ -245,11 +245,8 @@ impl<K: SchemaSink> CopyObserver for CopyNotes<'_, K> {
         writes: &[Write<'_>],
         error: Option<&SinkError>,
     ) -> Result<(), SyncError> {
-        if let Some(error) = error.filter(|error| error.is_unanswered()) {
-            let keys = writes.iter().filter_map(Write::key).collect();
-            let mut in_doubt = self.run.cx.in_doubt();
-            in_doubt.given_up(ns, keys, clock::now());
-            in_doubt.schema_given_up(error.may_still_drop().into_iter().collect(), clock::now());
+        if let Some(error) = error {
+            error.note_writes(ns, writes, &mut self.run.cx.in_doubt(), clock::now());
         }
         let atlas = &self.run.cx.status.faults.atlas;
         match error {

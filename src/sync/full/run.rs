@@ -198,7 +198,7 @@ impl<'a, K> Run<'a, K> {
         }
         let made = self.cx.sink.change_schema(change).await;
         if let Err(error) = &made {
-            self.cx.in_doubt().schema_given_up(error.may_still_change(change), clock::now());
+            error.note_change(change, &mut self.cx.in_doubt(), clock::now());
         }
         Ok(made)
     }

@@ -4,10 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Once,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Once},
     time::Duration,
 };
 
@@ -100,8 +97,8 @@ pub(super) struct Ownership<K> {
     ring: Mutex<Ring>,
     /// What cannot be read of the ring is told once, however often the target has to be asked.
     unread: Once,
-    /// Why the heartbeat fails was told, since it was renewed last.
-    is_told: AtomicBool,
+    /// Why the heartbeat fails, as it was told last since one was renewed.
+    told: Mutex<Option<String>>,
 }
 
 /// What is known of the way from the local database, and to the target.
@@ -120,8 +117,8 @@ impl<K: SchemaSink> Ownership<K> {
         adopt: bool,
     ) -> Self {
         let (seen_heartbeat, ring) = (Mutex::default(), Mutex::default());
-        let (unread, is_told) = (Once::new(), AtomicBool::default());
-        Self { cx, source_id, agent, adopt, seen_heartbeat, ring, unread, is_told }
+        let (unread, told) = (Once::new(), Mutex::default());
+        Self { cx, source_id, agent, adopt, seen_heartbeat, ring, unread, told }
     }
 
     /// Makes sure that the target is ours, at the start.
@@ -305,24 +302,27 @@ impl<K: SchemaSink> Ownership<K> {
         let renewal = lease_client.renew(left, position, &upstream);
         match tokio::time::timeout(HEARTBEAT, renewal).await {
             Ok(Ok(is_as_left)) => {
-                self.is_told.store(false, Ordering::Relaxed);
+                *self.told.lock() = None;
                 if is_as_left {
                     let (queue, position) = (self.cx.queue.clone(), position.0.to_be_bytes());
                     blocking(move || queue.set_meta(note::RENEWED, Some(&position))).await?;
                 }
                 return Ok(Some(is_as_left));
             }
-            // Once nothing is written for want of it, a person is to find why.
-            Ok(Err(error))
-                if self.cx.writing.is_fenced() && !self.is_told.swap(true, Ordering::Relaxed) =>
-            {
-                let error = one_line(&error);
-                tracing::warn!(error, "the mark of ownership in Atlas is not renewed");
-            }
-            Ok(Err(error)) => tracing::debug!(%error, "the heartbeat was not renewed"),
-            Err(_) => tracing::debug!("the heartbeat was not renewed in time"),
+            Ok(Err(error)) => self.tell(one_line(&error)),
+            Err(_) => self.tell(format!("no answer within {} s", HEARTBEAT.as_secs())),
         }
         Ok(None)
+    }
+
+    /// Once nothing is written for want of a heartbeat, a person is to find why: each reason once.
+    fn tell(&self, error: String) {
+        if self.cx.writing.is_fenced() && self.told.lock().as_ref() != Some(&error) {
+            tracing::warn!(error, "the mark of ownership in Atlas is not renewed");
+            *self.told.lock() = Some(error);
+        } else {
+            tracing::debug!(error, "the mark of ownership in Atlas is not renewed");
+        }
     }
 
     /// Looks whether the local database has become a copy of the target.
