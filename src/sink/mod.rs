@@ -338,4 +338,26 @@ mod tests {
         lease.end();
         assert!(may_write(&lease).is_err(), "it is another's");
     }
+
+    #[test]
+    fn what_stays_unanswered_is_in_doubt_with_the_database_that_may_go_and_nothing_else_is() {
+        let (ns, document) = (Namespace::new("shop", "orders"), bson::rawdoc! { "_id": 1 });
+        let due = |error: SinkError| {
+            let (mut in_doubt, now) = (InDoubtWrites::default(), Instant::now());
+            error.note_writes(&ns, &[Write::Insert(&document)], &mut in_doubt, now);
+            in_doubt.due(now + std::time::Duration::from_secs(3_600))
+        };
+        let text = || "it is away".to_owned();
+
+        let write = due(SinkError::Unanswered(text()));
+        assert_eq!((write.documents.len(), write.namespaces.len()), (1, 0));
+        let drop = due(SinkError::DropUnanswered { db: "shop".to_owned(), problem: text() });
+        assert_eq!(drop.documents.len(), 1);
+        assert!(drop.namespaces.iter().eq([&Namespace::all_of("shop")]));
+        for error in
+            [SinkError::Unavailable, SinkError::Denied, SinkError::Rejected, SinkError::Held]
+        {
+            assert_eq!(due(error(text())), Default::default());
+        }
+    }
 }
