@@ -327,6 +327,7 @@ impl SinkError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::in_doubt::Overdue;
 
     #[test]
     fn nothing_may_be_written_but_while_the_lease_is_held() {
@@ -357,7 +358,7 @@ mod tests {
         for error in
             [SinkError::Unavailable, SinkError::Denied, SinkError::Rejected, SinkError::Held]
         {
-            assert_eq!(due(error(text())), Default::default());
+            assert_eq!(due(error(text())), Overdue::default());
         }
     }
 }
