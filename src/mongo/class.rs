@@ -107,8 +107,8 @@ const BEHIND_A_ROUTER: &[i32] = &[6, 89, 90, 202, 317, 384, 9001, 91331];
 /// throws an interruption on): who names them of a write has handed it on to another server.
 const ENDS_A_COMMAND: &[i32] = &[MAX_TIME_EXPIRED, 262, 11600, 11601];
 
-/// A server stops. One that has made none of a command makes none of it later; a router has no such say over the servers
-/// behind it, and what it was is not known.
+/// A server stops. One that makes writes itself makes none of them later; a router has no such say over the servers behind it,
+/// and whether it is one is not told with the code.
 const STOPS: &[i32] = &[91, 11600];
 
 /// True when a router answers a command with this code. What it has handed on may still be done by the server behind it, and

@@ -216,8 +216,7 @@ mod tests {
         assert_eq!(drained(20, 10), Some(Duration::from_secs(5)));
         assert_eq!(drained(1_000, 9), None, "hardly anything waits");
         assert_eq!(drained(1_000, 991), None, "hardly anything has gone");
-        let grown =
-            |points: &[u64]| outlook(&super::tests::points(points.to_vec()), &ROOM).queue_full_in;
+        let grown = |documents: &[u64]| outlook(&points(documents.to_vec()), &ROOM).queue_full_in;
         assert_eq!(grown(&[0, 5, 10]), Some(Duration::from_secs(99_990)));
         assert_eq!(grown(&[0, 5, 9]), None);
         assert_eq!(grown(&[0, 5_000]), None, "for five seconds");

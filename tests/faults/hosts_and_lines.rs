@@ -359,6 +359,8 @@ async fn what_a_router_hands_on_late_is_written_once_more() {
     };
     let of_the_command =
         doc! { "ok": 0.0, "errmsg": "socket", "code": 6, "codeName": "HostUnreachable" };
+    let it_stops =
+        doc! { "ok": 0.0, "errmsg": "stopping", "code": 91, "codeName": "ShutdownInProgress" };
     let (local, atlas) = pair().await;
     let router = Router::to(atlas.port).await;
     let mut agent = Agent::new(&local.uri(), &router.uri(), "[worker]\nmax_retries = 0\n");
@@ -366,7 +368,7 @@ async fn what_a_router_hands_on_late_is_written_once_more() {
     agent.start(&[]);
     agent.streaming().await;
     let orders = orders(&local);
-    for (id, reply) in [(1, of_a_write), (2, of_the_command)] {
+    for (id, reply) in [(1, of_a_write), (2, of_the_command), (3, it_stops)] {
         orders.insert_one(doc! { "_id": id, "v": 0 }).await.unwrap();
         equal(&local, &atlas, PATIENCE).await;
         router.hold("update", "orders", &reply);

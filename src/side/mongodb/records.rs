@@ -170,8 +170,7 @@ impl MongoSide {
         let command = RawDocumentBuf::try_from(command).expect("a literal");
         let reply = self.mongo.command(db, command).await;
         let reply = reply.map_err(|error| self.role.error(error))?;
-        let failed = reply.get_array("writeErrors").ok().and_then(|errors| errors.first());
-        if let Some(failed) = failed.and_then(Bson::as_document) {
+        if let Some(failed) = classify::failed(&reply).next() {
             // What everybody is refused is no matter of this mark: it is waited for, and told.
             return match classify::write_error(failed, false)? {
                 Written::Rejected { reason, .. } => {
