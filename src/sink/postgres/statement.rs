@@ -9,14 +9,29 @@ use super::{
     table::{Child, SYNCED_AT, Table},
     wire::{self, Column},
 };
+use crate::config::ColumnType;
 
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(quoted).collect::<Vec<_>>().join(", ")
 }
 
-/// `$1::bytea[], $2::text[], …` is what the types say; the text only counts.
-fn parameters(count: usize) -> String {
-    (1..=count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
+/// The rows that the arrays of [`columns`] are, one array for each column.
+///
+/// A document is sent as text and becomes `jsonb` row by row: an array of `jsonb` is made as a whole, with all that the
+/// parser takes for 500 documents at a time, which the server asks of its system for each statement anew.
+fn rows(types: impl Iterator<Item = ColumnType>) -> String {
+    let columns: Vec<_> = types
+        .zip(1..)
+        .map(|(ty, n)| match ty {
+            ColumnType::Jsonb => format!("c{n}::jsonb"),
+            _ => format!("c{n}"),
+        })
+        .collect();
+    let numbered = |sign| {
+        (1..=columns.len()).map(|n| format!("{sign}{n}")).collect::<Vec<_>>().join(", ")
+    };
+    let (parameters, names) = (numbered('$'), numbered('c'));
+    format!("SELECT {} FROM unnest({parameters}) AS t ({names})", columns.join(", "))
 }
 
 /// Writes rows whole, whether they are there or not. Says of each, in their order, whether it was not.
@@ -28,10 +43,10 @@ pub fn upsert(table: &Table) -> String {
         .chain([format!("{} = now()", quoted(SYNCED_AT))])
         .collect();
     format!(
-        "INSERT INTO {} ({}) SELECT * FROM unnest({}) ON CONFLICT (_id) DO UPDATE SET {} RETURNING xmax = 0",
+        "INSERT INTO {} ({}) {} ON CONFLICT (_id) DO UPDATE SET {} RETURNING xmax = 0",
         table.quoted(),
         list(names.iter().copied()),
-        parameters(names.len()),
+        rows(table.types().map(|(_, ty)| ty)),
         changed.join(", ")
     )
 }
@@ -56,13 +71,9 @@ pub fn copy_child(child: &Child) -> String {
 
 /// Rows of a child, of documents that have none there.
 pub fn insert_child(child: &Child) -> String {
-    let names: Vec<_> = child.types().map(|(name, _)| name).collect();
-    format!(
-        "INSERT INTO {} ({}) SELECT * FROM unnest({})",
-        child.quoted(),
-        list(names.iter().copied()),
-        parameters(names.len())
-    )
+    let names = child.types().map(|(name, _)| name);
+    let rows = rows(child.types().map(|(_, ty)| ty));
+    format!("INSERT INTO {} ({}) {rows}", child.quoted(), list(names))
 }
 
 /// Everything of these documents in a table.
@@ -95,7 +106,7 @@ pub const NOTED: [Type; 5] =
 
 /// The columns of rows, as parameters of [`upsert`] or [`insert_child`].
 pub fn columns<'a>(
-    types: impl Iterator<Item = crate::config::ColumnType>,
+    types: impl Iterator<Item = ColumnType>,
     rows: &[&'a [Cell]],
 ) -> Vec<(Column<'a>, Type)> {
     types

@@ -6,10 +6,10 @@ use tokio_postgres::types::{Format, IsNull, Kind, ToSql, Type, to_sql_checked};
 use super::cell::{Cell, Numeric};
 use crate::config::ColumnType;
 
-/// The type of an array of values of a column, as a parameter has it.
+/// The type of an array of values of a column, as a parameter has it: of `jsonb` its text.
 pub fn array_of(ty: ColumnType) -> Type {
     match ty {
-        ColumnType::Text => Type::TEXT_ARRAY,
+        ColumnType::Text | ColumnType::Jsonb => Type::TEXT_ARRAY,
         ColumnType::Integer => Type::INT4_ARRAY,
         ColumnType::Bigint => Type::INT8_ARRAY,
         ColumnType::Double => Type::FLOAT8_ARRAY,
@@ -18,13 +18,20 @@ pub fn array_of(ty: ColumnType) -> Type {
         ColumnType::Timestamptz => Type::TIMESTAMPTZ_ARRAY,
         ColumnType::Uuid => Type::UUID_ARRAY,
         ColumnType::Bytea => Type::BYTEA_ARRAY,
-        ColumnType::Jsonb => Type::JSONB_ARRAY,
     }
 }
 
+/// What a `jsonb` begins with in its binary form, before its text.
+const JSONB_VERSION: u8 = 1;
+
 impl Cell {
-    /// The length, then the bytes; a length of -1 is NULL.
+    /// As a value of its column's own type: the length, then the bytes; a length of -1 is NULL.
     pub fn put(&self, out: &mut BytesMut) {
+        self.put_as(out, &[JSONB_VERSION]);
+    }
+
+    /// With these bytes before the text of a `jsonb`.
+    fn put_as(&self, out: &mut BytesMut, before_json: &[u8]) {
         if *self == Cell::Null {
             return out.put_i32(-1);
         }
@@ -41,8 +48,7 @@ impl Cell {
             Cell::Uuid(id) => out.put_slice(id),
             Cell::Bytes(bytes) => out.put_slice(bytes),
             Cell::Json(text) => {
-                // The version of the format.
-                out.put_u8(1);
+                out.put_slice(before_json);
                 out.put_slice(text.as_bytes());
             }
         }
@@ -71,7 +77,7 @@ impl ToSql for Column<'_> {
         out.put_i32(i32::try_from(self.0.len())?);
         out.put_i32(1);
         for cell in &self.0 {
-            cell.put(out);
+            cell.put_as(out, &[]);
         }
         Ok(IsNull::No)
     }
