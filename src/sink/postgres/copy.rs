@@ -2,10 +2,17 @@
 //!
 //! It is twice as quick as an upsert of the same rows, and all or nothing: where the server refuses one of them nothing
 //! is there, and they go through [`batch`], which finds the row.
+//!
+//! ```text
+//! BEGIN, fence, what is to be copied │ COPY │ rows, their end, what is said of them, COMMIT
+//!             one round trip         │  one │  one more, and two for each child
+//! ```
+
+use std::pin::Pin;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::{SinkExt, future::FutureExt, stream};
-use tokio_postgres::{Client, Error};
+use futures_util::{SinkExt, future::FutureExt};
+use tokio_postgres::{Client, CopyInSink, Error, Statement};
 
 use super::{
     batch::{self, RowWrite, Statements},
@@ -41,15 +48,21 @@ pub async fn copy(
     let own: Vec<_> = rows.iter().map(|row| row.cells.as_slice()).collect();
     let children: Vec<_> =
         (0..table.children.len()).map(|at| statement::child_rows(&rows, at)).collect();
-    let begun = fence::begin(session, fence).await?;
+    let prepare = async |client: &Client| client.prepare(&statement::copy(table)).await;
+    let (begun, statement) = fence::begin_and(session, fence, prepare).await?;
     let copied = session
         .within(async |client| {
-            send(client, &statement::copy(table), &own).await?;
-            for (child, elements) in table.children.iter().zip(&children) {
-                send(client, &statement::copy_child(child), elements).await?;
+            let mut sink = send(client, statement, &own).await?;
+            let children = table.children.iter().zip(&children);
+            for (child, elements) in children.filter(|(_, elements)| !elements.is_empty()) {
+                sink.as_mut().finish().await?;
+                let statement = client.prepare(&statement::copy_child(child)).await?;
+                sink = send(client, statement, elements).await?;
             }
+            let end = async { sink.as_mut().finish().await.map(|_| Vec::new()) };
             let commit = async { client.batch_execute("COMMIT").await.map(|()| Vec::new()) };
-            batch::answers(said.futures(client).chain([commit.boxed()])).await.map(drop)
+            let all = [end.boxed()].into_iter().chain(said.futures(client));
+            batch::answers(all.chain([commit.boxed()])).await.map(drop)
         })
         .await;
     let Err(failed) = copied else {
@@ -65,14 +78,16 @@ pub async fn copy(
     }
 }
 
-async fn send(client: &Client, statement: &str, rows: &[&[Cell]]) -> Result<(), Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    // The driver closes its statement as soon as the copy is over, within the transaction: nothing of it is left behind a
-    // pooler.
-    let sink = client.copy_in::<_, Bytes>(statement).await?;
-    let mut sink = std::pin::pin!(sink);
+/// Begins a `COPY` and sends all of its rows. What is sent next on this connection comes behind its end, also where that is not
+/// sent yet: the driver has one queue.
+async fn send(
+    client: &Client,
+    statement: Statement,
+    rows: &[&[Cell]],
+) -> Result<Pin<Box<CopyInSink<Bytes>>>, Error> {
+    let mut sink = Box::pin(client.copy_in(&statement).await?);
+    // The driver closes it behind the end of the copy, within the transaction: nothing of it is left behind a pooler.
+    drop(statement);
     let mut out = BytesMut::with_capacity(CHUNK + (CHUNK >> 2));
     out.put_slice(HEADER);
     for cells in rows {
@@ -86,6 +101,6 @@ async fn send(client: &Client, statement: &str, rows: &[&[Cell]]) -> Result<(), 
     }
     // The end.
     out.put_i16(-1);
-    sink.send_all(&mut stream::iter([Ok(out.freeze())])).await?;
-    sink.as_mut().finish().await.map(drop)
+    sink.send(out.freeze()).await?;
+    Ok(sink)
 }

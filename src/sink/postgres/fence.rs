@@ -17,9 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::{try_join, try_join3};
+use futures_util::future::{join3, join4};
 use parking_lot::Mutex;
-use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error, types::Type};
 
 use super::{
     connect::{Failed, Param, Session},
@@ -125,25 +125,40 @@ fn settings(timeout: Duration) -> String {
 /// # Errors
 /// Where the server could not be asked, or this agent's lease is not the one that counts: nothing has begun then.
 pub async fn begin(session: &mut Session, fence: Option<&Fence>) -> Result<Begun, Failed> {
+    begin_and(session, fence, async |_| Ok(())).await.map(|(begun, ())| begun)
+}
+
+/// As [`begin`], and in the same round trip something that is asked in the transaction and changes nothing.
+///
+/// # Errors
+/// As [`begin`], and where that failed.
+pub async fn begin_and<T>(
+    session: &mut Session,
+    fence: Option<&Fence>,
+    also: impl AsyncFnOnce(&Client) -> Result<T, Error>,
+) -> Result<(Begun, T), Failed> {
     let Some(fence) = fence else {
         let text = format!("SELECT {}", settings(session.timeout()));
         let begun = session
             .within(async |client| {
                 let begin = client.batch_execute("BEGIN");
-                try_join(begin, client.query_typed(&text, &[])).await.map(drop)
+                let (begun, set, also) =
+                    join3(begin, client.query_typed(&text, &[]), also(client)).await;
+                begun.and(set)?;
+                also
             })
             .await;
         if begun.is_err() {
             session.roll_back().await;
         }
-        return begun.map(|()| Begun(None));
+        return begun.map(|also| (Begun(None), also));
     };
     let Some(held) = fence.held() else {
         return Err(fenced("the mark of ownership is not set yet"));
     };
     let turn = fence.tally().begin(Instant::now());
-    match counted(session, &held, &turn).await {
-        Ok(n) => Ok(Begun(Some((turn, n)))),
+    match counted(session, &held, &turn, also).await {
+        Ok((n, also)) => Ok((Begun(Some((turn, n))), also)),
         Err(failed) => {
             Begun(Some((turn, 0))).roll_back(session).await;
             Err(failed)
@@ -152,7 +167,12 @@ pub async fn begin(session: &mut Session, fence: Option<&Fence>) -> Result<Begun
 }
 
 /// In one round trip with `BEGIN`. Returns which one of its counter's transactions it is.
-async fn counted(session: &mut Session, held: &Held, turn: &Turn) -> Result<u64, Failed> {
+async fn counted<T>(
+    session: &mut Session,
+    held: &Held,
+    turn: &Turn,
+    also: impl AsyncFnOnce(&Client) -> Result<T, Error>,
+) -> Result<(u64, T), Failed> {
     let Held { source, lease_id, holder } = held;
     let own = quoted(OWN_SCHEMA);
     let lock = format!(
@@ -172,17 +192,19 @@ async fn counted(session: &mut Session, held: &Held, turn: &Turn) -> Result<u64,
             let begin = client.batch_execute("BEGIN");
             let (lock, count) =
                 (client.query_typed(&lock, &locked), client.query_typed(&count, &counts));
-            let ((), locked, counted) = try_join3(begin, lock, count).await?;
+            // The first that failed tells why: all behind it are told no more than that the transaction is aborted.
+            let (begun, locked, counted, also) = join4(begin, lock, count, also(client)).await;
+            let (locked, counted) = begun.and(locked).and_then(|of| Ok((of, counted?)))?;
             let n = counted.first().and_then(|row| row.try_get::<_, i64>(0).ok());
-            Ok((locked.len(), n.and_then(|n| u64::try_from(n).ok())))
+            Ok((locked.len(), n.and_then(|n| u64::try_from(n).ok()), also?))
         })
         .await;
     match begun {
-        Ok((0, _)) => Err(fenced(
+        Ok((0, ..)) => Err(fenced(
             "another agent has taken the copy over, or the mark of ownership is gone: nothing is written before this \
              agent has it again",
         )),
-        Ok((_, Some(n))) if turn.follows(n) => Ok(n),
+        Ok((_, Some(n), also)) if turn.follows(n) => Ok((n, also)),
         Ok(_) => Err(fenced(
             "PostgreSQL has less than what it had confirmed, as after a failover or a restore: nothing is written before \
              the mark of ownership is set anew, and then everything is compared",

@@ -27,9 +27,8 @@ fn rows(types: impl Iterator<Item = ColumnType>) -> String {
             _ => format!("c{n}"),
         })
         .collect();
-    let numbered = |sign| {
-        (1..=columns.len()).map(|n| format!("{sign}{n}")).collect::<Vec<_>>().join(", ")
-    };
+    let numbered =
+        |sign| (1..=columns.len()).map(|n| format!("{sign}{n}")).collect::<Vec<_>>().join(", ");
     let (parameters, names) = (numbered('$'), numbered('c'));
     format!("SELECT {} FROM unnest({parameters}) AS t ({names})", columns.join(", "))
 }
