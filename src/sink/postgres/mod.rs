@@ -22,6 +22,7 @@ mod copy;
 pub mod ddl;
 pub mod draft;
 pub mod fence;
+mod items;
 mod json;
 mod jsonb;
 mod key;

@@ -12,14 +12,14 @@ use tokio_postgres::types::Type;
 
 use super::{
     batch::{self, Outcome, RowWrite},
-    cell::Cell,
     change::{self, Change},
     connect::{Failed, Postgres, Session},
     copy,
     fence::Fence,
+    items::{self, size},
     names::{OWN_SCHEMA, quoted},
     obstacle,
-    row::{self, Rows},
+    row::Rows,
     table::Table,
 };
 use crate::{
@@ -170,7 +170,7 @@ impl PostgresSink {
                     return Ok(vec![Written::Rejected { reason, refusal }; writes.len()]);
                 }
             };
-            let (items, mut written) = items_of(&made.rows, writes, changed_ms);
+            let (items, mut written) = items::items_of(&made.rows, writes, changed_ms).await;
             self.count_misfits(ns, &items);
             match self.outcomes(&mut session, ns, &made, &items).await {
                 Ok(outcomes) => {
@@ -247,40 +247,6 @@ impl PostgresSink {
     }
 }
 
-/// What the batch has to do; a write that no row can be made of is refused here already.
-fn items_of(
-    rows: &Rows,
-    writes: &[Write<'_>],
-    changed_ms: &[Option<u64>],
-) -> (Vec<RowWrite>, Vec<Option<Written>>) {
-    let mut items = Vec::with_capacity(writes.len());
-    let written = writes
-        .iter()
-        .zip(changed_ms)
-        .map(|(write, changed_ms)| {
-            let item = match *write {
-                Write::Insert(document) | Write::Upsert { document, .. } => {
-                    let changed_ms = changed_ms.and_then(|ms| ms.try_into().ok());
-                    rows.row(document, changed_ms).map(RowWrite::Row)
-                }
-                Write::Delete(key) => row::key_of(key).map(Cell::Bytes).map(RowWrite::Delete),
-                // Never given: see `takes_changes`.
-                Write::Change { .. } | Write::Merge { .. } => return Some(Written::Unmatched),
-            };
-            match item {
-                Ok(item) => {
-                    items.push(item);
-                    None
-                }
-                Err(error) => {
-                    Some(Written::Rejected { reason: error.to_string(), refusal: Refusal::Other })
-                }
-            }
-        })
-        .collect();
-    (items, written)
-}
-
 fn as_written(outcome: Outcome) -> Written {
     match outcome {
         Outcome::Done { created } => Written::Applied { created },
@@ -339,15 +305,6 @@ fn part(writes: &[Write<'_>], ops_max: usize, bytes_max: usize) -> usize {
         bytes <= bytes_max
     });
     fits.count().clamp(1, ops_max)
-}
-
-fn size(write: &Write<'_>) -> usize {
-    match *write {
-        Write::Insert(document)
-        | Write::Upsert { document, .. }
-        | Write::Merge { fields: document, .. } => document.as_bytes().len(),
-        Write::Change { .. } | Write::Delete(_) => 100,
-    }
 }
 
 impl SchemaSink for PostgresSink {
