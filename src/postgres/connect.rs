@@ -226,6 +226,12 @@ impl Failed {
         }
     }
 
+    /// Of what comes in the place of something that `may_be_done`.
+    #[must_use]
+    pub fn behind(self, may_be_done: bool) -> Self {
+        Self { may_be_done: self.may_be_done || may_be_done, ..self }
+    }
+
     pub fn is(&self, states: &[&str]) -> bool {
         self.state.as_deref().is_some_and(|state| states.contains(&state))
     }

@@ -27,13 +27,13 @@ fn patience(number: i32, in_a_second: i32) -> Duration {
 }
 
 /// Each collection is five files there, of which a server keeps open what it has used in the last ten minutes: for 10,000 more
-/// than a process may have open on many a machine. So large a number has servers that keep them for seconds.
+/// than a process may have open on many a machine. So large a number has servers that keep them for a second.
 async fn pair_for(collections: i32) -> (Mongod, Mongod) {
     if collections < 1_000 {
         return pair().await;
     }
     let start = async || {
-        let parameters = ["IdleTime=5", "ScanInterval=1", "Minimum=100"];
+        let parameters = ["IdleTime=1", "ScanInterval=1", "Minimum=100"];
         let parameters = parameters.map(|of| format!("wiredTigerFileHandleClose{of}"));
         let mut args = vec!["--replSet", "rs"];
         args.extend(parameters.iter().flat_map(|parameter| ["--setParameter", parameter]));

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! BEGIN, fence, what is to be copied │ COPY │ rows, their end, what is said of them, COMMIT
-//!             one round trip         │  one │  one more, and two for each child
+//!             one round trip         │  one │  one more, and three for each child
 //! ```
 
 use std::pin::Pin;
@@ -49,7 +49,10 @@ pub async fn copy(
     let children: Vec<_> =
         (0..table.children.len()).map(|at| statement::child_rows(&rows, at)).collect();
     let prepare = async |client: &Client| client.prepare(&statement::copy(table)).await;
-    let (begun, statement) = fence::begin_and(session, fence, prepare).await?;
+    let (begun, statement) = match fence::begin_and(session, fence, prepare).await {
+        Ok(begun) => begun,
+        Err(failed) => return not_copied(failed),
+    };
     let copied = session
         .within(async |client| {
             let mut sink = send(client, statement, &own).await?;
@@ -70,6 +73,11 @@ pub async fn copy(
         return Ok(true);
     };
     begun.roll_back(session).await;
+    not_copied(failed)
+}
+
+/// Where the server refuses it, the rows go the other way.
+fn not_copied(failed: Failed) -> Result<bool, Failed> {
     match failed.class {
         Class::Rejected if !batch::is_of_the_table(&failed) => Ok(false),
         // The other way runs it again.

@@ -105,16 +105,11 @@ impl Begun {
 /// disk, also where that is set up to say so before; and nobody waits for a transaction that is left open, nor does the
 /// server go on with a statement that nobody waits for any more: one that waits for a lock would do so for ever, and each
 /// attempt would leave another.
-///
-/// And statements are planned without a look into their arrays: behind a pooler none of them can be kept, so each is planned
-/// for its one use, which by default copies the values of 500 rows again and again, and estimates each key of a list by
-/// itself. There is one way only to run any of them, by the primary key.
 fn settings(timeout: Duration) -> String {
     let timeout = timeout.as_millis();
     format!(
         "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local' \
          ELSE current_setting('synchronous_commit') END, true), \
-         set_config('plan_cache_mode', 'force_generic_plan', true), \
          set_config('idle_in_transaction_session_timeout', '{IDLE_MAX}', true), \
          set_config('statement_timeout', '{timeout}', true)"
     )

@@ -205,20 +205,27 @@ impl PostgresSink {
         let (fence, table) = (self.fence.as_ref(), &made.rows.table);
         let rows = items.iter().filter(|item| item.row().is_some()).count();
         let may_copy = rows >= copy::ROWS_MIN && rows == items.len() && !made.mode.use_upserts();
+        let mut may_be_done = false;
         if may_copy {
             match copy::copy(session, fence, table, items).await {
                 Ok(true) => return Ok(vec![Outcome::Done { created: true }; rows]),
                 Ok(false) => {}
                 // The driver tells of a COPY that the server has refused at its begin as of a connection that was closed.
-                // On another one it is found out what is the matter; the same rows may be written twice.
+                // On another one it is found out what is the matter; the same rows may be written twice, and the first
+                // time still come about.
                 Err(failed) if failed.state.is_none() && !failed.is_late() => {
+                    may_be_done = failed.may_be_done;
                     session.abandon();
-                    *session = self.pg.session().await?;
                 }
                 Err(failed) => return Err(failed),
             }
+            if !session.is_clean() {
+                let another = self.pg.session().await;
+                *session = another.map_err(|failed| failed.behind(may_be_done))?;
+            }
         }
-        let outcomes = batch::write(session, fence, table, items).await?;
+        let written = batch::write(session, fence, table, items).await;
+        let outcomes = written.map_err(|failed| failed.behind(may_be_done))?;
         let is_new = |outcome: &&Outcome| **outcome == Outcome::Done { created: true };
         let created = outcomes.iter().filter(is_new).count();
         if let Some(made) = self.made.lock().get_mut(ns) {
