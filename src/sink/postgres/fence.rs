@@ -3,7 +3,8 @@
 //! In `outrigger.replicas` stands who keeps the copy of a source. Each transaction begins with a lock on that row, found
 //! by this very agent's lease id and start: where it is another's by now there is no such row, and nothing is written. Who
 //! takes the copy over locks the row for itself alone, and so waits for every transaction that has begun before. An
-//! agent that was frozen with one open keeps nobody out: the server ends it after half a minute.
+//! agent that was frozen with one open keeps nobody out: the server ends it after half a minute. Within a `COPY` it does: PostgreSQL
+//! looks at no limit while it waits for rows, and the lock stands until the connection ends.
 //!
 //! Each also adds one to a counter of its own (`outrigger.tallies`), by which a server is known that was put back or has lost what it
 //! had confirmed, see [`tally`](crate::gate::tally): such a one is not written to before everything in it is compared.
