@@ -45,8 +45,8 @@ memory:
 	OUTRIGGER_BIN="$(CURDIR)/target/release/outrigger" OUTRIGGER_MEMORY=2000x1000000,100x15000000 \
 	  OUTRIGGER_MEMORY_LIMIT=1073741824 $(CARGO) test --locked --all-features --test faults memory_of_the_unit:: -- --nocapture
 
-# 10,000 collections with three indexes each, and 5 million deletes over a slow line; hours, and 10 GB of disk. The servers make
-# 100,000 files for the first, which takes most of the time: with TMPDIR=/dev/shm, where that has 6 GB, it is ten minutes.
+# 10,000 collections with three indexes each, and 5 million deletes over a slow line; 10 GB of disk. For the first the servers make
+# 100,000 files, which takes most of the time: with TMPDIR=/dev/shm it was eleven minutes.
 many:
 	scripts/mongod > /dev/null
 	$(CARGO) build --locked --release --bin outrigger

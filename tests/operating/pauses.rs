@@ -72,15 +72,18 @@ async fn what_is_asked_of_the_agent_is_in_its_log_with_who_and_why() {
     assert_eq!(api.call("POST", "/api/sync/resume", &[]).0, 401);
     assert_eq!(api.with_token("POST", "/api/sync/resume").0, 200);
 
-    let mut lines: Vec<serde_json::Value> = Vec::new();
     // A line is written behind the answer, by a thread of its own.
     eventually("six lines in the log", PATIENCE, async || {
         let log = agent.log();
-        let of_actions = log.lines().filter(|line| line.contains("an action was asked for"));
-        lines = of_actions.filter_map(|line| serde_json::from_str(line).ok()).collect();
-        lines.len() >= 6
+        log.ends_with('\n') && log.matches("an action was asked for").count() >= 6
     })
     .await;
+    let lines: Vec<serde_json::Value> = agent
+        .log()
+        .lines()
+        .filter(|line| line.contains("an action was asked for"))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let told: Vec<_> = lines
         .iter()
         .map(|line| {

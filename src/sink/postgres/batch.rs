@@ -101,11 +101,7 @@ async fn attempt(
     let begun = fence::begin(session, fence).await?;
     let statements = Statements::of(table, items);
     let sent = session
-        .within(async |client| {
-            let commit = async { client.batch_execute("COMMIT").await.map(|()| Vec::new()) };
-            let all = statements.futures(client).chain([commit.boxed()]);
-            answers(all).await
-        })
+        .within(async |client| answers(statements.futures(client).chain([commit(client)])).await)
         .await;
     match sent {
         Ok(answers) => {
@@ -117,6 +113,13 @@ async fn attempt(
             Err(failed)
         }
     }
+}
+
+/// As one of the statements that are sent at once.
+pub(super) fn commit(
+    client: &Client,
+) -> BoxFuture<'_, Result<Vec<tokio_postgres::Row>, tokio_postgres::Error>> {
+    async { client.batch_execute("COMMIT").await.map(|()| Vec::new()) }.boxed()
 }
 
 /// The answers to statements that are sent at once, in their order; or the first of them that is an error. Those behind it

@@ -63,9 +63,8 @@ pub async fn copy(
                 sink = send(client, statement, elements).await?;
             }
             let end = async { sink.as_mut().finish().await.map(|_| Vec::new()) };
-            let commit = async { client.batch_execute("COMMIT").await.map(|()| Vec::new()) };
             let all = [end.boxed()].into_iter().chain(said.futures(client));
-            batch::answers(all.chain([commit.boxed()])).await.map(drop)
+            batch::answers(all.chain([batch::commit(client)])).await.map(drop)
         })
         .await;
     let Err(failed) = copied else {

@@ -16,7 +16,7 @@ use super::{
     connect::{Failed, Postgres, Session},
     copy,
     fence::Fence,
-    items::{self, size},
+    items::{items_of, size},
     names::{OWN_SCHEMA, quoted},
     obstacle,
     row::Rows,
@@ -170,7 +170,7 @@ impl PostgresSink {
                     return Ok(vec![Written::Rejected { reason, refusal }; writes.len()]);
                 }
             };
-            let (items, mut written) = items::items_of(&made.rows, writes, changed_ms).await;
+            let (items, mut written) = items_of(&made.rows, writes, changed_ms).await;
             self.count_misfits(ns, &items);
             match self.outcomes(&mut session, ns, &made, &items).await {
                 Ok(outcomes) => {
