@@ -145,6 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn an_owner_that_is_the_same_locally_stays_though_it_is_not_known_which_values_its_index_has() {
+        let mut of_partial = other(2);
+        of_partial.owner.paths = None;
+        let view = view(&[OURS(), of_partial.owner.document.clone()]);
+
+        assert_eq!(judged(&[of_partial], &view, true), Judgement::Collision);
+    }
+
+    #[test]
     fn our_own_document_is_read_again_when_it_has_changed_or_is_gone() {
         let changed = view(&[rawdoc! { "_id": 1, "u": "z" }]);
 

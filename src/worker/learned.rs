@@ -173,6 +173,17 @@ mod tests {
         assert_eq!(read(after, 5), None);
     }
 
+    /// It may have begun before.
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_began_in_the_instant_of_the_look_proves_nothing() {
+        let (collections, ns) = (Collections::default(), Namespace::new("shop", "orders"));
+        collections.uuid_mismatch(&ns, true);
+
+        let read = (clock::now(), Some(ClusterTime(1)));
+
+        assert_eq!(collections.mismatch_read_at(&ns, read), None);
+    }
+
     #[test]
     fn an_entry_that_waits_keeps_the_time_of_its_first_look() {
         let waiting = Waiting::default();

@@ -44,6 +44,7 @@ use crate::{
 mod fakes;
 mod held;
 mod hours;
+mod kinds;
 mod left_out;
 mod options;
 mod sent;

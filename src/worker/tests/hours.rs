@@ -232,6 +232,25 @@ async fn a_write_without_an_answer_is_made_once_more_behind_the_next_answer_and_
     assert_eq!((scene.atlas.written(), scene.waiting()), (vec!["insert", "upsert", "upsert"], 0));
 }
 
+/// As while a collection is copied.
+#[tokio::test(start_paused = true)]
+async fn a_probe_for_which_nothing_may_go_is_made_up_for_as_soon_as_something_may() {
+    let (scene, stop) = (Scene::with(options()), Stop::default());
+    scene.atlas.fails_with(away());
+    scene.is_queued(inserts(0..3));
+    scene.at_work(1, &stop);
+
+    scene.until(5).await;
+    assert_eq!(scene.writing.against().breaker, Stage::Open);
+    scene.queue.hold(&orders());
+    scene.atlas.fails_with(None);
+    scene.until(120).await;
+    assert_eq!(scene.waiting(), 3);
+    scene.queue.release(&orders());
+    scene.until(122).await;
+    assert_eq!((scene.waiting(), scene.status.faults.atlas.get()), (0, None));
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_asked_nothing_of_atlas_ends_its_own_probe_and_no_other() {
     let scene = Scene::new().queued([insert(1, 1)]);

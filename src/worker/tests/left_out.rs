@@ -46,6 +46,25 @@ async fn of_a_rename_across_what_is_left_out_by_now_the_part_that_is_replicated_
     assert_eq!(scene.atlas.changes(), [""; 0]);
 }
 
+/// Else what is to be copied would begin anew with each attempt.
+#[tokio::test(start_paused = true)]
+async fn what_a_rename_brings_in_is_to_be_copied_once_there_is_a_place_for_it() {
+    let rename = SchemaChange::Rename { from: left_out(), to: orders(), drop_target: true };
+    let scene = Scene::new().queued([schema(rename)]);
+    scene.atlas.answers_a_change_with(Err(SinkError::Held("a view needs it".to_owned())));
+
+    let scene = scene.drained().await;
+    assert_eq!((scene.atlas.changes(), scene.waiting()), (vec!["drop"], 1));
+    assert_eq!(SyncState::load(&scene.queue).unwrap(), None);
+
+    scene.atlas.answers_a_change_with(Ok(Changed::Done));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let scene = scene.drained().await;
+    assert_eq!((scene.atlas.changes(), scene.waiting()), (vec!["drop"; 2], 0));
+    let owed = SyncState::load(&scene.queue).unwrap().unwrap();
+    assert_eq!(owed.only, [orders()].into());
+}
+
 #[tokio::test]
 async fn a_dead_letter_of_what_is_left_out_by_now_stays_though_its_document_is_queued() {
     let op = || WriteOp::Insert(doc(1, 1));

@@ -159,6 +159,20 @@ async fn where_nobody_tells_that_a_collection_is_made_it_is_made_before_its_firs
 }
 
 #[tokio::test]
+async fn where_nobody_tells_that_a_collection_is_made_one_of_which_the_drop_alone_is_known_is_made()
+{
+    let drop = schema(SchemaChange::Drop { ns: orders() });
+    let scene = Scene::new().queued([drop, insert(1, 1)]);
+    scene.local.tells_nothing_of_schema();
+    scene.local.is_described(collection(&[]));
+
+    let scene = scene.drained().await;
+
+    assert_eq!(scene.atlas.changes(), ["drop", "create"]);
+    assert_eq!(scene.atlas.documents(), [doc(1, 1)]);
+}
+
+#[tokio::test]
 async fn where_nobody_tells_that_a_collection_is_made_one_that_is_there_is_not_made_again() {
     let scene = Scene::new().queued([insert(1, 1)]);
     scene.local.tells_nothing_of_schema();

@@ -135,3 +135,25 @@ async fn nothing_gives_way_to_what_is_not_known_locally() {
     scene.one_batch().await;
     assert_eq!((scene.atlas.documents(), scene.waiting()), (vec![held(2, "b")], 1));
 }
+
+/// Both sides of each are held in memory.
+#[tokio::test(start_paused = true)]
+async fn of_many_or_large_documents_that_find_no_place_a_part_is_seen_to_at_once_and_the_rest_later()
+ {
+    for (documents, bytes, at_once) in [(250, 0, 200), (3, 8 << 20, 2)] {
+        let scene = Scene::with(WorkerOptions { batch_size: 1_000, ..Scene::options() });
+        for id in 0..documents {
+            scene.local.has(rawdoc! { "_id": id, "v": "x".repeat(bytes) });
+        }
+        scene.queue.commit((0..documents).map(refresh).collect(), None).unwrap();
+        scene.atlas.is_prepared();
+
+        scene.until_nothing_waits().await;
+
+        let commands = scene.atlas.commands(scene.started);
+        let sizes: Vec<_> = commands.into_iter().map(|(_, documents)| documents).collect();
+        let documents = documents as usize;
+        assert_eq!(sizes[..3], [documents, at_once, at_once]);
+        assert_eq!(scene.atlas.documents().len(), documents, "in the end");
+    }
+}
