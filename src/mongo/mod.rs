@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use bson::{Document, RawDocument, RawDocumentBuf};
 use futures_util::StreamExt;
 use mongodb::{
-    Client,
     options::ClientOptions,
     raw_batch_cursor::{RawBatch, RawBatchCursor},
 };
@@ -27,6 +26,7 @@ mod cause;
 pub mod class;
 mod connections;
 mod describe;
+mod ending;
 mod explained;
 mod guard;
 mod lenient;
@@ -36,6 +36,7 @@ mod renewal;
 mod seeds;
 mod trusting;
 
+use ending::{Ended, IDLE_MAX};
 pub use explained::Explained;
 pub use guard::process_of;
 use guard::{Guard, noting};
@@ -112,7 +113,7 @@ pub struct Connect {
 /// A client, and which one it is.
 #[derive(Clone, Debug)]
 struct ClientSlot {
-    client: Client,
+    client: Arc<Ended>,
     number: u64,
     options: Arc<ClientOptions>,
     /// The print of the string and files that it was made of. `None` where they could not be read: then the next look
@@ -210,9 +211,10 @@ impl Mongo {
         if options.compressors.is_none() && !connect.compressors.is_empty() {
             options.compressors = Some(compressors(&connect.compressors));
         }
+        options.max_idle_time = Some(IDLE_MAX);
         let client = trusting(options.clone()).map_err(bad)?;
         Ok(ClientSlot {
-            client,
+            client: Ended::when_dropped(client),
             number: fastrand::u64(..),
             options: Arc::new(options),
             print: Some(print),
@@ -369,11 +371,7 @@ impl Mongo {
         // Held by somebody who makes a client just now, which may take seconds: there is nothing to close yet.
         let Ok(mut slot) = self.client.try_lock() else { return };
         let Some(ClientSlot { client, .. }) = slot.take() else { return };
-        let patience = Duration::from_millis(300);
-        // The driver sends what closes a cursor beside whoever drops it, and waits for that here only.
-        if tokio::time::timeout(patience, client.clone().shutdown()).await.is_err() {
-            let _ = tokio::time::timeout(patience, client.shutdown().immediate(true)).await;
-        }
+        ending::end(&client, Duration::from_millis(300)).await;
     }
 
     /// Bytes of all replies that cursors brought so far, as BSON: what the wire carries is less where it

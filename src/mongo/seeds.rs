@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     cause::{describe, dump, innermost},
+    ending::Ended,
     trusting::trusting,
 };
 
@@ -117,11 +118,11 @@ async fn look(options: &ClientOptions, server: &ServerAddress) -> Answer {
     match &options.tls {
         Some(Tls::Enabled(tls)) => match by_driver(server, tls.clone()).await {
             Ok(hello) => Answer::Answers(Box::new(hello)),
-            Err(refusal) => match by_hand(server).await {
+            Err(failure) => match by_hand(server).await {
                 Answer::Answers(_) => Answer::HasNoTls,
                 // Without TLS it closes, or answers what no MongoDB would, as a server does that wants TLS. It got that
-                // before, so what it refused then is the cause.
-                Answer::Closes | Answer::NotMongo => Answer::Tls(refusal),
+                // before, so what went wrong then is the cause.
+                Answer::Closes | Answer::NotMongo => failure,
                 other => other,
             },
         },
@@ -132,7 +133,9 @@ async fn look(options: &ClientOptions, server: &ServerAddress) -> Answer {
                 match by_driver(server, tls).await {
                     Ok(_) => Answer::WantsTls,
                     // The server wants a client certificate, for instance, which this question does not show.
-                    Err(refusal) if refusal.to_ascii_lowercase().contains("certificate") => {
+                    Err(Answer::Tls(refusal))
+                        if refusal.to_ascii_lowercase().contains("certificate") =>
+                    {
                         Answer::WantsTls
                     }
                     Err(_) => Answer::Closes,
@@ -224,8 +227,8 @@ async fn hello(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Answer {
     }
 }
 
-/// `hello` by the driver, for its TLS. Nobody says who they are.
-async fn by_driver(server: &ServerAddress, tls: TlsOptions) -> Result<Document, String> {
+/// `hello` by the driver, for its TLS. Nobody says who they are. What fails is TLS, or there is no answer.
+async fn by_driver(server: &ServerAddress, tls: TlsOptions) -> Result<Document, Answer> {
     let options = ClientOptions::builder()
         .hosts(vec![server.clone()])
         .direct_connection(true)
@@ -234,10 +237,16 @@ async fn by_driver(server: &ServerAddress, tls: TlsOptions) -> Result<Document, 
         .connect_timeout(ANSWER_WITHIN)
         .server_selection_timeout(ANSWER_WITHIN)
         .build();
-    let client = trusting(options).map_err(|error| describe(&error))?;
-    let answer = client.database("admin").run_command(bson::doc! { "hello": 1 }).await;
-    client.shutdown().immediate(true).await;
-    answer.map_err(|error| refusal(&error))
+    let client = trusting(options).map_err(|error| Answer::Tls(describe(&error)))?;
+    let client = Ended::when_dropped(client);
+    let admin = client.database("admin");
+    // The options bound the connection, and not what is asked over it.
+    match tokio::time::timeout(2 * ANSWER_WITHIN, admin.run_command(bson::doc! { "hello": 1 }))
+        .await
+    {
+        Ok(answer) => answer.map_err(|error| Answer::Tls(refusal(&error))),
+        Err(_) => Err(Answer::Silent),
+    }
 }
 
 /// Of one server that was asked, so without its name.

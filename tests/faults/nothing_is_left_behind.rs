@@ -119,6 +119,18 @@ impl Stage {
     }
 }
 
+/// How many clients of the agent watch the server: each keeps a question for news of it.
+async fn watchers(client: &Client) -> i64 {
+    let all = doc! { "$currentOp": { "allUsers": true } };
+    let ours = doc! { "$match": { "appName": "outrigger", "command.hello": 1, "active": true } };
+    let stages = [all, ours, doc! { "$count": "n" }];
+    let mut found = client.database("admin").aggregate(stages).await.unwrap();
+    if !found.advance().await.unwrap() {
+        return 0;
+    }
+    i64::from(found.deserialize_current().unwrap().get_i32("n").unwrap())
+}
+
 /// Connections and cursors of the agent, and sessions of whomever.
 async fn at_a_server(client: &Client) -> [i64; 3] {
     let count = async |of: Document, ours: Document| {
@@ -168,6 +180,8 @@ async fn after_a_hundred_faults_no_more_is_held_than_after_ten() {
         }
         let [local, atlas] = &stage.servers;
         equal(local, atlas, PATIENCE).await;
+        // What was asked over them is awaited for as long as they stand.
+        stage.lines.iter().for_each(Proxy::reset_mute);
         let then = *first.get_or_insert(stage.held().await);
         let mut last = None;
         // What was given up is still being closed.
@@ -181,4 +195,29 @@ async fn after_a_hundred_faults_no_more_is_held_than_after_ten() {
         })
         .await;
     }
+}
+
+/// What the driver asks to end a client is lost as well, and so are connections that it is making.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_was_given_up_watches_its_server_no_longer_though_it_has_no_answer_either() {
+    let (local, atlas) = pair().await;
+    let line = Proxy::to(local.port).await;
+    // A client that is made while nobody answers tries again after this.
+    let uri = format!("{}&connectTimeoutMS=2000", line.uri());
+    let mut agent = Agent::new(&uri, &atlas.uri(), "");
+    agent.replace_setting("[local]\ntimeout = \"5s\"", "[local]\ntimeout = \"1s\"");
+    agent.start(&[]);
+    agent.streaming().await;
+    for n in 0..4 {
+        let given_up = line.given_up();
+        line.set(Line::Mute);
+        orders(&local).insert_one(doc! { "_id": n }).await.unwrap();
+        eventually("the line is given up", PATIENCE, async || line.given_up() > given_up).await;
+        let struck = line.struck();
+        eventually("the end is lost too", PATIENCE, async || line.struck() > struck + 2).await;
+        line.set(Line::Up);
+        equal(&local, &atlas, PATIENCE).await;
+    }
+
+    eventually("one client watches", PATIENCE, async || watchers(&local.client).await == 1).await;
 }

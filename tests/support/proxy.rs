@@ -96,6 +96,7 @@ impl Proxy {
             carried: Arc::default(),
             struck: Arc::default(),
             given_up: Arc::default(),
+            resets: Arc::default(),
         };
         let task = tokio::spawn(accept(listener, wires.clone()));
         Self { port, wires, task }
@@ -138,6 +139,12 @@ impl Proxy {
         self.wires.changed.notify_waiters();
     }
 
+    /// Ends the connections whose answers were swallowed, as the system does that sends into the void: late.
+    pub fn reset_mute(&self) {
+        self.wires.resets.fetch_add(1, Ordering::SeqCst);
+        self.wires.changed.notify_waiters();
+    }
+
     pub fn uri(&self) -> String {
         format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port)
     }
@@ -158,6 +165,7 @@ struct Wires {
     carried: Arc<Carried>,
     struck: Arc<AtomicU64>,
     given_up: Arc<AtomicU64>,
+    resets: Arc<AtomicU64>,
 }
 
 impl Wires {
@@ -213,7 +221,7 @@ async fn pass(
     let gives_up = || {
         wires.given_up.fetch_add(1, Ordering::SeqCst);
     };
-    let (mut is_lost, mut was_silent, mut has_carried) = (false, false, false);
+    let (mut lost_at, mut was_silent, mut has_carried) = (None, false, false);
     loop {
         let change = wires.changed.notified();
         tokio::pin!(change);
@@ -221,6 +229,10 @@ async fn pass(
         let now = wires.line.load(Ordering::SeqCst);
         if now == Line::Cut as u8 {
             wires.strikes();
+            return;
+        }
+        let resets = wires.resets.load(Ordering::SeqCst);
+        if lost_at.is_some_and(|at| resets > at) {
             return;
         }
         if now == Line::Silent as u8 {
@@ -256,8 +268,10 @@ async fn pass(
             }
             return;
         };
-        is_lost |= now == Line::Mute as u8 && way == Way::Answer;
-        if is_lost {
+        if now == Line::Mute as u8 && way == Way::Answer {
+            lost_at.get_or_insert(resets);
+        }
+        if lost_at.is_some() {
             wires.strikes();
             continue;
         }
