@@ -90,7 +90,9 @@ async fn a_copy_that_was_broken_off_goes_on_with_the_ranges_that_are_open() {
     assert!(scene.is_equal("shop.big"));
     assert!(scene.local.times("page shop.big") - pages <= left * 5 + 1, "no other is read again");
     assert_eq!(scene.local.times(samples), 1);
-    assert_eq!(scene.share("shop.big").documents, 200 * left as u64);
+    // A note that was being written when it was stopped may have come to the disk since.
+    let copied = scene.share("shop.big").documents;
+    assert!(copied % 200 == 0 && (1..=left as u64).contains(&(copied / 200)), "{copied}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -258,6 +260,8 @@ async fn what_becomes_somebody_elses_during_the_run_is_left_alone_from_then_on()
 
         assert_eq!(scene.run().await, "done", "{what}");
 
+        // A run queues what differs, and does not wait until all of it is written.
+        scene.serves_for(2).await;
         assert!(scene.is_equal("shop.orders"), "{what}");
         assert!(scene.atlas.values(&ns("shop.theirs")).is_empty(), "{what}");
     }
