@@ -1,10 +1,12 @@
 //! How a client ends whose server may not answer.
 //!
-//! The driver ends the sessions of a client that is dropped by a command of its own, whose answer it awaits without an end;
-//! until then the client stays, with all its connections and with those that watch the server. A connection that takes
-//! questions and brings no answers would keep them for as long as the process runs, and so would two connections that are being
-//! made and get no answer: the driver makes no others meanwhile. What it sends to close a cursor has no end either, and cannot
-//! be given one: that may keep the connection that it was sent over.
+//! The driver ends the sessions of a client that is dropped, and the cursors of reads that were broken off, by commands of its
+//! own, whose answers it awaits without an end; until then the client stays, with all its connections and with those that
+//! watch the server. Where those get no answer either, the driver notices after a while, and breaks off all else. Where
+//! they do, as on a line on which single connections went dead, the client would stay for as long as the process runs.
+//!
+//! What is then left of it are the dead connections themselves: the one on which a cursor was to be closed, and up to two that
+//! were being made, which the driver gives no end and lets nobody give one.
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -16,19 +18,27 @@ use tokio::{runtime::Handle, time::timeout};
 /// four minutes), over which a command would only run into its timeout.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(120);
 
-/// How long a client's cursors, and then its sessions, are waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How often the driver looks whether a server still answers.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// More sessions than a client has: it has as many as commands of it were under way at once.
-const SESSIONS_MAX: usize = 500;
+/// How much longer than the driver itself needs to notice it a client is waited for.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// More sessions than a client has: as many as there were commands and cursors under way at once.
+const SESSIONS_MAX: usize = 150;
 
 /// A client that is ended, beside whoever drops it, once the last who holds it lets go.
 #[derive(Debug)]
-pub(super) struct Ended(Client);
+pub(super) struct Ended {
+    client: Client,
+    patience: Duration,
+}
 
 impl Ended {
-    pub fn when_dropped(client: Client) -> Arc<Self> {
-        Arc::new(Self(client))
+    /// A client that was made with this `connect_timeout`.
+    pub fn when_dropped(client: Client, connect_timeout: Duration) -> Arc<Self> {
+        let patience = HEARTBEAT.saturating_add(connect_timeout).saturating_add(GRACE);
+        Arc::new(Self { client, patience })
     }
 }
 
@@ -36,17 +46,17 @@ impl Deref for Ended {
     type Target = Client;
 
     fn deref(&self) -> &Client {
-        &self.0
+        &self.client
     }
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let client = self.0.clone();
+        let (client, patience) = (self.client.clone(), self.patience);
         // Without a runtime the driver's own tasks are gone as well.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
-                if !end(&client, PATIENCE).await {
+                if timeout(patience, client.clone().shutdown()).await.is_err() {
                     end_unanswered(&client).await;
                 }
             });
@@ -54,11 +64,12 @@ impl Drop for Ended {
     }
 }
 
-/// Closes the cursors of reads that were broken off, the sessions and all connections. True when that is done.
-pub(super) async fn end(client: &Client, patience: Duration) -> bool {
+/// Closes the cursors of reads that were broken off, the sessions and all connections, as far as that is done within `patience`.
+pub(super) async fn end(client: &Client, patience: Duration) {
     // The driver sends what closes a cursor beside whoever drops it, and waits for that here only.
-    timeout(patience, client.clone().shutdown()).await.is_ok()
-        || timeout(patience, client.clone().shutdown().immediate(true)).await.is_ok()
+    if timeout(patience, client.clone().shutdown()).await.is_err() {
+        let _ = timeout(patience, client.clone().shutdown().immediate(true)).await;
+    }
 }
 
 /// Ends a client without a word to its server, which ends the sessions by itself after half an hour. What is shut down asks for
@@ -70,7 +81,6 @@ async fn end_unanswered(client: &Client) {
     {
         sessions.push(session);
     }
-    // The first thing that it does now is to stop what watches the server. What it awaits then may have no end: a connection
-    // that is being made has none either.
-    let _ = timeout(PATIENCE, client.clone().shutdown().immediate(true)).await;
+    // The first thing that it does now is to stop what watches the server. What it awaits then may have no end.
+    let _ = timeout(GRACE, client.clone().shutdown().immediate(true)).await;
 }

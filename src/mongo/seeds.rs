@@ -118,6 +118,7 @@ async fn look(options: &ClientOptions, server: &ServerAddress) -> Answer {
     match &options.tls {
         Some(Tls::Enabled(tls)) => match by_driver(server, tls.clone()).await {
             Ok(hello) => Answer::Answers(Box::new(hello)),
+            Err(Answer::Silent) => Answer::Silent,
             Err(failure) => match by_hand(server).await {
                 Answer::Answers(_) => Answer::HasNoTls,
                 // Without TLS it closes, or answers what no MongoDB would, as a server does that wants TLS. It got that
@@ -238,7 +239,7 @@ async fn by_driver(server: &ServerAddress, tls: TlsOptions) -> Result<Document, 
         .server_selection_timeout(ANSWER_WITHIN)
         .build();
     let client = trusting(options).map_err(|error| Answer::Tls(describe(&error)))?;
-    let client = Ended::when_dropped(client);
+    let client = Ended::when_dropped(client, ANSWER_WITHIN);
     let admin = client.database("admin");
     // The options bound the connection, and not what is asked over it.
     match tokio::time::timeout(2 * ANSWER_WITHIN, admin.run_command(bson::doc! { "hello": 1 }))

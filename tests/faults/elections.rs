@@ -147,12 +147,16 @@ async fn what_a_local_set_with_an_arbiter_takes_without_a_majority_waits_until_i
     lonely(&local.client).insert_one(doc! { "_id": 1 }).write_concern(one).await.unwrap();
     load.goes_on(100).await;
     assert!(lonely(&atlas.client).find_one(doc! {}).await.unwrap().is_none(), "no majority has it");
+    let flush = agent.cli(&["flush", "--timeout", "6s"]);
+    let told = String::from_utf8_lossy(&flush.stderr);
+    assert!(!flush.status.success() && told.contains("no majority"), "{told}");
     local.members[killed].resume().await;
     load.goes_on(100).await;
     load.end().await;
 
     equal(&local, &atlas, PATIENCE).await;
     assert!(lonely(&atlas.client).find_one(doc! {}).await.unwrap().is_some());
+    assert!(agent.cli(&["flush"]).status.success());
     honesty.end().await;
     assert!(agent.is_running() && !agent.log().contains("restored"), "{}", agent.log());
     assert!(!agent.log().contains("everything will be compared"), "the token survives it");
