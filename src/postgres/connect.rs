@@ -334,22 +334,20 @@ impl Session {
         self.within(async |client| client.query_typed(sql, params).await).await
     }
 
-    /// Ends a transaction that failed. Where that fails as well the connection is closed, which ends it, too.
-    pub async fn roll_back(&mut self) {
-        if self.batch("ROLLBACK").await.is_err() {
-            self.is_clean = false;
-        }
+    /// Takes another connection in the place of this one.
+    ///
+    /// # Errors
+    /// [`Failed`], and there is none then.
+    pub async fn renew(&mut self, pg: &Postgres) -> Result<(), Failed> {
+        // First, since there may be no more than are in use.
+        self.let_go();
+        *self = pg.session().await?;
+        Ok(())
     }
-}
 
-fn closed() -> Failed {
-    Failed::unasked("the connection was closed".to_owned())
-}
-
-impl Drop for Session {
     /// What nobody waits for any more is cancelled: a server that works does not look whether the connection was closed,
     /// and would go on to the end. The connection is kept until it was told, so that the word is about nobody else.
-    fn drop(&mut self) {
+    fn let_go(&mut self) {
         let Some(client) = self.client.take().filter(|_| !self.is_clean).map(Object::take) else {
             return;
         };
@@ -364,6 +362,23 @@ impl Drop for Session {
             }
             drop(client);
         });
+    }
+
+    /// Ends a transaction that failed. Where that fails as well the connection is closed, which ends it, too.
+    pub async fn roll_back(&mut self) {
+        if self.batch("ROLLBACK").await.is_err() {
+            self.is_clean = false;
+        }
+    }
+}
+
+fn closed() -> Failed {
+    Failed::unasked("the connection was closed".to_owned())
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 

@@ -332,3 +332,30 @@ async fn what_is_copied_is_what_is_written_row_by_row() {
     write(&fresh, &orders, &[documents[150].clone(), documents[300].clone()]).await;
     assert_eq!(target.ask(failed).await, ["0"]);
 }
+
+/// Under row security, for one: PostgreSQL takes the rows there, and refuses each `COPY`.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_every_copy_is_refused_the_rows_are_written_all_the_same() {
+    let target = Postgres::start().await;
+    target.ask("CREATE ROLE clerk LOGIN PASSWORD 'secret'").await;
+    target.ask("GRANT CREATE ON DATABASE postgres TO clerk").await;
+    let uri = target.uri().replace("outrigger:outrigger@", "clerk:secret@");
+    // Of one connection, so that one of no use is met again.
+    let pool = connect::Postgres::new(&uri, 1, Duration::from_secs(20)).unwrap();
+    let orders = ns("shop.orders");
+    let documents: Vec<_> = (0..300).map(|id| raw(&doc! { "_id": id, "v": id })).collect();
+    let sink = PostgresSink::of(pool, mapping(), Exact::Hash, None);
+    write(&sink, &orders, &documents[..1]).await;
+    let secured = "ALTER TABLE shop.orders ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; \
+                   CREATE POLICY all_rows ON shop.orders USING (true) WITH CHECK (true)";
+    target.ask(secured).await;
+
+    for some in documents[1..].chunks(100) {
+        let written = write(&sink, &orders, some).await;
+        let all = written.iter().all(|written| *written == Written::Applied { created: true });
+        assert!(all, "{written:?}");
+    }
+
+    assert_eq!(target.ask("SELECT count(*), sum(v) FROM shop.orders").await, ["300|44850"]);
+    assert_eq!(target.ask("SELECT count(*) FROM outrigger.failures").await, ["0"]);
+}

@@ -55,6 +55,8 @@ impl Postgres {
             .arg(self.dir.path().join("data"))
             .arg(self.port.to_string())
             .args(["-c", "fsync=off", "-c", "shared_buffers=32MB"])
+            // Else one that is killed leaves its segments in /dev/shm.
+            .args(["-c", "dynamic_shared_memory_type=mmap"])
             .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .stdout(Stdio::null())
             .stderr(log)

@@ -220,8 +220,8 @@ impl PostgresSink {
                 Err(failed) => return Err(failed),
             }
             if !session.is_clean() {
-                let another = self.pg.session().await;
-                *session = another.map_err(|failed| failed.behind(may_be_done))?;
+                let renewed = session.renew(&self.pg).await;
+                renewed.map_err(|failed| failed.behind(may_be_done))?;
             }
         }
         let written = batch::write(session, fence, table, items).await;
