@@ -13,7 +13,7 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use mongodb::Client;
 use tokio::{runtime::Handle, time::timeout};
 
-/// A connection that nobody has used for this long is closed: there are as many as were used at once in the worst minute, and
+/// A connection that nobody has used for this long is closed: there are as many as were used at once when most was to do, and
 /// each is a thread of the server. Less than the time after which the tables of a provider forget a quiet connection (Azure:
 /// four minutes), over which a command would only run into its timeout.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(120);

@@ -180,8 +180,8 @@ async fn after_a_hundred_faults_no_more_is_held_than_after_ten() {
         }
         let [local, atlas] = &stage.servers;
         equal(local, atlas, PATIENCE).await;
-        // The driver awaits what was asked over those, of which there are three for each client that was given up, for as
-        // long as they stand.
+        // A connection whose answers were swallowed stands until it is reset, and the driver awaits what was asked over it: up
+        // to three for each client that was given up.
         stage.lines.iter().for_each(Proxy::reset_mute);
         let then = *first.get_or_insert(stage.held().await);
         let mut last = None;
