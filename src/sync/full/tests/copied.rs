@@ -92,7 +92,7 @@ async fn a_copy_that_was_broken_off_goes_on_with_the_ranges_that_are_open() {
     assert_eq!(scene.local.times(samples), 1);
     // A note that was being written when it was stopped may have come to the disk since.
     let copied = scene.share("shop.big").documents;
-    assert!(copied % 200 == 0 && (1..=left as u64).contains(&(copied / 200)), "{copied}");
+    assert!(copied.is_multiple_of(200) && (1..=left as u64).contains(&(copied / 200)), "{copied}");
 }
 
 #[tokio::test(start_paused = true)]
