@@ -241,7 +241,11 @@ async fn one_database_at_both_ends_exits_2_whatever_is_asked_for_and_nothing_is_
     for is_known in [false, true] {
         if is_known {
             let roles = ["clusterMonitor", "readWriteAnyDatabase"].map(String::from).to_vec();
-            set.admin(doc! { "grantRolesToUser": "outrigger", "roles": roles }).await;
+            // The second member, which is asked at once, has it as well.
+            let both = doc! { "w": 2 };
+            let grant =
+                doc! { "grantRolesToUser": "outrigger", "roles": roles, "writeConcern": both };
+            set.admin(grant).await;
             ends = vec![(second.clone(), discovered.clone(), "the replica set's id is")];
         }
         for (n, (local, atlas, evidence)) in ends.iter().enumerate() {
