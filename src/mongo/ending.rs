@@ -10,7 +10,7 @@
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
-use mongodb::Client;
+use mongodb::{Client, error::Result, options::ClientOptions};
 use tokio::{runtime::Handle, time::timeout};
 
 /// A connection that nobody has used for this long is closed: there are as many as were used at once when most was to do, and
@@ -18,8 +18,9 @@ use tokio::{runtime::Handle, time::timeout};
 /// four minutes), over which a command would only run into its timeout.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(120);
 
-/// How often the driver looks whether a server still answers.
+/// How often the driver looks whether a server still answers, and how long it waits for that, where its options say nothing.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// How much longer than the driver itself needs to notice it a client is waited for.
 const GRACE: Duration = Duration::from_secs(10);
@@ -35,10 +36,15 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// A client that was made with this `connect_timeout`.
-    pub fn when_dropped(client: Client, connect_timeout: Duration) -> Arc<Self> {
-        let patience = HEARTBEAT.saturating_add(connect_timeout).saturating_add(GRACE);
-        Arc::new(Self { client, patience })
+    /// Makes a client.
+    ///
+    /// # Errors
+    /// Where the driver does not take the options.
+    pub fn made_of(options: ClientOptions) -> Result<Arc<Self>> {
+        let heartbeat = options.heartbeat_freq.unwrap_or(HEARTBEAT);
+        let connect = options.connect_timeout.unwrap_or(CONNECT);
+        let patience = heartbeat.saturating_add(connect).saturating_add(GRACE);
+        Ok(Arc::new(Self { client: Client::with_options(options)?, patience }))
     }
 }
 

@@ -207,14 +207,14 @@ impl Mongo {
         if connect.gate.is_some() {
             options.cmap_event_handler = Some(guard::handler());
         }
-        let connect_timeout = *options.connect_timeout.get_or_insert(Duration::from_secs(10));
+        options.connect_timeout.get_or_insert(Duration::from_secs(10));
         if options.compressors.is_none() && !connect.compressors.is_empty() {
             options.compressors = Some(compressors(&connect.compressors));
         }
         options.max_idle_time = Some(IDLE_MAX);
         let client = trusting(options.clone()).map_err(bad)?;
         Ok(ClientSlot {
-            client: Ended::when_dropped(client, connect_timeout),
+            client,
             number: fastrand::u64(..),
             options: Arc::new(options),
             print: Some(print),

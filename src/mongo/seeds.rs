@@ -16,7 +16,6 @@ use tokio::{
 
 use super::{
     cause::{describe, dump, innermost},
-    ending::Ended,
     trusting::trusting,
 };
 
@@ -239,7 +238,6 @@ async fn by_driver(server: &ServerAddress, tls: TlsOptions) -> Result<Document, 
         .server_selection_timeout(ANSWER_WITHIN)
         .build();
     let client = trusting(options).map_err(|error| Answer::Tls(describe(&error)))?;
-    let client = Ended::when_dropped(client, ANSWER_WITHIN);
     let admin = client.database("admin");
     // The options bound the connection, and not what is asked over it.
     match tokio::time::timeout(2 * ANSWER_WITHIN, admin.run_command(bson::doc! { "hello": 1 }))

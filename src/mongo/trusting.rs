@@ -1,15 +1,17 @@
 //! What a client is made with beside its connection string: the system's authorities, and the configured compressors.
 
+use std::sync::Arc;
+
 use mongodb::{
-    Client,
     error::Result,
     options::{ClientOptions, Compressor, Tls},
 };
 
+use super::ending::Ended;
 use crate::runtime::trust::CaFile;
 
 /// Makes a client. The driver knows Mozilla's authorities alone, and reads a file while the client is made.
-pub(super) fn trusting(mut options: ClientOptions) -> Result<Client> {
+pub(super) fn trusting(mut options: ClientOptions) -> Result<Arc<Ended>> {
     let authorities = match &mut options.tls {
         Some(Tls::Enabled(tls)) if tls.ca_file_path.is_none() => CaFile::new()
             .inspect(|file| tls.ca_file_path = Some(file.path().into()))
@@ -17,7 +19,7 @@ pub(super) fn trusting(mut options: ClientOptions) -> Result<Client> {
             .ok(),
         _ => None,
     };
-    let client = Client::with_options(options);
+    let client = Ended::made_of(options);
     drop(authorities);
     client
 }

@@ -119,36 +119,32 @@ impl Stage {
     }
 }
 
-/// How many clients of the agent watch the server: each keeps a question for news of it.
-async fn watchers(client: &Client) -> i64 {
-    let all = doc! { "$currentOp": { "allUsers": true } };
-    let ours = doc! { "$match": { "appName": "outrigger", "command.hello": 1, "active": true } };
-    let stages = [all, ours, doc! { "$count": "n" }];
-    let mut found = client.database("admin").aggregate(stages).await.unwrap();
+/// How many of these operations there are at a server.
+async fn count(client: &Client, of: Document, ours: Document) -> i64 {
+    let counted = [of, doc! { "$match": ours }, doc! { "$count": "n" }];
+    let mut found = client.database("admin").aggregate(counted).await.unwrap();
     if !found.advance().await.unwrap() {
         return 0;
     }
     i64::from(found.deserialize_current().unwrap().get_i32("n").unwrap())
 }
 
+/// How many clients of the agent watch the server: each keeps a question for news of it.
+async fn watchers(client: &Client) -> i64 {
+    let ours = doc! { "appName": "outrigger", "command.hello": 1, "active": true };
+    count(client, doc! { "$currentOp": { "allUsers": true } }, ours).await
+}
+
 /// Connections and cursors of the agent, and sessions of whomever.
 async fn at_a_server(client: &Client) -> [i64; 3] {
-    let count = async |of: Document, ours: Document| {
-        let counted = [of, doc! { "$match": ours }, doc! { "$count": "n" }];
-        let mut found = client.database("admin").aggregate(counted).await.unwrap();
-        if !found.advance().await.unwrap() {
-            return 0;
-        }
-        i64::from(found.deserialize_current().unwrap().get_i32("n").unwrap())
-    };
     let all = |what: &str| doc! { "$currentOp": { "allUsers": true, what: true } };
     // One that is idle does not say whose it is.
     let whose = [doc! { "appName": "outrigger" }, doc! { "type": "idleCursor" }];
     let cursors = doc! { "cursor": { "$exists": true }, "$or": whose.to_vec() };
     [
-        count(all("idleConnections"), doc! { "appName": "outrigger" }).await,
-        count(all("idleCursors"), cursors).await,
-        count(doc! { "$listLocalSessions": { "allUsers": true } }, doc! {}).await,
+        count(client, all("idleConnections"), doc! { "appName": "outrigger" }).await,
+        count(client, all("idleCursors"), cursors).await,
+        count(client, doc! { "$listLocalSessions": { "allUsers": true } }, doc! {}).await,
     ]
 }
 
