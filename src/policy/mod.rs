@@ -6,6 +6,7 @@ pub mod backlog;
 pub mod backoff;
 pub mod breaker;
 pub mod coalesce;
+pub mod copy_mode;
 pub mod impasse;
 pub mod in_doubt;
 pub mod insert_mode;

@@ -359,3 +359,97 @@ async fn where_every_copy_is_refused_the_rows_are_written_all_the_same() {
     assert_eq!(target.ask("SELECT count(*), sum(v) FROM shop.orders").await, ["300|44850"]);
     assert_eq!(target.ask("SELECT count(*) FROM outrigger.failures").await, ["0"]);
 }
+
+async fn change(sink: &PostgresSink, ns: &Namespace, documents: &[RawDocumentBuf]) {
+    let keys: Vec<_> =
+        documents.iter().map(|document| DocumentKey::of(document).unwrap()).collect();
+    let both = documents.iter().zip(&keys);
+    let writes: Vec<_> = both.map(|(document, key)| Write::Upsert { key, document }).collect();
+    sink.write(ns, &writes).await.unwrap();
+}
+
+/// All of it would be for nothing, and is done twice then.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_documents_that_are_there_are_not_tried_as_a_copy() {
+    let target = Postgres::start().await;
+    let (sink, orders) = (sink(&target, &Mapping::default()), ns("shop.orders"));
+    let documents: Vec<_> = (0..300).map(|id| raw(&doc! { "_id": id, "v": id })).collect();
+    change(&sink, &orders, &documents[..100]).await;
+    // What a sequence has given is not taken back where the COPY is refused.
+    let counting = "CREATE SEQUENCE copies; \
+                    CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                    IF current_query() LIKE 'COPY%' THEN PERFORM nextval('copies'); END IF; RETURN NULL; END $$; \
+                    CREATE TRIGGER noted BEFORE INSERT ON shop.orders EXECUTE FUNCTION noted()";
+    target.ask(counting).await;
+    let copies =
+        async || target.ask("SELECT count(*) FROM pg_sequences WHERE last_value > 0").await;
+
+    // A table that was empty is found to be so, once.
+    change(&sink, &orders, &documents[100..200]).await;
+    assert_eq!(copies().await, ["1"], "most of the batch before was not there");
+    change(&sink, &orders, &documents[..100]).await;
+    target.ask("ALTER SEQUENCE copies RESTART").await;
+    for _ in 0..50 {
+        change(&sink, &orders, &documents[..200]).await;
+    }
+    assert_eq!(copies().await, ["0"], "changes");
+
+    write(&sink, &orders, &documents[200..]).await;
+    assert_eq!(copies().await, ["1"], "inserts");
+    assert_eq!(
+        target.ask("SELECT count(*), sum((doc->>'v')::int) FROM shop.orders").await,
+        ["300|44850"]
+    );
+}
+
+/// Statements are planned without their arrays: whatever PostgreSQL believes of those, no table is read from its beginning to
+/// its end for a batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_found_by_their_keys_in_a_large_table_and_its_children() {
+    let mut target = Postgres::start().await;
+    let orders = ns("shop.orders");
+    let items = doc! { "sku": "s", "qty": 1 };
+    let of =
+        |id: i32, v: i32| raw(&doc! { "_id": id, "v": v, "items": [items.clone(), items.clone()] });
+    let documents: Vec<_> = (0..20_000).map(|id| of(id, 1)).collect();
+    let filling = sink(&target, &mapping());
+    write(&filling, &orders, &documents).await;
+    // A value that is no number for `jsonb` is noted, so that there is something to forget.
+    let odd: Vec<_> =
+        (0..2_000).map(|id| raw(&doc! { "_id": id, "v": 1, "x": f64::NAN })).collect();
+    change(&filling, &orders, &odd).await;
+    drop(filling);
+    // What a server has counted it keeps where it is stopped.
+    let scanned = async |target: &Postgres| {
+        let sql = "SELECT seq_tup_read FROM pg_stat_all_tables WHERE schemaname IN ('shop', 'outrigger') \
+                   AND relname IN ('orders', 'orders_items', 'failures') ORDER BY relname";
+        let read: Vec<u64> = target.ask(sql).await.iter().map(|of| of.parse().unwrap()).collect();
+        <[u64; 3]>::try_from(read).unwrap()
+    };
+    target.stop();
+    target.resume().await;
+    let before = scanned(&target).await;
+
+    let sink = sink(&target, &mapping());
+    for changed in (0..10_000).collect::<Vec<_>>().chunks(1_000) {
+        let documents: Vec<_> = changed.iter().map(|id| of(*id, 2)).collect();
+        change(&sink, &orders, &documents).await;
+    }
+    let keys: Vec<_> = (10_000..12_000).map(key).collect();
+    sink.write(&orders, &keys.iter().map(Write::Delete).collect::<Vec<_>>()).await.unwrap();
+    drop(sink);
+
+    let counts = "SELECT (SELECT count(*) FROM outrigger.failures), count(*), sum(v), \
+                  (SELECT count(*) FROM shop.orders_items) FROM shop.orders";
+    target.stop();
+    target.resume().await;
+    let after = scanned(&target).await;
+    assert_eq!(target.ask(counts).await, ["0|18000|28000|36000"]);
+    let read: Vec<_> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    // Whether there is anything to forget is looked for from the beginning of the failures.
+    assert!(
+        read[1] == 0 && read[2] == 0,
+        "rows read by no key, of failures, orders and items: {read:?}"
+    );
+    assert!(read[0] < 20_000, "{read:?}");
+}

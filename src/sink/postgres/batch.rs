@@ -264,7 +264,7 @@ impl<'a> Statements<'a> {
             all.push((statement::delete(&table.quoted()), vec![keys]));
         }
         for (at, child) in table.children.iter().enumerate() {
-            all.push((statement::delete(&child.quoted()), vec![keys_of(items)]));
+            all.push((statement::delete_children(child), vec![keys_of(items)]));
             let elements = statement::child_rows(&rows, at);
             if !elements.is_empty() {
                 all.push((statement::insert_child(child), of_child(child, &elements)));

@@ -105,14 +105,16 @@ impl Begun {
 /// For this transaction alone, so that it is all the same behind a pooler: what is said to be committed is on the server's
 /// disk, also where that is set up to say so before; and nobody waits for a transaction that is left open, nor does the
 /// server go on with a statement that nobody waits for any more: one that waits for a lock would do so for ever, and each
-/// attempt would leave another.
+/// attempt would leave another. Statements are planned without their parameters, which are arrays of thousands of values that
+/// the planner would copy and walk through each time.
 fn settings(timeout: Duration) -> String {
     let timeout = timeout.as_millis();
     format!(
         "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local' \
          ELSE current_setting('synchronous_commit') END, true), \
          set_config('idle_in_transaction_session_timeout', '{IDLE_MAX}', true), \
-         set_config('statement_timeout', '{timeout}', true)"
+         set_config('statement_timeout', '{timeout}', true), \
+         set_config('plan_cache_mode', 'force_generic_plan', true)"
     )
 }
 

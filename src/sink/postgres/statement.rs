@@ -1,4 +1,7 @@
 //! The statements that write rows: their text, which depends on the table alone, and their parameters.
+//!
+//! They are [planned](super::fence) without a look at their parameters, so none of them leaves the planner a choice that
+//! depends on how long an array is: rows are found by their keys, one after the other.
 
 use tokio_postgres::types::Type;
 
@@ -17,20 +20,21 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 /// The rows that the arrays of [`columns`] are, one array for each column.
 ///
-/// A document is sent as text and becomes `jsonb` row by row: an array of `jsonb` is made as a whole, with all that the
-/// parser takes for 500 documents at a time, which the server asks of its system for each statement anew.
+/// The arrays are taken apart side by side as the rows are asked for: in `FROM` each of them would become a table of its own
+/// first. A document is sent as text and becomes `jsonb` row by row: an array of `jsonb` is made as a whole, with all that
+/// the parser takes for 500 documents at a time, which the server asks of its system for each statement anew.
 fn rows(types: impl Iterator<Item = ColumnType>) -> String {
-    let columns: Vec<_> = types
+    let (values, arrays): (Vec<_>, Vec<_>) = types
         .zip(1..)
-        .map(|(ty, n)| match ty {
-            ColumnType::Jsonb => format!("c{n}::jsonb"),
-            _ => format!("c{n}"),
+        .map(|(ty, n)| {
+            let value = match ty {
+                ColumnType::Jsonb => format!("c{n}::jsonb"),
+                _ => format!("c{n}"),
+            };
+            (value, format!("unnest(${n}) AS c{n}"))
         })
-        .collect();
-    let numbered =
-        |sign| (1..=columns.len()).map(|n| format!("{sign}{n}")).collect::<Vec<_>>().join(", ");
-    let (parameters, names) = (numbered('$'), numbered('c'));
-    format!("SELECT {} FROM unnest({parameters}) AS t ({names})", columns.join(", "))
+        .unzip();
+    format!("SELECT {} FROM (SELECT {}) AS t", values.join(", "), arrays.join(", "))
 }
 
 /// Writes rows whole, whether they are there or not. Says of each, in their order, whether it was not.
@@ -77,7 +81,15 @@ pub fn insert_child(child: &Child) -> String {
 
 /// Everything of these documents in a table.
 pub fn delete(table: &str) -> String {
-    format!("DELETE FROM {table} WHERE _id = ANY($1)")
+    format!("DELETE FROM {table} AS t USING unnest($1) AS k (_id) WHERE t._id = k._id")
+}
+
+/// Everything of these documents in a child.
+///
+/// That a position is one at all is said for the planner, which knows nothing of a table that was never analyzed: else it
+/// takes each document to have a two-hundredth of all rows, and reads all of them for each batch.
+pub fn delete_children(child: &Child) -> String {
+    format!("{} AND t.position BETWEEN 0 AND {}", delete(&child.quoted()), i32::MAX)
 }
 
 /// What was said of these documents before. The usual table says nothing of any.
@@ -85,7 +97,8 @@ pub fn forget_failures(table: &Table) -> String {
     let failures = format!("{}.failures", quoted(OWN_SCHEMA));
     let ns = literal(table.ns.as_str());
     format!(
-        "DELETE FROM {failures} WHERE ns = {ns} AND _id = ANY($1) AND EXISTS (SELECT FROM {failures} WHERE ns = {ns})"
+        "DELETE FROM {failures} AS f USING unnest($1) AS k (_id) WHERE f.ns = {ns} AND f._id = k._id \
+         AND EXISTS (SELECT FROM {failures} WHERE ns = {ns})"
     )
 }
 

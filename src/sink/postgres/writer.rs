@@ -30,7 +30,7 @@ use crate::{
         write_op::Refusal,
     },
     observe::misfits::Misfits,
-    policy::{insert_mode::InsertMode, limiter::Limiter},
+    policy::{copy_mode::CopyMode, limiter::Limiter},
     schema::{Claim, Description, Kind, value},
     sink::{
         Changed, ConflictingWrite, CurrentOwner, SchemaSink, Sink, SinkError, Taken, Write, Written,
@@ -61,8 +61,7 @@ pub struct PostgresSink {
 #[derive(Clone)]
 struct Made {
     rows: Arc<Rows>,
-    /// Whether inserts are worth a `COPY`, which is for nothing where one of them is there.
-    mode: InsertMode,
+    mode: CopyMode,
 }
 
 /// The rows that a table has, or why it cannot be made until a person makes way for it.
@@ -142,7 +141,7 @@ impl PostgresSink {
             Err(SinkError::Held(reason)) => return Ok(Err(reason)),
             Err(error) => return Err(error),
         }
-        let made = Made { rows, mode: InsertMode::default() };
+        let made = Made { rows, mode: CopyMode::default() };
         self.made.lock().insert(ns.clone(), made.clone());
         Ok(Ok(made))
     }
@@ -161,6 +160,7 @@ impl PostgresSink {
         {
             return Ok(vec![Written::Applied { created: false }; writes.len()]);
         }
+        let are_inserts = writes.iter().all(|write| matches!(write, Write::Insert(_)));
         let mut is_second_time = false;
         loop {
             let made = match self.table(&mut session, ns).await? {
@@ -172,7 +172,7 @@ impl PostgresSink {
             };
             let (items, mut written) = items_of(&made.rows, writes, changed_ms).await;
             self.count_misfits(ns, &items);
-            match self.outcomes(&mut session, ns, &made, &items).await {
+            match self.outcomes(&mut session, &made, &items, are_inserts).await {
                 Ok(outcomes) => {
                     let mut outcomes = outcomes.into_iter();
                     for slot in &mut written {
@@ -194,17 +194,18 @@ impl PostgresSink {
         }
     }
 
-    /// By `COPY` where all of it is new, as far as can be told.
+    /// By `COPY` where none of it is there, as far as can be told.
     async fn outcomes(
         &self,
         session: &mut Session,
-        ns: &Namespace,
         made: &Made,
         items: &[RowWrite],
+        are_inserts: bool,
     ) -> Result<Vec<Outcome>, Failed> {
         let (fence, table) = (self.fence.as_ref(), &made.rows.table);
         let rows = items.iter().filter(|item| item.row().is_some()).count();
-        let may_copy = rows >= copy::ROWS_MIN && rows == items.len() && !made.mode.use_upserts();
+        let may_copy =
+            rows >= copy::ROWS_MIN && rows == items.len() && made.mode.is_worth_it(are_inserts);
         let mut may_be_done = false;
         if may_copy {
             match copy::copy(session, fence, table, items).await {
@@ -228,12 +229,8 @@ impl PostgresSink {
         let outcomes = written.map_err(|failed| failed.behind(may_be_done))?;
         let is_new = |outcome: &&Outcome| **outcome == Outcome::Done { created: true };
         let created = outcomes.iter().filter(is_new).count();
-        if let Some(made) = self.made.lock().get_mut(ns) {
-            if may_copy {
-                made.mode.inserted(rows, rows - created);
-            } else if rows > 0 {
-                made.mode.upserted(rows, created);
-            }
+        if let Some(made) = self.made.lock().get_mut(&table.ns).filter(|_| rows > 0) {
+            made.mode.upserted(are_inserts, may_copy, rows, created);
         }
         Ok(outcomes)
     }
