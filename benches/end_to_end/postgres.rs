@@ -5,7 +5,10 @@
 //! also told what PostgreSQL itself takes for a row, which is of the statements alone; and all of it is measured a second
 //! time with PostgreSQL on a core of its own, by hand and by the agent, as where it has a machine of its own.
 
-use std::{pin::pin, time::Duration};
+use std::{
+    pin::pin,
+    time::{Duration, SystemTime},
+};
 
 use bson::doc;
 use bytes::Bytes;
@@ -260,6 +263,8 @@ struct Rows {
     docs: Vec<String>,
     hashes: Vec<Vec<u8>>,
     shapes: Vec<i32>,
+    raws: Vec<Option<Vec<u8>>>,
+    times: Vec<Option<SystemTime>>,
     numbers: Vec<Option<i64>>,
     cities: Vec<Option<String>>,
 }
@@ -310,7 +315,7 @@ async fn by_hand(target: &Postgres, connections: usize) -> [Usage; 2] {
 
 async fn rows(client: &Client, share: &str) -> Rows {
     let sql = format!(
-        "SELECT _id, id, doc::text, hash, shape, number, city FROM shop.orders WHERE {share}"
+        "SELECT _id, id, doc::text, hash, shape, raw, source_time, number, city FROM shop.orders WHERE {share}"
     );
     let mut rows = Rows::default();
     for row in client.query(&sql, &[]).await.unwrap() {
@@ -319,22 +324,26 @@ async fn rows(client: &Client, share: &str) -> Rows {
         rows.docs.push(row.get(2));
         rows.hashes.push(row.get(3));
         rows.shapes.push(row.get(4));
-        rows.numbers.push(row.get(5));
-        rows.cities.push(row.get(6));
+        rows.raws.push(row.get(5));
+        rows.times.push(row.get(6));
+        rows.numbers.push(row.get(7));
+        rows.cities.push(row.get(8));
     }
     rows
 }
 
 async fn upsert(client: &Client, rows: &Rows) {
-    let sql = "INSERT INTO hand.orders (_id, id, doc, hash, shape, number, city) \
-               SELECT a, b, c::jsonb, d, e, f, g FROM unnest($1::bytea[], $2::text[], $3::text[], $4::bytea[], $5::int[], \
-               $6::bigint[], $7::text[]) AS t (a, b, c, d, e, f, g) ON CONFLICT (_id) DO UPDATE SET id = EXCLUDED.id, \
-               doc = EXCLUDED.doc, hash = EXCLUDED.hash, shape = EXCLUDED.shape, number = EXCLUDED.number, \
-               city = EXCLUDED.city, synced_at = now()";
-    let statement = client.prepare(sql).await.unwrap();
+    let sql = format!(
+        "INSERT INTO hand.orders ({COLUMNS}) SELECT a, b, c::jsonb, d, e, f, g, h, i FROM unnest($1::bytea[], $2::text[], \
+         $3::text[], $4::bytea[], $5::int[], $6::bytea[], $7::timestamptz[], $8::bigint[], $9::text[]) \
+         AS t (a, b, c, d, e, f, g, h, i) ON CONFLICT (_id) DO UPDATE SET id = EXCLUDED.id, doc = EXCLUDED.doc, \
+         hash = EXCLUDED.hash, shape = EXCLUDED.shape, raw = EXCLUDED.raw, source_time = EXCLUDED.source_time, \
+         number = EXCLUDED.number, city = EXCLUDED.city, synced_at = now()"
+    );
+    let statement = client.prepare(&sql).await.unwrap();
     for at in (0..rows.keys.len()).step_by(BATCH) {
         let part = at..(at + BATCH).min(rows.keys.len());
-        let Rows { keys, ids, docs, hashes, shapes, numbers, cities } = rows;
+        let Rows { keys, ids, docs, hashes, shapes, raws, times, numbers, cities } = rows;
         client
             .execute(
                 &statement,
@@ -344,6 +353,8 @@ async fn upsert(client: &Client, rows: &Rows) {
                     &&docs[part.clone()],
                     &&hashes[part.clone()],
                     &&shapes[part.clone()],
+                    &&raws[part.clone()],
+                    &&times[part.clone()],
                     &&numbers[part.clone()],
                     &&cities[part.clone()],
                 ],

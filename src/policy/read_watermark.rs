@@ -7,6 +7,8 @@
 
 use std::collections::HashMap;
 
+use ahash::RandomState;
+
 use crate::model::checkpoint::ClusterTime;
 
 /// Remembers, in bounded memory, up to when each document may have been written already.
@@ -14,7 +16,7 @@ use crate::model::checkpoint::ClusterTime;
 pub struct ReadWatermark {
     /// Holds for every document.
     floor: ClusterTime,
-    read_at: HashMap<Box<[u8]>, ClusterTime>,
+    read_at: HashMap<Box<[u8]>, ClusterTime, RandomState>,
     capacity: usize,
 }
 
@@ -22,7 +24,7 @@ impl ReadWatermark {
     /// `floor` is the local database's time when the agent started: what came before may have been
     /// written by an earlier run.
     pub fn new(floor: ClusterTime, capacity: usize) -> Self {
-        Self { floor, read_at: HashMap::new(), capacity }
+        Self { floor, read_at: HashMap::default(), capacity }
     }
 
     /// The document was read at a time not later than `at`.

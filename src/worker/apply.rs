@@ -272,6 +272,12 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
         self.resolve(ns, outcomes).await
     }
 
+    /// Whether any delta is sent in the place of a document that could be read. Where none is, nobody asks which of them
+    /// would be exact, and it need not be remembered.
+    pub(super) fn sends_deltas(&self) -> bool {
+        self.options.update_mode != UpdateMode::Document && self.sink.takes_changes()
+    }
+
     /// May this delta go as it is?
     fn may_send(&self, item: &Item, delta_bytes: usize, document_bytes: usize) -> bool {
         let wanted = match self.options.update_mode {
@@ -281,7 +287,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             UpdateMode::Auto => document_bytes >= 4096 && delta_bytes * 8 <= document_bytes,
         };
         wanted
-            && self.sink.takes_changes()
+            && self.sends_deltas()
             && self.watermark.lock().is_exact(&item.key.canonical(), item.first_time)
     }
 }

@@ -348,6 +348,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
 
     /// Documents that are written whole may be younger than deltas that are still to come.
     fn note_read(&self, read: &[(DocumentKey, RawDocumentBuf)], read_at: ClusterTime) {
+        if !self.sends_deltas() {
+            return;
+        }
         let mut watermark = self.watermark.lock();
         for (key, _) in read {
             watermark.read(key.canonical().into(), read_at);

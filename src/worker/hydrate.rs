@@ -227,7 +227,7 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
     }
 
     fn writes_of(&self, page: Page, wanted: &mut Wanted) -> Vec<(Item, Draft)> {
-        let mut watermark = self.watermark.lock();
+        let mut watermark = self.sends_deltas().then(|| self.watermark.lock());
         let mut writes = Vec::with_capacity(page.documents.len());
         for document in page.documents {
             let Ok(key) = DocumentKey::of(&document) else {
@@ -238,7 +238,9 @@ impl<S: SchemaSource, K: SchemaSink> Worker<S, K> {
             let Some(unread) = wanted.remove(&name) else {
                 continue;
             };
-            watermark.read(name.into(), page.read_at);
+            if let Some(watermark) = &mut watermark {
+                watermark.read(name.into(), page.read_at);
+            }
             let item = Item { key, ..unread.item };
             let draft = if item.comes_anew { Draft::Anew } else { Draft::Upsert };
             writes.push((item, draft(document)));
