@@ -9,7 +9,11 @@ fn held(id: i32, u: &str) -> RawDocumentBuf {
 
 /// A document takes the value that another one of Atlas has had.
 fn taking(collection: Option<CollectionId>) -> Scene {
-    let scene = Scene::new().local_has([held(1, "b"), held(2, "c")]).atlas_has([held(2, "b")]);
+    taking_in(Scene::new(), collection)
+}
+
+fn taking_in(scene: Scene, collection: Option<CollectionId>) -> Scene {
+    let scene = scene.local_has([held(1, "b"), held(2, "c")]).atlas_has([held(2, "b")]);
     let op = WriteOp::Replace(held(1, "b"));
     let work = Work::Document { ns: orders(), key: key(1), op, collection };
     scene.queued([Incoming { work, ..refresh(1) }])
@@ -39,7 +43,7 @@ async fn a_document_that_gives_way_is_back_within_the_batch_and_read_once_more_b
 /// A difference that is older would undo a part of it.
 #[tokio::test]
 async fn what_comes_back_is_as_young_as_its_read() {
-    let scene = taking(Some(HERE));
+    let scene = taking_in(Scene::of(UpdateMode::Delta), Some(HERE));
 
     scene.one_batch().await;
 
