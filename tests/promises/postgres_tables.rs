@@ -419,6 +419,12 @@ async fn rows_are_found_by_their_keys_in_a_large_table_and_its_children() {
         (0..2_000).map(|id| raw(&doc! { "_id": id, "v": 1, "x": f64::NAN })).collect();
     change(&filling, &orders, &odd).await;
     drop(filling);
+    // Of nobody, where no element stands.
+    let strange = "INSERT INTO shop.orders_items (_id, position) SELECT _id, p FROM shop.orders, \
+                   unnest('{-2147483648,-1,2147483647}'::int[]) AS p WHERE v = 1 AND id = '{\"$numberInt\":\"5\"}'";
+    target.ask(strange).await;
+    let strangers = "SELECT count(*) FROM shop.orders_items WHERE position NOT BETWEEN 0 AND 1";
+    assert_eq!(target.ask(strangers).await, ["3"]);
     // What a server has counted it keeps where it is stopped.
     let scanned = async |target: &Postgres| {
         let sql = "SELECT seq_tup_read FROM pg_stat_all_tables WHERE schemaname IN ('shop', 'outrigger') \

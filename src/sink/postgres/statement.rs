@@ -86,10 +86,11 @@ pub fn delete(table: &str) -> String {
 
 /// Everything of these documents in a child.
 ///
-/// That a position is one at all is said for the planner, which knows nothing of a table that was never analyzed: else it
-/// takes each document to have a two-hundredth of all rows, and reads all of them for each batch.
+/// That a position is an integer, whichever, is said for the planner, which knows nothing of a table that was never
+/// analyzed: else it takes each document to have a two-hundredth of all rows, and reads all of them for each batch.
 pub fn delete_children(child: &Child) -> String {
-    format!("{} AND t.position BETWEEN 0 AND {}", delete(&child.quoted()), i32::MAX)
+    let all = format!("'{}'::integer AND '{}'::integer", i32::MIN, i32::MAX);
+    format!("{} AND t.position BETWEEN {all}", delete(&child.quoted()))
 }
 
 /// What was said of these documents before. The usual table says nothing of any.
