@@ -7,8 +7,8 @@ use super::insert_mode::InsertMode;
 pub struct CopyMode {
     /// Of documents that should not be there.
     inserts: InsertMode,
-    /// Of documents that were changed: most of the last batch were not there all the same, as in a table that somebody
-    /// has emptied.
+    /// Of documents that were changed, or that were some of them: none of the last batch was there all the same, as in a
+    /// table that somebody has emptied. Where most are inserted and some changed no batch is worth it: one row is enough.
     changed_are_missing: bool,
 }
 
@@ -21,7 +21,7 @@ impl CopyMode {
     /// Learns from a batch that was upserted, of whose `rows` `created` were not there before. `was_copied` in vain, before.
     pub fn upserted(&mut self, are_inserts: bool, was_copied: bool, rows: usize, created: usize) {
         match (are_inserts, was_copied) {
-            (false, _) => self.changed_are_missing = created * 2 > rows,
+            (false, _) => self.changed_are_missing = created == rows && !was_copied,
             (true, true) => self.inserts.inserted(rows, rows - created),
             (true, false) => self.inserts.upserted(rows, created),
         }
@@ -36,17 +36,29 @@ mod tests {
     const CHANGES: bool = false;
 
     #[test]
-    fn inserts_are_copied_until_most_were_there_and_changes_once_most_were_not() {
+    fn inserts_are_copied_until_many_were_there_and_changes_once_none_was() {
         let mut mode = CopyMode::default();
         assert!(mode.is_worth_it(INSERTS) && !mode.is_worth_it(CHANGES));
 
         mode.upserted(INSERTS, true, 100, 10);
-        mode.upserted(CHANGES, false, 100, 51);
-        assert!(!mode.is_worth_it(INSERTS) && mode.is_worth_it(CHANGES));
+        mode.upserted(CHANGES, false, 100, 99);
+        assert!(!mode.is_worth_it(INSERTS) && !mode.is_worth_it(CHANGES));
+        mode.upserted(CHANGES, false, 100, 100);
+        assert!(mode.is_worth_it(CHANGES));
 
         mode.upserted(INSERTS, false, 100, 51);
-        mode.upserted(CHANGES, true, 100, 50);
+        mode.upserted(CHANGES, true, 100, 99);
         assert!(mode.is_worth_it(INSERTS) && !mode.is_worth_it(CHANGES));
+    }
+
+    /// Under row security, say.
+    #[test]
+    fn a_copy_that_is_refused_for_another_reason_is_not_tried_with_the_next_batch() {
+        let mut mode = CopyMode::default();
+        mode.upserted(CHANGES, false, 100, 100);
+        assert!(mode.is_worth_it(CHANGES));
+        mode.upserted(CHANGES, true, 100, 100);
+        assert!(!mode.is_worth_it(CHANGES));
     }
 
     /// A `COPY` of changes is never tried by chance, as one of inserts is from time to time: most changes are of what is there.
@@ -55,7 +67,7 @@ mod tests {
         let mut mode = CopyMode::default();
         for _ in 0..1_000 {
             assert!(!mode.is_worth_it(CHANGES));
-            mode.upserted(CHANGES, false, 1_000, 1);
+            mode.upserted(CHANGES, false, 1_000, 999);
         }
     }
 

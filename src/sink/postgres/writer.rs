@@ -229,7 +229,8 @@ impl PostgresSink {
         let outcomes = written.map_err(|failed| failed.behind(may_be_done))?;
         let is_new = |outcome: &&Outcome| **outcome == Outcome::Done { created: true };
         let created = outcomes.iter().filter(is_new).count();
-        if let Some(made) = self.made.lock().get_mut(&table.ns).filter(|_| rows > 0) {
+        let is_told = rows >= copy::ROWS_MIN;
+        if let Some(made) = self.made.lock().get_mut(&table.ns).filter(|_| is_told) {
             made.mode.upserted(are_inserts, may_copy, rows, created);
         }
         Ok(outcomes)
