@@ -360,12 +360,22 @@ async fn where_every_copy_is_refused_the_rows_are_written_all_the_same() {
     assert_eq!(target.ask("SELECT count(*) FROM outrigger.failures").await, ["0"]);
 }
 
+/// With some that were inserted.
+async fn change_and_insert(
+    sink: &PostgresSink,
+    ns: &Namespace,
+    changed: &[RawDocumentBuf],
+    inserted: &[RawDocumentBuf],
+) {
+    let keys: Vec<_> = changed.iter().map(|document| DocumentKey::of(document).unwrap()).collect();
+    let changed = changed.iter().zip(&keys);
+    let changes = changed.map(|(document, key)| Write::Upsert { key, document });
+    let inserts = inserted.iter().map(|document| Write::Insert(document));
+    sink.write(ns, &inserts.chain(changes).collect::<Vec<_>>()).await.unwrap();
+}
+
 async fn change(sink: &PostgresSink, ns: &Namespace, documents: &[RawDocumentBuf]) {
-    let keys: Vec<_> =
-        documents.iter().map(|document| DocumentKey::of(document).unwrap()).collect();
-    let both = documents.iter().zip(&keys);
-    let writes: Vec<_> = both.map(|(document, key)| Write::Upsert { key, document }).collect();
-    sink.write(ns, &writes).await.unwrap();
+    change_and_insert(sink, ns, documents, &[]).await;
 }
 
 /// All of it would be for nothing, and is done twice then.
@@ -396,12 +406,7 @@ async fn changes_of_documents_that_are_there_are_not_tried_as_a_copy() {
     // Most of them new, as where an application inserts much and changes a little.
     for at in 0..5 {
         let new = (1_000 * (at + 1)..).take(70).map(|id| raw(&doc! { "_id": id, "v": 0 }));
-        let (new, known): (Vec<_>, _) = (new.collect(), &documents[..30]);
-        let keys: Vec<_> = known.iter().map(|of| DocumentKey::of(of).unwrap()).collect();
-        let known = known.iter().zip(&keys);
-        let changes = known.map(|(document, key)| Write::Upsert { key, document });
-        let mixed: Vec<_> = new.iter().map(|of| Write::Insert(of)).chain(changes).collect();
-        sink.write(&orders, &mixed).await.unwrap();
+        change_and_insert(&sink, &orders, &documents[..30], &new.collect::<Vec<_>>()).await;
     }
     assert_eq!(copies().await, ["0"], "inserts and changes");
 
